@@ -1,0 +1,219 @@
+//! The decision: grants and needs in, a permit or a reason out.
+//!
+//! Allow is one line and needs everything; deny is every other path.
+
+use std::fmt;
+
+use super::{Identity, Permission, Resource, ResourceKind};
+
+/// The rules that hold for everyone. One snapshot per request.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// What a signed-in person may do where no grant speaks; also the floor of every positive grant.
+    pub default_permission: Permission,
+}
+
+/// One thing that has to be true before a request may be forwarded.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Requirement {
+    /// Whoever proved who they are.
+    SignedIn,
+    /// An administrator, with a credential that is not read-only when `change` is set.
+    Admin { change: bool },
+    /// Somebody who may make new things of this kind.
+    Create(ResourceKind),
+    /// This level on this resource, which the request itself named.
+    Level { permission: Permission, resource: Resource },
+    /// This level on the resource that the named thing (a run, a version) belongs to; `None` when it could not be found.
+    Belonging { permission: Permission, noun: &'static str, id: String, owner: Option<Resource> },
+}
+
+/// Proof that one request was allowed. Only [`authorize`] can make one; forwarding consumes it.
+#[must_use]
+#[derive(Debug)]
+pub struct Permit {
+    _only_authorize_makes_one: (),
+}
+
+/// Why not. Its text is what the client reads: it names what was missing, unless even that is not theirs to know.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Denied {
+    NotAdmin,
+    MayNotCreate(ResourceKind),
+    Missing { permission: Permission, resource: Resource },
+    MissingOnOwner { permission: Permission, noun: &'static str, id: String },
+    TokenIsReadOnly,
+    TokenScope,
+}
+
+impl Denied {
+    /// A bounded word for logs and metrics.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::NotAdmin => "not_admin",
+            Self::MayNotCreate(_) => "may_not_create",
+            Self::Missing { .. } | Self::MissingOnOwner { .. } => "not_granted",
+            Self::TokenIsReadOnly => "token_read_only",
+            Self::TokenScope => "token_scope",
+        }
+    }
+}
+
+impl fmt::Display for Denied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // MLflow's own clients match `Permission denied.` with the full stop.
+        f.write_str("Permission denied. ")?;
+        match self {
+            Self::NotAdmin => f.write_str("This needs an administrator."),
+            Self::MayNotCreate(kind) => write!(f, "You may not create a {}.", kind.noun()),
+            Self::Missing { permission, resource } => write!(
+                f,
+                "{permission} on {resource} is required. Ask somebody who holds MANAGE on it, or an administrator."
+            ),
+            Self::MissingOnOwner { permission, noun, id } => write!(
+                f,
+                "{permission} is required on what {noun} `{id}` belongs to. Check the id, or ask an administrator."
+            ),
+            Self::TokenIsReadOnly => f.write_str("This access token is read-only. Use one without that scope."),
+            Self::TokenScope => {
+                f.write_str("This access token is confined to other resources. Use one without that scope.")
+            }
+        }
+    }
+}
+
+/// Decides one request: every requirement must hold.
+///
+/// # Errors
+/// The first requirement that does not hold.
+pub fn authorize(who: &Identity, policy: Policy, requirements: &[Requirement]) -> Result<Permit, Denied> {
+    for requirement in requirements {
+        decide(who, policy, requirement)?;
+    }
+    Ok(Permit { _only_authorize_makes_one: () })
+}
+
+/// Whether somebody holds this level on one resource: the question `filter` asks of each row.
+#[must_use]
+pub fn may(who: &Identity, policy: Policy, permission: Permission, resource: &Resource) -> bool {
+    who.limits.allow(permission, resource) && (who.admin || level(who, policy, resource).covers(permission))
+}
+
+fn decide(who: &Identity, policy: Policy, requirement: &Requirement) -> Result<(), Denied> {
+    match requirement {
+        Requirement::SignedIn => Ok(()),
+        Requirement::Admin { change } => {
+            if !who.admin {
+                return Err(Denied::NotAdmin);
+            }
+            if *change && who.limits.read_only {
+                return Err(Denied::TokenIsReadOnly);
+            }
+            if !who.limits.resources.is_empty() {
+                return Err(Denied::TokenScope);
+            }
+            Ok(())
+        }
+        Requirement::Create(kind) => {
+            if who.limits.read_only {
+                return Err(Denied::TokenIsReadOnly);
+            }
+            if !who.limits.resources.is_empty() {
+                return Err(Denied::TokenScope);
+            }
+            let refused = who.grants.level_of_all(*kind).is_some_and(Permission::refuses);
+            if refused && !who.admin { Err(Denied::MayNotCreate(*kind)) } else { Ok(()) }
+        }
+        Requirement::Level { permission, resource } => {
+            if may(who, policy, *permission, resource) {
+                return Ok(());
+            }
+            Err(limited(who, *permission, Some(resource))
+                .unwrap_or_else(|| Denied::Missing { permission: *permission, resource: resource.clone() }))
+        }
+        Requirement::Belonging { permission, noun, id, owner } => {
+            if let Some(owner) = owner
+                && may(who, policy, *permission, owner)
+            {
+                return Ok(());
+            }
+            // An administrator may know that it does not exist: MLflow's own 404 says it best.
+            if owner.is_none() && who.admin && who.limits.is_unlimited() {
+                return Ok(());
+            }
+            if let Some(denied) = limited(who, *permission, owner.as_ref()) {
+                return Err(denied);
+            }
+            match owner {
+                // Whoever may read it may know where it is.
+                Some(owner) if may(who, policy, Permission::Read, owner) => {
+                    Err(Denied::Missing { permission: *permission, resource: owner.clone() })
+                }
+                Some(_) | None => Err(Denied::MissingOnOwner { permission: *permission, noun, id: id.clone() }),
+            }
+        }
+    }
+}
+
+/// The credential's own limit, where that is what stands in the way. Says nothing of whether the resource exists.
+fn limited(who: &Identity, permission: Permission, resource: Option<&Resource>) -> Option<Denied> {
+    if !who.limits.allow_level(permission) {
+        return Some(Denied::TokenIsReadOnly);
+    }
+    match resource {
+        Some(resource) if !who.limits.allow_resource(resource) => Some(Denied::TokenScope),
+        None if !who.limits.resources.is_empty() => Some(Denied::TokenScope),
+        Some(_) | None => None,
+    }
+}
+
+fn level(who: &Identity, policy: Policy, resource: &Resource) -> Permission {
+    match who.grants.level(resource.kind, &resource.key) {
+        None => policy.default_permission,
+        Some(level) if level.refuses() => level,
+        Some(level) => level.max(policy.default_permission),
+    }
+}
+
+/// Which resources of a kind somebody may read, known before a list is asked for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Visibility {
+    /// Every one: a list needs no filter.
+    All,
+    /// Exactly these, sorted; empty means none.
+    Only(Vec<String>),
+    /// Cannot be listed in advance: ask [`may`] for each row.
+    PerRow,
+}
+
+impl Visibility {
+    /// What `who` may read of `kind`.
+    #[must_use]
+    pub fn of(who: &Identity, policy: Policy, kind: ResourceKind) -> Self {
+        let readable = |key: &str| may(who, policy, Permission::Read, &Resource::new(kind, key));
+        if !who.limits.resources.is_empty() {
+            let scoped = who.limits.resources.iter().filter(|(k, key)| *k == kind && readable(key));
+            return Self::Only(scoped.map(|(_, key)| key.clone()).collect());
+        }
+        if who.admin {
+            return Self::All;
+        }
+        let default_reads = policy.default_permission.covers(Permission::Read);
+        let all = who.grants.level_of_all(kind);
+        if all.is_some_and(Permission::refuses) {
+            return Self::Only(Vec::new());
+        }
+        if default_reads || all.is_some() {
+            let hides = who.grants.exact(kind).any(|(_, level)| level.refuses());
+            return if hides || who.grants.has_globs(kind) { Self::PerRow } else { Self::All };
+        }
+        if who.grants.has_globs(kind) {
+            return Self::PerRow;
+        }
+        let mut keys: Vec<String> =
+            who.grants.exact(kind).map(|(key, _)| key).filter(|key| readable(key)).map(str::to_owned).collect();
+        keys.sort_unstable();
+        Self::Only(keys)
+    }
+}

@@ -1,0 +1,19 @@
+//! May this person do this to that?
+//!
+//! Pure: no I/O, no clock. [`authorize`] is the only door to a [`Permit`]; everything else is a type or private.
+//! Called by `pipeline` once per request and by `filter` once per row.
+
+mod decide;
+mod grant;
+mod identity;
+mod permission;
+mod selector;
+
+pub use decide::{Denied, Permit, Policy, Requirement, Visibility, authorize, may};
+pub use grant::{Grant, GrantSet, Subject};
+pub use identity::{Identity, Limits, Scheme, ScopeError, TokenId, UserId};
+pub use permission::{Permission, UnknownPermission};
+pub use selector::{Resource, ResourceKind, Selector, SelectorError, UnknownKind};
+
+#[cfg(test)]
+mod tests;

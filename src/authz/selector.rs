@@ -1,0 +1,186 @@
+//! What a grant is about: kinds of resource, one resource, and the selectors that match many.
+//!
+//! A selector is `*`, an exact id or name, or `glob:PATTERN` on a name. MLflow itself knows only the first two.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// The kinds of thing that carry permissions of their own. Everything else (runs, versions, artifacts) belongs to one.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum ResourceKind {
+    Experiment,
+    RegisteredModel,
+    Prompt,
+    Scorer,
+    GatewaySecret,
+    GatewayEndpoint,
+    GatewayModelDefinition,
+    McpServer,
+}
+
+impl ResourceKind {
+    /// Every kind.
+    pub const ALL: [Self; 8] = [
+        Self::Experiment,
+        Self::RegisteredModel,
+        Self::Prompt,
+        Self::Scorer,
+        Self::GatewaySecret,
+        Self::GatewayEndpoint,
+        Self::GatewayModelDefinition,
+        Self::McpServer,
+    ];
+
+    /// MLflow's `resource_type`, as in its REST API and in our store.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Experiment => "experiment",
+            Self::RegisteredModel => "registered_model",
+            Self::Prompt => "prompt",
+            Self::Scorer => "scorer",
+            Self::GatewaySecret => "gateway_secret",
+            Self::GatewayEndpoint => "gateway_endpoint",
+            Self::GatewayModelDefinition => "gateway_model_definition",
+            Self::McpServer => "mcp_server",
+        }
+    }
+
+    /// How a sentence for people calls it.
+    #[must_use]
+    pub const fn noun(self) -> &'static str {
+        match self {
+            Self::Experiment => "experiment",
+            Self::RegisteredModel => "registered model",
+            Self::Prompt => "prompt",
+            Self::Scorer => "scorer",
+            Self::GatewaySecret => "gateway secret",
+            Self::GatewayEndpoint => "gateway endpoint",
+            Self::GatewayModelDefinition => "gateway model definition",
+            Self::McpServer => "MCP server",
+        }
+    }
+
+    /// Whether its key is a name that people choose, so that a glob makes sense.
+    #[must_use]
+    pub const fn is_named(self) -> bool {
+        match self {
+            Self::RegisteredModel | Self::Prompt | Self::McpServer => true,
+            Self::Experiment
+            | Self::Scorer
+            | Self::GatewaySecret
+            | Self::GatewayEndpoint
+            | Self::GatewayModelDefinition => false,
+        }
+    }
+}
+
+impl fmt::Display for ResourceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A word that names no kind of resource.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("`{0}` is not a resource type")]
+pub struct UnknownKind(pub String);
+
+impl FromStr for ResourceKind {
+    type Err = UnknownKind;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == word).ok_or_else(|| UnknownKind(word.to_owned()))
+    }
+}
+
+/// One permission-bearing thing: experiment `12`, registered model `fraud`.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Resource {
+    pub kind: ResourceKind,
+    /// The id or name as MLflow returned it; never a spelling the caller chose.
+    pub key: String,
+}
+
+impl Resource {
+    /// The resource of this kind with this key.
+    pub fn new(kind: ResourceKind, key: impl Into<String>) -> Self {
+        Self { kind, key: key.into() }
+    }
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} `{}`", self.kind.noun(), self.key)
+    }
+}
+
+/// Which resources of a kind a grant speaks of.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub enum Selector {
+    /// `*`
+    All,
+    /// An id or name, letter for letter.
+    Exact(String),
+    /// A pattern on the name in which `*` stands for any run of characters and `?` for one. Written `glob:PATTERN`.
+    Glob(String),
+}
+
+/// Why a text is no selector.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum SelectorError {
+    #[error("a selector must not be empty; use an id, a name or `*`")]
+    Empty,
+    #[error("a selector may have at most {} characters", Selector::MAX_CHARS)]
+    TooLong,
+    #[error("a {0} is selected by id or `*`, not by a glob on its name")]
+    NoGlob(&'static str),
+}
+
+impl Selector {
+    /// The longest selector that is stored, in characters; MLflow's own column has the same width.
+    pub const MAX_CHARS: usize = 255;
+    const GLOB: &'static str = "glob:";
+
+    /// Reads a selector for resources of `kind`.
+    ///
+    /// # Errors
+    /// Empty, longer than [`Selector::MAX_CHARS`], or a glob on a kind that is selected by id.
+    pub fn parse(kind: ResourceKind, text: &str) -> Result<Self, SelectorError> {
+        if text.is_empty() {
+            return Err(SelectorError::Empty);
+        }
+        if text.chars().count() > Self::MAX_CHARS {
+            return Err(SelectorError::TooLong);
+        }
+        if text == "*" {
+            return Ok(Self::All);
+        }
+        match text.strip_prefix(Self::GLOB) {
+            None => Ok(Self::Exact(text.to_owned())),
+            Some(_) if !kind.is_named() => Err(SelectorError::NoGlob(kind.noun())),
+            Some("") => Err(SelectorError::Empty),
+            Some(pattern) => Ok(Self::Glob(pattern.to_owned())),
+        }
+    }
+
+    /// Whether this selects the resource with that key.
+    #[must_use]
+    pub fn matches(&self, key: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Exact(exact) => exact == key,
+            Self::Glob(pattern) => wildmatch::WildMatch::new(pattern).matches(key),
+        }
+    }
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("*"),
+            Self::Exact(exact) => f.write_str(exact),
+            Self::Glob(pattern) => write!(f, "{}{pattern}", Self::GLOB),
+        }
+    }
+}

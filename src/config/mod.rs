@@ -1,0 +1,140 @@
+//! Configuration: text from four places becomes values that cannot be wrong.
+//!
+//! Layers: defaults < TOML file < environment (`MLFLOW_AUTH_PROXY_`, nesting `__`) < flags. If you hold a [`Config`],
+//! the proxy can start.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use secrecy::SecretString;
+
+use crate::authz::Permission;
+
+mod load;
+
+pub use load::{Flags, Problem, Problems, load};
+
+/// Everything the proxy was told. Built only by [`load`].
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub server: Server,
+    pub admin: Admin,
+    pub upstream: Upstream,
+    pub store: Store,
+    pub bootstrap: Bootstrap,
+    pub authn: Authn,
+    pub authz: Authz,
+    pub log: Log,
+}
+
+/// The listener that clients reach.
+#[derive(Clone, Debug)]
+pub struct Server {
+    pub listen: SocketAddr,
+    /// How browsers and clients call us from outside, e.g. `https://mlflow.example.com`. No path, no trailing slash.
+    pub public_url: Option<url::Url>,
+    /// Further `Host` names that are answered beside `public_url`'s; checked only when `public_url` is set.
+    pub allowed_hosts: Vec<String>,
+    pub tls: Option<Tls>,
+    /// Peers whose `X-Forwarded-For` is believed. Empty: nobody's.
+    pub trusted_proxies: Vec<IpNet>,
+    pub max_connections: usize,
+    /// Bytes of one request head, and bound of each connection's buffers.
+    pub max_head_bytes: usize,
+    pub max_headers: usize,
+    /// Bytes of a body that we must look into (JSON). Streams have no such limit.
+    pub max_body_bytes: usize,
+    pub head_timeout: Duration,
+    pub tls_handshake_timeout: Duration,
+    /// A connection on which nothing moved for this long, in either direction, is closed.
+    pub idle_timeout: Duration,
+    /// SIGTERM: unready, then this pause so that load balancers notice.
+    pub drain_delay: Duration,
+    /// Then at most this long for requests under way.
+    pub drain_timeout: Duration,
+}
+
+/// Where certificate chain and private key are, both PEM.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+/// The listener for probes and metrics.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    pub listen: SocketAddr,
+}
+
+/// The MLflow behind us.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// Scheme, host and port; no path.
+    pub url: url::Url,
+    pub connect_timeout: Duration,
+    /// From the request sent to the response head. Bodies have no total limit.
+    pub response_timeout: Duration,
+    /// Idle connections are dropped after this; must stay below MLflow's keep-alive (uvicorn: 5 s).
+    pub pool_idle_timeout: Duration,
+    pub pool_max_idle: usize,
+}
+
+/// What we remember.
+#[derive(Clone, Debug)]
+pub struct Store {
+    /// `sqlite://path`; `sqlite::memory:` for tests.
+    pub url: String,
+}
+
+/// The first administrator, made when the store has no user.
+#[derive(Clone, Debug)]
+pub struct Bootstrap {
+    pub admin_username: String,
+    pub admin_password: Option<SecretString>,
+}
+
+/// Proving who is asking.
+#[derive(Clone, Debug)]
+pub struct Authn {
+    pub token_max_days: u32,
+    /// How long a verified password or a loaded identity is reused before the store is asked again.
+    pub cache_ttl: Duration,
+    pub cache_entries: u64,
+    /// Passwords hashed at the same time; 19 MiB and one core each.
+    pub hash_concurrency: usize,
+    /// Passwords waiting for their turn; beyond that the answer is 503.
+    pub hash_queue: usize,
+    pub guesses_per_address: u32,
+    pub guesses_per_account: u32,
+    pub guess_window: Duration,
+}
+
+/// What people may do.
+#[derive(Clone, Debug)]
+pub struct Authz {
+    pub default_permission: Permission,
+    /// Prefixes that people who are not administrators may choose as an experiment's `artifact_location`.
+    pub artifact_locations: Vec<String>,
+}
+
+/// What we write down.
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// `tracing-subscriber` filter, e.g. `info` or `info,mlflow_auth_proxy::authn=debug`.
+    pub level: String,
+    pub format: LogFormat,
+    /// One line per request on standard output.
+    pub access: bool,
+    /// Whether user names appear in the access log; the audit log always has them.
+    pub user_names: bool,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum LogFormat {
+    Json,
+    Text,
+}

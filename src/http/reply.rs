@@ -1,0 +1,85 @@
+//! What we say when we refuse: MLflow's JSON shape `{"error_code","message"}`, everywhere.
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode, header};
+
+use super::{Body, Response};
+
+/// MLflow's names of errors (`mlflow.protos.databricks_pb2.ErrorCode`) that we use. An unknown name makes its Python
+/// client warn about "a proxy server", so we invent none.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ErrorCode {
+    BadRequest,
+    InvalidParameterValue,
+    Unauthenticated,
+    PermissionDenied,
+    ResourceDoesNotExist,
+    ResourceAlreadyExists,
+    EndpointNotFound,
+    RequestLimitExceeded,
+    TemporarilyUnavailable,
+    InternalError,
+}
+
+impl ErrorCode {
+    /// MLflow's spelling.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::BadRequest => "BAD_REQUEST",
+            Self::InvalidParameterValue => "INVALID_PARAMETER_VALUE",
+            Self::Unauthenticated => "UNAUTHENTICATED",
+            Self::PermissionDenied => "PERMISSION_DENIED",
+            Self::ResourceDoesNotExist => "RESOURCE_DOES_NOT_EXIST",
+            Self::ResourceAlreadyExists => "RESOURCE_ALREADY_EXISTS",
+            Self::EndpointNotFound => "ENDPOINT_NOT_FOUND",
+            Self::RequestLimitExceeded => "REQUEST_LIMIT_EXCEEDED",
+            Self::TemporarilyUnavailable => "TEMPORARILY_UNAVAILABLE",
+            Self::InternalError => "INTERNAL_ERROR",
+        }
+    }
+}
+
+/// An answer of our own that says no.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    pub status: StatusCode,
+    pub code: ErrorCode,
+    /// A sentence that says what to do. Never holds a secret.
+    pub message: String,
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Reply {
+    /// A refusal with this status, MLflow error code and sentence.
+    pub fn new(status: StatusCode, code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), headers: Vec::new() }
+    }
+
+    /// 400 `INVALID_PARAMETER_VALUE`: what MLflow answers to a request it cannot accept.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, ErrorCode::InvalidParameterValue, message)
+    }
+
+    /// The same with one more header.
+    #[must_use]
+    pub fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    /// As a response.
+    #[must_use]
+    pub fn into_response(self) -> Response {
+        let text = serde_json::json!({ "error_code": self.code.as_str(), "message": self.message }).to_string();
+        let mut response = http::Response::new(Body::from(Bytes::from(text)));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        for (name, value) in self.headers {
+            headers.append(name, value);
+        }
+        response
+    }
+}

@@ -1,0 +1,21 @@
+//! An authenticating reverse proxy for an unmodified MLflow server.
+//!
+//! The life of a request is one function: [`pipeline::handle`]. Start reading there, with ARCHITECTURE.md beside you.
+
+pub mod app;
+pub mod authn;
+pub mod authz;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod crypto;
+pub mod filter;
+pub mod http;
+pub mod mlflow;
+pub mod pages;
+pub mod pipeline;
+pub mod resolve;
+pub mod server;
+pub mod store;
+pub mod telemetry;
+pub mod upstream;
