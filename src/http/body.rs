@@ -66,3 +66,31 @@ impl From<Incoming> for Body {
         Self::Streamed { incoming }
     }
 }
+
+/// Why a bounded body could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("the body is larger than {limit} bytes")]
+    TooLarge { limit: usize },
+    #[error("the body broke off")]
+    Broken,
+}
+
+/// Reads a body that we must look into. Everything else streams through untouched.
+///
+/// # Errors
+/// More than `limit` bytes, announced or sent, or the sender broke off.
+pub async fn read_bounded<B>(body: B, limit: usize) -> Result<Bytes, ReadError>
+where
+    B: HttpBody<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    if body.size_hint().lower() > limit as u64 {
+        return Err(ReadError::TooLarge { limit });
+    }
+    match http_body_util::BodyExt::collect(http_body_util::Limited::new(body, limit)).await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(ReadError::TooLarge { limit }),
+        Err(_) => Err(ReadError::Broken),
+    }
+}
