@@ -32,7 +32,7 @@ pub enum Requirement {
     Belonging { permission: Permission, noun: &'static str, id: String, owner: Option<Resource> },
 }
 
-/// Proof that one request was allowed. Only [`authorize`] can make one; forwarding consumes it.
+/// Proof that one request was allowed. Only this module can make one; forwarding consumes it.
 #[must_use]
 #[derive(Debug)]
 pub struct Permit {
@@ -64,6 +64,8 @@ impl Denied {
         }
     }
 }
+
+impl std::error::Error for Denied {}
 
 impl fmt::Display for Denied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -98,6 +100,11 @@ pub fn authorize(who: &Identity, policy: Policy, requirements: &[Requirement]) -
         decide(who, policy, requirement)?;
     }
     Ok(Permit { _only_authorize_makes_one: () })
+}
+
+/// The permit for a route that the table opens to everyone, signed in or not.
+pub fn open_to_all() -> Permit {
+    Permit { _only_authorize_makes_one: () }
 }
 
 /// Whether somebody holds this level on one resource: the question `filter` asks of each row.

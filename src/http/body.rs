@@ -15,7 +15,23 @@ pin_project! {
     pub enum Body {
         Empty,
         Full { bytes: Option<Bytes> },
-        Streamed { #[pin] incoming: Incoming },
+        Streamed { #[pin] incoming: Incoming, watcher: Option<Box<dyn Watcher>> },
+    }
+}
+
+/// Learns what became of a stream. Dropped when the stream is: without [`Watcher::complete`] before, it broke off.
+pub trait Watcher: std::fmt::Debug + Send + Sync {
+    /// So many bytes were handed on.
+    fn sent(&mut self, bytes: usize);
+    /// The stream came to its end.
+    fn complete(&mut self);
+}
+
+impl Body {
+    /// A stream that somebody watches.
+    #[must_use]
+    pub fn watched(incoming: Incoming, watcher: Box<dyn Watcher>) -> Self {
+        Self::Streamed { incoming, watcher: Some(watcher) }
     }
 }
 
@@ -34,7 +50,20 @@ impl HttpBody for Body {
         match self.project() {
             BodyProjection::Empty => Poll::Ready(None),
             BodyProjection::Full { bytes } => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            BodyProjection::Streamed { incoming } => incoming.poll_frame(cx).map_err(BodyError::Broken),
+            BodyProjection::Streamed { mut incoming, watcher } => {
+                let polled = incoming.as_mut().poll_frame(cx).map_err(BodyError::Broken);
+                if let Some(watcher) = watcher {
+                    if let Poll::Ready(Some(Ok(frame))) = &polled {
+                        watcher.sent(frame.data_ref().map_or(0, Bytes::len));
+                    }
+                    // hyper does not ask again after the last byte of a known length.
+                    let ended = matches!(polled, Poll::Ready(None));
+                    if ended || matches!(polled, Poll::Ready(Some(Ok(_)))) && incoming.is_end_stream() {
+                        watcher.complete();
+                    }
+                }
+                polled
+            }
         }
     }
 
@@ -42,7 +71,7 @@ impl HttpBody for Body {
         match self {
             Self::Empty => true,
             Self::Full { bytes } => bytes.is_none(),
-            Self::Streamed { incoming } => incoming.is_end_stream(),
+            Self::Streamed { incoming, .. } => incoming.is_end_stream(),
         }
     }
 
@@ -50,7 +79,7 @@ impl HttpBody for Body {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full { bytes } => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Self::Streamed { incoming } => incoming.size_hint(),
+            Self::Streamed { incoming, .. } => incoming.size_hint(),
         }
     }
 }
@@ -63,7 +92,7 @@ impl From<Bytes> for Body {
 
 impl From<Incoming> for Body {
     fn from(incoming: Incoming) -> Self {
-        Self::Streamed { incoming }
+        Self::Streamed { incoming, watcher: None }
     }
 }
 

@@ -1,1 +1,3 @@
-//! What the people who run it see: log, access log, metrics, audit.
+//! stub
+#[derive(Debug)]
+pub struct Telemetry;
