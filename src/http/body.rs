@@ -123,3 +123,14 @@ where
         Err(_) => Err(ReadError::Broken),
     }
 }
+
+/// Reads and throws away, up to `limit` bytes or the end.
+pub async fn discard(mut body: Incoming, limit: usize) {
+    let mut seen = 0;
+    while let Some(Ok(frame)) = http_body_util::BodyExt::frame(&mut body).await {
+        seen += frame.data_ref().map_or(0, Bytes::len);
+        if seen > limit {
+            return;
+        }
+    }
+}
