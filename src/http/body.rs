@@ -25,6 +25,8 @@ pub trait Watcher: std::fmt::Debug + Send + Sync {
     fn sent(&mut self, bytes: usize);
     /// The stream came to its end.
     fn complete(&mut self);
+    /// Its source broke off.
+    fn broke(&mut self);
 }
 
 impl Body {
@@ -53,8 +55,10 @@ impl HttpBody for Body {
             BodyProjection::Streamed { mut incoming, watcher } => {
                 let polled = incoming.as_mut().poll_frame(cx).map_err(BodyError::Broken);
                 if let Some(watcher) = watcher {
-                    if let Poll::Ready(Some(Ok(frame))) = &polled {
-                        watcher.sent(frame.data_ref().map_or(0, Bytes::len));
+                    match &polled {
+                        Poll::Ready(Some(Ok(frame))) => watcher.sent(frame.data_ref().map_or(0, Bytes::len)),
+                        Poll::Ready(Some(Err(_))) => watcher.broke(),
+                        Poll::Ready(None) | Poll::Pending => {}
                     }
                     // hyper does not ask again after the last byte of a known length.
                     let ended = matches!(polled, Poll::Ready(None));

@@ -64,8 +64,8 @@ struct Checked<'b> {
 impl Proxy {
     /// The life of one request. Start reading here.
     pub async fn handle(&self, request: Request, peer: Peer, edge: Option<EdgeRefusal>) -> Response {
-        let mut record = Record::start(Arc::clone(&self.telemetry), &request, peer);
         let (head, body) = request.into_parts();
+        let mut record = Record::start(Arc::clone(&self.telemetry), &head, peer);
         let mut body = Some(body);
         let answer = match self.run(head, &mut body, peer, edge, &mut record).await {
             Ok(response) => response,
@@ -98,7 +98,7 @@ impl Proxy {
         if let Found::Operation { operation, .. } = &found
             && operation.is_public()
         {
-            record.operation(&operation.name);
+            record.operation(operation);
             return self.forward_public(checked, record).await;
         }
         let credential = checked.head.headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
@@ -112,7 +112,7 @@ impl Proxy {
         }
         match found {
             Found::Operation { operation, params } => {
-                record.operation(&operation.name);
+                record.operation(operation);
                 match operation.send {
                     Send::Query => self.forward_query(checked, &identity, operation, &params, record).await,
                     Send::Json => self.forward_json(checked, &identity, operation, &params, record).await,

@@ -27,7 +27,7 @@ impl Proxy {
         identity: Arc<Identity>,
         record: &mut Record,
     ) -> Result<Response, Error> {
-        record.operation("Own");
+        record.own();
         let body = match checked.body.as_mut() {
             Some(body) => read_bounded(body, OWN_BODY_BYTES).await?,
             None => Bytes::new(),
