@@ -22,13 +22,17 @@ pub enum Requirement {
     Admin { change: bool },
     /// Somebody who may make new things of this kind.
     Create(ResourceKind),
+    /// An administrator, because of one thing in the request; the words complete "Only an administrator may ...".
+    Privileged(&'static str),
+    /// No grant takes this resource away: asked for names that somebody is about to use.
+    NotRefused(Resource),
     /// This level on this resource, which the request itself named.
     Level { permission: Permission, resource: Resource },
     /// This level on the resource that the named thing (a run, a version) belongs to; `None` when it could not be found.
     Belonging { permission: Permission, noun: &'static str, id: String, owner: Option<Resource> },
 }
 
-/// Proof that one request was allowed. Only [`authorize`] can make one; forwarding consumes it.
+/// Proof that one request was allowed. Only this module can make one; forwarding consumes it.
 #[must_use]
 #[derive(Debug)]
 pub struct Permit {
@@ -39,6 +43,7 @@ pub struct Permit {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Denied {
     NotAdmin,
+    Privileged(&'static str),
     MayNotCreate(ResourceKind),
     Missing { permission: Permission, resource: Resource },
     MissingOnOwner { permission: Permission, noun: &'static str, id: String },
@@ -51,7 +56,7 @@ impl Denied {
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {
-            Self::NotAdmin => "not_admin",
+            Self::NotAdmin | Self::Privileged(_) => "not_admin",
             Self::MayNotCreate(_) => "may_not_create",
             Self::Missing { .. } | Self::MissingOnOwner { .. } => "not_granted",
             Self::TokenIsReadOnly => "token_read_only",
@@ -60,12 +65,15 @@ impl Denied {
     }
 }
 
+impl std::error::Error for Denied {}
+
 impl fmt::Display for Denied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // MLflow's own clients match `Permission denied.` with the full stop.
         f.write_str("Permission denied. ")?;
         match self {
             Self::NotAdmin => f.write_str("This needs an administrator."),
+            Self::Privileged(what) => write!(f, "Only an administrator may {what}."),
             Self::MayNotCreate(kind) => write!(f, "You may not create a {}.", kind.noun()),
             Self::Missing { permission, resource } => write!(
                 f,
@@ -92,6 +100,11 @@ pub fn authorize(who: &Identity, policy: Policy, requirements: &[Requirement]) -
         decide(who, policy, requirement)?;
     }
     Ok(Permit { _only_authorize_makes_one: () })
+}
+
+/// The permit for a route that the table opens to everyone, signed in or not.
+pub fn open_to_all() -> Permit {
+    Permit { _only_authorize_makes_one: () }
 }
 
 /// Whether somebody holds this level on one resource: the question `filter` asks of each row.
@@ -124,6 +137,19 @@ fn decide(who: &Identity, policy: Policy, requirement: &Requirement) -> Result<(
             }
             let refused = who.grants.level_of_all(*kind).is_some_and(Permission::refuses);
             if refused && !who.admin { Err(Denied::MayNotCreate(*kind)) } else { Ok(()) }
+        }
+        Requirement::Privileged(what) => {
+            if who.admin {
+                Ok(())
+            } else {
+                Err(Denied::Privileged(what))
+            }
+        }
+        Requirement::NotRefused(resource) => {
+            if who.admin || !level_refuses(who, resource) {
+                return Ok(());
+            }
+            Err(Denied::Missing { permission: Permission::Manage, resource: resource.clone() })
         }
         Requirement::Level { permission, resource } => {
             if may(who, policy, *permission, resource) {
@@ -166,6 +192,10 @@ fn limited(who: &Identity, permission: Permission, resource: Option<&Resource>) 
         None if !who.limits.resources.is_empty() => Some(Denied::TokenScope),
         Some(_) | None => None,
     }
+}
+
+fn level_refuses(who: &Identity, resource: &Resource) -> bool {
+    who.grants.level(resource.kind, &resource.key).is_some_and(Permission::refuses)
 }
 
 fn level(who: &Identity, policy: Policy, resource: &Resource) -> Permission {

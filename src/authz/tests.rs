@@ -1,1 +1,176 @@
+use std::sync::Arc;
 
+use proptest::prelude::*;
+
+use super::*;
+
+const POLICY: Policy = Policy { default_permission: Permission::NoPermissions };
+
+fn grant(kind: ResourceKind, selector: &str, permission: Permission) -> Grant {
+    let selector = Selector::parse(kind, selector).expect("a selector");
+    Grant { subject: Subject::User(UserId(1)), kind, selector, permission }
+}
+
+fn who(grants: &[Grant]) -> Identity {
+    Identity {
+        user: UserId(1),
+        name: "alice".into(),
+        admin: false,
+        scheme: Scheme::Password,
+        limits: Limits::default(),
+        grants: Arc::new(grants.iter().cloned().collect()),
+    }
+}
+
+fn experiment(key: &str) -> Resource {
+    Resource::new(ResourceKind::Experiment, key)
+}
+
+/// The permission matrix as people review it: role x level needed, changed only on purpose.
+#[test]
+fn the_permission_matrix_is_what_was_reviewed() {
+    use Permission::{Deny, Edit, Manage, NoPermissions, Read, Use};
+    let exp = |selector: &str, permission| grant(ResourceKind::Experiment, selector, permission);
+    let read_only = Limits { read_only: true, ..Limits::default() };
+    let scoped = Limits::parse(["experiment:2"]).expect("scopes");
+    let rows: Vec<(&str, Identity, Permission)> = vec![
+        ("nothing", who(&[]), NoPermissions),
+        ("nothing, default READ", who(&[]), Read),
+        ("READ", who(&[exp("1", Read)]), NoPermissions),
+        ("USE", who(&[exp("1", Use)]), NoPermissions),
+        ("EDIT", who(&[exp("1", Edit)]), NoPermissions),
+        ("MANAGE", who(&[exp("1", Manage)]), NoPermissions),
+        ("READ, default EDIT", who(&[exp("1", Read)]), Edit),
+        ("READ on *", who(&[exp("*", Read)]), NoPermissions),
+        ("READ and EDIT on *", who(&[exp("1", Read), exp("*", Edit)]), NoPermissions),
+        ("EDIT and DENY on *", who(&[exp("1", Edit), exp("*", Deny)]), NoPermissions),
+        ("DENY, default MANAGE", who(&[exp("1", Deny)]), Manage),
+        ("NO_PERMISSIONS, default READ", who(&[exp("1", NoPermissions)]), Read),
+        ("MANAGE on another", who(&[exp("2", Manage)]), NoPermissions),
+        ("MANAGE on a model of that name", who(&[grant(ResourceKind::RegisteredModel, "1", Manage)]), NoPermissions),
+        ("administrator", Identity { admin: true, ..who(&[]) }, NoPermissions),
+        ("administrator with DENY", Identity { admin: true, ..who(&[exp("1", Deny)]) }, NoPermissions),
+        (
+            "administrator, read-only token",
+            Identity { admin: true, limits: read_only.clone(), ..who(&[]) },
+            NoPermissions,
+        ),
+        ("MANAGE, read-only token", Identity { limits: read_only, ..who(&[exp("1", Manage)]) }, NoPermissions),
+        ("MANAGE, token for another", Identity { limits: scoped.clone(), ..who(&[exp("1", Manage)]) }, NoPermissions),
+        ("administrator, token for another", Identity { admin: true, limits: scoped, ..who(&[]) }, NoPermissions),
+    ];
+    let mut table = format!(
+        "{:<36}{:<8}{:<8}{:<8}{:<8}{:<8}{}\n",
+        "experiment 1", "READ", "USE", "EDIT", "MANAGE", "create", "admin"
+    );
+    for (name, who, default_permission) in rows {
+        let policy = Policy { default_permission };
+        let mark = |allowed: bool| if allowed { "yes" } else { "-" };
+        let levels = [Read, Use, Edit, Manage].map(|level| mark(may(&who, policy, level, &experiment("1"))));
+        let create = mark(authorize(&who, policy, &[Requirement::Create(ResourceKind::Experiment)]).is_ok());
+        let admin = mark(authorize(&who, policy, &[Requirement::Admin { change: true }]).is_ok());
+        let cells: Vec<String> = levels.iter().chain([&create]).map(|cell| format!("{cell:<8}")).collect();
+        table += &format!("{name:<36}{}{admin}\n", cells.concat());
+    }
+    insta::assert_snapshot!(table);
+}
+
+#[test]
+fn a_denial_says_what_was_missing_and_no_more() {
+    let said = |who: &Identity, requirement: Requirement| {
+        authorize(who, POLICY, &[requirement]).expect_err("denied").to_string()
+    };
+    let reader = who(&[grant(ResourceKind::Experiment, "1", Permission::Read)]);
+    let edit = Requirement::Level { permission: Permission::Edit, resource: experiment("1") };
+    assert!(said(&reader, edit).starts_with("Permission denied. EDIT on experiment `1` is required."));
+    let belonging = |owner| Requirement::Belonging { permission: Permission::Edit, noun: "run", id: "r".into(), owner };
+    // Who may read the experiment may know which it is.
+    assert!(said(&reader, belonging(Some(experiment("1")))).contains("experiment `1`"));
+    // Who may not cannot tell a hidden run from one that does not exist.
+    let hidden = said(&who(&[]), belonging(Some(experiment("77"))));
+    assert!(!hidden.contains("77"), "{hidden}");
+    assert_eq!(hidden, said(&who(&[]), belonging(None)));
+    // Nor can a scoped token.
+    let scoped = Identity { limits: Limits::parse(["experiment:2"]).expect("scopes"), ..reader };
+    assert_eq!(said(&scoped, belonging(Some(experiment("77")))), said(&scoped, belonging(None)));
+}
+
+#[test]
+fn every_requirement_must_hold() {
+    let reader = who(&[grant(ResourceKind::Experiment, "1", Permission::Read)]);
+    let read = |key: &str| Requirement::Level { permission: Permission::Read, resource: experiment(key) };
+    assert!(authorize(&reader, POLICY, &[read("1")]).is_ok());
+    assert!(authorize(&reader, POLICY, &[read("1"), read("2")]).is_err());
+    assert!(authorize(&reader, POLICY, &[Requirement::SignedIn, Requirement::Admin { change: false }]).is_err());
+}
+
+#[test]
+fn what_can_be_read_is_known_in_advance_where_it_can_be() {
+    let kind = ResourceKind::RegisteredModel;
+    let model = |selector: &str, permission| grant(kind, selector, permission);
+    let of = |grants: &[Grant], default_permission| Visibility::of(&who(grants), Policy { default_permission }, kind);
+    use Permission::{Deny, Edit, NoPermissions, Read};
+    assert_eq!(of(&[], NoPermissions), Visibility::Only(vec![]));
+    assert_eq!(of(&[], Read), Visibility::All);
+    assert_eq!(
+        of(&[model("b", Read), model("a", Edit), model("c", Deny)], NoPermissions),
+        Visibility::Only(vec!["a".into(), "b".into()])
+    );
+    assert_eq!(of(&[model("*", Read)], NoPermissions), Visibility::All);
+    assert_eq!(of(&[model("*", Read), model("a", Deny)], NoPermissions), Visibility::PerRow);
+    assert_eq!(of(&[model("*", Deny), model("a", Edit)], Edit), Visibility::Only(vec![]));
+    assert_eq!(of(&[model("glob:team-*", Read)], NoPermissions), Visibility::PerRow);
+    assert_eq!(of(&[model("a", Deny)], Read), Visibility::PerRow);
+}
+
+#[test]
+fn scopes_that_are_not_understood_are_refused() {
+    for scope in
+        ["", "readonly", "read_only", "experiment", "experiment:", "experiment:*", "model:x", "scorer:1/x", "admin"]
+    {
+        assert_eq!(Limits::parse([scope]), Err(ScopeError(scope.to_owned())));
+    }
+    let limits = Limits::parse(["read-only", "experiment:1", "registered_model:a:b"]).expect("scopes");
+    assert_eq!(limits.scopes(), ["read-only", "experiment:1", "registered_model:a:b"]);
+}
+
+proptest! {
+    #[test]
+    fn an_exact_selector_selects_itself_only(key in "[^*]{1,20}", other in ".{0,20}") {
+        prop_assume!(!key.starts_with("glob:"));
+        let selector = Selector::parse(ResourceKind::RegisteredModel, &key).expect("a selector");
+        prop_assert!(selector.matches(&key));
+        prop_assert_eq!(selector.matches(&other), key == other);
+        prop_assert_eq!(selector.to_string(), key);
+    }
+
+    #[test]
+    fn a_selector_is_read_back_as_it_was_written(text in ".{1,40}") {
+        for kind in ResourceKind::ALL {
+            if let Ok(selector) = Selector::parse(kind, &text) {
+                prop_assert_eq!(Selector::parse(kind, &selector.to_string()), Ok(selector));
+            }
+        }
+    }
+
+    /// The compiled set answers as a plain reading of the sentences would.
+    #[test]
+    fn the_compiled_set_says_what_the_grants_say(
+        grants in proptest::collection::vec((prop::sample::select(vec!["*", "a", "b", "glob:a*", "glob:?"]), 0_usize..6), 0..6),
+        key in prop::sample::select(vec!["a", "b", "ab", "c"]),
+    ) {
+        let grants: Vec<Grant> =
+            grants.into_iter().map(|(s, p)| grant(ResourceKind::RegisteredModel, s, Permission::ALL[p])).collect();
+        let matching: Vec<Permission> = grants.iter().filter(|g| g.selector.matches(key)).map(|g| g.permission).collect();
+        let compiled: GrantSet = grants.into_iter().collect();
+        let level = compiled.level(ResourceKind::RegisteredModel, key);
+        prop_assert_eq!(level.is_none(), matching.is_empty());
+        if let Some(level) = level {
+            let refused = matching.iter().any(|p| p.refuses());
+            prop_assert_eq!(level.refuses(), refused);
+            if !refused {
+                prop_assert_eq!(Some(level), matching.iter().copied().max());
+            }
+        }
+    }
+}

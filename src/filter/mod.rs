@@ -1,1 +1,10 @@
-//! filter
+//! Responses -> what this person may see, and what follows in our store when MLflow said yes.
+//!
+//! Lists are filled up page by page so that a page is full while anything readable is left; effects run to their end
+//! even if the client has gone.
+
+mod effects;
+mod lists;
+
+pub use effects::{EffectError, Effects, Happening};
+pub use lists::{ListError, ListRequest, Lists};

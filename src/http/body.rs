@@ -15,7 +15,25 @@ pin_project! {
     pub enum Body {
         Empty,
         Full { bytes: Option<Bytes> },
-        Streamed { #[pin] incoming: Incoming },
+        Streamed { #[pin] incoming: Incoming, watcher: Option<Box<dyn Watcher>> },
+    }
+}
+
+/// Learns what became of a stream. Dropped when the stream is: without [`Watcher::complete`] before, it broke off.
+pub trait Watcher: std::fmt::Debug + Send + Sync {
+    /// So many bytes were handed on.
+    fn sent(&mut self, bytes: usize);
+    /// The stream came to its end.
+    fn complete(&mut self);
+    /// Its source broke off.
+    fn broke(&mut self);
+}
+
+impl Body {
+    /// A stream that somebody watches.
+    #[must_use]
+    pub fn watched(incoming: Incoming, watcher: Box<dyn Watcher>) -> Self {
+        Self::Streamed { incoming, watcher: Some(watcher) }
     }
 }
 
@@ -34,7 +52,22 @@ impl HttpBody for Body {
         match self.project() {
             BodyProjection::Empty => Poll::Ready(None),
             BodyProjection::Full { bytes } => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            BodyProjection::Streamed { incoming } => incoming.poll_frame(cx).map_err(BodyError::Broken),
+            BodyProjection::Streamed { mut incoming, watcher } => {
+                let polled = incoming.as_mut().poll_frame(cx).map_err(BodyError::Broken);
+                if let Some(watcher) = watcher {
+                    match &polled {
+                        Poll::Ready(Some(Ok(frame))) => watcher.sent(frame.data_ref().map_or(0, Bytes::len)),
+                        Poll::Ready(Some(Err(_))) => watcher.broke(),
+                        Poll::Ready(None) | Poll::Pending => {}
+                    }
+                    // hyper does not ask again after the last byte of a known length.
+                    let ended = matches!(polled, Poll::Ready(None));
+                    if ended || matches!(polled, Poll::Ready(Some(Ok(_)))) && incoming.is_end_stream() {
+                        watcher.complete();
+                    }
+                }
+                polled
+            }
         }
     }
 
@@ -42,7 +75,7 @@ impl HttpBody for Body {
         match self {
             Self::Empty => true,
             Self::Full { bytes } => bytes.is_none(),
-            Self::Streamed { incoming } => incoming.is_end_stream(),
+            Self::Streamed { incoming, .. } => incoming.is_end_stream(),
         }
     }
 
@@ -50,7 +83,7 @@ impl HttpBody for Body {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full { bytes } => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Self::Streamed { incoming } => incoming.size_hint(),
+            Self::Streamed { incoming, .. } => incoming.size_hint(),
         }
     }
 }
@@ -63,6 +96,45 @@ impl From<Bytes> for Body {
 
 impl From<Incoming> for Body {
     fn from(incoming: Incoming) -> Self {
-        Self::Streamed { incoming }
+        Self::Streamed { incoming, watcher: None }
+    }
+}
+
+/// Why a bounded body could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("the body is larger than {limit} bytes")]
+    TooLarge { limit: usize },
+    #[error("the body broke off")]
+    Broken,
+}
+
+/// Reads a body that we must look into. Everything else streams through untouched.
+///
+/// # Errors
+/// More than `limit` bytes, announced or sent, or the sender broke off.
+pub async fn read_bounded<B>(body: B, limit: usize) -> Result<Bytes, ReadError>
+where
+    B: HttpBody<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    if body.size_hint().lower() > limit as u64 {
+        return Err(ReadError::TooLarge { limit });
+    }
+    match http_body_util::BodyExt::collect(http_body_util::Limited::new(body, limit)).await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(ReadError::TooLarge { limit }),
+        Err(_) => Err(ReadError::Broken),
+    }
+}
+
+/// Reads and throws away, up to `limit` bytes or the end.
+pub async fn discard(mut body: Incoming, limit: usize) {
+    let mut seen = 0;
+    while let Some(Ok(frame)) = http_body_util::BodyExt::frame(&mut body).await {
+        seen += frame.data_ref().map_or(0, Bytes::len);
+        if seen > limit {
+            return;
+        }
     }
 }

@@ -3,10 +3,21 @@
 //! Pure, but for reading a bounded body.
 
 mod body;
+mod forwarded;
+mod head;
+mod path;
+mod query;
 mod reply;
 
-pub use body::{Body, BodyError};
+pub use body::{Body, BodyError, ReadError, Watcher, discard, read_bounded};
+pub use forwarded::{client_address, from_upstream, to_upstream};
+pub use head::{HeadError, check, host};
+pub use path::{CanonicalPath, PathError, decode_until_stable};
+pub use query::{Query, QueryError, Repeated};
 pub use reply::{ErrorCode, Reply};
+
+#[cfg(test)]
+mod tests;
 
 /// A request as hyper hands it over.
 pub type Request = http::Request<hyper::body::Incoming>;

@@ -126,7 +126,11 @@ async fn read_some(tcp: &mut TcpStream) -> String {
 async fn a_refused_head_gets_a_json_answer_and_the_end_of_the_connection() {
     let server = start(config()).await;
     for (head, status, sentence) in [
-        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, "either"),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            400,
+            "either",
+        ),
         ("GET / HTTP/1.1\nHost: a\n\n", 400, "CR LF"),
         ("CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", 405, "tunnel"),
         (&format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(70_000)), 431, "too large"),

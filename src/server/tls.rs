@@ -67,10 +67,8 @@ impl Acceptor {
 
 fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
     let unreadable = |source| Error::Unreadable { path: path.to_path_buf(), source };
-    let chain = CertificateDer::pem_file_iter(path)
-        .map_err(unreadable)?
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(unreadable)?;
+    let chain =
+        CertificateDer::pem_file_iter(path).map_err(unreadable)?.collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
     if chain.is_empty() { Err(Error::NoCertificate { path: path.to_path_buf() }) } else { Ok(chain) }
 }
 

@@ -127,6 +127,11 @@ impl Store {
         todo!()
     }
 
+    /// Waits for what is under way and closes the database.
+    pub async fn close(&self) {
+        todo!()
+    }
+
     // ---- users
     pub async fn create_user(
         &self,

@@ -1,8 +1,8 @@
 //! The log: what happened to the proxy itself, on standard error. Requests have the access log.
 
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::util::TryInitError;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::util::TryInitError;
 
 use crate::config::{self, LogFormat};
 
@@ -20,8 +20,8 @@ pub enum Error {
 /// # Errors
 /// The filter cannot be read, or a log was started before.
 pub fn init(config: &config::Log) -> Result<(), Error> {
-    let filter = EnvFilter::try_new(&config.level)
-        .map_err(|source| Error::Filter { level: config.level.clone(), source })?;
+    let filter =
+        EnvFilter::try_new(&config.level).map_err(|source| Error::Filter { level: config.level.clone(), source })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
     match config.format {
         LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).finish().try_init()?,

@@ -118,12 +118,7 @@ impl Metrics {
             other: Operation::new("other"),
             durations: RequestKind::ALL.map(|kind| durations.with_label_values(&[kind.as_str()])),
             denials: counters(&r, "denials_total", "Requests refused with 403", &["reason"])?,
-            authentication_failures: counters(
-                &r,
-                "authentication_failures_total",
-                "Credentials refused",
-                &["reason"],
-            )?,
+            authentication_failures: counters(&r, "authentication_failures_total", "Credentials refused", &["reason"])?,
             edge_refusals: counters(&r, "edge_refusals_total", "Requests refused as unsafe", &["reason"])?,
             upstream_errors: counters(&r, "upstream_errors_total", "Requests MLflow did not answer", &["kind"])?,
             unlisted_requests: counter(&r, "unlisted_requests_total", "Requests to routes that are not in the table")?,
@@ -201,12 +196,7 @@ fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, pr
     Ok(counter)
 }
 
-fn counters(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-) -> Result<IntCounterVec, prometheus::Error> {
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
     let counters = IntCounterVec::new(opts(name, help), labels)?;
     registry.register(Box::new(counters.clone()))?;
     Ok(counters)

@@ -1,1 +1,192 @@
-//! upstream
+//! Requests -> MLflow, over a pool of kept-alive connections.
+//!
+//! [`Upstream::forward`] takes a [`Permit`] by value: no permit, no code path; one permit, one request. The resolver's
+//! fixed look-ups are the only other way in.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use hyper::body::Incoming;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::{self, Client};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+
+use crate::authz::Permit;
+use crate::config;
+use crate::http::{Body, ReadError, read_bounded};
+
+/// Why MLflow gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("MLflow cannot be reached: {0}")]
+    Connect(#[source] legacy::Error),
+    #[error("MLflow sent no response head within {0:?}")]
+    TimedOut(Duration),
+    #[error("the connection to MLflow broke: {0}")]
+    Broken(#[source] legacy::Error),
+    #[error("MLflow's answer could not be read: {0}")]
+    Unreadable(#[from] ReadError),
+    #[error("MLflow answered {0} to a look-up")]
+    Unexpected(StatusCode),
+    #[error("MLflow's answer to a look-up is not what its API promises")]
+    NotUnderstood,
+    #[error("the request cannot be written as HTTP")]
+    Unwritable,
+}
+
+impl Error {
+    /// A bounded word for logs and metrics.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Connect(_) => "connect",
+            Self::TimedOut(_) => "timeout",
+            Self::Broken(_) => "broken",
+            Self::Unreadable(_) => "unreadable",
+            Self::Unexpected(_) => "unexpected_status",
+            Self::NotUnderstood => "not_understood",
+            Self::Unwritable => "unwritable",
+        }
+    }
+}
+
+/// What is about to be sent: canonical, and exactly what was authorised.
+#[derive(Debug)]
+pub struct Outgoing {
+    pub method: Method,
+    /// Canonical path and query.
+    pub target: String,
+    pub headers: HeaderMap,
+    pub body: Body,
+}
+
+/// The MLflow behind us.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    client: Client<HttpsConnector<HttpConnector>, Body>,
+    scheme: Scheme,
+    authority: Authority,
+    host: HeaderValue,
+    response_timeout: Duration,
+}
+
+/// No connection buffers more than this, so a slow client costs a bounded amount of memory.
+const BUFFER_BYTES: usize = 64 * 1024;
+/// A look-up's answer; a run with very many metrics is the largest.
+const LOOKUP_BYTES: usize = 64 * 1024 * 1024;
+
+impl Upstream {
+    /// A client for the configured MLflow; connects on first use.
+    ///
+    /// # Errors
+    /// The system's trust roots cannot be read, or the URL has no host.
+    pub fn new(config: &config::Upstream) -> std::io::Result<Self> {
+        let invalid = |what: &str| std::io::Error::new(std::io::ErrorKind::InvalidInput, what);
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(config.connect_timeout));
+        connector.enforce_http(false);
+        let connector =
+            HttpsConnectorBuilder::new().with_native_roots()?.https_or_http().enable_http1().wrap_connector(connector);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .timer(TokioTimer::new())
+            .pool_idle_timeout(config.pool_idle_timeout)
+            .pool_max_idle_per_host(config.pool_max_idle)
+            .http1_max_buf_size(BUFFER_BYTES)
+            .set_host(false)
+            .build(connector);
+        let uri: Uri = config.url.as_str().parse().map_err(|_| invalid("upstream.url is not a URL"))?;
+        let authority = uri.authority().cloned().ok_or_else(|| invalid("upstream.url has no host"))?;
+        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| invalid("upstream.url has a strange host"))?;
+        let scheme = uri.scheme().cloned().ok_or_else(|| invalid("upstream.url has no scheme"))?;
+        Ok(Self { client, scheme, authority, host, response_timeout: config.response_timeout })
+    }
+
+    /// What MLflow is called in `Host` and in its redirects.
+    #[must_use]
+    pub fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// The same as a header value.
+    #[must_use]
+    pub fn host(&self) -> &HeaderValue {
+        &self.host
+    }
+
+    /// Sends one allowed request. The answer's body streams.
+    ///
+    /// # Errors
+    /// MLflow cannot be reached (at once), sends no head in time, or breaks off.
+    pub async fn forward(&self, permit: Permit, outgoing: Outgoing) -> Result<Response<Incoming>, Error> {
+        let Permit { .. } = permit;
+        self.send(outgoing).await
+    }
+
+    /// Asks for a further page of a list whose first page was allowed by [`Upstream::forward`]'s permit.
+    ///
+    /// # Errors
+    /// As [`Upstream::forward`].
+    pub(crate) async fn refill(&self, outgoing: Outgoing) -> Result<Response<Incoming>, Error> {
+        self.send(outgoing).await
+    }
+
+    /// Asks MLflow one of the resolver's fixed questions; `None` when it says there is no such thing.
+    ///
+    /// `target` is a path and a canonical query.
+    ///
+    /// # Errors
+    /// As [`Upstream::forward`], and any answer but 200, 404 and 400.
+    pub(crate) async fn lookup(&self, target: String) -> Result<Option<Bytes>, Error> {
+        let mut headers = HeaderMap::with_capacity(2);
+        headers.insert(header::HOST, self.host.clone());
+        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+        let response = self.send(Outgoing { method: Method::GET, target, headers, body: Body::Empty }).await?;
+        let status = response.status();
+        let bytes = read_bounded(response.into_body(), LOOKUP_BYTES).await?;
+        match status {
+            StatusCode::OK => Ok(Some(bytes)),
+            // 400: an id that this server's store finds malformed exists no more than one that is unknown.
+            StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST => Ok(None),
+            other => Err(Error::Unexpected(other)),
+        }
+    }
+
+    /// Whether MLflow is healthy; what `/readyz` asks. Waits at most 1.5 seconds.
+    ///
+    /// # Errors
+    /// It cannot be reached or does not say so.
+    pub async fn check(&self) -> Result<(), Error> {
+        let limit = Duration::from_millis(1500);
+        match tokio::time::timeout(limit, self.lookup("/health".to_owned())).await {
+            Ok(Ok(Some(_))) => Ok(()),
+            Ok(Ok(None)) => Err(Error::Unexpected(StatusCode::NOT_FOUND)),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(Error::TimedOut(limit)),
+        }
+    }
+
+    async fn send(&self, outgoing: Outgoing) -> Result<Response<Incoming>, Error> {
+        let target = PathAndQuery::from_maybe_shared(Bytes::from(outgoing.target)).map_err(|_| Error::Unwritable)?;
+        let mut uri = http::uri::Parts::default();
+        uri.scheme = Some(self.scheme.clone());
+        uri.authority = Some(self.authority.clone());
+        uri.path_and_query = Some(target);
+        let mut request = Request::new(outgoing.body);
+        *request.method_mut() = outgoing.method;
+        *request.uri_mut() = Uri::from_parts(uri).map_err(|_| Error::Unwritable)?;
+        *request.version_mut() = Version::HTTP_11;
+        *request.headers_mut() = outgoing.headers;
+        let answer = tokio::time::timeout(self.response_timeout, self.client.request(request)).await;
+        match answer {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) if error.is_connect() => Err(Error::Connect(error)),
+            Ok(Err(error)) => Err(Error::Broken(error)),
+            Err(_) => Err(Error::TimedOut(self.response_timeout)),
+        }
+    }
+}

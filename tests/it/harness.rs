@@ -111,12 +111,7 @@ fn configuration(upstream: SocketAddr, store: &tempfile::TempDir) -> config::Con
             guess_window: Duration::from_secs(60),
         },
         authz: config::Authz { default_permission: Permission::NoPermissions, artifact_locations: Vec::new() },
-        log: config::Log {
-            level: "warn".to_owned(),
-            format: config::LogFormat::Text,
-            access: false,
-            user_names: true,
-        },
+        log: config::Log { level: "warn".to_owned(), format: config::LogFormat::Text, access: false, user_names: true },
     }
 }
 
@@ -195,21 +190,28 @@ impl Client {
         }
     }
 
-    fn read_chunks(&mut self, body: &mut Vec<u8>) -> bool {
-        loop {
-            let Some(line) = self.line() else { return false };
-            let Ok(size) = usize::from_str_radix(line.trim(), 16) else { return false };
-            while self.buffer.len() < size + 2 {
-                if !self.fill() {
-                    return false;
-                }
-            }
-            body.extend(self.buffer.drain(..size));
-            self.buffer.drain(..2);
-            if size == 0 {
-                return true;
+    /// The next chunk of a chunked body; empty at its end.
+    pub(crate) fn chunk(&mut self) -> Option<Vec<u8>> {
+        let line = self.line()?;
+        let size = usize::from_str_radix(line.trim(), 16).ok()?;
+        while self.buffer.len() < size + 2 {
+            if !self.fill() {
+                return None;
             }
         }
+        let chunk = self.buffer.drain(..size).collect();
+        self.buffer.drain(..2);
+        Some(chunk)
+    }
+
+    fn read_chunks(&mut self, body: &mut Vec<u8>) -> bool {
+        while let Some(chunk) = self.chunk() {
+            if chunk.is_empty() {
+                return true;
+            }
+            body.extend(chunk);
+        }
+        false
     }
 
     fn line(&mut self) -> Option<String> {

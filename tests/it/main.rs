@@ -1,4 +1,6 @@
-//! The integration tests: one binary, the whole proxy in this process, fakes on port 0.
+//! One binary for all integration tests: it links once.
 
+mod architecture;
 mod edge;
 mod harness;
+mod matrix;

@@ -47,9 +47,7 @@ fn passes(stream: &str, heads: u64) {
 
 #[test]
 fn what_can_be_read_in_two_ways_is_refused() {
-    use EdgeRefusal::{
-        BareLineFeed, Connect, ContentLength, LengthAndEncoding, Malformed, TransferEncoding, Upgrade,
-    };
+    use EdgeRefusal::{BareLineFeed, Connect, ContentLength, LengthAndEncoding, Malformed, TransferEncoding, Upgrade};
     refused("POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", LengthAndEncoding);
     refused("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\nCONTENT-LENGTH: 3\r\n\r\n", LengthAndEncoding);
     refused("POST / HTTP/1.1\r\nTransfer-Encoding: identity, chunked\r\n\r\n", TransferEncoding);

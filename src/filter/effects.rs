@@ -1,0 +1,298 @@
+//! What follows in our store when MLflow said yes: the creator gets MANAGE, a deletion drops grants, a rename moves them.
+//!
+//! The intent is written before MLflow is asked, the effect before the client hears of it, and all of it runs on a
+//! tracked task: a client that hangs up changes nothing. What a crash leaves is found again by [`Effects::reconcile`].
+
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use serde::Deserialize;
+use tokio::sync::Mutex;
+use tokio_util::task::TaskTracker;
+
+use crate::authn::Authn;
+use crate::authz::{Identity, Permission, Permit, ResourceKind, Scheme, Selector, UserId};
+use crate::clock::Timestamp;
+use crate::http::read_bounded;
+use crate::resolve::{self, RegisteredModel, Resolver};
+use crate::store::{self, Actor, Effect, Intent, Store};
+use crate::upstream::{self, Outgoing, Upstream};
+
+/// What is about to happen, in the caller's words.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Happening {
+    CreateExperiment { name: String },
+    CreateModel { name: String },
+    DeleteModel { name: String },
+    RenameModel { from: String, to: String },
+}
+
+/// Why it did not come to a good end.
+#[derive(Debug, thiserror::Error)]
+pub enum EffectError {
+    /// MLflow was not asked.
+    #[error("the store cannot take the change: {0}")]
+    NotBegun(#[source] store::Error),
+    #[error(transparent)]
+    Upstream(#[from] upstream::Error),
+    /// MLflow did it, our part is missing; the intent stays and is finished later.
+    #[error("MLflow did it, but the permissions could not be written: {0}")]
+    NotFinished(#[source] store::Error),
+    #[error("the task that carries out the effect failed")]
+    Lost,
+}
+
+/// MLflow's answer, complete, with our part done.
+#[derive(Debug)]
+pub struct Done {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+/// Carries effects out.
+#[derive(Clone, Debug)]
+pub struct Effects {
+    parts: Arc<Parts>,
+    tracker: TaskTracker,
+}
+
+#[derive(Debug)]
+struct Parts {
+    store: Arc<Store>,
+    authn: Arc<Authn>,
+    upstream: Upstream,
+    resolver: Arc<Resolver>,
+    /// One writer per name: a model cannot be made again before the grants of the deleted one are gone.
+    names: Vec<Mutex<()>>,
+}
+
+const NAME_LOCKS: usize = 64;
+const ANSWER_BYTES: usize = 16 * 1024 * 1024;
+/// How far MLflow's clock may be behind ours when we ask whether a thing is younger than our intent to make it.
+const CLOCK_SKEW_MS: i64 = 5_000;
+
+impl Effects {
+    /// Effects whose tasks run on `tracker`, which is drained on shutdown.
+    #[must_use]
+    pub fn new(
+        store: Arc<Store>,
+        authn: Arc<Authn>,
+        upstream: Upstream,
+        resolver: Arc<Resolver>,
+        tracker: TaskTracker,
+    ) -> Self {
+        let names = (0..NAME_LOCKS).map(|_| Mutex::new(())).collect();
+        Self { parts: Arc::new(Parts { store, authn, upstream, resolver, names }), tracker }
+    }
+
+    /// Sends an allowed request and does what follows, to the end, even if the caller stops waiting.
+    ///
+    /// # Errors
+    /// See [`EffectError`]; only [`EffectError::NotFinished`] leaves a change behind in MLflow.
+    pub async fn carry_out(
+        &self,
+        who: &Identity,
+        address: IpAddr,
+        permit: Permit,
+        happening: Happening,
+        outgoing: Outgoing,
+    ) -> Result<Done, EffectError> {
+        let parts = Arc::clone(&self.parts);
+        let actor = actor(who, address);
+        let user = who.user;
+        let task = self.tracker.spawn(async move { parts.run(actor, user, permit, happening, outgoing).await });
+        task.await.unwrap_or(Err(EffectError::Lost))
+    }
+
+    /// Finishes or drops what a crash or an unwritable store left behind and was begun before `before`.
+    /// Returns how many intents were settled.
+    ///
+    /// # Errors
+    /// The store or MLflow does not answer; whatever is left is tried again next time.
+    pub async fn reconcile(&self, before: Timestamp) -> Result<usize, ReconcileError> {
+        let mut settled = 0;
+        for intent in self.parts.store.intents().await?.into_iter().filter(|intent| intent.created < before) {
+            self.parts.settle(intent).await?;
+            settled += 1;
+        }
+        Ok(settled)
+    }
+}
+
+/// Why unfinished effects could not be settled now.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    #[error(transparent)]
+    Resolve(#[from] resolve::Error),
+}
+
+/// Who did it, for the audit.
+pub(crate) fn actor(who: &Identity, address: IpAddr) -> Actor {
+    let token = match who.scheme {
+        Scheme::Token(id) => Some(id),
+        Scheme::Password => None,
+    };
+    Actor { name: who.name.to_string(), token, address: Some(address) }
+}
+
+impl Parts {
+    async fn run(
+        &self,
+        actor: Actor,
+        user: UserId,
+        permit: Permit,
+        happening: Happening,
+        outgoing: Outgoing,
+    ) -> Result<Done, EffectError> {
+        let (first, second) = happening.slots();
+        let _first = self.lock(Some(first)).await;
+        let _second = self.lock(second).await;
+        let intent = self.store.begin(&happening.effect(user)).await.map_err(EffectError::NotBegun)?;
+        let response = match self.upstream.forward(permit, outgoing).await {
+            Ok(response) => response,
+            Err(error @ upstream::Error::Connect(_)) => {
+                // It provably never arrived. If forgetting fails too, the intent is settled later.
+                let _ = self.store.abandon(intent).await;
+                return Err(error.into());
+            }
+            // It may have arrived: the intent stays until somebody can look.
+            Err(error) => return Err(error.into()),
+        };
+        let (head, body) = response.into_parts();
+        let body = read_bounded(body, ANSWER_BYTES).await.map_err(upstream::Error::from)?;
+        if head.status.is_success() {
+            self.follow(&actor, user, intent, &happening, &body).await?;
+        } else if let Err(error) = self.store.abandon(intent).await {
+            tracing::warn!(intent, %error, "an intent that came to nothing could not be forgotten; it will be settled later");
+        }
+        Ok(Done { status: head.status, headers: head.headers, body })
+    }
+
+    async fn follow(
+        &self,
+        actor: &Actor,
+        user: UserId,
+        intent: i64,
+        happening: &Happening,
+        body: &[u8],
+    ) -> Result<(), EffectError> {
+        let store = &self.store;
+        let finished = match happening {
+            Happening::CreateExperiment { .. } => {
+                let key = parse::<CreatedExperiment>(body)?.experiment_id;
+                store.finish_create(actor, intent, ResourceKind::Experiment, &key, user).await
+            }
+            Happening::CreateModel { name } => {
+                let resource = parse::<CreatedModel>(body)?.registered_model.resource();
+                self.resolver.forget_name(name).await;
+                store.finish_create(actor, intent, resource.kind, &resource.key, user).await
+            }
+            Happening::DeleteModel { name } => {
+                self.resolver.forget_name(name).await;
+                store.finish_drop(actor, intent, ResourceKind::RegisteredModel, name).await
+            }
+            Happening::RenameModel { from, to } => {
+                self.resolver.forget_name(from).await;
+                self.resolver.forget_name(to).await;
+                store.finish_rename(actor, intent, ResourceKind::RegisteredModel, from, to).await
+            }
+        };
+        match happening {
+            Happening::CreateExperiment { .. } | Happening::CreateModel { .. } => self.authn.forget(user),
+            // Anybody may have had a grant on it.
+            Happening::DeleteModel { .. } | Happening::RenameModel { .. } => self.authn.forget_all(),
+        }
+        finished.map_err(EffectError::NotFinished)
+    }
+
+    async fn settle(&self, intent: Intent) -> Result<(), ReconcileError> {
+        let proxy = Actor { name: "proxy".to_owned(), token: None, address: None };
+        match &intent.effect {
+            Effect::Create { kind, name, user } => match self.resolver.born(*kind, name).await? {
+                Some((resource, born)) if born >= intent.created.0 - CLOCK_SKEW_MS => {
+                    let grants = self.store.grants_on(resource.kind, &Selector::Exact(resource.key.clone())).await?;
+                    if grants.iter().any(|grant| grant.permission == Permission::Manage) {
+                        self.store.abandon(intent.id).await?;
+                    } else {
+                        tracing::warn!(kind = %resource.kind, key = resource.key, "gave a thing without owner to its creator");
+                        self.store.finish_create(&proxy, intent.id, resource.kind, &resource.key, *user).await?;
+                    }
+                }
+                Some(_) | None => self.store.abandon(intent.id).await?,
+            },
+            Effect::Drop { kind, key } => match self.resolver.born(*kind, key).await? {
+                Some(_) => self.store.abandon(intent.id).await?,
+                None => self.store.finish_drop(&proxy, intent.id, *kind, key).await?,
+            },
+            Effect::Rename { kind, from, to } => {
+                let moved =
+                    self.resolver.born(*kind, to).await?.is_some() && self.resolver.born(*kind, from).await?.is_none();
+                if moved {
+                    self.store.finish_rename(&proxy, intent.id, *kind, from, to).await?;
+                } else {
+                    self.store.abandon(intent.id).await?;
+                }
+            }
+        }
+        self.authn.forget_all();
+        Ok(())
+    }
+
+    async fn lock(&self, slot: Option<usize>) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        Some(self.names.get(slot?)?.lock().await)
+    }
+}
+
+impl Happening {
+    /// Which of the name locks it holds; always in the same order, so that two renames cannot wait for each other.
+    fn slots(&self) -> (usize, Option<usize>) {
+        let slot = |name: &str| {
+            let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(name);
+            usize::try_from(hash % NAME_LOCKS as u64).unwrap_or_default()
+        };
+        match self {
+            Self::CreateExperiment { name } | Self::CreateModel { name } | Self::DeleteModel { name } => {
+                (slot(name), None)
+            }
+            Self::RenameModel { from, to } => {
+                let (from, to) = (slot(from), slot(to));
+                (from.min(to), (from != to).then_some(from.max(to)))
+            }
+        }
+    }
+
+    fn effect(&self, user: UserId) -> Effect {
+        match self {
+            Self::CreateExperiment { name } => {
+                Effect::Create { kind: ResourceKind::Experiment, name: name.clone(), user }
+            }
+            Self::CreateModel { name } => {
+                Effect::Create { kind: ResourceKind::RegisteredModel, name: name.clone(), user }
+            }
+            Self::DeleteModel { name } => Effect::Drop { kind: ResourceKind::RegisteredModel, key: name.clone() },
+            Self::RenameModel { from, to } => {
+                Effect::Rename { kind: ResourceKind::RegisteredModel, from: from.clone(), to: to.clone() }
+            }
+        }
+    }
+}
+
+fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, EffectError> {
+    serde_json::from_slice(body).map_err(|_| EffectError::Upstream(upstream::Error::NotUnderstood))
+}
+
+#[derive(Deserialize)]
+struct CreatedExperiment {
+    experiment_id: String,
+}
+
+#[derive(Deserialize)]
+struct CreatedModel {
+    registered_model: RegisteredModel,
+}

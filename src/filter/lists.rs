@@ -1,0 +1,350 @@
+//! Lists of which only readable rows are kept.
+//!
+//! MLflow pages before we filter, so a page is refilled from the next ones until it is full. Our page tokens are sealed:
+//! MLflow's own would tell how many rows were hidden. Work per call is bounded; what is left comes with the next token.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::authz::{Identity, Permission, Permit, Policy, Resource, ResourceKind, may};
+use crate::crypto::Sealer;
+use crate::http::{Body, Query, ReadError, read_bounded};
+use crate::mlflow::{Filter, Json};
+use crate::resolve::{self, RegisteredModel, Resolver};
+use crate::upstream::{self, Outgoing, Upstream};
+
+/// Why a list could not be answered.
+#[derive(Debug, thiserror::Error)]
+pub enum ListError {
+    #[error("The page token is not one of this list's. Start again without a page token.")]
+    PageToken,
+    #[error("Invalid value for parameter 'max_results' supplied: it must be a positive whole number.")]
+    MaxResults,
+    #[error(transparent)]
+    Upstream(#[from] upstream::Error),
+    #[error(transparent)]
+    Resolve(#[from] resolve::Error),
+}
+
+/// The canonical request for a list: the page parameters stand in the query or in the JSON body.
+#[derive(Debug)]
+pub struct ListRequest<'r, 'b> {
+    pub method: Method,
+    pub path: String,
+    pub headers: HeaderMap,
+    pub query: &'r mut Query,
+    pub body: Option<&'r mut Json<'b>>,
+}
+
+/// What to answer: MLflow's status (its own words when it refused) and body.
+#[derive(Debug)]
+pub struct ListAnswer {
+    pub status: StatusCode,
+    pub body: Bytes,
+}
+
+/// Answers filtered lists.
+#[derive(Debug)]
+pub struct Lists {
+    upstream: Upstream,
+    resolver: Arc<Resolver>,
+    sealer: Sealer,
+}
+
+/// Where the next page starts: inside MLflow's page of that token, after so many rows.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+struct Position {
+    token: Option<String>,
+    skip: usize,
+}
+
+/// What one call may cost: rows looked at and requests to MLflow.
+const MAX_ROWS: usize = 20_000;
+const MAX_PAGES: usize = 30;
+/// Rows asked for at once when refilling; MLflow's own limit for registered models.
+const REFILL_ROWS: usize = 1000;
+const PAGE_BYTES: usize = 64 * 1024 * 1024;
+
+impl Lists {
+    /// A filter that asks `upstream` and seals page tokens with `sealer`.
+    #[must_use]
+    pub fn new(upstream: Upstream, resolver: Arc<Resolver>, sealer: Sealer) -> Self {
+        Self { upstream, resolver, sealer }
+    }
+
+    /// One page of what `who` may read.
+    ///
+    /// # Errors
+    /// A page token that is not ours, or MLflow does not answer.
+    pub async fn page(
+        &self,
+        who: &Identity,
+        policy: Policy,
+        permit: Permit,
+        filter: Filter,
+        mut request: ListRequest<'_, '_>,
+    ) -> Result<ListAnswer, ListError> {
+        let wanted = request.max_results()?;
+        let rows_wanted = wanted.unwrap_or(filter.default_rows());
+        let mut position = self.position(who, filter, &request)?;
+        let mut rows: Vec<Box<RawValue>> = Vec::new();
+        let mut looked_at = 0;
+        let mut kinds = NameKinds::default();
+        let mut permit = Some(permit);
+        for page in 0..MAX_PAGES {
+            // The first request is as the client sized it, so that MLflow's own complaints reach the client.
+            let size = if page == 0 && position == Position::default() {
+                wanted
+            } else {
+                Some(
+                    (rows_wanted.saturating_add(position.skip) << page.min(8))
+                        .clamp(1, REFILL_ROWS.max(position.skip + 1)),
+                )
+            };
+            request.set_page(size, position.token.as_deref());
+            let answer = self.fetch(&mut permit, &request).await?;
+            if answer.status != StatusCode::OK {
+                return Ok(answer);
+            }
+            let fetched = Page::parse(filter, &answer.body)?;
+            let count = fetched.rows.len();
+            for (index, row) in fetched.rows.into_iter().enumerate().skip(position.skip) {
+                if !self.readable(who, policy, filter, row, &mut kinds).await? {
+                    continue;
+                }
+                if rows.len() == rows_wanted {
+                    // One more is readable, so there is a next page, and it starts here.
+                    position.skip = index;
+                    return Ok(self.answer(who, filter, &rows, Some(&position)));
+                }
+                rows.push(row.to_owned());
+            }
+            looked_at += count;
+            match fetched.next {
+                None => return Ok(self.answer(who, filter, &rows, None)),
+                Some(next) => position = Position { token: Some(next), skip: 0 },
+            }
+            if looked_at >= MAX_ROWS {
+                break;
+            }
+        }
+        Ok(self.answer(who, filter, &rows, Some(&position)))
+    }
+
+    /// An answer without rows, for whoever may read nothing: MLflow need not be asked.
+    #[must_use]
+    pub fn nothing() -> ListAnswer {
+        ListAnswer { status: StatusCode::OK, body: Bytes::from_static(b"{}") }
+    }
+
+    fn position(&self, who: &Identity, filter: Filter, request: &ListRequest<'_, '_>) -> Result<Position, ListError> {
+        let Some(sealed) = request.page_token().filter(|token| !token.is_empty()) else {
+            return Ok(Position::default());
+        };
+        let opened = self.sealer.open(filter.key(), who.user.0, &sealed).ok_or(ListError::PageToken)?;
+        serde_json::from_slice(&opened).map_err(|_| ListError::PageToken)
+    }
+
+    fn answer(&self, who: &Identity, filter: Filter, rows: &[Box<RawValue>], next: Option<&Position>) -> ListAnswer {
+        // protobuf's JSON leaves out what is empty, and so do we.
+        let mut members: Vec<(&str, String)> = Vec::new();
+        if !rows.is_empty() {
+            let rows: Vec<&str> = rows.iter().map(|row| row.get()).collect();
+            members.push((filter.key(), format!("[{}]", rows.join(","))));
+        }
+        if let Some(position) = next {
+            let plain = serde_json::to_vec(position).unwrap_or_default();
+            // URL-safe text needs no escapes.
+            members.push(("next_page_token", format!("\"{}\"", self.sealer.seal(filter.key(), who.user.0, &plain))));
+        }
+        let members: Vec<String> = members.into_iter().map(|(key, value)| format!("\"{key}\":{value}")).collect();
+        ListAnswer { status: StatusCode::OK, body: Bytes::from(format!("{{{}}}", members.join(","))) }
+    }
+
+    async fn fetch(&self, permit: &mut Option<Permit>, request: &ListRequest<'_, '_>) -> Result<ListAnswer, ListError> {
+        let outgoing = request.outgoing();
+        let response = match permit.take() {
+            Some(permit) => self.upstream.forward(permit, outgoing).await?,
+            None => self.upstream.refill(outgoing).await?,
+        };
+        let status = response.status();
+        let body = read_bounded(response.into_body(), PAGE_BYTES).await.map_err(upstream::Error::from)?;
+        Ok(ListAnswer { status, body })
+    }
+
+    async fn readable(
+        &self,
+        who: &Identity,
+        policy: Policy,
+        filter: Filter,
+        row: &RawValue,
+        kinds: &mut NameKinds,
+    ) -> Result<bool, ListError> {
+        let read = |resource: &Resource| may(who, policy, Permission::Read, resource);
+        match filter {
+            Filter::Experiments => {
+                let row: ExperimentRow = parse(row.get().as_bytes())?;
+                Ok(read(&Resource::new(ResourceKind::Experiment, row.experiment_id)))
+            }
+            Filter::RegisteredModels => {
+                let row: RegisteredModel = parse(row.get().as_bytes())?;
+                Ok(read(&row.resource()))
+            }
+            Filter::ModelVersions => {
+                let row: VersionRow = parse(row.get().as_bytes())?;
+                let as_model = read(&Resource::new(ResourceKind::RegisteredModel, row.name.as_str()));
+                let as_prompt = read(&Resource::new(ResourceKind::Prompt, row.name.as_str()));
+                if as_model == as_prompt {
+                    return Ok(as_model);
+                }
+                // Only names that the caller holds a grant on come here: the cost follows what they may read.
+                if let Some(known) = kinds.0.get(&row.name) {
+                    return Ok(*known);
+                }
+                let readable = match self.resolver.model(&row.name).await {
+                    Ok(resource) => read(&resource),
+                    // Deleted since MLflow listed it.
+                    Err(resolve::Error::NoSuchName(_)) => false,
+                    Err(error) => return Err(error.into()),
+                };
+                kinds.0.insert(row.name, readable);
+                Ok(readable)
+            }
+        }
+    }
+}
+
+/// Names already looked up for this page.
+#[derive(Debug, Default)]
+struct NameKinds(HashMap<String, bool>);
+
+impl Filter {
+    /// The name of the list in MLflow's answer.
+    const fn key(self) -> &'static str {
+        match self {
+            Self::Experiments => "experiments",
+            Self::RegisteredModels => "registered_models",
+            Self::ModelVersions => "model_versions",
+        }
+    }
+
+    /// What MLflow 3.17 answers when `max_results` is not given; for versions a bound of ours below its 200,000.
+    const fn default_rows(self) -> usize {
+        match self {
+            Self::Experiments => 1000,
+            Self::RegisteredModels => 100,
+            Self::ModelVersions => 10_000,
+        }
+    }
+}
+
+impl ListRequest<'_, '_> {
+    fn max_results(&self) -> Result<Option<usize>, ListError> {
+        let text = match &self.body {
+            None => self.query.only("max_results").map_err(|_| ListError::MaxResults)?.map(str::to_owned),
+            Some(body) => match body.get("max_results").or_else(|| body.get("maxResults")) {
+                None => None,
+                Some(Json::Scalar(number)) => Some((*number).to_owned()),
+                Some(Json::String(number)) => Some(number.clone().into_owned()),
+                Some(Json::Array(_) | Json::Object(_)) => return Err(ListError::MaxResults),
+            },
+        };
+        let Some(text) = text else { return Ok(None) };
+        match text.parse::<usize>() {
+            Ok(rows) if rows > 0 && rows <= 1_000_000 => Ok(Some(rows)),
+            _ => Err(ListError::MaxResults),
+        }
+    }
+
+    fn page_token(&self) -> Option<String> {
+        match &self.body {
+            None => self.query.all("page_token").next().map(str::to_owned),
+            Some(body) => body.text("page_token").or_else(|| body.text("pageToken")).map(str::to_owned),
+        }
+    }
+
+    fn set_page(&mut self, rows: Option<usize>, token: Option<&str>) {
+        let rows = rows.map(|rows| rows.to_string());
+        match &mut self.body {
+            None => {
+                self.query.set("max_results", rows.as_deref());
+                self.query.set("page_token", token);
+            }
+            Some(Json::Object(members)) => {
+                members.retain(|(key, _)| !matches!(&**key, "max_results" | "maxResults" | "page_token" | "pageToken"));
+                let text = |text: String| Json::String(text.into());
+                members.extend(rows.map(|rows| ("max_results".into(), text(rows))));
+                members.extend(token.map(|token| ("page_token".into(), text(token.to_owned()))));
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn outgoing(&self) -> Outgoing {
+        let mut headers = self.headers.clone();
+        let mut target = self.path.clone();
+        let body = match &self.body {
+            None => {
+                if !self.query.is_empty() {
+                    target.push('?');
+                    target.push_str(&self.query.encoded());
+                }
+                Body::Empty
+            }
+            Some(body) => {
+                let bytes = Bytes::from(body.to_bytes());
+                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+                Body::from(bytes)
+            }
+        };
+        // The answer is read here, so it must come as it is.
+        headers.remove(header::ACCEPT_ENCODING);
+        Outgoing { method: self.method.clone(), target, headers, body }
+    }
+}
+
+struct Page<'a> {
+    rows: Vec<&'a RawValue>,
+    next: Option<String>,
+}
+
+impl<'a> Page<'a> {
+    fn parse(filter: Filter, bytes: &'a [u8]) -> Result<Self, ListError> {
+        let mut members: HashMap<&'a str, &'a RawValue> = parse(bytes)?;
+        let rows = match members.remove(filter.key()) {
+            Some(rows) => parse(rows.get().as_bytes())?,
+            None => Vec::new(),
+        };
+        let next = match members.remove("next_page_token") {
+            Some(token) => parse::<Option<String>>(token.get().as_bytes())?,
+            None => None,
+        };
+        Ok(Self { rows, next: next.filter(|token| !token.is_empty()) })
+    }
+}
+
+#[derive(Deserialize)]
+struct ExperimentRow {
+    experiment_id: String,
+}
+
+#[derive(Deserialize)]
+struct VersionRow {
+    name: String,
+}
+
+fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ListError> {
+    serde_json::from_slice(bytes).map_err(|_| ListError::Upstream(upstream::Error::NotUnderstood))
+}
+
+impl From<ReadError> for ListError {
+    fn from(error: ReadError) -> Self {
+        Self::Upstream(error.into())
+    }
+}

@@ -1,0 +1,115 @@
+//! Which headers go on, in both directions, and whose address the client has.
+//!
+//! Towards MLflow an allow-list: what is not named here stays out, under whatever spelling it came.
+
+use std::net::IpAddr;
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use ipnet::IpNet;
+
+/// What a client may say to MLflow. Names not listed (credentials, cookies, `Origin`, everything forwarded or of
+/// identity) never arrive there.
+const TO_UPSTREAM: [HeaderName; 18] = [
+    header::ACCEPT,
+    header::ACCEPT_ENCODING,
+    header::ACCEPT_LANGUAGE,
+    header::CACHE_CONTROL,
+    header::CONTENT_TYPE,
+    header::IF_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_NONE_MATCH,
+    header::IF_RANGE,
+    header::IF_UNMODIFIED_SINCE,
+    header::RANGE,
+    header::USER_AGENT,
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
+    HeaderName::from_static("x-request-id"),
+    HeaderName::from_static("x-mlflow-experiment-id"),
+    HeaderName::from_static("x-mlflow-run-id"),
+    HeaderName::from_static("mlflow-request-id"),
+];
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// The headers of the request to MLflow, but for those that describe its body.
+#[must_use]
+pub fn to_upstream(from_client: &HeaderMap, upstream: &HeaderValue, client: IpAddr) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(16);
+    headers.insert(header::HOST, upstream.clone());
+    for (name, value) in from_client {
+        if TO_UPSTREAM.contains(name) {
+            headers.append(name, value.clone());
+        }
+    }
+    // Exactly one, and ours: MLflow trusts loopback peers with it, and treats requests without it as local.
+    if let Ok(client) = HeaderValue::try_from(client.to_string()) {
+        headers.insert(X_FORWARDED_FOR, client);
+    }
+    headers
+}
+
+/// Removes from MLflow's answer what concerns only our connection to it, and names no one should see.
+pub fn from_upstream(headers: &mut HeaderMap, upstream: &http::uri::Authority) {
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+    // hyper writes one Date; MLflow's Flask routes send two.
+    headers.remove(header::DATE);
+    headers.remove(header::SERVER);
+    if let Some(location) = headers.get(header::LOCATION)
+        && let Some(relative) = without_origin(location, upstream)
+    {
+        headers.insert(header::LOCATION, relative);
+    }
+}
+
+const HOP_BY_HOP: [HeaderName; 8] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    header::PROXY_AUTHENTICATE,
+    HeaderName::from_static("proxy-connection"),
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+fn without_origin(location: &HeaderValue, upstream: &http::uri::Authority) -> Option<HeaderValue> {
+    let uri = http::Uri::try_from(location.as_bytes()).ok()?;
+    if uri.authority()? != upstream {
+        return None;
+    }
+    HeaderValue::try_from(uri.path_and_query()?.as_str()).ok()
+}
+
+/// The client's address: the peer's, or, behind trusted proxies, the rightmost address that is not one of them.
+#[must_use]
+pub fn client_address(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
+    let is_trusted = |address: IpAddr| trusted.iter().any(|net| net.contains(&address));
+    let peer = peer.to_canonical();
+    if trusted.is_empty() || !is_trusted(peer) {
+        return peer;
+    }
+    let mut client = peer;
+    let values: Vec<&str> =
+        headers.get_all(X_FORWARDED_FOR).iter().flat_map(|value| value.to_str().unwrap_or("?").split(',')).collect();
+    for text in values.into_iter().rev() {
+        // Something unreadable: whoever wrote it is as far as we can see.
+        let Some(address) = parse_address(text.trim()) else { return client };
+        client = address;
+        if !is_trusted(address) {
+            return client;
+        }
+    }
+    client
+}
+
+/// `1.2.3.4`, `1.2.3.4:80`, `::1`, `[::1]`, `[::1]:80`.
+fn parse_address(text: &str) -> Option<IpAddr> {
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    bare.parse::<IpAddr>()
+        .ok()
+        .or_else(|| text.parse::<std::net::SocketAddr>().ok().map(|socket| socket.ip()))
+        .map(|address| address.to_canonical())
+}

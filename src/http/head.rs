@@ -1,0 +1,178 @@
+//! The strict edge: request heads that two servers could read differently are refused before anyone is asked who it is.
+//!
+//! Sources: RFC 9110 §7, RFC 9112 §3 and §6, and the bypasses listed in docs/attacks.md.
+
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, Method, Version, header};
+
+/// Why a head is refused.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum HeadError {
+    #[error("The method `{0}` is not supported.")]
+    Method(String),
+    #[error("The request target must be a path.")]
+    Target,
+    #[error("The request needs exactly one Host header.")]
+    Host,
+    #[error("The Host header is not a host name with an optional port.")]
+    BadHost,
+    #[error("Header names with `_` or `.` are not accepted, because servers read them as `-`.")]
+    LookAlikeName,
+    #[error("The header `{0}` must not be repeated.")]
+    Repeated(HeaderName),
+    #[error("The header `{0}` must be plain ASCII text.")]
+    NotText(HeaderName),
+    #[error("The Connection header may name only close, keep-alive, upgrade, te and http2-settings.")]
+    Nomination,
+    #[error("Protocol upgrades are not supported.")]
+    Upgrade,
+    #[error("Transfer-Encoding must be exactly `chunked`, without Content-Length.")]
+    Framing,
+    #[error("A {0} request must not have a body.")]
+    UnexpectedBody(Method),
+    #[error("Workspaces are not supported; do not send X-MLFLOW-WORKSPACE.")]
+    Workspace,
+}
+
+impl HeadError {
+    /// A bounded word for logs and metrics.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Method(_) => "method",
+            Self::Target => "target",
+            Self::Host | Self::BadHost => "host",
+            Self::LookAlikeName => "look_alike_header",
+            Self::Repeated(_) => "repeated_header",
+            Self::NotText(_) => "header_text",
+            Self::Nomination => "connection_nomination",
+            Self::Upgrade => "upgrade",
+            Self::Framing => "framing",
+            Self::UnexpectedBody(_) => "unexpected_body",
+            Self::Workspace => "workspace",
+        }
+    }
+}
+
+/// Headers of which a second one would leave it open which of the two counts.
+const ONCE: [HeaderName; 6] = [
+    header::HOST,
+    header::AUTHORIZATION,
+    header::CONTENT_TYPE,
+    header::CONTENT_LENGTH,
+    header::CONTENT_ENCODING,
+    header::ORIGIN,
+];
+
+/// Checks a request head. Everything here is refused with 400 (a method with 405) and never forwarded.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn check(head: &Parts, has_body: bool) -> Result<(), HeadError> {
+    check_method(&head.method)?;
+    // Absolute-form is for proxies of the client's own; CONNECT and `*` have no path.
+    if head.version < Version::HTTP_2 && head.uri.authority().is_some() || !head.uri.path().starts_with('/') {
+        return Err(HeadError::Target);
+    }
+    check_host(head)?;
+    check_headers(&head.headers)?;
+    if has_body && matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS) {
+        return Err(HeadError::UnexpectedBody(head.method.clone()));
+    }
+    Ok(())
+}
+
+fn check_method(method: &Method) -> Result<(), HeadError> {
+    match *method {
+        Method::GET | Method::HEAD | Method::POST | Method::PUT | Method::PATCH | Method::DELETE | Method::OPTIONS => {
+            Ok(())
+        }
+        _ => Err(HeadError::Method(method.as_str().chars().take(32).collect())),
+    }
+}
+
+/// The `Host` header (HTTP/1) or `:authority` (HTTP/2), lower-cased, without port.
+///
+/// # Errors
+/// None, several, or not a host.
+pub fn host(head: &Parts) -> Result<String, HeadError> {
+    let authority = match head.uri.authority() {
+        Some(authority) => authority.clone(),
+        None => {
+            let value = head.headers.get(header::HOST).ok_or(HeadError::Host)?;
+            http::uri::Authority::try_from(value.as_bytes()).map_err(|_| HeadError::BadHost)?
+        }
+    };
+    if authority.as_str().contains('@') || authority.host().is_empty() {
+        return Err(HeadError::BadHost);
+    }
+    Ok(authority.host().to_ascii_lowercase())
+}
+
+fn check_host(head: &Parts) -> Result<(), HeadError> {
+    let hosts = head.headers.get_all(header::HOST).iter().count();
+    match head.uri.authority() {
+        // HTTP/2: `:authority` counts; a Host beside it must say the same (RFC 9113 §8.3.1).
+        Some(authority) => match head.headers.get(header::HOST) {
+            None => Ok(()),
+            Some(host) if hosts == 1 && host.as_bytes() == authority.as_str().as_bytes() => Ok(()),
+            Some(_) => Err(HeadError::Host),
+        },
+        None if hosts == 1 => Ok(()),
+        None => Err(HeadError::Host),
+    }
+}
+
+fn check_headers(headers: &HeaderMap) -> Result<(), HeadError> {
+    // One pass; what is looked at closely is rare.
+    for (name, value) in headers {
+        let text = name.as_str();
+        if memchr::memchr2(b'_', b'.', text.as_bytes()).is_some() {
+            return Err(HeadError::LookAlikeName);
+        }
+        if (ONCE.contains(name) || *name == header::TRANSFER_ENCODING) && value.to_str().is_err() {
+            return Err(HeadError::NotText(name.clone()));
+        }
+    }
+    if headers.keys_len() != headers.len() {
+        for name in ONCE {
+            if headers.get_all(&name).iter().nth(1).is_some() {
+                return Err(HeadError::Repeated(name));
+            }
+        }
+    }
+    check_framing(headers)?;
+    check_connection(headers)?;
+    if headers.get("x-mlflow-workspace").is_some_and(|value| !value.as_bytes().trim_ascii().is_empty()) {
+        return Err(HeadError::Workspace);
+    }
+    Ok(())
+}
+
+fn check_framing(headers: &HeaderMap) -> Result<(), HeadError> {
+    let mut encodings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let Some(first) = encodings.next() else { return Ok(()) };
+    let chunked = first.as_bytes().eq_ignore_ascii_case(b"chunked");
+    if !chunked || encodings.next().is_some() || headers.contains_key(header::CONTENT_LENGTH) {
+        return Err(HeadError::Framing);
+    }
+    Ok(())
+}
+
+fn check_connection(headers: &HeaderMap) -> Result<(), HeadError> {
+    for value in headers.get_all(header::CONNECTION) {
+        let value = value.to_str().map_err(|_| HeadError::NotText(header::CONNECTION))?;
+        for option in value.split(',').map(str::trim).filter(|option| !option.is_empty()) {
+            let known = ["close", "keep-alive", "upgrade", "te", "http2-settings"];
+            if !known.iter().any(|known| option.eq_ignore_ascii_case(known)) {
+                return Err(HeadError::Nomination);
+            }
+        }
+    }
+    // `Upgrade: h2c` is an offer that some clients always make and that a server may ignore (RFC 9110 §7.8).
+    let offers = headers.get_all(header::UPGRADE);
+    if offers.iter().any(|offer| !offer.as_bytes().eq_ignore_ascii_case(b"h2c")) {
+        return Err(HeadError::Upgrade);
+    }
+    Ok(())
+}

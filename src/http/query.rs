@@ -1,0 +1,97 @@
+//! One spelling per query: parsed once, rebuilt from the parsed pairs.
+//!
+//! Reads as MLflow does (`&` only, `+` is a space, names letter for letter) and refuses what is not UTF-8.
+
+use std::fmt::Write as _;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
+/// Why a query is refused.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum QueryError {
+    #[error("the query string's percent-encoding is not UTF-8 text")]
+    NotText,
+    #[error("the query string holds a NUL character")]
+    Nul,
+}
+
+/// The pairs of a query in their order. Names may repeat; whoever reads an id must use [`Query::only`].
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Query {
+    pairs: Vec<(String, String)>,
+}
+
+/// A name that must stand once stood more than once.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Repeated;
+
+impl Query {
+    /// Reads the part after `?`.
+    ///
+    /// # Errors
+    /// Percent-encoding that is not UTF-8, or a NUL.
+    pub fn parse(text: &str) -> Result<Self, QueryError> {
+        let mut pairs = Vec::new();
+        for part in text.split('&').filter(|part| !part.is_empty()) {
+            let (name, value) = part.split_once('=').unwrap_or((part, ""));
+            pairs.push((decode(name)?, decode(value)?));
+        }
+        Ok(Self { pairs })
+    }
+
+    /// Every value of a name, in order.
+    pub fn all<'q>(&'q self, name: &'q str) -> impl Iterator<Item = &'q str> {
+        self.pairs.iter().filter(move |(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The value of a name that may stand at most once.
+    ///
+    /// # Errors
+    /// It stands more than once: MLflow would take the first, another reader the last.
+    pub fn only(&self, name: &str) -> Result<Option<&str>, Repeated> {
+        let mut values = self.pairs.iter().filter(|(n, _)| n == name).map(|(_, value)| value.as_str());
+        match (values.next(), values.next()) {
+            (_, Some(_)) => Err(Repeated),
+            (value, None) => Ok(value),
+        }
+    }
+
+    /// Replaces every value of a name by this one; `None` removes it.
+    pub fn set(&mut self, name: &str, value: Option<&str>) {
+        self.pairs.retain(|(n, _)| n != name);
+        if let Some(value) = value {
+            self.pairs.push((name.to_owned(), value.to_owned()));
+        }
+    }
+
+    /// Whether there is nothing to send.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.pairs.is_empty()
+    }
+
+    /// The canonical text, without `?`.
+    #[must_use]
+    pub fn encoded(&self) -> String {
+        let mut text = String::with_capacity(self.pairs.iter().map(|(n, v)| n.len() + v.len() + 2).sum());
+        for (name, value) in &self.pairs {
+            if !text.is_empty() {
+                text.push('&');
+            }
+            // Writing to a `String` cannot fail.
+            let _ = write!(text, "{}={}", utf8_percent_encode(name, ENCODED), utf8_percent_encode(value, ENCODED));
+        }
+        text
+    }
+}
+
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+fn decode(text: &str) -> Result<String, QueryError> {
+    let spaced = if text.contains('+') { text.replace('+', " ").into() } else { std::borrow::Cow::Borrowed(text) };
+    let decoded = percent_decode_str(&spaced).decode_utf8().map_err(|_| QueryError::NotText)?;
+    if decoded.contains('\0') {
+        return Err(QueryError::Nul);
+    }
+    Ok(decoded.into_owned())
+}

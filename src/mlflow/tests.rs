@@ -1,0 +1,304 @@
+use http::Method;
+use proptest::prelude::*;
+
+use super::*;
+use crate::authz::Permission;
+use crate::http::{PathError, Query};
+
+fn table() -> Table {
+    Table::built_in().expect("the table this program is built with")
+}
+
+#[track_caller]
+fn operation<'t>(table: &'t Table, method: Method, path: &str) -> &'t Operation {
+    match table.find(&method, path) {
+        Found::Operation { operation, .. } => operation,
+        other => panic!("{method} {path}: {other:?}"),
+    }
+}
+
+#[test]
+fn every_route_and_its_twin_is_found() {
+    let table = table();
+    for (method, path, name) in [
+        (Method::GET, "/api/2.0/mlflow/runs/get", "GetRun"),
+        (Method::GET, "/ajax-api/2.0/mlflow/runs/get", "GetRun"),
+        (Method::POST, "/api/2.0/mlflow/logged-models/search", "SearchLoggedModels"),
+        (Method::GET, "/api/2.0/mlflow/logged-models/m-1", "GetLoggedModel"),
+        (Method::PUT, "/api/2.0/mlflow-artifacts/artifacts/1/a/b.txt", "ProxyUploadArtifact"),
+        (Method::GET, "/api/2.0/mlflow-artifacts/artifacts", "ProxyListArtifacts"),
+        (Method::GET, "/", "Page"),
+        (Method::GET, "/static-files/static/js/main.js", "StaticFile"),
+    ] {
+        assert_eq!(operation(&table, method, path).name, name, "{path}");
+    }
+    for path in ["/api/2.0/mlflow/runs/get/", "/api/2.0/mlflow/Runs/get", "/graphql", "/metrics", "/api/2.0/mlflow"] {
+        assert!(matches!(table.find(&Method::GET, path), Found::Unlisted), "{path}");
+    }
+    assert!(matches!(table.find(&Method::DELETE, "/api/2.0/mlflow/runs/get"), Found::OtherMethods(_)));
+}
+
+/// The policy as people review it: one line per route, changed only on purpose.
+#[test]
+fn the_route_table_is_what_was_reviewed() {
+    let text: Vec<String> = table()
+        .operations()
+        .iter()
+        .map(|o| {
+            let needs: Vec<String> = o.needs.iter().map(need).collect();
+            format!("{:<28} {}", o.name, needs.join(" + "))
+        })
+        .collect();
+    insta::assert_snapshot!(text.join("\n"));
+}
+
+fn need(need: &Need) -> String {
+    match need {
+        Need::Public => "public".to_owned(),
+        Need::SignedIn => "signed in".to_owned(),
+        Need::Admin => "administrator".to_owned(),
+        Need::Create(kind) => format!("may create {kind}"),
+        Need::Level { permission, thing, field } => {
+            let optional = if field.optional { ", if given" } else { "" };
+            let within = field.within.as_ref().map(|list| format!("{list}[].")).unwrap_or_default();
+            format!("{permission} on {thing:?} {within}{}{optional}", field.names.join("|"))
+        }
+    }
+}
+
+#[test]
+fn a_table_with_a_mistake_does_not_load() {
+    for row in [
+        r#"name = "A"
+           route = "GET /a"
+           needs = []"#,
+        r#"name = "A"
+           route = "GET /a"
+           needs = ["READ experiment id"]"#,
+        r#"name = "A"
+           route = "GET /a"
+           needs = ["DENY experiment query.id"]"#,
+        r#"name = "A"
+           route = "GET /a"
+           needs = ["READ experimnt query.id"]"#,
+        r#"name = "A"
+           route = "/a"
+           needs = ["PUBLIC"]"#,
+        r#"name = "A"
+           route = "GET /a"
+           needs = ["PUBLIC"]
+           then = "own everything""#,
+        r#"name = "A"
+           route = "GET /a"
+           needs = ["PUBLIC"]
+           typo = 1"#,
+    ] {
+        assert!(Table::parse(&format!("[[operation]]\n{row}")).is_err(), "{row}");
+    }
+}
+
+fn locate_in(method: Method, path: &str, query: &str, body: &str) -> Result<Vec<Located>, LocateError> {
+    let table = table();
+    let Found::Operation { operation, params } = table.find(&method, path) else { panic!("{path} is in the table") };
+    let mut query = Query::parse(query).expect("a query");
+    let mut json = (!body.is_empty()).then(|| Json::parse_object(body.as_bytes()).expect("JSON"));
+    let mut input = Input { params: &params, query: &mut query, body: json.as_mut() };
+    let mut located = locate(operation, &mut input)?;
+    for demand in demands(operation, input.body.as_deref_mut())? {
+        if let Demand::Located(one) = demand {
+            located.push(one);
+        }
+    }
+    Ok(located)
+}
+
+#[track_caller]
+fn ids(method: Method, path: &str, query: &str, body: &str, expected: &[(Permission, Thing, &str)]) {
+    let located = locate_in(method, path, query, body).expect("locatable");
+    let found: Vec<_> = located.iter().map(|l| (l.permission, l.thing, l.id.as_str())).collect();
+    assert_eq!(found, expected, "{path}");
+}
+
+#[test]
+fn every_id_a_request_names_is_found() {
+    use Permission::{Edit, Manage, Read};
+    use Thing::{Artifact, Experiment, LoggedModel, Model, Run};
+    const API: &str = "/api/2.0/mlflow";
+    let at = |rest: &str| format!("{API}/{rest}");
+    ids(Method::GET, &at("experiments/get"), "experiment_id=12", "", &[(Read, Experiment, "12")]);
+    ids(Method::POST, &at("runs/log-metric"), "", r#"{"run_uuid":"r1"}"#, &[(Edit, Run, "r1")]);
+    ids(Method::POST, &at("runs/log-metric"), "", r#"{"runId":"r1"}"#, &[(Edit, Run, "r1")]);
+    ids(Method::POST, &at("runs/log-metric"), "", r#"{"run_id":"r1","run_uuid":"r1"}"#, &[(Edit, Run, "r1")]);
+    ids(
+        Method::POST,
+        &at("runs/log-batch"),
+        "",
+        r#"{"run_id":"r1","metrics":[{"key":"a","model_id":"m-1"},{"key":"b","modelId":"m-2"},{"key":"c","model_id":""}]}"#,
+        &[(Edit, Run, "r1"), (Edit, LoggedModel, "m-1"), (Edit, LoggedModel, "m-2")],
+    );
+    ids(
+        Method::GET,
+        "/ajax-api/2.0/mlflow/metrics/get-history-bulk",
+        "run_id=a&run_id=b&metric_key=k",
+        "",
+        &[(Read, Run, "a"), (Read, Run, "b")],
+    );
+    ids(Method::DELETE, &at("logged-models/m-9"), "", "", &[(Manage, LoggedModel, "m-9")]);
+    ids(
+        Method::GET,
+        "/api/2.0/mlflow-artifacts/artifacts/7/r/artifacts/a%2520b",
+        "",
+        "",
+        &[(Read, Artifact, "7/r/artifacts/a b")],
+    );
+    ids(
+        Method::POST,
+        &at("model-versions/create"),
+        "",
+        r#"{"name":"n","source":"models:/other/3","run_id":"r"}"#,
+        &[(Edit, Model, "n"), (Read, Run, "r"), (Read, Model, "other")],
+    );
+    for (source, thing, id) in [
+        ("models:/m-abc", LoggedModel, "m-abc"),
+        ("Models:/m-abc", LoggedModel, "m-abc"),
+        ("models:/x@champion", Model, "x"),
+        ("runs:/r7/model", Run, "r7"),
+        ("mlflow-artifacts:/3/r/artifacts/m", Artifact, "3/r/artifacts/m"),
+        ("mlflow-artifacts://host:5000/3/r", Artifact, "3/r"),
+    ] {
+        let body = format!(r#"{{"name":"n","source":"{source}"}}"#);
+        ids(Method::POST, &at("model-versions/create"), "", &body, &[(Edit, Model, "n"), (Read, thing, id)]);
+    }
+}
+
+#[test]
+fn what_could_be_read_in_two_ways_is_refused_in_mlflows_words() {
+    let refused = |method: Method, path: &str, query: &str, body: &str| {
+        locate_in(method, path, query, body).expect_err("refused").to_string()
+    };
+    const METRIC: &str = "/api/2.0/mlflow/runs/log-metric";
+    let missing = refused(Method::POST, METRIC, "", "{}");
+    assert!(missing.starts_with("Missing value for required parameter 'run_id'."), "{missing}");
+    assert!(refused(Method::POST, METRIC, "", r#"{"run_id":null}"#).starts_with("Missing value"));
+    assert!(refused(Method::POST, METRIC, "", r#"{"run_id":""}"#).starts_with("Missing value"));
+    let wrong = refused(Method::POST, METRIC, "", r#"{"run_id":31}"#);
+    assert!(wrong.starts_with("Invalid value 31 for parameter 'run_id' supplied"), "{wrong}");
+    for body in [
+        r#"{"run_id":"a","run_uuid":"b"}"#,
+        r#"{"run_id":"a","runId":"a"}"#,
+        r#"{"run_id":["a"]}"#,
+        r#"{"run_id":"a/../b"}"#,
+        r#"{"run_id":"a","model_id":7}"#,
+    ] {
+        refused(Method::POST, METRIC, "", body);
+    }
+    const GET: &str = "/api/2.0/mlflow/experiments/get";
+    for id in ["01", "%201", "1%20", "%2B1", "-0", "0_0", "1.0", "", "%D9%A1", "%EF%BC%91", "12345678901234567890"] {
+        refused(Method::GET, GET, &format!("experiment_id={id}"), "");
+    }
+    refused(Method::GET, GET, "experiment_id=1&experiment_id=2", "");
+    refused(Method::GET, GET, "experimentId=1", "");
+    refused(Method::PATCH, "/api/2.0/mlflow/logged-models/m-1", "", r#"{"model_id":"m-2"}"#);
+    refused(Method::PATCH, "/api/2.0/mlflow/logged-models/m-1", "", r#"{"modelId":"m-2"}"#);
+    refused(Method::POST, "/api/2.0/mlflow/runs/log-batch", "", r#"{"run_id":"a","metrics":{"model_id":"x"}}"#);
+    refused(Method::POST, "/ajax-api/2.0/mlflow/upload-artifact", "run_id=a&run_uuid=b", "");
+}
+
+#[test]
+fn artifact_paths_are_read_until_nothing_changes() {
+    let experiment = |text: &str| ArtifactPath::parse(text).map(|path| path.experiment().map(str::to_owned));
+    assert_eq!(experiment("5/run/artifacts/x"), Ok(Some("5".to_owned())));
+    assert_eq!(experiment("5"), Ok(Some("5".to_owned())));
+    assert_eq!(experiment("%35/x"), Ok(Some("5".to_owned())));
+    assert_eq!(experiment("%2535/x"), Ok(Some("5".to_owned())));
+    assert_eq!(experiment("05/x"), Ok(None));
+    assert_eq!(experiment("team/x"), Ok(None));
+    assert_eq!(experiment("workspaces/w/5/x"), Ok(None));
+    for text in ["./5/x", "%2e/5/x", "%252e/5/x", "5/../6/x", "5/%2e%2e/6", "5/%252e%252e/6"] {
+        assert_eq!(experiment(text), Err(PathError::DotSegment), "{text}");
+    }
+    assert_eq!(experiment("5//x"), Err(PathError::EmptySegment));
+    assert_eq!(experiment("%2f5/x"), Err(PathError::NotAbsolute));
+    assert_eq!(experiment(""), Err(PathError::NotAbsolute));
+    assert_eq!(experiment("5/a%5cb"), Err(PathError::ForbiddenCharacter));
+    assert_eq!(experiment("5/a%23b"), Err(PathError::ForbiddenCharacter));
+    assert_eq!(experiment(&format!("5/%{}41", "25".repeat(20))), Err(PathError::EncodedTwice));
+}
+
+#[test]
+fn json_that_parsers_disagree_on_is_refused() {
+    let refused = |text: &[u8]| Json::parse_object(text).expect_err("refused");
+    assert!(matches!(refused(br#"{"a":1,"a":2}"#), JsonError::DuplicateKey(_)));
+    assert!(matches!(refused(br#"{"a":{"b":1,"\u0062":2}}"#), JsonError::DuplicateKey(_)));
+    assert!(matches!(refused(br#"{"[x]":1}"#), JsonError::BracketKey(_)));
+    assert!(matches!(refused(b"\xef\xbb\xbf{}"), JsonError::Syntax(_)));
+    assert!(matches!(refused(b"{\0}\0"), JsonError::Syntax(_)));
+    assert!(matches!(refused(b"\xff{}"), JsonError::NotUtf8));
+    for text in ["[]", "\"{}\"", "1", "null"] {
+        assert!(matches!(refused(text.as_bytes()), JsonError::NotAnObject), "{text}");
+    }
+    for text in [
+        "",
+        "{",
+        "{\"a\":1,}",
+        "{'a':1}",
+        "{\"a\":NaN}",
+        "{\"a\":Infinity}",
+        "{\"a\":01}",
+        "{} x",
+        "{\"a\":\"\\ud800\"}",
+    ] {
+        assert!(matches!(refused(text.as_bytes()), JsonError::Syntax(_)), "{text}");
+    }
+    let deep = format!("{{\"a\":{}1{}}}", "[".repeat(100), "]".repeat(100));
+    assert_eq!(refused(deep.as_bytes()), JsonError::TooDeep);
+}
+
+#[test]
+fn numbers_keep_their_text() {
+    let text = r#"{"a":1.10,"b":123456789012345678901234567890,"c":-0,"d":1E400,"e":[true,false,null],"f":"\u00e9\n"}"#;
+    let json = Json::parse_object(text.as_bytes()).expect("JSON");
+    assert_eq!(String::from_utf8(json.to_bytes()).expect("text"), text.replace("\\u00e9", "é"));
+}
+
+proptest! {
+    /// Canonical text parses to the same value and is its own canonical text.
+    #[test]
+    fn canonical_json_is_stable(value in arbitrary_json()) {
+        let text = serde_json::json!({ "v": value }).to_string();
+        let json = Json::parse_object(text.as_bytes()).expect("JSON");
+        let bytes = json.to_bytes();
+        let again = Json::parse_object(&bytes).expect("canonical");
+        prop_assert_eq!(again.to_bytes(), bytes.clone());
+        let before: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let after: serde_json::Value = serde_json::from_slice(&bytes).expect("JSON");
+        prop_assert_eq!(before, after);
+    }
+
+    #[test]
+    fn no_bytes_make_the_parser_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+        let _ = Json::parse_object(&bytes);
+    }
+
+    #[test]
+    fn no_path_makes_the_table_panic(path in "/[ -~é]{0,60}") {
+        let table = Table::built_in().expect("built in");
+        let _ = table.find(&Method::GET, &path);
+    }
+}
+
+fn arbitrary_json() -> impl Strategy<Value = serde_json::Value> {
+    let leaf = prop_oneof![
+        Just(serde_json::Value::Null),
+        any::<bool>().prop_map(Into::into),
+        any::<i64>().prop_map(Into::into),
+        "[^\\[].{0,8}".prop_map(serde_json::Value::String),
+    ];
+    leaf.prop_recursive(4, 32, 4, |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..4).prop_map(Into::into),
+            proptest::collection::hash_map("[a-z]{1,4}", inner, 0..4)
+                .prop_map(|map| serde_json::Value::Object(map.into_iter().collect())),
+        ]
+    })
+}

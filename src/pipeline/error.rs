@@ -1,0 +1,190 @@
+//! Every way a request can end without MLflow's answer, and the one place where each becomes a status and a sentence.
+//!
+//! Nothing internal slips into a sentence: causes go to the log, once, here.
+
+use http::{HeaderValue, Method, StatusCode, header};
+
+use super::{Record, own};
+use crate::authn;
+use crate::authz::Denied;
+use crate::filter::{EffectError, ListError};
+use crate::http::{ErrorCode, HeadError, PathError, QueryError, ReadError, Reply, Response};
+use crate::mlflow::{JsonError, LocateError};
+use crate::resolve;
+use crate::server::EdgeRefusal;
+use crate::upstream;
+
+/// Why a request ends here.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("refused at the edge: {0:?}")]
+    Edge(EdgeRefusal),
+    #[error(transparent)]
+    Head(#[from] HeadError),
+    #[error("unknown host")]
+    UnknownHost,
+    #[error("cross-origin request")]
+    CrossOrigin,
+    #[error(transparent)]
+    Path(#[from] PathError),
+    #[error(transparent)]
+    Query(#[from] QueryError),
+    #[error(transparent)]
+    Authn(#[from] authn::Error),
+    #[error("method not allowed")]
+    MethodNotAllowed(Vec<Method>),
+    #[error("the body is not JSON as its Content-Type says")]
+    ContentType,
+    #[error("the body is encoded")]
+    ContentEncoding,
+    #[error(transparent)]
+    Body(#[from] ReadError),
+    #[error(transparent)]
+    Json(#[from] JsonError),
+    #[error(transparent)]
+    Locate(#[from] LocateError),
+    #[error(transparent)]
+    Resolve(#[from] resolve::Error),
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    #[error(transparent)]
+    Upstream(#[from] upstream::Error),
+    #[error(transparent)]
+    List(#[from] ListError),
+    #[error(transparent)]
+    Effect(#[from] EffectError),
+}
+
+impl Error {
+    /// The answer, and its trace in the record and the log.
+    pub(super) fn into_response(self, record: &mut Record) -> Response {
+        record.failed(&self);
+        match self {
+            Self::Authn(error) => own::unauthenticated(error, record.is_browser_xhr()),
+            other => other.reply().into_response(),
+        }
+    }
+
+    /// A bounded word for logs and metrics.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::Edge(refusal) => refusal.as_str(),
+            Self::Head(error) => error.reason(),
+            Self::UnknownHost => "unknown_host",
+            Self::CrossOrigin => "cross_origin",
+            Self::Path(_) => "path",
+            Self::Query(_) => "query",
+            Self::Authn(error) => match error {
+                authn::Error::Missing => "no_credentials",
+                authn::Error::Failed(reason) => reason.as_str(),
+                authn::Error::TooManyAttempts { .. } => "too_many_attempts",
+                authn::Error::Busy => "password_queue_full",
+                authn::Error::Store(_) => "store",
+            },
+            Self::MethodNotAllowed(_) => "method",
+            Self::ContentType => "content_type",
+            Self::ContentEncoding => "content_encoding",
+            Self::Body(ReadError::TooLarge { .. }) => "body_too_large",
+            Self::Body(ReadError::Broken) => "body_broken",
+            Self::Json(_) => "json",
+            Self::Locate(_) => "parameters",
+            Self::Resolve(resolve::Error::NoSuchName(_)) => "no_such_name",
+            Self::Denied(denied) => denied.reason(),
+            Self::Resolve(resolve::Error::Upstream(_)) | Self::Upstream(_) => "upstream",
+            Self::List(ListError::PageToken | ListError::MaxResults) => "parameters",
+            Self::List(_) | Self::Effect(EffectError::Upstream(_)) => "upstream",
+            Self::Effect(EffectError::NotBegun(_)) => "store",
+            Self::Effect(EffectError::NotFinished(_) | EffectError::Lost) => "effect_unfinished",
+        }
+    }
+
+    fn reply(self) -> Reply {
+        match self {
+            Self::Edge(refusal) => refusal.reply(),
+            Self::Head(error @ HeadError::Method(_)) => {
+                Reply::new(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::BadRequest, error.to_string())
+            }
+            Self::Head(error) => {
+                // Whatever follows on this connection may be part of the same trick.
+                Reply::invalid(error.to_string()).with(header::CONNECTION, HeaderValue::from_static("close"))
+            }
+            Self::UnknownHost => Reply::new(
+                StatusCode::MISDIRECTED_REQUEST,
+                ErrorCode::BadRequest,
+                "This host name is not served here. Use the proxy's public URL, or add the name to server.allowed_hosts.",
+            ),
+            Self::CrossOrigin => Reply::new(
+                StatusCode::FORBIDDEN,
+                ErrorCode::PermissionDenied,
+                "Permission denied. Another site's page may not change anything here. \
+                 If this is the proxy's own page, set server.public_url to the address in the browser.",
+            ),
+            Self::Path(error) => Reply::invalid(error.to_string()),
+            Self::Query(error) => Reply::invalid(format!("Invalid request: {error}.")),
+            Self::MethodNotAllowed(methods) => method_not_allowed(&methods),
+            Self::ContentType => Reply::invalid("Bad Request. The body must come with Content-Type: application/json."),
+            Self::ContentEncoding => {
+                Reply::invalid("Bad Request. This endpoint does not take encoded (compressed) bodies.")
+            }
+            Self::Body(ReadError::TooLarge { limit }) => Reply::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                ErrorCode::InvalidParameterValue,
+                format!(
+                    "The request body is larger than {limit} bytes. Send it in parts, or raise server.max_body_bytes."
+                ),
+            ),
+            Self::Body(ReadError::Broken) => Reply::invalid("The request body broke off before its end."),
+            Self::Json(error) => Reply::invalid(error.to_string()),
+            Self::Locate(error) => Reply::invalid(error.to_string()),
+            Self::Denied(denied) => Reply::new(StatusCode::FORBIDDEN, ErrorCode::PermissionDenied, denied.to_string()),
+            Self::Resolve(error) => resolve(error),
+            Self::Upstream(error) => unavailable(&error),
+            Self::List(ListError::Upstream(error)) => unavailable(&error),
+            Self::List(ListError::Resolve(error)) => resolve(error),
+            Self::List(error @ (ListError::PageToken | ListError::MaxResults)) => Reply::invalid(error.to_string()),
+            Self::Effect(EffectError::Upstream(error)) => unavailable(&error),
+            Self::Effect(EffectError::NotBegun(_)) => own::store_unavailable(),
+            Self::Effect(EffectError::NotFinished(_) | EffectError::Lost) => Reply::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                ErrorCode::TemporarilyUnavailable,
+                "MLflow made the change, but its permissions could not be written yet; they will be within minutes. \
+                 Do not repeat the request.",
+            ),
+            Self::Authn(_) => Reply::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthenticated, own::NOT_AUTHENTICATED),
+        }
+    }
+}
+
+fn resolve(error: resolve::Error) -> Reply {
+    match error {
+        resolve::Error::NoSuchName(what) => Reply::new(StatusCode::NOT_FOUND, ErrorCode::ResourceDoesNotExist, what),
+        resolve::Error::Upstream(error) => unavailable(&error),
+    }
+}
+
+fn unavailable(error: &upstream::Error) -> Reply {
+    let (status, what) = match error {
+        upstream::Error::TimedOut(_) => {
+            (StatusCode::GATEWAY_TIMEOUT, "MLflow did not answer in time. Try again later.")
+        }
+        upstream::Error::Connect(_) => (StatusCode::BAD_GATEWAY, "MLflow cannot be reached. Try again later."),
+        upstream::Error::Broken(_) | upstream::Error::Unreadable(_) => {
+            (StatusCode::BAD_GATEWAY, "MLflow broke off its answer. Try again later.")
+        }
+        upstream::Error::Unexpected(_) | upstream::Error::NotUnderstood | upstream::Error::Unwritable => {
+            (StatusCode::BAD_GATEWAY, "MLflow gave an answer that cannot be used. Ask whoever runs it.")
+        }
+    };
+    Reply::new(status, ErrorCode::TemporarilyUnavailable, what)
+}
+
+fn method_not_allowed(methods: &[Method]) -> Reply {
+    let names: Vec<&str> = methods.iter().map(Method::as_str).collect();
+    let allow = names.join(", ");
+    let reply =
+        Reply::new(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::BadRequest, format!("This endpoint takes {allow} only."));
+    match HeaderValue::try_from(allow) {
+        Ok(allow) => reply.with(header::ALLOW, allow),
+        Err(_) => reply,
+    }
+}

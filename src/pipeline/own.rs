@@ -1,0 +1,110 @@
+//! Answers of our own: the pages and API below `/auth`, MLflow's auth API, 401 and its relatives.
+//!
+//! MLflow's words where clients compare them (`mlflow.server.auth.make_basic_auth_response`, MLflow 3.17.2).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+
+use super::{Checked, Error, Proxy, Record};
+use crate::authn;
+use crate::authz::Identity;
+use crate::http::{Body, ErrorCode, Reply, Response, read_bounded};
+
+/// What MLflow says to whoever is not signed in.
+pub(super) const NOT_AUTHENTICATED: &str = "You are not authenticated. Please see \
+    https://www.mlflow.org/docs/latest/auth/index.html#authenticating-to-mlflow on how to authenticate.";
+
+/// A management request is small.
+const OWN_BODY_BYTES: usize = 64 * 1024;
+
+impl Proxy {
+    /// Management requests are answered here; MLflow never sees them.
+    pub(super) async fn answer_ourselves(
+        &self,
+        checked: Checked<'_>,
+        identity: Arc<Identity>,
+        record: &mut Record,
+    ) -> Result<Response, Error> {
+        record.own();
+        let body = match checked.body.as_mut() {
+            Some(body) => read_bounded(body, OWN_BODY_BYTES).await?,
+            None => Bytes::new(),
+        };
+        let request = http::Request::from_parts(checked.head, body);
+        let response = self.pages.answer(identity, checked.address, request).await;
+        Ok(response.map(Body::from))
+    }
+}
+
+/// 401 in MLflow's text form with a Basic challenge; for the browser's own XHR in JSON and without, or it would pop up a
+/// log-in box over the page.
+pub(super) fn unauthenticated(error: authn::Error, browser_xhr: bool) -> Response {
+    match error {
+        authn::Error::Missing | authn::Error::Failed(_) if browser_xhr => {
+            Reply::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthenticated, NOT_AUTHENTICATED).into_response()
+        }
+        authn::Error::Missing | authn::Error::Failed(_) => {
+            let mut response = Response::new(Body::from(Bytes::from_static(NOT_AUTHENTICATED.as_bytes())));
+            *response.status_mut() = StatusCode::UNAUTHORIZED;
+            let headers = response.headers_mut();
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"mlflow\""));
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+            headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+            response
+        }
+        authn::Error::TooManyAttempts { retry_after } => {
+            let seconds = retry_after.as_secs().max(1);
+            let message = format!("Too many failed sign-ins. Try again in {seconds} seconds.");
+            Reply::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::RequestLimitExceeded, message)
+                .with(header::RETRY_AFTER, HeaderValue::from(seconds))
+                .into_response()
+        }
+        authn::Error::Busy => Reply::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            ErrorCode::TemporarilyUnavailable,
+            "Too many passwords are being checked. Try again in a few seconds, or use an access token.",
+        )
+        .with(header::RETRY_AFTER, HeaderValue::from_static("2"))
+        .into_response(),
+        authn::Error::Store(_) => store_unavailable().into_response(),
+    }
+}
+
+/// 503: when we cannot look, the answer is no.
+pub(super) fn store_unavailable() -> Reply {
+    Reply::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        ErrorCode::TemporarilyUnavailable,
+        "The proxy's store does not answer; nothing was changed. Try again later.",
+    )
+    .with(header::RETRY_AFTER, HeaderValue::from_static("5"))
+}
+
+/// 200 with a JSON body.
+pub(super) fn json(body: Bytes) -> Response {
+    let mut response = Response::new(Body::from(body));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// Whether the body says of itself that it is JSON.
+pub(super) fn is_json(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(header::CONTENT_TYPE) else { return false };
+    let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
+    essence.trim_ascii().eq_ignore_ascii_case(b"application/json")
+}
+
+/// A JSON body may come without Content-Type (some clients' DELETE), never under another one, never compressed.
+pub(super) fn check_json_head(headers: &HeaderMap) -> Result<(), Error> {
+    if headers.get(header::CONTENT_ENCODING).is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+    {
+        return Err(Error::ContentEncoding);
+    }
+    let has_body = headers.get(header::CONTENT_LENGTH).is_none_or(|length| length.as_bytes() != b"0");
+    if has_body && headers.contains_key(header::CONTENT_TYPE) && !is_json(headers) {
+        return Err(Error::ContentType);
+    }
+    Ok(())
+}
