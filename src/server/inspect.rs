@@ -100,7 +100,7 @@ impl Inspector {
                     Err((used, _)) => return Seen { pass: pass + used, then: Then::Break },
                 },
             };
-            pass = pass + used;
+            pass += used;
         }
     }
 

@@ -117,7 +117,7 @@ impl Backoff {
         if matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
             return; // that one connection's trouble, not ours
         }
-        tracing::warn!(%error, pause_ms = self.0.as_millis() as u64, "no connection could be accepted");
+        tracing::warn!(%error, pause = ?self.0, "no connection could be accepted");
         tokio::time::sleep(self.0).await;
         self.0 = self.0.saturating_mul(2).min(Duration::from_secs(1));
     }
