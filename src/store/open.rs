@@ -24,6 +24,18 @@ impl Store {
     /// # Errors
     /// [`Error::Open`] when the URL means no database we can use, or the file cannot be opened, made or brought up to date.
     pub async fn open(url: &str, clock: Clock) -> Result<Self> {
+        let mut attempt = 1;
+        loop {
+            match Self::open_once(url, clock.clone()).await {
+                // Turning WAL on does not wait for another process that does the same, whatever the busy timeout says.
+                Err(Error::Open(why)) if attempt < OPEN_ATTEMPTS && why.contains("database is locked") => attempt += 1,
+                opened => return opened,
+            }
+            tokio::time::sleep(OPEN_PAUSE).await;
+        }
+    }
+
+    async fn open_once(url: &str, clock: Clock) -> Result<Self> {
         let options = options(url)?;
         let (writer, readers) = if url == MEMORY {
             // It lives in its connection: one for all, kept for ever.
@@ -54,6 +66,8 @@ impl Store {
 
 const MEMORY: &str = "sqlite::memory:";
 const READERS: u32 = 4;
+const OPEN_ATTEMPTS: u32 = 10;
+const OPEN_PAUSE: Duration = Duration::from_millis(100);
 /// How long another process may hold SQLite's lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a request waits for a connection: two writers stuck behind the lock, and no more.
