@@ -437,7 +437,7 @@ fn slow_readers_do_not_grow_memory() {
     // Long enough for an unbounded proxy to swallow the gigabyte over loopback.
     pause(Duration::from_secs(2));
     let grown = resident_bytes().saturating_sub(before);
-    assert!(grown < 64 * 1024 * 1024, "grew by {} MiB", grown / 1024 / 1024);
+    assert!(grown < 32 * 1024 * 1024, "grew by {} MiB", grown / 1024 / 1024);
     drop(clients);
     edge.recorder.wait_for_cancelled(16);
 }
@@ -469,8 +469,9 @@ fn an_event_stream_is_not_held_back() {
 #[test]
 fn a_body_that_breaks_off_is_seen_to() {
     let edge = Edge::start();
-    let answer = edge.proxy.ask(get(&file("half"))).expect("an answer");
-    assert!(answer.status == 200 && !answer.whole, "{} bytes", answer.body.len());
+    // None: the break was noticed before the head had left.
+    let answer = edge.proxy.ask(get(&file("half")));
+    assert!(answer.is_none_or(|answer| answer.status == 200 && !answer.whole));
     edge.recorder.take();
     edge.is_well();
 }
