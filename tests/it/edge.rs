@@ -503,7 +503,24 @@ fn a_head_that_never_ends_is_cut_off() {
     assert!(edge.recorder.take().is_empty());
 }
 
-/// T43 is in the matrix; here: an administrator's unlisted route is forwarded in its canonical form only.
+/// T43: a route that the table does not know is 403 for people, whatever the method.
+#[test]
+fn an_unknown_route_is_refused() {
+    let edge = Edge::start();
+    let stranger = edge.proxy.stranger("stranger");
+    for request in [
+        "GET /api/4.0/mlflow/anything/new HTTP/1.1\r\nHost: proxy\r\n{auth}\r\n",
+        "POST /api/4.0/mlflow/anything/new HTTP/1.1\r\nHost: proxy\r\n{auth}Content-Length: 0\r\n\r\n",
+        "DELETE /graphql/x HTTP/1.1\r\nHost: proxy\r\n{auth}\r\n",
+        "GET /API/2.0/mlflow/experiments/get?experiment_id=1 HTTP/1.1\r\nHost: proxy\r\n{auth}\r\n",
+        "OPTIONS /api/4.0/mlflow/anything/new HTTP/1.1\r\nHost: proxy\r\n{auth}\r\n",
+    ] {
+        edge.refuses(403, request.replace("{auth}", &stranger));
+    }
+    edge.refuses(403, GOOD.replace("{auth}", &stranger));
+}
+
+/// An administrator's unlisted route is forwarded in its canonical form only.
 #[test]
 fn unlisted_routes_are_forwarded_canonically() {
     let edge = Edge::start();
