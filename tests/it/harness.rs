@@ -82,13 +82,13 @@ impl Proxy {
 impl Proxy {
     /// A second handle on the proxy's store, as another process would have.
     pub(crate) fn store(&self) -> Store {
-        let url = format!("sqlite://{}", self._store.path().join("proxy.db").display());
+        let url = format!("sqlite://{}", self.store.path().join("proxy.db").display());
         self.runtime.block_on(Store::open(&url, Clock::default())).expect("the store opens twice")
     }
 
     /// Holds the store's write lock until dropped, as a stuck process would.
     pub(crate) fn lock_store(&self) -> StoreLock {
-        let path = self._store.path().join("proxy.db");
+        let path = self.store.path().join("proxy.db");
         let program = "import sqlite3, sys\nc = sqlite3.connect(sys.argv[1], isolation_level=None)\n\
                        c.execute('BEGIN IMMEDIATE')\nprint('locked', flush=True)\nsys.stdin.read()";
         let mut child = std::process::Command::new("python3")
