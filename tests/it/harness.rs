@@ -12,9 +12,11 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use mlflow_auth_proxy::app::{self, Running};
-use mlflow_auth_proxy::authz::Permission;
-use mlflow_auth_proxy::clock::Stopwatch;
+use mlflow_auth_proxy::authz::{Limits, Permission};
+use mlflow_auth_proxy::clock::{Clock, Stopwatch};
 use mlflow_auth_proxy::config;
+use mlflow_auth_proxy::crypto::AccessToken;
+use mlflow_auth_proxy::store::{Actor, NewToken, Store};
 
 pub(crate) const ADMIN: &str = "admin";
 pub(crate) const PASSWORD: &str = "correct horse battery staple";
@@ -26,7 +28,7 @@ pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
     running: Option<Running>,
     runtime: tokio::runtime::Runtime,
-    _store: tempfile::TempDir,
+    store: tempfile::TempDir,
 }
 
 impl Proxy {
@@ -41,7 +43,24 @@ impl Proxy {
         change(&mut config);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let running = runtime.block_on(app::start(config)).expect("the proxy starts");
-        Self { address: running.address, running: Some(running), runtime, _store: store }
+        Self { address: running.address, running: Some(running), runtime, store }
+    }
+
+    /// A new user without any grant, and a token of theirs as an `Authorization` line.
+    pub(crate) fn stranger(&self, name: &str) -> String {
+        let url = store_url(&self.store);
+        let token = AccessToken::generate();
+        self.runtime.block_on(async {
+            let clock = Clock::default();
+            let store = Store::open(&url, clock.clone()).await.unwrap();
+            let actor = Actor { name: "test".to_owned(), token: None, address: None };
+            let user = store.create_user(&actor, name, None, false).await.unwrap();
+            let expires = clock.now().plus(Duration::from_secs(3600));
+            let limits = Limits::default();
+            let new = NewToken { user: user.id, name: "test", hash: token.hash(), limits: &limits, expires };
+            store.create_token(&actor, new).await.unwrap();
+        });
+        format!("Authorization: Bearer {}\r\n", token.reveal())
     }
 
     pub(crate) fn connect(&self) -> Client {
@@ -95,7 +114,7 @@ fn configuration(upstream: SocketAddr, store: &tempfile::TempDir) -> config::Con
             pool_idle_timeout: Duration::from_secs(2),
             pool_max_idle: 32,
         },
-        store: config::Store { url: format!("sqlite://{}", store.path().join("proxy.db").display()) },
+        store: config::Store { url: store_url(store) },
         bootstrap: config::Bootstrap {
             admin_username: ADMIN.to_owned(),
             admin_password: Some(PASSWORD.to_owned().into()),
@@ -113,6 +132,10 @@ fn configuration(upstream: SocketAddr, store: &tempfile::TempDir) -> config::Con
         authz: config::Authz { default_permission: Permission::NoPermissions, artifact_locations: Vec::new() },
         log: config::Log { level: "warn".to_owned(), format: config::LogFormat::Text, access: false, user_names: true },
     }
+}
+
+fn store_url(store: &tempfile::TempDir) -> String {
+    format!("sqlite://{}", store.path().join("proxy.db").display())
 }
 
 /// The administrator's `Authorization` value.
