@@ -3,9 +3,26 @@
 //! SQLite through sqlx; every statement is one text that PostgreSQL accepts too. Each change and its audit row are one
 //! transaction, which also raises [`Store::revision`] so that caches, in this process or another, notice.
 
-use crate::authz::{Grant, Limits, Permission, ResourceKind, Selector, Subject, TokenId, UserId};
+use std::str::FromStr as _;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use sqlx::Row as _;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+
+use crate::authz::{Limits, ResourceKind, TokenId, UserId};
 use crate::clock::{Clock, Timestamp};
 use crate::crypto::{PasswordHash, TokenHash};
+
+mod audit;
+mod effects;
+mod grants;
+mod tokens;
+mod users;
+
+#[cfg(test)]
+mod tests;
 
 /// Somebody with an account.
 #[derive(Clone, Debug)]
@@ -64,7 +81,8 @@ pub struct AuditEntry {
 }
 
 /// What we are about to do in MLflow that must be followed by a change here.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Effect {
     /// The creator will get MANAGE on the thing of this kind that is being created under `name`.
     Create { kind: ResourceKind, name: String, user: UserId },
@@ -102,171 +120,149 @@ pub enum Error {
 /// A result of the store.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// The database, behind two pools: one writer, several readers.
+/// The database, behind two pools: one writer, several readers. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
     clock: Clock,
+    read: SqlitePool,
+    write: SqlitePool,
 }
 
-#[expect(unused_variables, clippy::todo, clippy::unused_async, reason = "signatures first")]
+/// A statement waits this long for another process's lock before the answer is "unavailable".
+const BUSY: Duration = Duration::from_secs(2);
+/// Waiting for a pooled connection; a store that is this slow is not available.
+const ACQUIRE: Duration = Duration::from_secs(3);
+const READERS: u32 = 8;
+
 impl Store {
-    /// Opens `sqlite://path` (made when absent) or `sqlite::memory:`, and brings its tables up to date.
+    /// Opens `sqlite://path` (made when absent, readable by its owner only) or `sqlite::memory:`, and brings its tables
+    /// up to date.
+    ///
+    /// # Errors
+    /// Not a URL of a store we know, or the file cannot be opened, or a newer version wrote it.
     pub async fn open(url: &str, clock: Clock) -> Result<Self> {
-        todo!()
+        let failed = |error: &dyn std::fmt::Display| Error::Open(error.to_string());
+        let options = SqliteConnectOptions::from_str(url).map_err(|error| failed(&error))?;
+        let memory = url.contains(":memory:");
+        let options = options.create_if_missing(true).busy_timeout(BUSY).foreign_keys(true);
+        let options = if memory {
+            options
+        } else {
+            private_file(options.get_filename()).map_err(|error| failed(&error))?;
+            options.journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full)
+        };
+        let pool =
+            |size: u32| SqlitePoolOptions::new().max_connections(size).min_connections(1).acquire_timeout(ACQUIRE);
+        // A memory database lives and dies with its one connection.
+        let forever = |pool: SqlitePoolOptions| if memory { pool.idle_timeout(None).max_lifetime(None) } else { pool };
+        let write = forever(pool(1)).connect_with(options.clone()).await.map_err(|error| failed(&error))?;
+        migrations().run(&write).await.map_err(|error| failed(&error))?;
+        let read = if memory {
+            write.clone()
+        } else {
+            pool(READERS).connect_with(options.read_only(true)).await.map_err(|error| failed(&error))?
+        };
+        Ok(Self { clock, read, write })
     }
+
+    /// Waits for what is under way and closes the database.
+    pub async fn close(&self) {
+        self.read.close().await;
+        self.write.close().await;
+    }
+
     /// Whether the database answers and takes writes; what `/readyz` asks.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`]
     pub async fn check(&self) -> Result<()> {
-        todo!()
+        let mut change = self.begin_change().await?;
+        sqlx::query("UPDATE settings SET text = '' WHERE name = 'revision'").execute(&mut *change).await?;
+        change.rollback().await?;
+        Ok(())
     }
+
     /// A number that every change raises, in whichever process it happened.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`]
     pub async fn revision(&self) -> Result<i64> {
-        todo!()
+        let row = sqlx::query("SELECT number FROM settings WHERE name = 'revision'").fetch_one(&self.read).await?;
+        Ok(row.try_get("number")?)
     }
+
     /// 32 random bytes made once per database, for sealing page tokens.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`]
     pub async fn sealing_key(&self) -> Result<[u8; 32]> {
-        todo!()
+        let made: [u8; 32] = crate::crypto::random();
+        let hex: String = made.iter().map(|byte| format!("{byte:02x}")).collect();
+        let insert =
+            "INSERT INTO settings (name, number, text) VALUES ('sealing_key', 0, $1) ON CONFLICT (name) DO NOTHING";
+        sqlx::query(insert).bind(hex).execute(&self.write).await?;
+        let row = sqlx::query("SELECT text FROM settings WHERE name = 'sealing_key'").fetch_one(&self.write).await?;
+        let hex: String = row.try_get("text")?;
+        let corrupt = || Error::Corrupt("the sealing key".to_owned());
+        let mut key = [0; 32];
+        for (index, byte) in key.iter_mut().enumerate() {
+            let digits = hex.get(2 * index..2 * index + 2).ok_or_else(corrupt)?;
+            *byte = u8::from_str_radix(digits, 16).map_err(|_| corrupt())?;
+        }
+        Ok(key)
     }
 
-    // ---- users
-    pub async fn create_user(
-        &self,
-        actor: &Actor,
-        name: &str,
-        password: Option<&PasswordHash>,
-        admin: bool,
-    ) -> Result<User> {
-        todo!()
+    /// Takes the write lock at once, so that a change never fails half-way for want of it.
+    async fn begin_change(&self) -> Result<Change> {
+        Ok(self.write.begin_with("BEGIN IMMEDIATE").await?)
     }
-    pub async fn user_by_name(&self, name: &str) -> Result<Option<User>> {
-        todo!()
-    }
-    pub async fn user(&self, id: UserId) -> Result<Option<User>> {
-        todo!()
-    }
-    /// All users, by name.
-    pub async fn users(&self) -> Result<Vec<User>> {
-        todo!()
-    }
-    pub async fn set_password(&self, actor: &Actor, user: UserId, password: &PasswordHash) -> Result<()> {
-        todo!()
-    }
-    /// Refuses to unmake the last administrator.
-    pub async fn set_admin(&self, actor: &Actor, user: UserId, admin: bool) -> Result<()> {
-        todo!()
-    }
-    /// Also drops tokens and grants. Refuses to delete the last administrator.
-    pub async fn delete_user(&self, actor: &Actor, user: UserId) -> Result<()> {
-        todo!()
-    }
+}
 
-    // ---- tokens
-    /// `Exists` when the user has a live token of that name.
-    pub async fn create_token(&self, actor: &Actor, token: NewToken<'_>) -> Result<Token> {
-        todo!()
-    }
-    /// The token and its owner; also expired and revoked ones, so the caller can say why.
-    pub async fn token_by_hash(&self, hash: &TokenHash) -> Result<Option<(Token, User)>> {
-        todo!()
-    }
-    /// All tokens of a user, newest first, revoked and expired ones included.
-    pub async fn tokens_of(&self, user: UserId) -> Result<Vec<Token>> {
-        todo!()
-    }
-    pub async fn token(&self, id: TokenId) -> Result<Option<Token>> {
-        todo!()
-    }
-    pub async fn revoke_token(&self, actor: &Actor, id: TokenId) -> Result<()> {
-        todo!()
-    }
-    /// A new secret and expiry for the same token; the old secret stops at once. `NotFound` when revoked.
-    pub async fn rotate_token(&self, actor: &Actor, id: TokenId, hash: TokenHash, expires: Timestamp) -> Result<Token> {
-        todo!()
-    }
-    /// Notes the last use; does not raise the revision, is not audited.
-    pub async fn touch_tokens(&self, used: &[(TokenId, Timestamp)]) -> Result<()> {
-        todo!()
-    }
+type Change = sqlx::Transaction<'static, sqlx::Sqlite>;
 
-    // ---- grants
-    pub async fn grants_of(&self, subject: &Subject) -> Result<Vec<Grant>> {
-        todo!()
-    }
-    pub async fn grants_on(&self, kind: ResourceKind, selector: &Selector) -> Result<Vec<Grant>> {
-        todo!()
-    }
-    /// Every grant, by kind, selector, subject.
-    pub async fn grants(&self) -> Result<Vec<Grant>> {
-        todo!()
-    }
-    /// `Exists` when the subject already has a grant on that selector.
-    pub async fn create_grant(&self, actor: &Actor, grant: &Grant) -> Result<()> {
-        todo!()
-    }
-    /// Makes it or changes its level.
-    pub async fn set_grant(&self, actor: &Actor, grant: &Grant) -> Result<()> {
-        todo!()
-    }
-    /// `NotFound` when there is none.
-    pub async fn update_grant(&self, actor: &Actor, grant: &Grant) -> Result<()> {
-        todo!()
-    }
-    /// `NotFound` when there is none.
-    pub async fn delete_grant(
-        &self,
-        actor: &Actor,
-        subject: &Subject,
-        kind: ResourceKind,
-        selector: &Selector,
-    ) -> Result<Permission> {
-        todo!()
-    }
+/// A number that no row of any table has.
+async fn next_id(change: &mut Change) -> Result<i64> {
+    let next = "UPDATE settings SET number = number + 1 WHERE name = 'next_id' RETURNING number";
+    let row = sqlx::query(next).fetch_one(&mut **change).await?;
+    Ok(row.try_get("number")?)
+}
 
-    // ---- effects
-    /// Remembers what is about to happen, before MLflow is asked. When this fails, MLflow must not be asked.
-    pub async fn begin(&self, effect: &Effect) -> Result<i64> {
-        todo!()
-    }
-    /// `Create` happened under this key: the creator gets MANAGE (an existing grant of theirs is raised), the intent goes. One transaction.
-    pub async fn finish_create(
-        &self,
-        actor: &Actor,
-        intent: i64,
-        kind: ResourceKind,
-        key: &str,
-        user: UserId,
-    ) -> Result<()> {
-        todo!()
-    }
-    /// `Drop` happened: everybody's exact grants on it go, and the intent.
-    pub async fn finish_drop(&self, actor: &Actor, intent: i64, kind: ResourceKind, key: &str) -> Result<()> {
-        todo!()
-    }
-    /// `Rename` happened: exact grants move (one that is in the way at the new name is replaced), and the intent goes.
-    pub async fn finish_rename(
-        &self,
-        actor: &Actor,
-        intent: i64,
-        kind: ResourceKind,
-        from: &str,
-        to: &str,
-    ) -> Result<()> {
-        todo!()
-    }
-    /// MLflow said no: nothing follows.
-    pub async fn abandon(&self, intent: i64) -> Result<()> {
-        todo!()
-    }
-    /// What a crash left unfinished, oldest first.
-    pub async fn intents(&self) -> Result<Vec<Intent>> {
-        todo!()
-    }
+/// Ends a change: its audit row, the raised revision, and the change itself are one transaction.
+async fn finish(mut change: Change, entry: AuditEntry) -> Result<()> {
+    audit::insert(&mut change, &entry).await?;
+    sqlx::query("UPDATE settings SET number = number + 1 WHERE name = 'revision'").execute(&mut *change).await?;
+    change.commit().await?;
+    Ok(())
+}
 
-    // ---- audit
-    pub async fn audit(&self, entries: &[AuditEntry]) -> Result<()> {
-        todo!()
+/// The database holds hashes of secrets: nobody but its owner may read it.
+fn private_file(path: &std::path::Path) -> std::io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path).map(drop)
+}
+
+fn migrations() -> Migrator {
+    let initial = Migration::new(
+        1,
+        "initial".into(),
+        MigrationType::Simple,
+        sqlx::SqlStr::from_static(include_str!("../../migrations/sqlite/0001_initial.sql")),
+        false,
+    );
+    Migrator::with_migrations(vec![initial])
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        match error {
+            sqlx::Error::ColumnDecode { index, .. } => Self::Corrupt(format!("column {index}")),
+            other => Self::Unavailable(other),
+        }
     }
-    /// The newest `limit` entries, newest first.
-    pub async fn audit_log(&self, limit: u32) -> Result<Vec<AuditEntry>> {
-        todo!()
-    }
+}
+
+/// A unique index was hit: that is the caller's doing, not the database's.
+fn exists(error: sqlx::Error, what: impl FnOnce() -> String) -> Error {
+    let unique = error.as_database_error().is_some_and(sqlx::error::DatabaseError::is_unique_violation);
+    if unique { Error::Exists(what()) } else { error.into() }
 }
