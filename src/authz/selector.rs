@@ -64,6 +64,20 @@ impl ResourceKind {
         }
     }
 
+    /// The kinds that one name may stand for: in MLflow a registered model may turn into a prompt and back.
+    #[must_use]
+    pub const fn sharing_names(self) -> &'static [Self] {
+        match self {
+            Self::RegisteredModel | Self::Prompt => &[Self::RegisteredModel, Self::Prompt],
+            Self::Experiment => &[Self::Experiment],
+            Self::Scorer => &[Self::Scorer],
+            Self::GatewaySecret => &[Self::GatewaySecret],
+            Self::GatewayEndpoint => &[Self::GatewayEndpoint],
+            Self::GatewayModelDefinition => &[Self::GatewayModelDefinition],
+            Self::McpServer => &[Self::McpServer],
+        }
+    }
+
     /// Whether its key is a name that people choose, so that a glob makes sense.
     #[must_use]
     pub const fn is_named(self) -> bool {

@@ -1,42 +1,46 @@
 //! The only module that touches randomness, hashes, sealing and password hashing.
 //!
-//! `expose_secret()` may appear here, in `authn` and in `oidc`, and nowhere else.
+//! `expose_secret()` may appear here, in `authn` and in `oidc`, and nowhere else. Everything that compares a secret
+//! does so in constant time, here or inside the crates below.
 
+use aws_lc_rs::rand;
+use secrecy::SecretString;
+use subtle::ConstantTimeEq as _;
+
+mod keys;
 mod password;
 mod seal;
 mod token;
 
-pub use password::{PasswordHash, random_password};
-pub use seal::{CacheKeys, Sealer};
+pub use keys::CacheKeys;
+pub use password::PasswordHash;
+pub use seal::Sealer;
 pub use token::{AccessToken, TokenHash};
 
-#[cfg(test)]
-mod tests;
-
-/// Fresh random bytes of the operating system.
+/// A random password of 24 characters for the first administrator.
 ///
-/// # Panics
-/// Never in practice: aws-lc-rs fails only when the operating system has no randomness, and then nothing may go on.
+/// 120 bits, from letters and digits that are not mistaken for one another and need no quoting.
 #[must_use]
+pub fn random_password() -> SecretString {
+    const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+    let letter = |byte: &u8| ALPHABET.get(usize::from(byte % 32)).map_or('x', |&letter| char::from(letter));
+    random::<24>().iter().map(letter).collect::<String>().into()
+}
+
+/// Random bytes from the operating system's generator, by way of AWS-LC.
+#[must_use]
+#[expect(clippy::expect_used, reason = "without randomness no secret can be made, and none must be made up")]
 pub fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
-    #[expect(clippy::expect_used, reason = "without randomness no secret may be made")]
-    aws_lc_rs::rand::fill(&mut bytes).expect("the operating system gives random bytes");
+    rand::fill(&mut bytes).expect("the operating system has randomness");
     bytes
 }
 
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a `String` cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+/// Whether two byte strings are the same, in a time that depends on their lengths only.
+#[must_use]
+pub fn equal(left: &[u8], right: &[u8]) -> bool {
+    left.ct_eq(right).into()
 }
 
-fn sha256(parts: &[&[u8]]) -> [u8; 32] {
-    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-    parts.iter().for_each(|part| context.update(part));
-    // SHA-256 has 32 bytes.
-    context.finish().as_ref().try_into().unwrap_or_default()
-}
+#[cfg(test)]
+mod tests;

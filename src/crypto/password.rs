@@ -1,67 +1,71 @@
-//! Passwords: argon2id, and nothing is ever compared in clear.
+//! Passwords: argon2id, with OWASP's first choice of parameters.
 //!
-//! Slow on purpose (about 16 ms of one core and 19 MiB each): call on a blocking thread, a few at a time.
+//! Slow on purpose: `authn` runs it on a bounded pool. A stored hash names its own parameters, so they are checked
+//! before they are believed: one row with a huge memory cost would otherwise stop the proxy.
 
-use argon2::password_hash::phc;
-use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
-use argon2::{Algorithm, Argon2, Params, Version};
+use std::fmt;
+use std::sync::LazyLock;
+
+use argon2::password_hash::phc::{self, Output, ParamsString, Salt};
+use argon2::{Algorithm, Argon2, Params, PasswordHasher as _, PasswordVerifier as _, Version};
 use secrecy::{ExposeSecret as _, SecretString};
-
-use super::{hex, random};
 
 /// What the store keeps of a password: an argon2id PHC string.
 #[derive(Clone, Eq, PartialEq)]
 pub struct PasswordHash(pub String);
 
-/// OWASP's first choice: 19 MiB, two passes, one lane.
-const MEMORY_KIB: u32 = 19 * 1024;
-const PASSES: u32 = 2;
-/// A stored hash may ask for this many times more work than ours before it is refused as an attack on our memory.
-const TOLERATED: u32 = 4;
-
-impl PasswordHash {
-    /// Hashes a password with a fresh salt. Blocking.
-    ///
-    /// # Panics
-    /// Never: the parameters are constants that argon2 accepts, and a password is far below its limit.
-    #[must_use]
-    pub fn make(password: &SecretString) -> Self {
-        let salt = random::<16>();
-        #[expect(clippy::expect_used, reason = "constant parameters, tested")]
-        let hash: phc::PasswordHash = hasher()
-            .hash_password_with_salt(password.expose_secret().as_bytes(), &salt)
-            .expect("argon2 takes these parameters");
-        Self(hash.to_string())
-    }
-
-    /// Whether it is this password; refuses a stored hash with outrageous parameters. Blocking.
-    #[must_use]
-    pub fn matches(&self, password: &SecretString) -> bool {
-        let Ok(stored) = phc::PasswordHash::new(&self.0) else { return false };
-        let Ok(params) = Params::try_from(&stored) else { return false };
-        if params.m_cost() > MEMORY_KIB * TOLERATED
-            || params.t_cost() > PASSES * TOLERATED
-            || params.p_cost() > TOLERATED
-        {
-            return false;
-        }
-        hasher().verify_password(password.expose_secret().as_bytes(), &stored).is_ok()
-    }
-}
-
-impl std::fmt::Debug for PasswordHash {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for PasswordHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("PasswordHash(..)")
     }
 }
 
-fn hasher() -> Argon2<'static> {
-    let params = Params::new(MEMORY_KIB, PASSES, 1, None).unwrap_or_default();
-    Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+impl PasswordHash {
+    /// argon2id, 19 MiB, 2 passes, 1 lane (OWASP's first choice). Takes about 16 ms of one core: call it on a blocking thread.
+    #[must_use]
+    #[expect(clippy::expect_used, reason = "argon2 refuses only passwords beyond 4 GiB, and bodies are far smaller")]
+    pub fn make(password: &SecretString) -> Self {
+        let salt = super::random::<SALT_BYTES>();
+        let hash = hasher().hash_password_with_salt(password.expose_secret().as_bytes(), &salt);
+        Self(hash.expect("our own parameters are valid").to_string())
+    }
+
+    /// Whether it is this password. Refuses stored parameters beyond ours times four. Blocking, as above.
+    #[must_use]
+    pub fn matches(&self, password: &SecretString) -> bool {
+        let Ok(stored) = phc::PasswordHash::new(&self.0) else { return false };
+        stored.algorithm == Algorithm::Argon2id.ident()
+            && Params::try_from(&stored).is_ok_and(|params| affordable(&params))
+            && hasher().verify_password(password.expose_secret().as_bytes(), &stored).is_ok()
+    }
+
+    /// Hash of an unknown password, verified for unknown users so that they take the same time.
+    ///
+    /// Salt and output are random: nobody knows a password for it, and making it costs nothing.
+    #[must_use]
+    pub fn decoy() -> &'static Self {
+        static DECOY: LazyLock<PasswordHash> = LazyLock::new(|| {
+            let hash = phc::PasswordHash {
+                algorithm: Algorithm::Argon2id.ident(),
+                version: Some(Version::default().into()),
+                params: ParamsString::try_from(hasher().params()).unwrap_or_default(),
+                salt: Salt::new(&super::random::<SALT_BYTES>()).ok(),
+                hash: Output::new(&super::random::<{ Params::DEFAULT_OUTPUT_LEN }>()).ok(),
+            };
+            PasswordHash(hash.to_string())
+        });
+        &DECOY
+    }
 }
 
-/// A random password of 24 characters for the first administrator.
-#[must_use]
-pub fn random_password() -> SecretString {
-    hex(&random::<12>()).into()
+const SALT_BYTES: usize = 16;
+
+/// argon2's defaults are the parameters we want; a test holds them to that.
+fn hasher() -> Argon2<'static> {
+    Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::DEFAULT)
+}
+
+fn affordable(params: &Params) -> bool {
+    let ours = Params::DEFAULT;
+    params.m_cost() <= ours.m_cost() * 4 && params.t_cost() <= ours.t_cost() * 4 && params.p_cost() <= ours.p_cost() * 4
 }

@@ -1,86 +1,60 @@
-//! Keys that live in this process or this store only: cache keys and sealed texts.
+//! Texts that clients carry for us and must neither read nor alter.
+//!
+//! Each purpose and owner has a key of its own, derived from one: a text opens only where and for whom it was made,
+//! and random nonces stay far from their limit however many texts are sealed.
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use std::fmt;
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::random;
+use super::keys::keyed_hash;
 
-/// A per-process key under which credentials are looked up in caches: HMAC-SHA-256, so a memory dump holds no hash that
-/// could be tried against a list of passwords.
-#[derive(Debug)]
-pub struct CacheKeys(hmac::Key);
-
-impl CacheKeys {
-    /// A fresh key.
-    #[must_use]
-    pub fn new() -> Self {
-        Self(hmac::Key::new(hmac::HMAC_SHA256, &random::<32>()))
-    }
-
-    /// The cache key of a credential; `purpose` keeps caches apart.
-    #[must_use]
-    pub fn key(&self, purpose: &'static str, credential: &[u8]) -> [u8; 32] {
-        let mut context = hmac::Context::with_key(&self.0);
-        context.update(purpose.as_bytes());
-        context.update(&[0]);
-        context.update(credential);
-        context.sign().as_ref().try_into().unwrap_or_default()
-    }
+/// AES-256-GCM sealing of short texts that clients carry for us (page tokens), bound to a purpose.
+pub struct Sealer {
+    key: hmac::Key,
 }
 
-impl Default for CacheKeys {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// AES-256-GCM sealing of short texts that clients carry for us (page tokens), bound to a purpose and an owner.
-pub struct Sealer(Option<LessSafeKey>);
-
-impl std::fmt::Debug for Sealer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Sealer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Sealer(..)")
     }
 }
 
-const NONCE_BYTES: usize = 12;
-
 impl Sealer {
-    /// A sealer under this key.
+    /// Seals under keys derived from this one.
     #[must_use]
     pub fn new(key: &[u8; 32]) -> Self {
-        // AES-256 takes any 32 bytes; were it not so, nothing would open.
-        Self(UnboundKey::new(&AES_256_GCM, key).ok().map(LessSafeKey::new))
+        Self { key: hmac::Key::new(hmac::HMAC_SHA256, key) }
     }
 
-    /// URL-safe text. `purpose` and `owner` (a user id) are authenticated, so it opens only where and for whom it was made.
+    /// URL-safe text. `purpose` and `owner` (a user id) are authenticated, so a token opens only where and for whom it was made.
+    ///
+    /// Should sealing fail, which AES-GCM does only beyond 64 GiB, the text is empty and never opens.
     #[must_use]
     pub fn seal(&self, purpose: &str, owner: i64, plain: &[u8]) -> String {
-        let nonce = random::<NONCE_BYTES>();
         let mut sealed = plain.to_vec();
-        let done = self.0.as_ref().map(|key| {
-            key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad(purpose, owner), &mut sealed)
-        });
-        match done {
-            Some(Ok(())) => URL_SAFE_NO_PAD.encode([&nonce[..], &sealed].concat()),
-            Some(Err(_)) | None => String::new(),
-        }
+        let nonce =
+            self.key_for(purpose, owner).and_then(|key| key.seal_in_place_append_tag(Aad::empty(), &mut sealed).ok());
+        let Some(nonce) = nonce else { return String::new() };
+        URL_SAFE_NO_PAD.encode([nonce.as_ref().as_slice(), &sealed].concat())
     }
 
     /// `None` when altered, made elsewhere or for somebody else.
     #[must_use]
     pub fn open(&self, purpose: &str, owner: i64, sealed: &str) -> Option<Vec<u8>> {
-        let mut bytes = URL_SAFE_NO_PAD.decode(sealed).ok()?;
-        let nonce = *bytes.first_chunk::<NONCE_BYTES>()?;
-        let sealed = bytes.get_mut(NONCE_BYTES..)?;
-        let nonce = Nonce::assume_unique_for_key(nonce);
-        let plain = self.0.as_ref()?.open_in_place(nonce, aad(purpose, owner), sealed).ok()?;
+        let bytes = URL_SAFE_NO_PAD.decode(sealed).ok()?;
+        let (nonce, sealed) = bytes.split_first_chunk::<NONCE_LEN>()?;
+        let mut sealed = sealed.to_vec();
+        let key = self.key_for(purpose, owner)?;
+        let plain = key.open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::empty(), &mut sealed).ok()?;
         Some(plain.to_vec())
     }
-}
 
-fn aad(purpose: &str, owner: i64) -> Aad<Vec<u8>> {
-    Aad::from(format!("{purpose}\0{owner}").into_bytes())
+    fn key_for(&self, purpose: &str, owner: i64) -> Option<RandomizedNonceKey> {
+        let key = keyed_hash(&self.key, purpose, &[&owner.to_be_bytes()]);
+        RandomizedNonceKey::new(&AES_256_GCM, &key).ok()
+    }
 }

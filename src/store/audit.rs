@@ -1,77 +1,76 @@
-//! The audit log: who did what to what. Rows are only ever added.
+//! The audit log: who did what to what, from where.
+//!
+//! Rows of changes are written by [`super::change`]; what changes nothing (a refused request) comes through
+//! [`Store::audit`].
 
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
+use std::net::IpAddr;
 
-use super::{Actor, AuditEntry, Change, Result, Store, next_id};
+use sqlx::SqliteConnection;
+
+use super::{Result, Store, rows};
 use crate::authz::TokenId;
 use crate::clock::Timestamp;
 
+/// Who changes something, for the audit.
+#[derive(Clone, Debug)]
+pub struct Actor {
+    /// User name, or `command-line`, `bootstrap`, `proxy`.
+    pub name: String,
+    pub token: Option<TokenId>,
+    pub address: Option<IpAddr>,
+}
+
+/// One row of the audit log.
+#[derive(Clone, Debug)]
+pub struct AuditEntry {
+    pub at: Timestamp,
+    pub actor: Actor,
+    /// A bounded word, e.g. `user.create`, `grant.set`, `request.denied`.
+    pub action: String,
+    /// What it was done to, e.g. `user:alice`, `experiment:12`.
+    pub target: String,
+    /// A sentence without secrets.
+    pub detail: String,
+}
+
 impl Store {
-    /// Adds entries that are not part of a change: denials.
+    /// Writes entries of what changed nothing here. All or none; does not raise the revision.
     ///
     /// # Errors
-    /// [`super::Error::Unavailable`]; then none was added.
+    /// As every method.
     pub async fn audit(&self, entries: &[AuditEntry]) -> Result<()> {
-        let mut change = self.begin_change().await?;
+        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
         for entry in entries {
-            insert(&mut change, entry).await?;
+            write(&mut tx, entry).await?;
         }
-        change.commit().await?;
-        Ok(())
+        Ok(tx.commit().await?)
     }
 
     /// The newest `limit` entries, newest first.
     ///
     /// # Errors
-    /// [`super::Error::Unavailable`]
+    /// As every method.
     pub async fn audit_log(&self, limit: u32) -> Result<Vec<AuditEntry>> {
-        let newest = "SELECT at, actor, token_id, address, action, target, detail FROM audit ORDER BY id DESC LIMIT $1";
-        let rows = sqlx::query(newest).bind(i64::from(limit)).fetch_all(&self.read).await?;
-        rows.iter().map(entry).collect()
-    }
-
-    /// An entry of now.
-    pub(super) fn entry(&self, actor: &Actor, action: &str, target: String, detail: impl Into<String>) -> AuditEntry {
-        AuditEntry {
-            at: self.clock.now(),
-            actor: actor.clone(),
-            action: action.to_owned(),
-            target,
-            detail: detail.into(),
-        }
+        let entries = sqlx::query(
+            "SELECT at, actor, token, address, action, target, detail FROM audit ORDER BY id DESC LIMIT $1",
+        );
+        entries.bind(i64::from(limit)).fetch_all(&self.readers).await?.iter().map(rows::audit_entry).collect()
     }
 }
 
-pub(super) async fn insert(change: &mut Change, entry: &AuditEntry) -> Result<()> {
-    let id = next_id(change).await?;
-    let insert = "INSERT INTO audit (id, at, actor, token_id, address, action, target, detail) \
-                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
-    sqlx::query(insert)
-        .bind(id)
-        .bind(entry.at.0)
-        .bind(&entry.actor.name)
-        .bind(entry.actor.token.map(|token| token.0))
-        .bind(entry.actor.address.map(|address| address.to_string()))
-        .bind(&entry.action)
-        .bind(&entry.target)
-        .bind(&entry.detail)
-        .execute(&mut **change)
-        .await?;
+/// Writes one entry into a transaction under way.
+pub(super) async fn write(on: &mut SqliteConnection, entry: &AuditEntry) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO audit (at, actor, token, address, action, target, detail) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+    )
+    .bind(entry.at.0)
+    .bind(&entry.actor.name)
+    .bind(entry.actor.token.map(|token| token.0))
+    .bind(entry.actor.address.map(|address| address.to_string()))
+    .bind(&entry.action)
+    .bind(&entry.target)
+    .bind(&entry.detail)
+    .execute(on)
+    .await?;
     Ok(())
-}
-
-fn entry(row: &SqliteRow) -> Result<AuditEntry> {
-    let address: Option<String> = row.try_get("address")?;
-    Ok(AuditEntry {
-        at: Timestamp(row.try_get("at")?),
-        actor: Actor {
-            name: row.try_get("actor")?,
-            token: row.try_get::<Option<i64>, _>("token_id")?.map(TokenId),
-            address: address.and_then(|address| address.parse().ok()),
-        },
-        action: row.try_get("action")?,
-        target: row.try_get("target")?,
-        detail: row.try_get("detail")?,
-    })
 }

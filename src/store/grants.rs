@@ -1,90 +1,121 @@
-//! Grants: subject has permission on the resources a selector names. One per subject and selector.
+//! Grants: whom, what, how much.
+//!
+//! A subject has at most one grant on a selector. A grant to a user who does not exist is refused.
 
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
-
-use super::{Actor, Error, Result, Store, exists, finish};
-use crate::authz::{Grant, Permission, ResourceKind, Selector, Subject, UserId};
+use super::change::Change;
+use super::rows::{selector_columns, subject_columns};
+use super::{Actor, Error, Result, Store, rows};
+use crate::authz::{Grant, Permission, ResourceKind, Selector, Subject};
 
 impl Store {
-    /// The grants of one subject.
+    /// What one subject holds.
     ///
     /// # Errors
-    /// [`Error::Unavailable`]
+    /// As every method.
     pub async fn grants_of(&self, subject: &Subject) -> Result<Vec<Grant>> {
-        let of = "SELECT subject, kind, selector, permission FROM grants WHERE subject = $1 ORDER BY kind, selector";
-        let rows = sqlx::query(of).bind(subject_text(subject)).fetch_all(&self.read).await?;
-        rows.iter().map(grant).collect()
+        let (subject_kind, subject) = subject_columns(subject);
+        let grants = sqlx::query(
+            "SELECT subject_kind, subject, kind, form, selector, permission FROM grants
+             WHERE subject_kind = $1 AND subject = $2 ORDER BY kind, form, selector",
+        );
+        let grants = grants.bind(subject_kind).bind(subject).fetch_all(&self.readers).await?;
+        grants.iter().map(rows::grant).collect()
     }
 
-    /// The grants with exactly this selector.
+    /// The grants that say exactly this selector; not those that also match it.
     ///
     /// # Errors
-    /// [`Error::Unavailable`]
+    /// As every method.
     pub async fn grants_on(&self, kind: ResourceKind, selector: &Selector) -> Result<Vec<Grant>> {
-        let on =
-            "SELECT subject, kind, selector, permission FROM grants WHERE kind = $1 AND selector = $2 ORDER BY subject";
-        let rows = sqlx::query(on).bind(kind.as_str()).bind(selector.to_string()).fetch_all(&self.read).await?;
-        rows.iter().map(grant).collect()
+        let (form, selector) = selector_columns(selector);
+        let grants = sqlx::query(
+            "SELECT subject_kind, subject, kind, form, selector, permission FROM grants
+             WHERE kind = $1 AND form = $2 AND selector = $3 ORDER BY subject_kind, subject",
+        );
+        let grants = grants.bind(kind.as_str()).bind(form).bind(selector).fetch_all(&self.readers).await?;
+        grants.iter().map(rows::grant).collect()
     }
 
     /// Every grant, by kind, selector, subject.
     ///
     /// # Errors
-    /// [`Error::Unavailable`]
+    /// As every method.
     pub async fn grants(&self) -> Result<Vec<Grant>> {
-        let all = "SELECT subject, kind, selector, permission FROM grants ORDER BY kind, selector, subject";
-        sqlx::query(all).fetch_all(&self.read).await?.iter().map(grant).collect()
+        let grants = sqlx::query(
+            "SELECT subject_kind, subject, kind, form, selector, permission FROM grants
+             ORDER BY kind, form, selector, subject_kind, subject",
+        );
+        grants.fetch_all(&self.readers).await?.iter().map(rows::grant).collect()
     }
 
     /// Makes a grant.
     ///
     /// # Errors
-    /// [`Error::Exists`] when the subject already has one on that selector.
+    /// [`Error::Exists`] when the subject already has a grant on that selector; [`Error::NotFound`] when the subject is
+    /// no user.
     pub async fn create_grant(&self, actor: &Actor, grant: &Grant) -> Result<()> {
-        let mut change = self.begin_change().await?;
-        sqlx::query("INSERT INTO grants (subject, kind, selector, permission) VALUES ($1, $2, $3, $4)")
-            .bind(subject_text(&grant.subject))
-            .bind(grant.kind.as_str())
-            .bind(grant.selector.to_string())
-            .bind(grant.permission.as_str())
-            .execute(&mut *change)
-            .await
-            .map_err(|error| exists(error, || target(grant.kind, &grant.selector)))?;
-        finish(change, self.entry(actor, "grant.create", target(grant.kind, &grant.selector), detail(grant))).await
+        let mut change = self.change().await?;
+        let whom = change.subject(&grant.subject).await?;
+        let (subject_kind, subject) = subject_columns(&grant.subject);
+        let (form, selector) = selector_columns(&grant.selector);
+        let created = sqlx::query(
+            "INSERT INTO grants (subject_kind, subject, kind, form, selector, permission)
+             VALUES ($1, $2, $3, $4, $5, $6)
+             ON CONFLICT (subject_kind, subject, kind, form, selector) DO NOTHING",
+        )
+        .bind(subject_kind)
+        .bind(subject)
+        .bind(grant.kind.as_str())
+        .bind(form)
+        .bind(selector)
+        .bind(grant.permission.as_str())
+        .execute(change.on())
+        .await?;
+        if created.rows_affected() == 0 {
+            return Err(Error::Exists(sentence(&whom, grant.kind, &grant.selector)));
+        }
+        change.commit_grant(actor, "grant.create", grant, &whom).await
     }
 
-    /// Makes a grant or changes its level.
+    /// Makes it or changes its level.
     ///
     /// # Errors
-    /// [`Error::Unavailable`]
+    /// [`Error::NotFound`] when the subject is no user.
     pub async fn set_grant(&self, actor: &Actor, grant: &Grant) -> Result<()> {
-        let mut change = self.begin_change().await?;
-        upsert(&mut change, grant).await?;
-        finish(change, self.entry(actor, "grant.set", target(grant.kind, &grant.selector), detail(grant))).await
+        let mut change = self.change().await?;
+        let whom = change.subject(&grant.subject).await?;
+        change.put_grant(grant).await?;
+        change.commit_grant(actor, "grant.set", grant, &whom).await
     }
 
-    /// Changes the level of a grant.
+    /// Changes its level.
     ///
     /// # Errors
     /// [`Error::NotFound`] when there is none.
     pub async fn update_grant(&self, actor: &Actor, grant: &Grant) -> Result<()> {
-        let mut change = self.begin_change().await?;
-        let update = "UPDATE grants SET permission = $4 WHERE subject = $1 AND kind = $2 AND selector = $3";
-        let done = sqlx::query(update)
-            .bind(subject_text(&grant.subject))
-            .bind(grant.kind.as_str())
-            .bind(grant.selector.to_string())
-            .bind(grant.permission.as_str())
-            .execute(&mut *change)
-            .await?;
-        if done.rows_affected() == 0 {
-            return Err(Error::NotFound(target(grant.kind, &grant.selector)));
+        let mut change = self.change().await?;
+        let whom = change.subject(&grant.subject).await?;
+        let (subject_kind, subject) = subject_columns(&grant.subject);
+        let (form, selector) = selector_columns(&grant.selector);
+        let updated = sqlx::query(
+            "UPDATE grants SET permission = $1
+             WHERE subject_kind = $2 AND subject = $3 AND kind = $4 AND form = $5 AND selector = $6",
+        )
+        .bind(grant.permission.as_str())
+        .bind(subject_kind)
+        .bind(subject)
+        .bind(grant.kind.as_str())
+        .bind(form)
+        .bind(selector)
+        .execute(change.on())
+        .await?;
+        if updated.rows_affected() == 0 {
+            return Err(Error::NotFound(sentence(&whom, grant.kind, &grant.selector)));
         }
-        finish(change, self.entry(actor, "grant.update", target(grant.kind, &grant.selector), detail(grant))).await
+        change.commit_grant(actor, "grant.update", grant, &whom).await
     }
 
-    /// Takes a grant away and says which level it had.
+    /// Drops a grant and says what level it had.
     ///
     /// # Errors
     /// [`Error::NotFound`] when there is none.
@@ -95,69 +126,65 @@ impl Store {
         kind: ResourceKind,
         selector: &Selector,
     ) -> Result<Permission> {
-        let mut change = self.begin_change().await?;
-        let delete = "DELETE FROM grants WHERE subject = $1 AND kind = $2 AND selector = $3 \
-                      RETURNING subject, kind, selector, permission";
-        let row = sqlx::query(delete)
-            .bind(subject_text(subject))
-            .bind(kind.as_str())
-            .bind(selector.to_string())
-            .fetch_optional(&mut *change)
-            .await?;
-        let gone = grant(&row.ok_or_else(|| Error::NotFound(target(kind, selector)))?)?;
-        finish(change, self.entry(actor, "grant.delete", target(kind, selector), detail(&gone))).await?;
-        Ok(gone.permission)
-    }
-}
-
-pub(super) async fn upsert(change: &mut super::Change, grant: &Grant) -> Result<()> {
-    let upsert = "INSERT INTO grants (subject, kind, selector, permission) VALUES ($1, $2, $3, $4) \
-                  ON CONFLICT (subject, kind, selector) DO UPDATE SET permission = excluded.permission";
-    sqlx::query(upsert)
-        .bind(subject_text(&grant.subject))
-        .bind(grant.kind.as_str())
-        .bind(grant.selector.to_string())
-        .bind(grant.permission.as_str())
-        .execute(&mut **change)
+        let mut change = self.change().await?;
+        let whom = change.subject(subject).await?;
+        let (subject_kind, subject) = subject_columns(subject);
+        let (form, key) = selector_columns(selector);
+        let deleted: Option<String> = sqlx::query_scalar(
+            "DELETE FROM grants
+             WHERE subject_kind = $1 AND subject = $2 AND kind = $3 AND form = $4 AND selector = $5
+             RETURNING permission",
+        )
+        .bind(subject_kind)
+        .bind(subject)
+        .bind(kind.as_str())
+        .bind(form)
+        .bind(key)
+        .fetch_optional(change.on())
         .await?;
-    Ok(())
-}
-
-pub(super) fn subject_text(subject: &Subject) -> String {
-    match subject {
-        Subject::User(id) => format!("user:{id}"),
-        Subject::Group(name) => format!("group:{name}"),
-        Subject::Role(id) => format!("role:{id}"),
+        let deleted = deleted.ok_or_else(|| Error::NotFound(sentence(&whom, kind, selector)))?;
+        let permission = rows::permission(&deleted)?;
+        change.commit(actor, "grant.delete", format!("{kind}:{selector}"), format!("{whom}: {permission}")).await?;
+        Ok(permission)
     }
 }
 
-fn subject(text: &str) -> Option<Subject> {
-    let (kind, rest) = text.split_once(':')?;
-    Some(match kind {
-        "user" => Subject::User(UserId(rest.parse().ok()?)),
-        "group" => Subject::Group(rest.to_owned()),
-        "role" => Subject::Role(rest.parse().ok()?),
-        _ => return None,
-    })
+impl Change {
+    /// How the audit calls a subject.
+    async fn subject(&mut self, subject: &Subject) -> Result<String> {
+        Ok(match subject {
+            Subject::User(id) => format!("user:{}", self.user(*id).await?.name),
+            Subject::Group(name) => format!("group:{name}"),
+            Subject::Role(id) => format!("role:{id}"),
+        })
+    }
+
+    /// Makes a grant or changes its level.
+    pub(super) async fn put_grant(&mut self, grant: &Grant) -> Result<()> {
+        let (subject_kind, subject) = subject_columns(&grant.subject);
+        let (form, selector) = selector_columns(&grant.selector);
+        sqlx::query(
+            "INSERT INTO grants (subject_kind, subject, kind, form, selector, permission)
+             VALUES ($1, $2, $3, $4, $5, $6)
+             ON CONFLICT (subject_kind, subject, kind, form, selector) DO UPDATE SET permission = excluded.permission",
+        )
+        .bind(subject_kind)
+        .bind(subject)
+        .bind(grant.kind.as_str())
+        .bind(form)
+        .bind(selector)
+        .bind(grant.permission.as_str())
+        .execute(self.on())
+        .await?;
+        Ok(())
+    }
+
+    async fn commit_grant(self, actor: &Actor, action: &str, grant: &Grant, whom: &str) -> Result<()> {
+        let target = format!("{}:{}", grant.kind, grant.selector);
+        self.commit(actor, action, target, format!("{whom}: {}", grant.permission)).await
+    }
 }
 
-fn grant(row: &SqliteRow) -> Result<Grant> {
-    let (subject_text, kind, selector, permission): (String, String, String, String) =
-        (row.try_get("subject")?, row.try_get("kind")?, row.try_get("selector")?, row.try_get("permission")?);
-    let corrupt = || Error::Corrupt(format!("the grant of {subject_text} on {kind}:{selector}"));
-    let kind_read: ResourceKind = kind.parse().map_err(|_| corrupt())?;
-    Ok(Grant {
-        subject: subject(&subject_text).ok_or_else(corrupt)?,
-        kind: kind_read,
-        selector: Selector::parse(kind_read, &selector).map_err(|_| corrupt())?,
-        permission: permission.parse().map_err(|_| corrupt())?,
-    })
-}
-
-fn target(kind: ResourceKind, selector: &Selector) -> String {
-    format!("{kind}:{selector}")
-}
-
-fn detail(grant: &Grant) -> String {
-    format!("{} for {}", grant.permission, subject_text(&grant.subject))
+fn sentence(whom: &str, kind: ResourceKind, selector: &Selector) -> String {
+    format!("the grant of {whom} on {kind}:{selector}")
 }

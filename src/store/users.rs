@@ -1,12 +1,24 @@
-//! People and programs with an account.
+//! Accounts.
+//!
+//! A name is unique letter for letter. There is always an administrator once there was one: nothing here removes the
+//! last.
 
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
-
-use super::{Actor, Change, Error, Result, Store, User, exists, finish, grants, next_id};
-use crate::authz::{Subject, UserId};
+use super::change::Change;
+use super::{Actor, Error, Result, Store, rows};
+use crate::authz::UserId;
 use crate::clock::Timestamp;
 use crate::crypto::PasswordHash;
+
+/// Somebody with an account.
+#[derive(Clone, Debug)]
+pub struct User {
+    pub id: UserId,
+    pub name: String,
+    pub admin: bool,
+    /// `None`: this account has no password and signs in another way.
+    pub password: Option<PasswordHash>,
+    pub created: Timestamp,
+}
 
 impl Store {
     /// Makes an account.
@@ -20,126 +32,122 @@ impl Store {
         password: Option<&PasswordHash>,
         admin: bool,
     ) -> Result<User> {
-        let mut change = self.begin_change().await?;
-        let id = next_id(&mut change).await?;
-        let created = self.clock.now();
-        sqlx::query("INSERT INTO users (id, name, password, admin, created) VALUES ($1, $2, $3, $4, $5)")
-            .bind(id)
-            .bind(name)
-            .bind(password.map(|hash| &hash.0))
-            .bind(admin)
-            .bind(created.0)
-            .execute(&mut *change)
-            .await
-            .map_err(|error| exists(error, || name.to_owned()))?;
-        let detail = if admin { "as administrator" } else { "" };
-        finish(change, self.entry(actor, "user.create", target(name), detail)).await?;
-        Ok(User { id: UserId(id), name: name.to_owned(), admin, password: password.cloned(), created })
+        let mut change = self.change().await?;
+        let created = sqlx::query(
+            "INSERT INTO users (name, password, admin, created) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (name) DO NOTHING RETURNING id, name, password, admin, created",
+        )
+        .bind(name)
+        .bind(password.map(|hash| hash.0.as_str()))
+        .bind(admin)
+        .bind(change.at.0)
+        .fetch_optional(change.on())
+        .await?;
+        let user = rows::user(&created.ok_or_else(|| Error::Exists(name.to_owned()))?)?;
+        change.commit(actor, "user.create", target(name), role(admin).to_owned()).await?;
+        Ok(user)
     }
 
     /// The account of this name, letter for letter.
     ///
     /// # Errors
-    /// [`Error::Unavailable`]
+    /// As every method.
     pub async fn user_by_name(&self, name: &str) -> Result<Option<User>> {
-        let by_name = "SELECT id, name, password, admin, created FROM users WHERE name = $1";
-        let row = sqlx::query(by_name).bind(name).fetch_optional(&self.read).await?;
-        row.as_ref().map(user).transpose()
+        let user = sqlx::query("SELECT id, name, password, admin, created FROM users WHERE name = $1").bind(name);
+        user.fetch_optional(&self.readers).await?.as_ref().map(rows::user).transpose()
     }
 
     /// The account of this number.
     ///
     /// # Errors
-    /// [`Error::Unavailable`]
+    /// As every method.
     pub async fn user(&self, id: UserId) -> Result<Option<User>> {
-        let by_id = "SELECT id, name, password, admin, created FROM users WHERE id = $1";
-        let row = sqlx::query(by_id).bind(id.0).fetch_optional(&self.read).await?;
-        row.as_ref().map(user).transpose()
+        let user = sqlx::query("SELECT id, name, password, admin, created FROM users WHERE id = $1").bind(id.0);
+        user.fetch_optional(&self.readers).await?.as_ref().map(rows::user).transpose()
     }
 
-    /// All accounts, by name.
+    /// All users, by name.
     ///
     /// # Errors
-    /// [`Error::Unavailable`]
+    /// As every method.
     pub async fn users(&self) -> Result<Vec<User>> {
-        let all = "SELECT id, name, password, admin, created FROM users ORDER BY name";
-        let rows = sqlx::query(all).fetch_all(&self.read).await?;
-        rows.iter().map(user).collect()
+        let users = sqlx::query("SELECT id, name, password, admin, created FROM users ORDER BY name");
+        users.fetch_all(&self.readers).await?.iter().map(rows::user).collect()
     }
 
-    /// Changes a password.
+    /// Replaces the password; access tokens stay.
     ///
     /// # Errors
-    /// [`Error::NotFound`]
+    /// [`Error::NotFound`].
     pub async fn set_password(&self, actor: &Actor, user: UserId, password: &PasswordHash) -> Result<()> {
-        let mut change = self.begin_change().await?;
-        let name = name_of(&mut change, user).await?;
-        sqlx::query("UPDATE users SET password = $2 WHERE id = $1")
-            .bind(user.0)
+        let mut change = self.change().await?;
+        let user = change.user(user).await?;
+        sqlx::query("UPDATE users SET password = $1 WHERE id = $2")
             .bind(&password.0)
-            .execute(&mut *change)
+            .bind(user.id.0)
+            .execute(change.on())
             .await?;
-        finish(change, self.entry(actor, "user.set_password", target(&name), "")).await
+        change.commit(actor, "user.password", target(&user.name), String::new()).await
     }
 
-    /// Makes somebody an administrator, or no longer one.
+    /// Makes or unmakes an administrator.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::LastAdmin`] rather than leaving nobody in charge.
+    /// [`Error::NotFound`]; [`Error::LastAdmin`] instead of unmaking the last administrator.
     pub async fn set_admin(&self, actor: &Actor, user: UserId, admin: bool) -> Result<()> {
-        let mut change = self.begin_change().await?;
-        let name = name_of(&mut change, user).await?;
+        let mut change = self.change().await?;
+        let user = change.user(user).await?;
         if !admin {
-            keep_an_admin(&mut change, user, &name).await?;
+            change.keep_an_admin(&user).await?;
         }
-        sqlx::query("UPDATE users SET admin = $2 WHERE id = $1").bind(user.0).bind(admin).execute(&mut *change).await?;
-        let detail = if admin { "administrator" } else { "no administrator" };
-        finish(change, self.entry(actor, "user.set_admin", target(&name), detail)).await
+        sqlx::query("UPDATE users SET admin = $1 WHERE id = $2")
+            .bind(admin)
+            .bind(user.id.0)
+            .execute(change.on())
+            .await?;
+        change.commit(actor, "user.admin", target(&user.name), role(admin).to_owned()).await
     }
 
-    /// Deletes an account with its tokens and grants.
+    /// Also drops tokens and grants.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::LastAdmin`] rather than leaving nobody in charge.
+    /// [`Error::NotFound`]; [`Error::LastAdmin`] instead of deleting the last administrator.
     pub async fn delete_user(&self, actor: &Actor, user: UserId) -> Result<()> {
-        let mut change = self.begin_change().await?;
-        let name = name_of(&mut change, user).await?;
-        keep_an_admin(&mut change, user, &name).await?;
-        let subject = grants::subject_text(&Subject::User(user));
-        sqlx::query("DELETE FROM grants WHERE subject = $1").bind(subject).execute(&mut *change).await?;
-        sqlx::query("DELETE FROM tokens WHERE user_id = $1").bind(user.0).execute(&mut *change).await?;
-        sqlx::query("DELETE FROM users WHERE id = $1").bind(user.0).execute(&mut *change).await?;
-        finish(change, self.entry(actor, "user.delete", target(&name), "")).await
+        let mut change = self.change().await?;
+        let user = change.user(user).await?;
+        change.keep_an_admin(&user).await?;
+        sqlx::query("DELETE FROM tokens WHERE user_id = $1").bind(user.id.0).execute(change.on()).await?;
+        sqlx::query("DELETE FROM grants WHERE subject_kind = 'user' AND subject = $1")
+            .bind(user.id.to_string())
+            .execute(change.on())
+            .await?;
+        sqlx::query("DELETE FROM users WHERE id = $1").bind(user.id.0).execute(change.on()).await?;
+        change.commit(actor, "user.delete", target(&user.name), String::new()).await
     }
 }
 
-async fn name_of(change: &mut Change, user: UserId) -> Result<String> {
-    let row = sqlx::query("SELECT name FROM users WHERE id = $1").bind(user.0).fetch_optional(&mut **change).await?;
-    Ok(row.ok_or_else(|| Error::NotFound(user.to_string()))?.try_get("name")?)
-}
-
-/// Inside the change, so that two of them cannot each remove the other's last one.
-async fn keep_an_admin(change: &mut Change, user: UserId, name: &str) -> Result<()> {
-    let others = "SELECT COUNT(*) AS others FROM users WHERE admin AND id <> $1";
-    let row = sqlx::query(others).bind(user.0).fetch_one(&mut **change).await?;
-    let others: i64 = row.try_get("others")?;
-    if others > 0 {
-        return Ok(());
+impl Change {
+    /// The user as this change sees them.
+    pub(super) async fn user(&mut self, id: UserId) -> Result<User> {
+        let user = sqlx::query("SELECT id, name, password, admin, created FROM users WHERE id = $1").bind(id.0);
+        let user = user.fetch_optional(self.on()).await?;
+        rows::user(&user.ok_or_else(|| Error::NotFound(format!("user {id}")))?)
     }
-    let row = sqlx::query("SELECT admin FROM users WHERE id = $1").bind(user.0).fetch_one(&mut **change).await?;
-    if row.try_get("admin")? { Err(Error::LastAdmin(name.to_owned())) } else { Ok(()) }
-}
 
-pub(super) fn user(row: &SqliteRow) -> Result<User> {
-    Ok(User {
-        id: UserId(row.try_get("id")?),
-        name: row.try_get("name")?,
-        admin: row.try_get("admin")?,
-        password: row.try_get::<Option<String>, _>("password")?.map(PasswordHash),
-        created: Timestamp(row.try_get("created")?),
-    })
+    async fn keep_an_admin(&mut self, leaving: &User) -> Result<()> {
+        let admins: i64 =
+            sqlx::query_scalar("SELECT COUNT(*) FROM users WHERE admin = $1").bind(true).fetch_one(self.on()).await?;
+        if leaving.admin && admins <= 1 {
+            return Err(Error::LastAdmin(leaving.name.clone()));
+        }
+        Ok(())
+    }
 }
 
 fn target(name: &str) -> String {
     format!("user:{name}")
+}
+
+const fn role(admin: bool) -> &'static str {
+    if admin { "administrator" } else { "not an administrator" }
 }
