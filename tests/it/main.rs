@@ -1,7 +1,9 @@
 //! One binary for all integration tests: it links once.
 
 mod architecture;
+mod authorisation;
 mod cli;
+mod dependencies;
 mod edge;
 mod harness;
 mod matrix;
