@@ -123,7 +123,8 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         let proxy = Arc::clone(&proxy);
         move |request, peer, edge| {
             let proxy = Arc::clone(&proxy);
-            async move { proxy.handle(request, peer, edge).await }
+            // On the heap: hyper keeps room for the future in every connection, idle ones too.
+            Box::pin(async move { proxy.handle(request, peer, edge).await })
         }
     };
     serving.spawn(server::serve(&config.server, listener, acceptor, handler, Arc::clone(&metrics), stop.clone()));

@@ -27,6 +27,9 @@ pub fn check_password(password: &str) -> Result<(), &'static str> {
     if password.len() > 1024 {
         return Err("must have at most 1024 bytes");
     }
+    if password.contains(char::is_control) {
+        return Err("must not contain control characters: HTTP Basic cannot carry them");
+    }
     if password.starts_with(AccessToken::PREFIX) {
         return Err("must not start with `mlap_`: that is how access tokens are told from passwords");
     }
