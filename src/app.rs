@@ -78,7 +78,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         bootstrap(&config, &store, &clock).await.context("the first administrator could not be made")?;
     let authn = Arc::new(Authn::new(&config.authn, Arc::clone(&store), clock.clone()));
     let upstream = Upstream::new(&config.upstream).context("upstream.url")?;
-    let resolver = Arc::new(Resolver::new(upstream.clone()));
+    let resolver = Arc::new(Resolver::new(upstream.clone(), Arc::clone(&metrics)));
     let policy = Policy { default_permission: config.authz.default_permission };
     let (serving, effects_tracker, auditing) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
 

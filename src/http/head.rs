@@ -1,6 +1,6 @@
 //! The strict edge: request heads that two servers could read differently are refused before anyone is asked who it is.
 //!
-//! Sources: RFC 9110 §7, RFC 9112 §3 and §6, and the bypasses listed in docs/attacks.md.
+//! Sources: RFC 9110 §7, RFC 9112 §3 and §6, and the advisories of other proxies of the last years.
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method, Version, header};

@@ -103,8 +103,14 @@ impl Proxy {
         }
         let credential = checked.head.headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
         let identity = match credential.and_then(|credential| self.authn.recent(credential)) {
-            Some(identity) => identity,
-            None => self.authn.authenticate(credential, checked.address).await?,
+            Some(identity) => {
+                self.telemetry.metrics.identities.hits.inc();
+                identity
+            }
+            None => {
+                self.telemetry.metrics.identities.misses.inc();
+                self.authn.authenticate(credential, checked.address).await?
+            }
         };
         record.identity(&identity);
         if Pages::owns(path.decoded()) {

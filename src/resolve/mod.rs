@@ -12,6 +12,7 @@ use serde::Deserialize;
 use crate::authz::{Permission, Requirement, Resource, ResourceKind};
 use crate::http::Query;
 use crate::mlflow::{ArtifactPath, Located, PROMPT_TAG, Thing};
+use crate::telemetry::Metrics;
 use crate::upstream::{self, Upstream};
 
 /// Why a thing could not be resolved.
@@ -28,6 +29,7 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Resolver {
     upstream: Upstream,
+    metrics: Arc<Metrics>,
     /// Immutable in MLflow: a run never changes its experiment.
     runs: Cache<String, Home>,
     logged_models: Cache<String, Home>,
@@ -57,9 +59,10 @@ const ABSENT_TTL: Duration = Duration::from_secs(2);
 impl Resolver {
     /// A resolver with empty caches.
     #[must_use]
-    pub fn new(upstream: Upstream) -> Self {
+    pub fn new(upstream: Upstream, metrics: Arc<Metrics>) -> Self {
         Self {
             upstream,
+            metrics,
             runs: Cache::new(ENTRIES),
             logged_models: Cache::new(ENTRIES),
             names: Cache::builder().max_capacity(100_000).time_to_live(NAME_TTL).build(),
@@ -134,8 +137,10 @@ impl Resolver {
     /// No such name, or MLflow could not be asked.
     pub async fn model(&self, name: &str) -> Result<Resource, Error> {
         if let Some(known) = self.names.get(name).await {
+            self.metrics.resources.hits.inc();
             return Ok(known);
         }
+        self.metrics.resources.misses.inc();
         let found = self.names.try_get_with(name.to_owned(), async {
             let target = target("/api/2.0/mlflow/registered-models/get", "name", name);
             match self.upstream.lookup(target).await.map_err(failed)? {
@@ -209,8 +214,10 @@ impl Resolver {
         ask: impl AsyncFnOnce() -> Result<Option<Home>, Error>,
     ) -> Result<Option<Home>, Error> {
         if let Some(known) = cache.get(id).await {
+            self.metrics.resources.hits.inc();
             return Ok(Some(known));
         }
+        self.metrics.resources.misses.inc();
         if self.absent.contains_key(&(thing, id.to_owned())) {
             return Ok(None);
         }
