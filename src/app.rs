@@ -1,8 +1,35 @@
 //! The composition root: builds every part from a [`Config`] and runs them until told to stop.
+//!
+//! Order matters on the way down: unready, pause, no new connections, requests, effects, audit, probes last.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use anyhow::Context as _;
+use secrecy::SecretString;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::authn::Authn;
+use crate::authz::Policy;
+use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
+use crate::crypto::{Sealer, random_password};
+use crate::filter::{Effects, Lists};
+use crate::mlflow::Table;
+use crate::pages::Pages;
+use crate::pipeline::Proxy;
+use crate::resolve::Resolver;
+use crate::server::admin::{Check, Health};
+use crate::server::{self, tls};
+use crate::store::{Actor, Store};
+use crate::telemetry::access::Writer;
+use crate::telemetry::{AccessLog, AuditQueue, Metrics, Telemetry};
+use crate::upstream::Upstream;
 
 /// A proxy that is running in this process.
 #[derive(Debug)]
@@ -11,21 +38,226 @@ pub struct Running {
     pub address: SocketAddr,
     /// Where probes and metrics are.
     pub admin: SocketAddr,
+    /// The first administrator's password, when this start made one up. To be shown once, never logged.
+    pub first_password: Option<SecretString>,
+    draining: Arc<AtomicBool>,
+    drain_delay: Duration,
+    /// No new connections; those that are open finish.
+    stop: CancellationToken,
+    /// Timers and probes, ended last.
+    stop_last: CancellationToken,
+    serving: TaskTracker,
+    effects: TaskTracker,
+    auditing: TaskTracker,
+    audit: AuditQueue,
+    access: Option<Writer>,
+    store: Arc<Store>,
 }
+
+/// How often other processes' changes in the store are looked for.
+const REFRESH: Duration = Duration::from_millis(500);
+/// How often unfinished effects are looked for.
+const RECONCILE: Duration = Duration::from_secs(60);
+/// An effect begun less than this ago may still be under way.
+const SETTLED_AFTER_MS: i64 = 300_000;
+/// How long effects under way may take after the last connection was closed.
+const EFFECTS_DRAIN: Duration = Duration::from_secs(30);
 
 /// Opens the store, makes the first administrator, binds both listeners and starts serving.
 ///
 /// # Errors
 /// The store cannot be opened, an address cannot be bound, a certificate cannot be read.
-#[expect(unused_variables, clippy::todo, clippy::unused_async, reason = "signatures first")]
 pub async fn start(config: Config) -> anyhow::Result<Running> {
-    todo!()
+    let clock = Clock::default();
+    let table = Table::built_in()?;
+    let names = table.operations().iter().map(|operation| operation.name);
+    let metrics = Arc::new(Metrics::new(names.chain(["none", "Own", "Unlisted"]))?);
+    let store = Store::open(&config.store.url, clock.clone()).await;
+    let store = Arc::new(store.with_context(|| format!("store.url: `{}` cannot be opened", config.store.url))?);
+    let first_password =
+        bootstrap(&config, &store, &clock).await.context("the first administrator could not be made")?;
+    let authn = Arc::new(Authn::new(&config.authn, Arc::clone(&store), clock.clone()));
+    let upstream = Upstream::new(&config.upstream).context("upstream.url")?;
+    let resolver = Arc::new(Resolver::new(upstream.clone()));
+    let policy = Policy { default_permission: config.authz.default_permission };
+    let (serving, effects_tracker, auditing) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
+
+    let audit = AuditQueue::start(Arc::clone(&store), Arc::clone(&metrics), &auditing);
+    let (access, writer) = access_log(&config, &metrics)?;
+    let telemetry = Telemetry {
+        metrics: Arc::clone(&metrics),
+        access,
+        audit: audit.clone(),
+        clock: clock.clone(),
+        user_names: config.log.user_names,
+    };
+    let effects = Effects::new(
+        Arc::clone(&store),
+        Arc::clone(&authn),
+        upstream.clone(),
+        Arc::clone(&resolver),
+        effects_tracker.clone(),
+    );
+    let proxy = Arc::new(Proxy {
+        server: config.server.clone(),
+        policy,
+        artifact_locations: config.authz.artifact_locations.clone(),
+        table,
+        authn: Arc::clone(&authn),
+        resolver: Arc::clone(&resolver),
+        upstream: upstream.clone(),
+        lists: Lists::new(upstream.clone(), resolver, Sealer::new(&store.sealing_key().await?)),
+        effects: effects.clone(),
+        pages: Pages::new(Arc::clone(&store), Arc::clone(&authn), config.authn.clone(), policy, clock.clone()),
+        telemetry: Arc::new(telemetry),
+        background: TaskTracker::new(),
+    });
+
+    let (listener, address) = bind("server.listen", config.server.listen).await?;
+    let (probes, admin) = bind("admin.listen", config.admin.listen).await?;
+    let acceptor = config.server.tls.as_ref().map(tls::Acceptor::load).transpose()?;
+    let (stop, stop_last) = (CancellationToken::new(), CancellationToken::new());
+    let draining = Arc::new(AtomicBool::new(false));
+
+    let handler = {
+        let proxy = Arc::clone(&proxy);
+        move |request, peer, edge| {
+            let proxy = Arc::clone(&proxy);
+            async move { proxy.handle(request, peer, edge).await }
+        }
+    };
+    serving.spawn(server::serve(&config.server, listener, acceptor, handler, Arc::clone(&metrics), stop.clone()));
+    let probe = Arc::new(Probe { draining: Arc::clone(&draining), store: Arc::clone(&store), upstream, metrics });
+    let timers = TaskTracker::new();
+    timers.spawn(server::admin::serve(probes, probe, stop_last.clone()));
+    timers.spawn(stop_last.clone().run_until_cancelled_owned(refresh(authn)));
+    timers.spawn(stop_last.clone().run_until_cancelled_owned(reconcile(effects, clock)));
+
+    Ok(Running {
+        address,
+        admin,
+        first_password,
+        draining,
+        drain_delay: config.server.drain_delay,
+        stop,
+        stop_last,
+        serving,
+        effects: effects_tracker,
+        auditing,
+        audit,
+        access: writer,
+        store,
+    })
 }
 
-#[expect(clippy::todo, clippy::unused_async, reason = "signatures first")]
 impl Running {
-    /// Unready, pause, no new connections, requests under way finish (bounded), effects finish, store closes.
+    /// Unready, pause, no new connections, requests under way finish (bounded), effects finish, audit is written.
     pub async fn drain(self) {
-        todo!()
+        self.draining.store(true, Ordering::SeqCst);
+        tokio::time::sleep(self.drain_delay).await;
+        self.stop.cancel();
+        self.serving.close();
+        self.serving.wait().await;
+        self.effects.close();
+        if tokio::time::timeout(EFFECTS_DRAIN, self.effects.wait()).await.is_err() {
+            tracing::error!(
+                left = self.effects.len(),
+                "effects were unfinished; they will be settled at the next start"
+            );
+        }
+        self.audit.close();
+        self.auditing.close();
+        self.auditing.wait().await;
+        self.stop_last.cancel();
+        if let Some(access) = self.access {
+            access.finish();
+        }
+        self.store.close().await;
+    }
+}
+
+async fn bind(key: &str, address: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(address).await.with_context(|| format!("{key}: cannot listen on {address}"))?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
+}
+
+fn access_log(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<(AccessLog, Option<Writer>)> {
+    if !config.log.access {
+        return Ok((AccessLog::off(Arc::clone(metrics)), None));
+    }
+    let (log, writer) = AccessLog::start(config.log.format, Arc::clone(metrics), std::io::stdout())?;
+    Ok((log, Some(writer)))
+}
+
+/// Makes the first administrator on an empty store; returns the password when it was made up here.
+async fn bootstrap(config: &Config, store: &Store, clock: &Clock) -> anyhow::Result<Option<SecretString>> {
+    if !store.users().await?.is_empty() {
+        return Ok(None);
+    }
+    let given = config.bootstrap.admin_password.clone();
+    let password = given.clone().unwrap_or_else(random_password);
+    let authn = Authn::new(&config.authn, Arc::new(store.clone()), clock.clone());
+    let hash = authn.hash_password(password.clone()).await?;
+    let actor = Actor { name: "bootstrap".to_owned(), token: None, address: None };
+    store.create_user(&actor, &config.bootstrap.admin_username, Some(&hash), true).await?;
+    Ok(if given.is_none() { Some(password) } else { None })
+}
+
+async fn refresh(authn: Arc<Authn>) {
+    let mut ticks = tokio::time::interval(REFRESH);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        authn.refresh().await;
+    }
+}
+
+/// Things without owner that a crash left: found at start, and again whenever the store could not be written.
+async fn reconcile(effects: Effects, clock: Clock) {
+    let mut ticks = tokio::time::interval(RECONCILE);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // At start nothing older than this process can be under way.
+    let mut before = clock.now();
+    loop {
+        ticks.tick().await;
+        match effects.reconcile(before).await {
+            Ok(settled) => {
+                if settled > 0 {
+                    tracing::warn!(settled, "effects that had been interrupted were settled");
+                }
+                before = Timestamp(clock.now().0.saturating_sub(SETTLED_AFTER_MS));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "interrupted effects could not be settled yet; trying again in a minute")
+            }
+        }
+    }
+}
+
+/// What the probes ask.
+struct Probe {
+    draining: Arc<AtomicBool>,
+    store: Arc<Store>,
+    upstream: Upstream,
+    metrics: Arc<Metrics>,
+}
+
+impl Health for Probe {
+    fn checks(&self) -> Pin<Box<dyn Future<Output = Vec<Check>> + Send + '_>> {
+        Box::pin(async {
+            let draining = self.draining.load(Ordering::SeqCst).then(|| "the proxy is shutting down".to_owned());
+            let store = self.store.check().await.err().map(|error| error.to_string());
+            let upstream = self.upstream.check().await.err().map(|error| error.to_string());
+            vec![
+                Check { name: "draining", problem: draining },
+                Check { name: "store", problem: store },
+                Check { name: "upstream", problem: upstream },
+            ]
+        })
+    }
+
+    fn metrics(&self) -> String {
+        self.metrics.render()
     }
 }

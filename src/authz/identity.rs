@@ -6,10 +6,12 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::{GrantSet, Permission, Resource, ResourceKind};
 
 /// A user's number, as MLflow's API shows it.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct UserId(pub i64);
 
 /// An access token's number. Not the token.

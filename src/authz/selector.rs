@@ -5,8 +5,11 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 /// The kinds of thing that carry permissions of their own. Everything else (runs, versions, artifacts) belongs to one.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ResourceKind {
     Experiment,
     RegisteredModel,
@@ -58,6 +61,20 @@ impl ResourceKind {
             Self::GatewayEndpoint => "gateway endpoint",
             Self::GatewayModelDefinition => "gateway model definition",
             Self::McpServer => "MCP server",
+        }
+    }
+
+    /// The kinds that one name may stand for: in MLflow a registered model may turn into a prompt and back.
+    #[must_use]
+    pub const fn sharing_names(self) -> &'static [Self] {
+        match self {
+            Self::RegisteredModel | Self::Prompt => &[Self::RegisteredModel, Self::Prompt],
+            Self::Experiment => &[Self::Experiment],
+            Self::Scorer => &[Self::Scorer],
+            Self::GatewaySecret => &[Self::GatewaySecret],
+            Self::GatewayEndpoint => &[Self::GatewayEndpoint],
+            Self::GatewayModelDefinition => &[Self::GatewayModelDefinition],
+            Self::McpServer => &[Self::McpServer],
         }
     }
 

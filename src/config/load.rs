@@ -1,16 +1,107 @@
+//! From layers to a [`Config`]: every value is tried on its own first, so that one mistake does not hide the next.
+
+use std::path::PathBuf;
+
+use figment::Figment;
+use figment::providers::Serialized;
+use figment::value::Value;
+
 use super::Config;
+use super::layers::{self, Environment, Given};
+use super::parse;
+use super::raw::{Raw, Secret};
+use super::report::{Origin, Problems, Report};
+use super::schema::{self, SECRETS, Schema};
 
+/// What the command line says about the configuration.
 #[derive(Clone, Debug, Default)]
-pub struct Flags {}
-#[derive(Clone, Debug)]
-pub struct Problem {
-    pub key: String,
-    pub message: String,
+pub struct Flags {
+    /// The TOML file; stronger than `MLFLOW_AUTH_PROXY_CONFIG`.
+    pub config: Option<PathBuf>,
+    /// Dotted keys with values, written as in the environment. The strongest layer.
+    pub set: Vec<(String, String)>,
 }
-#[derive(Clone, Debug)]
-pub struct Problems(pub Vec<Problem>);
 
-#[expect(clippy::todo, clippy::missing_errors_doc, reason = "signatures first")]
-pub fn load(_flags: &Flags) -> Result<Config, Problems> {
-    todo!()
+/// One key as it holds, for people to read.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Setting {
+    pub key: String,
+    /// As TOML would write it; secrets are redacted.
+    pub value: String,
+    /// `None`: the default.
+    pub origin: Option<Origin>,
+}
+
+/// Reads the configuration of this process.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn load(flags: &Flags) -> Result<Config, Problems> {
+    load_from(flags, &Environment::of_process()).map(|(config, _)| config)
+}
+
+/// Reads a configuration from these flags and this environment, with every setting as it holds.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn load_from(flags: &Flags, environment: &Environment) -> Result<(Config, Vec<Setting>), Problems> {
+    let schema = Schema::new();
+    let mut report = Report::default();
+    let mut given = layers::read(flags, environment, &schema, &mut report);
+    given.retain(|given| fits(given, &schema, &mut report));
+    for given in &given {
+        report.came_from(&given.key, &given.origin);
+    }
+    let raw = match overlay(&given).extract::<Raw>() {
+        Ok(raw) => raw,
+        Err(_) => return Err(unreadable(report)),
+    };
+    let settings = settings(&raw, &report);
+    let config = parse::config(raw, &mut report);
+    report.finish(config.map(|config| (config, settings)))
+}
+
+/// Whether this one value, on top of the defaults, is of the right type.
+fn fits(given: &Given, schema: &Schema, report: &mut Report) -> bool {
+    if overlay(std::slice::from_ref(given)).extract::<Raw>().is_ok() {
+        return true;
+    }
+    let expectation = schema.kind(&given.key).map_or("cannot be read", schema::Kind::expectation);
+    report.add_from(&given.key, Some(given.origin.clone()), expectation);
+    false
+}
+
+fn overlay(given: &[Given]) -> Figment {
+    let defaults = Figment::from(Serialized::defaults(Raw::default()));
+    given.iter().fold(defaults, |figment, given| figment.merge(Serialized::default(&given.key, &given.value)))
+}
+
+/// Cannot happen while every value fits on its own; still not a reason to start with the wrong configuration.
+fn unreadable(mut report: Report) -> Problems {
+    report.add("config", "the values do not fit together");
+    report.finish(None::<()>).err().unwrap_or_default()
+}
+
+fn settings(raw: &Raw, report: &Report) -> Vec<Setting> {
+    let setting = |(key, value): (String, Value)| {
+        let value = if SECRETS.contains(&key.as_str()) && !matches!(value, Value::Empty(..)) {
+            Secret::REDACTED.to_owned()
+        } else {
+            written(&value)
+        };
+        Setting { origin: report.origin(&key).cloned(), key, value }
+    };
+    schema::leaves(raw).into_iter().map(setting).collect()
+}
+
+/// As TOML writes it.
+fn written(value: &Value) -> String {
+    match value {
+        Value::String(_, text) => format!("{text:?}"),
+        Value::Array(_, items) => format!("[{}]", items.iter().map(written).collect::<Vec<_>>().join(", ")),
+        Value::Bool(_, flag) => flag.to_string(),
+        Value::Num(_, number) => number.to_u128().map(|number| number.to_string()).unwrap_or_default(),
+        Value::Empty(..) => "(none)".to_owned(),
+        Value::Char(..) | Value::Dict(..) => String::new(),
+    }
 }

@@ -12,9 +12,18 @@ use secrecy::SecretString;
 
 use crate::authz::Permission;
 
+mod checks;
+mod layers;
 mod load;
+mod parse;
+mod raw;
+mod report;
+mod schema;
 
-pub use load::{Flags, Problem, Problems, load};
+pub use checks::{check_password, check_username};
+pub use layers::Environment;
+pub use load::{Flags, Setting, load, load_from};
+pub use report::{Origin, Problem, Problems};
 
 /// Everything the proxy was told. Built only by [`load`].
 #[derive(Clone, Debug)]
@@ -138,3 +147,6 @@ pub enum LogFormat {
     Json,
     Text,
 }
+
+#[cfg(test)]
+mod tests;

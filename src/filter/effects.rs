@@ -6,7 +6,6 @@
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -16,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::authn::Authn;
 use crate::authz::{Identity, Permission, Permit, ResourceKind, Scheme, Selector, UserId};
-use crate::clock::Clock;
+use crate::clock::Timestamp;
 use crate::http::read_bounded;
 use crate::resolve::{self, RegisteredModel, Resolver};
 use crate::store::{self, Actor, Effect, Intent, Store};
@@ -67,15 +66,12 @@ struct Parts {
     authn: Arc<Authn>,
     upstream: Upstream,
     resolver: Arc<Resolver>,
-    clock: Clock,
     /// One writer per name: a model cannot be made again before the grants of the deleted one are gone.
     names: Vec<Mutex<()>>,
 }
 
 const NAME_LOCKS: usize = 64;
 const ANSWER_BYTES: usize = 16 * 1024 * 1024;
-/// An intent younger than this may still be under way in this or another process.
-const SETTLED_AFTER: Duration = Duration::from_secs(300);
 /// How far MLflow's clock may be behind ours when we ask whether a thing is younger than our intent to make it.
 const CLOCK_SKEW_MS: i64 = 5_000;
 
@@ -87,11 +83,10 @@ impl Effects {
         authn: Arc<Authn>,
         upstream: Upstream,
         resolver: Arc<Resolver>,
-        clock: Clock,
         tracker: TaskTracker,
     ) -> Self {
         let names = (0..NAME_LOCKS).map(|_| Mutex::new(())).collect();
-        Self { parts: Arc::new(Parts { store, authn, upstream, resolver, clock, names }), tracker }
+        Self { parts: Arc::new(Parts { store, authn, upstream, resolver, names }), tracker }
     }
 
     /// Sends an allowed request and does what follows, to the end, even if the caller stops waiting.
@@ -113,20 +108,16 @@ impl Effects {
         task.await.unwrap_or(Err(EffectError::Lost))
     }
 
-    /// Finishes or drops what a crash or an unwritable store left behind; run at start and now and then.
-    /// `at_start`: nothing can be under way yet. Returns how many intents were settled.
+    /// Finishes or drops what a crash or an unwritable store left behind and was begun before `before`.
+    /// Returns how many intents were settled.
     ///
     /// # Errors
     /// The store or MLflow does not answer; whatever is left is tried again next time.
-    pub async fn reconcile(&self, at_start: bool) -> Result<usize, ReconcileError> {
-        let parts = &self.parts;
+    pub async fn reconcile(&self, before: Timestamp) -> Result<usize, ReconcileError> {
         let mut settled = 0;
-        for intent in parts.store.intents().await? {
-            let age = parts.clock.now().since(intent.created);
-            if at_start || age >= SETTLED_AFTER {
-                parts.settle(intent).await?;
-                settled += 1;
-            }
+        for intent in self.parts.store.intents().await?.into_iter().filter(|intent| intent.created < before) {
+            self.parts.settle(intent).await?;
+            settled += 1;
         }
         Ok(settled)
     }

@@ -25,6 +25,8 @@ pub trait Watcher: std::fmt::Debug + Send + Sync {
     fn sent(&mut self, bytes: usize);
     /// The stream came to its end.
     fn complete(&mut self);
+    /// Its source broke off.
+    fn broke(&mut self);
 }
 
 impl Body {
@@ -53,8 +55,10 @@ impl HttpBody for Body {
             BodyProjection::Streamed { mut incoming, watcher } => {
                 let polled = incoming.as_mut().poll_frame(cx).map_err(BodyError::Broken);
                 if let Some(watcher) = watcher {
-                    if let Poll::Ready(Some(Ok(frame))) = &polled {
-                        watcher.sent(frame.data_ref().map_or(0, Bytes::len));
+                    match &polled {
+                        Poll::Ready(Some(Ok(frame))) => watcher.sent(frame.data_ref().map_or(0, Bytes::len)),
+                        Poll::Ready(Some(Err(_))) => watcher.broke(),
+                        Poll::Ready(None) | Poll::Pending => {}
                     }
                     // hyper does not ask again after the last byte of a known length.
                     let ended = matches!(polled, Poll::Ready(None));
@@ -121,5 +125,16 @@ where
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(ReadError::TooLarge { limit }),
         Err(_) => Err(ReadError::Broken),
+    }
+}
+
+/// Reads and throws away, up to `limit` bytes or the end.
+pub async fn discard(mut body: Incoming, limit: usize) {
+    let mut seen = 0;
+    while let Some(Ok(frame)) = http_body_util::BodyExt::frame(&mut body).await {
+        seen += frame.data_ref().map_or(0, Bytes::len);
+        if seen > limit {
+            return;
+        }
     }
 }

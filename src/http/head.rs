@@ -2,7 +2,8 @@
 //!
 //! Sources: RFC 9110 §7, RFC 9112 §3 and §6, and the bypasses listed in docs/attacks.md.
 
-use http::{HeaderMap, HeaderName, Method, Request, Version, header};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, Method, Version, header};
 
 /// Why a head is refused.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -67,18 +68,16 @@ const ONCE: [HeaderName; 6] = [
 ///
 /// # Errors
 /// The first thing that is wrong.
-pub fn check<B: http_body::Body>(request: &Request<B>) -> Result<(), HeadError> {
-    check_method(request.method())?;
+pub fn check(head: &Parts, has_body: bool) -> Result<(), HeadError> {
+    check_method(&head.method)?;
     // Absolute-form is for proxies of the client's own; CONNECT and `*` have no path.
-    if request.version() < Version::HTTP_2 && request.uri().authority().is_some()
-        || !request.uri().path().starts_with('/')
-    {
+    if head.version < Version::HTTP_2 && head.uri.authority().is_some() || !head.uri.path().starts_with('/') {
         return Err(HeadError::Target);
     }
-    check_host(request)?;
-    check_headers(request.headers())?;
-    if matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) && !request.body().is_end_stream() {
-        return Err(HeadError::UnexpectedBody(request.method().clone()));
+    check_host(head)?;
+    check_headers(&head.headers)?;
+    if has_body && matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS) {
+        return Err(HeadError::UnexpectedBody(head.method.clone()));
     }
     Ok(())
 }
@@ -96,11 +95,11 @@ fn check_method(method: &Method) -> Result<(), HeadError> {
 ///
 /// # Errors
 /// None, several, or not a host.
-pub fn host<B>(request: &Request<B>) -> Result<String, HeadError> {
-    let authority = match request.uri().authority() {
+pub fn host(head: &Parts) -> Result<String, HeadError> {
+    let authority = match head.uri.authority() {
         Some(authority) => authority.clone(),
         None => {
-            let value = request.headers().get(header::HOST).ok_or(HeadError::Host)?;
+            let value = head.headers.get(header::HOST).ok_or(HeadError::Host)?;
             http::uri::Authority::try_from(value.as_bytes()).map_err(|_| HeadError::BadHost)?
         }
     };
@@ -110,11 +109,11 @@ pub fn host<B>(request: &Request<B>) -> Result<String, HeadError> {
     Ok(authority.host().to_ascii_lowercase())
 }
 
-fn check_host<B>(request: &Request<B>) -> Result<(), HeadError> {
-    let hosts = request.headers().get_all(header::HOST).iter().count();
-    match request.uri().authority() {
+fn check_host(head: &Parts) -> Result<(), HeadError> {
+    let hosts = head.headers.get_all(header::HOST).iter().count();
+    match head.uri.authority() {
         // HTTP/2: `:authority` counts; a Host beside it must say the same (RFC 9113 §8.3.1).
-        Some(authority) => match request.headers().get(header::HOST) {
+        Some(authority) => match head.headers.get(header::HOST) {
             None => Ok(()),
             Some(host) if hosts == 1 && host.as_bytes() == authority.as_str().as_bytes() => Ok(()),
             Some(_) => Err(HeadError::Host),

@@ -9,7 +9,7 @@ mod path;
 mod query;
 mod reply;
 
-pub use body::{Body, BodyError, ReadError, Watcher, read_bounded};
+pub use body::{Body, BodyError, ReadError, Watcher, discard, read_bounded};
 pub use forwarded::{client_address, from_upstream, to_upstream};
 pub use head::{HeadError, check, host};
 pub use path::{CanonicalPath, PathError, decode_until_stable};

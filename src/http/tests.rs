@@ -1,6 +1,5 @@
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, header};
-use http_body_util::{Empty, Full};
 use proptest::prelude::*;
 
 use super::*;
@@ -113,13 +112,13 @@ fn a_query_reads_as_mlflow_reads_it() {
 }
 
 fn head(method: &str, headers: &[(&'static str, &'static str)]) -> Result<(), HeadError> {
-    let mut request = Request::new(Empty::<bytes::Bytes>::new());
+    let mut request = Request::new(());
     *request.method_mut() = method.parse().expect("a method");
     *request.uri_mut() = "/x".parse().expect("a target");
     for (name, value) in headers {
         request.headers_mut().append(*name, HeaderValue::from_static(value));
     }
-    check(&request)
+    check(&request.into_parts().0, false)
 }
 
 #[test]
@@ -153,12 +152,13 @@ fn a_head_that_two_servers_read_differently_is_refused() {
 
 #[test]
 fn a_get_with_a_body_is_refused() {
-    let mut request = Request::new(Full::new(bytes::Bytes::from_static(b"{}")));
+    let mut request = Request::new(());
     *request.uri_mut() = "/x".parse().expect("a target");
     request.headers_mut().insert(header::HOST, HeaderValue::from_static("proxy"));
-    assert_eq!(check(&request), Err(HeadError::UnexpectedBody(Method::GET)));
-    *request.method_mut() = Method::POST;
-    assert_eq!(check(&request), Ok(()));
+    let (mut head, ()) = request.into_parts();
+    assert_eq!(check(&head, true), Err(HeadError::UnexpectedBody(Method::GET)));
+    head.method = Method::POST;
+    assert_eq!(check(&head, true), Ok(()));
 }
 
 #[test]

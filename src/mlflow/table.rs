@@ -98,8 +98,8 @@ pub enum Rule {
 /// One row: what an MLflow endpoint does and needs.
 #[derive(Debug)]
 pub struct Operation {
-    /// Bounded, so it may label metrics.
-    pub name: String,
+    /// Bounded, so it may label metrics. The table lives as long as the process, and so do its names.
+    pub name: &'static str,
     pub needs: Vec<Need>,
     pub send: Send,
     pub narrow: Option<Field>,
@@ -180,7 +180,8 @@ impl Table {
                 }
             }
             let (filter, then, rule) = (row.filter, row.then, row.rule);
-            operations.push(Operation { name: row.name, needs, send, narrow, filter, then, rule });
+            let name = Box::leak(row.name.into_boxed_str());
+            operations.push(Operation { name, needs, send, narrow, filter, then, rule });
         }
         let mut router = matchit::Router::new();
         for (path, entries) in paths {

@@ -2,6 +2,15 @@
 #[derive(Debug)]
 pub struct Pages;
 impl Pages {
+    pub fn new(
+        _: std::sync::Arc<crate::store::Store>,
+        _: std::sync::Arc<crate::authn::Authn>,
+        _: crate::config::Authn,
+        _: crate::authz::Policy,
+        _: crate::clock::Clock,
+    ) -> Self {
+        Self
+    }
     pub fn owns(_: &str) -> bool {
         false
     }

@@ -68,7 +68,7 @@ impl Error {
     /// A bounded word for logs and metrics.
     pub(super) fn reason(&self) -> &'static str {
         match self {
-            Self::Edge(refusal) => refusal.reason(),
+            Self::Edge(refusal) => refusal.as_str(),
             Self::Head(error) => error.reason(),
             Self::UnknownHost => "unknown_host",
             Self::CrossOrigin => "cross_origin",
@@ -100,9 +100,7 @@ impl Error {
 
     fn reply(self) -> Reply {
         match self {
-            Self::Edge(refusal) => {
-                Reply::invalid(refusal.to_string()).with(header::CONNECTION, HeaderValue::from_static("close"))
-            }
+            Self::Edge(refusal) => refusal.reply(),
             Self::Head(error @ HeadError::Method(_)) => {
                 Reply::new(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::BadRequest, error.to_string())
             }

@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, header};
+use hyper::body::Incoming;
+use tokio_util::task::TaskTracker;
 use url::Url;
 
 pub use error::Error;
@@ -45,11 +47,15 @@ pub struct Proxy {
     pub effects: Effects,
     pub pages: Pages,
     pub telemetry: Arc<Telemetry>,
+    /// Tasks that nobody waits for.
+    pub background: TaskTracker,
 }
 
 /// A request that passed the strict edge: one spelling, one host, one client address.
-struct Checked {
-    request: Request,
+struct Checked<'b> {
+    head: http::request::Parts,
+    /// Still there when nobody needed it.
+    body: &'b mut Option<Incoming>,
     path: CanonicalPath,
     query: Query,
     address: IpAddr,
@@ -58,31 +64,44 @@ struct Checked {
 impl Proxy {
     /// The life of one request. Start reading here.
     pub async fn handle(&self, request: Request, peer: Peer, edge: Option<EdgeRefusal>) -> Response {
-        let mut record = Record::start(Arc::clone(&self.telemetry), &request, peer);
-        let answer = match self.run(request, peer, edge, &mut record).await {
+        let (head, body) = request.into_parts();
+        let mut record = Record::start(Arc::clone(&self.telemetry), &head, peer);
+        let mut body = Some(body);
+        let answer = match self.run(head, &mut body, peer, edge, &mut record).await {
             Ok(response) => response,
-            Err(error) => error.into_response(&mut record),
+            Err(error) => {
+                self.discard(body);
+                error.into_response(&mut record)
+            }
         };
         record.finish(answer)
     }
 
+    /// Many clients send their whole body before they read the answer: read on for a while, so that they get to see it.
+    fn discard(&self, body: Option<Incoming>) {
+        let Some(body) = body.filter(|body| !http_body::Body::is_end_stream(body)) else { return };
+        let limit = self.server.head_timeout;
+        self.background.spawn(tokio::time::timeout(limit, crate::http::discard(body, DISCARDED_BYTES)));
+    }
+
     async fn run(
         &self,
-        request: Request,
+        head: http::request::Parts,
+        body: &mut Option<Incoming>,
         peer: Peer,
         edge: Option<EdgeRefusal>,
         record: &mut Record,
     ) -> Result<Response, Error> {
-        let checked = self.check(request, peer, edge, record)?;
+        let checked = self.check(head, body, peer, edge, record)?;
         let path = checked.path.clone();
-        let found = self.table.find(checked.request.method(), path.decoded());
+        let found = self.table.find(&checked.head.method, path.decoded());
         if let Found::Operation { operation, .. } = &found
             && operation.is_public()
         {
-            record.operation(&operation.name);
+            record.operation(operation);
             return self.forward_public(checked, record).await;
         }
-        let credential = checked.request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
+        let credential = checked.head.headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
         let identity = match credential.and_then(|credential| self.authn.recent(credential)) {
             Some(identity) => identity,
             None => self.authn.authenticate(credential, checked.address).await?,
@@ -93,7 +112,7 @@ impl Proxy {
         }
         match found {
             Found::Operation { operation, params } => {
-                record.operation(&operation.name);
+                record.operation(operation);
                 match operation.send {
                     Send::Query => self.forward_query(checked, &identity, operation, &params, record).await,
                     Send::Json => self.forward_json(checked, &identity, operation, &params, record).await,
@@ -109,28 +128,30 @@ impl Proxy {
     }
 
     /// Steps 1 to 3: whatever two parsers could read differently ends here.
-    fn check(
+    fn check<'b>(
         &self,
-        request: Request,
+        head: http::request::Parts,
+        body: &'b mut Option<Incoming>,
         peer: Peer,
         edge: Option<EdgeRefusal>,
         record: &mut Record,
-    ) -> Result<Checked, Error> {
+    ) -> Result<Checked<'b>, Error> {
         if let Some(refusal) = edge {
             return Err(Error::Edge(refusal));
         }
-        crate::http::check(&request)?;
-        let host = crate::http::host(&request)?;
+        let has_body = body.as_ref().is_some_and(|body| !http_body::Body::is_end_stream(body));
+        crate::http::check(&head, has_body)?;
+        let host = crate::http::host(&head)?;
         if !self.answers_to(&host) {
             return Err(Error::UnknownHost);
         }
-        let address = crate::http::client_address(request.headers(), peer.address.ip(), &self.server.trusted_proxies);
+        let address = crate::http::client_address(&head.headers, peer.address.ip(), &self.server.trusted_proxies);
         record.address(address);
-        let target = request.uri().path_and_query().ok_or(crate::http::HeadError::Target)?;
+        let target = head.uri.path_and_query().ok_or(crate::http::HeadError::Target)?;
         let path = CanonicalPath::parse(target)?;
         let query = Query::parse(target.query().unwrap_or_default())?;
-        self.check_origin(&request, &host)?;
-        Ok(Checked { request, path, query, address })
+        self.check_origin(&head, &host)?;
+        Ok(Checked { head, body, path, query, address })
     }
 
     /// Known by configuration, never by what the client says; without a public URL there is nothing to compare with.
@@ -142,12 +163,12 @@ impl Proxy {
     }
 
     /// A browser that remembers a password sends it along from any page; only our own pages may change things.
-    fn check_origin(&self, request: &Request, host: &str) -> Result<(), Error> {
-        if matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
+    fn check_origin(&self, head: &http::request::Parts, host: &str) -> Result<(), Error> {
+        if matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS) {
             return Ok(());
         }
-        let Some(origin) = request.headers().get(header::ORIGIN) else {
-            let site = request.headers().get("sec-fetch-site").map(HeaderValue::as_bytes);
+        let Some(origin) = head.headers.get(header::ORIGIN) else {
+            let site = head.headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
             let foreign = matches!(site, Some(b"cross-site" | b"same-site"));
             return if foreign { Err(Error::CrossOrigin) } else { Ok(()) };
         };
@@ -160,14 +181,14 @@ impl Proxy {
     }
 
     /// Health, version of the API, static files: nobody has to sign in.
-    async fn forward_public(&self, checked: Checked, record: &mut Record) -> Result<Response, Error> {
+    async fn forward_public(&self, checked: Checked<'_>, record: &mut Record) -> Result<Response, Error> {
         let outgoing = self.outgoing(&checked, &checked.query, Body::Empty);
         self.send(open_to_all(), outgoing, record).await
     }
 
     async fn forward_query(
         &self,
-        mut checked: Checked,
+        mut checked: Checked<'_>,
         identity: &Identity,
         operation: &Operation,
         params: &[(&str, &str)],
@@ -187,7 +208,7 @@ impl Proxy {
 
     async fn forward_json(
         &self,
-        mut checked: Checked,
+        mut checked: Checked<'_>,
         identity: &Identity,
         operation: &Operation,
         params: &[(&str, &str)],
@@ -224,7 +245,7 @@ impl Proxy {
 
     async fn forward_stream(
         &self,
-        mut checked: Checked,
+        mut checked: Checked<'_>,
         identity: &Identity,
         operation: &Operation,
         params: &[(&str, &str)],
@@ -242,17 +263,17 @@ impl Proxy {
     /// What the table does not know is for administrators, as it came.
     async fn forward_unlisted(
         &self,
-        mut checked: Checked,
+        mut checked: Checked<'_>,
         identity: &Identity,
         record: &mut Record,
     ) -> Result<Response, Error> {
-        let reads = matches!(*checked.request.method(), Method::GET | Method::HEAD);
+        let reads = matches!(checked.head.method, Method::GET | Method::HEAD);
         let permit = authorize(identity, self.policy, &[Requirement::Admin { change: !reads }])?;
         if checked.path.decoded().contains('%') {
             return Err(crate::http::PathError::EncodedTwice.into());
         }
         let query = std::mem::take(&mut checked.query);
-        let outgoing = if own::is_json(checked.request.headers()) {
+        let outgoing = if own::is_json(&checked.head.headers) {
             let bytes = self.read_json(&mut checked).await?;
             let body = if bytes.is_empty() { None } else { Some(Json::parse_object(&bytes)?) };
             let mut outgoing = self.outgoing_json(&checked, body.as_ref());
@@ -341,7 +362,7 @@ impl Proxy {
     #[expect(clippy::too_many_arguments, reason = "one private step of the request's life")]
     async fn list(
         &self,
-        checked: Checked,
+        checked: Checked<'_>,
         identity: &Identity,
         permit: crate::authz::Permit,
         filter: Filter,
@@ -364,8 +385,8 @@ impl Proxy {
         if visible.iter().all(|visible| *visible == Visibility::Only(Vec::new())) {
             return Ok(own::json(Lists::nothing().body));
         }
-        let headers = to_upstream(checked.request.headers(), self.upstream.host(), checked.address);
-        let (method, path) = (checked.request.method().clone(), checked.path.encoded().into_owned());
+        let headers = to_upstream(&checked.head.headers, self.upstream.host(), checked.address);
+        let (method, path) = (checked.head.method.clone(), checked.path.encoded().into_owned());
         let request = ListRequest { method, path, headers, query: &mut query, body };
         let answer = self.lists.page(identity, self.policy, permit, filter, request).await?;
         record.upstream_answered();
@@ -412,21 +433,24 @@ impl Proxy {
         response
     }
 
-    async fn read_json(&self, checked: &mut Checked) -> Result<Bytes, Error> {
-        own::check_json_head(checked.request.headers())?;
-        Ok(read_bounded(checked.request.body_mut(), self.server.max_body_bytes).await?)
+    async fn read_json(&self, checked: &mut Checked<'_>) -> Result<Bytes, Error> {
+        own::check_json_head(&checked.head.headers)?;
+        match checked.body.as_mut() {
+            Some(body) => Ok(read_bounded(body, self.server.max_body_bytes).await?),
+            None => Ok(Bytes::new()),
+        }
     }
 
-    fn outgoing(&self, checked: &Checked, query: &Query, body: Body) -> Outgoing {
+    fn outgoing(&self, checked: &Checked<'_>, query: &Query, body: Body) -> Outgoing {
         Outgoing {
-            method: checked.request.method().clone(),
+            method: checked.head.method.clone(),
             target: target(&checked.path, query),
-            headers: to_upstream(checked.request.headers(), self.upstream.host(), checked.address),
+            headers: to_upstream(&checked.head.headers, self.upstream.host(), checked.address),
             body,
         }
     }
 
-    fn outgoing_json(&self, checked: &Checked, body: Option<&Json<'_>>) -> Outgoing {
+    fn outgoing_json(&self, checked: &Checked<'_>, body: Option<&Json<'_>>) -> Outgoing {
         let bytes = body.map(|body| Bytes::from(body.to_bytes())).unwrap_or_default();
         let mut outgoing = self.outgoing(checked, &Query::default(), Body::from(bytes.clone()));
         outgoing.headers.remove(header::CONTENT_TYPE);
@@ -438,14 +462,14 @@ impl Proxy {
         outgoing
     }
 
-    fn outgoing_stream(&self, checked: Checked, query: &Query) -> Outgoing {
+    fn outgoing_stream(&self, checked: Checked<'_>, query: &Query) -> Outgoing {
         let mut outgoing = self.outgoing(&checked, query, Body::Empty);
         for name in [header::CONTENT_LENGTH, header::CONTENT_ENCODING] {
-            if let Some(value) = checked.request.headers().get(&name) {
+            if let Some(value) = checked.head.headers.get(&name) {
                 outgoing.headers.insert(name, value.clone());
             }
         }
-        outgoing.body = Body::from(checked.request.into_body());
+        outgoing.body = checked.body.take().map_or(Body::Empty, Body::from);
         outgoing
     }
 }
@@ -460,7 +484,7 @@ fn target(path: &CanonicalPath, query: &Query) -> String {
 }
 
 /// Artifact paths may come encoded twice; what is sent is the spelling that was authorised. All others must not.
-fn canonical_artifact_path(checked: &mut Checked, params: &[(&str, &str)]) -> Result<(), Error> {
+fn canonical_artifact_path(checked: &mut Checked<'_>, params: &[(&str, &str)]) -> Result<(), Error> {
     use crate::mlflow::ArtifactPath;
     if !checked.path.decoded().contains('%') {
         return Ok(());
@@ -490,3 +514,6 @@ fn happening(operation: &Operation, body: Option<&mut Json<'_>>) -> Result<Optio
         Then::LearnRun => return Ok(None),
     }))
 }
+
+/// Of a refused body, at most this much is read and thrown away.
+const DISCARDED_BYTES: usize = 1024 * 1024 * 1024;

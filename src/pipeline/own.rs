@@ -23,14 +23,16 @@ impl Proxy {
     /// Management requests are answered here; MLflow never sees them.
     pub(super) async fn answer_ourselves(
         &self,
-        checked: Checked,
+        checked: Checked<'_>,
         identity: Arc<Identity>,
         record: &mut Record,
     ) -> Result<Response, Error> {
-        record.operation("Own");
-        let (head, body) = checked.request.into_parts();
-        let body = read_bounded(body, OWN_BODY_BYTES).await?;
-        let request = http::Request::from_parts(head, body);
+        record.own();
+        let body = match checked.body.as_mut() {
+            Some(body) => read_bounded(body, OWN_BODY_BYTES).await?,
+            None => Bytes::new(),
+        };
+        let request = http::Request::from_parts(checked.head, body);
         let response = self.pages.answer(identity, checked.address, request).await;
         Ok(response.map(Body::from))
     }

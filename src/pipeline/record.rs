@@ -1,33 +1,233 @@
-//! What one request leaves behind: one access line, metrics, and for a refusal an audit row.
+//! What one request leaves behind: one access line, metrics, and for a denial an audit row.
 //!
-//! Filled in as the steps are taken; written when the answer's last byte is sent, or when the client is gone.
+//! Filled in as the steps are taken; written once, when the answer's last byte is handed over or the client is gone.
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, Method, StatusCode};
 
 use super::Error;
-use crate::authz::Identity;
-use crate::http::{Request, Response};
+use crate::authn;
+use crate::authz::{Identity, Scheme};
+use crate::clock::{Stopwatch, Timestamp};
+use crate::filter::{EffectError, ListError};
+use crate::http::{Body, Response, Watcher};
+use crate::mlflow::{Operation, Send};
+use crate::resolve;
 use crate::server::Peer;
-use crate::telemetry::Telemetry;
+use crate::store::{Actor, AuditEntry};
+use crate::telemetry::{AccessLine, Outcome, RequestKind, Telemetry};
+use crate::upstream;
 
+/// The facts of one request.
 #[derive(Debug)]
-pub struct Record {}
+pub struct Record {
+    telemetry: Arc<Telemetry>,
+    at: Timestamp,
+    watch: Stopwatch,
+    method: Method,
+    browser_xhr: bool,
+    operation: &'static str,
+    kind: RequestKind,
+    identity: Option<Arc<Identity>>,
+    address: IpAddr,
+    upstream: Option<Duration>,
+    denied: Option<&'static str>,
+}
 
 impl Record {
-    pub(super) fn start(_telemetry: Arc<Telemetry>, _request: &Request, _peer: Peer) -> Self {
-        Self {}
+    pub(super) fn start(telemetry: Arc<Telemetry>, head: &http::request::Parts, peer: Peer) -> Self {
+        Self {
+            at: telemetry.clock.now(),
+            watch: Stopwatch::start(),
+            method: head.method.clone(),
+            browser_xhr: is_browser_xhr(head),
+            operation: "none",
+            kind: RequestKind::Refused,
+            identity: None,
+            address: peer.address.ip(),
+            upstream: None,
+            denied: None,
+            telemetry,
+        }
     }
-    pub(super) fn operation(&mut self, _name: &str) {}
-    pub(super) fn unlisted(&mut self) {}
-    pub(super) fn identity(&mut self, _identity: &Arc<Identity>) {}
-    pub(super) fn address(&mut self, _address: IpAddr) {}
-    pub(super) fn upstream_answered(&mut self) {}
-    pub(super) fn failed(&mut self, _error: &Error) {}
-    pub(super) fn is_browser_xhr(&self) -> bool {
-        false
+
+    pub(super) fn operation(&mut self, operation: &Operation) {
+        self.operation = operation.name;
+        self.kind = match operation {
+            Operation { filter: Some(_), .. } | Operation { narrow: Some(_), .. } => RequestKind::Search,
+            Operation { send: Send::Stream, .. } => RequestKind::Artifact,
+            _ if operation.is_public() => RequestKind::Static,
+            _ if operation.name.ends_with("Artifact") => RequestKind::Artifact,
+            _ => RequestKind::Api,
+        };
     }
+
+    pub(super) fn own(&mut self) {
+        self.operation = "Own";
+        self.kind = RequestKind::Own;
+    }
+
+    pub(super) fn unlisted(&mut self) {
+        self.operation = "Unlisted";
+        self.kind = RequestKind::Api;
+        self.telemetry.metrics.unlisted_requests.inc();
+    }
+
+    pub(super) fn identity(&mut self, identity: &Arc<Identity>) {
+        self.identity = Some(Arc::clone(identity));
+    }
+
+    pub(super) fn address(&mut self, address: IpAddr) {
+        self.address = address;
+    }
+
+    pub(super) fn upstream_answered(&mut self) {
+        self.upstream = Some(self.watch.elapsed());
+    }
+
+    /// Whether a page's script asks, so that a Basic challenge would pop up over the page.
+    pub(super) const fn is_browser_xhr(&self) -> bool {
+        self.browser_xhr
+    }
+
+    /// Counts and logs, once, why there is no answer of MLflow's.
+    pub(super) fn failed(&mut self, error: &Error) {
+        let reason = error.reason();
+        self.denied = Some(reason);
+        self.kind = RequestKind::Refused;
+        let metrics = &self.telemetry.metrics;
+        match error {
+            // The server counted it already.
+            Error::Edge(_) => {}
+            Error::Head(_) | Error::UnknownHost | Error::Path(_) | Error::Query(_) => metrics.edge_refused(reason),
+            Error::CrossOrigin | Error::Denied(_) => {
+                metrics.denied(reason);
+                self.audit(error);
+            }
+            Error::Authn(authn::Error::Store(error)) => tracing::error!(%error, "a request could not be authenticated"),
+            Error::Authn(_) => metrics.authentication_failed(reason),
+            Error::Upstream(error) | Error::List(ListError::Upstream(error)) => self.upstream_failed(error),
+            Error::Resolve(resolve::Error::Upstream(error))
+            | Error::List(ListError::Resolve(resolve::Error::Upstream(error))) => self.upstream_failed(error),
+            Error::Effect(EffectError::Upstream(error)) => self.upstream_failed(error),
+            Error::Effect(error) => {
+                metrics.effects_failed.inc();
+                tracing::error!(operation = self.operation, %error, "an effect was not written");
+            }
+            Error::MethodNotAllowed(_)
+            | Error::ContentType
+            | Error::ContentEncoding
+            | Error::Body(_)
+            | Error::Json(_)
+            | Error::Locate(_)
+            | Error::Resolve(_)
+            | Error::List(_) => {}
+        }
+    }
+
+    fn upstream_failed(&self, error: &upstream::Error) {
+        self.telemetry.metrics.upstream_failed(error.kind());
+        tracing::warn!(operation = self.operation, %error, "MLflow gave no usable answer");
+    }
+
+    fn audit(&self, error: &Error) {
+        let token = self.identity.as_ref().and_then(|identity| match identity.scheme {
+            Scheme::Token(id) => Some(id),
+            Scheme::Password => None,
+        });
+        let name = self.identity.as_ref().map_or_else(|| "-".to_owned(), |identity| identity.name.to_string());
+        self.telemetry.audit.record(AuditEntry {
+            at: self.at,
+            actor: Actor { name, token, address: Some(self.address) },
+            action: "request.denied".to_owned(),
+            target: self.operation.to_owned(),
+            detail: error.to_string(),
+        });
+    }
+
+    /// Hands the record to the answer, which writes it when it is over.
     pub(super) fn finish(self, response: Response) -> Response {
-        response
+        let (head, body) = response.into_parts();
+        let mut finishing = Finishing { record: self, status: head.status, sent: 0, outcome: Outcome::Aborted };
+        let body = match body {
+            Body::Streamed { incoming, .. } if !http_body::Body::is_end_stream(&incoming) => {
+                Body::watched(incoming, Box::new(finishing))
+            }
+            whole => {
+                // In memory: as good as sent.
+                finishing.sent = http_body::Body::size_hint(&whole).lower();
+                finishing.outcome = Outcome::Complete;
+                whole
+            }
+        };
+        Response::from_parts(head, body)
+    }
+
+    fn write(&self, status: StatusCode, sent: u64, outcome: Outcome) {
+        let took = self.watch.elapsed();
+        let telemetry = &self.telemetry;
+        telemetry.metrics.request(self.operation, self.kind, status.as_u16(), took);
+        if !telemetry.access.is_on() {
+            return;
+        }
+        let identity = self.identity.as_deref();
+        telemetry.access.write(&AccessLine {
+            time: AccessLine::moment(self.at),
+            operation: self.operation,
+            method: self.method.as_str(),
+            status: status.as_u16(),
+            duration_ms: AccessLine::milliseconds(took),
+            upstream_ms: self.upstream.map(AccessLine::milliseconds),
+            user: identity.filter(|_| telemetry.user_names).map(|identity| &*identity.name),
+            scheme: identity.map(|identity| identity.scheme.as_str()),
+            address: self.address,
+            denied: self.denied,
+            bytes_sent: sent,
+            request_id: None,
+            outcome,
+        });
+    }
+}
+
+/// Writes the record when the answer is over, however it ends.
+#[derive(Debug)]
+struct Finishing {
+    record: Record,
+    status: StatusCode,
+    sent: u64,
+    outcome: Outcome,
+}
+
+impl Watcher for Finishing {
+    fn sent(&mut self, bytes: usize) {
+        self.sent += bytes as u64;
+    }
+
+    fn complete(&mut self) {
+        self.outcome = Outcome::Complete;
+    }
+
+    fn broke(&mut self) {
+        self.outcome = Outcome::Broken;
+    }
+}
+
+impl Drop for Finishing {
+    fn drop(&mut self) {
+        self.record.write(self.status, self.sent, self.outcome);
+    }
+}
+
+fn is_browser_xhr(head: &http::request::Parts) -> bool {
+    let path = head.uri.path();
+    path.starts_with("/ajax-api/") || path == "/graphql" || {
+        let header = |headers: &HeaderMap, name: &str, value: &[u8]| {
+            headers.get(name).is_some_and(|sent| sent.as_bytes().eq_ignore_ascii_case(value))
+        };
+        header(&head.headers, "x-requested-with", b"xmlhttprequest")
+            || head.headers.get("sec-fetch-mode").is_some_and(|mode| mode.as_bytes() != b"navigate")
     }
 }

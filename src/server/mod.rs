@@ -1,19 +1,130 @@
-//! stub
-/// Who is at the other end.
-#[derive(Clone, Copy, Debug)]
+//! Bytes -> requests: listeners, TLS, connections, drain. Knows nothing of MLflow.
+//!
+//! [`serve`] is the only door. Each connection is one task: a peek decides HTTP/1 or HTTP/2, [`inspect`] vets every
+//! HTTP/1 head before hyper sees it, `connection` watches for idleness and for the end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config;
+use crate::http::Response;
+use crate::telemetry::Metrics;
+
+pub mod admin;
+mod chunked;
+mod connection;
+mod guard;
+mod inspect;
+mod refusal;
+mod service;
+mod stream;
+pub mod tls;
+
+pub use refusal::EdgeRefusal;
+
+/// Who is at the other end of the connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Peer {
-    pub address: std::net::SocketAddr,
+    /// Of the TCP connection: the last proxy before us, or the client.
+    pub address: SocketAddr,
     pub tls: bool,
 }
-#[derive(Clone, Copy, Debug)]
-pub struct EdgeRefusal;
-impl EdgeRefusal {
-    pub fn reason(&self) -> &'static str {
-        "x"
+
+/// Serves until `stop` is cancelled; then takes no new connections, lets requests under way finish for at most
+/// `drain_timeout`, closes what is left and returns.
+///
+/// `handler` is called once per request. With `Some(EdgeRefusal)` the request is a stand-in (method kept where it is a
+/// known one, path `/`) for bytes that were refused: answer with [`EdgeRefusal::reply`]; the connection closes after it.
+pub fn serve<H, F>(
+    config: &config::Server,
+    listener: TcpListener,
+    tls: Option<tls::Acceptor>,
+    handler: H,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) -> impl Future<Output = ()> + Send + use<H, F>
+where
+    H: Fn(http::Request<Incoming>, Peer, Option<EdgeRefusal>) -> F + Clone + Send + 'static,
+    F: Future<Output = Response> + Send + 'static,
+{
+    let connections = TaskTracker::new();
+    let builder = connection::Builder::new(config, connections.clone(), tls, Arc::clone(&metrics), stop.clone());
+    let slots = Arc::new(Semaphore::new(config.max_connections));
+    let drain = config.drain_timeout.saturating_add(DRAIN_MARGIN);
+    async move {
+        let mut pause = Backoff::default();
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                accepted = listener.accept() => accepted,
+            };
+            let (tcp, address) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    pause.after(&error).await;
+                    continue;
+                }
+            };
+            pause = Backoff::default();
+            let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+                metrics.connections_refused.inc();
+                continue;
+            };
+            let connection = builder.connection(tuned(tcp), address, handler.clone());
+            connections.spawn(async move {
+                connection.await;
+                drop(slot);
+            });
+        }
+        drop(listener);
+        connections.close();
+        // Every connection bounds its own drain; this is the belt to those braces.
+        if tokio::time::timeout(drain, connections.wait()).await.is_err() {
+            tracing::warn!(left = connections.len(), "connections were still open after the drain");
+        }
     }
 }
-impl std::fmt::Display for EdgeRefusal {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("x")
+
+/// Small answers leave at once.
+fn tuned(tcp: TcpStream) -> TcpStream {
+    if let Err(error) = tcp.set_nodelay(true) {
+        tracing::debug!(%error, "no TCP_NODELAY");
+    }
+    tcp
+}
+
+/// Waits longer and longer while the operating system cannot give us connections (usually: out of descriptors).
+#[derive(Debug)]
+struct Backoff(Duration);
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self(Duration::from_millis(10))
     }
 }
+
+impl Backoff {
+    async fn after(&mut self, error: &std::io::Error) {
+        use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+        if matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
+            return; // that one connection's trouble, not ours
+        }
+        tracing::warn!(%error, pause = ?self.0, "no connection could be accepted");
+        tokio::time::sleep(self.0).await;
+        self.0 = self.0.saturating_mul(2).min(Duration::from_secs(1));
+    }
+}
+
+/// What `serve` waits beyond each connection's own limit.
+const DRAIN_MARGIN: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;

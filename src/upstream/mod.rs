@@ -156,6 +156,20 @@ impl Upstream {
         }
     }
 
+    /// Whether MLflow is healthy; what `/readyz` asks. Waits at most 1.5 seconds.
+    ///
+    /// # Errors
+    /// It cannot be reached or does not say so.
+    pub async fn check(&self) -> Result<(), Error> {
+        let limit = Duration::from_millis(1500);
+        match tokio::time::timeout(limit, self.lookup("/health".to_owned())).await {
+            Ok(Ok(Some(_))) => Ok(()),
+            Ok(Ok(None)) => Err(Error::Unexpected(StatusCode::NOT_FOUND)),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(Error::TimedOut(limit)),
+        }
+    }
+
     async fn send(&self, outgoing: Outgoing) -> Result<Response<Incoming>, Error> {
         let target = PathAndQuery::from_maybe_shared(Bytes::from(outgoing.target)).map_err(|_| Error::Unwritable)?;
         let mut uri = http::uri::Parts::default();

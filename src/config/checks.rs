@@ -1,0 +1,193 @@
+//! What single values must be. Pure, but for the files they name.
+//!
+//! A message says what to write instead; one about a value that may hold a secret (a URL may) does not repeat it.
+
+use std::io::Read as _;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use url::Url;
+
+use super::LogFormat;
+use crate::crypto::AccessToken;
+
+/// Whether this may be the password of an account.
+///
+/// # Errors
+/// What is wrong with it, as the rest of a sentence; never the password.
+pub fn check_password(password: &str) -> Result<(), &'static str> {
+    if password.chars().count() < 12 {
+        return Err("must have at least 12 characters");
+    }
+    if password.len() > 1024 {
+        return Err("must have at most 1024 bytes");
+    }
+    if password.starts_with(AccessToken::PREFIX) {
+        return Err("must not start with `mlap_`: that is how access tokens are told from passwords");
+    }
+    Ok(())
+}
+
+/// Whether this may be the name of an account.
+///
+/// # Errors
+/// What is wrong with it, as the rest of a sentence.
+pub fn check_username(name: &str) -> Result<(), &'static str> {
+    if name.is_empty() || name.chars().count() > 255 {
+        return Err("must have 1 to 255 characters");
+    }
+    if name.contains(':') {
+        return Err("must not contain `:`: HTTP Basic ends the name there");
+    }
+    if name.chars().any(char::is_control) || name.trim() != name {
+        return Err("must not contain control characters, nor begin or end with a space");
+    }
+    Ok(())
+}
+
+pub(super) fn number<N: TryFrom<u64>>(value: u64, range: RangeInclusive<u64>) -> Result<N, String> {
+    let refusal = || format!("must be between {} and {}", range.start(), range.end());
+    if !range.contains(&value) {
+        return Err(refusal());
+    }
+    N::try_from(value).map_err(|_| refusal())
+}
+
+pub(super) fn seconds(value: u64, range: RangeInclusive<u64>) -> Result<Duration, String> {
+    number(value, range).map(Duration::from_secs)
+}
+
+pub(super) fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "must be an IP address and a port, such as 127.0.0.1:8080 or [::]:8443")
+}
+
+/// Scheme, host and perhaps a port, and nothing else.
+pub(super) fn origin(text: &str) -> Result<Url, &'static str> {
+    let url = Url::parse(text).map_err(|_| "must be a URL, such as https://mlflow.example.com")?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err("must start with http:// or https://");
+    }
+    if !url.username().is_empty() || url.password().is_some() || text.contains('@') {
+        return Err("must not contain a user name or password");
+    }
+    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() || text.contains('\\') {
+        return Err("must end after host and port: no path, no `?`, no `#`");
+    }
+    Ok(url)
+}
+
+pub(super) fn store_url(text: &str) -> Result<String, &'static str> {
+    let Some(place) = text.strip_prefix("sqlite:") else {
+        return Err("must start with sqlite://, such as sqlite:///var/lib/mlflow-auth-proxy/store.db");
+    };
+    if place.trim_start_matches('/').is_empty() {
+        return Err("must name a file, such as sqlite:///var/lib/mlflow-auth-proxy/store.db");
+    }
+    Ok(text.to_owned())
+}
+
+/// A network, or a single address.
+pub(super) fn network(text: &str) -> Result<IpNet, String> {
+    let single = || text.parse::<IpAddr>().map(IpNet::from);
+    let network = text
+        .parse::<IpNet>()
+        .or_else(|_| single())
+        .map_err(|_| format!("`{text}` is not a network such as 10.0.0.0/8"))?;
+    if network.prefix_len() == 0 {
+        return Err(format!("`{text}` is everybody: anyone could choose the address we believe"));
+    }
+    Ok(network)
+}
+
+/// A host name or address as a `Host` header has it, with or without a port.
+pub(super) fn host(text: &str) -> Result<String, String> {
+    let refusal = || format!("`{text}` is not a host name, with or without a port");
+    let url = Url::parse(&format!("http://{text}/")).map_err(|_| refusal())?;
+    let rest = url.username().is_empty() && url.path() == "/" && url.query().is_none() && url.fragment().is_none();
+    if !rest || text.contains(['/', '\\', '@', '?', '#']) || text.is_empty() {
+        return Err(refusal());
+    }
+    Ok(text.to_ascii_lowercase())
+}
+
+pub(super) fn artifact_location(text: &str) -> Result<String, String> {
+    let Some((scheme, rest)) = text.split_once(':') else {
+        return Err(format!("`{text}` must be a URI that ends with `/`, such as s3://bucket/folder/"));
+    };
+    let dots = rest.split('/').any(|segment| segment == ".." || segment == ".");
+    if scheme.is_empty() || dots || !rest.ends_with('/') || rest.contains(['?', '#', '%', '\\']) {
+        return Err(format!("`{text}` must be a plain URI that ends with `/`, such as s3://bucket/folder/"));
+    }
+    Ok(text.to_owned())
+}
+
+pub(super) fn log_level(text: &str) -> Result<String, String> {
+    let refusal = || format!("`{text}` is not a log filter; use error, warn, info, debug or trace");
+    let level = |directive: &str| directive.rsplit('=').next().is_some_and(|level| LEVELS.contains(&level.trim()));
+    let parsed = tracing_subscriber::EnvFilter::try_new(text);
+    if parsed.is_err() || !text.split(',').all(level) {
+        return Err(refusal());
+    }
+    Ok(text.to_owned())
+}
+
+pub(super) fn log_format(text: &str) -> Result<LogFormat, &'static str> {
+    match text {
+        "json" => Ok(LogFormat::Json),
+        "text" => Ok(LogFormat::Text),
+        _ => Err("must be `json` or `text`"),
+    }
+}
+
+/// A secret's file, without the one line end that editors add.
+pub(super) fn secret_file(path: &Path) -> Result<String, String> {
+    let cannot = |error: &dyn std::fmt::Display| format!("{} cannot be read: {error}", path.display());
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(|error| cannot(&error))?;
+    file.take(MAX_SECRET_BYTES).read_to_string(&mut text).map_err(|error| cannot(&error))?;
+    let text = text.strip_suffix('\n').unwrap_or(&text);
+    let text = text.strip_suffix('\r').unwrap_or(text);
+    if text.is_empty() { Err(format!("{} is empty", path.display())) } else { Ok(text.to_owned()) }
+}
+
+/// The certificate chain, leaf first.
+pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let cannot =
+        |error: rustls_pki_types::pem::Error| format!("{} cannot be read: {}", path.display(), pem_error(&error));
+    let chain: Vec<_> = CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(cannot)?;
+    if chain.is_empty() {
+        return Err(format!("{} holds no PEM certificate", path.display()));
+    }
+    Ok(chain)
+}
+
+pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+    PrivateKeyDer::from_pem_file(path)
+        .map_err(|error| format!("{} cannot be read: {}", path.display(), pem_error(&error)))
+}
+
+/// Whether the key belongs to the first certificate.
+pub(super) fn belongs(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<(), String> {
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    rustls::sign::CertifiedKey::from_der(chain, key, &provider)
+        .map(|_| ())
+        .map_err(|error| format!("does not belong to the first certificate of server.tls.cert ({error})"))
+}
+
+/// Not the error's own text, which may quote the file.
+fn pem_error(error: &rustls_pki_types::pem::Error) -> String {
+    use rustls_pki_types::pem::Error;
+    match error {
+        Error::Io(error) => error.to_string(),
+        Error::NoItemsFound => "it holds no PEM of the expected kind".to_owned(),
+        _ => "it is not PEM".to_owned(),
+    }
+}
+
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+const MAX_SECRET_BYTES: u64 = 4096;

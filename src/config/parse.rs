@@ -1,0 +1,244 @@
+//! From the configuration as written to one that cannot be wrong. Each function goes to its end, so that every problem
+//! is found; the `?` at the end only puts together what was good.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use url::Url;
+
+use super::report::Report;
+use super::{Admin, Authn, Authz, Bootstrap, Config, Log, Server, Store, Tls, Upstream, checks, raw};
+
+/// Parses everything; `None` when a part could not be made, with the reasons in the report.
+pub(super) fn config(raw: raw::Raw, report: &mut Report) -> Option<Config> {
+    let server = server(raw.server, report);
+    let admin = admin(&raw.admin, report);
+    let upstream = upstream(&raw.upstream, report);
+    let store = report.check("store.url", checks::store_url(&raw.store.url)).map(|url| Store { url });
+    let bootstrap = bootstrap(raw.bootstrap, report);
+    let authn = authn(&raw.authn, report);
+    let authz = authz(&raw.authz, report);
+    let log = log(&raw.log, report);
+    if let (Some(server), Some(admin)) = (&server, &admin) {
+        one_listener_each(server.listen, admin.listen, report);
+    }
+    if let (Some(server), Some(upstream)) = (&server, &upstream) {
+        not_ourselves(server.listen, &upstream.url, report);
+    }
+    Some(Config {
+        server: server?,
+        admin: admin?,
+        upstream: upstream?,
+        store: store?,
+        bootstrap: bootstrap?,
+        authn: authn?,
+        authz: authz?,
+        log: log?,
+    })
+}
+
+fn server(raw: raw::Server, report: &mut Report) -> Option<Server> {
+    let listen = report.check("server.listen", checks::address(&raw.listen));
+    let public_url = optional(raw.public_url.as_deref(), |url| report.check("server.public_url", checks::origin(url)));
+    let tls = tls(&raw.tls, report);
+    let encrypts = raw.tls.cert.is_some() || raw.tls.key.is_some();
+    if let Some(listen) = listen {
+        encrypted_where_it_matters(listen, encrypts, raw.allow_plain_http, report);
+    }
+    if let Some(Some(url)) = &public_url {
+        scheme_is_true(url, encrypts, raw.allow_plain_http, report);
+    }
+    if raw.public_url.is_none() && !raw.allowed_hosts.is_empty() {
+        report.add("server.allowed_hosts", "has no effect without server.public_url; set that too");
+    }
+    let allowed_hosts = each("server.allowed_hosts", &raw.allowed_hosts, checks::host, report);
+    let trusted_proxies = each("server.trusted_proxies", &raw.trusted_proxies, checks::network, report);
+    let max_connections = report.check("server.max_connections", checks::number(raw.max_connections, 1..=1_000_000));
+    let max_head_bytes = report.check("server.max_head_bytes", checks::number(raw.max_head_bytes, 8192..=1_048_576));
+    let max_headers = report.check("server.max_headers", checks::number(raw.max_headers, 10..=1000));
+    let max_body_bytes = report.check("server.max_body_bytes", checks::number(raw.max_body_bytes, 1024..=GIB));
+    let head = report.check("server.head_timeout_seconds", checks::seconds(raw.head_timeout_seconds, 1..=HOUR));
+    let handshake = checks::seconds(raw.tls_handshake_timeout_seconds, 1..=HOUR);
+    let handshake = report.check("server.tls_handshake_timeout_seconds", handshake);
+    let idle = report.check("server.idle_timeout_seconds", checks::seconds(raw.idle_timeout_seconds, 1..=DAY));
+    let drain_delay = report.check("server.drain_delay_seconds", checks::seconds(raw.drain_delay_seconds, 0..=HOUR));
+    let drain = report.check("server.drain_timeout_seconds", checks::seconds(raw.drain_timeout_seconds, 1..=HOUR));
+    Some(Server {
+        listen: listen?,
+        public_url: public_url?,
+        allowed_hosts: allowed_hosts?,
+        tls: tls?,
+        trusted_proxies: trusted_proxies?,
+        max_connections: max_connections?,
+        max_head_bytes: max_head_bytes?,
+        max_headers: max_headers?,
+        max_body_bytes: max_body_bytes?,
+        head_timeout: head?,
+        tls_handshake_timeout: handshake?,
+        idle_timeout: idle?,
+        drain_delay: drain_delay?,
+        drain_timeout: drain?,
+    })
+}
+
+fn tls(raw: &raw::Tls, report: &mut Report) -> Option<Option<Tls>> {
+    let (cert, key) = match (raw.cert.as_deref(), raw.key.as_deref()) {
+        (None, None) => return Some(None),
+        (Some(cert), Some(key)) => (Path::new(cert), Path::new(key)),
+        (Some(_), None) => {
+            report.add("server.tls.key", "is missing: server.tls.cert is set, so name its private key too");
+            return None;
+        }
+        (None, Some(_)) => {
+            report.add("server.tls.cert", "is missing: server.tls.key is set, so name its certificate too");
+            return None;
+        }
+    };
+    let chain = report.check("server.tls.cert", checks::certificates(cert));
+    let private = report.check("server.tls.key", checks::private_key(key));
+    report.check("server.tls.key", checks::belongs(chain?, private?))?;
+    Some(Some(Tls { cert: cert.to_owned(), key: key.to_owned() }))
+}
+
+fn encrypted_where_it_matters(listen: SocketAddr, encrypts: bool, allow_plain_http: bool, report: &mut Report) {
+    if encrypts || allow_plain_http || listen.ip().to_canonical().is_loopback() {
+        return;
+    }
+    report.add(
+        "server.listen",
+        "would send passwords in plain HTTP over the network; set server.tls.cert and server.tls.key, or \
+         server.allow_plain_http = true when TLS ends in front of this proxy",
+    );
+}
+
+fn scheme_is_true(public_url: &Url, encrypts: bool, allow_plain_http: bool, report: &mut Report) {
+    match public_url.scheme() {
+        "https" if !encrypts && !allow_plain_http => report.add(
+            "server.public_url",
+            "says https, but nothing ends TLS; set server.tls.cert and server.tls.key, or server.allow_plain_http = \
+             true when TLS ends in front of this proxy",
+        ),
+        "http" if encrypts => report.add("server.public_url", "says http, but server.tls is set; write https://"),
+        _ => {}
+    }
+}
+
+fn one_listener_each(server: SocketAddr, admin: SocketAddr, report: &mut Report) {
+    let overlap = server.ip() == admin.ip() || server.ip().is_unspecified() || admin.ip().is_unspecified();
+    if overlap && server.port() == admin.port() && server.port() != 0 {
+        report.add("admin.listen", "must be another port than server.listen's");
+    }
+}
+
+fn not_ourselves(listen: SocketAddr, upstream: &Url, report: &mut Report) {
+    let loopback = match upstream.host() {
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.to_canonical().is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost",
+        None => false,
+    };
+    let ours = listen.ip().is_loopback() || listen.ip().is_unspecified();
+    if loopback && ours && upstream.port_or_known_default() == Some(listen.port()) {
+        report.add("upstream.url", "is the address this proxy listens on; it must be MLflow's");
+    }
+}
+
+fn admin(raw: &raw::Admin, report: &mut Report) -> Option<Admin> {
+    report.check("admin.listen", checks::address(&raw.listen)).map(|listen| Admin { listen })
+}
+
+fn upstream(raw: &raw::Upstream, report: &mut Report) -> Option<Upstream> {
+    let url = report.check("upstream.url", checks::origin(&raw.url));
+    let connect = checks::seconds(raw.connect_timeout_seconds, 1..=HOUR);
+    let connect = report.check("upstream.connect_timeout_seconds", connect);
+    let response = checks::seconds(raw.response_timeout_seconds, 1..=DAY);
+    let response = report.check("upstream.response_timeout_seconds", response);
+    let idle = checks::number(raw.pool_idle_timeout_ms, 1..=HOUR * 1000).map(Duration::from_millis);
+    let idle = report.check("upstream.pool_idle_timeout_ms", idle);
+    let max_idle = report.check("upstream.pool_max_idle", checks::number(raw.pool_max_idle, 1..=65_536));
+    Some(Upstream {
+        url: url?,
+        connect_timeout: connect?,
+        response_timeout: response?,
+        pool_idle_timeout: idle?,
+        pool_max_idle: max_idle?,
+    })
+}
+
+fn bootstrap(raw: raw::Bootstrap, report: &mut Report) -> Option<Bootstrap> {
+    let name = checks::check_username(&raw.admin_username).map(|()| raw.admin_username);
+    let name = report.check("bootstrap.admin_username", name);
+    let (key, password) = match (raw.admin_password, raw.admin_password_file) {
+        (Some(_), Some(_)) => {
+            report.add("bootstrap.admin_password", "is given twice, also as admin_password_file; remove one");
+            return None;
+        }
+        (Some(secret), None) => ("bootstrap.admin_password", Some(secret.0)),
+        (None, Some(path)) => {
+            let key = "bootstrap.admin_password_file";
+            (key, Some(report.check(key, checks::secret_file(Path::new(&path)))?))
+        }
+        (None, None) => ("bootstrap.admin_password", None),
+    };
+    if let Some(password) = &password {
+        report.check(key, checks::check_password(password))?;
+    }
+    Some(Bootstrap { admin_username: name?, admin_password: password.map(SecretString::from) })
+}
+
+fn authn(raw: &raw::Authn, report: &mut Report) -> Option<Authn> {
+    let token_max_days = report.check("authn.token_max_days", checks::number(raw.token_max_days, 1..=3650));
+    let cache_ttl = report.check("authn.cache_ttl_seconds", checks::seconds(raw.cache_ttl_seconds, 1..=HOUR));
+    let cache_entries = report.check("authn.cache_entries", checks::number(raw.cache_entries, 1..=10_000_000));
+    let concurrency = report.check("authn.hash_concurrency", checks::number(raw.hash_concurrency, 1..=256));
+    let queue = report.check("authn.hash_queue", checks::number(raw.hash_queue, 1..=65_536));
+    let address = checks::number(raw.guesses_per_address, 1..=1_000_000);
+    let address = report.check("authn.guesses_per_address", address);
+    let account = checks::number(raw.guesses_per_account, 1..=1_000_000);
+    let account = report.check("authn.guesses_per_account", account);
+    let window = report.check("authn.guess_window_seconds", checks::seconds(raw.guess_window_seconds, 1..=DAY));
+    Some(Authn {
+        token_max_days: token_max_days?,
+        cache_ttl: cache_ttl?,
+        cache_entries: cache_entries?,
+        hash_concurrency: concurrency?,
+        hash_queue: queue?,
+        guesses_per_address: address?,
+        guesses_per_account: account?,
+        guess_window: window?,
+    })
+}
+
+fn authz(raw: &raw::Authz, report: &mut Report) -> Option<Authz> {
+    let default = report.check("authz.default_permission", raw.default_permission.parse());
+    let locations = each("authz.artifact_locations", &raw.artifact_locations, checks::artifact_location, report);
+    Some(Authz { default_permission: default?, artifact_locations: locations? })
+}
+
+fn log(raw: &raw::Log, report: &mut Report) -> Option<Log> {
+    let level = report.check("log.level", checks::log_level(&raw.level));
+    let format = report.check("log.format", checks::log_format(&raw.format));
+    Some(Log { level: level?, format: format?, access: raw.access, user_names: raw.user_names })
+}
+
+/// Every item of a list; `None` when one was wrong.
+fn each<T>(
+    key: &str,
+    items: &[String],
+    check: impl Fn(&str) -> Result<T, String>,
+    report: &mut Report,
+) -> Option<Vec<T>> {
+    let checked: Vec<Option<T>> = items.iter().map(|item| report.check(key, check(item))).collect();
+    checked.into_iter().collect()
+}
+
+/// `Some(None)`: nothing was given, and that is fine.
+fn optional<T>(given: Option<&str>, check: impl FnOnce(&str) -> Option<T>) -> Option<Option<T>> {
+    given.map_or(Some(None), |given| check(given).map(Some))
+}
+
+const HOUR: u64 = 3600;
+const DAY: u64 = 24 * HOUR;
+const GIB: u64 = 1024 * 1024 * 1024;

@@ -1,0 +1,214 @@
+//! The configuration as people write it: the same keys, plain types, every default.
+//!
+//! The fields here are the list of keys; [`super::schema`] reads it from the defaults, so nothing is written twice.
+//! `Option` means that there is no default. Meaning and limits: `config/default.toml` and [`super::parse`].
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// The whole file.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Raw {
+    pub(super) server: Server,
+    pub(super) admin: Admin,
+    pub(super) upstream: Upstream,
+    pub(super) store: Store,
+    pub(super) bootstrap: Bootstrap,
+    pub(super) authn: Authn,
+    pub(super) authz: Authz,
+    pub(super) log: Log,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Server {
+    pub(super) listen: String,
+    pub(super) public_url: Option<String>,
+    pub(super) allowed_hosts: Vec<String>,
+    pub(super) allow_plain_http: bool,
+    pub(super) tls: Tls,
+    pub(super) trusted_proxies: Vec<String>,
+    pub(super) max_connections: u64,
+    pub(super) max_head_bytes: u64,
+    pub(super) max_headers: u64,
+    pub(super) max_body_bytes: u64,
+    pub(super) head_timeout_seconds: u64,
+    pub(super) tls_handshake_timeout_seconds: u64,
+    pub(super) idle_timeout_seconds: u64,
+    pub(super) drain_delay_seconds: u64,
+    pub(super) drain_timeout_seconds: u64,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:8080".to_owned(),
+            public_url: None,
+            allowed_hosts: Vec::new(),
+            allow_plain_http: false,
+            tls: Tls::default(),
+            trusted_proxies: Vec::new(),
+            max_connections: 4096,
+            max_head_bytes: 65_536,
+            max_headers: 100,
+            max_body_bytes: 16 * 1024 * 1024,
+            head_timeout_seconds: 30,
+            tls_handshake_timeout_seconds: 10,
+            idle_timeout_seconds: 300,
+            drain_delay_seconds: 5,
+            drain_timeout_seconds: 30,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Tls {
+    pub(super) cert: Option<String>,
+    pub(super) key: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Admin {
+    pub(super) listen: String,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { listen: "127.0.0.1:9090".to_owned() }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Upstream {
+    pub(super) url: String,
+    pub(super) connect_timeout_seconds: u64,
+    pub(super) response_timeout_seconds: u64,
+    pub(super) pool_idle_timeout_ms: u64,
+    pub(super) pool_max_idle: u64,
+}
+
+impl Default for Upstream {
+    fn default() -> Self {
+        Self {
+            url: "http://127.0.0.1:5000".to_owned(),
+            connect_timeout_seconds: 5,
+            response_timeout_seconds: 120,
+            pool_idle_timeout_ms: 4000,
+            pool_max_idle: 256,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Store {
+    pub(super) url: String,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self { url: "sqlite://mlflow-auth-proxy.db".to_owned() }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Bootstrap {
+    pub(super) admin_username: String,
+    pub(super) admin_password: Option<Secret>,
+    pub(super) admin_password_file: Option<String>,
+}
+
+impl Default for Bootstrap {
+    fn default() -> Self {
+        Self { admin_username: "admin".to_owned(), admin_password: None, admin_password_file: None }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Authn {
+    pub(super) token_max_days: u64,
+    pub(super) cache_ttl_seconds: u64,
+    pub(super) cache_entries: u64,
+    pub(super) hash_concurrency: u64,
+    pub(super) hash_queue: u64,
+    pub(super) guesses_per_address: u64,
+    pub(super) guesses_per_account: u64,
+    pub(super) guess_window_seconds: u64,
+}
+
+impl Default for Authn {
+    fn default() -> Self {
+        Self {
+            token_max_days: 365,
+            cache_ttl_seconds: 60,
+            cache_entries: 100_000,
+            hash_concurrency: 2,
+            hash_queue: 64,
+            guesses_per_address: 30,
+            guesses_per_account: 10,
+            guess_window_seconds: 300,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Authz {
+    pub(super) default_permission: String,
+    pub(super) artifact_locations: Vec<String>,
+}
+
+impl Default for Authz {
+    fn default() -> Self {
+        Self { default_permission: "NO_PERMISSIONS".to_owned(), artifact_locations: Vec::new() }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Log {
+    pub(super) level: String,
+    pub(super) format: String,
+    pub(super) access: bool,
+    pub(super) user_names: bool,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), format: "json".to_owned(), access: true, user_names: true }
+    }
+}
+
+/// A secret on its way into a [`secrecy::SecretString`]. Neither printed nor written out again.
+#[derive(Clone)]
+pub(super) struct Secret(pub(super) String);
+
+impl Secret {
+    /// What stands in its place wherever the configuration is shown.
+    pub(super) const REDACTED: &'static str = "[redacted]";
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(Self::REDACTED)
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self)
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(Self::REDACTED)
+    }
+}

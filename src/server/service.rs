@@ -1,0 +1,114 @@
+//! The seam between hyper and the handler: counts requests, hands over refusals, turns a panic into an answer.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{HeaderValue, StatusCode, Version, header};
+use hyper::body::Incoming;
+use pin_project_lite::pin_project;
+
+use super::stream::Wire;
+use super::{EdgeRefusal, Peer};
+use crate::http::{ErrorCode, Reply, Response};
+use crate::telemetry::Metrics;
+
+/// What hyper calls for each request of one connection.
+#[derive(Debug)]
+pub(super) struct Service<H> {
+    pub(super) handler: H,
+    pub(super) peer: Peer,
+    pub(super) wire: Arc<Wire>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) max_headers: usize,
+    /// Requests so far: the same count as the inspector's, HTTP/1 being one after another.
+    pub(super) calls: Cell<u64>,
+}
+
+impl<H, F> hyper::service::Service<http::Request<Incoming>> for Service<H>
+where
+    H: Fn(http::Request<Incoming>, Peer, Option<EdgeRefusal>) -> F,
+    F: Future<Output = Response>,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Answer<F>;
+
+    fn call(&self, request: http::Request<Incoming>) -> Self::Future {
+        let ordinal = self.calls.get() + 1;
+        self.calls.set(ordinal);
+        let refusal = self
+            .wire
+            .refusal_of(ordinal)
+            .or_else(|| (request.headers().len() > self.max_headers).then_some(EdgeRefusal::TooManyHeaders));
+        if let Some(why) = refusal {
+            self.metrics.edge_refused(why.as_str());
+        }
+        let close = refusal.is_some() && request.version() < Version::HTTP_2;
+        let turn = Turn::start(&self.wire);
+        Answer { making: (self.handler)(request, self.peer, refusal), close, turn, metrics: Arc::clone(&self.metrics) }
+    }
+}
+
+pin_project! {
+    /// An answer in the making.
+    pub(super) struct Answer<F> {
+        #[pin]
+        making: F,
+        close: bool,
+        turn: Turn,
+        metrics: Arc<Metrics>,
+    }
+}
+
+impl<F: Future<Output = Response>> Future for Answer<F> {
+    type Output = Result<Response, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        // One bad request must not take its connection, or the process, with it. The future is not polled again.
+        let made = catch_unwind(AssertUnwindSafe(|| this.making.poll(cx)));
+        let mut response = match made {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(response)) => response,
+            Err(_) => {
+                this.metrics.panics.inc();
+                tracing::error!("a request made the proxy panic; it was answered with 500");
+                *this.close = true;
+                Reply::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::InternalError, "An internal error happened.")
+                    .into_response()
+            }
+        };
+        this.turn.over();
+        if *this.close {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Poll::Ready(Ok(response))
+    }
+}
+
+/// Marks on the wire that an answer is being made; also when it is dropped half-way.
+#[derive(Debug)]
+struct Turn(Option<Arc<Wire>>);
+
+impl Turn {
+    fn start(wire: &Arc<Wire>) -> Self {
+        wire.begin();
+        Self(Some(Arc::clone(wire)))
+    }
+
+    fn over(&mut self) {
+        if let Some(wire) = self.0.take() {
+            wire.end();
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.over();
+    }
+}

@@ -1,0 +1,163 @@
+//! The two kinds of connection, plain and TLS, as one type; and a note of whether anything moves on it.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+use super::EdgeRefusal;
+
+/// What a connection's parts tell each other. One task writes almost all of it, so plain loads and stores will do.
+#[derive(Debug, Default)]
+pub(super) struct Wire {
+    /// Counts reads and writes that moved at least a byte.
+    moves: AtomicU64,
+    /// Requests whose answer is being made.
+    answering: AtomicU32,
+    /// HTTP/1: the body of the latest request is still coming.
+    in_body: AtomicBool,
+    /// HTTP/1: which head (the first is 1) was refused, and why. At most one: the connection ends with it.
+    refused: OnceLock<(u64, EdgeRefusal)>,
+    /// HTTP/1: a body was broken.
+    broken: AtomicBool,
+}
+
+impl Wire {
+    fn moved(&self) {
+        self.moves.store(self.moves.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+
+    /// A number that stays the same while nothing moves.
+    pub(super) fn moves(&self) -> u64 {
+        self.moves.load(Ordering::Relaxed)
+    }
+
+    /// Whether the next move is ours: a whole request is in and its answer is being made. That wait has limits of
+    /// its own and is no idleness.
+    pub(super) fn our_turn(&self) -> bool {
+        self.answering.load(Ordering::Relaxed) > 0 && !self.in_body.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn begin(&self) {
+        self.answering.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn end(&self) {
+        self.answering.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_in_body(&self, in_body: bool) {
+        self.in_body.store(in_body, Ordering::Relaxed);
+    }
+
+    pub(super) fn refuse(&self, head: u64, why: EdgeRefusal) {
+        // A second refusal on one connection cannot be: nothing is read after the first.
+        let _ = self.refused.set((head, why));
+    }
+
+    /// The framing of the body under way is broken.
+    pub(super) fn set_broken(&self) {
+        self.broken.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn broken(&self) -> bool {
+        self.broken.load(Ordering::Relaxed)
+    }
+
+    /// Why the request that hyper hands over as its `head`th is none.
+    pub(super) fn refusal_of(&self, head: u64) -> Option<EdgeRefusal> {
+        self.refused.get().filter(|(refused, _)| *refused == head).map(|(_, why)| *why)
+    }
+}
+
+/// Plain or TLS, counted.
+#[derive(Debug)]
+pub(super) struct Stream {
+    inner: Kind,
+    wire: Arc<Wire>,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    pub(super) fn plain(tcp: TcpStream, wire: Arc<Wire>) -> Self {
+        Self { inner: Kind::Plain(tcp), wire }
+    }
+
+    pub(super) fn tls(tls: TlsStream<TcpStream>, wire: Arc<Wire>) -> Self {
+        Self { inner: Kind::Tls(Box::new(tls)), wire }
+    }
+
+    fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if matches!(written, Poll::Ready(Ok(count)) if count > 0) {
+            self.wire.moved();
+        }
+        written
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = match &mut self.inner {
+            Kind::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Kind::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
+        };
+        if buf.filled().len() > before {
+            self.wire.moved();
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = match &mut self.inner {
+            Kind::Plain(tcp) => Pin::new(tcp).poll_write(cx, bytes),
+            Kind::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
+        };
+        self.note(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = match &mut self.inner {
+            Kind::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
+            Kind::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, slices),
+        };
+        self.note(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.inner {
+            Kind::Plain(tcp) => tcp.is_write_vectored(),
+            Kind::Tls(tls) => tls.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.inner {
+            Kind::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
+            Kind::Tls(tls) => Pin::new(tls).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.inner {
+            Kind::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Kind::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! The audit log: who did what to what, from where.
+//!
+//! Rows of changes are written by [`super::change`]; what changes nothing (a refused request) comes through
+//! [`Store::audit`].
+
+use std::net::IpAddr;
+
+use sqlx::SqliteConnection;
+
+use super::{Result, Store, rows};
+use crate::authz::TokenId;
+use crate::clock::Timestamp;
+
+/// Who changes something, for the audit.
+#[derive(Clone, Debug)]
+pub struct Actor {
+    /// User name, or `command-line`, `bootstrap`, `proxy`.
+    pub name: String,
+    pub token: Option<TokenId>,
+    pub address: Option<IpAddr>,
+}
+
+/// One row of the audit log.
+#[derive(Clone, Debug)]
+pub struct AuditEntry {
+    pub at: Timestamp,
+    pub actor: Actor,
+    /// A bounded word, e.g. `user.create`, `grant.set`, `request.denied`.
+    pub action: String,
+    /// What it was done to, e.g. `user:alice`, `experiment:12`.
+    pub target: String,
+    /// A sentence without secrets.
+    pub detail: String,
+}
+
+impl Store {
+    /// Writes entries of what changed nothing here. All or none; does not raise the revision.
+    ///
+    /// # Errors
+    /// As every method.
+    pub async fn audit(&self, entries: &[AuditEntry]) -> Result<()> {
+        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        for entry in entries {
+            write(&mut tx, entry).await?;
+        }
+        Ok(tx.commit().await?)
+    }
+
+    /// The newest `limit` entries, newest first.
+    ///
+    /// # Errors
+    /// As every method.
+    pub async fn audit_log(&self, limit: u32) -> Result<Vec<AuditEntry>> {
+        let entries = sqlx::query(
+            "SELECT at, actor, token, address, action, target, detail FROM audit ORDER BY id DESC LIMIT $1",
+        );
+        entries.bind(i64::from(limit)).fetch_all(&self.readers).await?.iter().map(rows::audit_entry).collect()
+    }
+}
+
+/// Writes one entry into a transaction under way.
+pub(super) async fn write(on: &mut SqliteConnection, entry: &AuditEntry) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO audit (at, actor, token, address, action, target, detail) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+    )
+    .bind(entry.at.0)
+    .bind(&entry.actor.name)
+    .bind(entry.actor.token.map(|token| token.0))
+    .bind(entry.actor.address.map(|address| address.to_string()))
+    .bind(&entry.action)
+    .bind(&entry.target)
+    .bind(&entry.detail)
+    .execute(on)
+    .await?;
+    Ok(())
+}

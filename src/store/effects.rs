@@ -1,0 +1,164 @@
+//! What must follow a change that MLflow makes.
+//!
+//! The intent is written before MLflow is asked and goes in the transaction that carries the effect out, so a crash in
+//! between leaves a trace: [`Store::intents`], which is read at start.
+
+use super::change::Change;
+use super::{Actor, Error, Result, Store, rows};
+use crate::authz::{Grant, Permission, ResourceKind, Selector, Subject, UserId};
+use crate::clock::Timestamp;
+
+/// What we are about to do in MLflow that must be followed by a change here.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Effect {
+    /// The creator will get MANAGE on the thing of this kind that is being created under `name`.
+    Create { kind: ResourceKind, name: String, user: UserId },
+    /// Grants on it will be dropped.
+    Drop { kind: ResourceKind, key: String },
+    /// Grants on it will move.
+    Rename { kind: ResourceKind, from: String, to: String },
+}
+
+/// A remembered [`Effect`] that is not finished.
+#[derive(Clone, Debug)]
+pub struct Intent {
+    pub id: i64,
+    pub effect: Effect,
+    pub created: Timestamp,
+}
+
+impl Store {
+    /// Remembers what is about to happen, before MLflow is asked. When this fails, MLflow must not be asked.
+    ///
+    /// # Errors
+    /// As every method.
+    pub async fn begin(&self, effect: &Effect) -> Result<i64> {
+        let (word, kind, subject, new, user) = match effect {
+            Effect::Create { kind, name, user } => ("create", kind, name, None, Some(user.0)),
+            Effect::Drop { kind, key } => ("drop", kind, key, None, None),
+            Effect::Rename { kind, from, to } => ("rename", kind, from, Some(to), None),
+        };
+        // A transaction, because a single statement that is read from (RETURNING) would not say that its commit failed.
+        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let id = sqlx::query_scalar(
+            "INSERT INTO intents (effect, kind, subject, new, user_id, created) VALUES ($1, $2, $3, $4, $5, $6)
+             RETURNING id",
+        );
+        let id = id.bind(word).bind(kind.as_str()).bind(subject).bind(new).bind(user).bind(self.clock.now().0);
+        let id = id.fetch_one(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(id)
+    }
+
+    /// `Create` happened under this key: the creator gets MANAGE (an existing grant of theirs is raised), the intent
+    /// goes. One transaction. A creator whose account is gone by now gets nothing.
+    ///
+    /// # Errors
+    /// As every method.
+    pub async fn finish_create(
+        &self,
+        actor: &Actor,
+        intent: i64,
+        kind: ResourceKind,
+        key: &str,
+        user: UserId,
+    ) -> Result<()> {
+        let mut change = self.change().await?;
+        let detail = match change.user(user).await {
+            Ok(creator) => {
+                let (subject, selector) = (Subject::User(user), Selector::Exact(key.to_owned()));
+                change.put_grant(&Grant { subject, kind, selector, permission: Permission::Manage }).await?;
+                format!("user:{}: MANAGE", creator.name)
+            }
+            Err(Error::NotFound(_)) => "the creator's account is gone".to_owned(),
+            Err(error) => return Err(error),
+        };
+        change.end(intent).await?;
+        change.commit(actor, "resource.create", format!("{kind}:{key}"), detail).await
+    }
+
+    /// `Drop` happened: everybody's exact grants on it go, also those under the other kind of its name, and the intent.
+    ///
+    /// # Errors
+    /// As every method.
+    pub async fn finish_drop(&self, actor: &Actor, intent: i64, kind: ResourceKind, key: &str) -> Result<()> {
+        let mut change = self.change().await?;
+        let mut dropped = 0;
+        for kind in kind.sharing_names() {
+            let drop = sqlx::query("DELETE FROM grants WHERE kind = $1 AND form = 'exact' AND selector = $2");
+            dropped += drop.bind(kind.as_str()).bind(key).execute(change.on()).await?.rows_affected();
+        }
+        change.end(intent).await?;
+        let detail = format!("{dropped} grants dropped");
+        change.commit(actor, "resource.delete", format!("{kind}:{key}"), detail).await
+    }
+
+    /// `Rename` happened: exact grants move (one that is in the way at the new name is replaced), and the intent goes.
+    ///
+    /// # Errors
+    /// As every method.
+    pub async fn finish_rename(
+        &self,
+        actor: &Actor,
+        intent: i64,
+        kind: ResourceKind,
+        from: &str,
+        to: &str,
+    ) -> Result<()> {
+        let mut change = self.change().await?;
+        let mut moved = 0;
+        for kind in kind.sharing_names().iter().filter(|_| from != to) {
+            moved += change.move_grants(*kind, from, to).await?;
+        }
+        change.end(intent).await?;
+        let detail = format!("now `{to}`, {moved} grants moved");
+        change.commit(actor, "resource.rename", format!("{kind}:{from}"), detail).await
+    }
+
+    /// MLflow said no: nothing follows.
+    ///
+    /// # Errors
+    /// As every method.
+    pub async fn abandon(&self, intent: i64) -> Result<()> {
+        sqlx::query("DELETE FROM intents WHERE id = $1").bind(intent).execute(&self.writer).await?;
+        Ok(())
+    }
+
+    /// What a crash left unfinished, oldest first.
+    ///
+    /// # Errors
+    /// As every method.
+    pub async fn intents(&self) -> Result<Vec<Intent>> {
+        let intents = sqlx::query("SELECT id, effect, kind, subject, new, user_id, created FROM intents ORDER BY id");
+        intents.fetch_all(&self.readers).await?.iter().map(rows::intent).collect()
+    }
+}
+
+impl Change {
+    async fn end(&mut self, intent: i64) -> Result<()> {
+        sqlx::query("DELETE FROM intents WHERE id = $1").bind(intent).execute(self.on()).await?;
+        Ok(())
+    }
+
+    async fn move_grants(&mut self, kind: ResourceKind, from: &str, to: &str) -> Result<u64> {
+        sqlx::query(
+            "DELETE FROM grants WHERE kind = $1 AND form = 'exact' AND selector = $2 AND EXISTS (
+                 SELECT 1 FROM grants AS moving
+                 WHERE moving.kind = $3 AND moving.form = 'exact' AND moving.selector = $4
+                   AND moving.subject_kind = grants.subject_kind AND moving.subject = grants.subject)",
+        )
+        .bind(kind.as_str())
+        .bind(to)
+        .bind(kind.as_str())
+        .bind(from)
+        .execute(self.on())
+        .await?;
+        let moved = sqlx::query("UPDATE grants SET selector = $1 WHERE kind = $2 AND form = 'exact' AND selector = $3")
+            .bind(to)
+            .bind(kind.as_str())
+            .bind(from)
+            .execute(self.on())
+            .await?;
+        Ok(moved.rows_affected())
+    }
+}

@@ -1,0 +1,116 @@
+//! Opening a database: its file, its two pools, its tables.
+//!
+//! One writer, because SQLite has one anyway and queueing here is fairer than its lock; several readers, which WAL
+//! never makes wait.
+
+use std::fs::OpenOptions;
+use std::io::ErrorKind;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::str::FromStr as _;
+use std::time::Duration;
+
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions as _, SqlSafeStr as _, SqlitePool};
+
+use super::{Error, Result, Store};
+use crate::clock::Clock;
+use crate::crypto;
+
+impl Store {
+    /// Opens `sqlite://path` (made when absent, mode 0600) or `sqlite::memory:`, and brings its tables up to date.
+    ///
+    /// # Errors
+    /// [`Error::Open`] when the URL means no database we can use, or the file cannot be opened, made or brought up to date.
+    pub async fn open(url: &str, clock: Clock) -> Result<Self> {
+        let mut attempt = 1;
+        loop {
+            match Self::open_once(url, clock.clone()).await {
+                // Turning WAL on does not wait for another process that does the same, whatever the busy timeout says.
+                Err(Error::Open(why)) if attempt < OPEN_ATTEMPTS && why.contains("database is locked") => attempt += 1,
+                opened => return opened,
+            }
+            tokio::time::sleep(OPEN_PAUSE).await;
+        }
+    }
+
+    async fn open_once(url: &str, clock: Clock) -> Result<Self> {
+        let options = options(url)?;
+        let (writer, readers) = if url == MEMORY {
+            // It lives in its connection: one for all, kept for ever.
+            let only = pool(options, 1).await?;
+            (only.clone(), only)
+        } else {
+            make_file(options.get_filename())?;
+            let writing = options.clone().journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full);
+            let writer = pool(writing, 1).await?;
+            (writer, pool(options.pragma("query_only", "ON"), READERS).await?)
+        };
+        let store = Self { writer, readers, clock };
+        store.migrate().await.map_err(|error| Error::Open(error.to_string()))?;
+        Ok(store)
+    }
+
+    /// In one transaction with the write lock held from its start: two processes that open a new file take turns.
+    async fn migrate(&self) -> std::result::Result<(), sqlx::Error> {
+        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        migrator().run_direct(None, &mut *tx, false).await?;
+        sqlx::query("INSERT INTO sealing_keys (name, value) VALUES ('page_tokens', $1) ON CONFLICT (name) DO NOTHING")
+            .bind(crypto::random::<32>().to_vec())
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await
+    }
+}
+
+const MEMORY: &str = "sqlite::memory:";
+const READERS: u32 = 4;
+const OPEN_ATTEMPTS: u32 = 10;
+const OPEN_PAUSE: Duration = Duration::from_millis(100);
+/// How long another process may hold SQLite's lock.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a request waits for a connection: two writers stuck behind the lock, and no more.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(4);
+
+fn options(url: &str) -> Result<SqliteConnectOptions> {
+    let known = url == MEMORY || url.strip_prefix("sqlite://").is_some_and(|path| !path.is_empty());
+    // Parameters could turn off what we rely on (`mode=ro`, `mode=memory`, `immutable`).
+    if !known || url.contains(['?', '#']) {
+        return Err(Error::Open(format!("`{url}` is not `sqlite://path` or `{MEMORY}`")));
+    }
+    let options = SqliteConnectOptions::from_str(url).map_err(|error| Error::Open(error.to_string()))?;
+    Ok(options.foreign_keys(true).busy_timeout(BUSY_TIMEOUT).disable_statement_logging())
+}
+
+async fn pool(options: SqliteConnectOptions, connections: u32) -> Result<SqlitePool> {
+    SqlitePoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .test_before_acquire(false)
+        .connect_with(options)
+        .await
+        .map_err(|error| Error::Open(error.to_string()))
+}
+
+/// Makes the file before SQLite does, so that it is nobody else's to read. Its WAL takes over the mode.
+fn make_file(path: &Path) -> Result<()> {
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(Error::Open(format!("`{}`: {error}", path.display()))),
+    }
+}
+
+fn migrator() -> Migrator {
+    let ground = include_str!("../../migrations/sqlite/0001_ground.sql");
+    Migrator::with_migrations(vec![Migration::new(
+        1,
+        "ground".into(),
+        MigrationType::Simple,
+        ground.into_sql_str(),
+        false,
+    )])
+}

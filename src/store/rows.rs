@@ -1,0 +1,139 @@
+//! Rows of the database to values, and values to the words they are stored as.
+//!
+//! A word that is not understood is [`Error::Corrupt`], never a default: a scope or level read wrongly would let
+//! somebody in.
+
+use sqlx::Row as _;
+use sqlx::sqlite::SqliteRow;
+
+use super::{AuditEntry, Error, Intent, Result, Token, User};
+use crate::authz::{Grant, Limits, Permission, ResourceKind, Selector, Subject, TokenId, UserId};
+use crate::clock::Timestamp;
+use crate::crypto::PasswordHash;
+use crate::store::{Actor, Effect};
+
+/// From the columns `id, name, password, admin, created`.
+pub(super) fn user(row: &SqliteRow) -> Result<User> {
+    Ok(User {
+        id: UserId(row.try_get("id")?),
+        name: row.try_get("name")?,
+        admin: row.try_get("admin")?,
+        password: row.try_get::<Option<String>, _>("password")?.map(PasswordHash),
+        created: Timestamp(row.try_get("created")?),
+    })
+}
+
+/// From the columns `id, user_id, name, scopes, created, expires, last_used, revoked`.
+pub(super) fn token(row: &SqliteRow) -> Result<Token> {
+    Ok(Token {
+        id: TokenId(row.try_get("id")?),
+        user: UserId(row.try_get("user_id")?),
+        name: row.try_get("name")?,
+        limits: limits(row.try_get("scopes")?)?,
+        created: Timestamp(row.try_get("created")?),
+        expires: Timestamp(row.try_get("expires")?),
+        last_used: row.try_get::<Option<i64>, _>("last_used")?.map(Timestamp),
+        revoked: row.try_get::<Option<i64>, _>("revoked")?.map(Timestamp),
+    })
+}
+
+/// From the columns of [`token`] and its owner's `owner_name, owner_password, owner_admin, owner_created`.
+pub(super) fn token_and_owner(row: &SqliteRow) -> Result<(Token, User)> {
+    let token = token(row)?;
+    let owner = User {
+        id: token.user,
+        name: row.try_get("owner_name")?,
+        admin: row.try_get("owner_admin")?,
+        password: row.try_get::<Option<String>, _>("owner_password")?.map(PasswordHash),
+        created: Timestamp(row.try_get("owner_created")?),
+    };
+    Ok((token, owner))
+}
+
+/// From the columns `subject_kind, subject, kind, form, selector, permission`.
+pub(super) fn grant(row: &SqliteRow) -> Result<Grant> {
+    let (subject_kind, subject): (&str, &str) = (row.try_get("subject_kind")?, row.try_get("subject")?);
+    let number = || subject.parse().map_err(|_| Error::Corrupt(format!("`{subject}` is not the number of a subject")));
+    let subject = match subject_kind {
+        "user" => Subject::User(UserId(number()?)),
+        "group" => Subject::Group(subject.to_owned()),
+        "role" => Subject::Role(number()?),
+        other => return Err(Error::Corrupt(format!("`{other}` is not a kind of subject"))),
+    };
+    let key = || row.try_get::<String, _>("selector");
+    let selector = match row.try_get("form")? {
+        "all" => Selector::All,
+        "exact" => Selector::Exact(key()?),
+        "glob" => Selector::Glob(key()?),
+        other => return Err(Error::Corrupt(format!("`{other}` is not a form of selector"))),
+    };
+    Ok(Grant { subject, kind: kind(row)?, selector, permission: permission(row.try_get("permission")?)? })
+}
+
+/// From the columns `id, effect, kind, subject, new, user_id, created`.
+pub(super) fn intent(row: &SqliteRow) -> Result<Intent> {
+    let subject: String = row.try_get("subject")?;
+    let effect = match row.try_get("effect")? {
+        "create" => Effect::Create { kind: kind(row)?, name: subject, user: UserId(row.try_get("user_id")?) },
+        "drop" => Effect::Drop { kind: kind(row)?, key: subject },
+        "rename" => Effect::Rename { kind: kind(row)?, from: subject, to: row.try_get("new")? },
+        other => return Err(Error::Corrupt(format!("`{other}` is not an effect"))),
+    };
+    Ok(Intent { id: row.try_get("id")?, effect, created: Timestamp(row.try_get("created")?) })
+}
+
+/// From the columns `at, actor, token, address, action, target, detail`.
+pub(super) fn audit_entry(row: &SqliteRow) -> Result<AuditEntry> {
+    let address: Option<&str> = row.try_get("address")?;
+    let address = address.map(str::parse).transpose();
+    Ok(AuditEntry {
+        at: Timestamp(row.try_get("at")?),
+        actor: Actor {
+            name: row.try_get("actor")?,
+            token: row.try_get::<Option<i64>, _>("token")?.map(TokenId),
+            address: address.map_err(|_| Error::Corrupt("an address in the audit log".to_owned()))?,
+        },
+        action: row.try_get("action")?,
+        target: row.try_get("target")?,
+        detail: row.try_get("detail")?,
+    })
+}
+
+/// A level as it is stored.
+pub(super) fn permission(word: &str) -> Result<Permission> {
+    word.parse().map_err(|error: crate::authz::UnknownPermission| Error::Corrupt(error.to_string()))
+}
+
+/// The columns `subject_kind` and `subject`.
+pub(super) fn subject_columns(subject: &Subject) -> (&'static str, String) {
+    match subject {
+        Subject::User(user) => ("user", user.to_string()),
+        Subject::Group(group) => ("group", group.clone()),
+        Subject::Role(role) => ("role", role.to_string()),
+    }
+}
+
+/// The columns `form` and `selector`.
+pub(super) fn selector_columns(selector: &Selector) -> (&'static str, &str) {
+    match selector {
+        Selector::All => ("all", ""),
+        Selector::Exact(key) => ("exact", key),
+        Selector::Glob(pattern) => ("glob", pattern),
+    }
+}
+
+/// The column `scopes`.
+pub(super) fn scopes(limits: &Limits) -> String {
+    serde_json::Value::from(limits.scopes()).to_string()
+}
+
+fn limits(scopes: &str) -> Result<Limits> {
+    let corrupt = |error: String| Error::Corrupt(format!("the scopes of a token: {error}"));
+    let scopes: Vec<String> = serde_json::from_str(scopes).map_err(|error| corrupt(error.to_string()))?;
+    Limits::parse(scopes.iter().map(String::as_str)).map_err(|error| corrupt(error.to_string()))
+}
+
+fn kind(row: &SqliteRow) -> Result<ResourceKind> {
+    let word: &str = row.try_get("kind")?;
+    word.parse().map_err(|error: crate::authz::UnknownKind| Error::Corrupt(error.to_string()))
+}

@@ -1,0 +1,550 @@
+//! What users, administrators and operators rely on; each test has a database of its own.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use sqlx::{ConnectOptions as _, Connection as _};
+use tempfile::TempDir;
+
+use super::*;
+use crate::authz::{Grant, Limits, Permission, ResourceKind, Selector, Subject, TokenId, UserId};
+use crate::clock::{Stopwatch, Timestamp};
+use crate::crypto::{AccessToken, PasswordHash};
+
+const START: Timestamp = Timestamp(1_700_000_000_000);
+const DAY: Duration = Duration::from_secs(86_400);
+
+async fn memory() -> (Store, Clock) {
+    let clock = Clock::manual(START);
+    (Store::open("sqlite::memory:", clock.clone()).await.unwrap(), clock)
+}
+
+async fn file(directory: &TempDir) -> Store {
+    Store::open(&url(&directory.path().join("auth.db")), Clock::manual(START)).await.unwrap()
+}
+
+fn url(path: &Path) -> String {
+    format!("sqlite://{}", path.display())
+}
+
+fn actor() -> Actor {
+    Actor { name: "root".to_owned(), token: Some(TokenId(9)), address: Some("192.0.2.7".parse().unwrap()) }
+}
+
+fn grant(subject: Subject, kind: ResourceKind, key: &str, permission: Permission) -> Grant {
+    Grant { subject, kind, selector: Selector::Exact(key.to_owned()), permission }
+}
+
+async fn user(store: &Store, name: &str) -> User {
+    store.create_user(&actor(), name, None, false).await.unwrap()
+}
+
+async fn token(store: &Store, user: UserId, name: &str) -> Result<(AccessToken, Token)> {
+    let secret = AccessToken::generate();
+    let (hash, limits, expires) = (secret.hash(), Limits::default(), START.plus(DAY));
+    Ok((secret, store.create_token(&actor(), NewToken { user, name, hash, limits: &limits, expires }).await?))
+}
+
+#[tokio::test]
+async fn a_user_is_found_by_the_exact_name_only() {
+    let (store, _) = memory().await;
+    let hash = PasswordHash("$argon2id$x".to_owned());
+    let alice = store.create_user(&actor(), "Alice@Example.com", Some(&hash), true).await.unwrap();
+    assert_eq!(alice.created, START);
+    let found = store.user_by_name("Alice@Example.com").await.unwrap().unwrap();
+    assert_eq!((found.id, found.admin, found.password), (alice.id, true, Some(hash)));
+    for other in ["alice@example.com", "Alice@Example.com ", "Alice@Example", "%", ""] {
+        assert!(store.user_by_name(other).await.unwrap().is_none(), "{other}");
+    }
+    assert_eq!(store.user(alice.id).await.unwrap().unwrap().name, "Alice@Example.com");
+    assert!(store.user(UserId(99)).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_name_is_taken_letter_for_letter() {
+    let (store, _) = memory().await;
+    user(&store, "alice").await;
+    let again = store.create_user(&actor(), "alice", None, true).await;
+    assert!(matches!(again, Err(Error::Exists(name)) if name == "alice"));
+    user(&store, "Alice").await;
+    let names: Vec<String> = store.users().await.unwrap().into_iter().map(|user| user.name).collect();
+    assert_eq!(names, ["Alice", "alice"]);
+}
+
+#[tokio::test]
+async fn the_last_administrator_can_be_neither_deleted_nor_unmade() {
+    let (store, _) = memory().await;
+    let root = store.create_user(&actor(), "root", None, true).await.unwrap();
+    let alice = user(&store, "alice").await;
+    assert!(matches!(store.set_admin(&actor(), root.id, false).await, Err(Error::LastAdmin(name)) if name == "root"));
+    assert!(matches!(store.delete_user(&actor(), root.id).await, Err(Error::LastAdmin(_))));
+    store.set_admin(&actor(), alice.id, true).await.unwrap();
+    store.set_admin(&actor(), root.id, false).await.unwrap();
+    assert!(matches!(store.delete_user(&actor(), alice.id).await, Err(Error::LastAdmin(_))));
+    store.delete_user(&actor(), root.id).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_asked_of_a_missing_user_is_not_found() {
+    let (store, _) = memory().await;
+    let (nobody, hash) = (UserId(42), PasswordHash(String::new()));
+    assert!(matches!(store.set_password(&actor(), nobody, &hash).await, Err(Error::NotFound(_))));
+    assert!(matches!(store.set_admin(&actor(), nobody, true).await, Err(Error::NotFound(_))));
+    assert!(matches!(store.delete_user(&actor(), nobody).await, Err(Error::NotFound(_))));
+    assert!(matches!(token(&store, nobody, "ci").await, Err(Error::NotFound(_))));
+    let grant = grant(Subject::User(nobody), ResourceKind::Experiment, "1", Permission::Read);
+    assert!(matches!(store.create_grant(&actor(), &grant).await, Err(Error::NotFound(_))));
+    assert!(matches!(store.set_grant(&actor(), &grant).await, Err(Error::NotFound(_))));
+    assert!(store.grants().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn tokens_and_grants_go_with_their_user_and_the_number_never_comes_back() {
+    let (store, _) = memory().await;
+    let alice = user(&store, "alice").await;
+    let (secret, _) = token(&store, alice.id, "ci").await.unwrap();
+    let grant = grant(Subject::User(alice.id), ResourceKind::Experiment, "1", Permission::Manage);
+    store.create_grant(&actor(), &grant).await.unwrap();
+    store.delete_user(&actor(), alice.id).await.unwrap();
+    assert!(store.token_by_hash(&secret.hash()).await.unwrap().is_none());
+    assert!(store.grants().await.unwrap().is_empty());
+    assert_ne!(user(&store, "alice").await.id, alice.id);
+}
+
+#[tokio::test]
+async fn a_token_is_found_by_its_hash_with_its_owner_and_scopes() {
+    let (store, _) = memory().await;
+    let alice = store.create_user(&actor(), "alice", None, true).await.unwrap();
+    let secret = AccessToken::generate();
+    let limits = Limits::parse(["read-only", "experiment:12", "registered_model:a \"quoted\" name"]).unwrap();
+    let new = NewToken { user: alice.id, name: "ci", hash: secret.hash(), limits: &limits, expires: START.plus(DAY) };
+    store.create_token(&actor(), new).await.unwrap();
+    let (token, owner) = store.token_by_hash(&secret.hash()).await.unwrap().unwrap();
+    assert_eq!((token.name.as_str(), &token.limits, token.expires), ("ci", &limits, START.plus(DAY)));
+    assert_eq!((owner.id, owner.name.as_str(), owner.admin), (alice.id, "alice", true));
+    assert!(store.token_by_hash(&AccessToken::generate().hash()).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_token_name_is_free_again_once_the_token_is_dead() {
+    let (store, clock) = memory().await;
+    let (alice, bob) = (user(&store, "alice").await, user(&store, "bob").await);
+    let (_, first) = token(&store, alice.id, "ci").await.unwrap();
+    assert!(matches!(token(&store, alice.id, "ci").await, Err(Error::Exists(name)) if name == "ci"));
+    token(&store, bob.id, "ci").await.unwrap();
+    store.revoke_token(&actor(), first.id).await.unwrap();
+    token(&store, alice.id, "ci").await.unwrap();
+    clock.advance(DAY);
+    let secret = AccessToken::generate();
+    let (hash, limits, expires) = (secret.hash(), Limits::default(), START.plus(DAY * 3));
+    let new = NewToken { user: alice.id, name: "ci", hash, limits: &limits, expires };
+    let third = store.create_token(&actor(), new).await.unwrap();
+    let all: Vec<TokenId> = store.tokens_of(alice.id).await.unwrap().into_iter().map(|token| token.id).collect();
+    assert_eq!((all.len(), all[0]), (3, third.id), "newest first, dead ones included");
+}
+
+#[tokio::test]
+async fn a_rotated_token_has_one_secret_and_a_revoked_one_cannot_be_rotated() {
+    let (store, clock) = memory().await;
+    let alice = user(&store, "alice").await;
+    let (old, made) = token(&store, alice.id, "ci").await.unwrap();
+    let new = AccessToken::generate();
+    let rotated = store.rotate_token(&actor(), made.id, new.hash(), START.plus(DAY * 2)).await.unwrap();
+    assert_eq!((rotated.id, rotated.expires), (made.id, START.plus(DAY * 2)));
+    assert!(store.token_by_hash(&old.hash()).await.unwrap().is_none());
+    assert!(store.token_by_hash(&new.hash()).await.unwrap().is_some());
+
+    // An expired token may come back, but not beside another of its name.
+    clock.advance(DAY * 3);
+    let (_, other) = {
+        let secret = AccessToken::generate();
+        let (hash, limits, expires) = (secret.hash(), Limits::default(), START.plus(DAY * 9));
+        let token = NewToken { user: alice.id, name: "ci", hash, limits: &limits, expires };
+        (secret, store.create_token(&actor(), token).await.unwrap())
+    };
+    let hash = AccessToken::generate().hash();
+    let back = store.rotate_token(&actor(), made.id, hash, START.plus(DAY * 9)).await;
+    assert!(matches!(back, Err(Error::Exists(_))));
+    store.revoke_token(&actor(), other.id).await.unwrap();
+    store.revoke_token(&actor(), other.id).await.unwrap();
+    assert!(matches!(store.rotate_token(&actor(), other.id, hash, START.plus(DAY * 9)).await, Err(Error::NotFound(_))));
+    assert!(matches!(store.revoke_token(&actor(), TokenId(77)).await, Err(Error::NotFound(_))));
+    assert_eq!(store.token(other.id).await.unwrap().unwrap().revoked, Some(START.plus(DAY * 3)));
+}
+
+#[tokio::test]
+async fn the_last_use_of_a_token_never_moves_back() {
+    let (store, _) = memory().await;
+    let alice = user(&store, "alice").await;
+    let (_, made) = token(&store, alice.id, "ci").await.unwrap();
+    let before = store.revision().await.unwrap();
+    for (at, expected) in [(5, 5), (9, 9), (7, 9)] {
+        store.touch_tokens(&[(made.id, Timestamp(at)), (TokenId(99), Timestamp(at))]).await.unwrap();
+        assert_eq!(store.token(made.id).await.unwrap().unwrap().last_used, Some(Timestamp(expected)));
+    }
+    assert_eq!(store.revision().await.unwrap(), before);
+}
+
+#[tokio::test]
+async fn a_subject_has_one_grant_on_a_selector() {
+    let (store, _) = memory().await;
+    let alice = user(&store, "alice").await;
+    let subject = Subject::User(alice.id);
+    let read = grant(subject.clone(), ResourceKind::Experiment, "1", Permission::Read);
+    let edit = Grant { permission: Permission::Edit, ..read.clone() };
+    assert!(matches!(store.update_grant(&actor(), &edit).await, Err(Error::NotFound(_))));
+    store.create_grant(&actor(), &read).await.unwrap();
+    assert!(matches!(store.create_grant(&actor(), &edit).await, Err(Error::Exists(_))));
+    store.update_grant(&actor(), &edit).await.unwrap();
+    assert_eq!(store.grants_of(&subject).await.unwrap(), [edit.clone()]);
+    store.set_grant(&actor(), &read).await.unwrap();
+    assert_eq!(store.grants_on(read.kind, &read.selector).await.unwrap(), [read.clone()]);
+    let dropped = store.delete_grant(&actor(), &subject, read.kind, &read.selector).await.unwrap();
+    assert_eq!(dropped, Permission::Read);
+    let again = store.delete_grant(&actor(), &subject, read.kind, &read.selector).await;
+    assert!(matches!(again, Err(Error::NotFound(_))));
+}
+
+#[tokio::test]
+async fn every_subject_level_kind_and_selector_is_read_back_as_it_was_written() {
+    let (store, _) = memory().await;
+    let alice = user(&store, "alice").await;
+    let mut written = Vec::new();
+    for (number, kind) in ResourceKind::ALL.into_iter().enumerate() {
+        for permission in Permission::ALL {
+            let subject = Subject::Group(format!("/ml/{permission}"));
+            written.push(grant(subject, kind, &number.to_string(), permission));
+        }
+    }
+    for subject in [Subject::User(alice.id), Subject::Role(3), Subject::Group("1".to_owned())] {
+        for selector in [Selector::All, Selector::Glob("fraud-*".to_owned()), Selector::Exact("ä/'b".to_owned())] {
+            let (kind, permission) = (ResourceKind::RegisteredModel, Permission::Use);
+            written.push(Grant { subject: subject.clone(), kind, selector, permission });
+        }
+    }
+    for grant in &written {
+        store.create_grant(&actor(), grant).await.unwrap();
+    }
+    let read = store.grants().await.unwrap();
+    assert_eq!(read.len(), written.len());
+    assert!(written.iter().all(|grant| read.contains(grant)));
+    assert_eq!(store.grants_of(&Subject::User(alice.id)).await.unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn a_model_called_star_does_not_make_its_creator_master_of_all_models() {
+    let (store, _) = memory().await;
+    let alice = user(&store, "alice").await;
+    for name in ["*", "glob:*"] {
+        let kind = ResourceKind::RegisteredModel;
+        let intent = store.begin(&Effect::Create { kind, name: name.to_owned(), user: alice.id }).await.unwrap();
+        store.finish_create(&actor(), intent, kind, name, alice.id).await.unwrap();
+    }
+    let held: crate::authz::GrantSet = store.grants_of(&Subject::User(alice.id)).await.unwrap().into_iter().collect();
+    assert_eq!(held.level(ResourceKind::RegisteredModel, "*"), Some(Permission::Manage));
+    assert_eq!(held.level(ResourceKind::RegisteredModel, "fraud"), None);
+}
+
+#[tokio::test]
+async fn a_creator_gets_manage_also_over_an_older_grant() {
+    let (store, _) = memory().await;
+    let alice = user(&store, "alice").await;
+    let (kind, subject) = (ResourceKind::RegisteredModel, Subject::User(alice.id));
+    store.create_grant(&actor(), &grant(subject.clone(), kind, "fraud", Permission::Read)).await.unwrap();
+    let effect = Effect::Create { kind, name: "fraud".to_owned(), user: alice.id };
+    let intent = store.begin(&effect).await.unwrap();
+    assert_eq!(store.intents().await.unwrap()[0].effect, effect);
+    store.finish_create(&actor(), intent, kind, "fraud", alice.id).await.unwrap();
+    assert_eq!(store.grants_of(&subject).await.unwrap(), [grant(subject, kind, "fraud", Permission::Manage)]);
+    assert!(store.intents().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_creator_whose_account_is_gone_leaves_neither_grant_nor_intent() {
+    let (store, _) = memory().await;
+    let alice = user(&store, "alice").await;
+    let kind = ResourceKind::Experiment;
+    let intent = store.begin(&Effect::Create { kind, name: "x".to_owned(), user: alice.id }).await.unwrap();
+    store.delete_user(&actor(), alice.id).await.unwrap();
+    store.finish_create(&actor(), intent, kind, "12", alice.id).await.unwrap();
+    assert!(store.grants().await.unwrap().is_empty());
+    assert!(store.intents().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn deleting_a_thing_drops_everybodys_exact_grants_on_it_and_no_others() {
+    let (store, _) = memory().await;
+    let kind = ResourceKind::RegisteredModel;
+    let group = |name: &str| Subject::Group(name.to_owned());
+    let stays = [
+        grant(group("a"), kind, "fraud2", Permission::Read),
+        grant(group("a"), ResourceKind::Scorer, "fraud", Permission::Read),
+        Grant { subject: group("a"), kind, selector: Selector::Glob("fraud".to_owned()), permission: Permission::Read },
+        Grant { subject: group("a"), kind, selector: Selector::All, permission: Permission::Read },
+    ];
+    for grant in &stays {
+        store.create_grant(&actor(), grant).await.unwrap();
+    }
+    for name in ["a", "b"] {
+        store.create_grant(&actor(), &grant(group(name), kind, "fraud", Permission::Edit)).await.unwrap();
+    }
+    // A name is a model or a prompt, and may have been the other before.
+    let as_prompt = grant(group("a"), ResourceKind::Prompt, "fraud", Permission::Read);
+    store.create_grant(&actor(), &as_prompt).await.unwrap();
+    let intent = store.begin(&Effect::Drop { kind, key: "fraud".to_owned() }).await.unwrap();
+    store.finish_drop(&actor(), intent, kind, "fraud").await.unwrap();
+    let left = store.grants().await.unwrap();
+    assert_eq!(left.len(), stays.len());
+    assert!(stays.iter().all(|grant| left.contains(grant)));
+    assert!(store.intents().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_rename_moves_grants_and_replaces_one_that_is_in_the_way() {
+    let (store, _) = memory().await;
+    let kind = ResourceKind::RegisteredModel;
+    let group = |name: &str| Subject::Group(name.to_owned());
+    for (name, key, permission) in [
+        ("a", "old", Permission::Manage),
+        ("a", "new", Permission::Read),
+        ("b", "old", Permission::Deny),
+        ("c", "new", Permission::Edit),
+        ("d", "older", Permission::Edit),
+    ] {
+        store.create_grant(&actor(), &grant(group(name), kind, key, permission)).await.unwrap();
+    }
+    let effect = Effect::Rename { kind, from: "old".to_owned(), to: "new".to_owned() };
+    let intent = store.begin(&effect).await.unwrap();
+    assert_eq!(store.intents().await.unwrap()[0].effect, effect);
+    store.finish_rename(&actor(), intent, kind, "old", "new").await.unwrap();
+    assert_eq!(
+        store.grants().await.unwrap(),
+        [
+            grant(group("a"), kind, "new", Permission::Manage),
+            grant(group("b"), kind, "new", Permission::Deny),
+            grant(group("c"), kind, "new", Permission::Edit),
+            grant(group("d"), kind, "older", Permission::Edit),
+        ]
+    );
+    let intent = store.begin(&effect).await.unwrap();
+    store.finish_rename(&actor(), intent, kind, "new", "new").await.unwrap();
+    assert_eq!(store.grants().await.unwrap().len(), 4, "renaming to the same name loses nothing");
+    assert!(store.intents().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn every_change_is_written_down_and_raises_the_revision() {
+    let (store, _) = memory().await;
+    let before = store.revision().await.unwrap();
+    let alice = user(&store, "alice").await;
+    assert_eq!(store.revision().await.unwrap(), before + 1);
+    let (_, made) = token(&store, alice.id, "ci").await.unwrap();
+    store.set_password(&actor(), alice.id, &PasswordHash("$secret$".to_owned())).await.unwrap();
+    let grant = grant(Subject::User(alice.id), ResourceKind::Experiment, "12", Permission::Edit);
+    store.set_grant(&actor(), &grant).await.unwrap();
+    store.revoke_token(&actor(), made.id).await.unwrap();
+    assert_eq!(store.revision().await.unwrap(), before + 5);
+
+    let log = store.audit_log(100).await.unwrap();
+    let words: Vec<(&str, &str)> = log.iter().map(|entry| (entry.action.as_str(), entry.target.as_str())).collect();
+    let token = format!("token:{}", made.id);
+    assert_eq!(
+        words,
+        [
+            ("token.revoke", token.as_str()),
+            ("grant.set", "experiment:12"),
+            ("user.password", "user:alice"),
+            ("token.create", token.as_str()),
+            ("user.create", "user:alice"),
+        ]
+    );
+    let entry = &log[1];
+    assert_eq!((entry.at, entry.detail.as_str()), (START, "user:alice: EDIT"));
+    assert_eq!((&entry.actor.name, entry.actor.token), (&"root".to_owned(), Some(TokenId(9))));
+    assert_eq!(entry.actor.address, actor().address);
+    assert!(!format!("{log:?}").contains("$secret$"));
+    assert_eq!(store.audit_log(2).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn what_was_refused_is_neither_written_down_nor_raises_the_revision() {
+    let (store, _) = memory().await;
+    let root = store.create_user(&actor(), "root", None, true).await.unwrap();
+    let before = (store.revision().await.unwrap(), store.audit_log(100).await.unwrap().len());
+    assert!(store.create_user(&actor(), "root", None, true).await.is_err());
+    assert!(store.delete_user(&actor(), root.id).await.is_err());
+    assert!(store.revoke_token(&actor(), TokenId(1)).await.is_err());
+    assert_eq!((store.revision().await.unwrap(), store.audit_log(100).await.unwrap().len()), before);
+}
+
+#[tokio::test]
+async fn a_change_that_cannot_be_written_down_does_not_happen() {
+    let (store, _) = memory().await;
+    let alice = user(&store, "alice").await;
+    let before = store.revision().await.unwrap();
+    sqlx::query("ALTER TABLE audit RENAME TO lost").execute(&store.writer).await.unwrap();
+    assert!(matches!(store.set_admin(&actor(), alice.id, true).await, Err(Error::Unavailable(_))));
+    assert!(!store.user(alice.id).await.unwrap().unwrap().admin);
+    assert_eq!(store.revision().await.unwrap(), before);
+}
+
+#[tokio::test]
+async fn refused_requests_can_be_written_down_without_a_change() {
+    let (store, _) = memory().await;
+    let before = store.revision().await.unwrap();
+    let entry = |action: &str| AuditEntry {
+        at: START,
+        actor: Actor { name: "alice".to_owned(), token: None, address: Some("2001:db8::1".parse().unwrap()) },
+        action: action.to_owned(),
+        target: "experiment:1".to_owned(),
+        detail: String::new(),
+    };
+    store.audit(&[entry("first"), entry("second")]).await.unwrap();
+    let log = store.audit_log(10).await.unwrap();
+    assert_eq!((log[0].action.as_str(), log[1].action.as_str()), ("second", "first"));
+    assert_eq!(log[0].actor.address, Some("2001:db8::1".parse().unwrap()));
+    assert_eq!(store.revision().await.unwrap(), before);
+}
+
+#[tokio::test]
+async fn intents_sealing_key_and_revision_survive_a_restart() {
+    let directory = TempDir::new().unwrap();
+    let effect = Effect::Drop { kind: ResourceKind::Prompt, key: "summary".to_owned() };
+    let (key, revision, intent) = {
+        let store = file(&directory).await;
+        user(&store, "alice").await;
+        let intent = store.begin(&effect).await.unwrap();
+        let kept = (store.sealing_key().await.unwrap(), store.revision().await.unwrap(), intent);
+        store.close().await;
+        kept
+    };
+    let store = file(&directory).await;
+    let left = store.intents().await.unwrap();
+    assert_eq!((left[0].id, &left[0].effect, left[0].created), (intent, &effect, START));
+    assert_eq!(store.sealing_key().await.unwrap(), key);
+    assert_ne!(key, [0; 32]);
+    assert_eq!(store.revision().await.unwrap(), revision);
+    store.abandon(intent).await.unwrap();
+    assert!(store.intents().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn two_processes_on_one_file_see_each_others_changes() {
+    let directory = TempDir::new().unwrap();
+    let (one, two) = tokio::join!(file(&directory), file(&directory));
+    assert_eq!(one.sealing_key().await.unwrap(), two.sealing_key().await.unwrap());
+    let before = two.revision().await.unwrap();
+    user(&one, "alice").await;
+    assert_eq!(two.revision().await.unwrap(), before + 1);
+    assert!(two.user_by_name("alice").await.unwrap().is_some());
+    let actor = actor();
+    let (a, b) = tokio::join!(one.create_user(&actor, "bob", None, false), two.create_user(&actor, "bob", None, false));
+    assert!(a.is_ok() != b.is_ok(), "one of two wins a name");
+}
+
+#[tokio::test]
+async fn the_file_and_its_log_are_for_nobody_else_to_read() {
+    let directory = TempDir::new().unwrap();
+    let store = file(&directory).await;
+    user(&store, "alice").await;
+    for name in ["auth.db", "auth.db-wal", "auth.db-shm"] {
+        let mode = std::fs::metadata(directory.path().join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_locked_database_is_unavailable_within_seconds_and_recovers() {
+    let directory = TempDir::new().unwrap();
+    let store = file(&directory).await;
+    let alice = user(&store, "alice").await;
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(directory.path().join("auth.db"));
+    let mut other = options.connect().await.unwrap();
+    let lock = other.begin_with("BEGIN EXCLUSIVE").await.unwrap();
+
+    let stopwatch = Stopwatch::start();
+    let (actor, effect) = (actor(), Effect::Drop { kind: ResourceKind::Prompt, key: "x".to_owned() });
+    let (first, second, check) =
+        tokio::join!(store.create_user(&actor, "bob", None, false), store.begin(&effect), store.check());
+    assert!(matches!(first, Err(Error::Unavailable(_))), "{first:?}");
+    assert!(matches!(second, Err(Error::Unavailable(_))), "{second:?}");
+    assert!(matches!(check, Err(Error::Unavailable(_))), "{check:?}");
+    assert!(stopwatch.elapsed() < Duration::from_secs(7), "{:?}", stopwatch.elapsed());
+    assert!(store.user(alice.id).await.is_ok(), "reading goes on");
+
+    lock.rollback().await.unwrap();
+    store.check().await.unwrap();
+    user(&store, "bob").await;
+}
+
+#[tokio::test]
+async fn a_full_database_is_unavailable_and_recovers() {
+    let directory = TempDir::new().unwrap();
+    let store = file(&directory).await;
+    let pages: i64 = sqlx::query_scalar("PRAGMA page_count").fetch_one(&store.writer).await.unwrap();
+    let limit = |pages: i64| sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {pages}"));
+    sqlx::query(limit(pages)).execute(&store.writer).await.unwrap();
+    let big = "x".repeat(20_000);
+    assert!(matches!(store.create_user(&actor(), &big, None, false).await, Err(Error::Unavailable(_))));
+    sqlx::query(limit(1_000_000)).execute(&store.writer).await.unwrap();
+    store.create_user(&actor(), &big, None, false).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_change_whose_request_was_cancelled_is_undone_and_blocks_nobody() {
+    let (store, _) = memory().await;
+    let before = store.revision().await.unwrap();
+    drop(store.change().await.unwrap());
+    assert_eq!(store.revision().await.unwrap(), before);
+    user(&store, "alice").await;
+}
+
+#[tokio::test]
+async fn a_row_that_is_not_understood_is_corrupt_and_not_a_default() {
+    let (store, _) = memory().await;
+    let alice = user(&store, "alice").await;
+    let (secret, _) = token(&store, alice.id, "ci").await.unwrap();
+    store
+        .create_grant(&actor(), &grant(Subject::User(alice.id), ResourceKind::Experiment, "1", Permission::Read))
+        .await
+        .unwrap();
+    for (break_it, scopes) in
+        [("UPDATE tokens SET scopes = '[\"everything\"]'", true), ("UPDATE grants SET permission = 'ALL'", false)]
+    {
+        sqlx::query(break_it).execute(&store.writer).await.unwrap();
+        if scopes {
+            assert!(matches!(store.token_by_hash(&secret.hash()).await, Err(Error::Corrupt(_))));
+        } else {
+            assert!(matches!(store.grants().await, Err(Error::Corrupt(_))));
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_is_no_database_of_ours_is_refused() {
+    let directory = TempDir::new().unwrap();
+    let garbage = directory.path().join("garbage.db");
+    std::fs::write(&garbage, "this is not a database, however long one looks at it".repeat(100)).unwrap();
+    for url in [
+        String::new(),
+        "postgres://localhost/x".to_owned(),
+        "sqlite://".to_owned(),
+        "sqlite://x.db?mode=memory".to_owned(),
+        format!("sqlite://{}/missing/auth.db", directory.path().display()),
+        url(&garbage),
+        url(directory.path()),
+    ] {
+        let opened = Store::open(&url, Clock::default()).await;
+        assert!(matches!(opened, Err(Error::Open(_))), "{url}: {opened:?}");
+    }
+}
+
+#[tokio::test]
+async fn each_database_in_memory_is_a_world_of_its_own() {
+    let ((one, _), (two, _)) = (memory().await, memory().await);
+    user(&one, "alice").await;
+    assert!(two.user_by_name("alice").await.unwrap().is_none());
+    assert_ne!(one.sealing_key().await.unwrap(), two.sealing_key().await.unwrap());
+    one.check().await.unwrap();
+}

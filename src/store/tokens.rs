@@ -1,0 +1,195 @@
+//! Access tokens: everything but the secret, of which only a hash is kept.
+//!
+//! A token that was revoked or has expired stays, so that its owner and the audit can see it; it cannot be used again.
+
+use super::change::Change;
+use super::{Actor, Error, Result, Store, User, rows};
+use crate::authz::{Limits, TokenId, UserId};
+use crate::clock::Timestamp;
+use crate::crypto::TokenHash;
+
+/// An access token as the store knows it: everything but the secret.
+#[derive(Clone, Debug)]
+pub struct Token {
+    pub id: TokenId,
+    pub user: UserId,
+    pub name: String,
+    pub limits: Limits,
+    pub created: Timestamp,
+    pub expires: Timestamp,
+    pub last_used: Option<Timestamp>,
+    pub revoked: Option<Timestamp>,
+}
+
+/// What is needed to remember a new token.
+#[derive(Debug)]
+pub struct NewToken<'a> {
+    pub user: UserId,
+    pub name: &'a str,
+    pub hash: TokenHash,
+    pub limits: &'a Limits,
+    pub expires: Timestamp,
+}
+
+impl Store {
+    /// Remembers a new token.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] when the user has a live token of that name; [`Error::NotFound`] when there is no such user.
+    pub async fn create_token(&self, actor: &Actor, token: NewToken<'_>) -> Result<Token> {
+        let mut change = self.change().await?;
+        let owner = change.user(token.user).await?;
+        change.free_token_name(token.user, token.name, None).await?;
+        let scopes = rows::scopes(token.limits);
+        let created = sqlx::query(
+            "INSERT INTO tokens (user_id, name, hash, scopes, created, expires) VALUES ($1, $2, $3, $4, $5, $6)
+             ON CONFLICT (hash) DO NOTHING
+             RETURNING id, user_id, name, scopes, created, expires, last_used, revoked",
+        )
+        .bind(token.user.0)
+        .bind(token.name)
+        .bind(token.hash.0.to_vec())
+        .bind(&scopes)
+        .bind(change.at.0)
+        .bind(token.expires.0)
+        .fetch_optional(change.on())
+        .await?;
+        let created = rows::token(&created.ok_or_else(|| Error::Exists(token.name.to_owned()))?)?;
+        let detail = format!("`{}` of {}, scopes {scopes}, expires {}", token.name, owner.name, token.expires.0);
+        change.commit(actor, "token.create", target(created.id), detail).await?;
+        Ok(created)
+    }
+
+    /// The token and its owner; also expired and revoked ones, so the caller can say why.
+    ///
+    /// # Errors
+    /// As every method.
+    pub async fn token_by_hash(&self, hash: &TokenHash) -> Result<Option<(Token, User)>> {
+        let token = sqlx::query(
+            "SELECT t.id, t.user_id, t.name, t.scopes, t.created, t.expires, t.last_used, t.revoked,
+                    u.name AS owner_name, u.password AS owner_password, u.admin AS owner_admin,
+                    u.created AS owner_created
+             FROM tokens t JOIN users u ON u.id = t.user_id WHERE t.hash = $1",
+        )
+        .bind(hash.0.to_vec());
+        token.fetch_optional(&self.readers).await?.as_ref().map(rows::token_and_owner).transpose()
+    }
+
+    /// All tokens of a user, newest first, revoked and expired ones included.
+    ///
+    /// # Errors
+    /// As every method.
+    pub async fn tokens_of(&self, user: UserId) -> Result<Vec<Token>> {
+        let tokens = sqlx::query(
+            "SELECT id, user_id, name, scopes, created, expires, last_used, revoked
+             FROM tokens WHERE user_id = $1 ORDER BY id DESC",
+        );
+        tokens.bind(user.0).fetch_all(&self.readers).await?.iter().map(rows::token).collect()
+    }
+
+    /// The token of this number.
+    ///
+    /// # Errors
+    /// As every method.
+    pub async fn token(&self, id: TokenId) -> Result<Option<Token>> {
+        let token = sqlx::query(
+            "SELECT id, user_id, name, scopes, created, expires, last_used, revoked FROM tokens WHERE id = $1",
+        );
+        token.bind(id.0).fetch_optional(&self.readers).await?.as_ref().map(rows::token).transpose()
+    }
+
+    /// Ends a token at once. One that is revoked already stays as it is.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn revoke_token(&self, actor: &Actor, id: TokenId) -> Result<()> {
+        let mut change = self.change().await?;
+        let token = change.token(id).await?;
+        if token.revoked.is_some() {
+            return Ok(());
+        }
+        sqlx::query("UPDATE tokens SET revoked = $1 WHERE id = $2")
+            .bind(change.at.0)
+            .bind(id.0)
+            .execute(change.on())
+            .await?;
+        change.commit(actor, "token.revoke", target(id), format!("`{}`", token.name)).await
+    }
+
+    /// A new secret and expiry for the same token; the old secret stops at once.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when revoked; [`Error::Exists`] when it had expired and its name was taken since.
+    pub async fn rotate_token(&self, actor: &Actor, id: TokenId, hash: TokenHash, expires: Timestamp) -> Result<Token> {
+        let mut change = self.change().await?;
+        let token = change.token(id).await?;
+        if token.revoked.is_some() {
+            return Err(not_found(id));
+        }
+        change.free_token_name(token.user, &token.name, Some(id)).await?;
+        let rotated = sqlx::query(
+            "UPDATE tokens SET hash = $1, expires = $2 WHERE id = $3
+             RETURNING id, user_id, name, scopes, created, expires, last_used, revoked",
+        )
+        .bind(hash.0.to_vec())
+        .bind(expires.0)
+        .bind(id.0)
+        .fetch_optional(change.on())
+        .await?;
+        let rotated = rows::token(&rotated.ok_or_else(|| not_found(id))?)?;
+        change.commit(actor, "token.rotate", target(id), format!("`{}`, expires {}", token.name, expires.0)).await?;
+        Ok(rotated)
+    }
+
+    /// Notes the last use; does not raise the revision, is not audited.
+    ///
+    /// # Errors
+    /// As every method.
+    pub async fn touch_tokens(&self, used: &[(TokenId, Timestamp)]) -> Result<()> {
+        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        for (token, at) in used {
+            // Another process may have seen it later.
+            sqlx::query("UPDATE tokens SET last_used = $1 WHERE id = $2 AND (last_used IS NULL OR last_used < $3)")
+                .bind(at.0)
+                .bind(token.0)
+                .bind(at.0)
+                .execute(&mut *tx)
+                .await?;
+        }
+        Ok(tx.commit().await?)
+    }
+}
+
+impl Change {
+    async fn token(&mut self, id: TokenId) -> Result<Token> {
+        let token = sqlx::query(
+            "SELECT id, user_id, name, scopes, created, expires, last_used, revoked FROM tokens WHERE id = $1",
+        );
+        let token = token.bind(id.0).fetch_optional(self.on()).await?;
+        rows::token(&token.ok_or_else(|| not_found(id))?)
+    }
+
+    /// Refuses a name that another live token of the user has.
+    async fn free_token_name(&mut self, user: UserId, name: &str, except: Option<TokenId>) -> Result<()> {
+        let at = self.at.0;
+        let taken: i64 = sqlx::query_scalar(
+            "SELECT COUNT(*) FROM tokens
+             WHERE user_id = $1 AND name = $2 AND revoked IS NULL AND expires > $3 AND id <> $4",
+        )
+        .bind(user.0)
+        .bind(name)
+        .bind(at)
+        .bind(except.map_or(-1, |id| id.0))
+        .fetch_one(self.on())
+        .await?;
+        if taken > 0 { Err(Error::Exists(name.to_owned())) } else { Ok(()) }
+    }
+}
+
+fn target(id: TokenId) -> String {
+    format!("token:{id}")
+}
+
+fn not_found(id: TokenId) -> Error {
+    Error::NotFound(format!("token {id}"))
+}

@@ -1,0 +1,153 @@
+//! Accounts.
+//!
+//! A name is unique letter for letter. There is always an administrator once there was one: nothing here removes the
+//! last.
+
+use super::change::Change;
+use super::{Actor, Error, Result, Store, rows};
+use crate::authz::UserId;
+use crate::clock::Timestamp;
+use crate::crypto::PasswordHash;
+
+/// Somebody with an account.
+#[derive(Clone, Debug)]
+pub struct User {
+    pub id: UserId,
+    pub name: String,
+    pub admin: bool,
+    /// `None`: this account has no password and signs in another way.
+    pub password: Option<PasswordHash>,
+    pub created: Timestamp,
+}
+
+impl Store {
+    /// Makes an account.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] when the name is taken.
+    pub async fn create_user(
+        &self,
+        actor: &Actor,
+        name: &str,
+        password: Option<&PasswordHash>,
+        admin: bool,
+    ) -> Result<User> {
+        let mut change = self.change().await?;
+        let created = sqlx::query(
+            "INSERT INTO users (name, password, admin, created) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (name) DO NOTHING RETURNING id, name, password, admin, created",
+        )
+        .bind(name)
+        .bind(password.map(|hash| hash.0.as_str()))
+        .bind(admin)
+        .bind(change.at.0)
+        .fetch_optional(change.on())
+        .await?;
+        let user = rows::user(&created.ok_or_else(|| Error::Exists(name.to_owned()))?)?;
+        change.commit(actor, "user.create", target(name), role(admin).to_owned()).await?;
+        Ok(user)
+    }
+
+    /// The account of this name, letter for letter.
+    ///
+    /// # Errors
+    /// As every method.
+    pub async fn user_by_name(&self, name: &str) -> Result<Option<User>> {
+        let user = sqlx::query("SELECT id, name, password, admin, created FROM users WHERE name = $1").bind(name);
+        user.fetch_optional(&self.readers).await?.as_ref().map(rows::user).transpose()
+    }
+
+    /// The account of this number.
+    ///
+    /// # Errors
+    /// As every method.
+    pub async fn user(&self, id: UserId) -> Result<Option<User>> {
+        let user = sqlx::query("SELECT id, name, password, admin, created FROM users WHERE id = $1").bind(id.0);
+        user.fetch_optional(&self.readers).await?.as_ref().map(rows::user).transpose()
+    }
+
+    /// All users, by name.
+    ///
+    /// # Errors
+    /// As every method.
+    pub async fn users(&self) -> Result<Vec<User>> {
+        let users = sqlx::query("SELECT id, name, password, admin, created FROM users ORDER BY name");
+        users.fetch_all(&self.readers).await?.iter().map(rows::user).collect()
+    }
+
+    /// Replaces the password; access tokens stay.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn set_password(&self, actor: &Actor, user: UserId, password: &PasswordHash) -> Result<()> {
+        let mut change = self.change().await?;
+        let user = change.user(user).await?;
+        sqlx::query("UPDATE users SET password = $1 WHERE id = $2")
+            .bind(&password.0)
+            .bind(user.id.0)
+            .execute(change.on())
+            .await?;
+        change.commit(actor, "user.password", target(&user.name), String::new()).await
+    }
+
+    /// Makes or unmakes an administrator.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::LastAdmin`] instead of unmaking the last administrator.
+    pub async fn set_admin(&self, actor: &Actor, user: UserId, admin: bool) -> Result<()> {
+        let mut change = self.change().await?;
+        let user = change.user(user).await?;
+        if !admin {
+            change.keep_an_admin(&user).await?;
+        }
+        sqlx::query("UPDATE users SET admin = $1 WHERE id = $2")
+            .bind(admin)
+            .bind(user.id.0)
+            .execute(change.on())
+            .await?;
+        change.commit(actor, "user.admin", target(&user.name), role(admin).to_owned()).await
+    }
+
+    /// Also drops tokens and grants.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::LastAdmin`] instead of deleting the last administrator.
+    pub async fn delete_user(&self, actor: &Actor, user: UserId) -> Result<()> {
+        let mut change = self.change().await?;
+        let user = change.user(user).await?;
+        change.keep_an_admin(&user).await?;
+        sqlx::query("DELETE FROM tokens WHERE user_id = $1").bind(user.id.0).execute(change.on()).await?;
+        sqlx::query("DELETE FROM grants WHERE subject_kind = 'user' AND subject = $1")
+            .bind(user.id.to_string())
+            .execute(change.on())
+            .await?;
+        sqlx::query("DELETE FROM users WHERE id = $1").bind(user.id.0).execute(change.on()).await?;
+        change.commit(actor, "user.delete", target(&user.name), String::new()).await
+    }
+}
+
+impl Change {
+    /// The user as this change sees them.
+    pub(super) async fn user(&mut self, id: UserId) -> Result<User> {
+        let user = sqlx::query("SELECT id, name, password, admin, created FROM users WHERE id = $1").bind(id.0);
+        let user = user.fetch_optional(self.on()).await?;
+        rows::user(&user.ok_or_else(|| Error::NotFound(format!("user {id}")))?)
+    }
+
+    async fn keep_an_admin(&mut self, leaving: &User) -> Result<()> {
+        let admins: i64 =
+            sqlx::query_scalar("SELECT COUNT(*) FROM users WHERE admin = $1").bind(true).fetch_one(self.on()).await?;
+        if leaving.admin && admins <= 1 {
+            return Err(Error::LastAdmin(leaving.name.clone()));
+        }
+        Ok(())
+    }
+}
+
+fn target(name: &str) -> String {
+    format!("user:{name}")
+}
+
+const fn role(admin: bool) -> &'static str {
+    if admin { "administrator" } else { "not an administrator" }
+}

@@ -1,0 +1,225 @@
+//! Numbers for Prometheus. Hot ones are handles made once; nothing a client chooses becomes a label.
+
+use std::collections::HashMap;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use prometheus::core::{AtomicU64, GenericCounter};
+use prometheus::{
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    TextEncoder,
+};
+
+mod process;
+
+/// All metrics of this process. Counters are relaxed atomics: a request costs a handful of additions.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    operations: HashMap<&'static str, Operation>,
+    other: Operation,
+    durations: [Histogram; RequestKind::ALL.len()],
+    denials: IntCounterVec,
+    authentication_failures: IntCounterVec,
+    edge_refusals: IntCounterVec,
+    upstream_errors: IntCounterVec,
+    /// Requests that no row of the route table knows.
+    pub unlisted_requests: IntCounter,
+    /// Open connections.
+    pub connections: IntGauge,
+    pub connections_total: IntCounter,
+    /// Closed at once because `max_connections` were open.
+    pub connections_refused: IntCounter,
+    pub tls_failures: IntCounter,
+    /// Requests whose handling panicked. Anything but 0 is a bug.
+    pub panics: IntCounter,
+    /// What follows a request and could not be written; the start-up check repairs it.
+    pub effects_failed: IntCounter,
+    /// Verified credentials and loaded identities.
+    pub identities: Cache,
+    /// What runs, versions and the like belong to.
+    pub resources: Cache,
+    pub access_lines_dropped: IntCounter,
+    pub audit_entries_dropped: IntCounter,
+    process: process::Process,
+}
+
+/// What sort of request it was: for durations, which are too many series per operation.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum RequestKind {
+    /// JSON in, JSON out.
+    Api,
+    /// Lists that we filter.
+    Search,
+    /// Bodies that stream.
+    Artifact,
+    /// The files of MLflow's user interface.
+    Static,
+    /// Answered by ourselves.
+    Own,
+    /// Refused before MLflow was asked.
+    Refused,
+}
+
+impl RequestKind {
+    const ALL: [Self; 6] = [Self::Api, Self::Search, Self::Artifact, Self::Static, Self::Own, Self::Refused];
+
+    /// A bounded word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Api => "api",
+            Self::Search => "search",
+            Self::Artifact => "artifact",
+            Self::Static => "static",
+            Self::Own => "own",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// Hits and misses of one cache.
+#[derive(Debug)]
+pub struct Cache {
+    pub hits: IntCounter,
+    pub misses: IntCounter,
+}
+
+/// Requests of one operation by class of status, each made when first needed.
+#[derive(Debug)]
+struct Operation {
+    name: &'static str,
+    by_class: [OnceLock<GenericCounter<AtomicU64>>; CLASSES.len()],
+}
+
+impl Operation {
+    fn new(name: &'static str) -> Self {
+        Self { name, by_class: [const { OnceLock::new() }; CLASSES.len()] }
+    }
+}
+
+impl Metrics {
+    /// `operations`: every name that [`Metrics::request`] will be told; others count as `other`.
+    ///
+    /// # Errors
+    /// Two metrics have one name, which a test rules out.
+    pub fn new(operations: impl IntoIterator<Item = &'static str>) -> Result<Self, prometheus::Error> {
+        let r = Registry::new();
+        let durations = histograms(&r, "request_duration_seconds", "Time to the end of the response, by kind")?;
+        let cache = counters(&r, "cache_total", "Cache look-ups", &["cache", "result"])?;
+        let cache_of = |name| Cache {
+            hits: cache.with_label_values(&[name, "hit"]),
+            misses: cache.with_label_values(&[name, "miss"]),
+        };
+        Ok(Self {
+            requests: counters(&r, "requests_total", "Requests answered", &["operation", "status"])?,
+            operations: operations.into_iter().map(|name| (name, Operation::new(name))).collect(),
+            other: Operation::new("other"),
+            durations: RequestKind::ALL.map(|kind| durations.with_label_values(&[kind.as_str()])),
+            denials: counters(&r, "denials_total", "Requests refused with 403", &["reason"])?,
+            authentication_failures: counters(&r, "authentication_failures_total", "Credentials refused", &["reason"])?,
+            edge_refusals: counters(&r, "edge_refusals_total", "Requests refused as unsafe", &["reason"])?,
+            upstream_errors: counters(&r, "upstream_errors_total", "Requests MLflow did not answer", &["kind"])?,
+            unlisted_requests: counter(&r, "unlisted_requests_total", "Requests to routes that are not in the table")?,
+            connections: gauge(&r, "connections", "Open connections")?,
+            connections_total: counter(&r, "connections_total", "Connections accepted")?,
+            connections_refused: counter(&r, "connections_refused_total", "Connections closed: too many were open")?,
+            tls_failures: counter(&r, "tls_failures_total", "TLS handshakes that failed")?,
+            panics: counter(&r, "panics_total", "Requests that made the proxy panic")?,
+            effects_failed: counter(&r, "effects_failed_total", "Effects of requests that could not be written")?,
+            identities: cache_of("identities"),
+            resources: cache_of("resources"),
+            access_lines_dropped: counter(&r, "access_lines_dropped_total", "Access log lines that did not fit")?,
+            audit_entries_dropped: counter(&r, "audit_entries_dropped_total", "Denials missing in the audit log")?,
+            process: process::Process::register(&r)?,
+            registry: r,
+        })
+    }
+
+    /// Counts a finished request. About 100 ns.
+    pub fn request(&self, operation: &str, kind: RequestKind, status: u16, took: Duration) {
+        let operation = self.operations.get(operation).unwrap_or(&self.other);
+        let class = usize::from(status / 100).saturating_sub(1).min(CLASSES.len() - 1);
+        if let (Some(counter), Some(class)) = (operation.by_class.get(class), CLASSES.get(class)) {
+            counter.get_or_init(|| self.requests.with_label_values(&[operation.name, class])).inc();
+        }
+        if let Some(histogram) = self.durations.get(kind as usize) {
+            histogram.observe(took.as_secs_f64());
+        }
+    }
+
+    /// Counts a 403 of ours. `reason`: a bounded word.
+    pub fn denied(&self, reason: &'static str) {
+        self.denials.with_label_values(&[reason]).inc();
+    }
+
+    /// Counts a credential that was refused. `reason`: a bounded word.
+    pub fn authentication_failed(&self, reason: &'static str) {
+        self.authentication_failures.with_label_values(&[reason]).inc();
+    }
+
+    /// Counts a request that was refused as unsafe, here or by `http`'s normaliser. `reason`: a bounded word.
+    pub fn edge_refused(&self, reason: &'static str) {
+        self.edge_refusals.with_label_values(&[reason]).inc();
+    }
+
+    /// Counts a request that MLflow did not answer. `kind`: `connect`, `timeout`, `broken`...
+    pub fn upstream_failed(&self, kind: &'static str) {
+        self.upstream_errors.with_label_values(&[kind]).inc();
+    }
+
+    /// Everything, as Prometheus reads it.
+    #[must_use]
+    pub fn render(&self) -> String {
+        self.process.refresh();
+        let mut text = Vec::with_capacity(16 * 1024);
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            tracing::warn!(%error, "metrics could not be written");
+        }
+        String::from_utf8(text).unwrap_or_default()
+    }
+}
+
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+const PREFIX: &str = "mlflow_auth_proxy";
+/// Seconds. From what we add ourselves to the largest artifacts.
+const BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0, 120.0];
+
+fn opts(name: &str, help: &str) -> Opts {
+    Opts::new(format!("{PREFIX}_{name}"), help)
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+    let counter = IntCounter::with_opts(opts(name, help))?;
+    registry.register(Box::new(counter.clone()))?;
+    Ok(counter)
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+    let counters = IntCounterVec::new(opts(name, help), labels)?;
+    registry.register(Box::new(counters.clone()))?;
+    Ok(counters)
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+    let gauge = IntGauge::with_opts(opts(name, help))?;
+    registry.register(Box::new(gauge.clone()))?;
+    Ok(gauge)
+}
+
+fn histograms(registry: &Registry, name: &str, help: &str) -> Result<HistogramVec, prometheus::Error> {
+    let options = HistogramOpts::from(opts(name, help)).buckets(BUCKETS.to_vec());
+    let histograms = HistogramVec::new(options, &["kind"])?;
+    registry.register(Box::new(histograms.clone()))?;
+    Ok(histograms)
+}
+
+fn process_gauge(registry: &Registry, name: &str, help: &str) -> Result<Gauge, prometheus::Error> {
+    let gauge = Gauge::new(name, help)?;
+    registry.register(Box::new(gauge.clone()))?;
+    Ok(gauge)
+}
+
+#[cfg(test)]
+mod tests;

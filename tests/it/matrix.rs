@@ -1,0 +1,85 @@
+//! The golden matrix: who may do which operation. A change of policy is a diff that a person can approve.
+
+use std::sync::Arc;
+
+use mlflow_auth_proxy::authz::{
+    Grant, Identity, Limits, Permission, Policy, Requirement, Resource, ResourceKind, Scheme, Selector, Subject,
+    UserId, authorize,
+};
+use mlflow_auth_proxy::mlflow::{Need, Operation, Table, Thing};
+
+const POLICY: Policy = Policy { default_permission: Permission::NoPermissions };
+
+fn person(level: Option<Permission>, admin: bool, read_only: bool) -> Identity {
+    let grants = [ResourceKind::Experiment, ResourceKind::RegisteredModel].into_iter().flat_map(|kind| {
+        level.map(|permission| Grant {
+            subject: Subject::User(UserId(1)),
+            kind,
+            selector: Selector::Exact("1".to_owned()),
+            permission,
+        })
+    });
+    Identity {
+        user: UserId(1),
+        name: "someone".into(),
+        admin,
+        scheme: Scheme::Password,
+        limits: Limits { read_only, ..Limits::default() },
+        grants: Arc::new(grants.collect()),
+    }
+}
+
+/// Every thing the operation names belongs to experiment 1 or is model 1.
+fn requirements(operation: &Operation) -> Vec<Requirement> {
+    let requirement = |need: &Need| match need {
+        Need::Public | Need::SignedIn => Requirement::SignedIn,
+        Need::Admin => Requirement::Admin { change: true },
+        Need::Create(kind) => Requirement::Create(*kind),
+        Need::Level { permission, thing, .. } => {
+            let experiment = Resource::new(ResourceKind::Experiment, "1");
+            match thing {
+                Thing::Experiment | Thing::ExperimentName | Thing::Artifact => {
+                    Requirement::Level { permission: *permission, resource: experiment }
+                }
+                Thing::Model => Requirement::Level {
+                    permission: *permission,
+                    resource: Resource::new(ResourceKind::RegisteredModel, "1"),
+                },
+                Thing::Run | Thing::LoggedModel => Requirement::Belonging {
+                    permission: *permission,
+                    noun: "run",
+                    id: "r".to_owned(),
+                    owner: Some(experiment),
+                },
+            }
+        }
+    };
+    operation.needs.iter().map(requirement).collect()
+}
+
+#[test]
+fn who_may_do_what_is_what_was_reviewed() {
+    let people = [
+        ("nothing", person(None, false, false)),
+        ("DENY", person(Some(Permission::Deny), false, false)),
+        ("READ", person(Some(Permission::Read), false, false)),
+        ("USE", person(Some(Permission::Use), false, false)),
+        ("EDIT", person(Some(Permission::Edit), false, false)),
+        ("MANAGE", person(Some(Permission::Manage), false, false)),
+        ("read-only", person(Some(Permission::Manage), false, true)),
+        ("admin", person(None, true, false)),
+    ];
+    let table = Table::built_in().expect("the built-in table");
+    let mut text = format!("{:<30}", "");
+    text.extend(people.iter().map(|(name, _)| format!("{name:<10}")));
+    for operation in table.operations() {
+        text += &format!("\n{:<30}", operation.name);
+        let requirements = requirements(operation);
+        for (_, person) in &people {
+            let allowed = operation.is_public() || authorize(person, POLICY, &requirements).is_ok();
+            text += &format!("{:<10}", if allowed { "yes" } else { "-" });
+        }
+    }
+    let trimmed: Vec<&str> = text.lines().map(str::trim_end).collect();
+    insta::assert_snapshot!(trimmed.join("\n"));
+}
