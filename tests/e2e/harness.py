@@ -204,6 +204,8 @@ class Proxy:
             "AUTHZ__DEFAULT_PERMISSION": "NO_PERMISSIONS",
             # Every test guesses from the same address; the limits have tests of their own.
             "AUTHN__GUESSES_PER_ADDRESS": "100000",
+            # No load balancer has to notice anything.
+            "SERVER__DRAIN_DELAY_SECONDS": "0",
         }
         if tls:
             self.settings |= {"SERVER__TLS__CERT": str(tls.cert), "SERVER__TLS__KEY": str(tls.key)}
@@ -231,6 +233,16 @@ class Proxy:
 
     def stop(self):
         return self.process.stop() if self.process else None
+
+    def kill(self):
+        """Without any chance to tidy up."""
+        self.process.child.kill()
+        self.process.child.wait(10)
+
+    def rows(self, query, *values):
+        """What the store holds, for what no interface shows."""
+        with contextlib.closing(sqlite3.connect(f"file:{self.store}?mode=ro", uri=True, timeout=10)) as database:
+            return database.execute(query, values).fetchall()
 
     def cli(self, *arguments, stdin=None, check=True):
         """The command line, on the same store as the running server."""
@@ -457,7 +469,7 @@ class World:
 
 
 class Relay:
-    """A TCP relay to MLflow that can be cut and mended: an upstream that goes away and comes back."""
+    """A TCP relay to MLflow that can be cut and mended, and can hold MLflow's answers back."""
 
     def __init__(self, port):
         self.target = port
@@ -465,6 +477,8 @@ class Relay:
         self.url = f"http://127.0.0.1:{self.port}"
         self.listener = None
         self.connections = set()
+        self.answers = threading.Event()
+        self.answers.set()
 
     def mend(self):
         listener = socket.socket()
@@ -495,11 +509,13 @@ class Relay:
                 return
             self.connections |= {near, far}
             for source, sink in ((near, far), (far, near)):
-                threading.Thread(target=self._copy, args=(source, sink), daemon=True).start()
+                threading.Thread(target=self._copy, args=(source, sink, source is far), daemon=True).start()
 
-    def _copy(self, source, sink):
+    def _copy(self, source, sink, answer):
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
+                if answer:
+                    self.answers.wait(60)
                 sink.sendall(data)
         for connection in (source, sink):
             with contextlib.suppress(OSError):
