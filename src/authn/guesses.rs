@@ -1,13 +1,16 @@
-//! Limits on guessing: failures per address and per account, in a window that starts with the first.
+//! How often somebody may be wrong: per address and per account name.
 //!
-//! A place is taken before the check and given back when it was no failure, so parallel guesses cannot slip through.
+//! A guess is reserved before it is checked, so parallel guesses cannot exceed a limit; those that would are made to
+//! wait until the ones under way are settled, so parallel logins with right passwords are not refused either.
 
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
+use tokio::sync::Notify;
 
 use super::Error;
 use crate::clock::{Clock, Timestamp};
@@ -16,103 +19,205 @@ use crate::config;
 /// Counts failures.
 #[derive(Debug)]
 pub(super) struct Guesses {
-    addresses: Cache<IpAddr, Arc<Window>>,
-    accounts: Cache<String, Arc<Window>>,
+    addresses: Cache<IpAddr, Arc<Counter>>,
+    accounts: Cache<[u8; 32], Arc<Counter>>,
+    limits: Arc<Limits>,
+}
+
+#[derive(Debug)]
+struct Limits {
     per_address: u32,
     per_account: u32,
     window: Duration,
     clock: Clock,
+    /// Until when some address is over its limit.
+    blocked_until: AtomicI64,
 }
-
-#[derive(Debug)]
-struct Window {
-    since: Timestamp,
-    failures: AtomicU32,
-}
-
-/// One attempt that is under way. Dropped without [`Attempt::failed`]: it was none.
-#[derive(Debug)]
-#[must_use]
-pub(super) struct Attempt {
-    window: Arc<Window>,
-    counts: bool,
-}
-
-/// Addresses and accounts remembered at most; beyond that the least used are forgotten.
-const ENTRIES: u64 = 100_000;
 
 impl Guesses {
+    /// Addresses and accounts that are watched. The least recently seen is forgotten first: a new one is always watched.
+    const MAX_WATCHED: u64 = 100_000;
+
     pub(super) fn new(config: &config::Authn, clock: Clock) -> Self {
-        // Entries live a little longer than the window, so that our clock decides and not the cache's.
-        let keep = config.guess_window.saturating_mul(2);
-        Self {
-            addresses: Cache::builder().max_capacity(ENTRIES).time_to_live(keep).build(),
-            accounts: Cache::builder().max_capacity(ENTRIES).time_to_live(keep).build(),
+        let limits = Limits {
             per_address: config.guesses_per_address,
             per_account: config.guesses_per_account,
             window: config.guess_window,
             clock,
-        }
-    }
-
-    /// Takes a place for an attempt from an address; an IPv6 network of /64 is one.
-    ///
-    /// # Errors
-    /// [`Error::TooManyAttempts`]
-    pub(super) fn begin(&self, address: IpAddr) -> Result<Attempt, Error> {
-        let address = match address.to_canonical() {
-            IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
-            v4 @ IpAddr::V4(_) => v4,
+            blocked_until: AtomicI64::new(i64::MIN),
         };
-        self.take(&self.addresses, address, self.per_address)
+        Self {
+            addresses: watched(config.guess_window),
+            accounts: watched(config.guess_window),
+            limits: Arc::new(limits),
+        }
     }
 
-    /// Takes a place for a password of an account, whether it exists or not.
-    ///
-    /// # Errors
-    /// [`Error::TooManyAttempts`]
-    pub(super) fn begin_account(&self, name: &str) -> Result<Attempt, Error> {
-        self.take(&self.accounts, name.to_owned(), self.per_account)
+    /// Whether any address is over its limit now.
+    pub(super) fn somebody_is_blocked(&self, now: Timestamp) -> bool {
+        now.0 < self.limits.blocked_until.load(Ordering::Relaxed)
     }
 
-    fn take<K>(&self, windows: &Cache<K, Arc<Window>>, key: K, limit: u32) -> Result<Attempt, Error>
-    where
-        K: Clone + Eq + std::hash::Hash + Send + Sync + 'static,
-    {
-        let now = self.clock.now();
-        let fresh = || Arc::new(Window { since: now, failures: AtomicU32::new(0) });
-        let mut window = windows.get_with(key.clone(), fresh);
-        if now.since(window.since) >= self.window {
-            window = fresh();
-            windows.insert(key, Arc::clone(&window));
+    /// Refuses an address that is over its limit.
+    pub(super) fn check_address(&self, address: IpAddr) -> Result<(), Error> {
+        let Some(counter) = self.addresses.get(&network(address)) else { return Ok(()) };
+        match counter.lock().admission(self.limits.per_address, &self.limits) {
+            Admission::Granted | Admission::Wait => Ok(()),
+            Admission::Refused(retry_after) => Err(Error::TooManyAttempts { retry_after }),
         }
-        let taken = window.failures.fetch_add(1, Ordering::SeqCst);
-        let attempt = Attempt { window, counts: false };
-        if taken < limit {
-            return Ok(attempt);
-        }
-        Err(Error::TooManyAttempts { retry_after: self.window.saturating_sub(now.since(attempt.window.since)) })
+    }
+
+    /// Counts a failure that needed no reservation, because checking it was cheap.
+    pub(super) fn count(&self, address: IpAddr) -> Result<(), Error> {
+        self.check_address(address)?;
+        self.limits.address_failed(&self.address(address));
+        Ok(())
+    }
+
+    /// Reserves a guess, waiting for others under way where that decides.
+    pub(super) async fn begin(&self, address: IpAddr, account: [u8; 32]) -> Result<Guess, Error> {
+        let (by_address, by_account) = (self.address(address), self.accounts.get_with(account, Arc::default));
+        // In this order always, so nobody waits in a circle.
+        let address = reserve(by_address, self.limits.per_address, &self.limits).await?;
+        let account = reserve(by_account, self.limits.per_account, &self.limits).await?;
+        Ok(Guess { address, account, limits: Arc::clone(&self.limits) })
+    }
+
+    fn address(&self, address: IpAddr) -> Arc<Counter> {
+        self.addresses.get_with(network(address), Arc::default)
     }
 }
 
-impl Attempt {
-    /// It was a wrong guess: the place stays taken.
-    pub(super) fn failed(mut self) {
-        self.counts = true;
+/// A guess under way. Dropped unsettled, it was never made.
+#[derive(Debug)]
+pub(super) struct Guess {
+    address: Reservation,
+    account: Reservation,
+    limits: Arc<Limits>,
+}
+
+impl Guess {
+    /// Clears the account's failures, not the address's: one's own password must not pay for guessing at others'.
+    pub(super) fn was_right(self) {
+        self.account.0.lock().failures = 0;
     }
 
-    /// It was right: whoever knows the password may mistype it again.
-    pub(super) fn succeeded(mut self) {
-        self.counts = true;
-        self.window.failures.store(0, Ordering::SeqCst);
+    pub(super) fn was_wrong(self) {
+        self.limits.address_failed(&self.address.0);
+        self.account.0.lock().fail(&self.limits);
     }
 }
 
-impl Drop for Attempt {
+impl Limits {
+    fn address_failed(&self, counter: &Counter) {
+        let mut tally = counter.lock();
+        tally.fail(self);
+        if tally.failures >= self.per_address {
+            self.blocked_until.fetch_max(tally.since.plus(self.window).0, Ordering::Relaxed);
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Counter {
+    tally: Mutex<Tally>,
+    settled: Notify,
+}
+
+impl Counter {
+    fn lock(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    /// The first failure of the window.
+    since: Timestamp,
+    failures: u32,
+    under_way: u32,
+}
+
+enum Admission {
+    Granted,
+    /// The guesses under way decide.
+    Wait,
+    Refused(Duration),
+}
+
+impl Tally {
+    fn admission(&mut self, limit: u32, limits: &Limits) -> Admission {
+        self.roll(limits);
+        if self.failures >= limit {
+            let passed = limits.clock.now().since(self.since);
+            let left = limits.window.saturating_sub(passed);
+            return Admission::Refused(left.max(Duration::from_secs(1)));
+        }
+        if self.failures.saturating_add(self.under_way) >= limit { Admission::Wait } else { Admission::Granted }
+    }
+
+    fn fail(&mut self, limits: &Limits) {
+        self.roll(limits);
+        if self.failures == 0 {
+            self.since = limits.clock.now();
+        }
+        self.failures = self.failures.saturating_add(1);
+    }
+
+    /// Begins a new window when this one is over, or when the clock was set back before it.
+    fn roll(&mut self, limits: &Limits) {
+        let now = limits.clock.now();
+        if now < self.since || now.since(self.since) >= limits.window {
+            self.failures = 0;
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Reservation(Arc<Counter>);
+
+impl Drop for Reservation {
     fn drop(&mut self) {
-        if !self.counts {
-            let give_back = |taken: u32| Some(taken.saturating_sub(1));
-            let _ = self.window.failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, give_back);
-        }
+        let mut tally = self.0.lock();
+        tally.under_way = tally.under_way.saturating_sub(1);
+        drop(tally);
+        self.0.settled.notify_waiters();
     }
+}
+
+async fn reserve(counter: Arc<Counter>, limit: u32, limits: &Limits) -> Result<Reservation, Error> {
+    loop {
+        // Listening starts before looking, so that nothing settles unheard in between.
+        let settled = counter.settled.notified();
+        tokio::pin!(settled);
+        settled.as_mut().enable();
+        {
+            let mut tally = counter.lock();
+            match tally.admission(limit, limits) {
+                Admission::Granted => {
+                    tally.under_way = tally.under_way.saturating_add(1);
+                    return Ok(Reservation(Arc::clone(&counter)));
+                }
+                Admission::Refused(retry_after) => return Err(Error::TooManyAttempts { retry_after }),
+                Admission::Wait => {}
+            }
+        }
+        settled.await;
+    }
+}
+
+/// Who counts as one: an IPv4 address, or the /64 that a single IPv6 subscriber has.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
+    }
+}
+
+fn watched<K: std::hash::Hash + Eq + Send + Sync + 'static>(window: Duration) -> Cache<K, Arc<Counter>> {
+    Cache::builder()
+        .max_capacity(Guesses::MAX_WATCHED)
+        .eviction_policy(EvictionPolicy::lru())
+        .time_to_idle(window)
+        .build()
 }

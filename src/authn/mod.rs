@@ -3,30 +3,32 @@
 //! Each scheme gives one of three answers: not requested (no such credential), an identity, or failed, which stops: a
 //! rejected credential never falls through to another scheme. The warm path is one keyed hash and one cache look-up.
 
-mod basic;
-mod guesses;
-mod passwords;
-
-use std::collections::HashMap;
+use std::fmt;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
+use moka::sync::Cache;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use crate::authz::{Identity, Limits, Scheme, Subject, TokenId, UserId};
+use crate::authz::{Identity, Limits, Scheme, Subject, UserId};
 use crate::clock::{Clock, Timestamp};
 use crate::config;
 use crate::crypto::{AccessToken, CacheKeys, PasswordHash};
-use crate::store::{self, Store, Token, User};
+use crate::store::{self, Store, User};
 
-use basic::{Credential, credential};
+mod credential;
+mod flights;
+mod guesses;
+mod hashing;
+mod identities;
+
+use credential::Credential;
+use flights::Flights;
 use guesses::Guesses;
-use passwords::Passwords;
-
-#[cfg(test)]
-mod tests;
+use hashing::Hashing;
+use identities::Identities;
 
 /// Why nobody was recognised.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +63,21 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Whether it counts as a guess. Somebody who holds a token that was once valid is not guessing, and what cannot
+    /// possibly succeed costs nothing: a job with an expired token must not block the passwords of its whole address.
+    #[must_use]
+    pub const fn is_guess(self) -> bool {
+        match self {
+            Self::UnknownUser | Self::WrongPassword | Self::UnknownToken => true,
+            Self::Unreadable
+            | Self::UnknownScheme
+            | Self::MalformedToken
+            | Self::ExpiredToken
+            | Self::RevokedToken
+            | Self::TokenOfAnother => false,
+        }
+    }
+
     /// A bounded word.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -78,244 +95,254 @@ impl Reason {
     }
 }
 
-impl std::fmt::Display for Reason {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
 }
 
 /// Recognises people and programs.
-#[derive(Debug)]
 pub struct Authn {
     store: Arc<Store>,
     clock: Clock,
     keys: CacheKeys,
-    identities: moka::sync::Cache<[u8; 32], Known>,
-    passwords: Passwords,
+    identities: Identities,
+    /// Passwords that were right, by user, stored hash and password, with the moment until which that is believed.
+    verified: Cache<[u8; 32], Timestamp>,
+    flights: Flights,
     guesses: Guesses,
-    /// Raised by every change that any cached identity may depend on; an identity loaded before is not kept.
-    generation: AtomicU64,
-    /// The store's revision when we last looked.
+    hashing: Hashing,
+    cache_ttl: Duration,
+    /// The store's revision when the caches were last known to be right.
     revision: AtomicI64,
-    last_used: Mutex<HashMap<TokenId, Timestamp>>,
+    /// Whether the last [`Authn::refresh`] could not reach the store: said once, not twice a second.
+    cut_off: AtomicBool,
 }
 
-/// A recently recognised credential.
-#[derive(Clone, Debug)]
-struct Known {
-    identity: Arc<Identity>,
-    expires: Option<Timestamp>,
+impl fmt::Debug for Authn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authn").finish_non_exhaustive()
+    }
 }
-
-/// Tokens whose last use waits to be written; beyond that it is not noted.
-const MAX_LAST_USED: usize = 10_000;
 
 impl Authn {
-    /// Recognises the users and tokens of `store`.
+    /// An empty memory before this store.
     #[must_use]
     pub fn new(config: &config::Authn, store: Arc<Store>, clock: Clock) -> Self {
-        let identities =
-            moka::sync::Cache::builder().max_capacity(config.cache_entries).time_to_live(config.cache_ttl).build();
         Self {
-            passwords: Passwords::new(config),
+            identities: Identities::new(config.cache_entries, config.cache_ttl),
+            // The wall clock may be set back; the cache's own clock cannot.
+            verified: Cache::builder().max_capacity(config.cache_entries).time_to_live(config.cache_ttl).build(),
+            flights: Flights::default(),
             guesses: Guesses::new(config, clock.clone()),
+            hashing: Hashing::new(config.hash_concurrency, config.hash_queue),
+            cache_ttl: config.cache_ttl,
+            revision: AtomicI64::new(i64::MIN),
+            cut_off: AtomicBool::new(false),
+            keys: CacheKeys::new(),
             store,
             clock,
-            keys: CacheKeys::new(),
-            identities,
-            generation: AtomicU64::new(0),
-            revision: AtomicI64::new(-1),
-            last_used: Mutex::default(),
         }
     }
 
     /// The identity behind a recently seen `Authorization` value: no I/O, no password hash.
-    #[must_use]
+    ///
+    /// Knows no address. Therefore, while any address is over its limit of guesses, a password is left to
+    /// [`Authn::authenticate`]: otherwise somebody who is refused every wrong guess would still learn the right one.
     pub fn recent(&self, authorization: &[u8]) -> Option<Arc<Identity>> {
-        let known = self.identities.get(&self.keys.key("identity", authorization))?;
-        match known.expires {
-            Some(expires) if expires <= self.clock.now() => None,
-            Some(_) | None => Some(known.identity),
+        let now = self.clock.now();
+        let identity = self.identities.get(&self.place(authorization), now)?;
+        match identity.scheme {
+            Scheme::Token(_) => Some(identity),
+            Scheme::Password => (!self.guesses.somebody_is_blocked(now)).then_some(identity),
         }
     }
 
     /// Recognises one request by its `Authorization` value. `address` is the client's, after trusted proxies.
     ///
+    /// A valid access token passes whatever the limits say, because nobody guesses 256 bits. A password that was
+    /// verified recently passes the account's limit, so that strangers cannot lock its owner out, but not the address's.
+    ///
     /// # Errors
     /// See [`Error`].
     pub async fn authenticate(&self, authorization: Option<&[u8]>, address: IpAddr) -> Result<Arc<Identity>, Error> {
-        let authorization = authorization.ok_or(Error::Missing)?;
-        if let Some(identity) = self.recent(authorization) {
+        let value = authorization.ok_or(Error::Missing)?;
+        let place = self.place(value);
+        if let Some(identity) = self.known(&place, address)? {
             return Ok(identity);
         }
-        // Read before the store is: whatever changes while we load makes the generation differ.
-        let generation = self.generation.load(Ordering::SeqCst);
-        let recognised = match credential(authorization) {
-            Ok(Credential::Token { text, user }) => self.by_token(&text, user.as_deref()).await,
-            Ok(Credential::Password { user, password }) => self.by_password(&user, password, address).await,
-            Err(reason) => Err(Error::Failed(reason)),
-        };
-        let known = match recognised {
-            Ok(known) => known,
-            Err(error @ Error::Failed(_)) => {
-                // A token cannot be guessed, so a right one is never held up; wrong ones are counted all the same.
-                self.guesses.begin(address)?.failed();
-                return Err(error);
+        let credential = Credential::read(value).map_err(Error::Failed)?;
+        // One at a time per credential: of a hundred parallel requests with one password, one hashes it.
+        let _turn = self.flights.enter(place).await;
+        if let Some(identity) = self.known(&place, address)? {
+            return Ok(identity);
+        }
+        let started = self.identities.start();
+        let (user, scheme, limits, expires, last_used) = match credential {
+            Credential::Token { owner, token } => {
+                let (token, user) = self.by_token(owner.as_deref(), &token, address).await?;
+                (user, Scheme::Token(token.id), token.limits, token.expires, token.last_used)
             }
-            Err(error) => return Err(error),
+            Credential::Password { name, password } => {
+                let user = self.by_password(&name, password, address).await?;
+                (user, Scheme::Password, Limits::default(), Timestamp(i64::MAX), None)
+            }
         };
-        self.keep(authorization, &known, generation);
-        Ok(known.identity)
+        let grants = self.store.grants_of(&Subject::User(user.id)).await?;
+        let identity = Arc::new(Identity {
+            user: user.id,
+            name: user.name.into(),
+            admin: user.admin,
+            scheme,
+            limits,
+            grants: Arc::new(grants.into_iter().collect()),
+        });
+        let until = self.clock.now().plus(self.cache_ttl).min(expires);
+        self.identities.insert(place, started, Arc::clone(&identity), until, last_used, self.clock.now());
+        Ok(identity)
     }
 
     /// Hashes a new password on the bounded pool.
     ///
     /// # Errors
-    /// [`Error::Busy`]
+    /// [`Error::Busy`].
     pub async fn hash_password(&self, password: SecretString) -> Result<PasswordHash, Error> {
-        self.passwords.hash(password).await
+        self.hashing.run(move || PasswordHash::make(&password)).await
     }
 
     /// Whether this is the user's password; counted against the guessing limits.
     ///
     /// # Errors
-    /// [`Error::TooManyAttempts`], [`Error::Busy`]
+    /// [`Error::TooManyAttempts`], [`Error::Busy`].
     pub async fn verify_password(&self, user: &User, password: SecretString, address: IpAddr) -> Result<bool, Error> {
-        let matches = self.password_matches(&user.name, Some(user), password, address).await?;
-        if !matches {
-            self.guesses.begin(address)?.failed();
-        }
-        Ok(matches)
+        self.guesses.check_address(address)?;
+        self.is_password(Some(user), &user.name, password, address).await
     }
 
     /// Drops what is cached of one user: their grants, password, tokens or admin bit changed.
     ///
-    /// Drops everybody's, which costs each of them one read of the store: the next look at the revision does so anyway.
+    /// Drops everybody's, in fact: whatever changed raised the store's revision, at which [`Authn::refresh`] does the
+    /// same half a second later, and loading an identity again takes two reads.
     pub fn forget(&self, _user: UserId) {
-        self.forget_all();
+        self.identities.forget_all();
     }
 
     /// Drops all cached identities (not the verified passwords, which are keyed by the stored hash).
     pub fn forget_all(&self) {
-        self.generation.fetch_add(1, Ordering::SeqCst);
-        self.identities.invalidate_all();
+        self.identities.forget_all();
     }
 
-    /// Compares the store's revision with the last seen one and forgets all when anything changed, here or in another
-    /// process; hands over the tokens' last-used times. Called twice a second by `app`.
+    /// Compares the store's revision with the last seen one and forgets all when another process changed something.
+    /// Called twice a second by `app`, which also hands over the tokens' last-used times.
+    ///
+    /// A store that does not answer is said in the log once; cached identities then live to the end of their time.
     pub async fn refresh(&self) {
-        match self.store.revision().await {
-            Ok(revision) => {
-                if self.revision.swap(revision, Ordering::SeqCst) != revision {
-                    self.forget_all();
-                }
-            }
-            // When we cannot look, nothing cached may be relied on.
-            Err(error) => {
-                tracing::warn!(%error, "the store's revision could not be read");
-                self.forget_all();
-            }
+        let outcome = self.compare_revision().await.and(self.hand_over_last_uses().await);
+        let was_cut_off = self.cut_off.swap(outcome.is_err(), Ordering::Relaxed);
+        if let Err(error) = outcome
+            && !was_cut_off
+        {
+            tracing::warn!(%error, "the store cannot be followed, what is cached lives to the end of its time: {error}");
         }
-        let used = std::mem::take(&mut *self.last_used.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    async fn compare_revision(&self) -> store::Result<()> {
+        let revision = self.store.revision().await?;
+        if self.revision.swap(revision, Ordering::AcqRel) != revision {
+            self.forget_all();
+        }
+        Ok(())
+    }
+
+    async fn hand_over_last_uses(&self) -> store::Result<()> {
+        let used = self.identities.take_used();
         if used.is_empty() {
-            return;
+            return Ok(());
         }
-        let used: Vec<_> = used.into_iter().collect();
-        if let Err(error) = self.store.touch_tokens(&used).await {
-            tracing::warn!(%error, tokens = used.len(), "last uses of tokens could not be noted");
+        let noted = self.store.touch_tokens(&used).await;
+        if noted.is_err() {
+            self.identities.give_back_used(used);
         }
+        noted
     }
 
-    async fn by_token(&self, text: &SecretString, user: Option<&str>) -> Result<Known, Error> {
-        let failed = |reason| Err(Error::Failed(reason));
-        let Some(token) = AccessToken::parse(text.expose_secret()) else { return failed(Reason::MalformedToken) };
-        let Some((token, owner)) = self.store.token_by_hash(&token.hash()).await? else {
-            return failed(Reason::UnknownToken);
-        };
-        if user.is_some_and(|user| user != owner.name) {
-            return failed(Reason::TokenOfAnother);
+    fn known(&self, place: &[u8; 32], address: IpAddr) -> Result<Option<Arc<Identity>>, Error> {
+        let Some(identity) = self.identities.get(place, self.clock.now()) else { return Ok(None) };
+        match identity.scheme {
+            Scheme::Token(_) => {}
+            Scheme::Password => self.guesses.check_address(address)?,
         }
-        let now = self.clock.now();
-        if token.revoked.is_some() {
-            return failed(Reason::RevokedToken);
-        }
-        if token.expires <= now {
-            return failed(Reason::ExpiredToken);
-        }
-        self.note_use(&token, now);
-        let scheme = Scheme::Token(token.id);
-        Ok(Known { identity: self.identity(&owner, scheme, token.limits).await?, expires: Some(token.expires) })
+        Ok(Some(identity))
     }
 
-    async fn by_password(&self, name: &str, password: SecretString, address: IpAddr) -> Result<Known, Error> {
-        let user = self.store.user_by_name(name).await?;
-        if !self.password_matches(name, user.as_ref(), password, address).await? {
-            return Err(Error::Failed(if user.is_some() { Reason::WrongPassword } else { Reason::UnknownUser }));
-        }
-        let Some(user) = user else { return Err(Error::Failed(Reason::UnknownUser)) };
-        Ok(Known { identity: self.identity(&user, Scheme::Password, Limits::default()).await?, expires: None })
-    }
-
-    /// The same steps for known and unknown names, so that neither time nor shape tells them apart.
-    async fn password_matches(
+    async fn by_token(
         &self,
-        name: &str,
+        owner: Option<&str>,
+        token: &AccessToken,
+        address: IpAddr,
+    ) -> Result<(store::Token, User), Error> {
+        let found = self.store.token_by_hash(&token.hash()).await?;
+        let reason = match found {
+            None => Reason::UnknownToken,
+            Some((token, _)) if token.revoked.is_some() => Reason::RevokedToken,
+            Some((token, _)) if token.expires <= self.clock.now() => Reason::ExpiredToken,
+            Some((_, user)) if owner.is_some_and(|owner| owner != user.name) => Reason::TokenOfAnother,
+            Some(found) => return Ok(found),
+        };
+        if reason.is_guess() {
+            self.guesses.count(address)?;
+        }
+        Err(Error::Failed(reason))
+    }
+
+    async fn by_password(&self, name: &str, password: SecretString, address: IpAddr) -> Result<User, Error> {
+        self.guesses.check_address(address)?;
+        let user = self.store.user_by_name(name).await?;
+        let right = self.is_password(user.as_ref(), name, password, address).await?;
+        match user {
+            Some(user) if right => Ok(user),
+            Some(_) => Err(Error::Failed(Reason::WrongPassword)),
+            None => Err(Error::Failed(Reason::UnknownUser)),
+        }
+    }
+
+    /// One path for everybody: an unknown user and one without a password are measured against the decoy.
+    async fn is_password(
+        &self,
         user: Option<&User>,
+        name: &str,
         password: SecretString,
         address: IpAddr,
     ) -> Result<bool, Error> {
-        let stored = user.and_then(|user| user.password.as_ref());
-        let text = stored.map_or("", |hash| &hash.0);
-        let mut credential = Vec::with_capacity(text.len() + 64);
-        for part in [name, text, password.expose_secret()] {
-            credential.extend_from_slice(&(part.len() as u64).to_be_bytes());
-            credential.extend_from_slice(part.as_bytes());
-        }
-        let key = self.keys.key("password", &credential);
-        if stored.is_some() && self.passwords.is_verified(&key) {
+        let stored = user.and_then(|user| user.password.as_ref()).unwrap_or(PasswordHash::decoy());
+        let id = user.map_or(-1, |user| user.id.0).to_be_bytes();
+        let proof = self.keys.key_of("password", &[&id, stored.0.as_bytes(), password.expose_secret().as_bytes()]);
+        let is_verified = || self.verified.get(&proof).is_some_and(|until| self.clock.now() < until);
+        if is_verified() {
             return Ok(true);
         }
-        // A password that is known to be right is never held up by somebody else's guesses.
-        let _place = self.guesses.begin(address)?;
-        let attempt = self.guesses.begin_account(name)?;
-        let matches = self.passwords.verify(key, stored.cloned(), password).await?;
-        if matches {
-            attempt.succeeded()
-        } else {
-            attempt.failed()
-        }
-        Ok(matches)
+        let account = self.keys.key("account", name.as_bytes());
+        let guess = self.guesses.begin(address, account).await?;
+        let (stored, verified) = (stored.clone(), self.verified.clone());
+        let until = self.clock.now().plus(self.cache_ttl);
+        // Settled on the hashing thread: a client that hangs up has still used its guess.
+        let hashed = self.hashing.run(move || {
+            let right = stored.matches(&password);
+            if right {
+                verified.insert(proof, until);
+                guess.was_right();
+            } else {
+                guess.was_wrong();
+            }
+            right
+        });
+        hashed.await
     }
 
-    async fn identity(&self, user: &User, scheme: Scheme, limits: Limits) -> Result<Arc<Identity>, Error> {
-        let grants = self.store.grants_of(&Subject::User(user.id)).await?;
-        Ok(Arc::new(Identity {
-            user: user.id,
-            name: user.name.as_str().into(),
-            admin: user.admin,
-            scheme,
-            limits,
-            grants: Arc::new(grants.into_iter().collect()),
-        }))
-    }
-
-    fn keep(&self, authorization: &[u8], known: &Known, generation: u64) {
-        let key = self.keys.key("identity", authorization);
-        self.identities.insert(key, known.clone());
-        // Somebody changed something while we were loading: what was loaded may be old.
-        if self.generation.load(Ordering::SeqCst) != generation {
-            self.identities.invalidate(&key);
-        }
-    }
-
-    fn note_use(&self, token: &Token, now: Timestamp) {
-        const WORTH_NOTING: Duration = Duration::from_secs(60);
-        if token.last_used.is_some_and(|last| now.since(last) < WORTH_NOTING) {
-            return;
-        }
-        let mut last_used = self.last_used.lock().unwrap_or_else(PoisonError::into_inner);
-        if last_used.len() < MAX_LAST_USED {
-            last_used.insert(token.id, now);
-        }
+    fn place(&self, authorization: &[u8]) -> [u8; 32] {
+        self.keys.key("authorization", authorization)
     }
 }
+
+#[cfg(test)]
+mod tests;

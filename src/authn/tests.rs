@@ -1,237 +1,588 @@
-use std::sync::Arc;
-use std::time::Duration;
+//! What people, programs and attackers see. The clock stands still unless a test moves it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use tokio::task::JoinSet;
 
 use super::*;
-use crate::authz::{Grant, Permission, ResourceKind, Selector};
-use crate::store::{Actor, NewToken};
+use crate::authz::{Grant, Permission, ResourceKind, Selector, TokenId};
+use crate::store::{Actor, NewToken, Token};
 
-const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
-const ELSEWHERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
+const START: Timestamp = Timestamp(1_700_000_000_000);
+const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+const THERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 9));
+const TTL: Duration = Duration::from_mins(5);
+const WINDOW: Duration = Duration::from_mins(15);
+const DAY: Duration = Duration::from_hours(24);
+const PER_ADDRESS: u32 = 6;
+const PER_ACCOUNT: u32 = 3;
 
+/// An `Authn` before a store with `alice` (password `sesame`) and `bob` (no password).
 struct World {
+    authn: Arc<Authn>,
     store: Arc<Store>,
-    authn: Authn,
     clock: Clock,
     alice: User,
+    bob: User,
+}
+
+impl World {
+    async fn new() -> Self {
+        let clock = Clock::manual(START);
+        let store = Arc::new(Store::open("sqlite::memory:", clock.clone()).await.unwrap());
+        Self::before(store, clock).await
+    }
+
+    async fn before(store: Arc<Store>, clock: Clock) -> Self {
+        let sesame = PasswordHash::make(&"sesame".into());
+        let alice = store.create_user(&actor(), "alice", Some(&sesame), false).await.unwrap();
+        let bob = store.create_user(&actor(), "bob", None, true).await.unwrap();
+        let authn = Arc::new(Authn::new(&config(), Arc::clone(&store), clock.clone()));
+        Self { authn, store, clock, alice, bob }
+    }
+
+    async fn token(&self, owner: &User, name: &str) -> (AccessToken, Token) {
+        let (secret, limits) = (AccessToken::generate(), Limits::parse(["read-only"]).unwrap());
+        let (user, hash, expires) = (owner.id, secret.hash(), self.clock.now().plus(DAY));
+        let token = NewToken { user, name, hash, limits: &limits, expires };
+        (secret, self.store.create_token(&actor(), token).await.unwrap())
+    }
+
+    async fn ask(&self, header: &str, address: IpAddr) -> Result<Arc<Identity>, Error> {
+        self.authn.authenticate(Some(header.as_bytes()), address).await
+    }
+
+    /// What becomes of it, in one word.
+    async fn answer(&self, header: &str, address: IpAddr) -> String {
+        match self.ask(header, address).await {
+            Ok(identity) => identity.name.to_string(),
+            Err(Error::Failed(reason)) => reason.to_string(),
+            Err(Error::TooManyAttempts { .. }) => "too_many".to_owned(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    /// As [`World::answer`], and fails when the number of passwords hashed meanwhile is another.
+    async fn answer_after(&self, hashes: u64, header: &str, address: IpAddr) -> String {
+        let before = self.authn.hashing.runs();
+        let answer = self.answer(header, address).await;
+        assert_eq!(self.authn.hashing.runs() - before, hashes, "hashes for the answer {answer}");
+        answer
+    }
+
+    fn recent(&self, header: &str) -> Option<String> {
+        self.authn.recent(header.as_bytes()).map(|identity| identity.name.to_string())
+    }
 }
 
 fn config() -> config::Authn {
     config::Authn {
         token_max_days: 365,
-        cache_ttl: Duration::from_secs(60),
+        cache_ttl: TTL,
         cache_entries: 1000,
         hash_concurrency: 2,
-        hash_queue: 200,
-        guesses_per_address: 6,
-        guesses_per_account: 4,
-        guess_window: Duration::from_secs(300),
+        hash_queue: 100,
+        guesses_per_address: PER_ADDRESS,
+        guesses_per_account: PER_ACCOUNT,
+        guess_window: WINDOW,
     }
 }
 
 fn actor() -> Actor {
-    Actor { name: "test".to_owned(), token: None, address: None }
+    Actor { name: "root".to_owned(), token: None, address: None }
 }
 
-async fn world() -> World {
-    let clock = Clock::manual(Timestamp(1_000_000));
-    let store = Arc::new(Store::open("sqlite::memory:", clock.clone()).await.expect("a store"));
-    let authn = Authn::new(&config(), Arc::clone(&store), clock.clone());
-    let hash = authn.hash_password("alice's password".into()).await.expect("a hash");
-    let alice = store.create_user(&actor(), "alice", Some(&hash), false).await.expect("alice");
-    World { store, authn, clock, alice }
+fn basic(name: &str, password: &str) -> String {
+    format!("Basic {}", STANDARD.encode(format!("{name}:{password}")))
 }
 
-fn basic(user: &str, password: &str) -> Vec<u8> {
-    format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))).into_bytes()
-}
-
-fn bearer(token: &AccessToken) -> Vec<u8> {
-    format!("Bearer {}", token.reveal()).into_bytes()
-}
-
-impl World {
-    async fn token(&self, name: &str, days: u64) -> (AccessToken, TokenId) {
-        let token = AccessToken::generate();
-        let expires = self.clock.now().plus(Duration::from_secs(days * 86_400));
-        let limits = Limits::default();
-        let new = NewToken { user: self.alice.id, name, hash: token.hash(), limits: &limits, expires };
-        let id = self.store.create_token(&actor(), new).await.expect("a token").id;
-        (token, id)
-    }
-
-    async fn ask(&self, authorization: &[u8]) -> Result<Arc<Identity>, Error> {
-        self.authn.authenticate(Some(authorization), ADDRESS).await
-    }
-
-    #[track_caller]
-    fn refused(answer: Result<Arc<Identity>, Error>, because: Reason) {
-        match answer {
-            Err(Error::Failed(reason)) => assert_eq!(reason, because),
-            other => panic!("{because:?} expected, not {other:?}"),
-        }
-    }
+fn bearer(token: &AccessToken) -> String {
+    format!("Bearer {}", token.reveal())
 }
 
 #[tokio::test]
-async fn a_password_and_a_token_prove_who_is_asking() {
-    let world = world().await;
-    let (token, id) = world.token("ci", 1).await;
-    let by_password = world.ask(&basic("alice", "alice's password")).await.expect("alice");
-    assert_eq!((&*by_password.name, by_password.scheme), ("alice", Scheme::Password));
-    for shown in [basic("alice", token.reveal()), bearer(&token), format!("bearer  {}", token.reveal()).into_bytes()] {
-        let identity = world.ask(&shown).await.expect("alice");
-        assert_eq!((&*identity.name, identity.scheme), ("alice", Scheme::Token(id)));
-    }
-}
-
-#[tokio::test]
-async fn a_wrong_credential_ends_the_attempt() {
-    let world = world().await;
-    let (token, _) = world.token("ci", 1).await;
-    for (shown, because) in [
-        (basic("alice", "wrong password"), Reason::WrongPassword),
-        (basic("nobody", "alice's password"), Reason::UnknownUser),
-        (basic("bob", token.reveal()), Reason::TokenOfAnother),
-        (basic("alice", &format!("{}0", token.reveal())), Reason::MalformedToken),
-    ] {
-        World::refused(world.ask(&shown).await, because);
-    }
-    let world = self::world().await;
-    for (shown, because) in [
-        (bearer(&AccessToken::generate()), Reason::UnknownToken),
-        (b"Bearer eyJhbGciOi".to_vec(), Reason::UnknownScheme),
-        (b"Negotiate abc".to_vec(), Reason::UnknownScheme),
-        (b"Basic".to_vec(), Reason::Unreadable),
-    ] {
-        World::refused(world.ask(&shown).await, because);
-    }
-    let world = self::world().await;
-    for text in ["Basic !!!", "Basic YWxpY2U=", "Basic OnB3", "Basic YWxpY2U6"] {
-        World::refused(world.ask(text.as_bytes()).await, Reason::Unreadable);
-    }
-    assert!(matches!(world.authn.authenticate(None, ADDRESS).await, Err(Error::Missing)));
-}
-
-#[tokio::test]
-async fn a_token_stops_when_it_expires_is_revoked_or_rotated() {
-    let world = world().await;
-    let (expiring, _) = world.token("short", 1).await;
-    world.ask(&bearer(&expiring)).await.expect("live");
-    world.clock.advance(Duration::from_secs(86_400));
-    assert!(world.authn.recent(&bearer(&expiring)).is_none(), "also in the cache");
-    World::refused(world.ask(&bearer(&expiring)).await, Reason::ExpiredToken);
-
-    let (revoked, id) = world.token("revoked", 1).await;
-    world.ask(&bearer(&revoked)).await.expect("live");
-    world.store.revoke_token(&actor(), id).await.expect("revoked");
-    world.authn.forget(world.alice.id);
-    World::refused(world.ask(&bearer(&revoked)).await, Reason::RevokedToken);
-
-    let (old, id) = world.token("rotated", 1).await;
-    world.ask(&bearer(&old)).await.expect("live");
-    let new = AccessToken::generate();
-    let expires = world.clock.now().plus(Duration::from_secs(60));
-    world.store.rotate_token(&actor(), id, new.hash(), expires).await.expect("rotated");
-    world.authn.forget(world.alice.id);
-    World::refused(world.ask(&bearer(&old)).await, Reason::UnknownToken);
-    world.ask(&bearer(&new)).await.expect("the new secret");
-}
-
-#[tokio::test]
-async fn what_another_process_changes_is_seen_at_the_next_look() {
-    let world = world().await;
-    world.authn.refresh().await;
-    let shown = basic("alice", "alice's password");
-    let before = world.ask(&shown).await.expect("alice");
-    assert_eq!(before.grants.level(ResourceKind::Experiment, "1"), None);
-    world.authn.refresh().await;
-    assert!(world.authn.recent(&shown).is_some(), "nothing changed");
+async fn a_password_proves_its_owner() {
+    let world = World::new().await;
     let grant = Grant {
         subject: Subject::User(world.alice.id),
         kind: ResourceKind::Experiment,
-        selector: Selector::Exact("1".to_owned()),
-        permission: Permission::Read,
+        selector: Selector::Exact("12".to_owned()),
+        permission: Permission::Edit,
     };
-    world.store.set_grant(&actor(), &grant).await.expect("a grant");
-    world.authn.refresh().await;
-    assert!(world.authn.recent(&shown).is_none());
-    let after = world.ask(&shown).await.expect("alice");
-    assert_eq!(after.grants.level(ResourceKind::Experiment, "1"), Some(Permission::Read));
+    world.store.create_grant(&actor(), &grant).await.unwrap();
+    let identity = world.ask(&basic("alice", "sesame"), HERE).await.unwrap();
+    assert_eq!((identity.user, &*identity.name, identity.admin), (world.alice.id, "alice", false));
+    assert_eq!((identity.scheme, identity.limits.is_unlimited()), (Scheme::Password, true));
+    assert_eq!(identity.grants.level(ResourceKind::Experiment, "12"), Some(Permission::Edit));
+    assert!(matches!(world.authn.authenticate(None, HERE).await, Err(Error::Missing)));
 }
 
 #[tokio::test]
-async fn a_changed_password_works_at_once_and_the_old_one_no_more() {
-    let world = world().await;
-    let old = basic("alice", "alice's password");
-    world.ask(&old).await.expect("alice");
-    let hash = world.authn.hash_password("another password".into()).await.expect("a hash");
-    world.store.set_password(&actor(), world.alice.id, &hash).await.expect("changed");
+async fn an_unknown_user_a_wrong_password_and_no_password_cost_one_hash_each() {
+    let world = World::new().await;
+    for (name, password, answer) in [
+        ("alice", "Sesame", "wrong_password"),
+        ("nobody", "sesame", "unknown_user"),
+        ("Alice", "sesame", "unknown_user"),
+        ("bob", "", "wrong_password"),
+        ("", "", "unknown_user"),
+    ] {
+        assert_eq!(world.answer_after(1, &basic(name, password), HERE).await, answer, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_works_as_bearer_and_as_its_owners_password() {
+    let world = World::new().await;
+    let (secret, token) = world.token(&world.bob, "ci").await;
+    for header in [
+        bearer(&secret),
+        format!("bearer {}", secret.reveal()),
+        format!("BEARER   {}", secret.reveal()),
+        basic("bob", secret.reveal()),
+        basic("bob", secret.reveal()).replace("Basic", "basic"),
+    ] {
+        let identity = world.ask(&header, HERE).await.unwrap();
+        assert_eq!((&*identity.name, identity.admin, identity.scheme), ("bob", true, Scheme::Token(token.id)));
+        assert!(identity.limits.read_only);
+    }
+    assert_eq!(world.authn.hashing.runs(), 0);
+}
+
+#[tokio::test]
+async fn a_token_under_another_name_or_altered_is_refused_and_never_tried_as_a_password() {
+    let world = World::new().await;
+    let (secret, _) = world.token(&world.bob, "ci").await;
+    let mut altered = secret.reveal().to_owned();
+    let last = altered.pop().unwrap();
+    altered.push(if last == '0' { '1' } else { '0' });
+    for (header, answer) in [
+        (basic("alice", secret.reveal()), "token_of_another"),
+        (basic("BOB", secret.reveal()), "token_of_another"),
+        (basic("", secret.reveal()), "token_of_another"),
+        (basic("bob", &altered), "malformed_token"),
+        (basic("bob", "mlap_"), "malformed_token"),
+        (format!("Bearer {altered}"), "malformed_token"),
+        (format!("Bearer {} ", secret.reveal()), "malformed_token"),
+        (bearer(&AccessToken::generate()), "unknown_token"),
+        (basic("bob", AccessToken::generate().reveal()), "unknown_token"),
+    ] {
+        assert_eq!(world.answer_after(0, &header, HERE).await, answer, "{header}");
+    }
+}
+
+#[tokio::test]
+async fn a_header_has_one_meaning_or_none() {
+    let world = World::new().await;
+    let raw = |bytes: &[u8]| format!("Basic {}", STANDARD.encode(bytes));
+    let good = basic("alice", "sesame");
+    for (header, answer) in [
+        (String::new(), "unreadable"),
+        ("Basic".to_owned(), "unreadable"),
+        ("Basic ".to_owned(), "unreadable"),
+        ("Basic !!!".to_owned(), "unreadable"),
+        (format!("{good}="), "unreadable"),
+        (format!("{good}, {good}"), "unreadable"),
+        (format!("{good} "), "unreadable"),
+        (good.replace("Basic ", "Basic \t"), "unreadable"),
+        (raw(b"no colon"), "unreadable"),
+        (raw(b"alice\0:sesame"), "unreadable"),
+        (raw(b"alice:sesame\0"), "unreadable"),
+        (raw(b"alice:ses\name"), "unreadable"),
+        (raw(b"alice\x7f:sesame"), "unreadable"),
+        (raw("alice:ses\u{85}ame".as_bytes()), "unreadable"),
+        (raw(b"alice:\xffsesame"), "unreadable"),
+        (raw(&[b'a'; 5000]), "unreadable"),
+        (good.replace("Basic ", "Basic"), "unknown_scheme"),
+        (good.replace("Basic", "Digest"), "unknown_scheme"),
+        ("Bearer".to_owned(), "unknown_scheme"),
+        ("Bearer eyJhbGciOiJub25lIn0.e30.".to_owned(), "unknown_scheme"),
+        ("Bearer sesame".to_owned(), "unknown_scheme"),
+    ] {
+        assert_eq!(world.answer_after(0, &header, HERE).await, answer, "{header:?}");
+    }
+    let unpadded = raw(b"alice:sesam");
+    assert!(unpadded.ends_with('='));
+    assert_eq!(world.answer(unpadded.trim_end_matches('='), HERE).await, "unreadable");
+}
+
+#[tokio::test]
+async fn a_password_may_have_colons_and_any_letters() {
+    let world = World::new().await;
+    let hash = world.authn.hash_password("a:b::ü 猫".into()).await.unwrap();
+    world.store.set_password(&actor(), world.bob.id, &hash).await.unwrap();
+    assert_eq!(world.answer(&basic("bob", "a:b::ü 猫"), HERE).await, "bob");
+}
+
+#[tokio::test]
+async fn what_was_just_recognised_is_recognised_without_store_or_hash() {
+    let world = World::new().await;
+    let (secret, _) = world.token(&world.bob, "ci").await;
+    let (password, token) = (basic("alice", "sesame"), bearer(&secret));
+    assert_eq!(world.recent(&password), None);
+    world.ask(&password, HERE).await.unwrap();
+    world.ask(&token, HERE).await.unwrap();
+    world.store.close().await;
+    assert_eq!(world.recent(&password).as_deref(), Some("alice"));
+    assert_eq!(world.recent(&token).as_deref(), Some("bob"));
+    assert_eq!(world.answer_after(0, &password, HERE).await, "alice");
+    assert_eq!(world.recent(&basic("alice", "sesame2")), None);
+    assert_eq!(world.recent(&password.replace("Basic", "basic")), None);
+    world.clock.advance(TTL);
+    assert_eq!((world.recent(&password), world.recent(&token)), (None, None));
+    assert!(matches!(world.ask(&token, HERE).await, Err(Error::Store(store::Error::Unavailable(_)))));
+    assert!(matches!(world.ask(&password, HERE).await, Err(Error::Store(store::Error::Unavailable(_)))));
+}
+
+#[tokio::test]
+async fn a_token_ends_with_its_time_even_while_it_is_cached() {
+    let world = World::new().await;
+    let (secret, token) = world.token(&world.bob, "ci").await;
+    world.clock.advance(DAY - Duration::from_secs(10));
+    assert_eq!(world.answer(&bearer(&secret), HERE).await, "bob");
+    assert!(world.recent(&bearer(&secret)).is_some());
+    world.clock.advance(Duration::from_secs(10));
+    assert_eq!(world.clock.now(), token.expires);
+    assert_eq!(world.recent(&bearer(&secret)), None);
+    assert_eq!(world.answer(&bearer(&secret), HERE).await, "expired_token");
+}
+
+#[tokio::test]
+async fn a_revoked_or_rotated_token_ends_at_once() {
+    let world = World::new().await;
+    let (secret, token) = world.token(&world.bob, "ci").await;
+    world.ask(&bearer(&secret), HERE).await.unwrap();
+    let rotated = AccessToken::generate();
+    world.store.rotate_token(&actor(), token.id, rotated.hash(), START.plus(DAY)).await.unwrap();
+    world.authn.forget(world.bob.id);
+    assert_eq!(world.recent(&bearer(&secret)), None);
+    assert_eq!(world.answer(&bearer(&secret), HERE).await, "unknown_token");
+    assert_eq!(world.answer(&bearer(&rotated), HERE).await, "bob");
+    world.store.revoke_token(&actor(), token.id).await.unwrap();
+    world.authn.forget(world.bob.id);
+    assert_eq!(world.recent(&bearer(&rotated)), None);
+    assert_eq!(world.answer(&bearer(&rotated), HERE).await, "revoked_token");
+}
+
+#[tokio::test]
+async fn a_changed_password_ends_the_old_one_at_once() {
+    let world = World::new().await;
+    assert_eq!(world.answer_after(1, &basic("alice", "sesame"), HERE).await, "alice");
+    let hash = world.authn.hash_password("tahini".into()).await.unwrap();
+    world.store.set_password(&actor(), world.alice.id, &hash).await.unwrap();
     world.authn.forget(world.alice.id);
-    World::refused(world.ask(&old).await, Reason::WrongPassword);
-    world.ask(&basic("alice", "another password")).await.expect("alice");
+    assert_eq!(world.recent(&basic("alice", "sesame")), None);
+    assert_eq!(world.answer_after(1, &basic("alice", "sesame"), HERE).await, "wrong_password");
+    assert_eq!(world.answer_after(1, &basic("alice", "tahini"), HERE).await, "alice");
 }
 
 #[tokio::test]
-async fn guessing_is_limited_per_account_and_knowing_is_not() {
-    let world = world().await;
-    let (token, _) = world.token("ci", 1).await;
-    let right = basic("alice", "alice's password");
-    world.ask(&right).await.expect("alice");
-    for guess in 0..4 {
-        World::refused(world.ask(&basic("alice", &format!("guess number {guess}"))).await, Reason::WrongPassword);
-    }
-    // From anywhere else too: the account is what is counted.
-    let guess = world.authn.authenticate(Some(&basic("alice", "guess number 5")), ELSEWHERE).await;
-    let Err(Error::TooManyAttempts { retry_after }) = guess else { panic!("limited, not {guess:?}") };
-    assert!(retry_after <= Duration::from_secs(300) && retry_after > Duration::from_secs(290));
+async fn forgetting_identities_does_not_make_known_passwords_be_hashed_again() {
+    let world = World::new().await;
+    let header = basic("alice", "sesame");
+    assert_eq!(world.answer_after(1, &header, HERE).await, "alice");
+    world.store.set_admin(&actor(), world.alice.id, true).await.unwrap();
     world.authn.forget_all();
-    world.ask(&right).await.expect("a password that was right is not held up");
-    world.ask(&bearer(&token)).await.expect("nor is a token");
-    world.clock.advance(Duration::from_secs(301));
-    World::refused(world.ask(&basic("alice", "guess number 6")).await, Reason::WrongPassword);
+    assert_eq!(world.recent(&header), None);
+    assert_eq!(world.answer_after(0, &header, HERE).await, "alice");
+    assert!(world.ask(&header, HERE).await.unwrap().admin, "the change is seen");
+    world.store.delete_user(&actor(), world.alice.id).await.unwrap();
+    world.authn.forget(world.alice.id);
+    assert_eq!(world.answer(&header, HERE).await, "unknown_user");
+    world.store.create_user(&actor(), "alice", None, false).await.unwrap();
+    assert_eq!(world.answer(&header, HERE).await, "wrong_password", "nor do they outlive the account");
 }
 
 #[tokio::test]
-async fn guessing_is_limited_per_address_also_for_names_that_do_not_exist() {
-    let world = world().await;
-    for guess in 0..6 {
-        World::refused(world.ask(&basic(&format!("user{guess}"), "some password")).await, Reason::UnknownUser);
+async fn an_identity_forgotten_while_it_was_loading_is_not_remembered() {
+    let world = World::new().await;
+    let header = basic("alice", "sesame");
+    let held = world.authn.hashing.hold().await;
+    let asking = world.ask(&header, HERE);
+    tokio::pin!(asking);
+    // It has read alice's row and waits for its turn to hash.
+    assert!(tokio::time::timeout(Duration::from_millis(50), &mut asking).await.is_err());
+    world.store.set_admin(&actor(), world.alice.id, true).await.unwrap();
+    world.authn.forget(world.alice.id);
+    drop(held);
+    assert!(!asking.await.unwrap().admin, "asked before the change, answered as before it");
+    assert_eq!(world.recent(&header), None);
+    assert!(world.ask(&header, HERE).await.unwrap().admin);
+}
+
+#[tokio::test]
+async fn a_hundred_first_requests_with_one_password_hash_it_once() {
+    let world = World::new().await;
+    let mut requests = JoinSet::new();
+    for _ in 0..100 {
+        let (authn, header) = (Arc::clone(&world.authn), basic("alice", "sesame"));
+        requests.spawn(async move { authn.authenticate(Some(header.as_bytes()), HERE).await.map(drop) });
     }
-    assert!(matches!(world.ask(&basic("user7", "some password")).await, Err(Error::TooManyAttempts { .. })));
-    assert!(matches!(world.ask(&bearer(&AccessToken::generate())).await, Err(Error::TooManyAttempts { .. })));
-    let elsewhere = world.authn.authenticate(Some(&basic("user8", "some password")), ELSEWHERE).await;
-    World::refused(elsewhere, Reason::UnknownUser);
+    assert!(requests.join_all().await.into_iter().all(|answer| answer.is_ok()));
+    assert_eq!(world.authn.hashing.runs(), 1);
+    assert_eq!(world.authn.flights.count(), 0, "nothing is left behind");
+}
+
+#[tokio::test]
+async fn an_account_is_closed_after_so_many_wrong_passwords_from_anywhere_until_the_window_ends() {
+    let world = World::new().await;
+    for guess in 0..PER_ACCOUNT {
+        let address = IpAddr::V4(std::net::Ipv4Addr::from_bits(guess + 1));
+        assert_eq!(world.answer(&basic("alice", &format!("guess {guess}")), address).await, "wrong_password");
+        world.clock.advance(Duration::from_mins(1));
+    }
+    assert_eq!(world.answer_after(0, &basic("alice", "sesame"), HERE).await, "too_many", "also the right one");
+    let Err(Error::TooManyAttempts { retry_after }) = world.ask(&basic("alice", "x"), HERE).await else { panic!() };
+    assert_eq!(retry_after, WINDOW - Duration::from_mins(3));
+    assert_eq!(world.answer(&basic("bob", "x"), HERE).await, "wrong_password", "others are not affected");
+    world.clock.advance(retry_after);
+    assert_eq!(world.answer(&basic("alice", "sesame"), HERE).await, "alice");
+}
+
+#[tokio::test]
+async fn an_unknown_account_closes_like_a_known_one() {
+    let world = World::new().await;
+    for name in ["nobody", "alice"] {
+        let mut answers = Vec::new();
+        for guess in 0..=PER_ACCOUNT {
+            let address = IpAddr::V4(std::net::Ipv4Addr::from_bits(guess + 1));
+            let hashes = u64::from(guess < PER_ACCOUNT);
+            answers.push(world.answer_after(hashes, &basic(name, &format!("guess {guess}")), address).await);
+        }
+        assert_eq!(answers.last().unwrap(), "too_many", "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_closed_account_still_takes_its_tokens_and_a_password_in_use() {
+    let world = World::new().await;
+    let (secret, _) = world.token(&world.alice, "ci").await;
+    world.ask(&basic("alice", "sesame"), HERE).await.unwrap();
+    for guess in 0..=PER_ACCOUNT {
+        world.answer(&basic("alice", &format!("guess {guess}")), THERE).await;
+    }
+    assert_eq!(world.answer(&basic("alice", "guess"), HERE).await, "too_many");
+    world.authn.forget_all();
+    assert_eq!(world.answer_after(0, &basic("alice", "sesame"), HERE).await, "alice");
+    assert_eq!(world.answer(&basic("alice", secret.reveal()), THERE).await, "alice");
+    assert_eq!(world.answer(&bearer(&secret), THERE).await, "alice");
+}
+
+#[tokio::test]
+async fn an_address_is_refused_after_so_many_failures_but_not_its_neighbour_nor_its_tokens() {
+    let world = World::new().await;
+    let (secret, _) = world.token(&world.bob, "ci").await;
+    for guess in 0..PER_ADDRESS {
+        assert_eq!(world.answer(&basic(&format!("user {guess}"), "123456"), THERE).await, "unknown_user");
+    }
+    assert_eq!(world.answer_after(0, &basic("alice", "sesame"), THERE).await, "too_many");
+    assert_eq!(world.answer(&bearer(&AccessToken::generate()), THERE).await, "too_many");
+    assert_eq!(world.answer(&bearer(&secret), THERE).await, "bob");
+    assert_eq!(world.answer(&basic("alice", "sesame"), HERE).await, "alice");
+    let mapped: IpAddr = "::ffff:198.51.100.9".parse().unwrap();
+    assert_eq!(world.answer(&basic("alice", "x"), mapped).await, "too_many", "the same address in other clothes");
+    world.clock.advance(WINDOW);
+    assert_eq!(world.answer(&basic("alice", "sesame"), THERE).await, "alice");
+}
+
+#[tokio::test]
+async fn somebody_over_the_limit_does_not_learn_a_password_from_its_owner_being_signed_in() {
+    let world = World::new().await;
+    let right = basic("alice", "sesame");
+    world.ask(&right, HERE).await.unwrap();
+    for guess in 0..PER_ADDRESS {
+        world.answer(&basic(&format!("user {guess}"), "123456"), THERE).await;
+    }
+    assert_eq!(world.recent(&right), None, "it is not known from where this comes");
+    assert_eq!(world.answer(&right, THERE).await, "too_many");
+    assert_eq!(world.answer_after(0, &right, HERE).await, "alice");
+    world.clock.advance(WINDOW);
+    world.ask(&right, HERE).await.unwrap();
+    assert_eq!(world.recent(&right).as_deref(), Some("alice"));
+}
+
+#[tokio::test]
+async fn an_ipv6_subscriber_is_one_address() {
+    let world = World::new().await;
+    for guess in 0..PER_ADDRESS {
+        let address = format!("2001:db8:1:2::{guess}").parse().unwrap();
+        world.answer(&basic(&format!("user {guess}"), "123456"), address).await;
+    }
+    assert_eq!(world.answer(&basic("alice", "x"), "2001:db8:1:2:ffff::1".parse().unwrap()).await, "too_many");
+    assert_eq!(world.answer(&basic("alice", "x"), "2001:db8:1:3::1".parse().unwrap()).await, "wrong_password");
+}
+
+#[tokio::test]
+async fn a_right_password_clears_the_accounts_failures_and_not_the_addresses() {
+    let world = World::new().await;
+    for round in 0..3 {
+        for guess in 0..PER_ACCOUNT - 1 {
+            assert_eq!(world.answer(&basic("alice", &format!("{round} {guess}")), HERE).await, "wrong_password");
+        }
+        world.clock.advance(Duration::from_millis(1));
+        // Verified anew each time, as after a restart.
+        world.authn.forget_all();
+        world.authn.verified.invalidate_all();
+        let answer = world.answer(&basic("alice", "sesame"), HERE).await;
+        assert_eq!(answer, if round < 2 { "alice" } else { "too_many" }, "round {round}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn parallel_guesses_do_not_slip_through() {
-    let world = Arc::new(world().await);
-    let guesses: Vec<_> = (0..40)
-        .map(|guess| {
-            let world = Arc::clone(&world);
-            tokio::task::spawn(async move { world.ask(&basic("alice", &format!("parallel guess {guess}"))).await })
-        })
-        .collect();
-    let mut checked = 0;
-    for guess in guesses {
-        match guess.await.expect("no panic") {
-            Err(Error::Failed(Reason::WrongPassword)) => checked += 1,
-            Err(Error::TooManyAttempts { .. }) => {}
-            other => panic!("{other:?}"),
-        }
+async fn parallel_guesses_do_not_exceed_the_limit() {
+    let world = World::new().await;
+    let mut requests = JoinSet::new();
+    for guess in 0..60 {
+        let (authn, header) = (Arc::clone(&world.authn), basic("alice", &format!("guess {guess}")));
+        let address = IpAddr::V4(std::net::Ipv4Addr::from_bits(guess / 2 + 1));
+        requests.spawn(async move { authn.authenticate(Some(header.as_bytes()), address).await.map(drop) });
     }
-    assert_eq!(checked, 4);
+    let answers = requests.join_all().await;
+    let wrong = answers.iter().filter(|answer| matches!(answer, Err(Error::Failed(_)))).count();
+    let refused = answers.iter().filter(|answer| matches!(answer, Err(Error::TooManyAttempts { .. }))).count();
+    assert_eq!((wrong, refused), (PER_ACCOUNT as usize, 60 - PER_ACCOUNT as usize));
+    assert_eq!(world.authn.hashing.runs(), u64::from(PER_ACCOUNT));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_people_behind_one_address_sign_in_together() {
+    let world = World::new().await;
+    let sesame = PasswordHash::make(&"sesame".into());
+    let mut requests = JoinSet::new();
+    for number in 0..PER_ADDRESS * 4 {
+        let name = format!("user {number}");
+        world.store.create_user(&actor(), &name, Some(&sesame), false).await.unwrap();
+        let (authn, header) = (Arc::clone(&world.authn), basic(&name, "sesame"));
+        requests.spawn(async move { authn.authenticate(Some(header.as_bytes()), HERE).await.map(drop) });
+    }
+    for answer in requests.join_all().await {
+        answer.unwrap();
+    }
 }
 
 #[tokio::test]
-async fn an_unknown_name_is_answered_as_a_wrong_password_is() {
-    let world = world().await;
-    let unknown = world.ask(&basic("nobody", "some password")).await.expect_err("refused");
-    let wrong = world.ask(&basic("alice", "some password")).await.expect_err("refused");
-    assert!(matches!((unknown, wrong), (Error::Failed(_), Error::Failed(_))));
-    // Both went through one argon2 verification.
-    assert!(world.authn.passwords.has_decoy());
+async fn what_is_no_guess_does_not_close_an_address() {
+    let world = World::new().await;
+    let (secret, token) = world.token(&world.bob, "ci").await;
+    world.store.revoke_token(&actor(), token.id).await.unwrap();
+    for _ in 0..PER_ADDRESS * 2 {
+        assert_eq!(world.answer(&bearer(&secret), HERE).await, "revoked_token");
+        assert_eq!(world.answer("Bearer eyJhbGciOi", HERE).await, "unknown_scheme");
+    }
+    assert_eq!(world.answer(&basic("alice", "sesame"), HERE).await, "alice");
+}
+
+#[tokio::test]
+async fn a_full_queue_is_busy_and_uses_no_guess() {
+    let world = World::new().await;
+    let config = config::Authn { hash_concurrency: 1, hash_queue: 0, ..config() };
+    let authn = Authn::new(&config, Arc::clone(&world.store), world.clock.clone());
+    let held = authn.hashing.hold().await;
+    let first = authn.hash_password("x".into());
+    tokio::pin!(first);
+    assert!(tokio::time::timeout(Duration::from_millis(20), &mut first).await.is_err());
+    for _ in 0..PER_ADDRESS * 2 {
+        let answer = authn.authenticate(Some(basic("alice", "x").as_bytes()), HERE).await;
+        assert!(matches!(answer, Err(Error::Busy)), "{answer:?}");
+    }
+    drop(held);
+    assert!(first.await.unwrap().matches(&"x".into()));
+    assert!(authn.authenticate(Some(basic("alice", "sesame").as_bytes()), HERE).await.is_ok());
+}
+
+#[tokio::test]
+async fn hanging_up_before_the_hash_leaves_nothing_and_after_it_uses_the_guess() {
+    let world = World::new().await;
+    let held = world.authn.hashing.hold().await;
+    for guess in 0..PER_ADDRESS * 2 {
+        let header = basic("alice", &format!("guess {guess}"));
+        let asking = world.ask(&header, HERE);
+        assert!(tokio::time::timeout(Duration::from_millis(5), asking).await.is_err());
+    }
+    assert_eq!(world.authn.flights.count(), 0);
+    drop(held);
+
+    for guess in 0..PER_ACCOUNT {
+        let header = basic("alice", &format!("guess {guess}"));
+        let asking = world.ask(&header, HERE);
+        tokio::pin!(asking);
+        let runs = world.authn.hashing.runs();
+        while world.authn.hashing.runs() == runs {
+            assert!(tokio::time::timeout(Duration::from_micros(10), &mut asking).await.is_err());
+        }
+    }
+    assert_eq!(world.answer(&basic("alice", "sesame"), HERE).await, "too_many");
+}
+
+#[tokio::test]
+async fn the_last_use_of_a_token_is_handed_over_once_a_minute() {
+    let world = World::new().await;
+    let (secret, token) = world.token(&world.bob, "ci").await;
+    let header = bearer(&secret);
+    let last_used = async || world.store.token(token.id).await.unwrap().unwrap().last_used;
+    world.ask(&header, HERE).await.unwrap();
+    world.authn.refresh().await;
+    assert_eq!(last_used().await, Some(START));
+    for (seconds, expected) in [(30, 0), (29, 0), (1, 60), (30, 60), (40, 130)] {
+        world.clock.advance(Duration::from_secs(seconds));
+        if world.recent(&header).is_none() {
+            world.ask(&header, HERE).await.unwrap();
+        }
+        world.authn.refresh().await;
+        assert_eq!(last_used().await, Some(START.plus(Duration::from_secs(expected))));
+    }
+    assert_eq!(world.store.token(TokenId(token.id.0)).await.unwrap().unwrap().revoked, None);
+}
+
+#[tokio::test]
+async fn a_change_in_another_process_is_seen_at_the_next_refresh() {
+    let directory = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}", directory.path().join("auth.db").display());
+    let clock = Clock::manual(START);
+    let other = Store::open(&url, clock.clone()).await.unwrap();
+    let world = World::before(Arc::new(Store::open(&url, clock.clone()).await.unwrap()), clock).await;
+    let (secret, token) = world.token(&world.bob, "ci").await;
+    world.authn.refresh().await;
+    world.ask(&bearer(&secret), HERE).await.unwrap();
+    world.authn.refresh().await;
+    assert!(world.recent(&bearer(&secret)).is_some(), "nothing changed, nothing forgotten");
+    other.revoke_token(&actor(), token.id).await.unwrap();
+    world.authn.refresh().await;
+    assert_eq!(world.recent(&bearer(&secret)), None);
+    assert_eq!(world.answer(&bearer(&secret), HERE).await, "revoked_token");
+}
+
+#[tokio::test]
+async fn refreshing_without_a_store_loses_nothing() {
+    let world = World::new().await;
+    let (secret, _) = world.token(&world.bob, "ci").await;
+    world.authn.refresh().await;
+    world.ask(&bearer(&secret), HERE).await.unwrap();
+    world.store.close().await;
+    world.authn.refresh().await;
+    world.authn.refresh().await;
+    assert!(world.recent(&bearer(&secret)).is_some());
+    assert_eq!(world.authn.identities.take_used().len(), 1, "to be handed over later");
+}
+
+#[tokio::test]
+async fn a_signed_in_person_proving_the_password_again_is_counted_too() {
+    let world = World::new().await;
+    let verify = async |password: &str| world.authn.verify_password(&world.alice, password.into(), HERE).await;
+    assert!(verify("sesame").await.unwrap());
+    for guess in 0..PER_ACCOUNT {
+        assert!(!verify(&format!("guess {guess}")).await.unwrap());
+    }
+    assert!(matches!(verify("guess").await, Err(Error::TooManyAttempts { .. })));
+    assert!(verify("sesame").await.unwrap(), "verified already");
+}
+
+#[tokio::test]
+async fn no_secret_shows_in_debug_or_errors() {
+    let world = World::new().await;
+    world.ask(&basic("alice", "sesame"), HERE).await.unwrap();
+    let error = world.ask(&basic("alice", "open-up"), HERE).await.unwrap_err();
+    let credential = Credential::read(basic("alice", "open-up").as_bytes());
+    let shown = format!("{:?} {error:?} {error} {credential:?}", world.authn);
+    assert!(!shown.contains("sesame") && !shown.contains("open-up"), "{shown}");
 }

@@ -39,7 +39,7 @@ fn no_secret_shows_in_debug() {
     let token = AccessToken::generate();
     let hash = PasswordHash("$argon2id$secret".to_owned());
     let shown = format!("{token:?} {:?} {hash:?} {:?} {:?}", token.hash(), CacheKeys::new(), Sealer::new(&[7; 32]));
-    assert!(!shown.contains(&token.reveal()[5..]), "{shown}");
+    assert!(!shown.contains(token.reveal().trim_start_matches("mlap_")), "{shown}");
     assert!(!shown.contains("secret") && !shown.contains("argon2"), "{shown}");
     assert!(!shown.contains("7, 7"), "{shown}");
 }
@@ -125,7 +125,7 @@ proptest! {
     #[test]
     fn a_shortened_or_lengthened_token_is_unreadable(keep in 0usize..77, more in "[0-9a-f]{1,4}") {
         let token = AccessToken::generate();
-        prop_assert!(AccessToken::parse(&token.reveal()[..keep]).is_none());
+        prop_assert!(AccessToken::parse(token.reveal().get(..keep).unwrap()).is_none());
         let longer = format!("{}{more}", token.reveal());
         prop_assert!(AccessToken::parse(&longer).is_none());
     }
@@ -162,7 +162,7 @@ proptest! {
         altered.replace_range(at..=at, &other);
         prop_assume!(altered != sealed);
         prop_assert_eq!(sealer.open("p", owner, &altered), None);
-        prop_assert_eq!(sealer.open("p", owner, &sealed[..at]), None);
+        prop_assert_eq!(sealer.open("p", owner, sealed.get(..at).unwrap()), None);
     }
 
     #[test]

@@ -198,11 +198,12 @@ impl Queue {
         if state.closed || state.lines.len() + line.len() > MAX_WAITING_BYTES {
             return false;
         }
-        let first = state.lines.is_empty();
+        let before = state.lines.len();
         state.lines.extend_from_slice(line);
+        let after = state.lines.len();
         drop(state);
-        // Waking costs a system call, so only the first line of a batch pays for it.
-        if first {
+        // Waking costs a system call, so only two lines of a batch pay for it: the first, and the one that makes it large.
+        if before == 0 || before < LARGE_BATCH_BYTES && after >= LARGE_BATCH_BYTES {
             self.wake.notify_one();
         }
         true
@@ -219,7 +220,7 @@ impl Queue {
                 .unwrap_or_else(PoisonError::into_inner);
             let (mut state, _) = self
                 .wake
-                .wait_timeout_while(state, GATHER, |state| !state.closed)
+                .wait_timeout_while(state, GATHER, |state| !state.closed && state.lines.len() < LARGE_BATCH_BYTES)
                 .unwrap_or_else(PoisonError::into_inner);
             let closed = state.closed;
             std::mem::swap(&mut state.lines, &mut batch);
@@ -289,6 +290,8 @@ fn three_digits_if_any<S: serde::Serializer>(value: &Option<f64>, serializer: S)
 const LINE_BYTES: usize = 384;
 /// Lines that wait: about four thousand.
 const MAX_WAITING_BYTES: usize = 1024 * 1024;
+/// Lines that are written at once, not after [`GATHER`].
+const LARGE_BATCH_BYTES: usize = MAX_WAITING_BYTES / 4;
 /// What an idle writer keeps.
 const KEPT_BYTES: usize = 64 * 1024;
 /// How long lines gather before they are written.

@@ -437,7 +437,7 @@ fn slow_readers_do_not_grow_memory() {
     // Long enough for an unbounded proxy to swallow the gigabyte over loopback.
     pause(Duration::from_secs(2));
     let grown = resident_bytes().saturating_sub(before);
-    assert!(grown < 64 * 1024 * 1024, "grew by {} MiB", grown / 1024 / 1024);
+    assert!(grown < 32 * 1024 * 1024, "grew by {} MiB", grown / 1024 / 1024);
     drop(clients);
     edge.recorder.wait_for_cancelled(16);
 }
@@ -469,8 +469,9 @@ fn an_event_stream_is_not_held_back() {
 #[test]
 fn a_body_that_breaks_off_is_seen_to() {
     let edge = Edge::start();
-    let answer = edge.proxy.ask(get(&file("half"))).expect("an answer");
-    assert!(answer.status == 200 && !answer.whole, "{} bytes", answer.body.len());
+    // None: the break was noticed before the head had left.
+    let answer = edge.proxy.ask(get(&file("half")));
+    assert!(answer.is_none_or(|answer| answer.status == 200 && !answer.whole));
     edge.recorder.take();
     edge.is_well();
 }
@@ -502,7 +503,24 @@ fn a_head_that_never_ends_is_cut_off() {
     assert!(edge.recorder.take().is_empty());
 }
 
-/// T43 is in the matrix; here: an administrator's unlisted route is forwarded in its canonical form only.
+/// T43: a route that the table does not know is 403 for people, whatever the method.
+#[test]
+fn an_unknown_route_is_refused() {
+    let edge = Edge::start();
+    let stranger = edge.proxy.stranger("stranger");
+    for request in [
+        "GET /api/4.0/mlflow/anything/new HTTP/1.1\r\nHost: proxy\r\n{auth}\r\n",
+        "POST /api/4.0/mlflow/anything/new HTTP/1.1\r\nHost: proxy\r\n{auth}Content-Length: 0\r\n\r\n",
+        "DELETE /graphql/x HTTP/1.1\r\nHost: proxy\r\n{auth}\r\n",
+        "GET /API/2.0/mlflow/experiments/get?experiment_id=1 HTTP/1.1\r\nHost: proxy\r\n{auth}\r\n",
+        "OPTIONS /api/4.0/mlflow/anything/new HTTP/1.1\r\nHost: proxy\r\n{auth}\r\n",
+    ] {
+        edge.refuses(403, request.replace("{auth}", &stranger));
+    }
+    edge.refuses(403, GOOD.replace("{auth}", &stranger));
+}
+
+/// An administrator's unlisted route is forwarded in its canonical form only.
 #[test]
 fn unlisted_routes_are_forwarded_canonically() {
     let edge = Edge::start();

@@ -12,9 +12,11 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use mlflow_auth_proxy::app::{self, Running};
-use mlflow_auth_proxy::authz::Permission;
-use mlflow_auth_proxy::clock::Stopwatch;
+use mlflow_auth_proxy::authz::{Grant, Limits, Permission, ResourceKind, Selector, Subject};
+use mlflow_auth_proxy::clock::{Clock, Stopwatch};
 use mlflow_auth_proxy::config;
+use mlflow_auth_proxy::crypto::{AccessToken, PasswordHash};
+use mlflow_auth_proxy::store::{Actor, NewToken, Store};
 
 pub(crate) const ADMIN: &str = "admin";
 pub(crate) const PASSWORD: &str = "correct horse battery staple";
@@ -26,7 +28,7 @@ pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
     running: Option<Running>,
     runtime: tokio::runtime::Runtime,
-    _store: tempfile::TempDir,
+    store: tempfile::TempDir,
 }
 
 impl Proxy {
@@ -41,7 +43,24 @@ impl Proxy {
         change(&mut config);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let running = runtime.block_on(app::start(config)).expect("the proxy starts");
-        Self { address: running.address, running: Some(running), runtime, _store: store }
+        Self { address: running.address, running: Some(running), runtime, store }
+    }
+
+    /// A new user without any grant, and a token of theirs as an `Authorization` line.
+    pub(crate) fn stranger(&self, name: &str) -> String {
+        let url = store_url(&self.store);
+        let token = AccessToken::generate();
+        self.runtime.block_on(async {
+            let clock = Clock::default();
+            let store = Store::open(&url, clock.clone()).await.unwrap();
+            let actor = Actor { name: "test".to_owned(), token: None, address: None };
+            let user = store.create_user(&actor, name, None, false).await.unwrap();
+            let expires = clock.now().plus(Duration::from_secs(3600));
+            let limits = Limits::default();
+            let new = NewToken { user: user.id, name: "test", hash: token.hash(), limits: &limits, expires };
+            store.create_token(&actor, new).await.unwrap();
+        });
+        format!("Authorization: Bearer {}\r\n", token.reveal())
     }
 
     pub(crate) fn connect(&self) -> Client {
@@ -58,6 +77,86 @@ impl Proxy {
         client.send(raw);
         client.answer()
     }
+}
+
+impl Proxy {
+    /// A second handle on the proxy's store, as another process would have.
+    pub(crate) fn store(&self) -> Store {
+        let url = format!("sqlite://{}", self.store.path().join("proxy.db").display());
+        self.runtime.block_on(Store::open(&url, Clock::default())).expect("the store opens twice")
+    }
+
+    /// Holds the store's write lock until dropped, as a stuck process would.
+    pub(crate) fn lock_store(&self) -> StoreLock {
+        let path = self.store.path().join("proxy.db");
+        let program = "import sqlite3, sys\nc = sqlite3.connect(sys.argv[1], isolation_level=None)\n\
+                       c.execute('BEGIN IMMEDIATE')\nprint('locked', flush=True)\nsys.stdin.read()";
+        let mut child = std::process::Command::new("python3")
+            .args(["-c", program])
+            .arg(path)
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("python3 is there");
+        let mut line = [0; 7];
+        child.stdout.as_mut().expect("its output").read_exact(&mut line).expect("the lock is held");
+        StoreLock(child)
+    }
+
+    pub(crate) fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
+    }
+
+    /// Makes a user with these grants and returns their `Authorization` value.
+    pub(crate) fn user(&self, name: &str, grants: &[(ResourceKind, &str, Permission)]) -> String {
+        let store = self.store();
+        let password = "another fine password";
+        let actor = actor();
+        self.runtime.block_on(async {
+            let hash = PasswordHash::make(&password.to_owned().into());
+            let user = store.create_user(&actor, name, Some(&hash), false).await.expect("a user");
+            for (kind, key, permission) in grants {
+                let selector = Selector::parse(*kind, key).expect("a selector");
+                let subject = Subject::User(user.id);
+                let grant = Grant { subject, kind: *kind, selector, permission: *permission };
+                store.create_grant(&actor, &grant).await.expect("a grant");
+            }
+            store.close().await;
+        });
+        authorization(name, password)
+    }
+}
+
+/// Another process that holds the store's write lock.
+pub(crate) struct StoreLock(std::process::Child);
+
+impl Drop for StoreLock {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+pub(crate) fn actor() -> Actor {
+    Actor { name: "test".to_owned(), token: None, address: None }
+}
+
+pub(crate) fn authorization(name: &str, password: &str) -> String {
+    format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("{name}:{password}")))
+}
+
+/// A GET as a program sends it.
+pub(crate) fn get(target: &str, authorization: &str) -> String {
+    format!("GET {target} HTTP/1.1\r\nHost: proxy\r\nAuthorization: {authorization}\r\n\r\n")
+}
+
+/// A request with a JSON body.
+pub(crate) fn send_json(method: &str, target: &str, authorization: &str, body: &str) -> String {
+    format!(
+        "{method} {target} HTTP/1.1\r\nHost: proxy\r\nAuthorization: {authorization}\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 impl Drop for Proxy {
@@ -95,7 +194,7 @@ fn configuration(upstream: SocketAddr, store: &tempfile::TempDir) -> config::Con
             pool_idle_timeout: Duration::from_secs(2),
             pool_max_idle: 32,
         },
-        store: config::Store { url: format!("sqlite://{}", store.path().join("proxy.db").display()) },
+        store: config::Store { url: store_url(store) },
         bootstrap: config::Bootstrap {
             admin_username: ADMIN.to_owned(),
             admin_password: Some(PASSWORD.to_owned().into()),
@@ -115,10 +214,13 @@ fn configuration(upstream: SocketAddr, store: &tempfile::TempDir) -> config::Con
     }
 }
 
+fn store_url(store: &tempfile::TempDir) -> String {
+    format!("sqlite://{}", store.path().join("proxy.db").display())
+}
+
 /// The administrator's `Authorization` value.
 pub(crate) fn basic() -> String {
-    let pair = format!("{ADMIN}:{PASSWORD}");
-    format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair))
+    authorization(ADMIN, PASSWORD)
 }
 
 /// A client that sends what it is told.
@@ -280,8 +382,11 @@ pub(crate) struct Recorder {
     shared: Arc<Shared>,
 }
 
-#[derive(Default)]
+/// What a scripted MLflow answers to a request, status and JSON; `None`: as the [`Recorder`] always does.
+type Script = Box<dyn Fn(&Received) -> Option<(u16, String)> + Send + Sync>;
+
 struct Shared {
+    script: Script,
     received: Mutex<Vec<Received>>,
     /// Connections that ended while we were answering.
     cancelled: AtomicU64,
@@ -290,9 +395,15 @@ struct Shared {
 
 impl Recorder {
     pub(crate) fn start() -> Self {
+        Self::scripted(|_| None)
+    }
+
+    /// An MLflow that knows some answers.
+    pub(crate) fn scripted(script: impl Fn(&Received) -> Option<(u16, String)> + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let shared = Arc::<Shared>::default();
+        let (received, cancelled, change) = Default::default();
+        let shared = Arc::new(Shared { script: Box::new(script), received, cancelled, change });
         let accepting = Arc::clone(&shared);
         std::thread::spawn(move || {
             for tcp in listener.incoming() {
@@ -340,9 +451,15 @@ fn converse(mut tcp: TcpStream, shared: &Shared) {
     let mut buffer = Vec::new();
     while let Some(request) = receive(&mut tcp, &mut buffer) {
         let target = request.target.clone();
-        shared.received.lock().unwrap().push(request);
+        shared.received.lock().unwrap().push(request.clone());
         shared.change.notify_all();
-        if reply(&mut tcp, &target).is_none() {
+        let scripted = (shared.script)(&request).map(|(status, body)| {
+            let length = body.len();
+            let head =
+                format!("HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n");
+            tcp.write_all(format!("{head}{body}").as_bytes()).ok()
+        });
+        if scripted.unwrap_or_else(|| reply(&mut tcp, &target)).is_none() {
             shared.cancelled.fetch_add(1, Ordering::SeqCst);
             return;
         }

@@ -1,0 +1,117 @@
+//! Identities seen lately, and when their tokens were last used.
+//!
+//! Forgetting is one increment: an entry carries the epoch in which its loading began, and is believed in that epoch
+//! only. So an identity that was being loaded while it was forgotten can never be found, however late it is inserted.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use moka::sync::Cache;
+
+use crate::authz::{Identity, Scheme, TokenId};
+use crate::clock::Timestamp;
+
+/// The epoch in which the loading of an identity began.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Epoch(u64);
+
+/// The cache.
+#[derive(Debug)]
+pub(super) struct Identities {
+    entries: Cache<[u8; 32], Arc<Entry>>,
+    epoch: AtomicU64,
+    used: Mutex<HashMap<TokenId, Timestamp>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    identity: Arc<Identity>,
+    until: Timestamp,
+    epoch: Epoch,
+    /// When the use of its token was last noted.
+    noted: AtomicI64,
+}
+
+impl Identities {
+    /// How often a token's use is noted.
+    const NOTE_EVERY: Duration = Duration::from_mins(1);
+    /// How many uses wait to be written; beyond that they are not noted.
+    const MAX_USED: usize = 10_000;
+
+    pub(super) fn new(entries: u64, ttl: Duration) -> Self {
+        Self {
+            // The wall clock may be set back; the cache's own clock cannot.
+            entries: Cache::builder().max_capacity(entries).time_to_live(ttl).build(),
+            epoch: AtomicU64::new(0),
+            used: Mutex::default(),
+        }
+    }
+
+    /// To be called before anything is read that ends up in the identity.
+    pub(super) fn start(&self) -> Epoch {
+        Epoch(self.epoch.load(Ordering::Acquire))
+    }
+
+    pub(super) fn get(&self, place: &[u8; 32], now: Timestamp) -> Option<Arc<Identity>> {
+        let entry = self.entries.get(place)?;
+        if entry.epoch != self.start() || entry.until <= now {
+            return None;
+        }
+        self.note_use(&entry, now);
+        Some(Arc::clone(&entry.identity))
+    }
+
+    pub(super) fn insert(
+        &self,
+        place: [u8; 32],
+        started: Epoch,
+        identity: Arc<Identity>,
+        until: Timestamp,
+        last_used: Option<Timestamp>,
+        now: Timestamp,
+    ) {
+        let noted = AtomicI64::new(last_used.unwrap_or(Timestamp(i64::MIN)).0);
+        let entry = Arc::new(Entry { identity, until, epoch: started, noted });
+        self.note_use(&entry, now);
+        self.entries.insert(place, entry);
+    }
+
+    pub(super) fn forget_all(&self) {
+        // INVARIANT: the epoch moves first; emptying the cache only frees memory.
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+        self.entries.invalidate_all();
+    }
+
+    /// The uses noted since the last call.
+    pub(super) fn take_used(&self) -> Vec<(TokenId, Timestamp)> {
+        std::mem::take(&mut *self.used.lock().unwrap_or_else(PoisonError::into_inner)).into_iter().collect()
+    }
+
+    /// Uses that could not be written, to be tried again.
+    pub(super) fn give_back_used(&self, used: Vec<(TokenId, Timestamp)>) {
+        for (token, at) in used {
+            self.note(token, at);
+        }
+    }
+
+    fn note_use(&self, entry: &Entry, now: Timestamp) {
+        let Scheme::Token(token) = entry.identity.scheme else { return };
+        let noted = entry.noted.load(Ordering::Relaxed);
+        if now.since(Timestamp(noted)) < Self::NOTE_EVERY {
+            return;
+        }
+        // Of several requests at this moment, one notes it.
+        if entry.noted.compare_exchange(noted, now.0, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            self.note(token, now);
+        }
+    }
+
+    fn note(&self, token: TokenId, at: Timestamp) {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        if used.len() < Self::MAX_USED || used.contains_key(&token) {
+            used.entry(token).and_modify(|latest| *latest = at.max(*latest)).or_insert(at);
+        }
+    }
+}
