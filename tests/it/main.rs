@@ -2,6 +2,7 @@
 
 mod architecture;
 mod authorisation;
+mod dependencies;
 mod edge;
 mod harness;
 mod matrix;
