@@ -81,8 +81,8 @@ make_it() {
 
 system_packages
 mkdir -p "$cache"
-# Two at once would trip over each other.
-exec 9>"$cache/.test-env.lock"
+# Two at once would trip over each other; `quickstart` takes the same lock.
+exec 9>"$env.lock"
 if command -v flock >/dev/null; then flock 9; fi
 
 if ! complete; then
