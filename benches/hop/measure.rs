@@ -8,7 +8,7 @@ use mlflow_auth_proxy::clock::Stopwatch;
 use crate::Settings;
 use crate::contender::{Contender, Contenders, Name, Workshop};
 use crate::load::{BIG, Load};
-use crate::proc::{Neighbours, Process};
+use crate::proc::{Cpu, Neighbours, Process};
 use crate::report::{Figure, Results};
 
 const WARM_UP: Duration = Duration::from_millis(250);
@@ -162,7 +162,7 @@ async fn slow_readers(workshop: &Workshop, name: Name, results: &mut Results) ->
 /// What is read before and after.
 struct Slot<'p> {
     process: Option<&'p Process>,
-    cpu: Duration,
+    cpu: Cpu,
     neighbours: Neighbours<'p>,
     since: Stopwatch,
 }
@@ -179,7 +179,7 @@ impl<'p> Slot<'p> {
     fn end(self, results: &mut Results) -> anyhow::Result<Option<Duration>> {
         let cpu = self.process.map(Process::cpu).transpose()?;
         results.neighbours.push(self.neighbours.cores()?);
-        Ok(cpu.map(|cpu| cpu.saturating_sub(self.cpu)))
+        Ok(cpu.map(|cpu| cpu.since(&self.cpu)))
     }
 
     fn end_transfers(self, results: &mut Results, name: Name, (cpu, rate): (Figure, Figure)) -> anyhow::Result<()> {

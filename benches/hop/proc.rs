@@ -1,5 +1,7 @@
 //! Processes: started on a chosen core, watched through `/proc`, ended by their id.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -70,8 +72,8 @@ impl Process {
         Ok(self.child.kill().await?)
     }
 
-    pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
-        cpu(&self.pid.to_string())
+    pub(crate) fn cpu(&self) -> anyhow::Result<Cpu> {
+        Cpu::of(&self.pid.to_string())
     }
 
     /// Resident memory in KiB.
@@ -87,15 +89,27 @@ impl Process {
     }
 }
 
-/// CPU time of a process, to the nanosecond: all its threads, user and system.
-fn cpu(pid: &str) -> anyhow::Result<Duration> {
-    let mut nanoseconds = 0;
-    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        // A thread may end between listing and reading.
-        let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else { continue };
-        nanoseconds += text.split(' ').next().context("schedstat")?.parse::<u64>()?;
+/// CPU time of a process so far, to the nanosecond, user and system, thread by thread: when a thread ends, its share
+/// disappears from `/proc`, and a plain sum would go backwards.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Cpu(BTreeMap<OsString, u64>);
+
+impl Cpu {
+    fn of(pid: &str) -> anyhow::Result<Self> {
+        let mut threads = BTreeMap::new();
+        for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+            let task = task?;
+            // A thread may end between listing and reading.
+            let Ok(text) = fs::read_to_string(task.path().join("schedstat")) else { continue };
+            threads.insert(task.file_name(), text.split(' ').next().context("schedstat")?.parse()?);
+        }
+        Ok(Self(threads))
     }
-    Ok(Duration::from_nanos(nanoseconds))
+
+    pub(crate) fn since(&self, before: &Self) -> Duration {
+        let used = self.0.iter().map(|(thread, now)| now.saturating_sub(before.0.get(thread).copied().unwrap_or(0)));
+        Duration::from_nanos(used.sum())
+    }
 }
 
 /// How many cores were busy with processes that are none of ours.
@@ -104,7 +118,7 @@ pub(crate) struct Neighbours<'p> {
     ours: Vec<&'p Process>,
     since: Stopwatch,
     busy: Duration,
-    own: Duration,
+    own: Vec<Cpu>,
 }
 
 impl<'p> Neighbours<'p> {
@@ -115,13 +129,13 @@ impl<'p> Neighbours<'p> {
 
     pub(crate) fn cores(&self) -> anyhow::Result<f64> {
         let busy = machine_busy()?.saturating_sub(self.busy);
-        let own = own_cpu(&self.ours)?.saturating_sub(self.own);
+        let own: Duration = own_cpu(&self.ours)?.iter().zip(&self.own).map(|(now, before)| now.since(before)).sum();
         Ok(busy.saturating_sub(own).as_secs_f64() / self.since.elapsed().as_secs_f64())
     }
 }
 
-fn own_cpu(processes: &[&Process]) -> anyhow::Result<Duration> {
-    processes.iter().try_fold(cpu("self")?, |sum, process| Ok(sum + process.cpu()?))
+fn own_cpu(processes: &[&Process]) -> anyhow::Result<Vec<Cpu>> {
+    std::iter::once(Cpu::of("self")).chain(processes.iter().map(|process| process.cpu())).collect()
 }
 
 /// User, nice, system, irq and softirq time of all cores since boot; in hundredths of a second.

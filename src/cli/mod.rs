@@ -1,1 +1,152 @@
-//! cli
+//! The command line: what to do, said in words, and an exit code.
+//!
+//! 0: done. 1: not done, with a sentence that says what to do. 2: the command or the configuration is wrong.
+
+use std::ffi::OsString;
+use std::io::{ErrorKind, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{self, Flags, Problems};
+
+mod audit;
+mod check_config;
+mod grant;
+mod output;
+mod password;
+mod quickstart;
+mod serve;
+mod signals;
+mod stored;
+mod token;
+mod user;
+
+/// An authenticating reverse proxy for an unmodified MLflow server.
+#[derive(Debug, Parser)]
+#[command(name = "mlflow-auth-proxy", version, max_term_width = 100, after_help = EXAMPLES)]
+struct Cli {
+    #[command(flatten)]
+    settings: Settings,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the proxy
+    Serve(serve::Arguments),
+    /// Say whether the configuration is right, and what it comes to
+    CheckConfig(serve::Arguments),
+    /// Try everything on this machine: installs and starts an MLflow, and this proxy in front of it
+    Quickstart(quickstart::Arguments),
+    /// People who have an account
+    User(user::Arguments),
+    /// Access tokens: what programs sign in with
+    Token(token::Arguments),
+    /// Who may do what on which experiment, model or prompt
+    Grant(grant::Arguments),
+    /// What was changed and what was denied
+    Audit(audit::Arguments),
+}
+
+/// Where the configuration comes from.
+#[derive(Args, Clone, Debug)]
+struct Settings {
+    /// The configuration file [or: MLFLOW_AUTH_PROXY_CONFIG]
+    #[arg(long, global = true, value_name = "PATH", help_heading = "Configuration")]
+    config: Option<PathBuf>,
+    /// Where users, tokens and grants are kept; short for `--set store.url=URL`
+    #[arg(long, global = true, value_name = "URL", help_heading = "Configuration")]
+    store: Option<String>,
+    /// Set any key of the configuration, stronger than file and environment; may be repeated
+    #[arg(long, global = true, value_name = "KEY=VALUE", value_parser = key_and_value, help_heading = "Configuration")]
+    set: Vec<(String, String)>,
+}
+
+impl Settings {
+    fn into_flags(self) -> Flags {
+        let store = self.store.map(|url| ("store.url".to_owned(), url));
+        Flags { config: self.config, set: self.set.into_iter().chain(store).collect() }
+    }
+}
+
+/// Runs one command line to its end.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(help_or_error) => {
+            // A closed terminal is no reason to fail.
+            let _ = help_or_error.print();
+            return ExitCode::from(u8::try_from(help_or_error.exit_code()).unwrap_or(2));
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&anyhow::Error::new(error).context("the runtime cannot be started")),
+    };
+    let outcome = runtime.block_on(dispatch(cli));
+    // The second signal means now: do not wait for threads that still hash a password.
+    runtime.shutdown_background();
+    outcome.unwrap_or_else(|error| failed(&error))
+}
+
+async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
+    let mut flags = cli.settings.into_flags();
+    match cli.command {
+        Command::Serve(arguments) => {
+            arguments.add_to(&mut flags);
+            serve::run(config::load(&flags)?).await
+        }
+        Command::CheckConfig(arguments) => {
+            arguments.add_to(&mut flags);
+            check_config::run(&flags)
+        }
+        Command::Quickstart(arguments) => quickstart::run(arguments, flags).await,
+        Command::User(arguments) => user::run(arguments, &flags).await,
+        Command::Token(arguments) => token::run(arguments, &flags).await,
+        Command::Grant(arguments) => grant::run(arguments, &flags).await,
+        Command::Audit(arguments) => audit::run(&arguments, &flags).await,
+    }
+}
+
+/// Says what went wrong; the only place where an error becomes an exit code.
+fn failed(error: &anyhow::Error) -> ExitCode {
+    let broken_pipe = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+    };
+    if error.chain().any(broken_pipe) {
+        return ExitCode::SUCCESS;
+    }
+    let mut stderr = std::io::stderr().lock();
+    match error.downcast_ref::<Problems>() {
+        Some(problems) => {
+            let _ = writeln!(stderr, "{problems}");
+            ExitCode::from(2)
+        }
+        None => {
+            let _ = writeln!(stderr, "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn key_and_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write KEY=VALUE, such as server.listen=0.0.0.0:8443")?;
+    Ok((key.trim().to_owned(), value.to_owned()))
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  Try it, with everything it needs:     mlflow-auth-proxy quickstart --demo
+  Put it in front of your MLflow:       mlflow-auth-proxy serve --upstream http://127.0.0.1:5000
+  Look before you start:                mlflow-auth-proxy check-config --config proxy.toml
+  Give somebody an account:             mlflow-auth-proxy user create alice
+  Let alice change experiment 12:       mlflow-auth-proxy grant set --user alice --experiment 12 --permission EDIT
+  Give a pipeline a token:              mlflow-auth-proxy token create --user ci --name nightly
+
+Every key of the configuration, with its default, is described in config/default.toml.";
+
+#[cfg(test)]
+mod tests;

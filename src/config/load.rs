@@ -52,10 +52,7 @@ pub fn load_from(flags: &Flags, environment: &Environment) -> Result<(Config, Ve
     for given in &given {
         report.came_from(&given.key, &given.origin);
     }
-    let raw = match overlay(&given).extract::<Raw>() {
-        Ok(raw) => raw,
-        Err(_) => return Err(unreadable(report)),
-    };
+    let Ok(raw) = overlay(&given).extract::<Raw>() else { return Err(unreadable(report)) };
     let settings = settings(&raw, &report);
     let config = parse::config(raw, &mut report);
     report.finish(config.map(|config| (config, settings)))

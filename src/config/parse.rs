@@ -13,7 +13,7 @@ use super::{Admin, Authn, Authz, Bootstrap, Config, Log, Server, Store, Tls, Ups
 
 /// Parses everything; `None` when a part could not be made, with the reasons in the report.
 pub(super) fn config(raw: raw::Raw, report: &mut Report) -> Option<Config> {
-    let server = server(raw.server, report);
+    let server = server(&raw.server, report);
     let admin = admin(&raw.admin, report);
     let upstream = upstream(&raw.upstream, report);
     let store = report.check("store.url", checks::store_url(&raw.store.url)).map(|url| Store { url });
@@ -39,7 +39,7 @@ pub(super) fn config(raw: raw::Raw, report: &mut Report) -> Option<Config> {
     })
 }
 
-fn server(raw: raw::Server, report: &mut Report) -> Option<Server> {
+fn server(raw: &raw::Server, report: &mut Report) -> Option<Server> {
     let listen = report.check("server.listen", checks::address(&raw.listen));
     let public_url = optional(raw.public_url.as_deref(), |url| report.check("server.public_url", checks::origin(url)));
     let tls = tls(&raw.tls, report);

@@ -4,7 +4,7 @@
 //! does so in constant time, here or inside the crates below.
 
 use aws_lc_rs::rand;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use subtle::ConstantTimeEq as _;
 
 mod keys;
@@ -25,6 +25,12 @@ pub fn random_password() -> SecretString {
     const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
     let letter = |byte: &u8| ALPHABET.get(usize::from(byte % 32)).map_or('x', |&letter| char::from(letter));
     random::<24>().iter().map(letter).collect::<String>().into()
+}
+
+/// A secret that was just made, to be shown to its owner once.
+#[must_use]
+pub fn reveal(secret: &SecretString) -> &str {
+    secret.expose_secret()
 }
 
 /// Random bytes from the operating system's generator, by way of AWS-LC.

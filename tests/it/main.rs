@@ -1,7 +1,17 @@
 //! One binary for all integration tests: it links once.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::string_slice,
+    clippy::unwrap_used,
+    clippy::missing_errors_doc,
+    reason = "a test that cannot go on should say so and stop; the settings for tests do not cover their helpers"
+)]
 
 mod architecture;
 mod authorisation;
+mod cli;
 mod dependencies;
 mod edge;
 mod harness;

@@ -1,0 +1,17 @@
+//! `check-config`: every problem, or what the configuration comes to.
+
+use std::process::ExitCode;
+
+use super::output;
+use crate::config::{Environment, Flags, Origin, load_from};
+
+pub(super) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
+    let (_, settings) = load_from(flags, &Environment::of_process())?;
+    let rows = settings.into_iter().map(|setting| {
+        let origin = setting.origin.as_ref().map_or_else(|| "default".to_owned(), Origin::to_string);
+        [setting.key, setting.value, origin]
+    });
+    output::table(["KEY", "VALUE", "ORIGIN"], rows)?;
+    output::line("\nconfiguration is valid")?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,219 @@
+//! `grant`: who may do what on which experiment, model or prompt.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use anyhow::{bail, ensure};
+use clap::{ArgGroup, Args, Subcommand};
+use serde::Serialize;
+
+use super::output::{Format, Row};
+use super::stored::{Absent, Opened};
+use crate::authz::{Grant, Permission, Resource, ResourceKind, Selector, Subject, UserId};
+use crate::config::Flags;
+use crate::store;
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  mlflow-auth-proxy grant set --user alice --experiment 12 --permission EDIT
+  mlflow-auth-proxy grant create --user bob --registered-model 'glob:fraud-*' --permission READ
+  mlflow-auth-proxy grant revoke --user bob --experiment 12
+  mlflow-auth-proxy grant list --user alice --json
+
+A resource is an id or name, `*` for all, or `glob:PATTERN` for models and prompts.
+Permissions: READ < USE < EDIT < MANAGE; NO_PERMISSIONS and DENY refuse, whatever else was granted.")]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    format: Format,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// What was granted, to somebody or to everybody
+    List {
+        /// Only what this person was granted
+        #[arg(long)]
+        user: Option<String>,
+    },
+    /// Grant something new; fails when there already is a grant on it
+    Create {
+        #[command(flatten)]
+        on: On,
+        #[command(flatten)]
+        level: Level,
+    },
+    /// Grant something, or change the level of what was granted
+    Set {
+        #[command(flatten)]
+        on: On,
+        #[command(flatten)]
+        level: Level,
+    },
+    /// Take a grant away
+    #[command(visible_alias = "delete")]
+    Revoke(On),
+}
+
+#[derive(Args, Debug)]
+struct Level {
+    /// READ, USE, EDIT, MANAGE, NO_PERMISSIONS or DENY
+    #[arg(long)]
+    permission: Permission,
+}
+
+/// Whose grant, and on what.
+#[derive(Args, Debug)]
+struct On {
+    /// Who is granted
+    #[arg(long)]
+    user: String,
+    #[command(flatten)]
+    what: What,
+}
+
+#[derive(Args, Debug)]
+#[group(skip)]
+#[command(group(ArgGroup::new("what").required(true).args(["experiment", "registered_model", "prompt", "type"])))]
+struct What {
+    /// An experiment's id, or `*`
+    #[arg(long, value_name = "ID")]
+    experiment: Option<String>,
+    /// A registered model's name, `*` or `glob:PATTERN`
+    #[arg(long, value_name = "NAME")]
+    registered_model: Option<String>,
+    /// A prompt's name, `*` or `glob:PATTERN`
+    #[arg(long, value_name = "NAME")]
+    prompt: Option<String>,
+    /// Another type of resource, such as `gateway_endpoint`; with --resource
+    #[arg(long, value_name = "TYPE", requires = "resource")]
+    r#type: Option<ResourceKind>,
+    /// The id or name of a resource of that --type, or `*`
+    #[arg(long, value_name = "RESOURCE", requires = "type")]
+    resource: Option<String>,
+}
+
+impl What {
+    fn parse(self) -> anyhow::Result<(ResourceKind, Selector)> {
+        let named = [
+            (ResourceKind::Experiment, self.experiment),
+            (ResourceKind::RegisteredModel, self.registered_model),
+            (ResourceKind::Prompt, self.prompt),
+        ];
+        let other = self.r#type.zip(self.resource);
+        let Some((kind, text)) = named.into_iter().find_map(|(kind, text)| Some((kind, text?))).or(other) else {
+            bail!("say what is granted: --experiment, --registered-model, --prompt, or --type with --resource");
+        };
+        let selector = Selector::parse(kind, &text)?;
+        // A name here would be stored and never match anything.
+        let matches_nothing = kind == ResourceKind::Experiment
+            && matches!(&selector, Selector::Exact(id) if !id.bytes().all(|b| b.is_ascii_digit()));
+        ensure!(!matches_nothing, "an experiment is granted by its id, which is a number, not by its name");
+        Ok((kind, selector))
+    }
+}
+
+/// One grant, as `--json` shows it.
+#[derive(Debug, Serialize)]
+struct Shown {
+    subject_type: &'static str,
+    subject: String,
+    resource_type: &'static str,
+    resource: String,
+    permission: &'static str,
+}
+
+impl Shown {
+    fn new(grant: &Grant, names: &BTreeMap<UserId, String>) -> Self {
+        let (subject_type, subject) = match &grant.subject {
+            Subject::User(id) => ("user", names.get(id).cloned().unwrap_or_else(|| id.to_string())),
+            Subject::Group(path) => ("group", path.clone()),
+            Subject::Role(id) => ("role", id.to_string()),
+        };
+        Self {
+            subject_type,
+            subject,
+            resource_type: grant.kind.as_str(),
+            resource: grant.selector.to_string(),
+            permission: grant.permission.as_str(),
+        }
+    }
+}
+
+impl Row<4> for Shown {
+    const HEAD: [&'static str; 4] = ["WHO", "TYPE", "RESOURCE", "PERMISSION"];
+
+    fn cells(&self) -> [String; 4] {
+        let who = if self.subject_type == "user" {
+            self.subject.clone()
+        } else {
+            format!("{}:{}", self.subject_type, self.subject)
+        };
+        [who, self.resource_type.to_owned(), self.resource.clone(), self.permission.to_owned()]
+    }
+}
+
+pub(super) async fn run(arguments: Arguments, flags: &Flags) -> anyhow::Result<ExitCode> {
+    let opened = Opened::from(flags, Absent::Refuse).await?;
+    let done = carry_out(arguments, &opened).await;
+    opened.store.close().await;
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+async fn carry_out(arguments: Arguments, opened: &Opened) -> anyhow::Result<()> {
+    let (store, actor, format) = (&opened.store, &opened.actor, arguments.format);
+    let names = opened.names().await?;
+    match arguments.command {
+        Command::List { user } => {
+            let grants = match user {
+                Some(name) => store.grants_of(&Subject::User(opened.user(&name).await?.id)).await?,
+                None => store.grants().await?,
+            };
+            let shown: Vec<Shown> = grants.iter().map(|grant| Shown::new(grant, &names)).collect();
+            format.list("grants", &shown)
+        }
+        Command::Create { on, level } => {
+            let (grant, sentence) = sentence(on, level, opened).await?;
+            match store.create_grant(actor, &grant).await {
+                Ok(()) => format.done(&Shown::new(&grant, &names), &sentence),
+                Err(store::Error::Exists(_)) => bail!("there already is such a grant; change it with `grant set`"),
+                Err(other) => Err(other.into()),
+            }
+        }
+        Command::Set { on, level } => {
+            let (grant, sentence) = sentence(on, level, opened).await?;
+            store.set_grant(actor, &grant).await?;
+            format.done(&Shown::new(&grant, &names), &sentence)
+        }
+        Command::Revoke(on) => {
+            let user = opened.user(&on.user).await?;
+            let (kind, selector) = on.what.parse()?;
+            let subject = Subject::User(user.id);
+            match store.delete_grant(actor, &subject, kind, &selector).await {
+                Ok(permission) => {
+                    let sentence = format!("{permission} on {} was taken from `{}`", noun(kind, &selector), user.name);
+                    format.done(&Shown::new(&Grant { subject, kind, selector, permission }, &names), &sentence)
+                }
+                Err(store::Error::NotFound(_)) => {
+                    bail!("there is no such grant; `mlflow-auth-proxy grant list --user {}` shows all", user.name)
+                }
+                Err(other) => Err(other.into()),
+            }
+        }
+    }
+}
+
+/// The grant that was meant, and how to say that it holds.
+async fn sentence(on: On, level: Level, opened: &Opened) -> anyhow::Result<(Grant, String)> {
+    let user = opened.user(&on.user).await?;
+    let (kind, selector) = on.what.parse()?;
+    let permission = level.permission;
+    let sentence = format!("`{}` has {permission} on {}", user.name, noun(kind, &selector));
+    Ok((Grant { subject: Subject::User(user.id), kind, selector, permission }, sentence))
+}
+
+fn noun(kind: ResourceKind, selector: &Selector) -> String {
+    Resource::new(kind, selector.to_string()).to_string()
+}

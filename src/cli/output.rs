@@ -1,0 +1,99 @@
+//! What commands print: a stable JSON shape for programs, an aligned table for people.
+//!
+//! Names come from users, so a table shows control characters as escapes: they must not drive the reader's terminal.
+
+use std::io::Write as _;
+
+use clap::Args;
+use serde::Serialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::clock::Timestamp;
+
+/// How a command answers.
+#[derive(Args, Clone, Copy, Debug)]
+pub(super) struct Format {
+    /// Answer as JSON, for programs
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+/// Something that can be shown as one row.
+pub(super) trait Row<const N: usize>: Serialize {
+    const HEAD: [&'static str; N];
+
+    fn cells(&self) -> [String; N];
+}
+
+impl Format {
+    /// Many: `{"NAME": [...]}` or a table.
+    pub(super) fn list<const N: usize, R: Row<N>>(self, name: &str, rows: &[R]) -> anyhow::Result<()> {
+        if self.json {
+            return json(&std::collections::BTreeMap::from([(name, rows)]));
+        }
+        table(R::HEAD, rows.iter().map(Row::cells))
+    }
+
+    /// One thing that was made or changed: itself as JSON, or a sentence.
+    pub(super) fn done(self, thing: &impl Serialize, sentence: &str) -> anyhow::Result<()> {
+        if self.json { json(thing) } else { line(sentence) }
+    }
+
+    /// A secret that is shown once: inside `thing` as JSON; otherwise alone on standard output, so that it can be piped,
+    /// with the sentence beside it on standard error.
+    pub(super) fn secret(self, thing: &impl Serialize, sentence: &str, secret: &str) -> anyhow::Result<()> {
+        if self.json {
+            return json(thing);
+        }
+        writeln!(std::io::stderr().lock(), "{sentence}")?;
+        line(secret)
+    }
+}
+
+/// One line on standard output.
+pub(super) fn line(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}")?;
+    Ok(out.flush()?)
+}
+
+/// Aligned columns.
+pub(super) fn table<const N: usize>(
+    head: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> anyhow::Result<()> {
+    line(&aligned(head, rows))
+}
+
+/// RFC 3339 in UTC, to the second.
+pub(super) fn moment(at: Timestamp) -> String {
+    let text = OffsetDateTime::from_unix_timestamp(at.0.div_euclid(1000)).ok().and_then(|at| at.format(&Rfc3339).ok());
+    text.unwrap_or_else(|| at.0.to_string())
+}
+
+pub(super) fn aligned<const N: usize>(head: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+    let head = head.map(str::to_owned);
+    let rows: Vec<[String; N]> =
+        std::iter::once(head).chain(rows.into_iter().map(|row| row.map(|cell| printable(&cell)))).collect();
+    let mut widths = [0; N];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let lines = rows.iter().map(|row| {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The text, with characters that could drive a terminal escaped.
+pub(super) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
+}
+
+fn json(thing: &impl Serialize) -> anyhow::Result<()> {
+    line(&serde_json::to_string_pretty(thing)?)
+}

@@ -1,0 +1,87 @@
+//! The people of a quickstart: who they are, and what they sign in with.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use secrecy::SecretString;
+
+use super::super::output::moment;
+use super::super::stored::{Opened, actor};
+use super::super::token;
+use crate::authz::{Grant, Limits, Permission, ResourceKind, Selector, Subject};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::crypto::{AccessToken, PasswordHash, random_password};
+use crate::store::{Store, User};
+
+/// The proxy's store, opened beside the proxy.
+#[derive(Debug)]
+pub(super) struct Accounts {
+    opened: Opened,
+    administrator: String,
+}
+
+/// Somebody, and what is shown of them once.
+#[derive(Debug)]
+pub(super) struct Person {
+    pub(super) user: User,
+    /// `None`: they had one before.
+    pub(super) password: Option<SecretString>,
+    pub(super) token: AccessToken,
+}
+
+impl Accounts {
+    pub(super) async fn open(config: &Config) -> anyhow::Result<Self> {
+        let clock = Clock::default();
+        let store = Store::open(&config.store.url, clock.clone()).await?;
+        let opened = Opened { store, actor: actor(), now: clock.now(), token_max_days: config.authn.token_max_days };
+        Ok(Self { opened, administrator: config.bootstrap.admin_username.clone() })
+    }
+
+    /// The first administrator, made on an empty store, with a fresh token.
+    pub(super) async fn administrator(&self) -> anyhow::Result<Person> {
+        let users = self.opened.store.users().await?;
+        match users.into_iter().filter(|user| user.admin).min_by_key(|user| user.id) {
+            Some(user) => self.with_token(user, None).await,
+            None => self.make(&self.administrator, true).await,
+        }
+    }
+
+    /// Somebody without rights of their own, made when absent, with a fresh token.
+    pub(super) async fn person(&self, name: &str) -> anyhow::Result<Person> {
+        match self.opened.store.user_by_name(name).await? {
+            Some(user) => self.with_token(user, None).await,
+            None => self.make(name, false).await,
+        }
+    }
+
+    pub(super) async fn may_read(&self, reader: &Person, experiment: &str) -> anyhow::Result<()> {
+        let kind = ResourceKind::Experiment;
+        let selector = Selector::parse(kind, experiment)?;
+        let grant = Grant { subject: Subject::User(reader.user.id), kind, selector, permission: Permission::Read };
+        Ok(self.opened.store.set_grant(&self.opened.actor, &grant).await?)
+    }
+
+    pub(super) async fn close(&self) {
+        self.opened.store.close().await;
+    }
+
+    async fn make(&self, name: &str, admin: bool) -> anyhow::Result<Person> {
+        let password = random_password();
+        let hashed = password.clone();
+        let hash = tokio::task::spawn_blocking(move || PasswordHash::make(&hashed)).await?;
+        let user = self.opened.store.create_user(&self.opened.actor, name, Some(&hash), admin).await;
+        self.with_token(user.with_context(|| format!("`{name}` cannot be made"))?, Some(password)).await
+    }
+
+    /// Each start makes its own token, so that what an earlier one printed keeps working.
+    async fn with_token(&self, user: User, password: Option<SecretString>) -> anyhow::Result<Person> {
+        let days = TOKEN_DAYS.min(self.opened.token_max_days);
+        let expires = self.opened.now.plus(Duration::from_secs(u64::from(days) * 86_400));
+        let name = format!("quickstart {}", moment(self.opened.now));
+        let (_, token) = token::create(&self.opened, &user, &name, &Limits::default(), expires).await?;
+        Ok(Person { user, password, token })
+    }
+}
+
+const TOKEN_DAYS: u32 = 30;

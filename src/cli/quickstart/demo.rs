@@ -1,0 +1,48 @@
+//! `--demo`: two people, and an experiment of one that the other may read. Made as people do it: by MLflow's own client,
+//! through the proxy.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+
+use super::accounts::{Accounts, Person};
+use super::progress;
+use super::python::Python;
+
+/// Who and what there is to look at.
+#[derive(Debug)]
+pub(super) struct Demo {
+    pub(super) alice: Person,
+    pub(super) bob: Person,
+    pub(super) experiment: String,
+}
+
+pub(super) async fn make(accounts: &Accounts, python: &Python, address: &str) -> anyhow::Result<Demo> {
+    progress::say("Logging a few runs as alice");
+    let alice = accounts.person("alice").await?;
+    let bob = accounts.person("bob").await?;
+    let experiment = log_runs(python, address, &alice).await.context("the demo cannot be made")?;
+    accounts.may_read(&bob, &experiment).await?;
+    Ok(Demo { alice, bob, experiment })
+}
+
+async fn log_runs(python: &Python, address: &str, person: &Person) -> anyhow::Result<String> {
+    let mut client = python.command();
+    client.args(["-c", include_str!("demo.py")]);
+    client.env("MLFLOW_TRACKING_URI", address).env("MLFLOW_DISABLE_TELEMETRY", "true");
+    client.env("MLFLOW_TRACKING_USERNAME", &person.user.name).env("MLFLOW_TRACKING_PASSWORD", person.token.reveal());
+    // Over loopback, whatever the way out is.
+    client.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1").env("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1");
+    let output = tokio::time::timeout(TIMEOUT, client.output()).await.context("MLflow's client takes too long")??;
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "MLflow's client failed: {}", complaint.lines().last().unwrap_or_default());
+    experiment_id(&String::from_utf8_lossy(&output.stdout))
+}
+
+/// The client also prints about its runs; the last line is ours.
+pub(super) fn experiment_id(output: &str) -> anyhow::Result<String> {
+    let id = output.lines().rev().find_map(|line| line.strip_prefix("experiment_id="));
+    id.map(str::to_owned).context("MLflow's client did not say which experiment it made")
+}
+
+const TIMEOUT: Duration = Duration::from_secs(180);

@@ -1,0 +1,145 @@
+//! `quickstart`: an MLflow and this proxy in front of it, with accounts, from nothing. For trying and developing.
+//!
+//! Everything is on loopback and below one folder; a second run in the same folder goes on with the same data.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, anyhow, ensure};
+use clap::Args;
+
+use super::output;
+use super::signals::Signals;
+use crate::app::{self, Running};
+use crate::config::{Config, Environment, Flags, load_from};
+use crate::telemetry;
+
+mod accounts;
+mod demo;
+mod mlflow;
+mod place;
+mod progress;
+mod python;
+mod words;
+
+use accounts::Accounts;
+use mlflow::Mlflow;
+use place::Place;
+use python::Python;
+
+/// What to try, and where.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  mlflow-auth-proxy quickstart --demo
+  mlflow-auth-proxy quickstart --dir /tmp/try --port 8888
+  mlflow-auth-proxy quickstart --mlflow-python .venv/bin/python
+
+It needs Python 3.10 or newer with venv, and the first time a connection to PyPI. Ctrl-C stops everything; what you
+logged stays in the folder.")]
+pub(super) struct Arguments {
+    /// Also make two people, alice and bob, and an experiment of alice's that bob may read
+    #[arg(long)]
+    demo: bool,
+    /// Where everything is kept that you log
+    #[arg(long, default_value = "mlflow-quickstart", value_name = "DIR")]
+    dir: PathBuf,
+    /// Which MLflow to install
+    #[arg(long, default_value = "3.17.2", value_name = "VERSION", value_parser = python::version)]
+    mlflow_version: String,
+    /// Where the proxy listens on 127.0.0.1; 0 takes a free one
+    #[arg(long, default_value_t = 8080)]
+    port: u16,
+    /// A Python that already has MLflow; nothing is installed then
+    #[arg(long, value_name = "PATH", conflicts_with = "mlflow_version")]
+    mlflow_python: Option<PathBuf>,
+}
+
+pub(super) async fn run(arguments: Arguments, flags: Flags) -> anyhow::Result<ExitCode> {
+    ensure!(flags.config.is_none(), "quickstart brings its own configuration; change single keys with --set KEY=VALUE");
+    let mut signals = Signals::listen_also_to_the_terminal().context("signals cannot be listened to")?;
+    let place = Place::open(&arguments.dir)?;
+    free(arguments.port)?;
+    let upstream_port = some_free_port()?;
+    let config = configuration(&arguments, &place, upstream_port, flags)?;
+    telemetry::log::init(&config.log)?;
+
+    let python = tokio::select! {
+        python = python::ready(&arguments) => python?,
+        stop = signals.next() => return Ok(stop.exit_code()),
+    };
+    let mut mlflow = Mlflow::start(&python, &place, upstream_port).await?;
+    let mut proxy = None;
+    let outcome = tokio::select! {
+        outcome = open(&arguments, &place, &python, config, &mut proxy) => outcome,
+        ended = mlflow.ended() => Err(ended),
+        _ = signals.next() => Ok(()),
+    };
+    progress::say("Stopping...");
+    tokio::select! {
+        () = close(proxy, &mut mlflow) => {}
+        _ = signals.next() => mlflow.kill().await,
+    }
+    outcome.map(|()| ExitCode::SUCCESS)
+}
+
+/// Everything between a started MLflow and the printed address; then stays until something ends it.
+async fn open(
+    arguments: &Arguments,
+    place: &Place,
+    python: &Python,
+    config: Config,
+    proxy: &mut Option<Running>,
+) -> anyhow::Result<()> {
+    mlflow::ready(&config.upstream.url).await.map_err(|error| anyhow!("{error}; {}", place.tail_of_log()))?;
+    let scheme = if config.server.tls.is_some() { "https" } else { "http" };
+    let accounts = Accounts::open(&config).await?;
+    let administrator = accounts.administrator().await?;
+    let running = proxy.insert(app::start(config).await.context("the proxy cannot be started")?);
+    let address = format!("{scheme}://{}", running.address);
+    let demo = if arguments.demo { Some(demo::make(&accounts, python, &address).await?) } else { None };
+    accounts.close().await;
+    output::line(&words::ready(&address, place, python, &administrator, demo.as_ref()))?;
+    std::future::pending().await
+}
+
+async fn close(proxy: Option<Running>, mlflow: &mut Mlflow) {
+    if let Some(proxy) = proxy {
+        proxy.drain().await;
+    }
+    mlflow.stop().await;
+}
+
+/// Not from the environment: variables that are meant for another proxy must not bend this one.
+fn configuration(arguments: &Arguments, place: &Place, upstream_port: u16, flags: Flags) -> anyhow::Result<Config> {
+    let ours = [
+        ("server.listen", format!("127.0.0.1:{}", arguments.port)),
+        ("server.drain_delay_seconds", "0".to_owned()),
+        ("server.drain_timeout_seconds", "5".to_owned()),
+        ("admin.listen", "127.0.0.1:0".to_owned()),
+        ("upstream.url", format!("http://127.0.0.1:{upstream_port}")),
+        ("store.url", format!("sqlite://{}", place.store())),
+        ("log.level", "warn".to_owned()),
+        ("log.format", "text".to_owned()),
+        ("log.access", "false".to_owned()),
+    ];
+    let set = ours.into_iter().map(|(key, value)| (key.to_owned(), value)).chain(flags.set).collect();
+    let (config, _) = load_from(&Flags { config: None, set }, &Environment::default())?;
+    Ok(config)
+}
+
+/// Says so before a minute of installing, not after it.
+fn free(port: u16) -> anyhow::Result<()> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+        .map(|_| ())
+        .with_context(|| format!("port {port} is taken; choose another with --port, or 0 for a free one"))
+}
+
+fn some_free_port() -> anyhow::Result<u16> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("there is no free port on loopback")?;
+    Ok(listener.local_addr()?.port())
+}
+
+#[cfg(test)]
+mod tests;

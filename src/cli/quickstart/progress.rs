@@ -1,0 +1,32 @@
+//! What is going on, on standard error: one line that changes on a terminal, a few lines elsewhere.
+
+use std::io::{IsTerminal as _, Write as _};
+
+use super::super::output::printable;
+
+/// A sentence that stays.
+pub(super) fn say(text: &str) {
+    let clear = if std::io::stderr().is_terminal() { "\r\x1b[2K" } else { "" };
+    // Nobody looks any more: no reason to stop.
+    let _ = writeln!(std::io::stderr().lock(), "{clear}{text}");
+}
+
+/// A step that the next one replaces; only on a terminal.
+pub(super) fn step(text: &str) {
+    let mut stderr = std::io::stderr().lock();
+    if stderr.is_terminal() {
+        let _ = write!(stderr, "\r\x1b[2K  {}", shortened(&printable(text.trim())));
+        let _ = stderr.flush();
+    }
+}
+
+/// A step that also stays where there is no terminal.
+pub(super) fn mark(text: &str) {
+    if std::io::stderr().is_terminal() { step(text) } else { say(&format!("  {}", shortened(&printable(text.trim())))) }
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(WIDTH).collect()
+}
+
+const WIDTH: usize = 76;

@@ -1,0 +1,73 @@
+//! `serve`: the proxy, until it is told to stop.
+//!
+//! The first SIGTERM or SIGINT drains; the second ends at once.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Args;
+use secrecy::SecretString;
+
+use super::signals::Signals;
+use crate::config::{Config, Flags};
+use crate::{app, crypto, telemetry};
+
+/// Short flags for the keys that are typed most.
+#[derive(Args, Debug)]
+pub(super) struct Arguments {
+    /// Where clients reach the proxy; short for `--set server.listen=ADDRESS` [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<String>,
+    /// The MLflow behind it; short for `--set upstream.url=URL` [default: http://127.0.0.1:5000]
+    #[arg(long, value_name = "URL")]
+    upstream: Option<String>,
+}
+
+impl Arguments {
+    pub(super) fn add_to(self, flags: &mut Flags) {
+        flags.set.extend(self.listen.map(|listen| ("server.listen".to_owned(), listen)));
+        flags.set.extend(self.upstream.map(|url| ("upstream.url".to_owned(), url)));
+    }
+}
+
+pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
+    telemetry::log::init(&config.log)?;
+    let mut signals = Signals::listen().context("signals cannot be listened to")?;
+    let administrator = config.bootstrap.admin_username.clone();
+    let running = tokio::select! {
+        running = app::start(config) => running?,
+        stop = signals.next() => return Ok(stop.exit_code()),
+    };
+    tracing::info!(address = %running.address, admin = %running.admin, "ready on {}", running.address);
+    if let Some(password) = &running.first_password {
+        show_once(&administrator, password);
+    }
+    signals.next().await;
+    tracing::info!("draining; a second signal ends at once");
+    tokio::select! {
+        () = running.drain() => Ok(ExitCode::SUCCESS),
+        stop = signals.next() => Ok(stop.exit_code()),
+    }
+}
+
+/// To a person at a terminal, never to where logs are collected.
+fn show_once(administrator: &str, password: &SecretString) {
+    let text = format!(
+        "\nThe first administrator was made. This password is shown once:\n  user      {administrator}\n  password  {}\n\n",
+        crypto::reveal(password)
+    );
+    let shown = if std::io::stdout().is_terminal() {
+        std::io::stdout().lock().write_all(text.as_bytes()).is_ok()
+    } else if std::io::stderr().is_terminal() {
+        std::io::stderr().lock().write_all(text.as_bytes()).is_ok()
+    } else {
+        false
+    };
+    if !shown {
+        tracing::warn!(
+            "the first administrator was made with a password that nobody saw, because there is no terminal; \
+             choose one with `mlflow-auth-proxy user set-password {administrator}`"
+        );
+    }
+}

@@ -1,0 +1,91 @@
+use clap::CommandFactory as _;
+
+use super::output::{aligned, moment, printable};
+use super::password::first_line;
+use super::*;
+use crate::clock::Timestamp;
+
+#[test]
+fn the_command_line_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn each_wrong_command_line_is_refused_with_2() {
+    wrong("");
+    wrong("server");
+    wrong("grant set --user a --permission READ");
+    wrong("grant set --user a --permission READ --experiment 1 --prompt p");
+    wrong("grant set --user a --permission READ --type gateway_endpoint");
+    wrong("grant set --user a --permission READ --resource x");
+    wrong("grant set --user a --permission ALL --experiment 1");
+    wrong("token create --user a");
+    wrong("user set-admin a maybe");
+    wrong("quickstart --mlflow-version ../x");
+    wrong("quickstart --mlflow-version 3.17.2 --mlflow-python python3");
+    wrong("check-config --set listen");
+}
+
+#[test]
+fn each_right_command_line_is_understood() {
+    right("serve --listen 127.0.0.1:1 --upstream http://x --set log.level=debug");
+    right("grant set --user a --permission READ --type gateway_endpoint --resource x --json");
+    right("grant delete --user a --experiment 1");
+    right("grant --json list");
+    right("token create --user a --name n --scope read-only --scope experiment:1 --expires-in-days 3");
+    right("user set-admin a false --store sqlite://x.db");
+    right("quickstart --demo --dir d --mlflow-version 3.9.0 --port 0");
+}
+
+#[test]
+fn short_flags_become_keys() {
+    let cli = parse("serve --listen 127.0.0.1:1 --upstream http://x --store sqlite://s --set log.level=a=b").unwrap();
+    let mut flags = cli.settings.into_flags();
+    let Command::Serve(arguments) = cli.command else { panic!("serve") };
+    arguments.add_to(&mut flags);
+    let set: Vec<(&str, &str)> = flags.set.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    let expected = [
+        ("log.level", "a=b"),
+        ("store.url", "sqlite://s"),
+        ("server.listen", "127.0.0.1:1"),
+        ("upstream.url", "http://x"),
+    ];
+    assert_eq!(set, expected);
+}
+
+#[test]
+fn a_table_is_aligned_and_cannot_drive_a_terminal() {
+    let rows = [["1".to_owned(), "ann\x1b[2J".to_owned()], ["100".to_owned(), "b".to_owned()]];
+    assert_eq!(aligned(["ID", "NAME"], rows), "ID   NAME\n1    ann\\u{1b}[2J\n100  b");
+    assert_eq!(printable("a\nb\u{9b}é"), "a\\nb\\u{9b}é");
+}
+
+#[test]
+fn a_moment_is_utc_to_the_second() {
+    assert_eq!(moment(Timestamp(1_735_787_045_999)), "2025-01-02T03:04:05Z");
+    assert_eq!(moment(Timestamp(i64::MAX)), i64::MAX.to_string());
+}
+
+#[test]
+fn a_password_is_the_first_line_of_standard_input() {
+    assert_eq!(first_line(&b"correct horse\nmore\n"[..]).unwrap(), "correct horse");
+    assert_eq!(first_line(&b" spaces stay \r\n"[..]).unwrap(), " spaces stay ");
+    first_line(&b""[..]).unwrap_err();
+    first_line(&b"\nsecond"[..]).unwrap_err();
+}
+
+fn parse(line: &str) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(["mlflow-auth-proxy"].into_iter().chain(line.split_whitespace()))
+}
+
+#[track_caller]
+fn right(line: &str) {
+    if let Err(error) = parse(line) {
+        panic!("{line}: {error}");
+    }
+}
+
+#[track_caller]
+fn wrong(line: &str) {
+    assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+}

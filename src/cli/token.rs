@@ -1,0 +1,234 @@
+//! `token`: access tokens, what programs sign in with.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::output::{Format, Row, moment};
+use super::stored::{Absent, Opened};
+use crate::authz::Limits;
+use crate::clock::Timestamp;
+use crate::config::Flags;
+use crate::crypto::AccessToken;
+use crate::store::{self, NewToken, Token, User};
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  mlflow-auth-proxy token create --user alice --name notebook
+  mlflow-auth-proxy token create --user ci --name nightly --expires-in-days 30 --scope experiment:12
+  mlflow-auth-proxy token create --user dashboard --name grafana --scope read-only
+  export MLFLOW_TRACKING_TOKEN=$(mlflow-auth-proxy token rotate --user ci --name nightly)")]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    format: Format,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Somebody's tokens, or everybody's
+    List {
+        /// Only this person's
+        #[arg(long)]
+        user: Option<String>,
+    },
+    /// Make a token; prints it once, on standard output
+    Create {
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        expiry: Expiry,
+        /// Confine it: `read-only`, `experiment:ID`, `registered_model:NAME` or `prompt:NAME`; may be repeated
+        #[arg(long)]
+        scope: Vec<String>,
+    },
+    /// Stop a token for ever, at once
+    Revoke(Which),
+    /// Give a token a new secret and expiry; the old secret stops at once
+    Rotate {
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        expiry: Expiry,
+    },
+}
+
+#[derive(Args, Debug)]
+struct Which {
+    /// Whose token
+    #[arg(long)]
+    user: String,
+    /// What it is for, such as `notebook`; a person's tokens have different names
+    #[arg(long)]
+    name: String,
+}
+
+#[derive(Args, Clone, Copy, Debug)]
+struct Expiry {
+    /// Days until it stops working
+    #[arg(long, default_value_t = 90, value_name = "DAYS")]
+    expires_in_days: u32,
+}
+
+impl Expiry {
+    fn moment(self, opened: &Opened) -> anyhow::Result<Timestamp> {
+        let (days, most) = (self.expires_in_days, opened.token_max_days);
+        ensure!((1..=most).contains(&days), "--expires-in-days must be between 1 and {most} (authn.token_max_days)");
+        Ok(opened.now.plus(Duration::from_secs(u64::from(days) * 86_400)))
+    }
+}
+
+/// One token, as `--json` shows it. `token` is there only when it was just made.
+#[derive(Debug, Serialize)]
+struct Shown {
+    id: i64,
+    user: String,
+    name: String,
+    state: &'static str,
+    scopes: Vec<String>,
+    created_at: String,
+    expires_at: String,
+    last_used_at: Option<String>,
+    revoked_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<String>,
+}
+
+impl Shown {
+    fn new(token: &Token, user: &str, now: Timestamp) -> Self {
+        Self {
+            id: token.id.0,
+            user: user.to_owned(),
+            name: token.name.clone(),
+            state: state(token, now),
+            scopes: token.limits.scopes(),
+            created_at: moment(token.created),
+            expires_at: moment(token.expires),
+            last_used_at: token.last_used.map(moment),
+            revoked_at: token.revoked.map(moment),
+            token: None,
+        }
+    }
+}
+
+impl Row<8> for Shown {
+    const HEAD: [&'static str; 8] = ["ID", "USER", "NAME", "STATE", "SCOPES", "CREATED", "EXPIRES", "LAST USED"];
+
+    fn cells(&self) -> [String; 8] {
+        [
+            self.id.to_string(),
+            self.user.clone(),
+            self.name.clone(),
+            self.state.to_owned(),
+            if self.scopes.is_empty() { "-".to_owned() } else { self.scopes.join(" ") },
+            self.created_at.clone(),
+            self.expires_at.clone(),
+            self.last_used_at.clone().unwrap_or_else(|| "never".to_owned()),
+        ]
+    }
+}
+
+pub(super) async fn run(arguments: Arguments, flags: &Flags) -> anyhow::Result<ExitCode> {
+    let opened = Opened::from(flags, Absent::Refuse).await?;
+    let done = carry_out(arguments, &opened).await;
+    opened.store.close().await;
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+async fn carry_out(arguments: Arguments, opened: &Opened) -> anyhow::Result<()> {
+    let format = arguments.format;
+    match arguments.command {
+        Command::List { user } => format.list("tokens", &list(opened, user.as_deref()).await?),
+        Command::Create { which, expiry, scope } => {
+            let limits = Limits::parse(scope.iter().map(String::as_str))?;
+            let user = opened.user(&which.user).await?;
+            let (token, secret) = create(opened, &user, &which.name, &limits, expiry.moment(opened)?).await?;
+            reveal(opened, format, &token, &secret, &user.name)
+        }
+        Command::Revoke(which) => {
+            let (user, token) = live(opened, &which).await?;
+            opened.store.revoke_token(&opened.actor, token.id).await?;
+            let token = opened.store.token(token.id).await?.unwrap_or(token);
+            let sentence = format!("token `{}` of `{}` was revoked", token.name, user.name);
+            format.done(&Shown::new(&token, &user.name, opened.now), &sentence)
+        }
+        Command::Rotate { which, expiry } => {
+            let (user, token) = live(opened, &which).await?;
+            let (secret, expires) = (AccessToken::generate(), expiry.moment(opened)?);
+            let token = opened.store.rotate_token(&opened.actor, token.id, secret.hash(), expires).await?;
+            reveal(opened, format, &token, &secret, &user.name)
+        }
+    }
+}
+
+/// Makes a token for somebody.
+pub(super) async fn create(
+    opened: &Opened,
+    user: &User,
+    name: &str,
+    limits: &Limits,
+    expires: Timestamp,
+) -> anyhow::Result<(Token, AccessToken)> {
+    let fits = !name.trim().is_empty() && name.chars().count() <= 255 && !name.chars().any(char::is_control);
+    ensure!(fits, "a token's name must have 1 to 255 characters, and no control characters");
+    let secret = AccessToken::generate();
+    let new = NewToken { user: user.id, name, hash: secret.hash(), limits, expires };
+    match opened.store.create_token(&opened.actor, new).await {
+        Ok(token) => Ok((token, secret)),
+        Err(store::Error::Exists(_)) => bail!(
+            "`{}` already has a token called `{name}`; choose another name, or give it a new secret with `token rotate`",
+            user.name
+        ),
+        Err(other) => Err(other).context("the token was not created"),
+    }
+}
+
+async fn list(opened: &Opened, user: Option<&str>) -> anyhow::Result<Vec<Shown>> {
+    let users = match user {
+        Some(name) => vec![opened.user(name).await?],
+        None => opened.store.users().await?,
+    };
+    let mut shown = Vec::new();
+    for user in users {
+        let tokens = opened.store.tokens_of(user.id).await?;
+        shown.extend(tokens.iter().map(|token| Shown::new(token, &user.name, opened.now)));
+    }
+    Ok(shown)
+}
+
+/// The token of that name that was not revoked.
+async fn live(opened: &Opened, which: &Which) -> anyhow::Result<(User, Token)> {
+    let user = opened.user(&which.user).await?;
+    let mut tokens = opened.store.tokens_of(user.id).await?.into_iter();
+    let token = tokens.find(|token| token.name == which.name && token.revoked.is_none());
+    let token = token.with_context(|| {
+        format!("`{}` has no token `{}`; `mlflow-auth-proxy token list` shows all", which.user, which.name)
+    })?;
+    Ok((user, token))
+}
+
+fn reveal(opened: &Opened, format: Format, token: &Token, secret: &AccessToken, user: &str) -> anyhow::Result<()> {
+    let sentence = format!(
+        "This is token `{}` of `{user}`, shown once; it works until {}. Use it as MLFLOW_TRACKING_TOKEN, or as \
+         MLFLOW_TRACKING_PASSWORD with MLFLOW_TRACKING_USERNAME={user}.",
+        token.name,
+        moment(token.expires)
+    );
+    let shown = Shown { token: Some(secret.reveal().to_owned()), ..Shown::new(token, user, opened.now) };
+    format.secret(&shown, &sentence, secret.reveal())
+}
+
+fn state(token: &Token, now: Timestamp) -> &'static str {
+    if token.revoked.is_some() {
+        "revoked"
+    } else if token.expires <= now {
+        "expired"
+    } else {
+        "active"
+    }
+}

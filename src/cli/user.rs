@@ -1,0 +1,151 @@
+//! `user`: people who have an account.
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail, ensure};
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::output::{Format, Row, moment};
+use super::password;
+use super::stored::{Absent, Opened};
+use crate::config::{Flags, check_username};
+use crate::store::{self, User};
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  mlflow-auth-proxy user create alice
+  echo \"$PASSWORD\" | mlflow-auth-proxy user create ci --password-stdin
+  mlflow-auth-proxy user set-admin alice true
+  mlflow-auth-proxy user list --json")]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    format: Format,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Everybody who has an account
+    List,
+    /// Make an account; asks for its password
+    Create {
+        name: String,
+        /// May do everything
+        #[arg(long)]
+        admin: bool,
+        #[command(flatten)]
+        password: password::Source,
+    },
+    /// Replace the password; asks for it
+    SetPassword {
+        name: String,
+        #[command(flatten)]
+        password: password::Source,
+    },
+    /// Make somebody an administrator (true), or no longer (false)
+    SetAdmin {
+        name: String,
+        #[arg(action = clap::ArgAction::Set)]
+        admin: bool,
+    },
+    /// Delete the account with its tokens and grants
+    Delete { name: String },
+}
+
+/// One user, as `--json` shows it.
+#[derive(Debug, Serialize)]
+struct Shown {
+    id: i64,
+    username: String,
+    is_admin: bool,
+    has_password: bool,
+    created_at: String,
+}
+
+impl From<&User> for Shown {
+    fn from(user: &User) -> Self {
+        Self {
+            id: user.id.0,
+            username: user.name.clone(),
+            is_admin: user.admin,
+            has_password: user.password.is_some(),
+            created_at: moment(user.created),
+        }
+    }
+}
+
+impl Row<4> for Shown {
+    const HEAD: [&'static str; 4] = ["ID", "NAME", "ADMIN", "CREATED"];
+
+    fn cells(&self) -> [String; 4] {
+        let admin = if self.is_admin { "yes" } else { "no" };
+        [self.id.to_string(), self.username.clone(), admin.to_owned(), self.created_at.clone()]
+    }
+}
+
+pub(super) async fn run(arguments: Arguments, flags: &Flags) -> anyhow::Result<ExitCode> {
+    let absent = if matches!(arguments.command, Command::Create { .. }) { Absent::Make } else { Absent::Refuse };
+    let opened = Opened::from(flags, absent).await?;
+    let done = carry_out(arguments, &opened).await;
+    opened.store.close().await;
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+async fn carry_out(arguments: Arguments, opened: &Opened) -> anyhow::Result<()> {
+    let (store, actor, format) = (&opened.store, &opened.actor, arguments.format);
+    let (name, sentence) = match arguments.command {
+        Command::List => {
+            let users: Vec<Shown> = store.users().await?.iter().map(Shown::from).collect();
+            return format.list("users", &users);
+        }
+        Command::Create { name, admin, password } => {
+            create(opened, &name, admin, password).await?;
+            let sentence = format!("user `{name}` was created");
+            (name, sentence)
+        }
+        Command::SetPassword { name, password } => {
+            let user = opened.user(&name).await?;
+            store.set_password(actor, user.id, &password::read_new(password)?).await?;
+            let sentence = format!("the password of `{name}` was changed");
+            (name, sentence)
+        }
+        Command::SetAdmin { name, admin } => {
+            let user = opened.user(&name).await?;
+            store.set_admin(actor, user.id, admin).await.map_err(keep_one)?;
+            let sentence = format!("`{name}` is {} administrator", if admin { "now an" } else { "no longer an" });
+            (name, sentence)
+        }
+        Command::Delete { name } => {
+            let user = opened.user(&name).await?;
+            store.delete_user(actor, user.id).await.map_err(keep_one)?;
+            return format.done(&Shown::from(&user), &format!("user `{name}` was deleted, with all tokens and grants"));
+        }
+    };
+    format.done(&Shown::from(&opened.user(&name).await?), &sentence)
+}
+
+async fn create(opened: &Opened, name: &str, admin: bool, password: password::Source) -> anyhow::Result<()> {
+    if let Err(fault) = check_username(name) {
+        bail!("the name {fault}");
+    }
+    ensure!(opened.store.user_by_name(name).await?.is_none(), "user `{name}` already exists");
+    ensure!(
+        admin || !opened.store.users().await?.is_empty(),
+        "the first account must be an administrator's: add --admin"
+    );
+    let hash = password::read_new(password)?;
+    opened.store.create_user(&opened.actor, name, Some(&hash), admin).await.context("the user was not created")?;
+    Ok(())
+}
+
+fn keep_one(error: store::Error) -> anyhow::Error {
+    match error {
+        store::Error::LastAdmin(name) => {
+            anyhow::anyhow!("`{name}` is the last administrator; make somebody else one first with `user set-admin`")
+        }
+        other => other.into(),
+    }
+}

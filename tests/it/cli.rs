@@ -1,0 +1,154 @@
+//! The binary as people and scripts call it: what it prints, where, and with which exit code.
+
+use std::io::{BufRead as _, BufReader, Lines, Write as _};
+use std::path::Path;
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
+
+use serde_json::Value;
+
+#[test]
+fn accounts_tokens_and_grants_from_nothing() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let here = dir.path();
+    let ok = |line: &str| succeeds(here, line, "");
+
+    assert!(fails(here, "user list", "", 1).contains("there is no store"));
+    assert!(fails(here, "user create ann --password-stdin", "correct horse battery", 1).contains("--admin"));
+    let made = json(&succeeds(here, "user create root --admin --password-stdin --json", "correct horse battery\n"));
+    assert_eq!((made["username"].as_str(), made["is_admin"].as_bool()), (Some("root"), Some(true)));
+    assert!(fails(here, "user create ann --password-stdin", "short", 1).contains("at least 12 characters"));
+    succeeds(here, "user create ann --password-stdin", "correct horse battery");
+    assert!(fails(here, "user create ann --password-stdin", "correct horse battery", 1).contains("already exists"));
+    assert!(fails(here, "user delete root", "", 1).contains("last administrator"));
+
+    let token = ok("token create --user ann --name laptop --scope read-only");
+    assert!(token.starts_with("mlap_") && token.lines().count() == 1, "only the token is on standard output");
+    assert!(fails(here, "token create --user ann --name laptop", "", 1).contains("token rotate"));
+    assert!(fails(here, "token create --user ann --name b --scope everything", "", 1).contains("is not a scope"));
+    assert!(fails(here, "token create --user ann --name b --expires-in-days 366", "", 1).contains("between 1 and 365"));
+    let rotated = json(&ok("token rotate --user ann --name laptop --json"));
+    assert_ne!(rotated["token"].as_str(), Some(token.trim()));
+    ok("token revoke --user ann --name laptop");
+    let listed = json(&ok("token list --user ann --json"));
+    assert_eq!(listed["tokens"][0]["state"], "revoked");
+    assert_eq!(listed["tokens"][0]["token"], Value::Null);
+
+    ok("grant create --user ann --experiment 12 --permission READ");
+    assert!(fails(here, "grant create --user ann --experiment 12 --permission EDIT", "", 1).contains("grant set"));
+    ok("grant set --user ann --experiment 12 --permission EDIT");
+    ok("grant set --user ann --registered-model glob:fraud-* --permission READ");
+    assert!(fails(here, "grant set --user ann --experiment demo --permission READ", "", 1).contains("number"));
+    assert!(fails(here, "grant set --user eve --experiment 1 --permission READ", "", 1).contains("no user `eve`"));
+    assert_eq!(
+        ok("grant list"),
+        "WHO  TYPE              RESOURCE      PERMISSION\n\
+         ann  experiment        12            EDIT\n\
+         ann  registered_model  glob:fraud-*  READ\n"
+    );
+    ok("grant revoke --user ann --experiment 12");
+    assert!(fails(here, "grant delete --user ann --experiment 12", "", 1).contains("no such grant"));
+
+    ok("user delete ann");
+    assert_eq!(json(&ok("grant list --json"))["grants"].as_array().map(Vec::len), Some(0));
+    let audit = json(&ok("audit list --limit 1 --json"));
+    assert_eq!(audit["entries"][0]["action"], "user.delete");
+    assert_eq!(audit["entries"][0]["actor"], "command-line");
+}
+
+#[test]
+fn a_wrong_configuration_ends_with_2_and_every_problem() {
+    let dir = tempfile::tempdir().expect("a folder");
+    std::fs::write(dir.path().join("wrong.toml"), "[server]\nlisten = \"0.0.0.0:1\"\nport = 1\n").expect("a file");
+    for command in ["check-config", "serve", "user list"] {
+        let said = fails(dir.path(), &format!("{command} --config wrong.toml --set log.level=loud"), "", 2);
+        let keys: Vec<&str> = said.lines().filter_map(|line| line.split(':').next()).collect();
+        assert_eq!(keys, ["log.level", "server.listen", "server.port"], "{said}");
+    }
+    let valid = succeeds(dir.path(), "check-config", "");
+    assert!(valid.ends_with("configuration is valid\n") && valid.contains("upstream.url"), "{valid}");
+    assert!(fails(dir.path(), "serv", "", 2).contains("unrecognized subcommand"));
+}
+
+#[test]
+fn serve_drains_at_the_first_signal_and_ends_at_the_second() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let common = "serve --listen 127.0.0.1:0 --set admin.listen=127.0.0.1:0";
+    let mut patient = Serving::start(dir.path(), &format!("{common} --set server.drain_delay_seconds=0"));
+    let ready = patient.until("ready on");
+    assert!(ready.contains("127.0.0.1:"), "{ready}");
+    let warned = patient.until("password");
+    assert!(warned.contains("user set-password admin"), "without a terminal it is not shown: {warned}");
+    patient.signal("TERM");
+    assert_eq!(patient.child.wait().expect("an end").code(), Some(0));
+
+    let mut hasty = Serving::start(dir.path(), &format!("{common} --set server.drain_delay_seconds=3600"));
+    hasty.until("ready on");
+    hasty.signal("INT");
+    hasty.until("draining");
+    hasty.signal("TERM");
+    assert_eq!(hasty.child.wait().expect("an end").code(), Some(143));
+}
+
+/// A `serve` that runs, and what it says on standard error.
+struct Serving {
+    child: Child,
+    lines: Lines<BufReader<ChildStderr>>,
+}
+
+impl Serving {
+    fn start(here: &Path, line: &str) -> Self {
+        let mut child = binary(here, line).stdin(Stdio::null()).spawn().expect("the binary");
+        let lines = BufReader::new(child.stderr.take().expect("standard error")).lines();
+        Self { child, lines }
+    }
+
+    fn until(&mut self, words: &str) -> String {
+        let mut lines = self.lines.by_ref().map_while(Result::ok);
+        lines.find(|line| line.contains(words)).unwrap_or_else(|| panic!("it never said `{words}`"))
+    }
+
+    fn signal(&self, name: &str) {
+        let command = format!("kill -{name} {}", self.child.id());
+        assert!(Command::new("sh").args(["-c", &command]).status().expect("a shell").success());
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn succeeds(here: &Path, line: &str, input: &str) -> String {
+    let output = run(here, line, input);
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// What it said on standard error.
+fn fails(here: &Path, line: &str, input: &str, code: i32) -> String {
+    let output = run(here, line, input);
+    let said = String::from_utf8(output.stderr).expect("UTF-8");
+    assert_eq!(output.status.code(), Some(code), "{line}: {said}");
+    assert!(output.stdout.is_empty(), "{line}: an error is not an answer");
+    said
+}
+
+fn run(here: &Path, line: &str, input: &str) -> Output {
+    let mut child = binary(here, line).stdin(Stdio::piped()).spawn().expect("the binary");
+    // It may have ended without reading.
+    let _ = child.stdin.take().expect("standard input").write_all(input.as_bytes());
+    child.wait_with_output().expect("an end")
+}
+
+fn binary(here: &Path, line: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mlflow-auth-proxy"));
+    command.args(line.split_whitespace()).current_dir(here).env_clear();
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).expect("JSON")
+}
