@@ -130,7 +130,10 @@ def test_the_audit_shows_who_did_what(proxy, cli, bob, world):
     assert entry["address"] == "127.0.0.1"
     assert "GetRun" in entry["target"] + entry["detail"]
     entries = cli("audit", "list", "--limit", "50")["entries"]
-    (given,) = [entry for entry in entries if entry["actor"] == "command-line" and world.experiment in entry["target"]]
+    given = [entry for entry in entries if entry["actor"] == "command-line" and bob.name in str(entry)]
+    assert len(given) == 1, entries
+    (given,) = given
+    assert world.experiment in given["target"] + given["detail"]
     assert given["action"].startswith("grant") and "READ" in given["detail"] + given["target"]
 
 

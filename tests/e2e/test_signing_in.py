@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from harness import ADMIN, ADMIN_PASSWORD, Http, basic, new_password, secret, unique, wait_until
+from harness import ADMIN, ADMIN_PASSWORD, Http, basic, new_password, unique, wait_until
 
 WHO = "/api/2.0/mlflow/users/current"
 SEARCH = "/api/2.0/mlflow/experiments/search?max_results=5"
@@ -99,15 +99,25 @@ def test_guessing_one_account_is_limited(start_proxy):
     assert codes[:3] == [401] * 3 and codes[-1] == 429
 
 
-def test_guessing_from_one_address_is_limited(start_proxy):
+def test_guessing_from_one_address_is_limited(start_proxy, alice):
     limited = start_proxy({"AUTHN__GUESSES_PER_ADDRESS": "5", "AUTHN__GUESSES_PER_ACCOUNT": "1000"})
+    person = limited.person("person")
+    token = person.with_token(person.token()["token"], bearer=True)
     codes = [Http(limited.url, basic(unique("ghost"), new_password())).get(WHO).status_code for _ in range(9)]
     assert codes[:5] == [401] * 5
     assert codes[-1] == 429
-    # A guessed token counts as a guess.
-    answer = Http(limited.url, f"Bearer {secret('mlap_' + 'x' * 50)}").get(WHO)
+    # A token that is well formed and unknown, here another proxy's, is a guess too.
+    answer = Http(limited.url, f"Bearer {alice.token()['token']}").get(WHO)
     assert answer.status_code == 429
     assert int(answer.headers["Retry-After"]) >= 1
+    # Nobody guesses 256 bits: a token that is right passes, or one neighbour could lock out all programs.
+    assert token.get(WHO).status_code == 200
+
+
+def test_guessed_tokens_count(start_proxy, alice):
+    limited = start_proxy({"AUTHN__GUESSES_PER_ADDRESS": "3"})
+    codes = [Http(limited.url, f"Bearer {alice.token()['token']}").get(WHO).status_code for _ in range(6)]
+    assert codes[:3] == [401] * 3 and codes[-1] == 429
 
 
 def test_requests_without_credentials_are_no_guesses(start_proxy):

@@ -198,7 +198,7 @@ def refuse_writes(story, client):
     forbidden(client.create_model_version, story.model, f"runs:/{story.run}/x", story.run)
     forbidden(client.set_registered_model_alias, story.model, "champion", "1")
     forbidden(client.update_registered_model, story.model, "text")
-    forbidden(client.log_model_params, story.logged_model, {"p": "1"})
+    forbidden(client.finalize_logged_model, story.logged_model, "READY")
     # The artifact client gives the refusal its own kind of error.
     with pytest.raises(Exception, match="403|Permission denied"):
         client.log_text(story.run, "text", "no.txt")
