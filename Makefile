@@ -1,0 +1,39 @@
+# What people and CI run. `make help` lists it.
+
+SHELL := bash
+CARGO ?= cargo
+
+.PHONY: help run test test-unit test-e2e test-env check bench clean
+
+help: ## this list
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+run: needs-cargo ## build, then MLflow and the proxy on this machine, with a first token
+	$(CARGO) build --release --locked
+	exec "$${CARGO_TARGET_DIR:-target}/release/mlflow-auth-proxy" quickstart $(ARGS)
+
+test: needs-cargo ## everything; the last line sums it up
+	@scripts/test all
+
+test-unit: needs-cargo ## Rust: unit, property, edge and integration tests
+	@scripts/test unit
+
+test-e2e: needs-cargo ## real MLflow, real client; PYTEST='-k story' narrows it
+	@scripts/test e2e
+
+test-env: ## the private Python environment of the end-to-end tests
+	@scripts/test-env.sh
+
+check: needs-cargo ## format, lints, documentation, licences, unused crates, spelling
+	@scripts/check
+
+bench: needs-cargo ## this proxy beside a do-nothing one and bare upstream
+	@if [ -x benches/run ]; then exec benches/run $(ARGS); else echo "benches/run is not there"; exit 1; fi
+
+clean: ## what was built here; the private Python environment stays
+	$(CARGO) clean
+	find tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: needs-cargo
+needs-cargo:
+	@command -v $(CARGO) >/dev/null || { echo "Rust is missing. Install it with rustup (the file Cargo.toml says which version), then try again."; exit 1; }

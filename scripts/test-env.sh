@@ -1,0 +1,100 @@
+#!/usr/bin/env bash
+# Makes the private Python environment of the end-to-end tests and prints the path of its interpreter.
+#
+# Nothing outside ${XDG_CACHE_HOME:-~/.cache}/mlflow-auth-proxy is touched, except for Debian packages that are missing:
+# as root with apt they are installed, otherwise the one command to run is printed. A complete environment is verified and
+# reused; one that is incomplete, or made by a Python that is gone, is completed or made anew.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+requirements=$here/tests/e2e/requirements.txt
+version=$(sed -n 's/^mlflow\[auth\]==//p' "$requirements")
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/mlflow-auth-proxy
+env=$cache/mlflow-$version
+
+say() { printf '%s\n' "$*" >&2; }
+
+# need_packages PACKAGE... : Debian packages without which the tests cannot run.
+need_packages() {
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        say "Installing $* ..."
+        if apt-get update -qq >&2 &&
+            DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2; then
+            return
+        fi
+        say "apt-get could not install: $*"
+        exit 1
+    fi
+    local sudo=sudo
+    [ "$(id -u)" = 0 ] && sudo=
+    say "Missing on this machine: $*. Run this once, then try again:"
+    say "    $sudo apt-get update && $sudo apt-get install -y $*"
+    exit 1
+}
+
+system_packages() {
+    local missing=()
+    command -v cc >/dev/null || missing+=(build-essential)
+    command -v openssl >/dev/null || missing+=(openssl)
+    command -v python3 >/dev/null || missing+=(python3)
+    # Debian ships python3 without the part that makes environments.
+    python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+    [ ${#missing[@]} = 0 ] || need_packages "${missing[@]}"
+    python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
+        say "MLflow $version needs Python 3.10 or newer; python3 here is $(python3 --version 2>&1)."
+        exit 1
+    }
+}
+
+# True when the interpreter runs and every pinned package is there, in its pinned version, and loads.
+complete() {
+    [ -x "$env/bin/python" ] && "$env/bin/python" - "$requirements" 2>/dev/null <<'PYTHON'
+import importlib
+import re
+import sys
+from importlib.metadata import version
+
+for line in open(sys.argv[1]):
+    line = line.split("#")[0].strip()
+    if not line:
+        continue
+    name, wanted = re.fullmatch(r"([A-Za-z0-9_.-]+)(?:\[[a-z,]+\])?==(\S+)", line).groups()
+    if version(name) != wanted:
+        sys.exit(f"{name} is {version(name)}, not {wanted}")
+for module in ("flask_wtf", "sklearn", "requests", "pytest", "pytest_timeout", "sqlalchemy", "uvicorn"):
+    importlib.import_module(module)
+PYTHON
+}
+
+make_it() {
+    if [ -d "$env" ] && ! "$env/bin/python" -m pip --version >/dev/null 2>&1; then
+        say "The environment in $env is broken; making it anew."
+        rm -rf "$env"
+    fi
+    if [ ! -d "$env" ]; then
+        say "Making a private Python environment in $env ..."
+        python3 -m venv "$env"
+    fi
+    say "Installing MLflow $version and the test tools (a minute or two) ..."
+    "$env/bin/python" -m pip install --quiet --disable-pip-version-check --no-input -r "$requirements" >&2
+}
+
+system_packages
+mkdir -p "$cache"
+# Two at once would trip over each other; `quickstart` takes the same lock.
+exec 9>"$env.lock"
+if command -v flock >/dev/null; then flock 9; fi
+
+if ! complete; then
+    make_it
+    if ! complete; then
+        say "The environment is still incomplete; making it anew."
+        rm -rf "$env"
+        make_it
+        complete || {
+            say "MLflow $version could not be installed in $env. Look at the messages of pip above."
+            exit 1
+        }
+    fi
+fi
+printf '%s\n' "$env/bin/python"

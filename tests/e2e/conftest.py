@@ -1,0 +1,91 @@
+"""One MLflow and one proxy for the whole session; every test brings its own users and unique names."""
+
+import pytest
+
+from harness import PROXIES, Mlflow, Proxy, Tls, World
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("e2e")
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(folder):
+    server = Mlflow(folder / "mlflow")
+    try:
+        yield server.wait()
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def proxy(mlflow_server, folder):
+    """The proxy most tests go through: plain HTTP on loopback."""
+    yield from running(Proxy(folder / "proxy", mlflow_server.url))
+
+
+@pytest.fixture(scope="session")
+def tls_proxy(mlflow_server, folder):
+    """The same over TLS."""
+    yield from running(Proxy(folder / "proxy-tls", mlflow_server.url, tls=Tls.make(folder)))
+
+
+@pytest.fixture
+def start_proxy(mlflow_server, tmp_path):
+    """Starts further proxies with settings of their own, for tests about one of them."""
+    started = []
+
+    def start(settings=None, upstream=None, ready="/readyz"):
+        one = Proxy(tmp_path / f"proxy-{len(started)}", upstream or mlflow_server.url, settings=settings)
+        started.append(one)
+        return one.start(ready)
+
+    yield start
+    for one in started:
+        one.stop()
+
+
+def running(one):
+    try:
+        yield one.start()
+    finally:
+        code = one.stop()
+    assert code == 0, f"the proxy ended with {code}:\n{one.process.output()[-4000:]}"
+
+
+@pytest.fixture(scope="session")
+def admin(proxy):
+    return proxy.admin()
+
+
+@pytest.fixture
+def alice(proxy):
+    return proxy.person("alice")
+
+
+@pytest.fixture
+def bob(proxy):
+    return proxy.person("bob")
+
+
+@pytest.fixture
+def world(alice):
+    """Alice's experiment, run, logged model and registered model."""
+    return World.make(alice)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """What the proxies said belongs to a failure's report."""
+    outcome = yield
+    report = outcome.get_result()
+    if report.when == "call" and report.failed:
+        for one in PROXIES[-2:]:
+            if one.process and one.process.log.exists():
+                report.sections.append((f"end of {one.process.log.parent.name}/proxy.log", one.process.output()[-3000:]))
+
+
+def pytest_collection_modifyitems(items):
+    """The search for secrets comes last: then there is most to find."""
+    items.sort(key=lambda item: item.get_closest_marker("last") is not None)

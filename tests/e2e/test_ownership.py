@@ -1,0 +1,239 @@
+"""Who makes something owns it; what is deleted or renamed takes its grants along."""
+
+import threading
+
+import pytest
+
+from harness import World, unique, wait_until
+
+API = "/api/2.0/mlflow"
+
+
+def level(person, kind, key, asker=None):
+    """What the proxy says that `person` may do, or None when the asker may not know."""
+    answer = (asker or person).get("/api/3.0/mlflow/users/permissions/get",
+                                   {"username": person.name, "resource_type": kind, "resource_id": key})
+    return answer.json()["permission"] if answer.status_code == 200 else None
+
+
+def create_model(person, name):
+    return person.post(f"{API}/registered-models/create", {"name": name})
+
+
+def get_model(person, name):
+    return person.get(f"{API}/registered-models/get", {"name": name})
+
+
+def test_the_creator_gets_manage_and_can_delete(alice, bob):
+    experiment = alice.ok("POST", f"{API}/experiments/create", {"name": unique("mine")})["experiment_id"]
+    assert level(alice, "experiment", experiment) == "MANAGE"
+    assert level(bob, "experiment", experiment) == "NO_PERMISSIONS"
+    model = unique("mine")
+    assert create_model(alice, model).status_code == 200
+    assert level(alice, "registered_model", model) == "MANAGE"
+    assert alice.delete(f"{API}/registered-models/delete", {"name": model}).status_code == 200
+    assert alice.post(f"{API}/experiments/delete", {"experiment_id": experiment}).status_code == 200
+    gone = alice.ok("GET", f"{API}/experiments/get", params={"experiment_id": experiment})
+    assert gone["experiment"]["lifecycle_stage"] == "deleted"
+    assert alice.post(f"{API}/experiments/restore", {"experiment_id": experiment}).status_code == 200
+
+
+def test_the_grant_is_there_when_the_answer_is(alice):
+    """No window in which the creator cannot use what they just made."""
+    for _ in range(10):
+        experiment = alice.ok("POST", f"{API}/experiments/create", {"name": unique("fast")})["experiment_id"]
+        assert alice.post(f"{API}/runs/create", {"experiment_id": experiment}).status_code == 200
+
+
+def test_a_name_that_exists_gives_nothing(alice, bob, world):
+    taken = bob.post(f"{API}/experiments/create", {"name": world.experiment_name})
+    assert taken.status_code == 400
+    assert taken.json()["error_code"] == "RESOURCE_ALREADY_EXISTS"
+    assert level(bob, "experiment", world.experiment) == "NO_PERMISSIONS"
+    assert create_model(bob, world.model).status_code in (400, 403)
+    assert get_model(bob, world.model).status_code == 403
+    assert level(alice, "registered_model", world.model) == "MANAGE"
+
+
+def test_deleting_a_model_drops_everybodys_grants(alice, bob, proxy, world):
+    alice.grant(bob, "registered_model", world.model, "EDIT")
+    assert get_model(bob, world.model).status_code == 200
+    assert alice.delete(f"{API}/registered-models/delete", {"name": world.model}).status_code == 200
+    for person in (alice, bob):
+        assert level(person, "registered_model", world.model) == "NO_PERMISSIONS"
+    # Another makes one of the same name: it is theirs alone.
+    carol = proxy.person("carol")
+    assert create_model(carol, world.model).status_code == 200
+    assert get_model(carol, world.model).status_code == 200
+    for person in (alice, bob):
+        assert get_model(person, world.model).status_code == 403
+        assert level(person, "registered_model", world.model) == "NO_PERMISSIONS"
+
+
+def test_renaming_a_model_moves_the_grants(alice, bob, proxy, world):
+    alice.grant(bob, "registered_model", world.model, "READ")
+    new = unique("renamed")
+    assert bob.post(f"{API}/registered-models/rename", {"name": world.model, "new_name": new}).status_code == 403
+    assert alice.post(f"{API}/registered-models/rename", {"name": world.model, "new_name": new}).status_code == 200
+    assert level(alice, "registered_model", new) == "MANAGE"
+    assert level(bob, "registered_model", new) == "READ"
+    assert get_model(bob, new).status_code == 200
+    assert level(alice, "registered_model", world.model) == "NO_PERMISSIONS"
+    assert level(bob, "registered_model", world.model) == "NO_PERMISSIONS"
+    # The old name is free, and what another makes under it is theirs alone.
+    carol = proxy.person("carol")
+    assert create_model(carol, world.model).status_code == 200
+    for person in (alice, bob):
+        assert get_model(person, world.model).status_code == 403
+    assert get_model(carol, new).status_code == 403
+
+
+def test_a_rename_onto_anothers_model_changes_nothing(alice, bob, world):
+    mine = unique("mine")
+    assert create_model(bob, mine).status_code == 200
+    renamed = bob.post(f"{API}/registered-models/rename", {"name": mine, "new_name": world.model})
+    assert renamed.status_code in (400, 403), renamed.text
+    assert get_model(bob, mine).status_code == 200
+    assert get_model(bob, world.model).status_code == 403
+    assert level(alice, "registered_model", world.model) == "MANAGE"
+
+
+def test_a_failed_delete_keeps_the_grants(alice, bob, world):
+    alice.grant(bob, "registered_model", world.model, "READ")
+    gone = alice.delete(f"{API}/model-versions/delete", {"name": world.model, "version": "99"})
+    assert gone.status_code == 404, gone.text
+    assert get_model(bob, world.model).status_code == 200
+
+
+def test_somebody_denied_a_name_cannot_take_it(alice, bob, admin):
+    """A DENY on a name that is not there yet holds for whoever would make it."""
+    name = unique("reserved")
+    admin.ok("POST", "/api/3.0/mlflow/users/permissions/grant", {
+        "username": bob.name, "resource_type": "registered_model", "resource_id": name, "permission": "DENY"})
+    assert create_model(bob, name).status_code == 403
+    assert create_model(alice, name).status_code == 200
+
+
+def test_prompts_are_a_namespace_of_their_own(alice, bob, mlflow_server):
+    """A grant on models is none on prompts, and the tag that makes one of the other is for administrators."""
+    prompt = unique("prompt")
+    tags = [{"key": "mlflow.prompt.is_prompt", "value": "true"}]
+    alice.ok("POST", f"{API}/registered-models/create", {"name": prompt, "tags": tags})
+    assert level(alice, "prompt", prompt) == "MANAGE"
+    assert level(alice, "registered_model", prompt) == "NO_PERMISSIONS"
+    assert get_model(alice, prompt).status_code == 200
+    alice.grant(bob, "prompt", prompt, "READ")
+    assert get_model(bob, prompt).status_code == 200
+    model = unique("model")
+    create_model(alice, model)
+    before = mlflow_server.state()
+    flip = alice.post(f"{API}/registered-models/set-tag", {"name": model, "key": "mlflow.prompt.is_prompt", "value": "true"})
+    assert flip.status_code == 403
+    flip = alice.delete(f"{API}/registered-models/delete-tag", {"name": prompt, "key": "mlflow.prompt.is_prompt"})
+    assert flip.status_code == 403
+    assert mlflow_server.state() == before
+
+
+def test_an_ordinary_user_chooses_no_artifact_location(alice, world, mlflow_server):
+    before = mlflow_server.state()
+    for location in ("/etc", "file:///etc", f"mlflow-artifacts:/{world.experiment}", "s3://bucket/x", "mlflow-artifacts:/"):
+        made = alice.post(f"{API}/experiments/create", {"name": unique("where"), "artifact_location": location})
+        assert made.status_code == 403, f"{location}: {made.status_code} {made.text}"
+    assert mlflow_server.state() == before
+
+
+def test_a_creation_whose_client_leaves_still_has_an_owner(alice, proxy):
+    """The client hangs up right after sending; the effect runs to its end."""
+    import json
+    import socket
+
+    name = unique("left")
+    body = json.dumps({"name": name}).encode()
+    head = (f"POST {API}/experiments/create HTTP/1.1\r\nHost: 127.0.0.1:{proxy.port}\r\n"
+            f"Authorization: {alice.session.headers['Authorization']}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n").encode()
+    alice.get(f"{API}/users/current")
+    with socket.create_connection(("127.0.0.1", proxy.port)) as connection:
+        connection.sendall(head + body)
+
+    def mine():
+        found = alice.ok("POST", f"{API}/experiments/search", {"max_results": 5, "filter": f"name = '{name}'"})
+        return found.get("experiments")
+
+    (experiment,) = wait_until(mine, 10, "the experiment that was asked for has an owner")
+    assert level(alice, "experiment", experiment["experiment_id"]) == "MANAGE"
+
+
+def test_two_who_create_the_same_name_at_once(proxy):
+    """Exactly one of them gets it."""
+    people = [proxy.person("racer") for _ in range(4)]
+    for _ in range(3):
+        name, answers = unique("race"), {}
+        threads = [threading.Thread(target=lambda p=p: answers.update({p.name: create_model(p, name).status_code}))
+                   for p in people]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        winners = [person for person in people if answers[person.name] == 200]
+        assert len(winners) == 1, answers
+        for person in people:
+            allowed = get_model(person, name).status_code
+            assert allowed == (200 if person is winners[0] else 403)
+
+
+# ---- requests that name two things: permission on one is no permission on the other
+
+
+@pytest.fixture
+def worlds(alice, bob):
+    return World.make(alice), World.make(bob)
+
+
+VERSIONS = f"{API}/model-versions/create"
+
+# method, path, the fields that name `x`'s thing beside `mine`, and whether MLflow itself takes them when x is mine.
+DEPUTIES = [
+    ("POST", f"{API}/runs/log-batch", lambda mine, x: {"run_id": mine.run, "metrics": [
+        {"key": "m", "value": 1, "timestamp": 1, "step": 0, "model_id": x.logged_model}]}, True),
+    ("POST", f"{API}/runs/log-metric", lambda mine, x: {
+        "run_id": mine.run, "key": "m", "value": 1, "timestamp": 1, "model_id": x.logged_model}, True),
+    ("POST", f"{API}/runs/log-inputs", lambda mine, x: {
+        "run_id": mine.run, "models": [{"model_id": x.logged_model}]}, True),
+    ("POST", f"{API}/runs/outputs", lambda mine, x: {
+        "run_id": mine.run, "models": [{"model_id": x.logged_model, "step": 0}]}, True),
+    ("POST", f"{API}/logged-models", lambda mine, x: {
+        "experiment_id": mine.experiment, "name": "m", "source_run_id": x.run}, True),
+    ("POST", VERSIONS, lambda mine, x: {"name": mine.model, "source": f"models:/{x.model}/1"}, True),
+    ("POST", VERSIONS, lambda mine, x: {
+        "name": mine.model, "source": f"models:/{x.logged_model}", "model_id": x.logged_model}, True),
+    ("POST", VERSIONS, lambda mine, x: {
+        "name": mine.model, "source": f"models:/{x.logged_model}", "model_id": mine.logged_model}, True),
+    ("POST", VERSIONS, lambda mine, x: {"name": mine.model, "source": f"runs:/{x.run}/folder", "run_id": x.run}, True),
+    ("POST", VERSIONS, lambda mine, x: {"name": mine.model, "source": f"runs:/{x.run}/folder", "run_id": mine.run}, True),
+    ("POST", VERSIONS, lambda mine, x: {"name": mine.model, "run_id": x.run,
+                                        "source": f"mlflow-artifacts:/{x.experiment}/{x.run}/artifacts"}, True),
+    ("POST", VERSIONS, lambda mine, x: {"name": mine.model, "run_id": mine.run,
+                                        "source": f"mlflow-artifacts:/{x.experiment}/{x.run}/artifacts"}, True),
+    ("POST", VERSIONS, lambda mine, x: {"name": mine.model, "source": "file:///etc"}, False),
+    ("POST", VERSIONS, lambda mine, x: {"name": mine.model, "source": "/etc"}, False),
+    ("POST", VERSIONS, lambda mine, x: {"name": mine.model, "source": "file:///etc", "run_id": mine.run}, False),
+    ("GET", "/ajax-api/2.0/mlflow/metrics/get-history-bulk?metric_key=metric",
+     lambda mine, x: {"run_id": [mine.run, x.run]}, True),
+    ("GET", f"{API}/metrics/get-history-bulk-interval?metric_key=metric&max_results=5",
+     lambda mine, x: {"run_ids": [mine.run, x.run]}, True),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "fields", "works"), DEPUTIES)
+def test_permission_on_one_is_none_on_the_other(worlds, mlflow_server, method, path, fields, works):
+    theirs, mine = worlds
+    before = mlflow_server.state()
+    where = "params" if method == "GET" else "json"
+    answer = mine.owner.call(method, path, **{where: fields(mine, theirs)})
+    assert answer.status_code == 403, f"{answer.status_code} {answer.text}"
+    assert World.SECRET not in answer.text
+    assert mlflow_server.state() == before
+    if works:
+        answer = mine.owner.call(method, path, **{where: fields(mine, mine)})
+        assert answer.status_code == 200, f"{answer.status_code} {answer.text}"
