@@ -1,25 +1,168 @@
-//! stub
+//! What we serve ourselves: MLflow's API for users and grants in both its generations, and our own for access tokens.
+//!
+//! A request that arrives here is authenticated and its body read; nothing here reaches MLflow. Status codes, shapes and
+//! messages are those of MLflow 3.17.2 (`mlflow.server.auth`) and, for the per-resource grants, of 3.9, the newest that
+//! has them; where we differ, the function says why.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::to_bytes;
+use axum::routing::{MethodRouter, delete, get, patch, post};
+use bytes::Bytes;
+use http::{HeaderValue, Method, StatusCode, Uri, header};
+use tower::ServiceExt as _;
+
+use crate::authn::Authn;
+use crate::authz::{Identity, Policy};
+use crate::clock::Clock;
+use crate::config;
+use crate::http::{ErrorCode, Reply};
+use crate::store::Store;
+
+mod asked;
+mod grants;
+mod json;
+mod refusal;
+mod resource_permissions;
+mod shapes;
+mod tokens;
+mod users;
+
+use asked::Caller;
+use refusal::Refusal;
+use resource_permissions::{EXPERIMENTS, Family, REGISTERED_MODELS};
+
+pub use refusal::Denial;
+
+/// Answers management requests.
+#[derive(Clone, Debug)]
+pub struct Pages {
+    router: Router,
+}
+
+/// What every answer may touch.
 #[derive(Debug)]
-pub struct Pages;
+struct Parts {
+    store: Arc<Store>,
+    authn: Arc<Authn>,
+    config: config::Authn,
+    policy: Policy,
+    clock: Clock,
+}
+
+/// What an answer's function gives: a success, or a refusal.
+type Answer = Result<shapes::Shape, Refusal>;
+
 impl Pages {
-    pub fn new(
-        _: std::sync::Arc<crate::store::Store>,
-        _: std::sync::Arc<crate::authn::Authn>,
-        _: crate::config::Authn,
-        _: crate::authz::Policy,
-        _: crate::clock::Clock,
-    ) -> Self {
-        Self
+    /// Pages over this store.
+    #[must_use]
+    pub fn new(store: Arc<Store>, authn: Arc<Authn>, config: config::Authn, policy: Policy, clock: Clock) -> Self {
+        let parts = Parts { store, authn, config, policy, clock };
+        Self { router: router().with_state(Arc::new(parts)) }
     }
-    pub fn owns(_: &str) -> bool {
-        false
+
+    /// Whether a request for this canonical path, without its query, is answered here and nowhere else.
+    #[must_use]
+    pub fn owns(path: &str) -> bool {
+        if path == "/auth" || path.starts_with("/auth/") {
+            return true;
+        }
+        let below = TWINS.iter().find_map(|twin| path.strip_prefix(twin));
+        below.is_some_and(|path| OWNED.iter().any(|owned| path.starts_with(owned)))
     }
+
+    /// Answers one request. `address` is the client's, after trusted proxies.
+    ///
+    /// A 403 carries a [`Denial`] among its extensions, for the log.
     pub async fn answer(
         &self,
-        _: std::sync::Arc<crate::authz::Identity>,
-        _: std::net::IpAddr,
-        _: http::Request<bytes::Bytes>,
-    ) -> http::Response<bytes::Bytes> {
-        todo!()
+        identity: Arc<Identity>,
+        address: IpAddr,
+        request: http::Request<Bytes>,
+    ) -> http::Response<Bytes> {
+        let (mut head, body) = request.into_parts();
+        head.extensions.insert(Caller { identity, address, body });
+        let request = http::Request::from_parts(head, axum::body::Body::empty());
+        let response = match self.router.clone().oneshot(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        };
+        let (mut head, body) = response.into_parts();
+        // Secrets and other people's names: for this caller and this moment only.
+        head.headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        // No limit: it is ours and in memory already.
+        let body = to_bytes(body, usize::MAX).await.unwrap_or_else(|error| {
+            tracing::error!(%error, "an answer of our own broke off");
+            head.status = StatusCode::INTERNAL_SERVER_ERROR;
+            Bytes::new()
+        });
+        http::Response::from_parts(head, body)
     }
 }
+
+/// The two prefixes under which MLflow answers everything: for programs and for its own web pages.
+const TWINS: [&str; 2] = ["/api", "/ajax-api"];
+
+/// Below a twin. Whole folders: what MLflow's auth API has there and we do not must not reach an MLflow without auth.
+const OWNED: [&str; 4] = [
+    "/2.0/mlflow/users/",
+    "/3.0/mlflow/users/",
+    "/2.0/mlflow/experiments/permissions/",
+    "/2.0/mlflow/registered-models/permissions/",
+];
+
+fn router() -> Router<Arc<Parts>> {
+    let own = Router::new()
+        .route("/auth/api/v1/me", get(users::me))
+        .route("/auth/api/v1/tokens", get(tokens::list).post(tokens::create).delete(tokens::revoke))
+        .route("/auth/api/v1/tokens/{id}", delete(tokens::revoke_by_path))
+        .route("/auth/api/v1/tokens/{id}/rotate", post(tokens::rotate));
+    TWINS
+        .iter()
+        .fold(own, |router, twin| router.nest(twin, mlflow()))
+        .fallback(unknown)
+        .method_not_allowed_fallback(other_method)
+}
+
+fn mlflow() -> Router<Arc<Parts>> {
+    Router::new()
+        .route("/2.0/mlflow/users/create", post(users::create))
+        .route("/2.0/mlflow/users/get", get(users::get))
+        .route("/2.0/mlflow/users/list", get(users::list))
+        .route("/2.0/mlflow/users/current", get(users::current))
+        .route("/2.0/mlflow/users/update-password", patch(users::update_password))
+        .route("/2.0/mlflow/users/update-admin", patch(users::update_admin))
+        .route("/2.0/mlflow/users/delete", delete(users::delete))
+        .route("/3.0/mlflow/users/current/permissions", get(grants::current))
+        .route("/3.0/mlflow/users/permissions/list", get(grants::list))
+        .route("/3.0/mlflow/users/permissions/get", get(grants::get))
+        .route("/3.0/mlflow/users/permissions/grant", post(grants::grant))
+        .route("/3.0/mlflow/users/permissions/revoke", post(grants::revoke))
+        .merge(per_resource(&EXPERIMENTS))
+        .merge(per_resource(&REGISTERED_MODELS))
+}
+
+fn per_resource(family: &'static Family) -> Router<Arc<Parts>> {
+    let at = |verb: &str, answers: MethodRouter<Arc<Parts>>| {
+        Router::new().route(&format!("/2.0/mlflow/{}/permissions/{verb}", family.folder), answers)
+    };
+    at("create", post(|parts, asked| resource_permissions::create(parts, asked, family)))
+        .merge(at("get", get(|parts, asked| resource_permissions::get(parts, asked, family))))
+        .merge(at("update", patch(|parts, asked| resource_permissions::update(parts, asked, family))))
+        .merge(at("delete", delete(|parts, asked| resource_permissions::delete(parts, asked, family))))
+}
+
+async fn unknown(uri: Uri) -> Refusal {
+    let message = format!("There is nothing at '{}'. Check the path.", uri.path());
+    Reply::new(StatusCode::NOT_FOUND, ErrorCode::EndpointNotFound, message).into()
+}
+
+async fn other_method(method: Method, uri: Uri) -> Refusal {
+    let message = format!("'{}' does not answer {method}. The Allow header says what it answers.", uri.path());
+    Reply::new(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::BadRequest, message).into()
+}
+
+#[cfg(test)]
+mod tests;

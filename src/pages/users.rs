@@ -1,0 +1,204 @@
+//! Accounts: `users/{create,get,list,current,update-password,update-admin,delete}` and `/auth/api/v1/me`.
+//!
+//! Everybody may see who has an account, as in MLflow 3.17; the rest is for oneself or for administrators.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::extract::State;
+use secrecy::SecretString;
+use serde_json::json;
+
+use super::asked::{Asked, refuse_tokens};
+use super::{Answer, Parts, Refusal, shapes};
+use crate::authz::{Grant, Requirement, Scheme, Subject, UserId};
+use crate::crypto::AccessToken;
+use crate::http::Reply;
+use crate::store;
+
+/// The longest name, in characters; MLflow's own column has the same width.
+const MAX_NAME_CHARS: usize = 255;
+/// MLflow's own bound.
+const MIN_PASSWORD_CHARS: usize = 12;
+/// With the longest name it still fits into the header that carries both.
+const MAX_PASSWORD_BYTES: usize = 1024;
+
+/// `POST users/create`. MLflow 3.17 answers three fields and older ones six; we answer six.
+pub(super) async fn create(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer {
+    parts.require(&asked, Requirement::Admin { change: true })?;
+    if !asked.is_json() {
+        return Err(Asked::not_json());
+    }
+    let params = asked.params()?;
+    let (name, password) = (params.text_or_null("username")?, params.text_or_null("password")?);
+    if name.is_empty() || password.is_empty() {
+        return Err(Reply::invalid("Username and password cannot be empty.").into());
+    }
+    check_name(name)?;
+    let password = new_password(password)?;
+    let taken = || Refusal::exists(format!("User (username={name}) already exists."));
+    // Asked before a core is spent on the hash; the store's answer is the one that counts.
+    if parts.store.user_by_name(name).await?.is_some() {
+        return Err(taken());
+    }
+    let hash = parts.authn.hash_password(password).await?;
+    let user =
+        parts.store.create_user(&asked.actor(), name, Some(&hash), false).await.map_err(|error| match error {
+            store::Error::Exists(_) => taken(),
+            other => other.into(),
+        })?;
+    Ok(shapes::Shape::ok(json!({ "user": shapes::user_with_grants(&user, &[]) })))
+}
+
+/// `GET users/get?username=`.
+pub(super) async fn get(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer {
+    let params = asked.params()?;
+    let name = params.text("username")?;
+    parts.require_self_or_admin(&asked, name)?;
+    let user = parts.user(name).await?;
+    let grants = parts.store.grants_of(&Subject::User(user.id)).await?;
+    Ok(shapes::Shape::ok(json!({ "user": shapes::user_with_grants(&user, &grants) })))
+}
+
+/// `GET users/list`: everybody sees everybody's name, but only their own roles.
+pub(super) async fn list(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer {
+    let mut users = parts.store.users().await?;
+    users.sort_unstable_by_key(|user| user.id);
+    let mut grants: HashMap<UserId, Vec<Grant>> = HashMap::new();
+    if parts.require(&asked, Requirement::Admin { change: false }).is_ok() {
+        for grant in parts.store.grants().await? {
+            match grant.subject {
+                Subject::User(user) => grants.entry(user).or_default().push(grant),
+                Subject::Group(_) | Subject::Role(_) => {}
+            }
+        }
+    } else {
+        let own = parts.store.grants_of(&Subject::User(asked.identity.user)).await?;
+        grants.insert(asked.identity.user, own);
+    }
+    let of = |user: UserId| grants.get(&user).map_or(&[] as &[Grant], Vec::as_slice);
+    let users: Vec<_> = users.iter().map(|user| shapes::user_with_roles(user, of(user.id))).collect();
+    Ok(shapes::Shape::ok(json!({ "users": users })))
+}
+
+/// `GET users/current`: exactly three fields of the user.
+///
+/// `is_basic_auth` makes MLflow's pages offer to log out, which works for whatever a browser sends as Basic.
+pub(super) async fn current(asked: Asked) -> Answer {
+    let is_basic_auth = match asked.identity.scheme {
+        Scheme::Password | Scheme::Token(_) => true,
+    };
+    let who = &asked.identity;
+    let user = json!({ "id": who.user.0, "username": &*who.name, "is_admin": who.admin });
+    Ok(shapes::Shape::ok(json!({ "is_basic_auth": is_basic_auth, "user": user })))
+}
+
+/// `PATCH users/update-password`: one's own with `current_password`, anybody's for an administrator.
+pub(super) async fn update_password(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer {
+    refuse_tokens(&asked, "change passwords")?;
+    let params = asked.params()?;
+    let name = params.text("username")?;
+    if !asked.is(name) {
+        parts.require(&asked, Requirement::Admin { change: true })?;
+    }
+    let password = params.text_or_null("password")?;
+    let user = parts.user(name).await?;
+    if asked.is(name) {
+        let current = params.optional_text("current_password")?.filter(|current| !current.is_empty());
+        let Some(current) = current else {
+            return Err(Reply::invalid("Current password is required when changing your own password.").into());
+        };
+        if !parts.authn.verify_password(&user, current.into(), asked.address).await? {
+            return Err(Reply::invalid("Current password does not match.").into());
+        }
+        if password == current {
+            return Err(Reply::invalid("New password must differ from the current password.").into());
+        }
+    }
+    let hash = parts.authn.hash_password(new_password(password)?).await?;
+    let changed = parts.store.set_password(&asked.actor(), user.id, &hash).await;
+    parts.authn.forget(user.id);
+    changed.map_err(|error| gone(error, name))?;
+    Ok(shapes::Shape::done())
+}
+
+/// `PATCH users/update-admin`. MLflow also takes numbers for `is_admin`, and lets the last administrator leave.
+pub(super) async fn update_admin(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer {
+    parts.require(&asked, Requirement::Admin { change: true })?;
+    let params = asked.params()?;
+    let (name, admin) = (params.text("username")?, params.boolean("is_admin")?);
+    let user = parts.user(name).await?;
+    let changed = parts.store.set_admin(&asked.actor(), user.id, admin).await;
+    parts.authn.forget(user.id);
+    changed.map_err(|error| gone(error, name))?;
+    Ok(shapes::Shape::done())
+}
+
+/// `DELETE users/delete`; also their access tokens and grants.
+pub(super) async fn delete(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer {
+    parts.require(&asked, Requirement::Admin { change: true })?;
+    let params = asked.params()?;
+    let name = params.text("username")?;
+    if asked.is(name) {
+        let message = "Users cannot delete their own account. Ask another admin to delete this user instead.";
+        return Err(Refusal::bad_request(message));
+    }
+    let user = parts.user(name).await?;
+    let deleted = parts.store.delete_user(&asked.actor(), user.id).await;
+    parts.authn.forget(user.id);
+    deleted.map_err(|error| gone(error, name))?;
+    Ok(shapes::Shape::done())
+}
+
+/// `GET /auth/api/v1/me`: who am I to this proxy, and what may this credential do?
+pub(super) async fn me(asked: Asked) -> Answer {
+    let who = &asked.identity;
+    let token = match who.scheme {
+        Scheme::Password => None,
+        Scheme::Token(id) => Some(id.0),
+    };
+    Ok(shapes::Shape::ok(json!({
+        "id": who.user.0,
+        "name": &*who.name,
+        "admin": who.admin,
+        "scheme": who.scheme.as_str(),
+        "token_id": token,
+        "scopes": who.limits.scopes(),
+    })))
+}
+
+/// A user who was there a moment ago.
+fn gone(error: store::Error, name: &str) -> Refusal {
+    match error {
+        store::Error::NotFound(_) => Refusal::no_user(name),
+        other => other.into(),
+    }
+}
+
+/// HTTP Basic cannot carry every name that MLflow stores.
+fn check_name(name: &str) -> Result<(), Refusal> {
+    let fits = name.chars().count() <= MAX_NAME_CHARS;
+    if fits && !name.contains(':') && !name.contains(char::is_control) && name.trim() == name {
+        return Ok(());
+    }
+    let message = format!(
+        "Username must have at most {MAX_NAME_CHARS} characters, no ':', no control characters and no space at either end."
+    );
+    Err(Reply::invalid(message).into())
+}
+
+fn new_password(password: &str) -> Result<SecretString, Refusal> {
+    if password.chars().count() < MIN_PASSWORD_CHARS {
+        return Err(Reply::invalid(format!("Password must be at least {MIN_PASSWORD_CHARS} characters.")).into());
+    }
+    if password.len() > MAX_PASSWORD_BYTES || password.contains(char::is_control) {
+        let message = format!("Password must have at most {MAX_PASSWORD_BYTES} bytes and no control characters.");
+        return Err(Reply::invalid(message).into());
+    }
+    if AccessToken::looks_like(password) {
+        // It would be read as a token for ever, and its owner locked out.
+        let message = format!("Password must not start with '{}', as access tokens do.", AccessToken::PREFIX);
+        return Err(Reply::invalid(message).into());
+    }
+    Ok(password.into())
+}
