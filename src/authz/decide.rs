@@ -13,6 +13,18 @@ pub struct Policy {
     pub default_permission: Permission,
 }
 
+impl Policy {
+    /// What grants and default come to: `granted` is what the grants say, `None` when none speaks.
+    #[must_use]
+    pub fn level(self, granted: Option<Permission>) -> Permission {
+        match granted {
+            None => self.default_permission,
+            Some(level) if level.refuses() => level,
+            Some(level) => level.max(self.default_permission),
+        }
+    }
+}
+
 /// One thing that has to be true before a request may be forwarded.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Requirement {
@@ -74,7 +86,7 @@ impl fmt::Display for Denied {
         match self {
             Self::NotAdmin => f.write_str("This needs an administrator."),
             Self::Privileged(what) => write!(f, "Only an administrator may {what}."),
-            Self::MayNotCreate(kind) => write!(f, "You may not create a {}.", kind.noun()),
+            Self::MayNotCreate(kind) => write!(f, "You may not create {}s.", kind.noun()),
             Self::Missing { permission, resource } => write!(
                 f,
                 "{permission} on {resource} is required. Ask somebody who holds MANAGE on it, or an administrator."
@@ -199,11 +211,7 @@ fn level_refuses(who: &Identity, resource: &Resource) -> bool {
 }
 
 fn level(who: &Identity, policy: Policy, resource: &Resource) -> Permission {
-    match who.grants.level(resource.kind, &resource.key) {
-        None => policy.default_permission,
-        Some(level) if level.refuses() => level,
-        Some(level) => level.max(policy.default_permission),
-    }
+    policy.level(who.grants.level(resource.kind, &resource.key))
 }
 
 /// Which resources of a kind somebody may read, known before a list is asked for.

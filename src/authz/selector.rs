@@ -150,7 +150,7 @@ pub enum SelectorError {
     Empty,
     #[error("a selector may have at most {} characters", Selector::MAX_CHARS)]
     TooLong,
-    #[error("a {0} is selected by id or `*`, not by a glob on its name")]
+    #[error("{0}s are selected by id or `*`, not by a glob on their name")]
     NoGlob(&'static str),
 }
 

@@ -1,185 +1,194 @@
-//! Grants: `users/permissions/*` of MLflow 3.13 and later, and the permission API of single resources before that.
+//! Grants to users, MLflow's newer API (3.13 on): `users/permissions/{get,list,grant,revoke}`.
+//!
+//! Who holds MANAGE on a resource shares it. What speaks of many, `*` and `glob:PATTERN`, is for administrators.
 
-use serde_json::{Value, json};
+use std::sync::Arc;
 
-use super::{Action, Answer, Call, Pages, already, denied, missing, refused, subject};
-use crate::authz::{Grant, Permission, Resource, ResourceKind, Selector, UserId};
+use axum::extract::State;
+use serde_json::json;
+
+use super::asked::{Asked, Params};
+use super::{Answer, Parts, Refusal, shapes};
+use crate::authz::{Grant, GrantSet, Permission, Requirement, Resource, ResourceKind, Selector, Subject};
 use crate::http::Reply;
 use crate::store;
 
-impl Pages {
-    pub(super) async fn list_permissions(&self, user: UserId, admin: bool) -> Answer {
-        let grants = self.store.grants_of(&subject(user)).await.map_err(refused)?;
-        let row = |grant: &Grant| {
-            json!({
-                // MLflow keeps direct grants in a role of the user's own; its pages know it by this name.
-                "role_id": user.0,
-                "role_name": format!("__user_{user}__"),
-                "workspace": "default",
-                "resource_type": grant.kind.as_str(),
-                "resource_pattern": grant.selector.to_string(),
-                "permission": grant.permission.as_str(),
-            })
-        };
-        Ok(json!({ "is_admin": admin, "permissions": grants.iter().map(row).collect::<Vec<Value>>() }))
-    }
+/// `GET users/current/permissions`. MLflow's pages grey out from it what would be refused.
+pub(super) async fn current(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer {
+    let user = parts.user(&asked.identity.name).await?;
+    let grants = parts.store.grants_of(&Subject::User(user.id)).await?;
+    Ok(shapes::Shape::ok(shapes::permissions(&user, &grants)))
+}
 
-    pub(super) async fn permissions_of(&self, call: &Call) -> Answer {
-        let name = call.fields.text("username")?;
-        if !call.who.admin && *call.who.name != *name {
-            return Err(denied("This needs an administrator."));
+/// `GET users/permissions/list?username=`.
+pub(super) async fn list(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer {
+    let params = asked.params()?;
+    let name = params.text("username")?;
+    parts.require_self_or_admin(&asked, name)?;
+    let user = parts.user(name).await?;
+    let grants = parts.store.grants_of(&Subject::User(user.id)).await?;
+    Ok(shapes::Shape::ok(shapes::permissions(&user, &grants)))
+}
+
+/// `GET users/permissions/get?username=&resource_type=&resource_id=`: what grants and default come to.
+///
+/// As in MLflow, a resource that does not exist is no error, `allowed` means USE, and being an administrator, which no
+/// grant says, does not count.
+pub(super) async fn get(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer {
+    let params = asked.params()?;
+    let kind = kind(params.text("resource_type")?)?;
+    let name = params.text("username")?;
+    parts.require_self_or_admin(&asked, name)?;
+    let selector = selector(kind, params.text("resource_id")?)?;
+    let user = parts.user(name).await?;
+    let grants: GrantSet = parts.store.grants_of(&Subject::User(user.id)).await?.into_iter().collect();
+    let granted = match &selector {
+        Selector::All => grants.level_of_all(kind),
+        Selector::Exact(key) => grants.level(kind, key),
+        Selector::Glob(_) => {
+            return Err(Reply::invalid("Ask for one resource or for '*'; a glob has no permission of its own.").into());
         }
-        let user = self.user(name).await?;
-        self.list_permissions(user.id, user.admin).await
-    }
+    };
+    let permission = parts.policy.level(granted);
+    let allowed = permission.covers(Permission::Use);
+    Ok(shapes::Shape::ok(json!({ "allowed": allowed, "permission": permission.as_str() })))
+}
 
-    pub(super) async fn get_permission(&self, call: &Call) -> Answer {
-        let name = call.fields.text("username")?;
-        let (kind, key) = (kind(call)?, call.fields.text("resource_id")?);
-        if !call.who.admin && *call.who.name != *name {
-            return Err(denied("This needs an administrator."));
+/// `POST users/permissions/grant`: never changes a grant that exists.
+pub(super) async fn grant(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer {
+    let params = asked.params()?;
+    let (kind, selector) = manageable(&parts, &asked, &params)?;
+    let name = params.text("username")?;
+    let permission = grantable(kind, params.text("permission")?)?;
+    let user = parts.user(name).await?;
+    let grant = Grant { subject: Subject::User(user.id), kind, selector, permission };
+    let granted = parts.store.create_grant(&asked.actor(), &grant).await;
+    parts.authn.forget(user.id);
+    granted.map_err(|error| match error {
+        store::Error::Exists(_) => Refusal::exists(sentence(name, kind, &grant.selector, "already exists")),
+        store::Error::NotFound(_) => Refusal::no_user(name),
+        other => other.into(),
+    })?;
+    Ok(shapes::Shape::done())
+}
+
+/// `POST users/permissions/revoke`.
+pub(super) async fn revoke(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer {
+    let params = asked.params()?;
+    let (kind, selector) = manageable(&parts, &asked, &params)?;
+    let name = params.text("username")?;
+    let user = parts.user(name).await?;
+    let revoked = parts.store.delete_grant(&asked.actor(), &Subject::User(user.id), kind, &selector).await;
+    parts.authn.forget(user.id);
+    revoked.map_err(|error| match error {
+        store::Error::NotFound(_) => Refusal::absent(sentence(name, kind, &selector, "not found")),
+        other => other.into(),
+    })?;
+    Ok(shapes::Shape::done())
+}
+
+/// What the request speaks of, once it is known that the caller may manage it. Before anything is said of a user.
+fn manageable(parts: &Parts, asked: &Asked, params: &Params) -> Result<(ResourceKind, Selector), Refusal> {
+    let kind = kind(params.text("resource_type")?)?;
+    let selector = selector(kind, params.text("resource_id")?)?;
+    parts.require(asked, managing(kind, &selector))?;
+    Ok((kind, selector))
+}
+
+/// What it takes to manage the grants on a selector.
+pub(super) fn managing(kind: ResourceKind, selector: &Selector) -> Requirement {
+    match selector {
+        Selector::All | Selector::Glob(_) => Requirement::Admin { change: true },
+        Selector::Exact(key) => {
+            Requirement::Level { permission: Permission::Manage, resource: Resource::new(kind, key.as_str()) }
         }
-        let user = self.user(name).await?;
-        let grants = self.store.grants_of(&subject(user.id)).await.map_err(refused)?;
-        let set: crate::authz::GrantSet = grants.into_iter().collect();
-        let level = match set.level(kind, key) {
-            _ if user.admin => Permission::Manage,
-            None => self.policy.default_permission,
-            Some(level) if level.refuses() => level,
-            Some(level) => level.max(self.policy.default_permission),
-        };
-        Ok(json!({ "allowed": level.covers(Permission::Use), "permission": level.as_str() }))
-    }
-
-    pub(super) async fn grant_permission(&self, call: &Call) -> Answer {
-        let (kind, key) = (kind(call)?, call.fields.text("resource_id")?);
-        let (name, permission) = (call.fields.text("username")?, permission(call)?);
-        let selector = self.shareable(call, kind, key)?;
-        let user = self.user(name).await?;
-        let grant = Grant { subject: subject(user.id), kind, selector, permission };
-        self.store.create_grant(&call.actor(), &grant).await.map_err(|error| match error {
-            store::Error::Exists(_) => already(format!(
-                "Permission for username={name}, resource_type={kind}, resource_id={key} already exists."
-            )),
-            other => refused(other),
-        })?;
-        self.authn.forget(user.id);
-        Ok(json!({}))
-    }
-
-    pub(super) async fn revoke_permission(&self, call: &Call) -> Answer {
-        let (kind, key) = (kind(call)?, call.fields.text("resource_id")?);
-        let name = call.fields.text("username")?;
-        let selector = self.shareable(call, kind, key)?;
-        let user = self.user(name).await?;
-        let gone = self.store.delete_grant(&call.actor(), &subject(user.id), kind, &selector).await;
-        gone.map_err(|error| match error {
-            store::Error::NotFound(_) => {
-                missing(format!("Permission for username={name}, resource_type={kind}, resource_id={key} not found."))
-            }
-            other => refused(other),
-        })?;
-        self.authn.forget(user.id);
-        Ok(json!({}))
-    }
-
-    /// `experiments|registered-models/permissions/{create,get,update,delete}`
-    pub(super) async fn of_resource(&self, call: &Call, kind: ResourceKind, action: Action) -> Answer {
-        let field = if kind == ResourceKind::Experiment { "experiment_id" } else { "name" };
-        let (key, name) = (call.fields.text(field)?, call.fields.text("username")?);
-        let selector = self.shareable(call, kind, key)?;
-        let user = self.user(name).await?;
-        let subject = subject(user.id);
-        let absent = || match kind {
-            ResourceKind::Experiment => {
-                missing(format!("Experiment permission with experiment_id={key} and username={name} not found"))
-            }
-            _ => missing(format!(
-                "Registered model permission with workspace=default, name={key} and username={name} not found"
-            )),
-        };
-        let found = |error| match error {
-            store::Error::NotFound(_) => absent(),
-            store::Error::Exists(_) => match kind {
-                ResourceKind::Experiment => {
-                    already(format!("Experiment permission (experiment_id={key}, username={name}) already exists."))
-                }
-                _ => already(format!(
-                    "Registered model permission (workspace=default, name={key}, username={name}) already exists."
-                )),
-            },
-            other => refused(other),
-        };
-        match action {
-            Action::Create => {
-                let grant = Grant { subject, kind, selector, permission: permission(call)? };
-                self.store.create_grant(&call.actor(), &grant).await.map_err(found)?;
-                self.authn.forget(user.id);
-                Ok(shown(&grant, user.id))
-            }
-            Action::Get => {
-                let grants = self.store.grants_of(&subject).await.map_err(refused)?;
-                let grant = grants.iter().find(|grant| grant.kind == kind && grant.selector == selector);
-                Ok(shown(grant.ok_or_else(absent)?, user.id))
-            }
-            Action::Update => {
-                let grant = Grant { subject, kind, selector, permission: permission(call)? };
-                self.store.update_grant(&call.actor(), &grant).await.map_err(found)?;
-                self.authn.forget(user.id);
-                Ok(json!({}))
-            }
-            Action::Delete => {
-                self.store.delete_grant(&call.actor(), &subject, kind, &selector).await.map_err(found)?;
-                self.authn.forget(user.id);
-                Ok(json!({}))
-            }
-        }
-    }
-
-    /// The selector for a key, if the caller may share it: MANAGE on one thing, an administrator for all of them.
-    fn shareable(&self, call: &Call, kind: ResourceKind, key: &str) -> Result<Selector, Reply> {
-        if key == "*" {
-            call.must_be_admin()?;
-            return Ok(Selector::All);
-        }
-        if key.is_empty() || key.chars().count() > Selector::MAX_CHARS || key.contains(char::is_control) {
-            return Err(Reply::invalid(format!(
-                "Invalid resource id. Use 1 to {} characters, or `*`.",
-                Selector::MAX_CHARS
-            )));
-        }
-        self.must_manage(call, &Resource::new(kind, key))?;
-        // MLflow knows names and `*` only: a name that looks like a glob is that name.
-        Ok(Selector::Exact(key.to_owned()))
     }
 }
 
-fn kind(call: &Call) -> Result<ResourceKind, Reply> {
-    let text = call.fields.text("resource_type")?;
-    text.parse().map_err(|_| {
-        let names: Vec<String> = ResourceKind::ALL.iter().map(|kind| format!("'{kind}'")).collect();
-        Reply::invalid(format!("Invalid resource type '{text}'. Valid resource types are: ({})", names.join(", ")))
+/// Reads a selector in a request.
+pub(super) fn selector(kind: ResourceKind, text: &str) -> Result<Selector, Refusal> {
+    let selector = Selector::parse(kind, text).map_err(|error| {
+        Reply::invalid(format!("Invalid resource_pattern '{text}' for resource_type='{kind}': {error}."))
+    })?;
+    match (kind, &selector) {
+        (ResourceKind::Scorer, Selector::Exact(key)) if !key.contains('/') => {
+            Err(Reply::invalid("Invalid scorer resource_id. Expected '<experiment_id>/<scorer_name>'.").into())
+        }
+        _ => Ok(selector),
+    }
+}
+
+/// Reads a level.
+pub(super) fn permission(word: &str) -> Result<Permission, Refusal> {
+    word.parse().map_err(|_| {
+        let valid = quoted(Permission::ALL.map(Permission::as_str));
+        Reply::invalid(format!("Invalid permission '{word}'. Valid permissions are: {valid}")).into()
     })
 }
 
-fn permission(call: &Call) -> Result<Permission, Reply> {
-    let text = call.fields.text("permission")?;
-    text.parse().map_err(|_| {
-        let names: Vec<String> = Permission::ALL.iter().map(|level| format!("'{level}'")).collect();
-        Reply::invalid(format!("Invalid permission '{text}'. Valid permissions are: ({})", names.join(", ")))
-    })
-}
-
-fn shown(grant: &Grant, user: UserId) -> Value {
-    let (key, permission) = (grant.selector.to_string(), grant.permission.as_str());
-    match grant.kind {
-        ResourceKind::Experiment => json!({
-            "experiment_permission": { "experiment_id": key, "user_id": user.0, "permission": permission },
-        }),
-        _ => json!({
-            "registered_model_permission": {
-                "name": key, "user_id": user.0, "permission": permission, "workspace": "default",
-            },
-        }),
+/// The same for the newer API, which does not take `NO_PERMISSIONS`.
+fn grantable(kind: ResourceKind, word: &str) -> Result<Permission, Refusal> {
+    match permission(word)? {
+        Permission::NoPermissions => {
+            let mut words: Vec<_> =
+                Permission::ALL.map(Permission::as_str).into_iter().filter(|w| *w != word).collect();
+            words.sort_unstable();
+            let message = format!(
+                "Invalid permission '{word}' for resource_type='{kind}'. Resource-level grants accept only: {}.",
+                quoted(words)
+            );
+            Err(Reply::invalid(message).into())
+        }
+        permission => Ok(permission),
     }
 }
+
+/// Reads a type of resource. MLflow's tiers below one (`run`, `trace`, ...) inherit here: a grant on them would be kept
+/// and protect nothing, so it is refused.
+fn kind(word: &str) -> Result<ResourceKind, Refusal> {
+    if let Ok(kind) = word.parse() {
+        return Ok(kind);
+    }
+    let message = match word {
+        "workspace" => "resource_type 'workspace' is not supported by the per-user permission convenience APIs. Use \
+             set_workspace_permission / delete_workspace_permission for workspace-wide grants."
+            .to_owned(),
+        tier if MLFLOW_TYPES.contains(&tier) => {
+            format!("resource_type '{tier}' is not supported by the per-user permission convenience APIs.")
+        }
+        other => format!("Invalid resource type '{other}'. Valid resource types are: {}", quoted(MLFLOW_TYPES)),
+    };
+    Err(Reply::invalid(message).into())
+}
+
+fn sentence(user: &str, kind: ResourceKind, selector: &Selector, what: &str) -> String {
+    format!("Permission for user={user} on resource_type={kind}, resource_id={selector} {what}.")
+}
+
+/// As Python shows a tuple of strings.
+fn quoted<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
+    let words: Vec<_> = words.into_iter().map(|word| format!("'{word}'")).collect();
+    format!("({})", words.join(", "))
+}
+
+/// `VALID_RESOURCE_TYPES` of MLflow 3.17.
+const MLFLOW_TYPES: [&str; 18] = [
+    "assessment",
+    "experiment",
+    "gateway_endpoint",
+    "gateway_model_definition",
+    "gateway_secret",
+    "logged_model",
+    "mcp_server",
+    "mcp_server_version",
+    "prompt",
+    "prompt_version",
+    "registered_model",
+    "registered_model_version",
+    "review_queue",
+    "run",
+    "scorer",
+    "scorer_version",
+    "trace",
+    "workspace",
+];

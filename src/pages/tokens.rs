@@ -1,151 +1,172 @@
-//! Access tokens: one's own, or anybody's for an administrator. A token cannot make tokens.
+//! Access tokens of one's own: `/auth/api/v1/tokens`.
+//!
+//! A token may see its owner's tokens and end itself, and nothing else here: whoever steals one cannot make another, and
+//! it ends when it was to end. An administrator sees and ends other people's, never makes them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use axum::extract::{Path, State};
 use serde_json::{Value, json};
 
-use super::{Answer, Call, Pages, already, denied, missing, refused};
-use crate::authz::{Limits, Scheme, TokenId};
+use super::asked::{Asked, Params, refuse_tokens};
+use super::{Answer, Parts, Refusal, shapes};
+use crate::authz::{Denied, Limits, Requirement, Scheme, TokenId, UserId};
 use crate::clock::Timestamp;
 use crate::crypto::AccessToken;
 use crate::http::Reply;
-use crate::store::{self, NewToken, Token, User};
+use crate::store::{self, NewToken, Token};
 
-const NAME_CHARS: usize = 100;
+const DAY: Duration = Duration::from_hours(24);
+/// The longest name of a token, in characters.
+const MAX_NAME_CHARS: usize = 255;
 
-impl Pages {
-    pub(super) fn me(call: &Call) -> Value {
-        let who = &call.who;
-        json!({
-            "username": *who.name,
-            "is_admin": who.admin,
-            "scheme": who.scheme.as_str(),
-            "scopes": who.limits.scopes(),
-        })
-    }
-
-    pub(super) async fn create_token(&self, call: &Call) -> Answer {
-        no_token(call)?;
-        let name = call.fields.text("name")?.trim();
-        if name.is_empty() || name.chars().count() > NAME_CHARS || name.contains(char::is_control) {
-            return Err(Reply::invalid(format!("Invalid name. Use 1 to {NAME_CHARS} characters.")));
-        }
-        let limits = limits(call)?;
-        let owner = self.owner(call).await?;
-        let token = AccessToken::generate();
-        let new = NewToken { user: owner.id, name, hash: token.hash(), limits: &limits, expires: self.expiry(call)? };
-        let made = self.store.create_token(&call.actor(), new).await.map_err(|error| match error {
-            store::Error::Exists(_) => already(format!(
-                "Token with name={name} already exists. Revoke it first, rotate it, or choose another name."
-            )),
-            other => refused(other),
-        })?;
-        Ok(with_secret(self.shown(&made), &token))
-    }
-
-    pub(super) async fn list_tokens(&self, call: &Call) -> Answer {
-        let owner = self.owner(call).await?;
-        let tokens = self.store.tokens_of(owner.id).await.map_err(refused)?;
-        Ok(json!({ "tokens": tokens.iter().map(|token| self.shown(token)).collect::<Vec<Value>>() }))
-    }
-
-    /// A token may end itself, and nothing else.
-    pub(super) async fn revoke_token(&self, call: &Call, id: i64) -> Answer {
-        let token = self.theirs(call, TokenId(id)).await?;
-        if let Scheme::Token(own) = call.who.scheme
-            && own != token.id
-        {
-            return Err(denied("An access token can revoke itself only. Sign in with the password."));
-        }
-        self.store.revoke_token(&call.actor(), token.id).await.map_err(refused)?;
-        self.authn.forget(token.user);
-        Ok(json!({}))
-    }
-
-    pub(super) async fn rotate_token(&self, call: &Call, id: i64) -> Answer {
-        no_token(call)?;
-        let token = self.theirs(call, TokenId(id)).await?;
-        let secret = AccessToken::generate();
-        let rotated = self.store.rotate_token(&call.actor(), token.id, secret.hash(), self.expiry(call)?).await;
-        let rotated = rotated.map_err(|error| match error {
-            store::Error::NotFound(_) => missing(format!("Token with id={id} not found, or revoked.")),
-            other => refused(other),
-        })?;
-        self.authn.forget(token.user);
-        Ok(with_secret(self.shown(&rotated), &secret))
-    }
-
-    /// The caller, or whom an administrator named with `user`.
-    async fn owner(&self, call: &Call) -> Result<User, Reply> {
-        let name = call.fields.text_if_any("user")?.unwrap_or(&call.who.name);
-        if *name != *call.who.name {
-            call.must_be_admin()?;
-        }
-        self.user(name).await
-    }
-
-    /// A token of the caller's; to others it does not exist.
-    async fn theirs(&self, call: &Call, id: TokenId) -> Result<Token, Reply> {
-        let token = self.store.token(id).await.map_err(refused)?;
-        let visible = token.filter(|token| token.user == call.who.user || call.must_be_admin().is_ok());
-        visible.ok_or_else(|| missing(format!("Token with id={id} not found.")))
-    }
-
-    fn expiry(&self, call: &Call) -> Result<Timestamp, Reply> {
-        let days = call.fields.integer("expires_in_days")?;
-        let most = self.config.token_max_days;
-        match u32::try_from(days) {
-            Ok(days) if days >= 1 && days <= most => {
-                Ok(self.clock.now().plus(Duration::from_secs(u64::from(days) * 24 * 60 * 60)))
-            }
-            _ => Err(Reply::invalid(format!("Parameter 'expires_in_days' must be between 1 and {most}. Got: {days}"))),
-        }
-    }
-
-    fn shown(&self, token: &Token) -> Value {
-        let state = match token.revoked {
-            Some(_) => "revoked",
-            None if token.expires <= self.clock.now() => "expired",
-            None => "live",
-        };
-        json!({
-            "id": token.id.0,
-            "name": token.name,
-            "state": state,
-            "scopes": token.limits.scopes(),
-            "created_at": token.created.0,
-            "expires_at": token.expires.0,
-            "last_used_at": token.last_used.map(|at| at.0),
-            "revoked_at": token.revoked.map(|at| at.0),
-        })
-    }
+/// `GET /auth/api/v1/tokens[?user=]`: newest first, ended ones included, secrets never.
+pub(super) async fn list(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer {
+    let (owner, name) = owner(&parts, &asked, Requirement::Admin { change: false }).await?;
+    let now = parts.clock.now();
+    let tokens = parts.store.tokens_of(owner).await?;
+    let tokens: Vec<_> = tokens.iter().map(|token| shapes::token(token, &name, now)).collect();
+    Ok(shapes::Shape::ok(json!({ "tokens": tokens })))
 }
 
-fn no_token(call: &Call) -> Result<(), Reply> {
-    match call.who.scheme {
-        Scheme::Password => Ok(()),
-        Scheme::Token(_) => Err(denied("An access token cannot make or rotate tokens. Sign in with the password.")),
-    }
+/// `POST /auth/api/v1/tokens` with `name`, `expires_in_days` and perhaps `scopes`: the only answer with the secret.
+pub(super) async fn create(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer {
+    refuse_tokens(&asked, "make access tokens")?;
+    only_own(&asked)?;
+    let params = asked.fields(&["name", "expires_in_days", "scopes"])?;
+    let name = params.text("name")?;
+    check_name(name)?;
+    let expires = expiry(&parts, params.integer("expires_in_days")?)?;
+    let scopes = params.optional_texts("scopes")?;
+    let limits = Limits::parse(scopes.iter().map(String::as_str))
+        .map_err(|error| Reply::invalid(format!("Invalid value for parameter 'scopes' supplied: {error}.")))?;
+    let secret = AccessToken::generate();
+    let user = asked.identity.user;
+    let token = NewToken { user, name, hash: secret.hash(), limits: &limits, expires };
+    let token = parts.store.create_token(&asked.actor(), token).await.map_err(|error| taken(error, name))?;
+    Ok(shapes::Shape::created(with_secret(&parts, &asked, &token, &secret)))
 }
 
-fn limits(call: &Call) -> Result<Limits, Reply> {
-    let wrong = || Reply::invalid("Invalid value for parameter 'scopes' supplied: it must be a list of strings.");
-    let scopes = match call.fields.get("scopes") {
-        None => Vec::new(),
-        Some(Value::Array(scopes)) => {
-            scopes.iter().map(Value::as_str).collect::<Option<Vec<&str>>>().ok_or_else(wrong)?
-        }
-        Some(_) => return Err(wrong()),
+/// `DELETE /auth/api/v1/tokens` with `{"id": ...}`.
+pub(super) async fn revoke(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer {
+    let params = if asked.is_json() { asked.fields(&["id"])? } else { asked.params()? };
+    end(&parts, &asked, TokenId(params.integer("id")?)).await
+}
+
+/// `DELETE /auth/api/v1/tokens/{id}`.
+pub(super) async fn revoke_by_path(State(parts): State<Arc<Parts>>, Path(id): Path<String>, asked: Asked) -> Answer {
+    end(&parts, &asked, number(&id)?).await
+}
+
+/// `POST /auth/api/v1/tokens/{id}/rotate`, perhaps with `expires_in_days`; without it the token ends when it was to end.
+pub(super) async fn rotate(State(parts): State<Arc<Parts>>, Path(id): Path<String>, asked: Asked) -> Answer {
+    refuse_tokens(&asked, "rotate access tokens")?;
+    only_own(&asked)?;
+    let id = number(&id)?;
+    let params = asked.fields(&["expires_in_days"])?;
+    let token = find(&parts, id, asked.identity.user).await?;
+    let expires = match params.optional_integer("expires_in_days")? {
+        Some(days) => expiry(&parts, days)?,
+        None if token.expires > parts.clock.now() => token.expires,
+        None => return Err(Reply::invalid("The token has expired. Say 'expires_in_days' to renew it.").into()),
     };
-    if scopes.len() > 100 {
-        return Err(Reply::invalid("A token may have at most 100 scopes."));
-    }
-    Limits::parse(scopes).map_err(|error| Reply::invalid(format!("Invalid scope: {error}.")))
+    let secret = AccessToken::generate();
+    let rotated = parts.store.rotate_token(&asked.actor(), id, secret.hash(), expires).await;
+    parts.authn.forget(token.user);
+    let rotated = rotated.map_err(|error| match error {
+        store::Error::NotFound(_) => Refusal::absent(format!("Token with id={id} was revoked. Make a new one.")),
+        other => taken(other, &token.name),
+    })?;
+    Ok(shapes::Shape::ok(with_secret(&parts, &asked, &rotated, &secret)))
 }
 
-fn with_secret(mut shown: Value, token: &AccessToken) -> Value {
-    if let Value::Object(members) = &mut shown {
-        members.insert("token".to_owned(), Value::from(token.reveal()));
+async fn end(parts: &Parts, asked: &Asked, id: TokenId) -> Answer {
+    if asked.identity.limits.read_only {
+        return Err(Denied::TokenIsReadOnly.into());
     }
-    shown
+    match asked.identity.scheme {
+        Scheme::Password => {}
+        Scheme::Token(own) if own == id => {}
+        Scheme::Token(_) => return Err(Refusal::token_may_not("revoke another access token")),
+    }
+    let (owner, _) = owner(parts, asked, Requirement::Admin { change: true }).await?;
+    let token = find(parts, id, owner).await?;
+    let revoked = parts.store.revoke_token(&asked.actor(), token.id).await;
+    parts.authn.forget(owner);
+    revoked.map_err(|error| match error {
+        store::Error::NotFound(_) => absent(id),
+        other => other.into(),
+    })?;
+    Ok(shapes::Shape::done())
+}
+
+/// Whose tokens are meant: `?user=`, which takes an administrator, or the caller.
+async fn owner(parts: &Parts, asked: &Asked, needed: Requirement) -> Result<(UserId, String), Refusal> {
+    let params = Params::Query(asked.query()?);
+    match params.optional_text("user")? {
+        Some(name) if !asked.is(name) => {
+            parts.require(asked, needed)?;
+            let user = parts.user(name).await?;
+            Ok((user.id, user.name))
+        }
+        Some(_) | None => Ok((asked.identity.user, asked.identity.name.to_string())),
+    }
+}
+
+/// A secret is for its owner: nobody makes or rotates another's token.
+fn only_own(asked: &Asked) -> Result<(), Refusal> {
+    match Params::Query(asked.query()?).optional_text("user")? {
+        Some(name) if !asked.is(name) => {
+            Err(Reply::invalid("Access tokens can only be made and rotated by their owner. Leave 'user' out.").into())
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// The token, when it is this user's. Another's looks as if there were none.
+async fn find(parts: &Parts, id: TokenId, owner: UserId) -> Result<Token, Refusal> {
+    let token = parts.store.token(id).await?;
+    token.filter(|token| token.user == owner).ok_or_else(|| absent(id))
+}
+
+fn absent(id: TokenId) -> Refusal {
+    Refusal::absent(format!("Token with id={id} not found"))
+}
+
+fn taken(error: store::Error, name: &str) -> Refusal {
+    match error {
+        store::Error::Exists(_) => {
+            Refusal::exists(format!("You have a token named '{name}'. Revoke it, or choose another name."))
+        }
+        other => other.into(),
+    }
+}
+
+fn with_secret(parts: &Parts, asked: &Asked, token: &Token, secret: &AccessToken) -> Value {
+    shapes::with(shapes::token(token, &asked.identity.name, parts.clock.now()), "token", secret.reveal())
+}
+
+fn check_name(name: &str) -> Result<(), Refusal> {
+    let fits = (1..=MAX_NAME_CHARS).contains(&name.chars().count());
+    if fits && !name.contains(char::is_control) && name.trim() == name {
+        return Ok(());
+    }
+    let message = format!(
+        "Parameter 'name' must have 1 to {MAX_NAME_CHARS} characters, no control characters and no space at either end."
+    );
+    Err(Reply::invalid(message).into())
+}
+
+fn expiry(parts: &Parts, days: i64) -> Result<Timestamp, Refusal> {
+    let max = parts.config.token_max_days;
+    match u32::try_from(days) {
+        Ok(days) if (1..=max).contains(&days) => Ok(parts.clock.now().plus(DAY * days)),
+        _ => Err(Reply::invalid(format!("Parameter 'expires_in_days' must be from 1 to {max}. Got: {days}")).into()),
+    }
+}
+
+fn number(id: &str) -> Result<TokenId, Refusal> {
+    let number = id.parse().map(TokenId);
+    number.map_err(|_| Reply::invalid(format!("Parameter 'id' must be an integer. Got: '{id}'")).into())
 }

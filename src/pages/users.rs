@@ -1,166 +1,204 @@
-//! Accounts: `users/{create,get,list,current,update-password,update-admin,delete}`.
+//! Accounts: `users/{create,get,list,current,update-password,update-admin,delete}` and `/auth/api/v1/me`.
+//!
+//! Everybody may see who has an account, as in MLflow 3.17; the rest is for oneself or for administrators.
 
-use http::StatusCode;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::extract::State;
 use secrecy::SecretString;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::{Answer, Call, Pages, already, denied, not_hashed, refused, subject};
-use crate::authz::{ResourceKind, Scheme};
-use crate::config;
-use crate::http::{ErrorCode, Reply};
-use crate::store::{self, User};
+use super::asked::{Asked, refuse_tokens};
+use super::{Answer, Parts, Refusal, shapes};
+use crate::authz::{Grant, Requirement, Scheme, Subject, UserId};
+use crate::crypto::AccessToken;
+use crate::http::Reply;
+use crate::store;
 
-/// MLflow's own minimum since 3.13, in its words; the rest is [`config::check_password`]'s.
-const PASSWORD_CHARS: usize = 12;
+/// The longest name, in characters; MLflow's own column has the same width.
+const MAX_NAME_CHARS: usize = 255;
+/// MLflow's own bound.
+const MIN_PASSWORD_CHARS: usize = 12;
+/// With the longest name it still fits into the header that carries both.
+const MAX_PASSWORD_BYTES: usize = 1024;
 
-impl Pages {
-    pub(super) async fn create_user(&self, call: &Call) -> Answer {
-        call.must_be_admin()?;
-        let name = call.fields.text_if_any("username")?.unwrap_or_default();
-        let password = call.fields.text_if_any("password")?.unwrap_or_default();
-        if name.is_empty() || password.is_empty() {
-            return Err(Reply::invalid("Username and password cannot be empty."));
-        }
-        check_name(name)?;
-        check_password(password)?;
-        if self.store.user_by_name(name).await.map_err(refused)?.is_some() {
-            return Err(taken(name));
-        }
-        let hash = self.authn.hash_password(SecretString::from(password)).await.map_err(not_hashed)?;
-        let made = self.store.create_user(&call.actor(), name, Some(&hash), false).await;
-        let user = made.map_err(|error| match error {
-            store::Error::Exists(_) => taken(name),
-            other => refused(other),
+/// `POST users/create`. MLflow 3.17 answers three fields and older ones six; we answer six.
+pub(super) async fn create(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer {
+    parts.require(&asked, Requirement::Admin { change: true })?;
+    if !asked.is_json() {
+        return Err(Asked::not_json());
+    }
+    let params = asked.params()?;
+    let (name, password) = (params.text_or_null("username")?, params.text_or_null("password")?);
+    if name.is_empty() || password.is_empty() {
+        return Err(Reply::invalid("Username and password cannot be empty.").into());
+    }
+    check_name(name)?;
+    let password = new_password(password)?;
+    let taken = || Refusal::exists(format!("User (username={name}) already exists."));
+    // Asked before a core is spent on the hash; the store's answer is the one that counts.
+    if parts.store.user_by_name(name).await?.is_some() {
+        return Err(taken());
+    }
+    let hash = parts.authn.hash_password(password).await?;
+    let user =
+        parts.store.create_user(&asked.actor(), name, Some(&hash), false).await.map_err(|error| match error {
+            store::Error::Exists(_) => taken(),
+            other => other.into(),
         })?;
-        Ok(json!({ "user": self.with_permissions(&user).await? }))
-    }
+    Ok(shapes::Shape::ok(json!({ "user": shapes::user_with_grants(&user, &[]) })))
+}
 
-    pub(super) async fn get_user(&self, call: &Call) -> Answer {
-        let name = call.fields.text("username")?;
-        if !call.who.admin && *call.who.name != *name {
-            return Err(denied("This needs an administrator."));
-        }
-        let user = self.user(name).await?;
-        Ok(json!({ "user": self.with_permissions(&user).await? }))
-    }
+/// `GET users/get?username=`.
+pub(super) async fn get(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer {
+    let params = asked.params()?;
+    let name = params.text("username")?;
+    parts.require_self_or_admin(&asked, name)?;
+    let user = parts.user(name).await?;
+    let grants = parts.store.grants_of(&Subject::User(user.id)).await?;
+    Ok(shapes::Shape::ok(json!({ "user": shapes::user_with_grants(&user, &grants) })))
+}
 
-    /// Anybody who signed in may know who is here: MLflow's own sharing dialogue needs it.
-    pub(super) async fn list_users(&self) -> Answer {
-        let users = self.store.users().await.map_err(refused)?;
-        let users: Vec<Value> = users
-            .iter()
-            .map(|user| json!({ "id": user.id.0, "username": user.name, "is_admin": user.admin, "roles": [] }))
-            .collect();
-        Ok(json!({ "users": users }))
-    }
-
-    pub(super) fn current_user(call: &Call) -> Value {
-        let who = &call.who;
-        json!({
-            "user": { "id": who.user.0, "username": *who.name, "is_admin": who.admin },
-            "is_basic_auth": who.scheme == Scheme::Password,
-        })
-    }
-
-    pub(super) async fn update_password(&self, call: &Call) -> Answer {
-        let name = call.fields.text("username")?;
-        let password = call.fields.text("password")?;
-        if call.who.scheme != Scheme::Password {
-            return Err(denied("An access token cannot change passwords. Sign in with the password."));
-        }
-        let is_self = *call.who.name == *name;
-        if !is_self && !call.who.admin {
-            return Err(denied("This needs an administrator."));
-        }
-        let user = self.user(name).await?;
-        check_password(password)?;
-        if is_self {
-            let Some(current) = call.fields.text_if_any("current_password")?.filter(|current| !current.is_empty())
-            else {
-                return Err(Reply::invalid("Current password is required when changing your own password."));
-            };
-            let right = self.authn.verify_password(&user, SecretString::from(current), call.address).await;
-            if !right.map_err(not_hashed)? {
-                return Err(Reply::invalid("Current password does not match."));
-            }
-            if current == password {
-                return Err(Reply::invalid("New password must differ from the current password."));
+/// `GET users/list`: everybody sees everybody's name, but only their own roles.
+pub(super) async fn list(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer {
+    let mut users = parts.store.users().await?;
+    users.sort_unstable_by_key(|user| user.id);
+    let mut grants: HashMap<UserId, Vec<Grant>> = HashMap::new();
+    if parts.require(&asked, Requirement::Admin { change: false }).is_ok() {
+        for grant in parts.store.grants().await? {
+            match grant.subject {
+                Subject::User(user) => grants.entry(user).or_default().push(grant),
+                Subject::Group(_) | Subject::Role(_) => {}
             }
         }
-        let hash = self.authn.hash_password(SecretString::from(password)).await.map_err(not_hashed)?;
-        self.store.set_password(&call.actor(), user.id, &hash).await.map_err(refused)?;
-        self.authn.forget(user.id);
-        Ok(json!({}))
+    } else {
+        let own = parts.store.grants_of(&Subject::User(asked.identity.user)).await?;
+        grants.insert(asked.identity.user, own);
     }
+    let of = |user: UserId| grants.get(&user).map_or(&[] as &[Grant], Vec::as_slice);
+    let users: Vec<_> = users.iter().map(|user| shapes::user_with_roles(user, of(user.id))).collect();
+    Ok(shapes::Shape::ok(json!({ "users": users })))
+}
 
-    pub(super) async fn update_admin(&self, call: &Call) -> Answer {
-        call.must_be_admin()?;
-        let name = call.fields.text("username")?;
-        let admin = match call.fields.get("is_admin") {
-            Some(Value::Bool(admin)) => *admin,
-            Some(_) => {
-                return Err(Reply::invalid("Invalid value for parameter 'is_admin' supplied: it must be a boolean."));
-            }
-            None => {
-                call.fields.text("is_admin")?;
-                return Err(Reply::invalid("Missing value for required parameter 'is_admin'."));
-            }
+/// `GET users/current`: exactly three fields of the user.
+///
+/// `is_basic_auth` makes MLflow's pages offer to log out, which works for whatever a browser sends as Basic.
+pub(super) async fn current(asked: Asked) -> Answer {
+    let is_basic_auth = match asked.identity.scheme {
+        Scheme::Password | Scheme::Token(_) => true,
+    };
+    let who = &asked.identity;
+    let user = json!({ "id": who.user.0, "username": &*who.name, "is_admin": who.admin });
+    Ok(shapes::Shape::ok(json!({ "is_basic_auth": is_basic_auth, "user": user })))
+}
+
+/// `PATCH users/update-password`: one's own with `current_password`, anybody's for an administrator.
+pub(super) async fn update_password(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer {
+    refuse_tokens(&asked, "change passwords")?;
+    let params = asked.params()?;
+    let name = params.text("username")?;
+    if !asked.is(name) {
+        parts.require(&asked, Requirement::Admin { change: true })?;
+    }
+    let password = params.text_or_null("password")?;
+    let user = parts.user(name).await?;
+    if asked.is(name) {
+        let current = params.optional_text("current_password")?.filter(|current| !current.is_empty());
+        let Some(current) = current else {
+            return Err(Reply::invalid("Current password is required when changing your own password.").into());
         };
-        let user = self.user(name).await?;
-        self.store.set_admin(&call.actor(), user.id, admin).await.map_err(refused)?;
-        self.authn.forget(user.id);
-        Ok(json!({}))
-    }
-
-    pub(super) async fn delete_user(&self, call: &Call) -> Answer {
-        call.must_be_admin()?;
-        let name = call.fields.text("username")?;
-        if *call.who.name == *name {
-            let message = "Users cannot delete their own account. Ask another admin to delete this user instead.";
-            return Err(Reply::new(StatusCode::BAD_REQUEST, ErrorCode::BadRequest, message));
+        if !parts.authn.verify_password(&user, current.into(), asked.address).await? {
+            return Err(Reply::invalid("Current password does not match.").into());
         }
-        let user = self.user(name).await?;
-        self.store.delete_user(&call.actor(), user.id).await.map_err(refused)?;
-        self.authn.forget(user.id);
-        Ok(json!({}))
+        if password == current {
+            return Err(Reply::invalid("New password must differ from the current password.").into());
+        }
     }
+    let hash = parts.authn.hash_password(new_password(password)?).await?;
+    let changed = parts.store.set_password(&asked.actor(), user.id, &hash).await;
+    parts.authn.forget(user.id);
+    changed.map_err(|error| gone(error, name))?;
+    Ok(shapes::Shape::done())
+}
 
-    /// With the lists that clients up to 3.12 read.
-    async fn with_permissions(&self, user: &User) -> Answer {
-        let grants = self.store.grants_of(&subject(user.id)).await.map_err(refused)?;
-        let of = |kind: ResourceKind, key: &str| -> Vec<Value> {
-            grants
-                .iter()
-                .filter(|grant| grant.kind == kind)
-                .map(|grant| {
-                    json!({
-                        key: grant.selector.to_string(), "user_id": user.id.0, "permission": grant.permission.as_str(),
-                    })
-                })
-                .collect()
-        };
-        Ok(json!({
-            "id": user.id.0,
-            "username": user.name,
-            "is_admin": user.admin,
-            "experiment_permissions": of(ResourceKind::Experiment, "experiment_id"),
-            "registered_model_permissions": of(ResourceKind::RegisteredModel, "name"),
-            "scorer_permissions": [],
-        }))
+/// `PATCH users/update-admin`. MLflow also takes numbers for `is_admin`, and lets the last administrator leave.
+pub(super) async fn update_admin(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer {
+    parts.require(&asked, Requirement::Admin { change: true })?;
+    let params = asked.params()?;
+    let (name, admin) = (params.text("username")?, params.boolean("is_admin")?);
+    let user = parts.user(name).await?;
+    let changed = parts.store.set_admin(&asked.actor(), user.id, admin).await;
+    parts.authn.forget(user.id);
+    changed.map_err(|error| gone(error, name))?;
+    Ok(shapes::Shape::done())
+}
+
+/// `DELETE users/delete`; also their access tokens and grants.
+pub(super) async fn delete(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer {
+    parts.require(&asked, Requirement::Admin { change: true })?;
+    let params = asked.params()?;
+    let name = params.text("username")?;
+    if asked.is(name) {
+        let message = "Users cannot delete their own account. Ask another admin to delete this user instead.";
+        return Err(Refusal::bad_request(message));
+    }
+    let user = parts.user(name).await?;
+    let deleted = parts.store.delete_user(&asked.actor(), user.id).await;
+    parts.authn.forget(user.id);
+    deleted.map_err(|error| gone(error, name))?;
+    Ok(shapes::Shape::done())
+}
+
+/// `GET /auth/api/v1/me`: who am I to this proxy, and what may this credential do?
+pub(super) async fn me(asked: Asked) -> Answer {
+    let who = &asked.identity;
+    let token = match who.scheme {
+        Scheme::Password => None,
+        Scheme::Token(id) => Some(id.0),
+    };
+    Ok(shapes::Shape::ok(json!({
+        "id": who.user.0,
+        "name": &*who.name,
+        "admin": who.admin,
+        "scheme": who.scheme.as_str(),
+        "token_id": token,
+        "scopes": who.limits.scopes(),
+    })))
+}
+
+/// A user who was there a moment ago.
+fn gone(error: store::Error, name: &str) -> Refusal {
+    match error {
+        store::Error::NotFound(_) => Refusal::no_user(name),
+        other => other.into(),
     }
 }
 
-fn taken(name: &str) -> Reply {
-    already(format!("User (username={name}) already exists."))
-}
-
-fn check_name(name: &str) -> Result<(), Reply> {
-    config::check_username(name).map_err(|why| Reply::invalid(format!("Invalid username: it {why}.")))
-}
-
-fn check_password(password: &str) -> Result<(), Reply> {
-    if password.chars().count() < PASSWORD_CHARS {
-        return Err(Reply::invalid(format!("Password must be at least {PASSWORD_CHARS} characters.")));
+/// HTTP Basic cannot carry every name that MLflow stores.
+fn check_name(name: &str) -> Result<(), Refusal> {
+    let fits = name.chars().count() <= MAX_NAME_CHARS;
+    if fits && !name.contains(':') && !name.contains(char::is_control) && name.trim() == name {
+        return Ok(());
     }
-    config::check_password(password).map_err(|why| Reply::invalid(format!("Invalid password: it {why}.")))
+    let message = format!(
+        "Username must have at most {MAX_NAME_CHARS} characters, no ':', no control characters and no space at either end."
+    );
+    Err(Reply::invalid(message).into())
+}
+
+fn new_password(password: &str) -> Result<SecretString, Refusal> {
+    if password.chars().count() < MIN_PASSWORD_CHARS {
+        return Err(Reply::invalid(format!("Password must be at least {MIN_PASSWORD_CHARS} characters.")).into());
+    }
+    if password.len() > MAX_PASSWORD_BYTES || password.contains(char::is_control) {
+        let message = format!("Password must have at most {MAX_PASSWORD_BYTES} bytes and no control characters.");
+        return Err(Reply::invalid(message).into());
+    }
+    if AccessToken::looks_like(password) {
+        // It would be read as a token for ever, and its owner locked out.
+        let message = format!("Password must not start with '{}', as access tokens do.", AccessToken::PREFIX);
+        return Err(Reply::invalid(message).into());
+    }
+    Ok(password.into())
 }

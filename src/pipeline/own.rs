@@ -11,6 +11,7 @@ use super::{Checked, Error, Proxy, Record};
 use crate::authn;
 use crate::authz::Identity;
 use crate::http::{Body, ErrorCode, Reply, Response, read_bounded};
+use crate::pages::Denial;
 
 /// What MLflow says to whoever is not signed in.
 pub(super) const NOT_AUTHENTICATED: &str = "You are not authenticated. Please see \
@@ -34,6 +35,9 @@ impl Proxy {
         };
         let request = http::Request::from_parts(checked.head, body);
         let response = self.pages.answer(identity, checked.address, request).await;
+        if let Some(Denial(reason)) = response.extensions().get() {
+            record.denied(reason);
+        }
         Ok(response.map(Body::from))
     }
 }

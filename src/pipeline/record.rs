@@ -105,7 +105,7 @@ impl Record {
             Error::Head(_) | Error::UnknownHost | Error::Path(_) | Error::Query(_) => metrics.edge_refused(reason),
             Error::CrossOrigin | Error::Denied(_) => {
                 metrics.denied(reason);
-                self.audit(error);
+                self.audit(error.to_string());
             }
             Error::Authn(authn::Error::Store(error)) => tracing::error!(%error, "a request could not be authenticated"),
             Error::Authn(_) => metrics.authentication_failed(reason),
@@ -128,12 +128,19 @@ impl Record {
         }
     }
 
+    /// A 403 of the pages, which have their own words for it.
+    pub(super) fn denied(&mut self, reason: &'static str) {
+        self.denied = Some(reason);
+        self.telemetry.metrics.denied(reason);
+        self.audit(format!("refused: {reason}"));
+    }
+
     fn upstream_failed(&self, error: &upstream::Error) {
         self.telemetry.metrics.upstream_failed(error.kind());
         tracing::warn!(operation = self.operation, %error, "MLflow gave no usable answer");
     }
 
-    fn audit(&self, error: &Error) {
+    fn audit(&self, detail: String) {
         let token = self.identity.as_ref().and_then(|identity| match identity.scheme {
             Scheme::Token(id) => Some(id),
             Scheme::Password => None,
@@ -144,7 +151,7 @@ impl Record {
             actor: Actor { name, token, address: Some(self.address) },
             action: "request.denied".to_owned(),
             target: self.operation.to_owned(),
-            detail: error.to_string(),
+            detail,
         });
     }
 

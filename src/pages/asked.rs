@@ -1,0 +1,257 @@
+//! One request as the answers see it: who asks, and its parameters, read strictly.
+//!
+//! Where MLflow 3.17 looks for parameters (`_get_request_param`): GET in the query, POST and PATCH in the JSON body,
+//! DELETE in the JSON body when it says it is one, else in the query. It reads the first of a repeated name; we refuse.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::extract::FromRequestParts;
+use bytes::Bytes;
+use http::request::Parts as Head;
+use http::{HeaderMap, Method, header};
+use serde_json::Value;
+
+use super::json::Fields;
+use super::{Parts, Refusal};
+use crate::authz::{Denied, Identity, Requirement, Scheme, authorize};
+use crate::http::{Query, Reply};
+use crate::store::{Actor, User};
+
+/// What travels beside the request to its answer.
+#[derive(Clone, Debug)]
+pub(super) struct Caller {
+    pub(super) identity: Arc<Identity>,
+    pub(super) address: IpAddr,
+    pub(super) body: Bytes,
+}
+
+/// One request.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) identity: Arc<Identity>,
+    pub(super) address: IpAddr,
+    method: Method,
+    query: Option<String>,
+    is_json: bool,
+    body: Bytes,
+}
+
+impl<S: Sync> FromRequestParts<S> for Asked {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(head: &mut Head, _: &S) -> Result<Self, Refusal> {
+        let Caller { identity, address, body } = head.extensions.remove().ok_or_else(Refusal::internal)?;
+        Ok(Self {
+            identity,
+            address,
+            method: head.method.clone(),
+            query: head.uri.query().map(str::to_owned),
+            is_json: is_json(&head.headers),
+            body,
+        })
+    }
+}
+
+impl Asked {
+    /// The parameters, from where MLflow looks for them.
+    pub(super) fn params(&self) -> Result<Params, Refusal> {
+        let in_query = match self.method {
+            Method::GET | Method::HEAD => true,
+            Method::DELETE => !self.is_json,
+            _ => false,
+        };
+        if in_query {
+            return Ok(Params::Query(self.query()?));
+        }
+        // As MLflow: a body that does not call itself JSON is as good as none.
+        let body: &[u8] = if self.is_json { &self.body } else { &[] };
+        Ok(Params::Fields(Fields::parse(body)?))
+    }
+
+    /// The query, whatever the method.
+    pub(super) fn query(&self) -> Result<Query, Refusal> {
+        let query = Query::parse(self.query.as_deref().unwrap_or_default());
+        query.map_err(|error| Reply::invalid(format!("The query cannot be read: {error}.")).into())
+    }
+
+    /// The JSON body of a request to our own API, which may have no other fields than these.
+    pub(super) fn fields(&self, known: &[&str]) -> Result<Params, Refusal> {
+        if !self.is_json && !self.body.is_empty() {
+            return Err(Self::not_json());
+        }
+        let fields = Fields::parse(&self.body)?;
+        fields.only(known)?;
+        Ok(Params::Fields(fields))
+    }
+
+    /// Whether a body says of itself that it is JSON.
+    pub(super) fn is_json(&self) -> bool {
+        self.is_json
+    }
+
+    /// What MLflow says to a body that is not JSON.
+    pub(super) fn not_json() -> Refusal {
+        Reply::invalid("Invalid content type. Must be application/json").into()
+    }
+
+    /// For the audit.
+    pub(super) fn actor(&self) -> Actor {
+        let token = match self.identity.scheme {
+            Scheme::Password => None,
+            Scheme::Token(id) => Some(id),
+        };
+        Actor { name: self.identity.name.to_string(), token, address: Some(self.address) }
+    }
+
+    /// Whether `name` is the caller's own.
+    pub(super) fn is(&self, name: &str) -> bool {
+        *self.identity.name == *name
+    }
+}
+
+impl Parts {
+    /// Refuses who does not meet the requirement.
+    pub(super) fn require(&self, asked: &Asked, requirement: Requirement) -> Result<(), Refusal> {
+        let _permit = authorize(&asked.identity, self.policy, &[requirement])?;
+        Ok(())
+    }
+
+    /// The same for somebody who only wants to look: a read-only token does, whatever level looking takes.
+    pub(super) fn require_to_look(&self, asked: &Asked, requirement: Requirement) -> Result<(), Refusal> {
+        let mut who = Identity::clone(&asked.identity);
+        who.limits.read_only = false;
+        let _permit = authorize(&who, self.policy, &[requirement])?;
+        Ok(())
+    }
+
+    /// Oneself, or an administrator: who may read what belongs to one user.
+    pub(super) fn require_self_or_admin(&self, asked: &Asked, name: &str) -> Result<(), Refusal> {
+        if asked.is(name) { Ok(()) } else { self.require(asked, Requirement::Admin { change: false }) }
+    }
+
+    /// The user of this name, or MLflow's 404. Ask only after it is known that the caller may know.
+    pub(super) async fn user(&self, name: &str) -> Result<User, Refusal> {
+        self.store.user_by_name(name).await?.ok_or_else(|| Refusal::no_user(name))
+    }
+}
+
+/// Refuses a token what only its owner's password may do.
+pub(super) fn refuse_tokens(asked: &Asked, what: &str) -> Result<(), Refusal> {
+    match asked.identity.scheme {
+        Scheme::Password => Ok(()),
+        Scheme::Token(_) if asked.identity.limits.read_only => Err(Denied::TokenIsReadOnly.into()),
+        Scheme::Token(_) => Err(Refusal::token_may_not(what)),
+    }
+}
+
+/// The parameters of a request.
+#[derive(Debug)]
+pub(super) enum Params {
+    Query(Query),
+    Fields(Fields),
+}
+
+impl Params {
+    /// A text that must be there.
+    pub(super) fn text(&self, name: &str) -> Result<&str, Refusal> {
+        self.optional_text(name)?.ok_or_else(|| missing(name))
+    }
+
+    /// A text that may be absent. `null` is not absent.
+    pub(super) fn optional_text(&self, name: &str) -> Result<Option<&str>, Refusal> {
+        match self {
+            Self::Query(query) => query.only(name).map_err(|_| repeated(name)),
+            Self::Fields(fields) => match fields.get(name) {
+                None => Ok(None),
+                Some(Value::String(text)) => Ok(Some(text)),
+                Some(other) => Err(wrong(name, other)),
+            },
+        }
+    }
+
+    /// A text that must be there, where MLflow reads `null` as the empty one.
+    pub(super) fn text_or_null(&self, name: &str) -> Result<&str, Refusal> {
+        match self {
+            Self::Fields(fields) if fields.get(name) == Some(&Value::Null) => Ok(""),
+            Self::Fields(_) | Self::Query(_) => self.text(name),
+        }
+    }
+
+    /// A JSON boolean that must be there.
+    pub(super) fn boolean(&self, name: &str) -> Result<bool, Refusal> {
+        match self.value(name)?.ok_or_else(|| missing(name))? {
+            Value::Bool(value) => Ok(value),
+            other => Err(wrong(name, &other)),
+        }
+    }
+
+    /// A whole number that may be absent; in a query, as text.
+    pub(super) fn optional_integer(&self, name: &str) -> Result<Option<i64>, Refusal> {
+        let not_one = |got: &dyn std::fmt::Display| -> Refusal {
+            Reply::invalid(format!("Parameter '{name}' must be an integer. Got: {got}")).into()
+        };
+        match self.value(name)? {
+            None => Ok(None),
+            Some(Value::Number(number)) => number.as_i64().map(Some).ok_or_else(|| not_one(&number)),
+            Some(Value::String(text)) if matches!(self, Self::Query(_)) => {
+                text.parse().map(Some).map_err(|_| not_one(&format!("'{text}'")))
+            }
+            Some(other) => Err(not_one(&other)),
+        }
+    }
+
+    /// A whole number that must be there.
+    pub(super) fn integer(&self, name: &str) -> Result<i64, Refusal> {
+        self.optional_integer(name)?.ok_or_else(|| missing(name))
+    }
+
+    /// A list of texts that may be absent.
+    pub(super) fn optional_texts(&self, name: &str) -> Result<Vec<String>, Refusal> {
+        let Some(value) = self.value(name)? else { return Ok(Vec::new()) };
+        let texts = value.as_array().and_then(|items| {
+            let texts = items.iter().map(|item| item.as_str().map(str::to_owned));
+            texts.collect::<Option<Vec<_>>>()
+        });
+        texts.ok_or_else(|| wrong(name, &value))
+    }
+
+    fn value(&self, name: &str) -> Result<Option<Value>, Refusal> {
+        match self {
+            Self::Query(query) => {
+                Ok(query.only(name).map_err(|_| repeated(name))?.map(|text| Value::String(text.to_owned())))
+            }
+            Self::Fields(fields) => Ok(fields.get(name).cloned()),
+        }
+    }
+}
+
+/// As Flask's `Request.is_json`.
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
+    let essence = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
+
+fn missing(name: &str) -> Refusal {
+    let sentence = "See the API docs for more information about request parameters.";
+    Reply::invalid(format!("Missing value for required parameter '{name}'. {sentence}")).into()
+}
+
+fn repeated(name: &str) -> Refusal {
+    Reply::invalid(format!("Parameter '{name}' is given more than once. Give it once.")).into()
+}
+
+/// Shows what is short and cannot be a secret.
+fn wrong(name: &str, value: &Value) -> Refusal {
+    let (shown, kind) = match value {
+        Value::Null => (" null".to_owned(), "null"),
+        Value::Bool(flag) => (format!(" {flag}"), "a boolean"),
+        Value::Number(_) if name.contains("password") => (String::new(), "a number"),
+        Value::Number(number) => (format!(" {number}"), "a number"),
+        Value::String(_) => (String::new(), "a string"),
+        Value::Array(_) => (String::new(), "an array"),
+        Value::Object(_) => (String::new(), "an object"),
+    };
+    Reply::invalid(format!("Invalid value{shown} for parameter '{name}' supplied: it does not take {kind}.")).into()
+}
