@@ -371,7 +371,7 @@ def test_the_first_password_is_shown_to_a_person_only(mlflow_server, tmp_path):
     os.close(inside)
     try:
         shown = ""
-        while not (found := re.search(r"password\s+(\S+)", shown)):
+        while not (found := re.search(r"^  password  (\S+)\s", shown, re.MULTILINE)):
             assert select.select([terminal], [], [], 20)[0], f"nothing more after: {shown}"
             shown += os.read(terminal, 4096).decode()
         password = secret(found[1])
