@@ -32,16 +32,15 @@ const TO_UPSTREAM: [HeaderName; 18] = [
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// The headers of the request to MLflow, but for those that describe its body.
+/// The headers of the request to MLflow, but for those that describe its body: the client's, less all that is not on
+/// the list, with `Host` and the client's address as we know them.
 #[must_use]
-pub fn to_upstream(from_client: &HeaderMap, upstream: &HeaderValue, client: IpAddr) -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(16);
-    headers.insert(header::HOST, upstream.clone());
-    for (name, value) in from_client {
-        if TO_UPSTREAM.contains(name) {
-            headers.append(name, value.clone());
-        }
+pub fn to_upstream(mut headers: HeaderMap, upstream: &HeaderValue, client: IpAddr) -> HeaderMap {
+    let others: Vec<HeaderName> = headers.keys().filter(|name| !TO_UPSTREAM.contains(name)).cloned().collect();
+    for name in others {
+        headers.remove(name);
     }
+    headers.insert(header::HOST, upstream.clone());
     // Exactly one, and ours: MLflow trusts loopback peers with it, and treats requests without it as local.
     if let Ok(client) = HeaderValue::try_from(client.to_string()) {
         headers.insert(X_FORWARDED_FOR, client);
@@ -51,12 +50,12 @@ pub fn to_upstream(from_client: &HeaderMap, upstream: &HeaderValue, client: IpAd
 
 /// Removes from MLflow's answer what concerns only our connection to it, and names no one should see.
 pub fn from_upstream(headers: &mut HeaderMap, upstream: &http::uri::Authority) {
-    for name in HOP_BY_HOP {
+    // hyper writes one Date; MLflow's Flask routes send two.
+    let not_ours = |name: &&HeaderName| HOP_BY_HOP.contains(name) || **name == header::DATE || **name == header::SERVER;
+    let dropped: Vec<HeaderName> = headers.keys().filter(not_ours).cloned().collect();
+    for name in dropped {
         headers.remove(name);
     }
-    // hyper writes one Date; MLflow's Flask routes send two.
-    headers.remove(header::DATE);
-    headers.remove(header::SERVER);
     if let Some(location) = headers.get(header::LOCATION)
         && let Some(relative) = without_origin(location, upstream)
     {

@@ -10,8 +10,8 @@ fn table() -> Table {
 }
 
 #[track_caller]
-fn operation<'t>(table: &'t Table, method: Method, path: &str) -> &'t Operation {
-    match table.find(&method, path) {
+fn operation<'t>(table: &'t Table, method: &Method, path: &str) -> &'t Operation {
+    match table.find(method, path) {
         Found::Operation { operation, .. } => operation,
         other => panic!("{method} {path}: {other:?}"),
     }
@@ -30,7 +30,7 @@ fn every_route_and_its_twin_is_found() {
         (Method::GET, "/", "Page"),
         (Method::GET, "/static-files/static/js/main.js", "StaticFile"),
     ] {
-        assert_eq!(operation(&table, method, path).name, name, "{path}");
+        assert_eq!(operation(&table, &method, path).name, name, "{path}");
     }
     for path in ["/api/2.0/mlflow/runs/get/", "/api/2.0/mlflow/Runs/get", "/graphql", "/metrics", "/api/2.0/mlflow"] {
         assert!(matches!(table.find(&Method::GET, path), Found::Unlisted), "{path}");
@@ -97,9 +97,9 @@ fn a_table_with_a_mistake_does_not_load() {
     }
 }
 
-fn locate_in(method: Method, path: &str, query: &str, body: &str) -> Result<Vec<Located>, LocateError> {
+fn locate_in(method: &Method, path: &str, query: &str, body: &str) -> Result<Vec<Located>, LocateError> {
     let table = table();
-    let Found::Operation { operation, params } = table.find(&method, path) else { panic!("{path} is in the table") };
+    let Found::Operation { operation, params } = table.find(method, path) else { panic!("{path} is in the table") };
     let mut query = Query::parse(query).expect("a query");
     let mut json = (!body.is_empty()).then(|| Json::parse_object(body.as_bytes()).expect("JSON"));
     let mut input = Input { params: &params, query: &mut query, body: json.as_mut() };
@@ -113,7 +113,7 @@ fn locate_in(method: Method, path: &str, query: &str, body: &str) -> Result<Vec<
 }
 
 #[track_caller]
-fn ids(method: Method, path: &str, query: &str, body: &str, expected: &[(Permission, Thing, &str)]) {
+fn ids(method: &Method, path: &str, query: &str, body: &str, expected: &[(Permission, Thing, &str)]) {
     let located = locate_in(method, path, query, body).expect("locatable");
     let found: Vec<_> = located.iter().map(|l| (l.permission, l.thing, l.id.as_str())).collect();
     assert_eq!(found, expected, "{path}");
@@ -125,34 +125,34 @@ fn every_id_a_request_names_is_found() {
     use Thing::{Artifact, Experiment, LoggedModel, Model, Run};
     const API: &str = "/api/2.0/mlflow";
     let at = |rest: &str| format!("{API}/{rest}");
-    ids(Method::GET, &at("experiments/get"), "experiment_id=12", "", &[(Read, Experiment, "12")]);
-    ids(Method::POST, &at("runs/log-metric"), "", r#"{"run_uuid":"r1"}"#, &[(Edit, Run, "r1")]);
-    ids(Method::POST, &at("runs/log-metric"), "", r#"{"runId":"r1"}"#, &[(Edit, Run, "r1")]);
-    ids(Method::POST, &at("runs/log-metric"), "", r#"{"run_id":"r1","run_uuid":"r1"}"#, &[(Edit, Run, "r1")]);
+    ids(&Method::GET, &at("experiments/get"), "experiment_id=12", "", &[(Read, Experiment, "12")]);
+    ids(&Method::POST, &at("runs/log-metric"), "", r#"{"run_uuid":"r1"}"#, &[(Edit, Run, "r1")]);
+    ids(&Method::POST, &at("runs/log-metric"), "", r#"{"runId":"r1"}"#, &[(Edit, Run, "r1")]);
+    ids(&Method::POST, &at("runs/log-metric"), "", r#"{"run_id":"r1","run_uuid":"r1"}"#, &[(Edit, Run, "r1")]);
     ids(
-        Method::POST,
+        &Method::POST,
         &at("runs/log-batch"),
         "",
         r#"{"run_id":"r1","metrics":[{"key":"a","model_id":"m-1"},{"key":"b","modelId":"m-2"},{"key":"c","model_id":""}]}"#,
         &[(Edit, Run, "r1"), (Edit, LoggedModel, "m-1"), (Edit, LoggedModel, "m-2")],
     );
     ids(
-        Method::GET,
+        &Method::GET,
         "/ajax-api/2.0/mlflow/metrics/get-history-bulk",
         "run_id=a&run_id=b&metric_key=k",
         "",
         &[(Read, Run, "a"), (Read, Run, "b")],
     );
-    ids(Method::DELETE, &at("logged-models/m-9"), "", "", &[(Manage, LoggedModel, "m-9")]);
+    ids(&Method::DELETE, &at("logged-models/m-9"), "", "", &[(Manage, LoggedModel, "m-9")]);
     ids(
-        Method::GET,
+        &Method::GET,
         "/api/2.0/mlflow-artifacts/artifacts/7/r/artifacts/a%2520b",
         "",
         "",
         &[(Read, Artifact, "7/r/artifacts/a b")],
     );
     ids(
-        Method::POST,
+        &Method::POST,
         &at("model-versions/create"),
         "",
         r#"{"name":"n","source":"models:/other/3","run_id":"r"}"#,
@@ -167,21 +167,21 @@ fn every_id_a_request_names_is_found() {
         ("mlflow-artifacts://host:5000/3/r", Artifact, "3/r"),
     ] {
         let body = format!(r#"{{"name":"n","source":"{source}"}}"#);
-        ids(Method::POST, &at("model-versions/create"), "", &body, &[(Edit, Model, "n"), (Read, thing, id)]);
+        ids(&Method::POST, &at("model-versions/create"), "", &body, &[(Edit, Model, "n"), (Read, thing, id)]);
     }
 }
 
 #[test]
 fn what_could_be_read_in_two_ways_is_refused_in_mlflows_words() {
-    let refused = |method: Method, path: &str, query: &str, body: &str| {
+    let refused = |method: &Method, path: &str, query: &str, body: &str| {
         locate_in(method, path, query, body).expect_err("refused").to_string()
     };
     const METRIC: &str = "/api/2.0/mlflow/runs/log-metric";
-    let missing = refused(Method::POST, METRIC, "", "{}");
+    let missing = refused(&Method::POST, METRIC, "", "{}");
     assert!(missing.starts_with("Missing value for required parameter 'run_id'."), "{missing}");
-    assert!(refused(Method::POST, METRIC, "", r#"{"run_id":null}"#).starts_with("Missing value"));
-    assert!(refused(Method::POST, METRIC, "", r#"{"run_id":""}"#).starts_with("Missing value"));
-    let wrong = refused(Method::POST, METRIC, "", r#"{"run_id":31}"#);
+    assert!(refused(&Method::POST, METRIC, "", r#"{"run_id":null}"#).starts_with("Missing value"));
+    assert!(refused(&Method::POST, METRIC, "", r#"{"run_id":""}"#).starts_with("Missing value"));
+    let wrong = refused(&Method::POST, METRIC, "", r#"{"run_id":31}"#);
     assert!(wrong.starts_with("Invalid value 31 for parameter 'run_id' supplied"), "{wrong}");
     for body in [
         r#"{"run_id":"a","run_uuid":"b"}"#,
@@ -190,18 +190,18 @@ fn what_could_be_read_in_two_ways_is_refused_in_mlflows_words() {
         r#"{"run_id":"a/../b"}"#,
         r#"{"run_id":"a","model_id":7}"#,
     ] {
-        refused(Method::POST, METRIC, "", body);
+        refused(&Method::POST, METRIC, "", body);
     }
     const GET: &str = "/api/2.0/mlflow/experiments/get";
     for id in ["01", "%201", "1%20", "%2B1", "-0", "0_0", "1.0", "", "%D9%A1", "%EF%BC%91", "12345678901234567890"] {
-        refused(Method::GET, GET, &format!("experiment_id={id}"), "");
+        refused(&Method::GET, GET, &format!("experiment_id={id}"), "");
     }
-    refused(Method::GET, GET, "experiment_id=1&experiment_id=2", "");
-    refused(Method::GET, GET, "experimentId=1", "");
-    refused(Method::PATCH, "/api/2.0/mlflow/logged-models/m-1", "", r#"{"model_id":"m-2"}"#);
-    refused(Method::PATCH, "/api/2.0/mlflow/logged-models/m-1", "", r#"{"modelId":"m-2"}"#);
-    refused(Method::POST, "/api/2.0/mlflow/runs/log-batch", "", r#"{"run_id":"a","metrics":{"model_id":"x"}}"#);
-    refused(Method::POST, "/ajax-api/2.0/mlflow/upload-artifact", "run_id=a&run_uuid=b", "");
+    refused(&Method::GET, GET, "experiment_id=1&experiment_id=2", "");
+    refused(&Method::GET, GET, "experimentId=1", "");
+    refused(&Method::PATCH, "/api/2.0/mlflow/logged-models/m-1", "", r#"{"model_id":"m-2"}"#);
+    refused(&Method::PATCH, "/api/2.0/mlflow/logged-models/m-1", "", r#"{"modelId":"m-2"}"#);
+    refused(&Method::POST, "/api/2.0/mlflow/runs/log-batch", "", r#"{"run_id":"a","metrics":{"model_id":"x"}}"#);
+    refused(&Method::POST, "/ajax-api/2.0/mlflow/upload-artifact", "run_id=a&run_uuid=b", "");
 }
 
 #[test]

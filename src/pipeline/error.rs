@@ -60,7 +60,7 @@ impl Error {
     pub(super) fn into_response(self, record: &mut Record) -> Response {
         record.failed(&self);
         match self {
-            Self::Authn(error) => own::unauthenticated(error, record.is_browser_xhr()),
+            Self::Authn(error) => own::unauthenticated(&error, record.is_browser_xhr()),
             other => other.reply().into_response(),
         }
     }

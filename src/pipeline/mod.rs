@@ -109,26 +109,26 @@ impl Proxy {
             }
             None => {
                 self.telemetry.metrics.identities.misses.inc();
-                self.authn.authenticate(credential, checked.address).await?
+                Box::pin(self.authn.authenticate(credential, checked.address)).await?
             }
         };
         record.identity(&identity);
         if Pages::owns(path.decoded()) {
-            return self.answer_ourselves(checked, identity, record).await;
+            return Box::pin(self.answer_ourselves(checked, identity, record)).await;
         }
         match found {
             Found::Operation { operation, params } => {
                 record.operation(operation);
                 match operation.send {
                     Send::Query => self.forward_query(checked, &identity, operation, &params, record).await,
-                    Send::Json => self.forward_json(checked, &identity, operation, &params, record).await,
-                    Send::Stream => self.forward_stream(checked, &identity, operation, &params, record).await,
+                    Send::Json => Box::pin(self.forward_json(checked, &identity, operation, &params, record)).await,
+                    Send::Stream => Box::pin(self.forward_stream(checked, &identity, operation, &params, record)).await,
                 }
             }
             Found::OtherMethods(methods) => Err(Error::MethodNotAllowed(methods)),
             Found::Unlisted => {
                 record.unlisted();
-                self.forward_unlisted(checked, &identity, record).await
+                Box::pin(self.forward_unlisted(checked, &identity, record)).await
             }
         }
     }
@@ -187,8 +187,9 @@ impl Proxy {
     }
 
     /// Health, version of the API, static files: nobody has to sign in.
-    async fn forward_public(&self, checked: Checked<'_>, record: &mut Record) -> Result<Response, Error> {
-        let outgoing = self.outgoing(&checked, &checked.query, Body::Empty);
+    async fn forward_public(&self, mut checked: Checked<'_>, record: &mut Record) -> Result<Response, Error> {
+        let query = std::mem::take(&mut checked.query);
+        let outgoing = self.outgoing(&mut checked, &query, Body::Empty);
         self.send(open_to_all(), outgoing, record).await
     }
 
@@ -206,9 +207,9 @@ impl Proxy {
         let permit = authorize(identity, self.policy, &requirements)?;
         canonical_artifact_path(&mut checked, params)?;
         if let Some(filter) = operation.filter {
-            return self.list(checked, identity, permit, filter, query, None, record).await;
+            return Box::pin(self.list(checked, identity, permit, filter, query, None, record)).await;
         }
-        let outgoing = self.outgoing(&checked, &query, Body::Empty);
+        let outgoing = self.outgoing(&mut checked, &query, Body::Empty);
         self.send(permit, outgoing, record).await
     }
 
@@ -234,10 +235,10 @@ impl Proxy {
             return Ok(own::json(Lists::nothing().body));
         }
         if let Some(filter) = operation.filter {
-            return self.list(checked, identity, permit, filter, query, body.as_mut(), record).await;
+            return Box::pin(self.list(checked, identity, permit, filter, query, body.as_mut(), record)).await;
         }
         let happening = happening(operation, body.as_mut())?;
-        let outgoing = self.outgoing_json(&checked, body.as_ref());
+        let outgoing = self.outgoing_json(&mut checked, body.as_ref());
         if let Some(happening) = happening {
             let done = self.effects.carry_out(identity, checked.address, permit, happening, outgoing).await?;
             record.upstream_answered();
@@ -262,7 +263,7 @@ impl Proxy {
         let requirements = self.requirements(identity, operation, input).await?;
         let permit = authorize(identity, self.policy, &requirements)?;
         canonical_artifact_path(&mut checked, params)?;
-        let outgoing = self.outgoing_stream(checked, &query);
+        let outgoing = self.outgoing_stream(&mut checked, &query);
         self.send(permit, outgoing, record).await
     }
 
@@ -282,11 +283,11 @@ impl Proxy {
         let outgoing = if own::is_json(&checked.head.headers) {
             let bytes = self.read_json(&mut checked).await?;
             let body = if bytes.is_empty() { None } else { Some(Json::parse_object(&bytes)?) };
-            let mut outgoing = self.outgoing_json(&checked, body.as_ref());
+            let mut outgoing = self.outgoing_json(&mut checked, body.as_ref());
             outgoing.target = target(&checked.path, &query);
             outgoing
         } else {
-            self.outgoing_stream(checked, &query)
+            self.outgoing_stream(&mut checked, &query)
         };
         self.send(permit, outgoing, record).await
     }
@@ -315,10 +316,14 @@ impl Proxy {
             }
         }
         for located in located {
-            requirements.push(self.resolver.requirement(located).await?);
+            // An experiment's own id needs nobody's help.
+            requirements.push(match Resolver::at_hand(located) {
+                Ok(requirement) => requirement,
+                Err(located) => Box::pin(self.resolver.requirement(located)).await?,
+            });
         }
         for demand in demanded {
-            self.demand(demand, &mut requirements).await?;
+            Box::pin(self.demand(demand, &mut requirements)).await?;
         }
         Ok(requirements)
     }
@@ -368,7 +373,7 @@ impl Proxy {
     #[expect(clippy::too_many_arguments, reason = "one private step of the request's life")]
     async fn list(
         &self,
-        checked: Checked<'_>,
+        mut checked: Checked<'_>,
         identity: &Identity,
         permit: crate::authz::Permit,
         filter: Filter,
@@ -383,15 +388,15 @@ impl Proxy {
         let visible: Vec<_> = kinds.iter().map(|kind| Visibility::of(identity, self.policy, *kind)).collect();
         if visible.iter().all(|visible| *visible == Visibility::All) {
             let outgoing = match &body {
-                Some(body) => self.outgoing_json(&checked, Some(body)),
-                None => self.outgoing(&checked, &query, Body::Empty),
+                Some(body) => self.outgoing_json(&mut checked, Some(body)),
+                None => self.outgoing(&mut checked, &query, Body::Empty),
             };
             return self.send(permit, outgoing, record).await;
         }
         if visible.iter().all(|visible| *visible == Visibility::Only(Vec::new())) {
             return Ok(own::json(Lists::nothing().body));
         }
-        let headers = to_upstream(&checked.head.headers, self.upstream.host(), checked.address);
+        let headers = to_upstream(std::mem::take(&mut checked.head.headers), self.upstream.host(), checked.address);
         let (method, path) = (checked.head.method.clone(), checked.path.encoded().into_owned());
         let request = ListRequest { method, path, headers, query: &mut query, body };
         let answer = self.lists.page(identity, self.policy, permit, filter, request).await?;
@@ -447,16 +452,16 @@ impl Proxy {
         }
     }
 
-    fn outgoing(&self, checked: &Checked<'_>, query: &Query, body: Body) -> Outgoing {
+    fn outgoing(&self, checked: &mut Checked<'_>, query: &Query, body: Body) -> Outgoing {
         Outgoing {
             method: checked.head.method.clone(),
             target: target(&checked.path, query),
-            headers: to_upstream(&checked.head.headers, self.upstream.host(), checked.address),
+            headers: to_upstream(std::mem::take(&mut checked.head.headers), self.upstream.host(), checked.address),
             body,
         }
     }
 
-    fn outgoing_json(&self, checked: &Checked<'_>, body: Option<&Json<'_>>) -> Outgoing {
+    fn outgoing_json(&self, checked: &mut Checked<'_>, body: Option<&Json<'_>>) -> Outgoing {
         let bytes = body.map(|body| Bytes::from(body.to_bytes())).unwrap_or_default();
         let mut outgoing = self.outgoing(checked, &Query::default(), Body::from(bytes.clone()));
         outgoing.headers.remove(header::CONTENT_TYPE);
@@ -468,11 +473,15 @@ impl Proxy {
         outgoing
     }
 
-    fn outgoing_stream(&self, checked: Checked<'_>, query: &Query) -> Outgoing {
-        let mut outgoing = self.outgoing(&checked, query, Body::Empty);
-        for name in [header::CONTENT_LENGTH, header::CONTENT_ENCODING] {
-            if let Some(value) = checked.head.headers.get(&name) {
-                outgoing.headers.insert(name, value.clone());
+    fn outgoing_stream(&self, checked: &mut Checked<'_>, query: &Query) -> Outgoing {
+        let about_the_body = [header::CONTENT_LENGTH, header::CONTENT_ENCODING].map(|name| {
+            let value = checked.head.headers.get(&name).cloned();
+            (name, value)
+        });
+        let mut outgoing = self.outgoing(checked, query, Body::Empty);
+        for (name, value) in about_the_body {
+            if let Some(value) = value {
+                outgoing.headers.insert(name, value);
             }
         }
         outgoing.body = checked.body.take().map_or(Body::Empty, Body::from);

@@ -44,7 +44,7 @@ impl Proxy {
 
 /// 401 in MLflow's text form with a Basic challenge; for the browser's own XHR in JSON and without, or it would pop up a
 /// log-in box over the page.
-pub(super) fn unauthenticated(error: authn::Error, browser_xhr: bool) -> Response {
+pub(super) fn unauthenticated(error: &authn::Error, browser_xhr: bool) -> Response {
     match error {
         authn::Error::Missing | authn::Error::Failed(_) if browser_xhr => {
             Reply::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthenticated, NOT_AUTHENTICATED).into_response()

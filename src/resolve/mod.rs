@@ -70,18 +70,36 @@ impl Resolver {
         }
     }
 
+    /// The requirement of a thing that names its resource itself; gives back what has to be looked up.
+    ///
+    /// # Errors
+    /// The thing, untouched.
+    pub fn at_hand(located: Located) -> Result<Requirement, Located> {
+        match located.thing {
+            Thing::Experiment => Ok(level(located.permission, Resource::new(ResourceKind::Experiment, located.id))),
+            Thing::Artifact => {
+                let path = ArtifactPath::parse(&located.id).ok();
+                Ok(match path.as_ref().and_then(ArtifactPath::experiment) {
+                    Some(experiment) => level(located.permission, Resource::new(ResourceKind::Experiment, experiment)),
+                    None => Requirement::Privileged("use artifact paths that do not start with an experiment id"),
+                })
+            }
+            Thing::ExperimentName | Thing::Model | Thing::Run | Thing::LoggedModel => Err(located),
+        }
+    }
+
     /// The requirement that a located thing comes to.
     ///
     /// # Errors
     /// A name that does not exist, or MLflow could not be asked.
     pub async fn requirement(&self, located: Located) -> Result<Requirement, Error> {
-        let Located { permission, thing, id } = located;
+        let Located { permission, thing, id } = match Self::at_hand(located) {
+            Ok(requirement) => return Ok(requirement),
+            Err(located) => located,
+        };
         Ok(match thing {
-            Thing::Experiment => level(permission, Resource::new(ResourceKind::Experiment, id)),
-            Thing::Artifact => match ArtifactPath::parse(&id).ok().as_ref().and_then(ArtifactPath::experiment) {
-                Some(experiment) => level(permission, Resource::new(ResourceKind::Experiment, experiment)),
-                None => Requirement::Privileged("use artifact paths that do not start with an experiment id"),
-            },
+            // Answered above; were it not so, the answer is no.
+            Thing::Experiment | Thing::Artifact => Requirement::Privileged("do this"),
             Thing::ExperimentName => level(permission, self.experiment_by_name(&id).await?),
             Thing::Model => level(permission, self.model(&id).await?),
             Thing::Run => {

@@ -66,11 +66,27 @@ pub struct Outgoing {
 /// The MLflow behind us.
 #[derive(Clone, Debug)]
 pub struct Upstream {
-    client: Client<HttpsConnector<HttpConnector>, Body>,
+    client: Pool,
     scheme: Scheme,
     authority: Authority,
     host: HeaderValue,
     response_timeout: Duration,
+}
+
+/// The pooled client. Plain HTTP, the usual way next door, does not pay for a connector that could do TLS.
+#[derive(Clone, Debug)]
+enum Pool {
+    Plain(Client<HttpConnector, Body>),
+    Tls(Client<HttpsConnector<HttpConnector>, Body>),
+}
+
+impl Pool {
+    fn request(&self, request: Request<Body>) -> legacy::ResponseFuture {
+        match self {
+            Self::Plain(client) => client.request(request),
+            Self::Tls(client) => client.request(request),
+        }
+    }
 }
 
 /// No connection buffers more than this, so a slow client costs a bounded amount of memory.
@@ -88,17 +104,21 @@ impl Upstream {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(config.connect_timeout));
-        connector.enforce_http(false);
-        let connector =
-            HttpsConnectorBuilder::new().with_native_roots()?.https_or_http().enable_http1().wrap_connector(connector);
-        let client = Client::builder(TokioExecutor::new())
+        let mut builder = Client::builder(TokioExecutor::new());
+        builder
             .pool_timer(TokioTimer::new())
             .timer(TokioTimer::new())
             .pool_idle_timeout(config.pool_idle_timeout)
             .pool_max_idle_per_host(config.pool_max_idle)
             .http1_max_buf_size(BUFFER_BYTES)
-            .set_host(false)
-            .build(connector);
+            .set_host(false);
+        let client = if config.url.scheme() == "https" {
+            connector.enforce_http(false);
+            let roots = HttpsConnectorBuilder::new().with_native_roots()?;
+            Pool::Tls(builder.build(roots.https_only().enable_http1().wrap_connector(connector)))
+        } else {
+            Pool::Plain(builder.build(connector))
+        };
         let uri: Uri = config.url.as_str().parse().map_err(|_| invalid("upstream.url is not a URL"))?;
         let authority = uri.authority().cloned().ok_or_else(|| invalid("upstream.url has no host"))?;
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| invalid("upstream.url has a strange host"))?;
