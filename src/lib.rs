@@ -1,6 +1,6 @@
 //! An authenticating reverse proxy for an unmodified MLflow server.
 //!
-//! The life of a request is one function: [`pipeline::handle`]. Start reading there, with ARCHITECTURE.md beside you.
+//! The life of a request is one function: [`pipeline::Proxy::handle`]. Start reading there, with ARCHITECTURE.md beside you.
 
 pub mod app;
 pub mod authn;
