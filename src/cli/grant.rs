@@ -21,7 +21,7 @@ Examples:
   mlflow-auth-proxy grant revoke --user bob --experiment 12
   mlflow-auth-proxy grant list --user alice --json
 
-A resource is an id or name, `*` for all, or `glob:PATTERN` for models and prompts.
+A resource is an id or name, `*` for all, or `glob:PATTERN` for models, prompts and MCP servers.
 Permissions: READ < USE < EDIT < MANAGE; NO_PERMISSIONS and DENY refuse, whatever else was granted.")]
 pub(super) struct Arguments {
     #[command(subcommand)]

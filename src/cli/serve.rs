@@ -16,7 +16,7 @@ use crate::{app, crypto, telemetry};
 /// Short flags for the keys that are typed most.
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
-    /// Where clients reach the proxy; short for `--set server.listen=ADDRESS` [default: 127.0.0.1:8080]
+    /// Where clients reach the proxy; short for `--set server.listen=ADDRESS:PORT` [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<String>,
     /// The MLflow behind it; short for `--set upstream.url=URL` [default: http://127.0.0.1:5000]

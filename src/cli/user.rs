@@ -32,6 +32,7 @@ enum Command {
     List,
     /// Make an account; asks for its password
     Create {
+        /// What the person signs in with
         name: String,
         /// May do everything
         #[arg(long)]
@@ -41,18 +42,24 @@ enum Command {
     },
     /// Replace the password; asks for it
     SetPassword {
+        /// Whose
         name: String,
         #[command(flatten)]
         password: password::Source,
     },
     /// Make somebody an administrator (true), or no longer (false)
     SetAdmin {
+        /// Who
         name: String,
+        /// `true` or `false`
         #[arg(action = clap::ArgAction::Set)]
         admin: bool,
     },
     /// Delete the account with its tokens and grants
-    Delete { name: String },
+    Delete {
+        /// Whose
+        name: String,
+    },
 }
 
 /// One user, as `--json` shows it.
