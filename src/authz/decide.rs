@@ -132,30 +132,18 @@ fn decide(who: &Identity, policy: Policy, requirement: &Requirement) -> Result<(
             if !who.admin {
                 return Err(Denied::NotAdmin);
             }
-            if *change && who.limits.read_only {
-                return Err(Denied::TokenIsReadOnly);
-            }
-            if !who.limits.resources.is_empty() {
-                return Err(Denied::TokenScope);
-            }
-            Ok(())
+            if *change { unconfined(who) } else { unscoped(who) }
         }
         Requirement::Create(kind) => {
-            if who.limits.read_only {
-                return Err(Denied::TokenIsReadOnly);
-            }
-            if !who.limits.resources.is_empty() {
-                return Err(Denied::TokenScope);
-            }
+            unconfined(who)?;
             let refused = who.grants.level_of_all(*kind).is_some_and(Permission::refuses);
             if refused && !who.admin { Err(Denied::MayNotCreate(*kind)) } else { Ok(()) }
         }
         Requirement::Privileged(what) => {
-            if who.admin {
-                Ok(())
-            } else {
-                Err(Denied::Privileged(what))
+            if !who.admin {
+                return Err(Denied::Privileged(what));
             }
+            unconfined(who)
         }
         Requirement::NotRefused(resource) => {
             if who.admin || !level_refuses(who, resource) {
@@ -192,6 +180,19 @@ fn decide(who: &Identity, policy: Policy, requirement: &Requirement) -> Result<(
             }
         }
     }
+}
+
+/// What concerns everything is not for a credential that is confined to some things.
+fn unscoped(who: &Identity) -> Result<(), Denied> {
+    if who.limits.resources.is_empty() { Ok(()) } else { Err(Denied::TokenScope) }
+}
+
+/// Nor are changes for one that is read-only.
+fn unconfined(who: &Identity) -> Result<(), Denied> {
+    if who.limits.read_only {
+        return Err(Denied::TokenIsReadOnly);
+    }
+    unscoped(who)
 }
 
 /// The credential's own limit, where that is what stands in the way. Says nothing of whether the resource exists.

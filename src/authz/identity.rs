@@ -82,7 +82,9 @@ impl Limits {
             let kind: ResourceKind = kind.parse().map_err(|_| unknown())?;
             let scopable =
                 matches!(kind, ResourceKind::Experiment | ResourceKind::RegisteredModel | ResourceKind::Prompt);
-            if !scopable || key.is_empty() || key == "*" {
+            // An experiment has a number; a scope by its name would match nothing.
+            let number = key.parse::<u64>().is_ok_and(|number| number.to_string() == key);
+            if !scopable || key.is_empty() || key == "*" || kind == ResourceKind::Experiment && !number {
                 return Err(unknown());
             }
             limits.resources.insert((kind, key.to_owned()));

@@ -96,6 +96,17 @@ fn a_denial_says_what_was_missing_and_no_more() {
 }
 
 #[test]
+fn a_confined_credential_of_an_administrator_has_no_privileges() {
+    let admin = Identity { admin: true, ..who(&[]) };
+    let privileged = [Requirement::Privileged("do this")];
+    assert!(authorize(&admin, POLICY, &privileged).is_ok());
+    for scopes in [["read-only"], ["registered_model:m1"]] {
+        let confined = Identity { limits: Limits::parse(scopes).expect("scopes"), ..admin.clone() };
+        assert!(authorize(&confined, POLICY, &privileged).is_err(), "{scopes:?}");
+    }
+}
+
+#[test]
 fn every_requirement_must_hold() {
     let reader = who(&[grant(ResourceKind::Experiment, "1", Permission::Read)]);
     let read = |key: &str| Requirement::Level { permission: Permission::Read, resource: experiment(key) };
@@ -125,9 +136,19 @@ fn what_can_be_read_is_known_in_advance_where_it_can_be() {
 
 #[test]
 fn scopes_that_are_not_understood_are_refused() {
-    for scope in
-        ["", "readonly", "read_only", "experiment", "experiment:", "experiment:*", "model:x", "scorer:1/x", "admin"]
-    {
+    for scope in [
+        "",
+        "readonly",
+        "read_only",
+        "experiment",
+        "experiment:",
+        "experiment:*",
+        "model:x",
+        "scorer:1/x",
+        "admin",
+        "experiment:demo",
+        "experiment:01",
+    ] {
         assert_eq!(Limits::parse([scope]), Err(ScopeError(scope.to_owned())));
     }
     let limits = Limits::parse(["read-only", "experiment:1", "registered_model:a:b"]).expect("scopes");

@@ -118,8 +118,12 @@ fn check_host(head: &Parts) -> Result<(), HeadError> {
             Some(host) if hosts == 1 && host.as_bytes() == authority.as_str().as_bytes() => Ok(()),
             Some(_) => Err(HeadError::Host),
         },
-        None if hosts == 1 => Ok(()),
-        None => Err(HeadError::Host),
+        None if hosts != 1 => Err(HeadError::Host),
+        None => {
+            let host = head.headers.get(header::HOST).map_or(&[][..], http::HeaderValue::as_bytes);
+            let part_of_a_host = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:[]%".contains(byte);
+            if !host.is_empty() && host.iter().all(part_of_a_host) { Ok(()) } else { Err(HeadError::BadHost) }
+        }
     }
 }
 

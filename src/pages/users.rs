@@ -12,16 +12,12 @@ use serde_json::json;
 use super::asked::{Asked, refuse_tokens};
 use super::{Answer, Parts, Refusal, shapes};
 use crate::authz::{Grant, Requirement, Scheme, Subject, UserId};
-use crate::crypto::AccessToken;
+use crate::config;
 use crate::http::Reply;
 use crate::store;
 
-/// The longest name, in characters; MLflow's own column has the same width.
-const MAX_NAME_CHARS: usize = 255;
 /// MLflow's own bound.
 const MIN_PASSWORD_CHARS: usize = 12;
-/// With the longest name it still fits into the header that carries both.
-const MAX_PASSWORD_BYTES: usize = 1024;
 
 /// `POST users/create`. MLflow 3.17 answers three fields and older ones six; we answer six.
 pub(super) async fn create(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer {
@@ -175,30 +171,16 @@ fn gone(error: store::Error, name: &str) -> Refusal {
     }
 }
 
-/// HTTP Basic cannot carry every name that MLflow stores.
+/// HTTP Basic cannot carry every name that MLflow stores. The rule is the command line's too.
 fn check_name(name: &str) -> Result<(), Refusal> {
-    let fits = name.chars().count() <= MAX_NAME_CHARS;
-    if fits && !name.contains(':') && !name.contains(char::is_control) && name.trim() == name {
-        return Ok(());
-    }
-    let message = format!(
-        "Username must have at most {MAX_NAME_CHARS} characters, no ':', no control characters and no space at either end."
-    );
-    Err(Reply::invalid(message).into())
+    config::check_username(name).map_err(|why| Reply::invalid(format!("Username {why}.")).into())
 }
 
 fn new_password(password: &str) -> Result<SecretString, Refusal> {
+    // MLflow's own words for the usual mistake.
     if password.chars().count() < MIN_PASSWORD_CHARS {
         return Err(Reply::invalid(format!("Password must be at least {MIN_PASSWORD_CHARS} characters.")).into());
     }
-    if password.len() > MAX_PASSWORD_BYTES || password.contains(char::is_control) {
-        let message = format!("Password must have at most {MAX_PASSWORD_BYTES} bytes and no control characters.");
-        return Err(Reply::invalid(message).into());
-    }
-    if AccessToken::looks_like(password) {
-        // It would be read as a token for ever, and its owner locked out.
-        let message = format!("Password must not start with '{}', as access tokens do.", AccessToken::PREFIX);
-        return Err(Reply::invalid(message).into());
-    }
+    config::check_password(password).map_err(|why| Reply::invalid(format!("Password {why}.")))?;
     Ok(password.into())
 }

@@ -147,8 +147,7 @@ impl Proxy {
         }
         let has_body = body.as_ref().is_some_and(|body| !http_body::Body::is_end_stream(body));
         crate::http::check(&head, has_body)?;
-        let host = crate::http::host(&head)?;
-        if !self.answers_to(&host) {
+        if !self.answers_to(&head)? {
             return Err(Error::UnknownHost);
         }
         let address = crate::http::client_address(&head.headers, peer.address.ip(), &self.server.trusted_proxies);
@@ -156,20 +155,21 @@ impl Proxy {
         let target = head.uri.path_and_query().ok_or(crate::http::HeadError::Target)?;
         let path = CanonicalPath::parse(target)?;
         let query = Query::parse(target.query().unwrap_or_default())?;
-        self.check_origin(&head, &host)?;
+        self.check_origin(&head)?;
         Ok(Checked { head, body, path, query, address })
     }
 
     /// Known by configuration, never by what the client says; without a public URL there is nothing to compare with.
-    fn answers_to(&self, host: &str) -> bool {
-        let Some(public) = self.server.public_url.as_ref().and_then(Url::host_str) else { return true };
+    fn answers_to(&self, head: &http::request::Parts) -> Result<bool, Error> {
+        let Some(public) = self.server.public_url.as_ref().and_then(Url::host_str) else { return Ok(true) };
+        let host = crate::http::host(head)?;
         let ours = std::iter::once(public).chain(self.server.allowed_hosts.iter().map(String::as_str));
         let loopback = ["localhost", "127.0.0.1", "[::1]"];
-        ours.chain(loopback).any(|ours| ours.eq_ignore_ascii_case(host))
+        Ok(ours.chain(loopback).any(|ours| ours.eq_ignore_ascii_case(&host)))
     }
 
     /// A browser that remembers a password sends it along from any page; only our own pages may change things.
-    fn check_origin(&self, head: &http::request::Parts, host: &str) -> Result<(), Error> {
+    fn check_origin(&self, head: &http::request::Parts) -> Result<(), Error> {
         if matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS) {
             return Ok(());
         }
@@ -178,10 +178,11 @@ impl Proxy {
             let foreign = matches!(site, Some(b"cross-site" | b"same-site"));
             return if foreign { Err(Error::CrossOrigin) } else { Ok(()) };
         };
+        let host = crate::http::host(head)?;
         let origin = origin.to_str().ok().and_then(|origin| Url::parse(origin).ok());
         let same = origin.is_some_and(|origin| match &self.server.public_url {
             Some(public) if public.origin() == origin.origin() => true,
-            Some(_) | None => origin.host_str().is_some_and(|name| name.eq_ignore_ascii_case(host)),
+            Some(_) | None => origin.host_str().is_some_and(|name| name.eq_ignore_ascii_case(&host)),
         });
         if same { Ok(()) } else { Err(Error::CrossOrigin) }
     }

@@ -35,6 +35,7 @@ pub struct Record {
     address: IpAddr,
     upstream: Option<Duration>,
     denied: Option<&'static str>,
+    request_id: Option<Box<str>>,
 }
 
 impl Record {
@@ -50,6 +51,7 @@ impl Record {
             address: peer.address.ip(),
             upstream: None,
             denied: None,
+            request_id: request_id(&head.headers),
             telemetry,
         }
     }
@@ -193,7 +195,7 @@ impl Record {
             address: self.address,
             denied: self.denied,
             bytes_sent: sent,
-            request_id: None,
+            request_id: self.request_id.as_deref(),
             outcome,
         });
     }
@@ -226,6 +228,12 @@ impl Drop for Finishing {
     fn drop(&mut self) {
         self.record.write(self.status, self.sent, self.outcome);
     }
+}
+
+/// The client's own word for the request, when it is short and plain enough to be written down.
+fn request_id(headers: &HeaderMap) -> Option<Box<str>> {
+    let id = headers.get("x-request-id")?.to_str().ok()?;
+    (id.len() <= 64).then(|| id.into())
 }
 
 fn is_browser_xhr(head: &http::request::Parts) -> bool {
