@@ -40,9 +40,14 @@ pub enum LocateError {
     Repeated(String),
     #[error("The parameters '{0}' and '{1}' name different things; give one of them.")]
     Contradiction(String, String),
+    #[error("The request names more than {MAX_THINGS} different things. Send it in parts.")]
+    TooMany,
     #[error(transparent)]
     Path(#[from] PathError),
 }
+
+/// Each may take a look-up; MLflow's own bulk requests stop at 100 runs, its batches at 1000 metrics.
+const MAX_THINGS: usize = 1000;
 
 /// Finds everything an operation's table row asks for.
 ///
@@ -63,7 +68,13 @@ pub fn locate(operation: &Operation, input: &mut Input<'_, '_>) -> Result<Vec<Lo
                 // What we read is what MLflow gets.
                 input.query.set(&first_name(field), Some(&id));
             }
-            located.push(Located { permission: *permission, thing: *thing, id });
+            let one = Located { permission: *permission, thing: *thing, id };
+            if !located.contains(&one) {
+                located.push(one);
+            }
+            if located.len() > MAX_THINGS {
+                return Err(LocateError::TooMany);
+            }
         }
     }
     Ok(located)

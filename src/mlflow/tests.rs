@@ -205,6 +205,17 @@ fn what_could_be_read_in_two_ways_is_refused_in_mlflows_words() {
 }
 
 #[test]
+fn a_thing_counts_once_and_there_is_an_end_to_them() {
+    let batch = |models: &mut dyn Iterator<Item = String>| {
+        let metrics: Vec<String> = models.map(|model| format!(r#"{{"model_id":"{model}"}}"#)).collect();
+        let body = format!(r#"{{"run_id":"r","metrics":[{}]}}"#, metrics.join(","));
+        locate_in(&Method::POST, "/api/2.0/mlflow/runs/log-batch", "", &body)
+    };
+    assert_eq!(batch(&mut (0..5000).map(|_| "m-1".to_owned())).expect("locatable").len(), 2);
+    assert_eq!(batch(&mut (0..5000).map(|n| format!("m-{n}"))), Err(LocateError::TooMany));
+}
+
+#[test]
 fn artifact_paths_are_read_until_nothing_changes() {
     let experiment = |text: &str| ArtifactPath::parse(text).map(|path| path.experiment().map(str::to_owned));
     assert_eq!(experiment("5/run/artifacts/x"), Ok(Some("5".to_owned())));
