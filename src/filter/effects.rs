@@ -38,6 +38,9 @@ pub enum EffectError {
     NotBegun(#[source] store::Error),
     #[error(transparent)]
     Upstream(#[from] upstream::Error),
+    /// An earlier effect on the same name was interrupted and cannot be settled now. MLflow was not asked.
+    #[error("an interrupted change of the same name cannot be settled now: {0}")]
+    Unsettled(#[source] resolve::Error),
     /// MLflow did it, our part is missing; the intent stays and is finished later.
     #[error("MLflow did it, but the permissions could not be written: {0}")]
     NotFinished(#[source] store::Error),
@@ -153,6 +156,7 @@ impl Parts {
         let (first, second) = happening.slots();
         let _first = self.lock(Some(first)).await;
         let _second = self.lock(second).await;
+        self.settle_names_of(&happening).await?;
         let intent = self.store.begin(&happening.effect(user)).await.map_err(EffectError::NotBegun)?;
         let response = match self.upstream.forward(permit, outgoing).await {
             Ok(response) => response,
@@ -165,13 +169,35 @@ impl Parts {
             Err(error) => return Err(error.into()),
         };
         let (head, body) = response.into_parts();
+        // What follows a deletion or a renaming does not wait for the answer's body, which may be of any size.
+        let early = head.status.is_success() && !happening.needs_answer();
+        if early {
+            self.follow(&actor, user, intent, &happening, &[]).await?;
+        }
         let body = read_bounded(body, ANSWER_BYTES).await.map_err(upstream::Error::from)?;
         if head.status.is_success() {
-            self.follow(&actor, user, intent, &happening, &body).await?;
+            if !early {
+                self.follow(&actor, user, intent, &happening, &body).await?;
+            }
         } else if let Err(error) = self.store.abandon(intent).await {
             tracing::warn!(intent, %error, "an intent that came to nothing could not be forgotten; it will be settled later");
         }
         Ok(Done { status: head.status, headers: head.headers, body })
+    }
+
+    /// A name that is about to change hands must not carry an unfinished effect: its old grants would open the new
+    /// thing. Under the name's lock none can be under way, so what is found was interrupted.
+    async fn settle_names_of(&self, happening: &Happening) -> Result<(), EffectError> {
+        let names = happening.names();
+        for intent in self.store.intents().await.map_err(EffectError::NotBegun)? {
+            if intent.effect.names().iter().any(|name| names.contains(name)) {
+                self.settle(intent).await.map_err(|error| match error {
+                    ReconcileError::Store(error) => EffectError::NotBegun(error),
+                    ReconcileError::Resolve(error) => EffectError::Unsettled(error),
+                })?;
+            }
+        }
+        Ok(())
     }
 
     async fn follow(
@@ -250,6 +276,21 @@ impl Parts {
 }
 
 impl Happening {
+    /// Whether what follows can only be known from MLflow's answer.
+    const fn needs_answer(&self) -> bool {
+        match self {
+            Self::CreateExperiment { .. } | Self::CreateModel { .. } => true,
+            Self::DeleteModel { .. } | Self::RenameModel { .. } => false,
+        }
+    }
+
+    fn names(&self) -> Vec<&str> {
+        match self {
+            Self::CreateExperiment { name } | Self::CreateModel { name } | Self::DeleteModel { name } => vec![name],
+            Self::RenameModel { from, to } => vec![from, to],
+        }
+    }
+
     /// Which of the name locks it holds; always in the same order, so that two renames cannot wait for each other.
     fn slots(&self) -> (usize, Option<usize>) {
         let slot = |name: &str| {

@@ -96,6 +96,7 @@ impl Lists {
         let mut looked_at = 0;
         let mut kinds = NameKinds::default();
         let mut permit = Some(permit);
+        let mut at_most = REFILL_ROWS;
         for page in 0..MAX_PAGES {
             // The first request is as the client sized it, so that MLflow's own complaints reach the client.
             let size = if page == 0 && position == Position::default() {
@@ -106,8 +107,17 @@ impl Lists {
                         .clamp(1, REFILL_ROWS.max(position.skip + 1)),
                 )
             };
+            let size = if at_most < REFILL_ROWS { Some(at_most) } else { size };
             request.set_page(size, position.token.as_deref());
-            let answer = self.fetch(&mut permit, &request).await?;
+            let answer = match self.fetch(&mut permit, &request).await {
+                // Rows with very long texts: fewer of them at a time.
+                Err(ListError::Upstream(upstream::Error::Unreadable(ReadError::TooLarge { .. }))) if at_most > 1 => {
+                    at_most = size.unwrap_or(rows_wanted).min(at_most) / 4;
+                    at_most = at_most.max(position.skip + 1);
+                    continue;
+                }
+                answer => answer?,
+            };
             if answer.status != StatusCode::OK {
                 return Ok(answer);
             }

@@ -102,6 +102,8 @@ pub struct Operation {
     pub name: &'static str,
     pub needs: Vec<Need>,
     pub send: Send,
+    /// Its JSON may be as large as the configuration allows; that of all others is small.
+    pub large: bool,
     pub narrow: Option<Field>,
     pub filter: Option<Filter>,
     pub then: Option<Then>,
@@ -181,7 +183,7 @@ impl Table {
             }
             let (filter, then, rule) = (row.filter, row.then, row.rule);
             let name = Box::leak(row.name.into_boxed_str());
-            operations.push(Operation { name, needs, send, narrow, filter, then, rule });
+            operations.push(Operation { name, needs, send, large: row.large, narrow, filter, then, rule });
         }
         let mut router = matchit::Router::new();
         for (path, entries) in paths {
@@ -223,6 +225,8 @@ struct Row {
     route: String,
     needs: Vec<String>,
     send: Option<Send>,
+    #[serde(default)]
+    large: bool,
     narrow: Option<String>,
     filter: Option<Filter>,
     then: Option<Then>,

@@ -92,7 +92,7 @@ impl Error {
             Self::Denied(denied) => denied.reason(),
             Self::Resolve(resolve::Error::Upstream(_)) | Self::Upstream(_) => "upstream",
             Self::List(ListError::PageToken | ListError::MaxResults) => "parameters",
-            Self::List(_) | Self::Effect(EffectError::Upstream(_)) => "upstream",
+            Self::List(_) | Self::Effect(EffectError::Upstream(_) | EffectError::Unsettled(_)) => "upstream",
             Self::Effect(EffectError::NotBegun(_)) => "store",
             Self::Effect(EffectError::NotFinished(_) | EffectError::Lost) => "effect_unfinished",
         }
@@ -144,6 +144,12 @@ impl Error {
             Self::List(error @ (ListError::PageToken | ListError::MaxResults)) => Reply::invalid(error.to_string()),
             Self::Effect(EffectError::Upstream(error)) => unavailable(&error),
             Self::Effect(EffectError::NotBegun(_)) => own::store_unavailable(),
+            Self::Effect(EffectError::Unsettled(_)) => Reply::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                ErrorCode::TemporarilyUnavailable,
+                "An earlier change of the same name was interrupted and cannot be completed now; nothing was changed. \
+                 Try again later.",
+            ),
             Self::Effect(EffectError::NotFinished(_) | EffectError::Lost) => Reply::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 ErrorCode::TemporarilyUnavailable,

@@ -222,7 +222,8 @@ impl Proxy {
         params: &[(&str, &str)],
         record: &mut Record,
     ) -> Result<Response, Error> {
-        let bytes = self.read_json(&mut checked).await?;
+        let limit = if operation.large { usize::MAX } else { SMALL_BODY_BYTES };
+        let bytes = self.read_json(&mut checked, limit).await?;
         let mut body = if bytes.is_empty() { None } else { Some(Json::parse_object(&bytes)?) };
         // MLflow ignores the query of these routes; it is not sent.
         let mut query = Query::default();
@@ -282,7 +283,7 @@ impl Proxy {
         }
         let query = std::mem::take(&mut checked.query);
         let outgoing = if own::is_json(&checked.head.headers) {
-            let bytes = self.read_json(&mut checked).await?;
+            let bytes = self.read_json(&mut checked, usize::MAX).await?;
             let body = if bytes.is_empty() { None } else { Some(Json::parse_object(&bytes)?) };
             let mut outgoing = self.outgoing_json(&mut checked, body.as_ref());
             outgoing.target = target(&checked.path, &query);
@@ -445,10 +446,11 @@ impl Proxy {
         response
     }
 
-    async fn read_json(&self, checked: &mut Checked<'_>) -> Result<Bytes, Error> {
+    async fn read_json(&self, checked: &mut Checked<'_>, limit: usize) -> Result<Bytes, Error> {
+        let limit = limit.min(self.server.max_body_bytes);
         own::check_json_head(&checked.head.headers)?;
         match checked.body.as_mut() {
-            Some(body) => Ok(read_bounded(body, self.server.max_body_bytes).await?),
+            Some(body) => Ok(read_bounded(body, limit).await?),
             None => Ok(Bytes::new()),
         }
     }
@@ -530,6 +532,9 @@ fn happening(operation: &Operation, body: Option<&mut Json<'_>>) -> Result<Optio
         Then::LearnRun => return Ok(None),
     }))
 }
+
+/// A JSON body that is no batch: names, tags, descriptions. MLflow repeats them in every list, so they must stay small.
+const SMALL_BODY_BYTES: usize = 1024 * 1024;
 
 /// Of a refused body, at most this much is read and thrown away.
 const DISCARDED_BYTES: usize = 1024 * 1024 * 1024;

@@ -19,6 +19,18 @@ pub enum Effect {
     Rename { kind: ResourceKind, from: String, to: String },
 }
 
+impl Effect {
+    /// The names whose grants it concerns.
+    #[must_use]
+    pub fn names(&self) -> Vec<&str> {
+        match self {
+            Self::Create { name, .. } => vec![name],
+            Self::Drop { key, .. } => vec![key],
+            Self::Rename { from, to, .. } => vec![from, to],
+        }
+    }
+}
+
 /// A remembered [`Effect`] that is not finished.
 #[derive(Clone, Debug)]
 pub struct Intent {

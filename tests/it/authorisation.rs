@@ -288,6 +288,55 @@ fn what_a_crash_left_without_owner_is_found_at_the_next_start() {
     assert_eq!((grants[0].selector.to_string().as_str(), grants[0].permission), ("31", Permission::Manage));
 }
 
+#[test]
+fn renaming_moves_the_grants_however_large_mlflows_answer_is() {
+    let mlflow = Recorder::scripted(|request| {
+        if request.target.ends_with("/registered-models/rename") {
+            return Some((
+                200,
+                format!(r#"{{"registered_model":{{"description":"{}"}}}}"#, "x".repeat(20 * 1024 * 1024)),
+            ));
+        }
+        answer(request)
+    });
+    let proxy = Proxy::before(mlflow.address);
+    let owner = proxy.user("owner", &[(ResourceKind::RegisteredModel, "shown", Permission::Manage)]);
+    let rename = r#"{"name":"shown","new_name":"elsewhere"}"#;
+    proxy.ask(send_json("POST", &format!("{API}/registered-models/rename"), &owner, rename)).expect("an answer");
+    let store = proxy.store();
+    let names: Vec<String> =
+        proxy.block_on(store.grants()).expect("grants").iter().map(|grant| grant.selector.to_string()).collect();
+    assert_eq!(names, ["elsewhere"]);
+}
+
+#[test]
+fn a_name_with_an_interrupted_change_is_settled_before_it_changes_hands() {
+    let mlflow = Recorder::scripted(|request| {
+        let path = request.target.strip_prefix(API)?;
+        let model = |name: &str| Some((200, format!(r#"{{"registered_model":{{"name":"{name}"}}}}"#)));
+        match path {
+            "/registered-models/get?name=taken" => Some((404, "{}".to_owned())),
+            "/registered-models/get?name=elsewhere" => model("elsewhere"),
+            "/registered-models/create" => model("taken"),
+            _ => None,
+        }
+    });
+    let proxy = Proxy::before(mlflow.address);
+    proxy.user("mallory", &[(ResourceKind::RegisteredModel, "taken", Permission::Manage)]);
+    let bob = proxy.user("bob", &[]);
+    let store = proxy.store();
+    let (kind, from, to) = (ResourceKind::RegisteredModel, "taken".to_owned(), "elsewhere".to_owned());
+    proxy.block_on(store.begin(&Effect::Rename { kind, from, to })).expect("an intent");
+    let create = send_json("POST", &format!("{API}/registered-models/create"), &bob, r#"{"name":"taken"}"#);
+    assert_eq!(proxy.ask(create).expect("an answer").status, 200);
+    let on = |name: &str| {
+        let selector = Selector::Exact(name.to_owned());
+        proxy.block_on(store.grants_on(kind, &selector)).expect("grants").len()
+    };
+    assert_eq!((on("taken"), on("elsewhere")), (1, 1), "the old owner's grant went where the old model went");
+    assert!(proxy.block_on(store.intents()).expect("intents").is_empty());
+}
+
 /// 30 experiments, ids 0 to 29, paged by MLflow as MLflow does.
 fn thirty() -> Recorder {
     Recorder::scripted(|request| {
