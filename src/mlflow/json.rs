@@ -13,6 +13,10 @@ use serde_json::value::RawValue;
 /// How deep objects and arrays may nest.
 pub const MAX_DEPTH: usize = 64;
 
+/// A large body may be nested this deep throughout; a small one up to [`MAX_DEPTH`].
+const LEVELS_PAID: usize = 8;
+const FREE_BYTES: usize = 64 * 1024;
+
 /// Why a text is not accepted as JSON.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum JsonError {
@@ -47,13 +51,17 @@ impl<'a> Json<'a> {
     /// See [`JsonError`].
     pub fn parse_object(bytes: &'a [u8]) -> Result<Self, JsonError> {
         let text = std::str::from_utf8(bytes).map_err(|_| JsonError::NotUtf8)?;
-        match Self::parse(text, 0)? {
+        // Every level reads its text once more: nesting is paid for, so that it cannot be used to keep a core busy.
+        let mut budget = text.len().saturating_mul(LEVELS_PAID).saturating_add(FREE_BYTES);
+        match Self::parse(text, 0, &mut budget)? {
             object @ Self::Object(_) => Ok(object),
             Self::Scalar(_) | Self::String(_) | Self::Array(_) => Err(JsonError::NotAnObject),
         }
     }
 
-    fn parse(text: &'a str, depth: usize) -> Result<Self, JsonError> {
+    fn parse(text: &'a str, depth: usize, budget: &mut usize) -> Result<Self, JsonError> {
+        let paid = budget.checked_sub(text.len()).ok_or(JsonError::TooDeep)?;
+        *budget = paid;
         if depth > MAX_DEPTH {
             return Err(JsonError::TooDeep);
         }
@@ -65,14 +73,15 @@ impl<'a> Json<'a> {
                 let members = reader.deserialize_map(Members).map_err(syntax)?;
                 reader.end().map_err(syntax)?;
                 check_keys(&members)?;
-                let parse = |(key, value): (Key<'a>, &'a RawValue)| Ok((key.0, Self::parse(value.get(), depth + 1)?));
+                let parse =
+                    |(key, value): (Key<'a>, &'a RawValue)| Ok((key.0, Self::parse(value.get(), depth + 1, budget)?));
                 members.into_iter().map(parse).collect::<Result<_, _>>().map(Self::Object)
             }
             Some(b'[') => {
                 let mut reader = serde_json::Deserializer::from_str(text);
                 let items = reader.deserialize_seq(Items).map_err(syntax)?;
                 reader.end().map_err(syntax)?;
-                let parse = |value: &'a RawValue| Self::parse(value.get(), depth + 1);
+                let parse = |value: &'a RawValue| Self::parse(value.get(), depth + 1, budget);
                 items.into_iter().map(parse).collect::<Result<_, _>>().map(Self::Array)
             }
             Some(b'"') => Ok(Self::String(serde_json::from_str::<Key<'a>>(text).map_err(syntax)?.0)),

@@ -93,18 +93,27 @@ impl SourceUri {
     pub fn parse(source: &str) -> Result<Self, LocateError> {
         // Python's urlparse lower-cases schemes.
         let (scheme, rest) = source.split_once(':').unwrap_or(("", source));
-        match scheme.to_ascii_lowercase().as_str() {
+        let scheme = scheme.to_ascii_lowercase();
+        if matches!(scheme.as_str(), "models" | "runs" | "mlflow-artifacts") && !is_plain(rest) {
+            return Err(unclear(source));
+        }
+        match scheme.as_str() {
             "models" => {
-                let path = rest.trim_start_matches('/');
-                let name = path.split(['/', '@']).next().unwrap_or_default();
-                let whole = name.len() == path.len();
-                Ok(if whole && path.starts_with("m-") {
-                    Self::LoggedModel(name.to_owned())
-                } else {
-                    Self::Model(name.to_owned())
-                })
+                let path = one_slash(rest).ok_or_else(|| unclear(source))?;
+                let parts: Vec<&str> = path.split('/').collect();
+                match parts[..] {
+                    [name, _suffix] => Ok(Self::Model(name.to_owned())),
+                    [only] => Ok(match only.rsplit_once('@') {
+                        Some((name, _alias)) => Self::Model(name.to_owned()),
+                        None => Self::LoggedModel(only.to_owned()),
+                    }),
+                    _ => Err(unclear(source)),
+                }
             }
-            "runs" => Ok(Self::Run(rest.trim_start_matches('/').split('/').next().unwrap_or_default().to_owned())),
+            "runs" => {
+                let path = one_slash(rest).ok_or_else(|| unclear(source))?;
+                Ok(Self::Run(path.split('/').next().unwrap_or_default().to_owned()))
+            }
             "mlflow-artifacts" => {
                 // `mlflow-artifacts:/PATH` or `mlflow-artifacts://HOST/PATH`: the host is where clients find MLflow.
                 let path = match rest.strip_prefix("//") {
@@ -116,5 +125,24 @@ impl SourceUri {
             }
             _ => Ok(Self::Elsewhere),
         }
+    }
+}
+
+/// After the scheme: `/PATH`. With two slashes a host would stand there, which MLflow skips.
+fn one_slash(rest: &str) -> Option<&str> {
+    rest.strip_prefix('/').filter(|path| !path.starts_with('/') && !path.is_empty())
+}
+
+/// Python's urlparse drops tabs and line ends, trims, and cuts at `?`: what it would change is not accepted.
+fn is_plain(rest: &str) -> bool {
+    let changed = rest.contains(char::is_control) || rest.contains(['?', '#', '\\', '%', ';']);
+    !changed && rest.split(['/', '@']).all(|part| part.trim() == part)
+}
+
+fn unclear(source: &str) -> LocateError {
+    LocateError::Invalid {
+        name: "source".to_owned(),
+        value: source.chars().filter(|c| !c.is_control()).take(64).collect(),
+        expected: "models:/NAME/VERSION, models:/NAME@ALIAS, models:/MODEL_ID, runs:/RUN_ID/PATH or an artifact's URI",
     }
 }

@@ -162,6 +162,9 @@ fn every_id_a_request_names_is_found() {
         ("models:/m-abc", LoggedModel, "m-abc"),
         ("Models:/m-abc", LoggedModel, "m-abc"),
         ("models:/x@champion", Model, "x"),
+        ("models:/a@b/1", Model, "a@b"),
+        ("models:/a@b@c", Model, "a@b"),
+        ("models:/any-id", LoggedModel, "any-id"),
         ("runs:/r7/model", Run, "r7"),
         ("mlflow-artifacts:/3/r/artifacts/m", Artifact, "3/r/artifacts/m"),
         ("mlflow-artifacts://host:5000/3/r", Artifact, "3/r"),
@@ -202,6 +205,32 @@ fn what_could_be_read_in_two_ways_is_refused_in_mlflows_words() {
     refused(&Method::PATCH, "/api/2.0/mlflow/logged-models/m-1", "", r#"{"modelId":"m-2"}"#);
     refused(&Method::POST, "/api/2.0/mlflow/runs/log-batch", "", r#"{"run_id":"a","metrics":{"model_id":"x"}}"#);
     refused(&Method::POST, "/ajax-api/2.0/mlflow/upload-artifact", "run_id=a&run_uuid=b", "");
+}
+
+#[test]
+fn a_source_that_mlflow_would_read_otherwise_is_refused() {
+    for source in [
+        "models://host/secret/1",
+        "models:///secret/1",
+        "models:/sec\\tret@champion",
+        "models:/secret\\n/1",
+        "models:/secret?q/1",
+        "models:/ secret/1",
+        "models:/secret /1",
+        "models:/a/b/c",
+        "models:/",
+        "models:secret/1",
+        "models:/sec%72et/1",
+        "runs://host/r/model",
+        "runs:/r\\t2/model",
+        "mlflow-artifacts:/1/a/../../2/b",
+        "mlflow-artifacts:/1/a?b",
+        "mlflow-artifacts://ho\\tst/1/a",
+    ] {
+        let body = format!(r#"{{"name":"n","source":"{source}"}}"#);
+        let found = locate_in(&Method::POST, "/api/2.0/mlflow/model-versions/create", "", &body);
+        assert!(found.is_err(), "{source}: {found:?}");
+    }
 }
 
 #[test]
