@@ -119,8 +119,15 @@ impl Effects {
     pub async fn reconcile(&self, before: Timestamp) -> Result<usize, ReconcileError> {
         let mut settled = 0;
         for intent in self.parts.store.intents().await?.into_iter().filter(|intent| intent.created < before) {
-            self.parts.settle(intent).await?;
-            settled += 1;
+            let (first, second) = slots(&intent.effect.names());
+            let _first = self.parts.lock(Some(first)).await;
+            let _second = self.parts.lock(second).await;
+            let id = intent.id;
+            match self.parts.settle(intent).await {
+                Ok(()) => settled += 1,
+                // One that cannot be settled must not keep the others waiting.
+                Err(error) => tracing::warn!(intent = id, %error, "an interrupted effect cannot be settled yet"),
+            }
         }
         Ok(settled)
     }
@@ -153,7 +160,7 @@ impl Parts {
         happening: Happening,
         outgoing: Outgoing,
     ) -> Result<Done, EffectError> {
-        let (first, second) = happening.slots();
+        let (first, second) = slots(&happening.names());
         let _first = self.lock(Some(first)).await;
         let _second = self.lock(second).await;
         self.settle_names_of(&happening).await?;
@@ -253,12 +260,13 @@ impl Parts {
                 Some(_) | None => self.store.abandon(intent.id).await?,
             },
             Effect::Drop { kind, key } => match self.resolver.born(*kind, key).await? {
-                Some(_) => self.store.abandon(intent.id).await?,
-                None => self.store.finish_drop(&proxy, intent.id, *kind, key).await?,
+                // A younger thing of that name is another one: the old one is gone, and so must its grants be.
+                Some((_, born)) if born < intent.created.0 => self.store.abandon(intent.id).await?,
+                Some(_) | None => self.store.finish_drop(&proxy, intent.id, *kind, key).await?,
             },
             Effect::Rename { kind, from, to } => {
-                let moved =
-                    self.resolver.born(*kind, to).await?.is_some() && self.resolver.born(*kind, from).await?.is_none();
+                let still = self.resolver.born(*kind, from).await?.is_some_and(|(_, born)| born < intent.created.0);
+                let moved = !still && self.resolver.born(*kind, to).await?.is_some();
                 if moved {
                     self.store.finish_rename(&proxy, intent.id, *kind, from, to).await?;
                 } else {
@@ -291,23 +299,6 @@ impl Happening {
         }
     }
 
-    /// Which of the name locks it holds; always in the same order, so that two renames cannot wait for each other.
-    fn slots(&self) -> (usize, Option<usize>) {
-        let slot = |name: &str| {
-            let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(name);
-            usize::try_from(hash % NAME_LOCKS as u64).unwrap_or_default()
-        };
-        match self {
-            Self::CreateExperiment { name } | Self::CreateModel { name } | Self::DeleteModel { name } => {
-                (slot(name), None)
-            }
-            Self::RenameModel { from, to } => {
-                let (from, to) = (slot(from), slot(to));
-                (from.min(to), (from != to).then_some(from.max(to)))
-            }
-        }
-    }
-
     fn effect(&self, user: UserId) -> Effect {
         match self {
             Self::CreateExperiment { name } => {
@@ -322,6 +313,18 @@ impl Happening {
             }
         }
     }
+}
+
+/// Which of the name locks these names take; always in the same order, so that two renames cannot wait for each other.
+fn slots(names: &[&str]) -> (usize, Option<usize>) {
+    let slot = |name: &&str| {
+        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(name);
+        usize::try_from(hash % NAME_LOCKS as u64).unwrap_or_default()
+    };
+    let mut slots: Vec<usize> = names.iter().map(slot).collect();
+    slots.sort_unstable();
+    slots.dedup();
+    (slots.first().copied().unwrap_or_default(), slots.get(1).copied())
 }
 
 fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, EffectError> {

@@ -121,6 +121,7 @@ impl Lists {
             if answer.status != StatusCode::OK {
                 return Ok(answer);
             }
+            at_most = at_most.saturating_mul(2).min(REFILL_ROWS);
             let fetched = Page::parse(filter, &answer.body)?;
             let count = fetched.rows.len();
             for (index, row) in fetched.rows.into_iter().enumerate().skip(position.skip) {

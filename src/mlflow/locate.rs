@@ -237,7 +237,7 @@ pub(super) fn is_experiment_id(text: &str) -> bool {
 }
 
 /// 32 hex digits today; other stores and older servers had others.
-fn is_opaque_id(text: &str) -> bool {
+pub(super) fn is_opaque_id(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     !text.is_empty() && text.len() <= 64 && text.bytes().all(plain)
 }

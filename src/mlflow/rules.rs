@@ -2,9 +2,11 @@
 //!
 //! A rule reads the canonical request and answers with further demands; it decides nothing itself.
 
-use super::locate::{Located, text_field};
+use super::locate::{Located, is_opaque_id, text_field};
 use super::{ArtifactPath, Json, LocateError, Operation, PROMPT_TAG, Rule, Then, Thing};
 use crate::authz::Permission;
+
+const PROMPT_SOURCES: [&str; 2] = ["dummy-source", "prompt-template"];
 
 /// What a rule asks for beside the row's needs.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -54,7 +56,17 @@ pub fn demands(operation: &Operation, body: Option<&mut Json<'_>>) -> Result<Vec
             let source = text_field(body, "source")?.ok_or_else(|| LocateError::Missing("source".to_owned()))?;
             let run = text_field(body, "run_id")?.filter(|run| !run.is_empty());
             let model = text_field(body, "model_id")?.filter(|model| !model.is_empty());
-            vec![demand_on(SourceUri::parse(&source)?, source, run, model)]
+            // What prompts have in place of a source (`mlflow.prompt.constants`); MLflow takes it for prompts only.
+            if PROMPT_SOURCES.contains(&source.as_str()) {
+                return Ok(Vec::new());
+            }
+            let found = SourceUri::parse(&source)?;
+            if let SourceUri::Run(id) | SourceUri::LoggedModel(id) = &found
+                && !is_opaque_id(id)
+            {
+                return Err(unclear(&source));
+            }
+            vec![demand_on(found, source, run, model)]
         }
     })
 }

@@ -173,18 +173,21 @@ impl Proxy {
         if matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS) {
             return Ok(());
         }
-        let Some(origin) = head.headers.get(header::ORIGIN) else {
-            let site = head.headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
-            let foreign = matches!(site, Some(b"cross-site" | b"same-site"));
-            return if foreign { Err(Error::CrossOrigin) } else { Ok(()) };
-        };
-        let host = crate::http::host(head)?;
-        let origin = origin.to_str().ok().and_then(|origin| Url::parse(origin).ok());
-        let same = origin.is_some_and(|origin| match &self.server.public_url {
-            Some(public) if public.origin() == origin.origin() => true,
-            Some(_) | None => origin.host_str().is_some_and(|name| name.eq_ignore_ascii_case(&host)),
-        });
-        if same { Ok(()) } else { Err(Error::CrossOrigin) }
+        let site = head.headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
+        if matches!(site, Some(b"cross-site" | b"same-site")) {
+            return Err(Error::CrossOrigin);
+        }
+        let Some(origin) = head.headers.get(header::ORIGIN) else { return Ok(()) };
+        let origin = origin.to_str().unwrap_or_default();
+        let ours =
+            self.server.public_url.as_ref().is_some_and(|public| public.origin().ascii_serialization() == origin);
+        // Host and port; browsers leave the scheme's own port out of both headers.
+        let host = head.uri.authority().map(http::uri::Authority::as_str);
+        let host = host.or_else(|| head.headers.get(header::HOST)?.to_str().ok());
+        let same = origin
+            .split_once("://")
+            .is_some_and(|(_, origin)| host.is_some_and(|host| host.eq_ignore_ascii_case(origin)));
+        if ours || same { Ok(()) } else { Err(Error::CrossOrigin) }
     }
 
     /// Health, version of the API, static files: nobody has to sign in.

@@ -411,4 +411,5 @@ fn another_method_is_405_and_another_origin_is_403() {
     assert_eq!(with_origin("https://evil.example"), 403);
     assert_eq!(with_origin("null"), 403);
     assert_eq!(with_origin("http://proxy.evil.example"), 403);
+    assert_eq!(with_origin("http://proxy:9"), 403, "another port is another origin");
 }
