@@ -104,11 +104,17 @@ impl Resolver {
             Thing::Model => level(permission, self.model(&id).await?),
             Thing::Run => {
                 let owner = self.run(&id).await?.map(|home| experiment(&home));
-                Requirement::Belonging { permission, noun: "run", id, owner }
+                Requirement::Belonging { permission, noun: "run", id, owner, tier: Some(ResourceKind::Run) }
             }
             Thing::LoggedModel => {
                 let owner = self.logged_model(&id).await?.map(|home| experiment(&home));
-                Requirement::Belonging { permission, noun: "logged model", id, owner }
+                Requirement::Belonging {
+                    permission,
+                    noun: "logged model",
+                    id,
+                    owner,
+                    tier: Some(ResourceKind::LoggedModel),
+                }
             }
         })
     }
@@ -254,7 +260,7 @@ impl Resolver {
 }
 
 fn level(permission: Permission, resource: Resource) -> Requirement {
-    Requirement::Level { permission, resource }
+    Requirement::level(permission, resource)
 }
 
 fn experiment(home: &Home) -> Resource {

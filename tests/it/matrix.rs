@@ -39,17 +39,15 @@ fn requirements(operation: &Operation) -> Vec<Requirement> {
             let experiment = Resource::new(ResourceKind::Experiment, "1");
             match thing {
                 Thing::Experiment | Thing::ExperimentName | Thing::Artifact => {
-                    Requirement::Level { permission: *permission, resource: experiment }
+                    Requirement::level(*permission, experiment)
                 }
-                Thing::Model => Requirement::Level {
-                    permission: *permission,
-                    resource: Resource::new(ResourceKind::RegisteredModel, "1"),
-                },
+                Thing::Model => Requirement::level(*permission, Resource::new(ResourceKind::RegisteredModel, "1")),
                 Thing::Run | Thing::LoggedModel => Requirement::Belonging {
                     permission: *permission,
                     noun: "run",
                     id: "r".to_owned(),
                     owner: Some(experiment),
+                    tier: None,
                 },
             }
         }
