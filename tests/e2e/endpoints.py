@@ -30,7 +30,8 @@ class Endpoint:
     def path(self, world):
         artifact = f"{world.experiment}/{world.run}/artifacts/folder/file.txt"
         return self.route.format(
-            model_id=world.logged_model, tag_key="tag", artifact_path=artifact if self.method != "PUT" else artifact + ".new"
+            model_id=world.logged_model, tag_key="tag",
+            artifact_path=artifact if self.method != "PUT" else artifact + ".new", **world.names
         )
 
     def paths(self, world):

@@ -409,6 +409,8 @@ class World:
     model: str = ""
     version: str = ""
     files: list = field(default_factory=list)
+    # Ids of what further families of endpoints are about, under the names that stand in their paths.
+    names: dict = field(default_factory=dict)
 
     # Stands in a parameter, a tag and an artifact; must not reach anybody who may not read them.
     SECRET = "the-quick-brown-secret"
