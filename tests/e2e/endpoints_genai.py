@@ -60,9 +60,8 @@ def make(world, mlflow_server):
 
 def share(world, other, permission):
     """A scorer has grants of its own; a queue is seen by who sits in it."""
-    owner, key = world.owner, f"{world.experiment}/judge"
-    if permission == "DENY":
-        owner.grant(other, "scorer", key, permission)
+    owner = world.owner
+    owner.grant(other, "scorer", f"{world.experiment}/judge", permission)
     queue = owner.ok("GET", f"{V3}/review-queues/get", params={"queue_id": world.names["queue"]})["review_queue"]
     owner.ok("POST", f"{V3}/review-queues/update", {
         "queue_id": world.names["queue"], "update_users": True, "users": [*queue.get("users", []), other.name],
@@ -102,6 +101,10 @@ def otlp(*traces, name="span", parent=None):
         **({"parentSpanId": parent} if parent else {}),
     } for trace in traces]
     return {"resourceSpans": [{"resource": {"attributes": []}, "scopeSpans": [{"spans": spans}]}]}
+
+
+def spans_of(who, trace):
+    return who.ok("GET", f"{V3}/traces/get", params={"trace_id": trace})["trace"]["spans"]
 
 
 def feedback(value, name="quality", **more):

@@ -11,7 +11,7 @@ import pytest
 import endpoints
 import endpoints_genai
 from endpoints import ADMINISTRATORS_ONLY, EDIT, MANAGE, READ
-from harness import ROOT, World, difference
+from harness import ROOT, World, check_refused, difference
 
 # Each has ENDPOINTS, and fills and shares the world with what they are about.
 FAMILIES = [
@@ -54,16 +54,6 @@ def stage(proxy, mlflow_server):
 
 def cases(pick):
     return [pytest.param(e, level, id=f"{level}: {e}") for e in ENDPOINTS for level in pick(e.needs)]
-
-
-def check_refused(answer):
-    assert answer.status_code == 403, f"{answer.status_code} {answer.text}"
-    error = answer.json()
-    assert error["error_code"] == "PERMISSION_DENIED"
-    # Clients match the full stop; what follows says what was missing.
-    assert re.match(r"Permission denied\. \S", error["message"])
-    assert World.SECRET not in answer.text
-    return error["message"]
 
 
 @pytest.mark.parametrize(("endpoint", "level"), cases(lambda needs: BELOW[needs]))
