@@ -189,7 +189,7 @@ fn one_of(found: Vec<(String, String)>) -> Result<Vec<String>, LocateError> {
 }
 
 /// Finds a field under its name or protobuf's lowerCamelCase spelling of it, and leaves it under its name only.
-fn take_spelling<'j, 'b>(object: &'j mut Json<'b>, name: &str) -> Result<Option<&'j mut Json<'b>>, LocateError> {
+pub(super) fn take_spelling<'j, 'b>(object: &'j mut Json<'b>, name: &str) -> Result<Option<&'j mut Json<'b>>, LocateError> {
     let Json::Object(members) = object else { return Ok(None) };
     let camel = lower_camel(name);
     if camel != name && members.iter().any(|(key, _)| *key == camel) {
@@ -246,7 +246,7 @@ fn first_name(field: &Field) -> String {
     field.names.first().cloned().unwrap_or_default()
 }
 
-fn invalid(name: &str, value: &Json<'_>, expected: &'static str) -> LocateError {
+pub(super) fn invalid(name: &str, value: &Json<'_>, expected: &'static str) -> LocateError {
     LocateError::Invalid { name: name.to_owned(), value: shown(&String::from_utf8_lossy(&value.to_bytes())), expected }
 }
 

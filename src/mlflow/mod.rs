@@ -3,12 +3,14 @@
 //! Pure: no I/O. Facts were verified on MLflow 3.17.2; what differs in other versions is said where it matters.
 
 mod artifact;
+mod authorship;
 mod json;
 mod locate;
 mod rules;
 mod table;
 
 pub use artifact::ArtifactPath;
+pub use authorship::{Author, sign};
 pub use json::{Json, JsonError, MAX_DEPTH};
 pub use locate::{Input, LocateError, Located, Narrowed, locate, narrow, text_field};
 pub use rules::{Demand, SourceUri, demands};
