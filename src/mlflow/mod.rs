@@ -6,6 +6,7 @@ mod artifact;
 mod authorship;
 mod json;
 mod locate;
+mod otlp;
 mod rules;
 mod table;
 
@@ -13,6 +14,7 @@ pub use artifact::ArtifactPath;
 pub use authorship::{Author, sign};
 pub use json::{Json, JsonError, MAX_DEPTH};
 pub use locate::{Input, LocateError, Located, Narrowed, locate, narrow, text_field};
+pub use otlp::{OtlpError, Spans, read as read_spans};
 pub use rules::{Demand, SourceUri, demands};
 pub use table::{Field, Filter, Found, Need, Operation, Rule, Send, Source, Table, TableError, Then, Thing};
 
