@@ -125,6 +125,31 @@ impl Parts {
         Ok(())
     }
 
+    /// An administrator, of everything or of this workspace, who is about to change something.
+    pub(super) fn require_admin_of(&self, asked: &Asked, workspace: &str) -> Result<(), Refusal> {
+        self.require_of(asked, workspace, Requirement::Admin { change: true })
+    }
+
+    /// The same, who only wants to look.
+    pub(super) fn require_sight_of(&self, asked: &Asked, workspace: &str) -> Result<(), Refusal> {
+        self.require_of(asked, workspace, Requirement::Admin { change: false })
+    }
+
+    /// An administrator, of everything or of any workspace, who is about to change something.
+    pub(super) fn require_admin_of_any(&self, asked: &Asked) -> Result<(), Refusal> {
+        let mut who = Identity::clone(&asked.identity);
+        who.admin |= who.grants.administers_any();
+        let _permit = authorize(&who, self.policy, &[Requirement::Admin { change: true }])?;
+        Ok(())
+    }
+
+    fn require_of(&self, asked: &Asked, workspace: &str, requirement: Requirement) -> Result<(), Refusal> {
+        let mut who = Identity::clone(&asked.identity);
+        who.admin = who.administers(workspace);
+        let _permit = authorize(&who, self.policy, &[requirement])?;
+        Ok(())
+    }
+
     /// Oneself, or an administrator: who may read what belongs to one user.
     pub(super) fn require_self_or_admin(&self, asked: &Asked, name: &str) -> Result<(), Refusal> {
         if asked.is(name) { Ok(()) } else { self.require(asked, Requirement::Admin { change: false }) }
@@ -175,6 +200,22 @@ impl Params {
         match self {
             Self::Fields(fields) if fields.get(name) == Some(&Value::Null) => Ok(""),
             Self::Fields(_) | Self::Query(_) => self.text(name),
+        }
+    }
+
+    /// A text that may be absent, also as `null`.
+    pub(super) fn text_unless_null(&self, name: &str) -> Result<Option<&str>, Refusal> {
+        match self {
+            Self::Fields(fields) if fields.get(name) == Some(&Value::Null) => Ok(None),
+            Self::Fields(_) | Self::Query(_) => self.optional_text(name),
+        }
+    }
+
+    /// The values of a name that may stand more than once in a query.
+    pub(super) fn repeated_text<'p>(&'p self, name: &'p str) -> Vec<&'p str> {
+        match self {
+            Self::Query(query) => query.all(name).collect(),
+            Self::Fields(fields) => fields.get(name).and_then(Value::as_str).into_iter().collect(),
         }
     }
 
