@@ -85,6 +85,7 @@ fn config() -> config::Authn {
         guesses_per_address: PER_ADDRESS,
         guesses_per_account: PER_ACCOUNT,
         guess_window: WINDOW,
+        signup: false,
     }
 }
 

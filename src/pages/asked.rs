@@ -34,6 +34,7 @@ pub(super) struct Asked {
     method: Method,
     query: Option<String>,
     is_json: bool,
+    is_form: bool,
     body: Bytes,
 }
 
@@ -48,6 +49,7 @@ impl<S: Sync> FromRequestParts<S> for Asked {
             method: head.method.clone(),
             query: head.uri.query().map(str::to_owned),
             is_json: is_json(&head.headers),
+            is_form: essence(&head.headers).is_some_and(|essence| essence == "application/x-www-form-urlencoded"),
             body,
         })
     }
@@ -83,6 +85,17 @@ impl Asked {
         let fields = Fields::parse(&self.body)?;
         fields.only(known)?;
         Ok(Params::Fields(fields))
+    }
+
+    /// What a browser sends for a form.
+    pub(super) fn form(&self) -> Result<Params, Refusal> {
+        if !self.is_form {
+            return Err(Reply::invalid("Invalid content type. Must be application/x-www-form-urlencoded").into());
+        }
+        let text = str::from_utf8(&self.body).map_err(|_| Reply::invalid("The request body is not UTF-8 text."))?;
+        let form = Query::parse(text);
+        let form = form.map_err(|error| Reply::invalid(format!("The form cannot be read: {error}.")))?;
+        Ok(Params::Query(form))
     }
 
     /// Whether a body says of itself that it is JSON.
@@ -269,9 +282,15 @@ impl Params {
 
 /// As Flask's `Request.is_json`.
 fn is_json(headers: &HeaderMap) -> bool {
-    let Some(value) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
-    let essence = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+    essence(headers).is_some_and(|essence| {
+        essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+    })
+}
+
+/// The type of the body, without its parameters.
+fn essence(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    Some(value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
 }
 
 fn missing(name: &str) -> Refusal {

@@ -30,6 +30,7 @@ mod resource_permissions;
 mod role_permissions;
 mod roles;
 mod shapes;
+mod signup;
 mod terms;
 mod tokens;
 mod users;
@@ -70,7 +71,7 @@ impl Pages {
     /// Whether a request for this canonical path, without its query, is answered here and nowhere else.
     #[must_use]
     pub fn owns(path: &str) -> bool {
-        if path == "/auth" || path.starts_with("/auth/") {
+        if path == "/auth" || path.starts_with("/auth/") || path == "/signup" {
             return true;
         }
         let below = TWINS.iter().find_map(|twin| path.strip_prefix(twin));
@@ -115,6 +116,8 @@ const OWNED: [&str; 3] = ["/2.0/mlflow/users/", "/3.0/mlflow/users/", "/3.0/mlfl
 
 fn router() -> Router<Arc<Parts>> {
     let own = Router::new()
+        .route("/signup", get(signup::page))
+        .route("/api/2.0/mlflow/users/create-ui", post(signup::create))
         .route("/auth/api/v1/me", get(users::me))
         .route("/auth/api/v1/tokens", get(tokens::list).post(tokens::create).delete(tokens::revoke))
         .route("/auth/api/v1/tokens/{id}", delete(tokens::revoke_by_path))

@@ -15,13 +15,22 @@ use crate::store::{Assignment, GrantRow, Role, Token, User};
 #[derive(Debug)]
 pub(super) struct Shape {
     status: StatusCode,
-    body: Value,
+    body: Body,
 }
+
+#[derive(Debug)]
+enum Body {
+    Json(Value),
+    Page(String),
+}
+
+/// A page of ours runs nothing, loads nothing and sends its form here.
+const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'";
 
 impl Shape {
     /// 200.
     pub(super) fn ok(body: Value) -> Self {
-        Self { status: StatusCode::OK, body }
+        Self { status: StatusCode::OK, body: Body::Json(body) }
     }
 
     /// 200 with `{}`.
@@ -31,16 +40,26 @@ impl Shape {
 
     /// 201.
     pub(super) fn created(body: Value) -> Self {
-        Self { status: StatusCode::CREATED, body }
+        Self { status: StatusCode::CREATED, body: Body::Json(body) }
+    }
+
+    /// 200 with a page for people.
+    pub(super) fn page(page: String) -> Self {
+        Self { status: StatusCode::OK, body: Body::Page(page) }
     }
 }
 
 impl IntoResponse for Shape {
     fn into_response(self) -> Response {
-        // The newline is Flask's.
-        let mut response = (self.status, format!("{}\n", self.body)).into_response();
+        let page = [(header::CONTENT_TYPE, "text/html; charset=utf-8"), (header::CONTENT_SECURITY_POLICY, PAGE_POLICY)];
+        let mut response = match self.body {
+            // The newline is Flask's.
+            Body::Json(body) => {
+                (self.status, [(header::CONTENT_TYPE, "application/json")], format!("{body}\n")).into_response()
+            }
+            Body::Page(text) => (self.status, page, text).into_response(),
+        };
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         response
     }

@@ -89,6 +89,10 @@ impl World {
         let body = match body.strip_prefix("text:") {
             Some(text) => text,
             None if body.is_empty() => body,
+            None if body.starts_with("form:") => {
+                builder = builder.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+                body.trim_start_matches("form:")
+            }
             None => {
                 builder = builder.header(header::CONTENT_TYPE, "application/json; charset=utf-8");
                 body
@@ -163,6 +167,7 @@ fn config() -> config::Authn {
         guesses_per_address: 20,
         guesses_per_account: 3,
         guess_window: Duration::from_mins(15),
+        signup: true,
     }
 }
 
@@ -626,6 +631,50 @@ fn scorer(more: &str) -> String {
 }
 
 #[tokio::test]
+async fn an_account_is_made_on_the_page_for_it_and_from_nowhere_else() {
+    let world = World::new().await;
+    let page = world.ask("admin", "GET /signup", "").await;
+    assert_eq!(page.headers()[header::CONTENT_TYPE], "text/html; charset=utf-8");
+    assert!(page.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap().contains("default-src 'none'"));
+    let page = str::from_utf8(page.body()).unwrap();
+    let token = page.split_once("name=\"csrf_token\" value=\"").unwrap().1.split('"').next().unwrap();
+    let form = |name: &str, token: &str| format!("form:username={name}&password=a+long+password&csrf_token={token}");
+    let send = async |who: &str, form: &str| {
+        let answer = world.ask(who, "POST /api/2.0/mlflow/users/create-ui", form).await;
+        (answer.status().as_u16(), String::from_utf8(answer.body().to_vec()).unwrap())
+    };
+    let (status, text) = send("admin", &form("%3Cb%3E", token)).await;
+    assert_eq!(status, 200);
+    assert!(text.contains("Successfully signed up user: &lt;b&gt;<"), "{text}");
+    assert!(world.store.user_by_name("<b>").await.unwrap().is_some());
+    for (who, form, status, message) in [
+        ("admin", form("dave", ""), 400, "The CSRF token is missing."),
+        ("admin", "form:{\"username\":\"dave\"}".to_owned(), 400, "The CSRF token is missing."),
+        ("admin", form("dave", "made-up"), 400, "The CSRF token is invalid."),
+        ("admin", form("alice", token), 400, "User (username=alice) already exists."),
+        ("admin", form("", token), 400, "Username and password cannot be empty."),
+        ("admin", form("dave", &format!("{token}&username=x")), 400, "Parameter 'username' is given more than once."),
+        ("admin", "{}".to_owned(), 400, "Invalid content type. Must be application/x-www-form-urlencoded"),
+        ("admin/ro", form("dave", token), 403, "read-only"),
+        ("alice", form("dave", token), 403, "This needs an administrator."),
+    ] {
+        let (got, text) = send(who, &form).await;
+        assert!(got == status && text.contains(message), "{form}: {got} {text}");
+    }
+    world.clock.advance(Duration::from_hours(1));
+    assert!(send("admin", &form("dave", token)).await.1.contains("The CSRF token has expired."));
+    let off = config::Authn { signup: false, ..config() };
+    let policy = Policy { default_permission: Permission::NoPermissions };
+    let pages = Pages::new(Arc::clone(&world.store), Arc::clone(&world.authn), off, policy, world.clock.clone());
+    for request in ["GET /signup", "POST /api/2.0/mlflow/users/create-ui"] {
+        let (method, path) = request.split_once(' ').unwrap();
+        let request = http::Request::builder().method(method).uri(path).body(Bytes::new()).unwrap();
+        let answer = pages.answer(world.identity("admin").await.unwrap(), HERE, request).await;
+        assert_eq!(answer.status(), StatusCode::NOT_FOUND);
+    }
+}
+
+#[tokio::test]
 async fn access_tokens_are_their_owners() {
     let world = World::new().await;
     world.clock.advance(Duration::from_secs(3600));
@@ -695,7 +744,8 @@ async fn everybody_learns_who_they_are_here_and_nothing_else_is_there() {
             ("alice", "POST /auth/api/v1/me", ""),
             ("alice", "GET /auth/nothing", ""),
             ("alice", "GET /auth", ""),
-            ("admin", "POST /api/2.0/mlflow/users/create-ui", ""),
+            ("admin", "GET /api/2.0/mlflow/users/create-ui", ""),
+            ("admin", "POST /ajax-api/2.0/mlflow/users/create-ui", ""),
             ("admin", "GET /ajax-api/2.0/mlflow/users/current", ""),
             ("admin", "GET /ajax-api/2.0/mlflow/users/current/", ""),
         ])
@@ -793,6 +843,7 @@ fn what_is_answered_here_is_answered_nowhere_else() {
         ("/auth/", true),
         ("/auth/api/v1/tokens/1", true),
         ("/authority", false),
+        ("/signup", true),
         ("/api/2.0/mlflow/users/create", true),
         ("/ajax-api/2.0/mlflow/users/create", true),
         ("/api/2.0/mlflow/users/create-ui", true),
