@@ -93,7 +93,7 @@ fn every_way_to_say_it_is_put_into_one() {
         format!(
             r#"{{ mlflowGetRun(input: {{runId: "\u0030{}"}}) {{ run {{ info {{ runId }} }} }} # a comment
             mlflowGetRun(input: {{runId: "{RUN}"}}) {{ run {{ info {{ runId }} }} }} }}"#,
-            &RUN[1..]
+            RUN.strip_prefix('0').expect("a zero")
         ),
     ] {
         check(&query, &[("mlflowGetRun", run())], &one);
