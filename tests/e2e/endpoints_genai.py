@@ -32,7 +32,7 @@ SCORER = {
 def make(world, mlflow_server):
     """Adds one of everything to a world, made by its owner; the ids stand in `world.names`."""
     owner, names = world.owner, world.names
-    names["trace_id"] = new_trace(owner, world.experiment)
+    names["trace_id"], names["another_trace"] = new_trace(owner, world.experiment), new_trace(owner, world.experiment)
     names["request_id"] = owner.ok("POST", f"{V2}/traces", {
         "experiment_id": world.experiment, "timestamp_ms": 1, "request_metadata": [], "tags": a_tag(World.SECRET),
     })["trace_info"]["request_id"]
@@ -171,12 +171,6 @@ def record_ids(w):
     return [record["dataset_record_id"] for record in (json.loads(held) if isinstance(held, str) else held)]
 
 
-def an_item(w):
-    """A second trace, for the queue."""
-    w.names["another_trace"] = w.names.get("another_trace") or new_trace(w.owner, w.experiment)
-    return [w.names["another_trace"]]
-
-
 def spans(w):
     return {"json": otlp("tr-" + secrets.token_hex(16)), "headers": {"x-mlflow-experiment-id": w.experiment}}
 
@@ -188,6 +182,12 @@ def prompt(w):
 
 COUNT = {"view_type": "TRACES", "metric_name": "trace_count", "aggregations": [{"aggregation_type": "COUNT"}]}
 NO_JOBS = (200, 400, 500, 501)  # this MLflow takes no jobs
+GONE = (404, 405)
+PROMPTLAB = {
+    "run_name": "r", "tags": [], "prompt_template": "Is {{x}}?", "prompt_parameters": [{"key": "x", "value": "y"}],
+    "model_route": "route", "model_parameters": [{"key": "temperature", "value": "0"}], "model_input": "Is y?",
+    "model_output_parameters": [], "model_output": "yes", "mlflow_version": "3.17.2", "user_id": "somebody", "start_time": 1,
+}
 
 ENDPOINTS = [
     # traces
@@ -208,7 +208,7 @@ ENDPOINTS = [
     Endpoint(EDIT, "DELETE", f"{V3}/traces/{{trace_id}}/tags", body(key="tag"), spoils=True),
     Endpoint(EDIT, "POST", f"{V2}/traces/link-to-run", body(run_id=run, trace_ids=several("trace_id"))),
     Endpoint(EDIT, "POST", f"{V2}/traces/link-prompts",
-             body(trace_id=named("trace_id"), prompt_versions=[{"name": "p", "version": "1"}])),
+             body(trace_id=named("trace_id"), prompt_versions=lambda w: [{"name": w.model, "version": "1"}])),
     Endpoint(MANAGE, "POST", f"{V3}/traces/delete-traces",
              body(experiment_id=experiment, request_ids=several("trace_id")), spoils=True),
     # traces as clients before 3.0 know them
@@ -222,6 +222,13 @@ ENDPOINTS = [
     Endpoint(EDIT, "DELETE", f"{V2}/traces/{{request_id}}/tags", body(key="tag"), spoils=True),
     Endpoint(MANAGE, "POST", f"{V2}/traces/delete-traces",
              body(experiment_id=experiment, request_ids=several("trace_id")), spoils=True),
+    # what MLflow 2.21 called them; this one answers 404 and 405
+    Endpoint(READ, "GET", f"{V2}/traces/{{request_id}}", ok=GONE),
+    Endpoint(EDIT, "POST", f"{V2}/traces/{{request_id}}/assessments", body(assessment=feedback("fine")), ok=GONE),
+    Endpoint(READ, "GET", f"{V2}/traces/{{request_id}}/assessments/{{assessment_id}}", ok=GONE),
+    Endpoint(EDIT, "PATCH", f"{V2}/traces/{{request_id}}/assessments/{{assessment_id}}",
+             body(assessment=feedback("bad"), update_mask="feedback"), ok=GONE),
+    Endpoint(EDIT, "DELETE", f"{V2}/traces/{{request_id}}/assessments/{{assessment_id}}", ok=GONE),
     # assessments
     Endpoint(EDIT, "POST", f"{V3}/traces/{{trace_id}}/assessments", body(assessment=feedback("fine"))),
     Endpoint(READ, "GET", f"{V3}/traces/{{trace_id}}/assessments/{{assessment_id}}"),
@@ -269,7 +276,7 @@ ENDPOINTS = [
     Endpoint(READ, "GET", f"{V3}/review-queues/list", query(experiment_id=experiment)),
     Endpoint(MANAGE, "POST", f"{V3}/review-queues/update", body(queue_id=named("queue"), name="renamed"), spoils=True),
     Endpoint(MANAGE, "POST", f"{V3}/review-queues/delete", body(queue_id=named("queue")), spoils=True),
-    Endpoint(EDIT, "POST", f"{V3}/review-queues/items/add", body(queue_id=named("queue"), item_ids=an_item), before=an_item),
+    Endpoint(EDIT, "POST", f"{V3}/review-queues/items/add", body(queue_id=named("queue"), item_ids=several("another_trace"))),
     Endpoint(MANAGE, "POST", f"{V3}/review-queues/items/remove",
              body(queue_id=named("queue"), item_ids=several("trace_id")), spoils=True),
     Endpoint(READ, "GET", f"{V3}/review-queues/items/list", query(queue_id=named("queue"))),
@@ -287,6 +294,9 @@ ENDPOINTS = [
              body(experiment_id=experiment, trace_ids=several("trace_id"), serialized_scorer=json.dumps(SCORER)), ok=NO_JOBS),
     Endpoint(EDIT, "POST", f"{AJAX3}/genai/evaluate/invoke",
              body(experiment_id=experiment, trace_ids=several("trace_id"), serialized_scorers=[json.dumps(SCORER)]), ok=NO_JOBS),
+    # datasets and prompts of runs, for the pages
+    Endpoint(READ, "POST", "/ajax-api/2.0/mlflow/experiments/search-datasets", body(experiment_ids=experiments)),
+    Endpoint(EDIT, "POST", "/ajax-api/2.0/mlflow/runs/create-promptlab-run", body(experiment_id=experiment, **PROMPTLAB)),
     # prompt optimisation
     Endpoint(EDIT, "POST", f"{V3}/prompt-optimization/jobs",
              body(experiment_id=experiment, source_prompt_uri=prompt, config={"optimizer_type": "OPTIMIZER_TYPE_GEPA"}),

@@ -236,10 +236,15 @@ def test_linking_to_a_run_needs_every_trace_and_the_run(mlflow_server, world, ot
     assert link(world.run, trace, theirs).status_code == 200
 
 
-def test_linking_prompts_needs_the_trace(mlflow_server, world, other_world):
-    body = {"trace_id": other_world.names["trace_id"], "prompt_versions": [{"name": "p", "version": "1"}]}
+def test_linking_prompts_needs_the_trace_and_the_prompts(mlflow_server, world, other_world, trace):
+    def link(trace, *prompts):
+        versions = [{"name": prompt, "version": "1"} for prompt in prompts]
+        return world.owner.post(f"{V2}/traces/link-prompts", {"trace_id": trace, "prompt_versions": versions})
+
     with mlflow_server.unchanged():
-        check_refused(world.owner.post(f"{V2}/traces/link-prompts", body))
+        check_refused(link(other_world.names["trace_id"], world.model))
+        check_refused(link(trace, world.model, other_world.model))
+    assert link(trace, world.model).status_code == 200
 
 
 # ---- tags
