@@ -225,6 +225,10 @@ def test_an_administrator_of_a_workspace_is_one_there_only(root, workspace_admin
     theirs.assign_role(alice.name, made.id)
     assert [held.id for held in theirs.list_user_roles(alice.name)] == [made.id], "and not what she was granted"
     assert {one.name for one in theirs.list_roles(team)} == {"admins", "readers"}
+    both = [("workspace", team), ("workspace", "default")]
+    assert bob.get(f"{ROLES}/list", both).status_code == 403
+    listed = root.person.ok("GET", f"{ROLES}/list", params=both)["roles"]
+    assert {role["workspace"] for role in listed} == {team, "default"}
     theirs.assign_role(bob.name, made.id)
     assert not may_read(bob, world), "not even by a role of their own making"
     for name, *arguments in [
