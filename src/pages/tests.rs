@@ -589,6 +589,7 @@ async fn a_job_is_its_creators_and_no_permission_in_mlflows_words() {
     let world = World::new().await;
     let bob = world.store.user_by_name("bob").await.unwrap().unwrap();
     world.give(&bob, ResourceKind::Job, "j", Permission::Manage).await;
+    world.give(&bob, ResourceKind::ReviewQueue, "rq-1", Permission::Manage).await;
     let conversation = world
         .play(&[
             ("bob", "GET users3/current/permissions", ""),
