@@ -150,6 +150,22 @@ def test_a_tier_is_granted_as_a_whole(root, role, bob, tier):
     root.revoke_user_permission(bob.name, tier, "*")
 
 
+def test_a_role_on_runs_takes_runs_away_and_leaves_the_experiment(root, role, alice, bob, world):
+    alice.grant(bob, "experiment", world.experiment, "EDIT")
+    root.assign_role(bob.name, role.id)
+    tag = {"run_id": world.run, "key": "k", "value": "v"}
+    assert bob.post("/api/2.0/mlflow/runs/set-tag", tag).status_code == 200
+    given = root.add_role_permission(role.id, "run", "*", "READ")
+    assert may_read(bob, world)
+    assert bob.post("/api/2.0/mlflow/runs/set-tag", tag).status_code == 403
+    root.update_role_permission(given.id, "DENY")
+    assert not may_read(bob, world)
+    experiment = {"experiment_id": world.experiment}
+    assert bob.get("/api/2.0/mlflow/experiments/get", experiment).status_code == 200
+    root.remove_role_permission(given.id)
+    assert bob.post("/api/2.0/mlflow/runs/set-tag", tag).status_code == 200
+
+
 @pytest.mark.parametrize(("kind", "pattern", "permission", "message"), [
     ("exp", "1", "READ", "Invalid resource type 'exp'. Valid resource types are: ('assessment', 'experiment', "),
     ("job", "1", "READ", "Invalid resource type 'job'"),
