@@ -190,6 +190,7 @@ pub enum Rule {
     PromptSource,
     PromptTag,
     QueueMember,
+    QueueName,
     QueueOwner,
     QueueReader,
     QueueUpdate,
