@@ -38,12 +38,7 @@ impl Proxy {
         Ok(own::json(Bytes::from(body)))
     }
 
-    async fn verdict(
-        &self,
-        identity: &Identity,
-        ask: &Ask,
-        proven: &mut Vec<Requirement>,
-    ) -> Result<Verdict, Error> {
+    async fn verdict(&self, identity: &Identity, ask: &Ask, proven: &mut Vec<Requirement>) -> Result<Verdict, Error> {
         let read = |thing, id: &str| Located { permission: Permission::Read, thing, id: id.to_owned() };
         let located = match ask {
             Ask::Open | Ask::Versions(_) => return Ok(Verdict::Keep),

@@ -523,7 +523,7 @@ impl Proxy {
         let headers = to_upstream(std::mem::take(&mut checked.head.headers), self.upstream.host(), checked.address);
         let (method, path) = (checked.head.method.clone(), checked.path.encoded().into_owned());
         let request = ListRequest { method, path, headers, query: &mut query, body };
-        let answer = self.lists.page(identity, self.policy, permit, filter, request).await?;
+        let answer = self.lists.page(identity, self.policy, permit, filter, &visible, request).await?;
         record.upstream_answered();
         let mut response = own::json(answer.body);
         *response.status_mut() = answer.status;
