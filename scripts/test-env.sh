@@ -61,7 +61,7 @@ for line in open(sys.argv[1]):
     name, wanted = re.fullmatch(r"([A-Za-z0-9_.-]+)(?:\[[a-z,]+\])?==(\S+)", line).groups()
     if version(name) != wanted:
         sys.exit(f"{name} is {version(name)}, not {wanted}")
-for module in ("flask_wtf", "sklearn", "requests", "pytest", "pytest_timeout", "sqlalchemy", "uvicorn"):
+for module in ("flask_wtf", "sklearn", "requests", "pytest", "pytest_timeout", "sqlalchemy", "uvicorn", "opentelemetry.exporter.otlp.proto.http"):
     importlib.import_module(module)
 PYTHON
 }

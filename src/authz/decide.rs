@@ -53,7 +53,7 @@ pub enum Requirement {
         owner: Option<Resource>,
         tier: Option<ResourceKind>,
     },
-    /// One of these names is the caller's.
+    /// One of these names is the caller's, in any case: MLflow stores some in lower case.
     OneOf(Vec<String>),
     /// All of one of these lists; the first speaks for all of them when none holds.
     Any(Vec<Vec<Self>>),
@@ -216,7 +216,8 @@ pub fn holds(who: &Identity, policy: Policy, requirement: &Requirement) -> Resul
             Some(_) | None => Ok(()),
         },
         Requirement::OneOf(names) => {
-            if who.admin || names.iter().any(|name| **name == *who.name) {
+            let own = who.name.to_lowercase();
+            if who.admin || names.iter().any(|name| name.to_lowercase() == own) {
                 Ok(())
             } else {
                 Err(Denied::NotYours)

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use tokio::sync::Mutex;
@@ -278,7 +279,7 @@ impl Parts {
 
     /// An MLflow without auth does not know who creates a queue; its next request tells it.
     async fn create_queue(&self, name: &str, permit: Permit, outgoing: Outgoing) -> Result<Done, EffectError> {
-        let (head, body) = self.upstream.forward(permit, outgoing).await?.into_parts();
+        let (mut head, body) = self.upstream.forward(permit, outgoing).await?.into_parts();
         let mut body = read_bounded(body, ANSWER_BYTES).await.map_err(upstream::Error::from)?;
         if head.status.is_success() {
             let queue = parse::<CreatedQueue>(&body)?.review_queue;
@@ -286,6 +287,8 @@ impl Parts {
                 let change = serde_json::json!({ "queue_id": queue.queue_id, "new_owner": name }).to_string();
                 if let Some(changed) = self.upstream.ask("/api/3.0/mlflow/review-queues/update", change).await? {
                     body = changed;
+                    // It was the first answer's.
+                    head.headers.remove(CONTENT_LENGTH);
                 }
             }
         }

@@ -266,10 +266,10 @@ impl Lists {
             }
             Filter::ReviewQueues => {
                 let row: Queue = parse(row.get().as_bytes())?;
-                let mine = *row.created_by == *who.name || row.users.iter().any(|user| **user == *who.name);
-                let permission = if mine { Permission::Read } else { Permission::Edit };
-                let tier = Some(ResourceKind::ReviewQueue);
-                let requirement = Requirement::Level { permission, resource: row.experiment(), tier };
+                let (resource, tier) = (row.experiment(), Some(ResourceKind::ReviewQueue));
+                let member = holds(who, policy, &Requirement::OneOf(row.users)).is_ok();
+                let permission = if member { Permission::Read } else { Permission::Edit };
+                let requirement = Requirement::Level { permission, resource, tier };
                 Ok(holds(who, policy, &requirement).is_ok())
             }
             Filter::Secrets => {

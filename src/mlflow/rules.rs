@@ -70,7 +70,7 @@ pub fn demands(
         Rule::QueueOwner => queue(located, QueuePart::CustomOwner),
         Rule::QueueUpdate => {
             let mut demands = queue(located, QueuePart::Owner);
-            if text_field(body, "new_owner")?.is_some_and(|owner| !owner.is_empty()) {
+            if text_field(body, "new_owner")?.is_some() {
                 let whole =
                     |located: &Located| Demand::Located(Located { permission: Permission::Manage, ..located.clone() });
                 demands.extend(located.iter().map(whole));

@@ -159,7 +159,7 @@ pub(super) struct JobAnswer {
     pub(super) job: InExperiment,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 pub(super) struct OnlineScorers {
     #[serde(default)]
     pub(super) configs: Vec<InExperiment>,

@@ -15,8 +15,8 @@ use moka::future::Cache;
 use serde::Deserialize;
 
 use answers::{
-    DatasetAnswer, EndpointAnswer, ExperimentAnswer, IssueAnswer, JobAnswer, LabelSchemaAnswer, LoggedModelAnswer,
-    ModelAnswer, OnlineScorers, QueueAnswer, RunAnswer, TraceAnswer, TraceAnswerV2, TraceBatch,
+    DatasetAnswer, EndpointAnswer, ExperimentAnswer, InExperiment, IssueAnswer, JobAnswer, LabelSchemaAnswer,
+    LoggedModelAnswer, ModelAnswer, OnlineScorers, QueueAnswer, RunAnswer, TraceAnswer, TraceAnswerV2, TraceBatch,
 };
 pub use answers::{Queue, RegisteredModel};
 
@@ -75,7 +75,6 @@ enum Owned {
     Issue,
     LabelSchema,
     PromptJob,
-    OnlineScorer,
 }
 
 impl Owned {
@@ -87,7 +86,6 @@ impl Owned {
             Self::Issue => "issue",
             Self::LabelSchema => "label schema",
             Self::PromptJob => "prompt optimization job",
-            Self::OnlineScorer => "scorer",
         }
     }
 }
@@ -195,6 +193,7 @@ impl Resolver {
                 let tier = Some(ResourceKind::ReviewQueue);
                 return Ok(vec![Requirement::Belonging { permission, noun: "review queue", id, owner, tier }]);
             }
+            Thing::OnlineScorer => return self.online_scorer(permission, id).await,
             Thing::Run => (Owned::Run, Some(ResourceKind::Run)),
             Thing::LoggedModel => (Owned::LoggedModel, Some(ResourceKind::LoggedModel)),
             Thing::Trace => (Owned::Trace, Some(ResourceKind::Trace)),
@@ -202,7 +201,6 @@ impl Resolver {
             Thing::Issue => (Owned::Issue, None),
             Thing::LabelSchema => (Owned::LabelSchema, None),
             Thing::PromptJob => (Owned::PromptJob, None),
-            Thing::OnlineScorer => (Owned::OnlineScorer, None),
             // Answered above; were it not so, the answer is no.
             Thing::Experiment
             | Thing::TracesOf
@@ -224,7 +222,6 @@ impl Resolver {
             Owned::Issue => self.issue(&id).await?,
             Owned::LabelSchema => self.label_schema(&id).await?,
             Owned::PromptJob => self.prompt_job(&id).await?,
-            Owned::OnlineScorer => self.online_scorer(&id).await?,
         };
         let owner = owner.map(|home| experiment(&home));
         Ok(vec![Requirement::Belonging { permission, noun: owned.noun(), id, owner, tier }])
@@ -482,13 +479,15 @@ impl Resolver {
         self.other(Owned::PromptJob, id, ask).await
     }
 
-    async fn online_scorer(&self, id: &str) -> Result<Option<Home>, Error> {
-        let ask = async || {
-            let target = target("/api/3.0/mlflow/scorers/online-configs", "scorer_ids", id);
-            let found = self.find::<OnlineScorers>(target).await?;
-            Ok(found.and_then(|answer| answer.configs.into_iter().next()).map(|found| Home::of(found.experiment_id)))
+    /// Clients ask for every scorer's configuration; MLflow leaves out what there is none of. One may come: never cached.
+    async fn online_scorer(&self, permission: Permission, id: String) -> Result<Vec<Requirement>, Error> {
+        let target = target("/api/3.0/mlflow/scorers/online-configs", "scorer_ids", &id);
+        let found = self.find::<OnlineScorers>(target).await?.unwrap_or_default().configs;
+        let belonging = |config: InExperiment| {
+            let owner = Some(Resource::new(ResourceKind::Experiment, config.experiment_id));
+            Requirement::Belonging { permission, noun: "scorer", id: id.clone(), owner, tier: None }
         };
-        self.other(Owned::OnlineScorer, id, ask).await
+        Ok(found.into_iter().map(belonging).collect())
     }
 
     /// All experiments of a dataset must allow it; one without any is nobody's. They change: never cached.

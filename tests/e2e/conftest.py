@@ -75,6 +75,20 @@ def world(alice):
     return World.make(alice)
 
 
+@pytest.fixture
+def people(proxy):
+    """Makes people who hold a permission on an experiment: `people(world, READ, EDIT)`."""
+
+    def make(world, *levels):
+        made = []
+        for level in levels:
+            made.append(proxy.person(level.lower()))
+            world.owner.grant(made[-1], "experiment", world.experiment, level)
+        return made
+
+    return make
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     """What the proxies said belongs to a failure's report."""

@@ -32,6 +32,17 @@ SECRETS = {ADMIN_PASSWORD}
 PROXIES = []
 
 
+def check_refused(answer):
+    """MLflow's way to say no, with what was missing and nothing else; gives the message."""
+    assert answer.status_code == 403, f"{answer.status_code} {answer.text}"
+    error = answer.json()
+    assert error["error_code"] == "PERMISSION_DENIED"
+    # Clients match the full stop; what follows says what was missing.
+    assert re.match(r"Permission denied\. \S", error["message"])
+    assert World.SECRET not in answer.text
+    return error["message"]
+
+
 def unique(prefix):
     return f"{prefix}-{secrets.token_hex(4)}"
 
@@ -155,6 +166,14 @@ class Mlflow:
         files = [path for path in self.artifacts.rglob("*") if path.is_file()]
         state["artifacts"] = sorted(f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files)
         return state
+
+    @contextlib.contextmanager
+    def unchanged(self):
+        """Whatever happens inside must leave what MLflow stores as it is."""
+        before = self.state()
+        yield
+        changed = difference(before, self.state())
+        assert not changed, changed
 
 
 def difference(before, after):
@@ -409,6 +428,8 @@ class World:
     model: str = ""
     version: str = ""
     files: list = field(default_factory=list)
+    # Ids of what further families of endpoints are about, under the names that stand in their paths.
+    names: dict = field(default_factory=dict)
 
     # Stands in a parameter, a tag and an artifact; must not reach anybody who may not read them.
     SECRET = "the-quick-brown-secret"
