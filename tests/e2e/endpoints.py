@@ -6,7 +6,7 @@ Written by hand from MLflow's documentation, not from the proxy's route table: `
 from dataclasses import dataclass
 from typing import Callable
 
-READ, EDIT, MANAGE = "READ", "EDIT", "MANAGE"
+READ, USE, EDIT, MANAGE = "READ", "USE", "EDIT", "MANAGE"
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Endpoint:
     def path(self, world):
         artifact = f"{world.experiment}/{world.run}/artifacts/folder/file.txt"
         return self.route.format(
-            model_id=world.logged_model, tag_key="tag", artifact_path=artifact if self.method != "PUT" else artifact + ".new"
+            model_id=world.logged_model, tag_key="tag",
+            artifact_path=artifact if self.method != "PUT" else artifact + ".new", **world.names
         )
 
     def paths(self, world):
@@ -189,18 +190,11 @@ ADMINISTRATORS_ONLY = [
     ("POST", "/api/3.0/mlflow/datasets/create", {"name": "d"}),
     ("POST", "/api/3.0/mlflow/datasets/search", {}),
     ("POST", "/api/3.0/mlflow/scorers/register", {"experiment_id": "0", "name": "s", "serialized_scorer": "{}"}),
-    ("GET", "/api/3.0/mlflow/gateway/secrets/list", None),
-    ("POST", "/api/3.0/mlflow/gateway/secrets/create", {"secret_name": "s"}),
-    ("GET", "/api/3.0/mlflow/gateway/endpoints/list", None),
     ("POST", "/api/3.0/mlflow/label-schemas/create", {"experiment_id": "0", "name": "n"}),
-    ("GET", "/api/3.0/mlflow/mcp-servers", None),
-    ("POST", "/ajax-api/2.0/mlflow/runs/create-promptlab-run", {"experiment_id": "0"}),
-    ("POST", "/ajax-api/2.0/mlflow/experiments/search-datasets", {"experiment_ids": ["0"]}),
     ("POST", "/ajax-api/3.0/mlflow/demo/generate", {}),
     ("POST", "/ajax-api/3.0/jobs/", {"job_name": "j", "params": {}}),
     ("GET", "/ajax-api/3.0/mlflow/assistant/config", None),
     ("PUT", "/ajax-api/3.0/mlflow/assistant/config", {}),
-    ("GET", "/gateway/mlflow/v1/models", None),
     ("POST", "/v1/traces", {}),
     ("GET", "/metrics", None),
     ("GET", "/docs", None),
