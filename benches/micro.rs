@@ -121,7 +121,7 @@ fn decide(criterion: &mut Criterion) {
 }
 
 fn read_on(experiment: String) -> Requirement {
-    Requirement::Level { permission: Permission::Read, resource: Resource::new(ResourceKind::Experiment, experiment) }
+    Requirement::level(Permission::Read, Resource::new(ResourceKind::Experiment, experiment))
 }
 
 fn reader_of(experiments: u32) -> Identity {

@@ -101,7 +101,8 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let proxy = Arc::new(Proxy {
         server: config.server.clone(),
         policy,
-        artifact_locations: config.authz.artifact_locations.clone(),
+        authz: config.authz.clone(),
+        static_prefix: config.upstream.static_prefix.clone(),
         table,
         authn: Arc::clone(&authn),
         resolver: Arc::clone(&resolver),

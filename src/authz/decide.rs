@@ -38,10 +38,33 @@ pub enum Requirement {
     Privileged(&'static str),
     /// No grant takes this resource away: asked for names that somebody is about to use.
     NotRefused(Resource),
-    /// This level on this resource, which the request itself named.
-    Level { permission: Permission, resource: Resource },
-    /// This level on the resource that the named thing (a run, a version) belongs to; `None` when it could not be found.
-    Belonging { permission: Permission, noun: &'static str, id: String, owner: Option<Resource> },
+    /// This tier is not taken away: asked of somebody about to make one of its things.
+    NotDenied(ResourceKind),
+    /// Where a grant speaks of this tier, it gives this level.
+    Tier { permission: Permission, tier: ResourceKind },
+    /// This level on this resource, which the request itself named, or on the tier below it.
+    Level { permission: Permission, resource: Resource, tier: Option<ResourceKind> },
+    /// This level on the resource that the named thing (a run, a version) belongs to, or on its tier; `owner` is `None`
+    /// when it could not be found.
+    Belonging {
+        permission: Permission,
+        noun: &'static str,
+        id: String,
+        owner: Option<Resource>,
+        tier: Option<ResourceKind>,
+    },
+    /// One of these names is the caller's.
+    OneOf(Vec<String>),
+    /// All of one of these lists; the first speaks for all of them when none holds.
+    Any(Vec<Vec<Self>>),
+}
+
+impl Requirement {
+    /// This level on this resource.
+    #[must_use]
+    pub const fn level(permission: Permission, resource: Resource) -> Self {
+        Self::Level { permission, resource, tier: None }
+    }
 }
 
 /// Proof that one request was allowed. Only this module can make one; forwarding consumes it.
@@ -58,6 +81,8 @@ pub enum Denied {
     Privileged(&'static str),
     MayNotCreate(ResourceKind),
     Missing { permission: Permission, resource: Resource },
+    MissingTier { permission: Permission, tier: ResourceKind },
+    NotYours,
     MissingOnOwner { permission: Permission, noun: &'static str, id: String },
     TokenIsReadOnly,
     TokenScope,
@@ -70,7 +95,9 @@ impl Denied {
         match self {
             Self::NotAdmin | Self::Privileged(_) => "not_admin",
             Self::MayNotCreate(_) => "may_not_create",
-            Self::Missing { .. } | Self::MissingOnOwner { .. } => "not_granted",
+            Self::Missing { .. } | Self::MissingTier { .. } | Self::NotYours | Self::MissingOnOwner { .. } => {
+                "not_granted"
+            }
             Self::TokenIsReadOnly => "token_read_only",
             Self::TokenScope => "token_scope",
         }
@@ -91,6 +118,10 @@ impl fmt::Display for Denied {
                 f,
                 "{permission} on {resource} is required. Ask somebody who holds MANAGE on it, or an administrator."
             ),
+            Self::MissingTier { permission, tier } => {
+                write!(f, "{permission} on {}s is required. Ask an administrator.", tier.noun())
+            }
+            Self::NotYours => f.write_str("This belongs to somebody else."),
             Self::MissingOnOwner { permission, noun, id } => write!(
                 f,
                 "{permission} is required on what {noun} `{id}` belongs to. Check the id, or ask an administrator."
@@ -109,7 +140,7 @@ impl fmt::Display for Denied {
 /// The first requirement that does not hold.
 pub fn authorize(who: &Identity, policy: Policy, requirements: &[Requirement]) -> Result<Permit, Denied> {
     for requirement in requirements {
-        decide(who, policy, requirement)?;
+        holds(who, policy, requirement)?;
     }
     Ok(Permit { _only_authorize_makes_one: () })
 }
@@ -125,7 +156,30 @@ pub fn may(who: &Identity, policy: Policy, permission: Permission, resource: &Re
     who.limits.allow(permission, resource) && (who.admin || level(who, policy, resource).covers(permission))
 }
 
-fn decide(who: &Identity, policy: Policy, requirement: &Requirement) -> Result<(), Denied> {
+/// The same on a thing of a tier below the resource, as MLflow 3.17 does it: READ on the resource, and the level on the
+/// tier where a grant speaks of it, else on the resource.
+fn may_below(
+    who: &Identity,
+    policy: Policy,
+    permission: Permission,
+    resource: &Resource,
+    tier: Option<ResourceKind>,
+) -> bool {
+    match tier.and_then(|tier| who.grants.level_of_all(tier)) {
+        Some(level) if !who.admin => {
+            who.limits.allow(permission, resource)
+                && may(who, policy, Permission::Read, resource)
+                && policy.level(Some(level)).covers(permission)
+        }
+        Some(_) | None => may(who, policy, permission, resource),
+    }
+}
+
+/// Whether one requirement holds. [`authorize`] asks it of all; asked alone, it saves the look-ups for the rest.
+///
+/// # Errors
+/// Why it does not.
+pub fn holds(who: &Identity, policy: Policy, requirement: &Requirement) -> Result<(), Denied> {
     match requirement {
         Requirement::SignedIn => Ok(()),
         Requirement::Admin { change } => {
@@ -151,16 +205,43 @@ fn decide(who: &Identity, policy: Policy, requirement: &Requirement) -> Result<(
             }
             Err(Denied::Missing { permission: Permission::Manage, resource: resource.clone() })
         }
-        Requirement::Level { permission, resource } => {
-            if may(who, policy, *permission, resource) {
+        Requirement::NotDenied(tier) => {
+            let refused = who.grants.level_of_all(*tier).is_some_and(Permission::refuses);
+            if refused && !who.admin { Err(Denied::MayNotCreate(*tier)) } else { Ok(()) }
+        }
+        Requirement::Tier { permission, tier } => match who.grants.level_of_all(*tier) {
+            Some(level) if !who.admin && !policy.level(Some(level)).covers(*permission) => {
+                Err(Denied::MissingTier { permission: *permission, tier: *tier })
+            }
+            Some(_) | None => Ok(()),
+        },
+        Requirement::OneOf(names) => {
+            if who.admin || names.iter().any(|name| **name == *who.name) {
+                Ok(())
+            } else {
+                Err(Denied::NotYours)
+            }
+        }
+        Requirement::Any(ways) => {
+            let mut first = None;
+            for way in ways {
+                match way.iter().try_for_each(|requirement| holds(who, policy, requirement)) {
+                    Ok(()) => return Ok(()),
+                    Err(denied) => first = first.or(Some(denied)),
+                }
+            }
+            Err(first.unwrap_or(Denied::NotYours))
+        }
+        Requirement::Level { permission, resource, tier } => {
+            if may_below(who, policy, *permission, resource, *tier) {
                 return Ok(());
             }
             Err(limited(who, *permission, Some(resource))
                 .unwrap_or_else(|| Denied::Missing { permission: *permission, resource: resource.clone() }))
         }
-        Requirement::Belonging { permission, noun, id, owner } => {
+        Requirement::Belonging { permission, noun, id, owner, tier } => {
             if let Some(owner) = owner
-                && may(who, policy, *permission, owner)
+                && may_below(who, policy, *permission, owner, *tier)
             {
                 return Ok(());
             }
@@ -212,6 +293,10 @@ fn level_refuses(who: &Identity, resource: &Resource) -> bool {
 }
 
 fn level(who: &Identity, policy: Policy, resource: &Resource) -> Permission {
+    if resource.kind == ResourceKind::Job {
+        // A job is its creator's; the default speaks of what people share.
+        return who.grants.level(resource.kind, &resource.key).unwrap_or(Permission::NoPermissions);
+    }
     policy.level(who.grants.level(resource.kind, &resource.key))
 }
 

@@ -9,7 +9,7 @@ mod identity;
 mod permission;
 mod selector;
 
-pub use decide::{Denied, Permit, Policy, Requirement, Visibility, authorize, may, open_to_all};
+pub use decide::{Denied, Permit, Policy, Requirement, Visibility, authorize, holds, may, open_to_all};
 pub use grant::{Grant, GrantSet, Subject};
 pub use identity::{Identity, Limits, Scheme, ScopeError, TokenId, UserId};
 pub use permission::{Permission, UnknownPermission};

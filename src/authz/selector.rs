@@ -19,11 +19,23 @@ pub enum ResourceKind {
     GatewayEndpoint,
     GatewayModelDefinition,
     McpServer,
+    /// From here to the last version: tiers, which lie below one of the above and are granted as a whole, with `*`.
+    Run,
+    Trace,
+    Assessment,
+    LoggedModel,
+    ReviewQueue,
+    RegisteredModelVersion,
+    PromptVersion,
+    ScorerVersion,
+    McpServerVersion,
+    /// A background job in MLflow: its creator's, and nobody else's. MLflow has no such type of grant.
+    Job,
 }
 
 impl ResourceKind {
     /// Every kind.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 18] = [
         Self::Experiment,
         Self::RegisteredModel,
         Self::Prompt,
@@ -32,6 +44,16 @@ impl ResourceKind {
         Self::GatewayEndpoint,
         Self::GatewayModelDefinition,
         Self::McpServer,
+        Self::Run,
+        Self::Trace,
+        Self::Assessment,
+        Self::LoggedModel,
+        Self::ReviewQueue,
+        Self::RegisteredModelVersion,
+        Self::PromptVersion,
+        Self::ScorerVersion,
+        Self::McpServerVersion,
+        Self::Job,
     ];
 
     /// MLflow's `resource_type`, as in its REST API and in our store.
@@ -46,6 +68,16 @@ impl ResourceKind {
             Self::GatewayEndpoint => "gateway_endpoint",
             Self::GatewayModelDefinition => "gateway_model_definition",
             Self::McpServer => "mcp_server",
+            Self::Run => "run",
+            Self::Trace => "trace",
+            Self::Assessment => "assessment",
+            Self::LoggedModel => "logged_model",
+            Self::ReviewQueue => "review_queue",
+            Self::RegisteredModelVersion => "registered_model_version",
+            Self::PromptVersion => "prompt_version",
+            Self::ScorerVersion => "scorer_version",
+            Self::McpServerVersion => "mcp_server_version",
+            Self::Job => "job",
         }
     }
 
@@ -61,6 +93,16 @@ impl ResourceKind {
             Self::GatewayEndpoint => "gateway endpoint",
             Self::GatewayModelDefinition => "gateway model definition",
             Self::McpServer => "MCP server",
+            Self::Run => "run",
+            Self::Trace => "trace",
+            Self::Assessment => "assessment",
+            Self::LoggedModel => "logged model",
+            Self::ReviewQueue => "review queue",
+            Self::RegisteredModelVersion => "registered model version",
+            Self::PromptVersion => "prompt version",
+            Self::ScorerVersion => "scorer version",
+            Self::McpServerVersion => "MCP server version",
+            Self::Job => "job",
         }
     }
 
@@ -75,6 +117,42 @@ impl ResourceKind {
             Self::GatewayEndpoint => &[Self::GatewayEndpoint],
             Self::GatewayModelDefinition => &[Self::GatewayModelDefinition],
             Self::McpServer => &[Self::McpServer],
+            Self::Run => &[Self::Run],
+            Self::Trace => &[Self::Trace],
+            Self::Assessment => &[Self::Assessment],
+            Self::LoggedModel => &[Self::LoggedModel],
+            Self::ReviewQueue => &[Self::ReviewQueue],
+            Self::RegisteredModelVersion => &[Self::RegisteredModelVersion],
+            Self::PromptVersion => &[Self::PromptVersion],
+            Self::ScorerVersion => &[Self::ScorerVersion],
+            Self::McpServerVersion => &[Self::McpServerVersion],
+            Self::Job => &[Self::Job],
+        }
+    }
+
+    /// Whether this is a tier (MLflow 3.17): what lies below a resource, such as the runs of an experiment. A grant on a
+    /// tier speaks of all of it, whatever resource it lies below.
+    #[must_use]
+    pub const fn is_tier(self) -> bool {
+        match self {
+            Self::Run
+            | Self::Trace
+            | Self::Assessment
+            | Self::LoggedModel
+            | Self::ReviewQueue
+            | Self::RegisteredModelVersion
+            | Self::PromptVersion
+            | Self::ScorerVersion
+            | Self::McpServerVersion => true,
+            Self::Experiment
+            | Self::RegisteredModel
+            | Self::Prompt
+            | Self::Scorer
+            | Self::GatewaySecret
+            | Self::GatewayEndpoint
+            | Self::GatewayModelDefinition
+            | Self::McpServer
+            | Self::Job => false,
         }
     }
 
@@ -87,7 +165,17 @@ impl ResourceKind {
             | Self::Scorer
             | Self::GatewaySecret
             | Self::GatewayEndpoint
-            | Self::GatewayModelDefinition => false,
+            | Self::GatewayModelDefinition
+            | Self::Run
+            | Self::Trace
+            | Self::Assessment
+            | Self::LoggedModel
+            | Self::ReviewQueue
+            | Self::RegisteredModelVersion
+            | Self::PromptVersion
+            | Self::ScorerVersion
+            | Self::McpServerVersion
+            | Self::Job => false,
         }
     }
 }
@@ -152,6 +240,8 @@ pub enum SelectorError {
     TooLong,
     #[error("{0}s are selected by id or `*`, not by a glob on their name")]
     NoGlob(&'static str),
+    #[error("{0}s are granted as a whole, with `*`")]
+    OnlyAll(&'static str),
 }
 
 impl Selector {
@@ -172,6 +262,9 @@ impl Selector {
         }
         if text == "*" {
             return Ok(Self::All);
+        }
+        if kind.is_tier() {
+            return Err(SelectorError::OnlyAll(kind.noun()));
         }
         match text.strip_prefix(Self::GLOB) {
             None => Ok(Self::Exact(text.to_owned())),

@@ -81,9 +81,15 @@ fn a_denial_says_what_was_missing_and_no_more() {
         authorize(who, POLICY, &[requirement]).expect_err("denied").to_string()
     };
     let reader = who(&[grant(ResourceKind::Experiment, "1", Permission::Read)]);
-    let edit = Requirement::Level { permission: Permission::Edit, resource: experiment("1") };
+    let edit = Requirement::level(Permission::Edit, experiment("1"));
     assert!(said(&reader, edit).starts_with("Permission denied. EDIT on experiment `1` is required."));
-    let belonging = |owner| Requirement::Belonging { permission: Permission::Edit, noun: "run", id: "r".into(), owner };
+    let belonging = |owner| Requirement::Belonging {
+        permission: Permission::Edit,
+        noun: "run",
+        id: "r".into(),
+        owner,
+        tier: Some(ResourceKind::Run),
+    };
     // Who may read the experiment may know which it is.
     assert!(said(&reader, belonging(Some(experiment("1")))).contains("experiment `1`"));
     // Who may not cannot tell a hidden run from one that does not exist.
@@ -109,7 +115,7 @@ fn a_confined_credential_of_an_administrator_has_no_privileges() {
 #[test]
 fn every_requirement_must_hold() {
     let reader = who(&[grant(ResourceKind::Experiment, "1", Permission::Read)]);
-    let read = |key: &str| Requirement::Level { permission: Permission::Read, resource: experiment(key) };
+    let read = |key: &str| Requirement::level(Permission::Read, experiment(key));
     assert!(authorize(&reader, POLICY, &[read("1")]).is_ok());
     assert!(authorize(&reader, POLICY, &[read("1"), read("2")]).is_err());
     assert!(authorize(&reader, POLICY, &[Requirement::SignedIn, Requirement::Admin { change: false }]).is_err());

@@ -94,6 +94,19 @@ pub(super) fn store_url(text: &str) -> Result<String, &'static str> {
     Ok(text.to_owned())
 }
 
+/// Empty, or `/` and plain segments.
+pub(super) fn static_prefix(text: &str) -> Result<String, String> {
+    let plain = |segment: &str| {
+        !segment.is_empty()
+            && segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte))
+            && !matches!(segment, "." | "..")
+    };
+    let good = text.is_empty() || text.strip_prefix('/').is_some_and(|rest| rest.split('/').all(plain));
+    // Below this MLflow would mistake everything for something public (`mlflow.server.auth`, before 3.18), and so might we.
+    let taken = ["/auth", "/static", "/health", "/favicon.ico"].iter().any(|taken| text.starts_with(taken));
+    if good && !taken { Ok(text.to_owned()) } else { Err(format!("`{text}` is not a prefix such as `/mlflow`")) }
+}
+
 /// A network, or a single address.
 pub(super) fn network(text: &str) -> Result<IpNet, String> {
     let single = || text.parse::<IpAddr>().map(IpNet::from);

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use secrecy::SecretString;
 
 use crate::authz::Permission;
+use crate::mlflow::Feature;
 
 mod checks;
 mod layers;
@@ -83,6 +84,8 @@ pub struct Admin {
 pub struct Upstream {
     /// Scheme, host and port; no path.
     pub url: url::Url,
+    /// What MLflow was started with as `--static-prefix`: `/mlflow`, or empty.
+    pub static_prefix: String,
     pub connect_timeout: Duration,
     /// From the request sent to the response head. Bodies have no total limit.
     pub response_timeout: Duration,
@@ -127,6 +130,12 @@ pub struct Authz {
     pub default_permission: Permission,
     /// Prefixes that people who are not administrators may choose as an experiment's `artifact_location`.
     pub artifact_locations: Vec<String>,
+    /// Where MLflow keeps authors, the authenticated name goes.
+    pub authorship: bool,
+    /// What is closed to everybody otherwise, opened to administrators.
+    pub opened: Vec<Feature>,
+    /// Whether administrators may use routes that the table does not know.
+    pub unlisted_routes_for_admins: bool,
 }
 
 /// What we write down.

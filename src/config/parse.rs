@@ -10,6 +10,7 @@ use url::Url;
 
 use super::report::Report;
 use super::{Admin, Authn, Authz, Bootstrap, Config, Log, Server, Store, Tls, Upstream, checks, raw};
+use crate::mlflow::Feature;
 
 /// Parses everything; `None` when a part could not be made, with the reasons in the report.
 pub(super) fn config(raw: raw::Raw, report: &mut Report) -> Option<Config> {
@@ -151,6 +152,7 @@ fn admin(raw: &raw::Admin, report: &mut Report) -> Option<Admin> {
 
 fn upstream(raw: &raw::Upstream, report: &mut Report) -> Option<Upstream> {
     let url = report.check("upstream.url", checks::origin(&raw.url));
+    let prefix = report.check("upstream.static_prefix", checks::static_prefix(&raw.static_prefix));
     let connect = checks::seconds(raw.connect_timeout_seconds, 1..=HOUR);
     let connect = report.check("upstream.connect_timeout_seconds", connect);
     let response = checks::seconds(raw.response_timeout_seconds, 1..=DAY);
@@ -160,6 +162,7 @@ fn upstream(raw: &raw::Upstream, report: &mut Report) -> Option<Upstream> {
     let max_idle = report.check("upstream.pool_max_idle", checks::number(raw.pool_max_idle, 1..=65_536));
     Some(Upstream {
         url: url?,
+        static_prefix: prefix?,
         connect_timeout: connect?,
         response_timeout: response?,
         pool_idle_timeout: idle?,
@@ -214,7 +217,14 @@ fn authn(raw: &raw::Authn, report: &mut Report) -> Option<Authn> {
 fn authz(raw: &raw::Authz, report: &mut Report) -> Option<Authz> {
     let default = report.check("authz.default_permission", raw.default_permission.parse());
     let locations = each("authz.artifact_locations", &raw.artifact_locations, checks::artifact_location, report);
-    Some(Authz { default_permission: default?, artifact_locations: locations? })
+    let opened = each("authz.opened", &raw.opened, |word| word.parse::<Feature>(), report);
+    Some(Authz {
+        default_permission: default?,
+        artifact_locations: locations?,
+        authorship: raw.authorship,
+        opened: opened?,
+        unlisted_routes_for_admins: raw.unlisted_routes_for_admins,
+    })
 }
 
 fn log(raw: &raw::Log, report: &mut Report) -> Option<Log> {

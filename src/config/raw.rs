@@ -86,6 +86,7 @@ impl Default for Admin {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Upstream {
     pub(super) url: String,
+    pub(super) static_prefix: String,
     pub(super) connect_timeout_seconds: u64,
     pub(super) response_timeout_seconds: u64,
     pub(super) pool_idle_timeout_ms: u64,
@@ -96,6 +97,7 @@ impl Default for Upstream {
     fn default() -> Self {
         Self {
             url: "http://127.0.0.1:5000".to_owned(),
+            static_prefix: String::new(),
             connect_timeout_seconds: 5,
             response_timeout_seconds: 120,
             pool_idle_timeout_ms: 4000,
@@ -163,11 +165,20 @@ impl Default for Authn {
 pub(super) struct Authz {
     pub(super) default_permission: String,
     pub(super) artifact_locations: Vec<String>,
+    pub(super) authorship: bool,
+    pub(super) opened: Vec<String>,
+    pub(super) unlisted_routes_for_admins: bool,
 }
 
 impl Default for Authz {
     fn default() -> Self {
-        Self { default_permission: "NO_PERMISSIONS".to_owned(), artifact_locations: Vec::new() }
+        Self {
+            default_permission: "NO_PERMISSIONS".to_owned(),
+            artifact_locations: Vec::new(),
+            authorship: true,
+            opened: Vec::new(),
+            unlisted_routes_for_admins: false,
+        }
     }
 }
 

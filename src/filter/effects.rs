@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 use tokio_util::task::TaskTracker;
 
 use crate::authn::Authn;
-use crate::authz::{Identity, Permission, Permit, ResourceKind, Scheme, Selector, UserId};
+use crate::authz::{Identity, Permission, Permit, Resource, ResourceKind, Scheme, Selector, UserId};
 use crate::clock::Timestamp;
 use crate::http::read_bounded;
 use crate::resolve::{self, RegisteredModel, Resolver};
@@ -24,10 +24,21 @@ use crate::upstream::{self, Outgoing, Upstream};
 /// What is about to happen, in the caller's words.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Happening {
-    CreateExperiment { name: String },
-    CreateModel { name: String },
-    DeleteModel { name: String },
-    RenameModel { from: String, to: String },
+    /// `name` is how the thing is found again when its id is not known yet.
+    Create {
+        kind: ResourceKind,
+        name: String,
+    },
+    Delete {
+        kind: ResourceKind,
+        key: String,
+    },
+    RenameModel {
+        from: String,
+        to: String,
+    },
+    /// A review queue, whose owner MLflow keeps itself.
+    CreateQueue,
 }
 
 /// Why it did not come to a good end.
@@ -107,7 +118,13 @@ impl Effects {
         let parts = Arc::clone(&self.parts);
         let actor = actor(who, address);
         let user = who.user;
-        let task = self.tracker.spawn(async move { parts.run(actor, user, permit, happening, outgoing).await });
+        let name = Arc::clone(&who.name);
+        let task = self.tracker.spawn(async move {
+            match happening {
+                Happening::CreateQueue => parts.create_queue(&name, permit, outgoing).await,
+                happening => parts.run(actor, user, permit, happening, outgoing).await,
+            }
+        });
         task.await.unwrap_or(Err(EffectError::Lost))
     }
 
@@ -120,7 +137,7 @@ impl Effects {
         let mut settled = 0;
         for intent in self.parts.store.intents().await?.into_iter().filter(|intent| intent.created < before) {
             let (first, second) = slots(&intent.effect.names());
-            let _first = self.parts.lock(Some(first)).await;
+            let _first = self.parts.lock(first).await;
             let _second = self.parts.lock(second).await;
             let id = intent.id;
             match self.parts.settle(intent).await {
@@ -161,7 +178,7 @@ impl Parts {
         outgoing: Outgoing,
     ) -> Result<Done, EffectError> {
         let (first, second) = slots(&happening.names());
-        let _first = self.lock(Some(first)).await;
+        let _first = self.lock(first).await;
         let _second = self.lock(second).await;
         self.settle_names_of(&happening).await?;
         let intent = self.store.begin(&happening.effect(user)).await.map_err(EffectError::NotBegun)?;
@@ -217,31 +234,62 @@ impl Parts {
     ) -> Result<(), EffectError> {
         let store = &self.store;
         let finished = match happening {
-            Happening::CreateExperiment { .. } => {
-                let key = parse::<CreatedExperiment>(body)?.experiment_id;
-                store.finish_create(actor, intent, ResourceKind::Experiment, &key, user).await
+            Happening::Create { kind: ResourceKind::Job, .. } => {
+                for job in parse::<Created>(body)?.jobs() {
+                    store.own(actor, ResourceKind::Job, &job, user).await.map_err(EffectError::NotFinished)?;
+                }
+                store.abandon(intent).await
             }
-            Happening::CreateModel { name } => {
-                let resource = parse::<CreatedModel>(body)?.registered_model.resource();
+            Happening::Create { kind: ResourceKind::Scorer, name }
+                if self.has_owner(ResourceKind::Scorer, name).await? =>
+            {
+                // A further version of somebody's scorer.
+                store.abandon(intent).await
+            }
+            Happening::Create { kind, name } => {
                 self.resolver.forget_name(name).await;
+                let resource = created(*kind, name, body)?;
                 store.finish_create(actor, intent, resource.kind, &resource.key, user).await
             }
-            Happening::DeleteModel { name } => {
-                self.resolver.forget_name(name).await;
-                store.finish_drop(actor, intent, ResourceKind::RegisteredModel, name).await
+            Happening::Delete { kind, key } => {
+                self.resolver.forget_name(key).await;
+                store.finish_drop(actor, intent, *kind, key).await
             }
             Happening::RenameModel { from, to } => {
                 self.resolver.forget_name(from).await;
                 self.resolver.forget_name(to).await;
                 store.finish_rename(actor, intent, ResourceKind::RegisteredModel, from, to).await
             }
+            Happening::CreateQueue => store.abandon(intent).await,
         };
         match happening {
-            Happening::CreateExperiment { .. } | Happening::CreateModel { .. } => self.authn.forget(user),
+            Happening::Create { .. } | Happening::CreateQueue => self.authn.forget(user),
             // Anybody may have had a grant on it.
-            Happening::DeleteModel { .. } | Happening::RenameModel { .. } => self.authn.forget_all(),
+            Happening::Delete { .. } | Happening::RenameModel { .. } => self.authn.forget_all(),
         }
         finished.map_err(EffectError::NotFinished)
+    }
+
+    async fn has_owner(&self, kind: ResourceKind, key: &str) -> Result<bool, EffectError> {
+        let on =
+            self.store.grants_on(kind, &Selector::Exact(key.to_owned())).await.map_err(EffectError::NotFinished)?;
+        Ok(on.iter().any(|grant| grant.permission == Permission::Manage))
+    }
+
+    /// An MLflow without auth does not know who creates a queue; its next request tells it.
+    async fn create_queue(&self, name: &str, permit: Permit, outgoing: Outgoing) -> Result<Done, EffectError> {
+        let (head, body) = self.upstream.forward(permit, outgoing).await?.into_parts();
+        let mut body = read_bounded(body, ANSWER_BYTES).await.map_err(upstream::Error::from)?;
+        if head.status.is_success() {
+            let queue = parse::<CreatedQueue>(&body)?.review_queue;
+            if queue.queue_type == "CUSTOM" && queue.created_by != name {
+                let change = serde_json::json!({ "queue_id": queue.queue_id, "new_owner": name }).to_string();
+                if let Some(changed) = self.upstream.ask("/api/3.0/mlflow/review-queues/update", change).await? {
+                    body = changed;
+                }
+            }
+        }
+        Ok(Done { status: head.status, headers: head.headers, body })
     }
 
     async fn settle(&self, intent: Intent) -> Result<(), ReconcileError> {
@@ -259,11 +307,20 @@ impl Parts {
                 }
                 Some(_) | None => self.store.abandon(intent.id).await?,
             },
-            Effect::Drop { kind, key } => match self.resolver.born(*kind, key).await? {
+            Effect::Drop { kind, key } => {
                 // A younger thing of that name is another one: the old one is gone, and so must its grants be.
-                Some((_, born)) if born < intent.created.0 => self.store.abandon(intent.id).await?,
-                Some(_) | None => self.store.finish_drop(&proxy, intent.id, *kind, key).await?,
-            },
+                let still = match kind {
+                    ResourceKind::RegisteredModel | ResourceKind::Prompt => {
+                        self.resolver.born(*kind, key).await?.is_some_and(|(_, born)| born < intent.created.0)
+                    }
+                    _ => self.resolver.is_there(*kind, key).await?,
+                };
+                if still {
+                    self.store.abandon(intent.id).await?;
+                } else {
+                    self.store.finish_drop(&proxy, intent.id, *kind, key).await?;
+                }
+            }
             Effect::Rename { kind, from, to } => {
                 let still = self.resolver.born(*kind, from).await?.is_some_and(|(_, born)| born < intent.created.0);
                 let moved = !still && self.resolver.born(*kind, to).await?.is_some();
@@ -287,36 +344,64 @@ impl Happening {
     /// Whether what follows can only be known from MLflow's answer.
     const fn needs_answer(&self) -> bool {
         match self {
-            Self::CreateExperiment { .. } | Self::CreateModel { .. } => true,
-            Self::DeleteModel { .. } | Self::RenameModel { .. } => false,
+            Self::Create { .. } | Self::CreateQueue => true,
+            Self::Delete { .. } | Self::RenameModel { .. } => false,
         }
     }
 
     fn names(&self) -> Vec<&str> {
         match self {
-            Self::CreateExperiment { name } | Self::CreateModel { name } | Self::DeleteModel { name } => vec![name],
+            // A job has no name that could change hands.
+            Self::Create { kind: ResourceKind::Job, .. } => Vec::new(),
+            Self::Create { name, .. } => vec![name],
+            Self::Delete { key, .. } => vec![key],
             Self::RenameModel { from, to } => vec![from, to],
+            Self::CreateQueue => Vec::new(),
         }
     }
 
     fn effect(&self, user: UserId) -> Effect {
         match self {
-            Self::CreateExperiment { name } => {
-                Effect::Create { kind: ResourceKind::Experiment, name: name.clone(), user }
-            }
-            Self::CreateModel { name } => {
-                Effect::Create { kind: ResourceKind::RegisteredModel, name: name.clone(), user }
-            }
-            Self::DeleteModel { name } => Effect::Drop { kind: ResourceKind::RegisteredModel, key: name.clone() },
+            Self::Create { kind, name } => Effect::Create { kind: *kind, name: name.clone(), user },
+            Self::Delete { kind, key } => Effect::Drop { kind: *kind, key: key.clone() },
             Self::RenameModel { from, to } => {
                 Effect::Rename { kind: ResourceKind::RegisteredModel, from: from.clone(), to: to.clone() }
             }
+            Self::CreateQueue => Effect::Create { kind: ResourceKind::ReviewQueue, name: String::new(), user },
         }
     }
 }
 
+/// What MLflow says it made.
+fn created(kind: ResourceKind, name: &str, body: &[u8]) -> Result<Resource, EffectError> {
+    let made = parse::<Created>(body)?;
+    let key = match kind {
+        ResourceKind::RegisteredModel | ResourceKind::Prompt => {
+            return made.registered_model.map(RegisteredModel::resource).ok_or_else(not_understood);
+        }
+        ResourceKind::Experiment => made.experiment_id,
+        ResourceKind::GatewaySecret => made.secret.map(|secret| secret.secret_id),
+        ResourceKind::GatewayEndpoint => made.endpoint.map(|endpoint| endpoint.endpoint_id),
+        ResourceKind::GatewayModelDefinition => made.model_definition.map(|made| made.model_definition_id),
+        ResourceKind::McpServer => made.name,
+        // Their keys are made of what the request says.
+        ResourceKind::Scorer
+        | ResourceKind::Run
+        | ResourceKind::Trace
+        | ResourceKind::Assessment
+        | ResourceKind::LoggedModel
+        | ResourceKind::ReviewQueue
+        | ResourceKind::RegisteredModelVersion
+        | ResourceKind::PromptVersion
+        | ResourceKind::ScorerVersion
+        | ResourceKind::McpServerVersion
+        | ResourceKind::Job => Some(name.to_owned()),
+    };
+    Ok(Resource::new(kind, key.ok_or_else(not_understood)?))
+}
+
 /// Which of the name locks these names take; always in the same order, so that two renames cannot wait for each other.
-fn slots(names: &[&str]) -> (usize, Option<usize>) {
+fn slots(names: &[&str]) -> (Option<usize>, Option<usize>) {
     let slot = |name: &&str| {
         let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(name);
         usize::try_from(hash % NAME_LOCKS as u64).unwrap_or_default()
@@ -324,19 +409,75 @@ fn slots(names: &[&str]) -> (usize, Option<usize>) {
     let mut slots: Vec<usize> = names.iter().map(slot).collect();
     slots.sort_unstable();
     slots.dedup();
-    (slots.first().copied().unwrap_or_default(), slots.get(1).copied())
+    (slots.first().copied(), slots.get(1).copied())
 }
 
 fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, EffectError> {
-    serde_json::from_slice(body).map_err(|_| EffectError::Upstream(upstream::Error::NotUnderstood))
+    serde_json::from_slice(body).map_err(|_| not_understood())
+}
+
+fn not_understood() -> EffectError {
+    EffectError::Upstream(upstream::Error::NotUnderstood)
+}
+
+/// The answers to all creations, as far as they are read.
+#[derive(Deserialize)]
+struct Created {
+    #[serde(default, deserialize_with = "text_only")]
+    experiment_id: Option<String>,
+    registered_model: Option<RegisteredModel>,
+    secret: Option<CreatedSecret>,
+    endpoint: Option<CreatedEndpoint>,
+    model_definition: Option<CreatedDefinition>,
+    name: Option<String>,
+    job_id: Option<String>,
+    #[serde(default)]
+    jobs: Vec<CreatedJob>,
+    job: Option<CreatedJob>,
+}
+
+impl Created {
+    fn jobs(self) -> impl Iterator<Item = String> {
+        let within = self.jobs.into_iter().chain(self.job).map(|job| job.job_id);
+        self.job_id.into_iter().chain(within)
+    }
+}
+
+/// Scorers answer with a number here, which nobody reads.
+fn text_only<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(serde_json::Value::deserialize(deserializer)?.as_str().map(str::to_owned))
 }
 
 #[derive(Deserialize)]
-struct CreatedExperiment {
-    experiment_id: String,
+struct CreatedSecret {
+    secret_id: String,
 }
 
 #[derive(Deserialize)]
-struct CreatedModel {
-    registered_model: RegisteredModel,
+struct CreatedEndpoint {
+    endpoint_id: String,
+}
+
+#[derive(Deserialize)]
+struct CreatedDefinition {
+    model_definition_id: String,
+}
+
+#[derive(Deserialize)]
+struct CreatedJob {
+    job_id: String,
+}
+
+#[derive(Deserialize)]
+struct CreatedQueue {
+    review_queue: CreatedQueueInfo,
+}
+
+#[derive(Deserialize)]
+struct CreatedQueueInfo {
+    queue_id: String,
+    #[serde(default)]
+    queue_type: String,
+    #[serde(default)]
+    created_by: String,
 }

@@ -11,11 +11,11 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::authz::{Identity, Permission, Permit, Policy, Resource, ResourceKind, may};
+use crate::authz::{Identity, Permission, Permit, Policy, Requirement, Resource, ResourceKind, holds, may};
 use crate::crypto::Sealer;
 use crate::http::{Body, Query, ReadError, read_bounded};
-use crate::mlflow::{Filter, Json};
-use crate::resolve::{self, RegisteredModel, Resolver};
+use crate::mlflow::{Filter, Json, scorer_key};
+use crate::resolve::{self, Queue, RegisteredModel, Resolver};
 use crate::upstream::{self, Outgoing, Upstream};
 
 /// Why a list could not be answered.
@@ -149,8 +149,8 @@ impl Lists {
 
     /// An answer without rows, for whoever may read nothing: MLflow need not be asked.
     #[must_use]
-    pub fn nothing() -> ListAnswer {
-        ListAnswer { status: StatusCode::OK, body: Bytes::from_static(b"{}") }
+    pub fn nothing(&self, who: &Identity, filter: Filter) -> ListAnswer {
+        self.answer(who, filter, &[], None)
     }
 
     fn position(&self, who: &Identity, filter: Filter, request: &ListRequest<'_, '_>) -> Result<Position, ListError> {
@@ -162,9 +162,8 @@ impl Lists {
     }
 
     fn answer(&self, who: &Identity, filter: Filter, rows: &[Box<RawValue>], next: Option<&Position>) -> ListAnswer {
-        // protobuf's JSON leaves out what is empty, and so do we.
         let mut members: Vec<(&str, String)> = Vec::new();
-        if !rows.is_empty() {
+        if !rows.is_empty() || !filter.is_protobuf() {
             let rows: Vec<&str> = rows.iter().map(|row| row.get()).collect();
             members.push((filter.key(), format!("[{}]", rows.join(","))));
         }
@@ -172,6 +171,12 @@ impl Lists {
             let plain = serde_json::to_vec(position).unwrap_or_default();
             // URL-safe text needs no escapes.
             members.push(("next_page_token", format!("\"{}\"", self.sealer.seal(filter.key(), who.user.0, &plain))));
+        } else if matches!(filter, Filter::McpServers | Filter::McpEndpoints) {
+            members.push(("next_page_token", "null".to_owned()));
+        }
+        if filter == Filter::EndpointModels {
+            // As OpenAI's API answers.
+            members.push(("object", "\"list\"".to_owned()));
         }
         let members: Vec<String> = members.into_iter().map(|(key, value)| format!("\"{key}\":{value}")).collect();
         ListAnswer { status: StatusCode::OK, body: Bytes::from(format!("{{{}}}", members.join(","))) }
@@ -226,6 +231,51 @@ impl Lists {
                 kinds.0.insert(row.name, readable);
                 Ok(readable)
             }
+            Filter::Scorers => {
+                let row: ScorerRow = parse(row.get().as_bytes())?;
+                let experiment = String::from(row.experiment_id);
+                let key = scorer_key(&experiment, &row.scorer_name);
+                let in_experiment = read(&Resource::new(ResourceKind::Experiment, experiment));
+                Ok(in_experiment && read(&Resource::new(ResourceKind::Scorer, key)))
+            }
+            Filter::ReviewQueues => {
+                let row: Queue = parse(row.get().as_bytes())?;
+                let mine = *row.created_by == *who.name || row.users.iter().any(|user| **user == *who.name);
+                let permission = if mine { Permission::Read } else { Permission::Edit };
+                let tier = Some(ResourceKind::ReviewQueue);
+                let requirement = Requirement::Level { permission, resource: row.experiment(), tier };
+                Ok(holds(who, policy, &requirement).is_ok())
+            }
+            Filter::Secrets => {
+                let row: SecretRow = parse(row.get().as_bytes())?;
+                Ok(read(&Resource::new(ResourceKind::GatewaySecret, row.secret_id)))
+            }
+            Filter::Endpoints => {
+                let row: EndpointRow = parse(row.get().as_bytes())?;
+                Ok(read(&Resource::new(ResourceKind::GatewayEndpoint, row.endpoint_id)))
+            }
+            Filter::ModelDefinitions => {
+                let row: DefinitionRow = parse(row.get().as_bytes())?;
+                Ok(read(&Resource::new(ResourceKind::GatewayModelDefinition, row.model_definition_id)))
+            }
+            Filter::EndpointModels => {
+                let row: EndpointModelRow = parse(row.get().as_bytes())?;
+                let Some(id) = self.resolver.endpoint(&row.id).await? else { return Ok(false) };
+                let endpoint = Resource::new(ResourceKind::GatewayEndpoint, &*id);
+                Ok(may(who, policy, Permission::Use, &endpoint))
+            }
+            Filter::McpServers => {
+                let row: VersionRow = parse(row.get().as_bytes())?;
+                Ok(read(&Resource::new(ResourceKind::McpServer, row.name)))
+            }
+            Filter::McpEndpoints => {
+                let row: McpEndpointRow = parse(row.get().as_bytes())?;
+                Ok(read(&Resource::new(ResourceKind::McpServer, row.server_name)))
+            }
+            Filter::Jobs => {
+                let row: JobRow = parse(row.get().as_bytes())?;
+                Ok(read(&Resource::new(ResourceKind::Job, row.job_id)))
+            }
         }
     }
 }
@@ -235,12 +285,37 @@ impl Lists {
 struct NameKinds(HashMap<String, bool>);
 
 impl Filter {
+    /// The kinds whose readability says beforehand how much of the list is readable; `None` when only the rows can tell.
+    #[must_use]
+    pub const fn kinds(self) -> Option<&'static [ResourceKind]> {
+        match self {
+            Self::Experiments => Some(&[ResourceKind::Experiment]),
+            Self::RegisteredModels | Self::ModelVersions => {
+                Some(&[ResourceKind::RegisteredModel, ResourceKind::Prompt])
+            }
+            Self::Secrets => Some(&[ResourceKind::GatewaySecret]),
+            Self::Endpoints => Some(&[ResourceKind::GatewayEndpoint]),
+            Self::ModelDefinitions => Some(&[ResourceKind::GatewayModelDefinition]),
+            Self::McpServers | Self::McpEndpoints => Some(&[ResourceKind::McpServer]),
+            Self::Scorers | Self::ReviewQueues | Self::EndpointModels | Self::Jobs => None,
+        }
+    }
+
     /// The name of the list in MLflow's answer.
     const fn key(self) -> &'static str {
         match self {
             Self::Experiments => "experiments",
             Self::RegisteredModels => "registered_models",
             Self::ModelVersions => "model_versions",
+            Self::Scorers => "scorers",
+            Self::ReviewQueues => "review_queues",
+            Self::Secrets => "secrets",
+            Self::Endpoints => "endpoints",
+            Self::ModelDefinitions => "model_definitions",
+            Self::EndpointModels => "data",
+            Self::McpServers => "mcp_servers",
+            Self::McpEndpoints => "mcp_access_endpoints",
+            Self::Jobs => "jobs",
         }
     }
 
@@ -248,8 +323,30 @@ impl Filter {
     const fn default_rows(self) -> usize {
         match self {
             Self::Experiments => 1000,
-            Self::RegisteredModels => 100,
+            Self::RegisteredModels | Self::McpServers | Self::McpEndpoints | Self::ReviewQueues => 100,
             Self::ModelVersions => 10_000,
+            // These come whole.
+            Self::Scorers
+            | Self::Secrets
+            | Self::Endpoints
+            | Self::ModelDefinitions
+            | Self::EndpointModels
+            | Self::Jobs => usize::MAX,
+        }
+    }
+
+    /// The answer around the rows. protobuf's JSON leaves out what is empty, pydantic's does not.
+    const fn is_protobuf(self) -> bool {
+        match self {
+            Self::Experiments
+            | Self::RegisteredModels
+            | Self::ModelVersions
+            | Self::Scorers
+            | Self::ReviewQueues
+            | Self::Secrets
+            | Self::Endpoints
+            | Self::ModelDefinitions => true,
+            Self::EndpointModels | Self::McpServers | Self::McpEndpoints | Self::Jobs => false,
         }
     }
 }
@@ -348,6 +445,59 @@ struct ExperimentRow {
 #[derive(Deserialize)]
 struct VersionRow {
     name: String,
+}
+
+#[derive(Deserialize)]
+struct ScorerRow {
+    experiment_id: TextOrNumber,
+    scorer_name: String,
+}
+
+/// MLflow writes the experiment of a scorer as a number.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum TextOrNumber {
+    Text(String),
+    Number(u64),
+}
+
+impl From<TextOrNumber> for String {
+    fn from(value: TextOrNumber) -> Self {
+        match value {
+            TextOrNumber::Text(text) => text,
+            TextOrNumber::Number(number) => number.to_string(),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct SecretRow {
+    secret_id: String,
+}
+
+#[derive(Deserialize)]
+struct EndpointRow {
+    endpoint_id: String,
+}
+
+#[derive(Deserialize)]
+struct DefinitionRow {
+    model_definition_id: String,
+}
+
+#[derive(Deserialize)]
+struct EndpointModelRow {
+    id: String,
+}
+
+#[derive(Deserialize)]
+struct McpEndpointRow {
+    server_name: String,
+}
+
+#[derive(Deserialize)]
+struct JobRow {
+    job_id: String,
 }
 
 fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ListError> {

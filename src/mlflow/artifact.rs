@@ -2,6 +2,7 @@
 //!
 //! `mlflow.server.handlers.validate_path_is_safe` and `_get_experiment_id_from_view_args`, MLflow 3.17.2.
 
+use crate::authz::ResourceKind;
 use crate::http::{PathError, decode_until_stable};
 
 /// A path below the artifact root in its one accepted spelling.
@@ -47,5 +48,17 @@ impl ArtifactPath {
     pub fn experiment(&self) -> Option<&str> {
         let first = self.0.split('/').next()?;
         super::locate::is_experiment_id(first).then_some(first)
+    }
+
+    /// What of the experiment it belongs to (`mlflow.server.auth._artifact_proxy_requirements`, 3.17.2): the artifacts
+    /// of a run, of a logged model or of a trace.
+    #[must_use]
+    pub fn tier(&self) -> Option<ResourceKind> {
+        match self.0.split('/').nth(1)? {
+            "models" => Some(ResourceKind::LoggedModel),
+            "traces" => Some(ResourceKind::Trace),
+            run if run.len() == 32 && run.bytes().all(|byte| byte.is_ascii_hexdigit()) => Some(ResourceKind::Run),
+            _ => None,
+        }
     }
 }

@@ -4,7 +4,10 @@
 
 use std::borrow::Cow;
 
-use super::{ArtifactPath, Field, Json, Need, Operation, Source, Thing};
+use http::HeaderMap;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::{ArtifactPath, Field, Json, Need, Operation, Source, Step, Thing};
 use crate::authz::Permission;
 use crate::http::{PathError, Query};
 
@@ -12,6 +15,7 @@ use crate::http::{PathError, Query};
 #[derive(Debug)]
 pub struct Input<'i, 'b> {
     pub params: &'i [(&'i str, &'i str)],
+    pub headers: &'i HeaderMap,
     pub query: &'i mut Query,
     pub body: Option<&'i mut Json<'b>>,
 }
@@ -52,21 +56,24 @@ const MAX_THINGS: usize = 1000;
 /// Finds everything an operation's table row asks for.
 ///
 /// # Errors
-/// A required field is missing, or a field is of the wrong type, ambiguous, or no id.
-pub fn locate(operation: &Operation, input: &mut Input<'_, '_>) -> Result<Vec<Located>, LocateError> {
+/// A field is of the wrong type, ambiguous, or no id.
+pub fn locate(operation: &Operation, input: &mut Input<'_, '_>) -> Result<Found, LocateError> {
     agree_with_path(input)?;
-    let mut located = Vec::new();
+    let (mut located, mut missing) = (Vec::new(), None);
     for need in &operation.needs {
         let Need::Level { permission, thing, field } = need else { continue };
-        let values = values(field, input)?;
+        let values = match &field.with {
+            None => values(field, input)?,
+            Some(with) => pair(*thing, field, with, input)?.into_iter().collect(),
+        };
         if values.is_empty() && !field.optional {
-            return Err(LocateError::Missing(first_name(field)));
+            missing.get_or_insert_with(|| field.name().to_owned());
         }
         for value in values {
             let id = check_id(*thing, field, value)?;
             if *thing == Thing::Artifact && field.source == Source::Query {
                 // What we read is what MLflow gets.
-                input.query.set(&first_name(field), Some(&id));
+                input.query.set(field.name(), Some(&id));
             }
             let one = Located { permission: *permission, thing: *thing, id };
             if !located.contains(&one) {
@@ -77,7 +84,15 @@ pub fn locate(operation: &Operation, input: &mut Input<'_, '_>) -> Result<Vec<Lo
             }
         }
     }
-    Ok(located)
+    Ok(Found { located, missing })
+}
+
+/// What [`locate`] found.
+#[derive(Debug)]
+pub struct Found {
+    pub located: Vec<Located>,
+    /// A field that must be there and is not. For administrators MLflow decides what that means.
+    pub missing: Option<String>,
 }
 
 /// A text field of the body in its one spelling; `None` when absent or `null`.
@@ -105,54 +120,117 @@ fn agree_with_path(input: &mut Input<'_, '_>) -> Result<(), LocateError> {
     Ok(())
 }
 
+/// Two fields that are one key: both or none.
+fn pair(thing: Thing, field: &Field, with: &str, input: &mut Input<'_, '_>) -> Result<Option<String>, LocateError> {
+    let beside = |name: &str| {
+        let mut steps = field.steps.clone();
+        if let Some(last) = steps.last_mut() {
+            last.names = vec![name.to_owned()];
+        }
+        Field { steps, with: None, ..field.clone() }
+    };
+    let first = values(field, input)?.pop();
+    let second = values(&beside(with), input)?.pop();
+    match (first, second) {
+        (None, None) => Ok(None),
+        (Some(first), Some(second)) if thing == Thing::Scorer || thing == Thing::ScorerVersion => {
+            let experiment = check_id(Thing::Experiment, field, first)?;
+            let name = check_id(Thing::Model, &beside(with), second)?;
+            Ok(Some(scorer_key(&experiment, &name)))
+        }
+        (Some(first), Some(second)) if thing == Thing::ReviewQueueName => {
+            let experiment = check_id(Thing::Experiment, field, first)?;
+            Ok(Some(format!("{experiment}/{second}")))
+        }
+        (Some(first), Some(second)) => Ok(Some(format!("{first}/{second}"))),
+        (Some(_), None) => Err(LocateError::Missing(with.to_owned())),
+        (None, Some(_)) => Err(LocateError::Missing(field.name().to_owned())),
+    }
+}
+
+/// The key of a scorer's grants, `EXPERIMENT/NAME` (`mlflow.server.auth.sqlalchemy_store._scorer_pattern`): the name is
+/// percent-encoded as Python's `quote(name, safe="")` does it.
+#[must_use]
+pub fn scorer_key(experiment: &str, name: &str) -> String {
+    const QUOTED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_').remove(b'.').remove(b'-').remove(b'~');
+    format!("{experiment}/{}", utf8_percent_encode(name, QUOTED))
+}
+
 fn values(field: &Field, input: &mut Input<'_, '_>) -> Result<Vec<String>, LocateError> {
+    let names = &field.last().names;
     match field.source {
         Source::Path => {
-            let wanted =
-                |(name, value): &(&str, &str)| field.names.iter().any(|n| n == name).then(|| (*value).to_owned());
+            let wanted = |(name, value): &(&str, &str)| names.iter().any(|n| n == name).then(|| (*value).to_owned());
             Ok(input.params.iter().filter_map(wanted).collect())
         }
-        Source::Query if field.list => {
+        Source::Header => {
+            let mut found = Vec::new();
+            for name in names {
+                let mut values = input.headers.get_all(name).iter();
+                let Some(value) = values.next() else { continue };
+                if values.next().is_some() {
+                    return Err(LocateError::Repeated(name.clone()));
+                }
+                let value = value.to_str().unwrap_or_default().to_owned();
+                if !value.is_empty() || !field.optional {
+                    found.push((name.clone(), value));
+                }
+            }
+            one_of(found)
+        }
+        Source::Query if field.last().each => {
             let named = |name: &String| input.query.all(name).map(str::to_owned).collect::<Vec<_>>();
-            Ok(field.names.iter().flat_map(named).collect())
+            Ok(names.iter().flat_map(named).collect())
         }
         Source::Query => {
             let mut found = Vec::new();
-            for name in &field.names {
+            for name in names {
                 let value = input.query.only(name).map_err(|_| LocateError::Repeated(name.clone()))?;
                 found.extend(value.map(|value| (name.clone(), value.to_owned())));
+            }
+            // MLflow reads an empty parameter as one that is not there, where it need not be.
+            if field.optional {
+                found.retain(|(_, value)| !value.is_empty());
             }
             one_of(found)
         }
         Source::Body => {
             let Some(body) = input.body.as_deref_mut() else { return Ok(Vec::new()) };
-            match &field.within {
-                None => of_object(field, body),
-                Some(list) => match take_spelling(body, list)? {
-                    None => Ok(Vec::new()),
-                    Some(Json::Array(items)) => {
-                        let mut all = Vec::new();
-                        for item in items {
-                            if !matches!(item, Json::Object(_)) {
-                                return Err(invalid(list, item, "a list of objects"));
-                            }
-                            all.extend(of_object(field, item)?);
-                        }
-                        Ok(all)
-                    }
-                    Some(other) => Err(invalid(list, other, "a list")),
-                },
-            }
+            let mut found = Vec::new();
+            in_body(field, &field.steps, body, &mut found)?;
+            Ok(found)
         }
     }
 }
 
-fn of_object(field: &Field, object: &mut Json<'_>) -> Result<Vec<String>, LocateError> {
-    if field.list {
-        return list_of(object, &first_name(field));
+/// Goes down the steps of a field; what is not there names nothing.
+fn in_body(field: &Field, steps: &[Step], object: &mut Json<'_>, found: &mut Vec<String>) -> Result<(), LocateError> {
+    let Some((step, rest)) = steps.split_first() else { return Ok(()) };
+    let name = step.names.first().map_or("", String::as_str);
+    if rest.is_empty() {
+        found.extend(if step.each { list_of(object, name)? } else { of_object(field, object)? });
+        return Ok(());
     }
+    match take_spelling(object, name)? {
+        None => Ok(()),
+        Some(Json::Array(items)) if step.each => {
+            for item in items {
+                if !matches!(item, Json::Object(_)) {
+                    return Err(invalid(name, item, "a list of objects"));
+                }
+                in_body(field, rest, item, found)?;
+            }
+            Ok(())
+        }
+        Some(other) if step.each => Err(invalid(name, other, "a list")),
+        Some(inner @ Json::Object(_)) => in_body(field, rest, inner, found),
+        Some(other) => Err(invalid(name, other, "an object")),
+    }
+}
+
+fn of_object(field: &Field, object: &mut Json<'_>) -> Result<Vec<String>, LocateError> {
     let mut found = Vec::new();
-    for name in &field.names {
+    for name in &field.last().names {
         found.extend(text_field(object, name)?.map(|value| (name.clone(), value)));
     }
     // protobuf's default for an absent string is the empty one, and MLflow treats them alike where it is optional.
@@ -189,7 +267,10 @@ fn one_of(found: Vec<(String, String)>) -> Result<Vec<String>, LocateError> {
 }
 
 /// Finds a field under its name or protobuf's lowerCamelCase spelling of it, and leaves it under its name only.
-fn take_spelling<'j, 'b>(object: &'j mut Json<'b>, name: &str) -> Result<Option<&'j mut Json<'b>>, LocateError> {
+pub(super) fn take_spelling<'j, 'b>(
+    object: &'j mut Json<'b>,
+    name: &str,
+) -> Result<Option<&'j mut Json<'b>>, LocateError> {
     let Json::Object(members) = object else { return Ok(None) };
     let camel = lower_camel(name);
     if camel != name && members.iter().any(|(key, _)| *key == camel) {
@@ -219,15 +300,61 @@ fn lower_camel(name: &str) -> String {
 fn check_id(thing: Thing, field: &Field, value: String) -> Result<String, LocateError> {
     let expected = match thing {
         Thing::Artifact => return Ok(ArtifactPath::parse(&value)?.as_str().to_owned()),
-        Thing::Experiment if !is_experiment_id(&value) => "a number without sign, spaces or leading zeros",
-        Thing::Run | Thing::LoggedModel if !is_opaque_id(&value) => "an id of letters, digits, `-` and `_`",
-        Thing::Model | Thing::ExperimentName if value.is_empty() || value.contains('\0') => "a name",
-        Thing::Experiment | Thing::Run | Thing::LoggedModel | Thing::Model | Thing::ExperimentName => return Ok(value),
+        // Made of two checked parts.
+        Thing::Scorer | Thing::ScorerVersion | Thing::ReviewQueueName => return Ok(value),
+        Thing::Experiment | Thing::TracesOf | Thing::AssessmentsOf => {
+            if is_experiment_id(&value) {
+                return Ok(value);
+            }
+            "a number without sign, spaces or leading zeros"
+        }
+        Thing::Model | Thing::VersionOf | Thing::ExperimentName | Thing::EndpointName => {
+            if !value.is_empty() && !value.contains('\0') {
+                return Ok(value);
+            }
+            "a name"
+        }
+        Thing::McpServer | Thing::McpServerVersion => {
+            if is_mcp_name(&value) {
+                return Ok(value);
+            }
+            "a name of the form `namespace/slug`"
+        }
+        Thing::Run
+        | Thing::LoggedModel
+        | Thing::Trace
+        | Thing::AssessmentOf
+        | Thing::Dataset
+        | Thing::Issue
+        | Thing::LabelSchema
+        | Thing::ReviewQueue
+        | Thing::PromptJob
+        | Thing::OnlineScorer
+        | Thing::Secret
+        | Thing::Endpoint
+        | Thing::ModelDefinition
+        | Thing::Job => {
+            if is_opaque_id(&value) {
+                return Ok(value);
+            }
+            "an id of letters, digits, `-` and `_`"
+        }
     };
     if value.is_empty() {
-        return Err(LocateError::Missing(first_name(field)));
+        return Err(LocateError::Missing(field.name().to_owned()));
     }
-    Err(LocateError::Invalid { name: first_name(field), value: shown(&format!("'{value}'")), expected })
+    Err(LocateError::Invalid { name: field.name().to_owned(), value: shown(&format!("'{value}'")), expected })
+}
+
+/// Two segments, and none of the words that MLflow's greedy paths have after the name.
+fn is_mcp_name(name: &str) -> bool {
+    let segments: Vec<&str> = name.split('/').collect();
+    let plain = |segment: &&str| {
+        !segment.is_empty()
+            && !matches!(*segment, "versions" | "endpoints" | "tags" | "aliases" | "." | "..")
+            && segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte))
+    };
+    segments.len() == 2 && segments.iter().all(plain)
 }
 
 /// MLflow reads experiment ids with Python's `int()`, which knows many spellings of one number; we know one.
@@ -242,15 +369,11 @@ pub(super) fn is_opaque_id(text: &str) -> bool {
     !text.is_empty() && text.len() <= 64 && text.bytes().all(plain)
 }
 
-fn first_name(field: &Field) -> String {
-    field.names.first().cloned().unwrap_or_default()
-}
-
 fn invalid(name: &str, value: &Json<'_>, expected: &'static str) -> LocateError {
     LocateError::Invalid { name: name.to_owned(), value: shown(&String::from_utf8_lossy(&value.to_bytes())), expected }
 }
 
-fn shown(text: &str) -> String {
+pub(super) fn shown(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(64).collect()
 }
 
@@ -259,8 +382,8 @@ fn shown(text: &str) -> String {
 /// # Errors
 /// Not a list of experiment ids.
 pub fn narrow(field: &Field, body: &mut Json<'_>, mut keep: impl FnMut(&str) -> bool) -> Result<Narrowed, LocateError> {
-    let name = first_name(field);
-    let ids = list_of(body, &name)?;
+    let name = field.name();
+    let ids = list_of(body, name)?;
     for id in &ids {
         check_id(Thing::Experiment, field, id.clone())?;
     }
@@ -268,7 +391,7 @@ pub fn narrow(field: &Field, body: &mut Json<'_>, mut keep: impl FnMut(&str) -> 
     if kept.is_empty() {
         return Ok(Narrowed::Nothing);
     }
-    body.set(&name, Json::Array(kept));
+    body.set(name, Json::Array(kept));
     Ok(Narrowed::Some)
 }
 

@@ -10,9 +10,11 @@ mod table;
 
 pub use artifact::ArtifactPath;
 pub use json::{Json, JsonError, MAX_DEPTH};
-pub use locate::{Input, LocateError, Located, Narrowed, locate, narrow, text_field};
-pub use rules::{Demand, SourceUri, demands};
-pub use table::{Field, Filter, Found, Need, Operation, Rule, Send, Source, Table, TableError, Then, Thing};
+pub use locate::{Input, LocateError, Located, Narrowed, locate, narrow, scorer_key, text_field};
+pub use rules::{Demand, QueuePart, SourceUri, demands, names_a_version};
+pub use table::{
+    Feature, Field, Filter, Found, Need, Operation, Rule, Send, Source, Step, Table, TableError, Then, Thing,
+};
 
 #[cfg(test)]
 mod tests;

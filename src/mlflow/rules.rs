@@ -2,8 +2,8 @@
 //!
 //! A rule reads the canonical request and answers with further demands; it decides nothing itself.
 
-use super::locate::{Located, is_opaque_id, text_field};
-use super::{ArtifactPath, Json, LocateError, Operation, PROMPT_TAG, Rule, Then, Thing};
+use super::locate::{Located, is_opaque_id, shown, take_spelling, text_field};
+use super::{ArtifactPath, Json, LocateError, Need, Operation, PROMPT_TAG, Rule, Then, Thing};
 use crate::authz::Permission;
 
 const PROMPT_SOURCES: [&str; 2] = ["dummy-source", "prompt-template"];
@@ -21,15 +21,102 @@ pub enum Demand {
     ArtifactLocation(String),
     /// The URI lies inside the artifacts of this run or logged model, which the request names too.
     Inside { uri: String, run: Option<String>, model: Option<String> },
+    /// A trace of this id is in this experiment or not there yet.
+    TraceIn { trace: String, experiment: String },
+    /// The caller's part in a review queue.
+    Queue { queue: Located, part: QueuePart },
 }
 
-/// The further demands of an operation's rule.
+/// What somebody must be to a review queue (`mlflow.server.auth`, 3.17.2); whoever holds MANAGE on the experiment is all.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum QueuePart {
+    /// A member, or its owner with EDIT.
+    Reader,
+    /// A member.
+    Member,
+    /// Its owner.
+    Owner,
+    /// The owner of a queue that is not somebody's personal one.
+    CustomOwner,
+}
+
+/// The further demands of an operation's rule. `located` is what the row's needs found.
 ///
 /// # Errors
 /// A field that the rule reads is of the wrong type or missing.
-pub fn demands(operation: &Operation, body: Option<&mut Json<'_>>) -> Result<Vec<Demand>, LocateError> {
-    let (Some(rule), Some(body)) = (operation.rule, body) else { return Ok(Vec::new()) };
+pub fn demands(
+    operation: &Operation,
+    located: &[Located],
+    body: Option<&mut Json<'_>>,
+) -> Result<Vec<Demand>, LocateError> {
+    let Some(rule) = operation.rule else { return Ok(Vec::new()) };
+    let mut none = Json::Object(Vec::new());
+    let body = body.unwrap_or(&mut none);
     Ok(match rule {
+        Rule::NamedOrAdmin if located.is_empty() => vec![Demand::Privileged("ask for all of them at once")],
+        Rule::NamedOrAdmin => Vec::new(),
+        Rule::OneNamed => {
+            let names = operation.needs.iter().filter_map(|need| match need {
+                Need::Level { field, .. } => Some(field.name()),
+                _ => None,
+            });
+            match names.into_iter().next() {
+                Some(name) if located.is_empty() => return Err(LocateError::Missing(name.to_owned())),
+                Some(_) | None => Vec::new(),
+            }
+        }
+        Rule::QueueReader => queue(located, QueuePart::Reader),
+        Rule::QueueMember => queue(located, QueuePart::Member),
+        Rule::QueueOwner => queue(located, QueuePart::CustomOwner),
+        Rule::QueueUpdate => {
+            let mut demands = queue(located, QueuePart::Owner);
+            if text_field(body, "new_owner")?.is_some_and(|owner| !owner.is_empty()) {
+                let whole =
+                    |located: &Located| Demand::Located(Located { permission: Permission::Manage, ..located.clone() });
+                demands.extend(located.iter().map(whole));
+            }
+            demands
+        }
+        Rule::ScorerDelete => {
+            let whole = |located: &Located| {
+                Demand::Located(Located {
+                    permission: Permission::Manage,
+                    thing: Thing::Scorer,
+                    id: located.id.clone(),
+                })
+            };
+            if names_a_version(body) { Vec::new() } else { located.iter().map(whole).collect() }
+        }
+        Rule::PromptSource => {
+            let uri = text_field(body, "source_prompt_uri")?;
+            let uri = uri.ok_or_else(|| LocateError::Missing("source_prompt_uri".to_owned()))?;
+            let name = prompt_name(&uri).ok_or_else(|| LocateError::Invalid {
+                name: "source_prompt_uri".to_owned(),
+                value: shown(&uri),
+                expected: "prompts:/NAME/VERSION or prompts:/NAME@ALIAS",
+            })?;
+            vec![Demand::Located(Located { permission: Permission::Read, thing: Thing::Model, id: name })]
+        }
+        Rule::TraceStays => {
+            let mut demands = tags_of(body, &["trace", "trace_info"])?;
+            let trace = inner(body, &["trace", "trace_info"])?;
+            let trace = trace.map(|info| text_field(info, "trace_id")).transpose()?.flatten();
+            if let Some(trace) = trace.filter(|trace| !trace.is_empty()) {
+                if !is_opaque_id(&trace) {
+                    let expected = "an id of letters, digits, `-` and `_`";
+                    return Err(LocateError::Invalid { name: "trace_id".to_owned(), value: shown(&trace), expected });
+                }
+                let stays =
+                    |located: &Located| Demand::TraceIn { trace: trace.clone(), experiment: located.id.clone() };
+                demands.extend(located.iter().filter(|located| located.thing == Thing::Experiment).map(stays));
+            }
+            demands
+        }
+        Rule::TraceTag => {
+            let key = text_field(body, "key")?.unwrap_or_default();
+            (key == ARTIFACT_LOCATION_TAG).then_some(CHOOSES_ARTIFACTS).into_iter().collect()
+        }
+        Rule::TraceTags => tags_of(body, &[])?,
         Rule::ArtifactLocation => {
             let location = text_field(body, "artifact_location")?.filter(|location| !location.is_empty());
             location.map(Demand::ArtifactLocation).into_iter().collect()
@@ -44,13 +131,6 @@ pub fn demands(operation: &Operation, body: Option<&mut Json<'_>>) -> Result<Vec
             // A prompt and a model carry different grants; this tag would move one among the other's.
             let moves = key.eq_ignore_ascii_case(PROMPT_TAG);
             moves.then_some(Demand::Privileged("set or delete the tag `mlflow.prompt.is_prompt`")).into_iter().collect()
-        }
-        Rule::RunOrModel => {
-            let none = text_field(body, "run_id")?.is_none() && text_field(body, "model_id")?.is_none();
-            if none {
-                return Err(LocateError::Missing("run_id".to_owned()));
-            }
-            Vec::new()
         }
         Rule::VersionSource => {
             let source = text_field(body, "source")?.ok_or_else(|| LocateError::Missing("source".to_owned()))?;
@@ -69,6 +149,55 @@ pub fn demands(operation: &Operation, body: Option<&mut Json<'_>>) -> Result<Vec
             vec![demand_on(found, source, run, model)]
         }
     })
+}
+
+/// The tag in which MLflow keeps where a trace's artifacts are (`mlflow.tracing.constant`): it reads from there.
+const ARTIFACT_LOCATION_TAG: &str = "mlflow.artifactLocation";
+const CHOOSES_ARTIFACTS: Demand = Demand::Privileged("choose where a trace's artifacts are");
+
+/// Tags as a list of `key` and `value`, or as an object, in the object that the path leads to.
+fn tags_of(body: &mut Json<'_>, path: &[&str]) -> Result<Vec<Demand>, LocateError> {
+    let Some(object) = inner(body, path)? else { return Ok(Vec::new()) };
+    let chooses = match object.get("tags") {
+        Some(Json::Object(tags)) => tags.iter().any(|(key, _)| key == ARTIFACT_LOCATION_TAG),
+        Some(Json::Array(tags)) => tags.iter().any(|tag| tag.text("key") == Some(ARTIFACT_LOCATION_TAG)),
+        Some(Json::Scalar(_) | Json::String(_)) | None => false,
+    };
+    Ok(if chooses { vec![CHOOSES_ARTIFACTS] } else { Vec::new() })
+}
+
+fn inner<'j, 'b>(body: &'j mut Json<'b>, path: &[&str]) -> Result<Option<&'j mut Json<'b>>, LocateError> {
+    let mut object = body;
+    for name in path {
+        match take_spelling(object, name)? {
+            Some(found) => object = found,
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(object))
+}
+
+fn queue(located: &[Located], part: QueuePart) -> Vec<Demand> {
+    let queues = located.iter().filter(|one| matches!(one.thing, Thing::ReviewQueue | Thing::ReviewQueueName));
+    queues.map(|queue| Demand::Queue { queue: queue.clone(), part }).collect()
+}
+
+/// Whether a request to delete a scorer means one version of it.
+#[must_use]
+pub fn names_a_version(body: &Json<'_>) -> bool {
+    body.get("version").is_some()
+}
+
+fn prompt_name(uri: &str) -> Option<String> {
+    let path = one_slash(uri.strip_prefix("prompts:")?)?;
+    if !is_plain(path) {
+        return None;
+    }
+    match path.split('/').collect::<Vec<_>>()[..] {
+        [name, _version] => Some(name.to_owned()),
+        [only] => only.rsplit_once('@').map(|(name, _alias)| name.to_owned()),
+        _ => None,
+    }
 }
 
 fn demand_on(source: SourceUri, uri: String, run: Option<String>, model: Option<String>) -> Demand {
@@ -154,7 +283,7 @@ fn is_plain(rest: &str) -> bool {
 fn unclear(source: &str) -> LocateError {
     LocateError::Invalid {
         name: "source".to_owned(),
-        value: source.chars().filter(|c| !c.is_control()).take(64).collect(),
+        value: shown(source),
         expected: "models:/NAME/VERSION, models:/NAME@ALIAS, models:/MODEL_ID, runs:/RUN_ID/PATH or an artifact's URI",
     }
 }

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use http::Method;
 use serde::Deserialize;
 
-use crate::authz::{Permission, ResourceKind};
+use crate::authz::{Permission, ResourceKind, UnknownKind};
 
 /// Where in a request a field stands.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -15,19 +15,42 @@ pub enum Source {
     Query,
     Body,
     Path,
+    Header,
 }
 
-/// How to find one field, e.g. `body.metrics[].model_id?`.
+/// How to find one field, e.g. `body.metrics[].model_id?` or `query.experiment_id+name`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Field {
     pub source: Source,
-    /// The list the field stands in, for `metrics[].model_id`.
-    pub within: Option<String>,
+    /// The way there; one step, except in the body.
+    pub steps: Vec<Step>,
+    /// A second field beside the last step: together they are the key.
+    pub with: Option<String>,
+    pub optional: bool,
+}
+
+/// One name on the way to a field.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Step {
     /// Its names; MLflow renamed `run_uuid` to `run_id` and accepts both.
     pub names: Vec<String>,
-    /// The field itself is a list.
-    pub list: bool,
-    pub optional: bool,
+    /// It is a list, and every entry counts.
+    pub each: bool,
+}
+
+impl Field {
+    /// The name a complaint about this field gives.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.last().names.first().map_or("", String::as_str)
+    }
+
+    /// The step that names the field itself.
+    #[must_use]
+    pub fn last(&self) -> &Step {
+        static NOWHERE: Step = Step { names: Vec::new(), each: false };
+        self.steps.last().unwrap_or(&NOWHERE)
+    }
 }
 
 /// What a field names.
@@ -35,9 +58,38 @@ pub struct Field {
 pub enum Thing {
     Experiment,
     ExperimentName,
+    /// The traces of the experiment whose id the field holds.
+    TracesOf,
+    /// The assessments of the experiment whose id the field holds.
+    AssessmentsOf,
     Run,
     LoggedModel,
+    Trace,
+    /// The assessments of the trace whose id the field holds.
+    AssessmentOf,
+    Dataset,
+    Issue,
+    LabelSchema,
+    ReviewQueue,
+    /// The same by experiment and name.
+    ReviewQueueName,
+    PromptJob,
+    /// A configuration of online scoring, by the scorer's id.
+    OnlineScorer,
+    /// A registered model or a prompt, by name.
     Model,
+    /// The versions of the model or prompt of that name.
+    VersionOf,
+    Scorer,
+    ScorerVersion,
+    Secret,
+    Endpoint,
+    EndpointName,
+    ModelDefinition,
+    McpServer,
+    McpServerVersion,
+    Job,
+    /// A path whose first segment is the experiment.
     Artifact,
 }
 
@@ -47,8 +99,43 @@ pub enum Need {
     Public,
     SignedIn,
     Admin,
+    /// Nobody, unless the configuration opens this feature to administrators.
+    Blocked(Feature),
     Create(ResourceKind),
-    Level { permission: Permission, thing: Thing, field: Field },
+    /// No grant takes this tier away.
+    NotDenied(ResourceKind),
+    /// This level on a tier, where a grant speaks of it.
+    Tier(Permission, ResourceKind),
+    Level {
+        permission: Permission,
+        thing: Thing,
+        field: Field,
+    },
+}
+
+/// What MLflow does with the rights of its own process; closed unless the configuration opens it to administrators.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Feature {
+    Assistant,
+    JobSubmission,
+    Demo,
+    GatewayProxy,
+    UpstreamMetrics,
+}
+
+impl Feature {
+    /// The word for it in the table and in the configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Assistant => "assistant",
+            Self::JobSubmission => "job-submission",
+            Self::Demo => "demo",
+            Self::GatewayProxy => "gateway-proxy",
+            Self::UpstreamMetrics => "upstream-metrics",
+        }
+    }
 }
 
 /// What becomes of the request's body.
@@ -58,6 +145,8 @@ pub enum Send {
     Query,
     Json,
     Stream,
+    Otlp,
+    Graphql,
 }
 
 /// A list in the answer of which only readable rows are kept.
@@ -67,21 +156,26 @@ pub enum Filter {
     Experiments,
     RegisteredModels,
     ModelVersions,
+    Scorers,
+    ReviewQueues,
+    Secrets,
+    Endpoints,
+    ModelDefinitions,
+    EndpointModels,
+    McpServers,
+    McpEndpoints,
+    Jobs,
 }
 
 /// What follows when MLflow said yes.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Then {
-    #[serde(rename = "own experiment")]
-    OwnExperiment,
-    #[serde(rename = "own model")]
-    OwnModel,
-    #[serde(rename = "drop model")]
-    DropModel,
-    #[serde(rename = "rename model")]
+    Own(ResourceKind),
+    Drop(ResourceKind),
     RenameModel,
-    #[serde(rename = "learn run")]
     LearnRun,
+    LearnTrace,
+    OwnQueue,
 }
 
 /// A check that the columns of the table cannot say; see [`super::rules`].
@@ -89,9 +183,19 @@ pub enum Then {
 #[serde(rename_all = "kebab-case")]
 pub enum Rule {
     ArtifactLocation,
+    NamedOrAdmin,
     NewName,
+    OneNamed,
+    PromptSource,
     PromptTag,
-    RunOrModel,
+    QueueMember,
+    QueueOwner,
+    QueueReader,
+    QueueUpdate,
+    ScorerDelete,
+    TraceStays,
+    TraceTag,
+    TraceTags,
     VersionSource,
 }
 
@@ -104,6 +208,10 @@ pub struct Operation {
     pub send: Send,
     /// Its JSON may be as large as the configuration allows; that of all others is small.
     pub large: bool,
+    /// Its query goes to MLflow beside the body.
+    pub with_query: bool,
+    /// The caller's own key for a provider may stand in `Authorization`; the proxy's credential then stands elsewhere.
+    pub provider_key: bool,
     pub narrow: Option<Field>,
     pub filter: Option<Filter>,
     pub then: Option<Then>,
@@ -181,9 +289,19 @@ impl Table {
                     None => paths.push((path, entries)),
                 }
             }
-            let (filter, then, rule) = (row.filter, row.then, row.rule);
-            let name = Box::leak(row.name.into_boxed_str());
-            operations.push(Operation { name, needs, send, large: row.large, narrow, filter, then, rule });
+            let then = row.then.as_deref().map(Then::from_str).transpose().map_err(wrong)?;
+            operations.push(Operation {
+                name: Box::leak(row.name.into_boxed_str()),
+                needs,
+                send,
+                large: row.large,
+                with_query: row.with_query,
+                provider_key: row.provider_key,
+                narrow,
+                filter: row.filter,
+                then,
+                rule: row.rule,
+            });
         }
         let mut router = matchit::Router::new();
         for (path, entries) in paths {
@@ -227,9 +345,13 @@ struct Row {
     send: Option<Send>,
     #[serde(default)]
     large: bool,
+    #[serde(default)]
+    with_query: bool,
+    #[serde(default)]
+    provider_key: bool,
     narrow: Option<String>,
     filter: Option<Filter>,
-    then: Option<Then>,
+    then: Option<String>,
     rule: Option<Rule>,
 }
 
@@ -253,8 +375,13 @@ impl FromStr for Need {
             ["PUBLIC"] => Ok(Self::Public),
             ["SIGNED-IN"] => Ok(Self::SignedIn),
             ["ADMIN"] => Ok(Self::Admin),
-            ["CREATE", "experiment"] => Ok(Self::Create(ResourceKind::Experiment)),
-            ["CREATE", "model"] => Ok(Self::Create(ResourceKind::RegisteredModel)),
+            ["BLOCKED", feature] => Ok(Self::Blocked(feature.parse()?)),
+            ["CREATE", kind] => Ok(Self::Create(kind.parse().map_err(|error| format!("{error}"))?)),
+            ["NOT-DENIED", tier] => Ok(Self::NotDenied(tier.parse().map_err(|error| format!("{error}"))?)),
+            ["TIER", level, tier] => {
+                let permission = level.parse().map_err(|error| format!("{error}"))?;
+                Ok(Self::Tier(permission, tier.parse().map_err(|error| format!("{error}"))?))
+            }
             [level, thing, field] => {
                 let permission: Permission = level.parse().map_err(|error| format!("{error}"))?;
                 if permission.refuses() {
@@ -267,6 +394,32 @@ impl FromStr for Need {
     }
 }
 
+impl FromStr for Feature {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        let all = [Self::Assistant, Self::JobSubmission, Self::Demo, Self::GatewayProxy, Self::UpstreamMetrics];
+        all.into_iter().find(|feature| feature.as_str() == word).ok_or_else(|| format!("`{word}` is not a feature"))
+    }
+}
+
+impl FromStr for Then {
+    type Err = String;
+
+    fn from_str(sentence: &str) -> Result<Self, String> {
+        let kind = |word: &str| word.parse().map_err(|error: UnknownKind| error.to_string());
+        match sentence.split_once(' ') {
+            Some(("own", "review_queue")) => Ok(Self::OwnQueue),
+            Some(("own", word)) => Ok(Self::Own(kind(word)?)),
+            Some(("drop", word)) => Ok(Self::Drop(kind(word)?)),
+            Some(("rename", "registered_model")) => Ok(Self::RenameModel),
+            Some(("learn", "run")) => Ok(Self::LearnRun),
+            Some(("learn", "trace")) => Ok(Self::LearnTrace),
+            Some(_) | None => Err(format!("`{sentence}` is nothing that could follow")),
+        }
+    }
+}
+
 impl FromStr for Thing {
     type Err = String;
 
@@ -274,9 +427,30 @@ impl FromStr for Thing {
         Ok(match word {
             "experiment" => Self::Experiment,
             "experiment-name" => Self::ExperimentName,
+            "traces-of" => Self::TracesOf,
+            "assessments-of" => Self::AssessmentsOf,
             "run" => Self::Run,
             "logged-model" => Self::LoggedModel,
+            "trace" => Self::Trace,
+            "assessment-of" => Self::AssessmentOf,
+            "dataset" => Self::Dataset,
+            "issue" => Self::Issue,
+            "label-schema" => Self::LabelSchema,
+            "review-queue" => Self::ReviewQueue,
+            "review-queue-name" => Self::ReviewQueueName,
+            "prompt-job" => Self::PromptJob,
+            "online-scorer" => Self::OnlineScorer,
             "model" => Self::Model,
+            "version-of" => Self::VersionOf,
+            "scorer" => Self::Scorer,
+            "scorer-version" => Self::ScorerVersion,
+            "secret" => Self::Secret,
+            "endpoint" => Self::Endpoint,
+            "endpoint-name" => Self::EndpointName,
+            "model-definition" => Self::ModelDefinition,
+            "mcp-server" => Self::McpServer,
+            "mcp-server-version" => Self::McpServerVersion,
+            "job" => Self::Job,
             "artifact" => Self::Artifact,
             _ => return Err(format!("`{word}` is not a thing")),
         })
@@ -287,23 +461,33 @@ impl FromStr for Field {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (text, optional) = text.strip_suffix('?').map_or((text, false), |text| (text, true));
-        let (source, rest) = text.split_once('.').ok_or_else(|| format!("`{text}` does not say where the field is"))?;
+        let (rest, optional) = text.strip_suffix('?').map_or((text, false), |rest| (rest, true));
+        let (source, rest) = rest.split_once('.').ok_or_else(|| format!("`{text}` does not say where the field is"))?;
         let source = match source {
             "query" => Source::Query,
             "body" => Source::Body,
             "path" => Source::Path,
-            _ => return Err(format!("`{source}` is not query, body or path")),
+            "header" => Source::Header,
+            _ => return Err(format!("`{source}` is not query, body, path or header")),
         };
-        let (within, rest) = match rest.split_once("[].") {
-            Some((list, field)) => (Some(list.to_owned()), field),
-            None => (None, rest),
+        let (rest, with) = match rest.split_once('+') {
+            Some((rest, with)) => (rest, Some(with.to_owned())),
+            None => (rest, None),
         };
-        let (rest, list) = rest.strip_suffix("[]").map_or((rest, false), |rest| (rest, true));
-        let names: Vec<String> = rest.split('|').map(str::to_owned).collect();
-        if names.iter().any(|name| name.is_empty() || !name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')) {
-            return Err(format!("`{rest}` is not a field name"));
+        let steps: Vec<Step> = rest.split('.').map(step).collect();
+        let plain = |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b"_-".contains(&b));
+        let names = steps.iter().flat_map(|step| &step.names).chain(&with);
+        if let Some(odd) = names.into_iter().find(|name| !plain(name)) {
+            return Err(format!("`{odd}` is not a field name"));
         }
-        Ok(Self { source, within, names, list, optional })
+        if steps.len() > 1 && source != Source::Body {
+            return Err(format!("`{text}`: only the body has fields within fields"));
+        }
+        Ok(Self { source, steps, with, optional })
     }
+}
+
+fn step(text: &str) -> Step {
+    let (text, each) = text.strip_suffix("[]").map_or((text, false), |text| (text, true));
+    Step { names: text.split('|').map(str::to_owned).collect(), each }
 }

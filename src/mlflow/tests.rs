@@ -32,7 +32,7 @@ fn every_route_and_its_twin_is_found() {
     ] {
         assert_eq!(operation(&table, &method, path).name, name, "{path}");
     }
-    for path in ["/api/2.0/mlflow/runs/get/", "/api/2.0/mlflow/Runs/get", "/graphql", "/metrics", "/api/2.0/mlflow"] {
+    for path in ["/api/2.0/mlflow/runs/get/", "/api/2.0/mlflow/Runs/get", "/graphql/", "/api/2.0/mlflow"] {
         assert!(matches!(table.find(&Method::GET, path), Found::Unlisted), "{path}");
     }
     assert!(matches!(table.find(&Method::DELETE, "/api/2.0/mlflow/runs/get"), Found::OtherMethods(_)));
@@ -57,11 +57,16 @@ fn need(need: &Need) -> String {
         Need::Public => "public".to_owned(),
         Need::SignedIn => "signed in".to_owned(),
         Need::Admin => "administrator".to_owned(),
+        Need::Blocked(feature) => format!("closed: {}", feature.as_str()),
         Need::Create(kind) => format!("may create {kind}"),
+        Need::NotDenied(tier) => format!("{tier} not denied"),
+        Need::Tier(permission, tier) => format!("{permission} where {tier} is granted"),
         Need::Level { permission, thing, field } => {
             let optional = if field.optional { ", if given" } else { "" };
-            let within = field.within.as_ref().map(|list| format!("{list}[].")).unwrap_or_default();
-            format!("{permission} on {thing:?} {within}{}{optional}", field.names.join("|"))
+            let step = |step: &Step| step.names.join("|") + if step.each { "[]" } else { "" };
+            let steps: Vec<String> = field.steps.iter().map(step).collect();
+            let with = field.with.as_ref().map(|with| format!("+{with}")).unwrap_or_default();
+            format!("{permission} on {thing:?} {}{with}{optional}", steps.join("."))
         }
     }
 }
@@ -102,9 +107,14 @@ fn locate_in(method: &Method, path: &str, query: &str, body: &str) -> Result<Vec
     let Found::Operation { operation, params } = table.find(method, path) else { panic!("{path} is in the table") };
     let mut query = Query::parse(query).expect("a query");
     let mut json = (!body.is_empty()).then(|| Json::parse_object(body.as_bytes()).expect("JSON"));
-    let mut input = Input { params: &params, query: &mut query, body: json.as_mut() };
-    let mut located = locate(operation, &mut input)?;
-    for demand in demands(operation, input.body.as_deref_mut())? {
+    let headers = http::HeaderMap::new();
+    let mut input = Input { params: &params, headers: &headers, query: &mut query, body: json.as_mut() };
+    let found = locate(operation, &mut input)?;
+    if let Some(missing) = found.missing {
+        return Err(LocateError::Missing(missing));
+    }
+    let mut located = found.located;
+    for demand in demands(operation, &located.clone(), input.body.as_deref_mut())? {
         if let Demand::Located(one) = demand {
             located.push(one);
         }
@@ -122,7 +132,7 @@ fn ids(method: &Method, path: &str, query: &str, body: &str, expected: &[(Permis
 #[test]
 fn every_id_a_request_names_is_found() {
     use Permission::{Edit, Manage, Read};
-    use Thing::{Artifact, Experiment, LoggedModel, Model, Run};
+    use Thing::{Artifact, Experiment, LoggedModel, Model, Run, VersionOf};
     const API: &str = "/api/2.0/mlflow";
     let at = |rest: &str| format!("{API}/{rest}");
     ids(&Method::GET, &at("experiments/get"), "experiment_id=12", "", &[(Read, Experiment, "12")]);
@@ -156,7 +166,7 @@ fn every_id_a_request_names_is_found() {
         &at("model-versions/create"),
         "",
         r#"{"name":"n","source":"models:/other/3","run_id":"r"}"#,
-        &[(Edit, Model, "n"), (Read, Run, "r"), (Read, Model, "other")],
+        &[(Edit, VersionOf, "n"), (Read, Run, "r"), (Read, Model, "other")],
     );
     for (source, thing, id) in [
         ("models:/m-abc", LoggedModel, "m-abc"),
@@ -170,7 +180,7 @@ fn every_id_a_request_names_is_found() {
         ("mlflow-artifacts://host:5000/3/r", Artifact, "3/r"),
     ] {
         let body = format!(r#"{{"name":"n","source":"{source}"}}"#);
-        ids(&Method::POST, &at("model-versions/create"), "", &body, &[(Edit, Model, "n"), (Read, thing, id)]);
+        ids(&Method::POST, &at("model-versions/create"), "", &body, &[(Edit, VersionOf, "n"), (Read, thing, id)]);
     }
 }
 

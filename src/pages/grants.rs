@@ -99,9 +99,7 @@ fn manageable(parts: &Parts, asked: &Asked, params: &Params) -> Result<(Resource
 pub(super) fn managing(kind: ResourceKind, selector: &Selector) -> Requirement {
     match selector {
         Selector::All | Selector::Glob(_) => Requirement::Admin { change: true },
-        Selector::Exact(key) => {
-            Requirement::Level { permission: Permission::Manage, resource: Resource::new(kind, key.as_str()) }
-        }
+        Selector::Exact(key) => Requirement::level(Permission::Manage, Resource::new(kind, key.as_str())),
     }
 }
 

@@ -73,6 +73,16 @@ pub(super) fn own(user: &User, grant: &Grant) -> Value {
         ResourceKind::GatewayEndpoint => json!({ "endpoint_id": selector }),
         ResourceKind::GatewayModelDefinition => json!({ "model_definition_id": selector }),
         ResourceKind::McpServer => json!({ "name": selector }),
+        ResourceKind::Run
+        | ResourceKind::Trace
+        | ResourceKind::Assessment
+        | ResourceKind::LoggedModel
+        | ResourceKind::ReviewQueue
+        | ResourceKind::RegisteredModelVersion
+        | ResourceKind::PromptVersion
+        | ResourceKind::ScorerVersion
+        | ResourceKind::McpServerVersion
+        | ResourceKind::Job => json!({ "resource_id": selector }),
     };
     with(with(shape, "user_id", user.id.0), "permission", grant.permission.as_str())
 }

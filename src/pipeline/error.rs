@@ -9,7 +9,7 @@ use crate::authn;
 use crate::authz::Denied;
 use crate::filter::{EffectError, ListError};
 use crate::http::{ErrorCode, HeadError, PathError, QueryError, ReadError, Reply, Response};
-use crate::mlflow::{JsonError, LocateError};
+use crate::mlflow::{Feature, JsonError, LocateError};
 use crate::resolve;
 use crate::server::EdgeRefusal;
 use crate::upstream;
@@ -31,6 +31,16 @@ pub enum Error {
     Query(#[from] QueryError),
     #[error(transparent)]
     Authn(#[from] authn::Error),
+    #[error("another workspace")]
+    Workspace,
+    #[error("outside the static prefix")]
+    OutsidePrefix(String),
+    #[error("unknown route")]
+    UnknownRoute,
+    #[error("blocked: {}", .0.as_str())]
+    Blocked(Feature),
+    #[error("the trace is in another experiment")]
+    TraceElsewhere,
     #[error("method not allowed")]
     MethodNotAllowed(Vec<Method>),
     #[error("the body is not JSON as its Content-Type says")]
@@ -81,6 +91,11 @@ impl Error {
                 authn::Error::Busy => "password_queue_full",
                 authn::Error::Store(_) => "store",
             },
+            Self::Workspace => "workspace",
+            Self::OutsidePrefix(_) => "outside_prefix",
+            Self::UnknownRoute => "unknown_route",
+            Self::Blocked(_) => "blocked",
+            Self::TraceElsewhere => "parameters",
             Self::MethodNotAllowed(_) => "method",
             Self::ContentType => "content_type",
             Self::ContentEncoding => "content_encoding",
@@ -136,6 +151,27 @@ impl Error {
             Self::Body(ReadError::Broken) => Reply::invalid("The request body broke off before its end."),
             Self::Json(error) => Reply::invalid(error.to_string()),
             Self::Locate(error) => Reply::invalid(error.to_string()),
+            Self::Workspace => Reply::invalid(
+                "This proxy serves the default workspace only. Leave the header X-MLFLOW-WORKSPACE out, or unset \
+                 MLFLOW_WORKSPACE.",
+            ),
+            Self::OutsidePrefix(prefix) => Reply::new(
+                StatusCode::NOT_FOUND,
+                ErrorCode::EndpointNotFound,
+                format!("There is nothing here. MLflow is below '{prefix}/'."),
+            ),
+            Self::UnknownRoute => refused(
+                "This proxy does not know this route of MLflow, so nobody may use it. If this MLflow is newer than the \
+                 proxy, update the proxy, or let administrators through with authz.unlisted_routes_for_admins.",
+            ),
+            Self::Blocked(feature) => refused(format!(
+                "This feature of MLflow is closed to everybody. Whoever runs the proxy can open it to administrators: \
+                 add \"{}\" to authz.opened.",
+                feature.as_str()
+            )),
+            Self::TraceElsewhere => {
+                Reply::invalid("A trace of this id exists in another experiment. A trace cannot move; give a new id.")
+            }
             Self::Denied(denied) => Reply::new(StatusCode::FORBIDDEN, ErrorCode::PermissionDenied, denied.to_string()),
             Self::Resolve(error) => resolve(error),
             Self::Upstream(error) => unavailable(&error),
@@ -159,6 +195,11 @@ impl Error {
             Self::Authn(_) => Reply::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthenticated, own::NOT_AUTHENTICATED),
         }
     }
+}
+
+/// MLflow's own clients match `Permission denied.` with the full stop.
+fn refused(why: impl std::fmt::Display) -> Reply {
+    Reply::new(StatusCode::FORBIDDEN, ErrorCode::PermissionDenied, format!("Permission denied. {why}"))
 }
 
 fn resolve(error: resolve::Error) -> Reply {

@@ -19,13 +19,16 @@ pub use error::Error;
 pub use record::Record;
 
 use crate::authn::Authn;
-use crate::authz::{Identity, Policy, Requirement, Resource, ResourceKind, Visibility, authorize, open_to_all};
+use crate::authz::{
+    Identity, Permission, Permit, Policy, Requirement, Resource, ResourceKind, Visibility, authorize, holds,
+    open_to_all,
+};
 use crate::config;
 use crate::filter::{Effects, Happening, ListRequest, Lists};
 use crate::http::{Body, CanonicalPath, Query, Request, Response, from_upstream, read_bounded, to_upstream};
 use crate::mlflow::{
-    Demand, Field, Filter, Found, Input, Json, Narrowed, Operation, Send, Table, Then, demands, locate, narrow,
-    text_field,
+    Demand, Field, Filter, Found, Input, Json, LocateError, Located, Narrowed, Need, Operation, QueuePart, Send, Table,
+    Then, Thing, demands, locate, names_a_version, narrow, scorer_key, text_field,
 };
 use crate::pages::Pages;
 use crate::resolve::Resolver;
@@ -38,7 +41,9 @@ use crate::upstream::{Outgoing, Upstream};
 pub struct Proxy {
     pub server: config::Server,
     pub policy: Policy,
-    pub artifact_locations: Vec<String>,
+    pub authz: config::Authz,
+    /// Below which MLflow, and we in front of it, answer.
+    pub static_prefix: String,
     pub table: Table,
     pub authn: Arc<Authn>,
     pub resolver: Arc<Resolver>,
@@ -59,6 +64,8 @@ struct Checked<'b> {
     path: CanonicalPath,
     query: Query,
     address: IpAddr,
+    /// The caller's own key for a model provider, which the AI gateway passes on.
+    provider_key: Option<HeaderValue>,
 }
 
 impl Proxy {
@@ -92,7 +99,7 @@ impl Proxy {
         edge: Option<EdgeRefusal>,
         record: &mut Record,
     ) -> Result<Response, Error> {
-        let checked = self.check(head, body, peer, edge, record)?;
+        let mut checked = self.check(head, body, peer, edge, record)?;
         let path = checked.path.clone();
         let found = self.table.find(&checked.head.method, path.decoded());
         if let Found::Operation { operation, .. } = &found
@@ -100,6 +107,11 @@ impl Proxy {
         {
             record.operation(operation);
             return self.forward_public(checked, record).await;
+        }
+        if let Found::Operation { operation, .. } = &found
+            && operation.provider_key
+        {
+            take_provider_key(&mut checked);
         }
         let credential = checked.head.headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
         let identity = match credential.and_then(|credential| self.authn.recent(credential)) {
@@ -123,6 +135,10 @@ impl Proxy {
                     Send::Query => self.forward_query(checked, &identity, operation, &params, record).await,
                     Send::Json => Box::pin(self.forward_json(checked, &identity, operation, &params, record)).await,
                     Send::Stream => Box::pin(self.forward_stream(checked, &identity, operation, &params, record)).await,
+                    Send::Otlp | Send::Graphql => {
+                        holds(&identity, self.policy, &Requirement::Admin { change: true })?;
+                        Box::pin(self.forward_json(checked, &identity, operation, &params, record)).await
+                    }
                 }
             }
             Found::OtherMethods(methods) => Err(Error::MethodNotAllowed(methods)),
@@ -136,7 +152,7 @@ impl Proxy {
     /// Steps 1 to 3: whatever two parsers could read differently ends here.
     fn check<'b>(
         &self,
-        head: http::request::Parts,
+        mut head: http::request::Parts,
         body: &'b mut Option<Incoming>,
         peer: Peer,
         edge: Option<EdgeRefusal>,
@@ -152,11 +168,33 @@ impl Proxy {
         }
         let address = crate::http::client_address(&head.headers, peer.address.ip(), &self.server.trusted_proxies);
         record.address(address);
+        Self::one_workspace(&mut head)?;
         let target = head.uri.path_and_query().ok_or(crate::http::HeadError::Target)?;
-        let path = CanonicalPath::parse(target)?;
+        let path = self.below_prefix(CanonicalPath::parse(target)?)?;
         let query = Query::parse(target.query().unwrap_or_default())?;
         self.check_origin(&head)?;
-        Ok(Checked { head, body, path, query, address })
+        Ok(Checked { head, body, path, query, address, provider_key: None })
+    }
+
+    /// Grants speak of the default workspace only; an MLflow without workspaces knows none.
+    fn one_workspace(head: &mut http::request::Parts) -> Result<(), Error> {
+        let default = |value: &HeaderValue| matches!(value.as_bytes().trim_ascii(), b"" | b"default");
+        if !head.headers.get_all(WORKSPACE).iter().all(default) {
+            return Err(Error::Workspace);
+        }
+        head.headers.remove(WORKSPACE);
+        Ok(())
+    }
+
+    /// What stands below MLflow's static prefix. Our own pages do not.
+    fn below_prefix(&self, path: CanonicalPath) -> Result<CanonicalPath, Error> {
+        if self.static_prefix.is_empty() || path.decoded().starts_with("/auth/") {
+            return Ok(path);
+        }
+        match path.decoded().strip_prefix(self.static_prefix.as_str()) {
+            Some(rest) if rest.starts_with('/') => Ok(CanonicalPath::from_decoded(rest.to_owned())?),
+            Some(_) | None => Err(Error::OutsidePrefix(self.static_prefix.clone())),
+        }
     }
 
     /// Known by configuration, never by what the client says; without a public URL there is nothing to compare with.
@@ -206,9 +244,8 @@ impl Proxy {
         record: &mut Record,
     ) -> Result<Response, Error> {
         let mut query = std::mem::take(&mut checked.query);
-        let input = Input { params, query: &mut query, body: None };
-        let requirements = self.requirements(identity, operation, input).await?;
-        let permit = authorize(identity, self.policy, &requirements)?;
+        let input = Input { params, headers: &checked.head.headers, query: &mut query, body: None };
+        let permit = self.permit(identity, operation, input).await?;
         canonical_artifact_path(&mut checked, params)?;
         if let Some(filter) = operation.filter {
             return Box::pin(self.list(checked, identity, permit, filter, query, None, record)).await;
@@ -228,29 +265,28 @@ impl Proxy {
         let limit = if operation.large { usize::MAX } else { SMALL_BODY_BYTES };
         let bytes = self.read_json(&mut checked, limit).await?;
         let mut body = if bytes.is_empty() { None } else { Some(Json::parse_object(&bytes)?) };
-        // MLflow ignores the query of these routes; it is not sent.
-        let mut query = Query::default();
-        let input = Input { params, query: &mut query, body: body.as_mut() };
-        let requirements = self.requirements(identity, operation, input).await?;
-        let permit = authorize(identity, self.policy, &requirements)?;
+        // MLflow ignores the query of most of these routes; then it is not sent.
+        let mut query = if operation.with_query { std::mem::take(&mut checked.query) } else { Query::default() };
+        let input = Input { params, headers: &checked.head.headers, query: &mut query, body: body.as_mut() };
+        let permit = self.permit(identity, operation, input).await?;
         canonical_artifact_path(&mut checked, params)?;
         if let Some(field) = &operation.narrow
             && self.narrow(identity, field, body.as_mut())? == Narrowed::Nothing
         {
-            return Ok(own::json(Lists::nothing().body));
+            return Ok(own::json(Bytes::from_static(b"{}")));
         }
         if let Some(filter) = operation.filter {
             return Box::pin(self.list(checked, identity, permit, filter, query, body.as_mut(), record)).await;
         }
-        let happening = happening(operation, body.as_mut())?;
-        let outgoing = self.outgoing_json(&mut checked, body.as_ref());
+        let happening = happening(operation, params, body.as_mut())?;
+        let outgoing = self.outgoing_json(&mut checked, &query, body.as_ref());
         if let Some(happening) = happening {
             let done = self.effects.carry_out(identity, checked.address, permit, happening, outgoing).await?;
             record.upstream_answered();
             return Ok(self.whole(done.status, done.headers, done.body));
         }
-        if operation.then == Some(Then::LearnRun) {
-            return self.send_and_learn(permit, outgoing, record).await;
+        if let Some(then @ (Then::LearnRun | Then::LearnTrace)) = operation.then {
+            return self.send_and_learn(permit, outgoing, then, record).await;
         }
         self.send(permit, outgoing, record).await
     }
@@ -264,21 +300,23 @@ impl Proxy {
         record: &mut Record,
     ) -> Result<Response, Error> {
         let mut query = std::mem::take(&mut checked.query);
-        let input = Input { params, query: &mut query, body: None };
-        let requirements = self.requirements(identity, operation, input).await?;
-        let permit = authorize(identity, self.policy, &requirements)?;
+        let input = Input { params, headers: &checked.head.headers, query: &mut query, body: None };
+        let permit = self.permit(identity, operation, input).await?;
         canonical_artifact_path(&mut checked, params)?;
         let outgoing = self.outgoing_stream(&mut checked, &query);
         self.send(permit, outgoing, record).await
     }
 
-    /// What the table does not know is for administrators, as it came.
+    /// What the table does not know is refused, or for administrators where the configuration says so, as it came.
     async fn forward_unlisted(
         &self,
         mut checked: Checked<'_>,
         identity: &Identity,
         record: &mut Record,
     ) -> Result<Response, Error> {
+        if !self.authz.unlisted_routes_for_admins {
+            return Err(Error::UnknownRoute);
+        }
         let reads = matches!(checked.head.method, Method::GET | Method::HEAD);
         let permit = authorize(identity, self.policy, &[Requirement::Admin { change: !reads }])?;
         if checked.path.decoded().contains('%') {
@@ -288,59 +326,78 @@ impl Proxy {
         let outgoing = if own::is_json(&checked.head.headers) {
             let bytes = self.read_json(&mut checked, usize::MAX).await?;
             let body = if bytes.is_empty() { None } else { Some(Json::parse_object(&bytes)?) };
-            let mut outgoing = self.outgoing_json(&mut checked, body.as_ref());
-            outgoing.target = target(&checked.path, &query);
-            outgoing
+            self.outgoing_json(&mut checked, &query, body.as_ref())
         } else {
             self.outgoing_stream(&mut checked, &query)
         };
         self.send(permit, outgoing, record).await
     }
 
-    /// Steps 7 and 8: every id the request names, and the resource each belongs to.
-    async fn requirements(
+    /// Steps 7 to 9: every id the request names, the resource each belongs to, and the decision.
+    async fn permit(
         &self,
         identity: &Identity,
         operation: &Operation,
         mut input: Input<'_, '_>,
-    ) -> Result<Vec<Requirement>, Error> {
-        use crate::mlflow::Need;
-        let located = locate(operation, &mut input)?;
-        let demanded = demands(operation, input.body.as_deref_mut())?;
-        if identity.admin && identity.limits.is_unlimited() {
-            // Everything may be done; MLflow itself says what does not exist.
-            return Ok(vec![Requirement::Admin { change: true }]);
+    ) -> Result<Permit, Error> {
+        // Everything may be done; MLflow itself says what does not exist.
+        let unlimited = identity.admin && identity.limits.is_unlimited();
+        let found = locate(operation, &mut input)?;
+        if let Some(missing) = found.missing.filter(|_| !unlimited) {
+            return Err(LocateError::Missing(missing).into());
         }
-        let mut requirements = Vec::with_capacity(operation.needs.len() + demanded.len());
+        let located = found.located;
+        let demanded = demands(operation, &located, input.body.as_deref_mut())?;
+        let mut requirements = Requirements { identity, policy: self.policy, all: Vec::with_capacity(4) };
         for need in &operation.needs {
             match need {
-                Need::Public | Need::SignedIn => requirements.push(Requirement::SignedIn),
-                Need::Admin => requirements.push(Requirement::Admin { change: operation.send != Send::Query }),
-                Need::Create(kind) => requirements.push(Requirement::Create(*kind)),
+                Need::Public | Need::SignedIn => requirements.add(Requirement::SignedIn)?,
+                Need::Admin => requirements.add(Requirement::Admin { change: operation.send != Send::Query })?,
+                Need::Blocked(feature) => {
+                    if !self.authz.opened.contains(feature) {
+                        return Err(Error::Blocked(*feature));
+                    }
+                    requirements.add(Requirement::Admin { change: true })?;
+                }
+                Need::Create(kind) => requirements.add(Requirement::Create(*kind))?,
+                Need::NotDenied(tier) => requirements.add(Requirement::NotDenied(*tier))?,
+                Need::Tier(permission, tier) => {
+                    requirements.add(Requirement::Tier { permission: *permission, tier: *tier })?;
+                }
                 Need::Level { .. } => {}
             }
         }
-        for located in located {
-            // An experiment's own id needs nobody's help.
-            requirements.push(match Resolver::at_hand(located) {
-                Ok(requirement) => requirement,
-                Err(located) => Box::pin(self.resolver.requirement(located)).await?,
-            });
+        if unlimited {
+            requirements.add(Requirement::Admin { change: true })?;
+        } else {
+            let traces = located.iter().filter(|one| matches!(one.thing, Thing::Trace | Thing::AssessmentOf));
+            if traces.clone().nth(1).is_some() {
+                Box::pin(self.resolver.prefetch_traces(traces.map(|trace| trace.id.as_str()))).await;
+            }
+            for located in located {
+                // An experiment's own id needs nobody's help.
+                match Resolver::at_hand(located) {
+                    Ok(requirement) => requirements.add(requirement)?,
+                    Err(located) => requirements.add_all(Box::pin(self.resolver.requirements(located)).await?)?,
+                }
+            }
         }
         for demand in demanded {
-            Box::pin(self.demand(demand, &mut requirements)).await?;
+            // What keeps MLflow's data together holds for administrators too.
+            if !unlimited || matches!(demand, Demand::TraceIn { .. }) {
+                requirements.add_all(Box::pin(self.demand(demand)).await?)?;
+            }
         }
-        Ok(requirements)
+        Ok(authorize(identity, self.policy, &requirements.all)?)
     }
 
-    async fn demand(&self, demand: Demand, requirements: &mut Vec<Requirement>) -> Result<(), Error> {
-        match demand {
-            Demand::Located(located) => requirements.push(self.resolver.requirement(located).await?),
-            Demand::Privileged(what) => requirements.push(Requirement::Privileged(what)),
+    async fn demand(&self, demand: Demand) -> Result<Vec<Requirement>, Error> {
+        Ok(match demand {
+            Demand::Located(located) => self.resolver.requirements(located).await?,
+            Demand::Privileged(what) => vec![Requirement::Privileged(what)],
             Demand::NameIsFree(name) => {
-                for kind in [ResourceKind::RegisteredModel, ResourceKind::Prompt] {
-                    requirements.push(Requirement::NotRefused(Resource::new(kind, name.as_str())));
-                }
+                let not_refused = |kind: &ResourceKind| Requirement::NotRefused(Resource::new(*kind, name.as_str()));
+                ResourceKind::RegisteredModel.sharing_names().iter().map(not_refused).collect()
             }
             Demand::ArtifactLocation(location) => {
                 let plain = !location.contains(['%', '\\', '?', '#']) && !location.split('/').any(|part| part == "..");
@@ -349,18 +406,43 @@ impl Proxy {
                         .strip_prefix(prefix.trim_end_matches('/'))
                         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
                 };
-                if !(plain && self.artifact_locations.iter().any(below)) {
-                    requirements.push(Requirement::Privileged("choose this artifact location"));
+                if plain && self.authz.artifact_locations.iter().any(below) {
+                    return Ok(Vec::new());
                 }
+                vec![Requirement::Privileged("choose this artifact location")]
             }
             Demand::Inside { uri, run, model } => {
-                if !self.resolver.is_inside(&uri, run.as_deref(), model.as_deref()).await? {
-                    let what = "register a source outside the artifacts of the run or logged model that it names";
-                    requirements.push(Requirement::Privileged(what));
+                if self.resolver.is_inside(&uri, run.as_deref(), model.as_deref()).await? {
+                    return Ok(Vec::new());
                 }
+                let what = "register a source outside the artifacts of the run or logged model that it names";
+                vec![Requirement::Privileged(what)]
             }
-        }
-        Ok(())
+            Demand::TraceIn { trace, experiment } => match self.resolver.experiment_of_trace(&trace).await? {
+                Some(there) if *there != *experiment => return Err(Error::TraceElsewhere),
+                Some(_) | None => Vec::new(),
+            },
+            Demand::Queue { queue, part } => self.part_in_queue(queue, part).await?,
+        })
+    }
+
+    /// MANAGE on the experiment, or the caller's part in the queue (`mlflow.server.auth`, 3.17.2).
+    async fn part_in_queue(&self, named: Located, part: QueuePart) -> Result<Vec<Requirement>, Error> {
+        // Not there: the row's own need has said so.
+        let Some(queue) = self.resolver.queue(named.thing, &named.id).await? else { return Ok(Vec::new()) };
+        let on = |permission| {
+            let (resource, tier) = (queue.experiment(), Some(ResourceKind::ReviewQueue));
+            Requirement::Level { permission, resource, tier }
+        };
+        let member = || Requirement::OneOf(queue.users.clone());
+        let owner = || vec![on(Permission::Edit), Requirement::OneOf(vec![queue.created_by.clone()])];
+        let ways = match part {
+            QueuePart::Reader => vec![vec![on(Permission::Manage)], vec![member()], owner()],
+            QueuePart::Member => return Ok(vec![member()]),
+            QueuePart::CustomOwner if queue.queue_type != "CUSTOM" => vec![vec![on(Permission::Manage)]],
+            QueuePart::Owner | QueuePart::CustomOwner => vec![vec![on(Permission::Manage)], owner()],
+        };
+        Ok(vec![Requirement::Any(ways)])
     }
 
     fn narrow(&self, identity: &Identity, field: &Field, body: Option<&mut Json<'_>>) -> Result<Narrowed, Error> {
@@ -370,7 +452,7 @@ impl Proxy {
         let Some(body) = body else { return Ok(Narrowed::Nothing) };
         let read = |id: &str| {
             let experiment = Resource::new(ResourceKind::Experiment, id);
-            crate::authz::may(identity, self.policy, crate::authz::Permission::Read, &experiment)
+            crate::authz::may(identity, self.policy, Permission::Read, &experiment)
         };
         Ok(narrow(field, body, read)?)
     }
@@ -380,26 +462,26 @@ impl Proxy {
         &self,
         mut checked: Checked<'_>,
         identity: &Identity,
-        permit: crate::authz::Permit,
+        permit: Permit,
         filter: Filter,
         mut query: Query,
         body: Option<&mut Json<'_>>,
         record: &mut Record,
     ) -> Result<Response, Error> {
-        let kinds: &[ResourceKind] = match filter {
-            Filter::Experiments => &[ResourceKind::Experiment],
-            Filter::RegisteredModels | Filter::ModelVersions => &[ResourceKind::RegisteredModel, ResourceKind::Prompt],
+        let visible: Vec<_> = match filter.kinds() {
+            Some(kinds) => kinds.iter().map(|kind| Visibility::of(identity, self.policy, *kind)).collect(),
+            None if identity.admin && identity.limits.is_unlimited() => vec![Visibility::All],
+            None => vec![Visibility::PerRow],
         };
-        let visible: Vec<_> = kinds.iter().map(|kind| Visibility::of(identity, self.policy, *kind)).collect();
         if visible.iter().all(|visible| *visible == Visibility::All) {
             let outgoing = match &body {
-                Some(body) => self.outgoing_json(&mut checked, Some(body)),
+                Some(body) => self.outgoing_json(&mut checked, &query, Some(body)),
                 None => self.outgoing(&mut checked, &query, Body::Empty),
             };
             return self.send(permit, outgoing, record).await;
         }
         if visible.iter().all(|visible| *visible == Visibility::Only(Vec::new())) {
-            return Ok(own::json(Lists::nothing().body));
+            return Ok(own::json(self.lists.nothing(identity, filter).body));
         }
         let headers = to_upstream(std::mem::take(&mut checked.head.headers), self.upstream.host(), checked.address);
         let (method, path) = (checked.head.method.clone(), checked.path.encoded().into_owned());
@@ -411,12 +493,7 @@ impl Proxy {
         Ok(response)
     }
 
-    async fn send(
-        &self,
-        permit: crate::authz::Permit,
-        outgoing: Outgoing,
-        record: &mut Record,
-    ) -> Result<Response, Error> {
+    async fn send(&self, permit: Permit, outgoing: Outgoing, record: &mut Record) -> Result<Response, Error> {
         let response = self.upstream.forward(permit, outgoing).await?;
         record.upstream_answered();
         let (mut head, body) = response.into_parts();
@@ -426,8 +503,9 @@ impl Proxy {
 
     async fn send_and_learn(
         &self,
-        permit: crate::authz::Permit,
+        permit: Permit,
         mut outgoing: Outgoing,
+        then: Then,
         record: &mut Record,
     ) -> Result<Response, Error> {
         outgoing.headers.remove(header::ACCEPT_ENCODING);
@@ -436,7 +514,11 @@ impl Proxy {
         let (head, body) = response.into_parts();
         let body = read_bounded(body, self.server.max_body_bytes).await.map_err(crate::upstream::Error::from)?;
         if head.status.is_success() {
-            self.resolver.learn_run(&body).await;
+            if then == Then::LearnTrace {
+                self.resolver.learn_trace(&body).await;
+            } else {
+                self.resolver.learn_run(&body).await;
+            }
         }
         Ok(self.whole(head.status, head.headers, body))
     }
@@ -459,17 +541,16 @@ impl Proxy {
     }
 
     fn outgoing(&self, checked: &mut Checked<'_>, query: &Query, body: Body) -> Outgoing {
-        Outgoing {
-            method: checked.head.method.clone(),
-            target: target(&checked.path, query),
-            headers: to_upstream(std::mem::take(&mut checked.head.headers), self.upstream.host(), checked.address),
-            body,
+        let mut headers = to_upstream(std::mem::take(&mut checked.head.headers), self.upstream.host(), checked.address);
+        if let Some(key) = checked.provider_key.take() {
+            headers.insert(header::AUTHORIZATION, key);
         }
+        Outgoing { method: checked.head.method.clone(), target: target(&checked.path, query), headers, body }
     }
 
-    fn outgoing_json(&self, checked: &mut Checked<'_>, body: Option<&Json<'_>>) -> Outgoing {
+    fn outgoing_json(&self, checked: &mut Checked<'_>, query: &Query, body: Option<&Json<'_>>) -> Outgoing {
         let bytes = body.map(|body| Bytes::from(body.to_bytes())).unwrap_or_default();
-        let mut outgoing = self.outgoing(checked, &Query::default(), Body::from(bytes.clone()));
+        let mut outgoing = self.outgoing(checked, query, Body::from(bytes.clone()));
         outgoing.headers.remove(header::CONTENT_TYPE);
         if body.is_some() {
             outgoing.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -519,22 +600,77 @@ fn canonical_artifact_path(checked: &mut Checked<'_>, params: &[(&str, &str)]) -
     Ok(())
 }
 
-fn happening(operation: &Operation, body: Option<&mut Json<'_>>) -> Result<Option<Happening>, Error> {
+/// Requirements in the order in which they are found, none of them after one that does not hold: a refusal must not cost
+/// the look-ups for the rest.
+struct Requirements<'r> {
+    identity: &'r Identity,
+    policy: Policy,
+    all: Vec<Requirement>,
+}
+
+impl Requirements<'_> {
+    fn add(&mut self, requirement: Requirement) -> Result<(), Error> {
+        holds(self.identity, self.policy, &requirement)?;
+        self.all.push(requirement);
+        Ok(())
+    }
+
+    fn add_all(&mut self, requirements: Vec<Requirement>) -> Result<(), Error> {
+        requirements.into_iter().try_for_each(|requirement| self.add(requirement))
+    }
+}
+
+/// Where MLflow's AI gateway passes `Authorization` on to the provider, the credential for the proxy may stand in
+/// `X-MLflow-Authorization` (as with MLflow's own auth, 3.9 on). Then `Authorization` is not ours.
+fn take_provider_key(checked: &mut Checked<'_>) {
+    let Some(credential) = checked.head.headers.remove("x-mlflow-authorization") else { return };
+    checked.provider_key = checked.head.headers.insert(header::AUTHORIZATION, credential);
+}
+
+fn happening(
+    operation: &Operation,
+    params: &[(&str, &str)],
+    body: Option<&mut Json<'_>>,
+) -> Result<Option<Happening>, Error> {
     let Some(then) = operation.then else { return Ok(None) };
     let mut empty = Json::Object(Vec::new());
     let body = body.unwrap_or(&mut empty);
     let mut field = |name: &str| {
-        let missing = || crate::mlflow::LocateError::Missing(name.to_owned());
-        text_field(body, name)?.ok_or_else(missing).map_err(Error::from)
+        let in_path = params.iter().find(|(param, _)| *param == name).map(|(_, value)| (*value).to_owned());
+        let missing = || LocateError::Missing(name.to_owned());
+        in_path.map_or_else(|| text_field(body, name)?.ok_or_else(missing), Ok).map_err(Error::from)
     };
     Ok(Some(match then {
-        Then::OwnExperiment => Happening::CreateExperiment { name: field("name")? },
-        Then::OwnModel => Happening::CreateModel { name: field("name")? },
-        Then::DropModel => Happening::DeleteModel { name: field("name")? },
+        Then::Own(kind) => {
+            let name = match kind {
+                ResourceKind::GatewaySecret => field("secret_name")?,
+                ResourceKind::Scorer => scorer_key(&field("experiment_id")?, &field("name")?),
+                ResourceKind::Job => String::new(),
+                _ => field("name")?,
+            };
+            Happening::Create { kind, name }
+        }
+        Then::Drop(kind) => {
+            let key = match kind {
+                ResourceKind::Scorer => scorer_key(&field("experiment_id")?, &field("name")?),
+                ResourceKind::GatewaySecret => field("secret_id")?,
+                ResourceKind::GatewayEndpoint => field("endpoint_id")?,
+                ResourceKind::GatewayModelDefinition => field("model_definition_id")?,
+                ResourceKind::McpServer => format!("{}/{}", field("namespace")?, field("slug")?),
+                _ => field("name")?,
+            };
+            if kind == ResourceKind::Scorer && names_a_version(body) {
+                return Ok(None);
+            }
+            Happening::Delete { kind, key }
+        }
         Then::RenameModel => Happening::RenameModel { from: field("name")?, to: field("new_name")? },
-        Then::LearnRun => return Ok(None),
+        Then::OwnQueue => Happening::CreateQueue,
+        Then::LearnRun | Then::LearnTrace => return Ok(None),
     }))
 }
+
+const WORKSPACE: &str = "x-mlflow-workspace";
 
 /// A JSON body that is no batch: names, tags, descriptions. MLflow repeats them in every list, so they must stay small.
 const SMALL_BODY_BYTES: usize = 1024 * 1024;

@@ -105,7 +105,7 @@ impl Record {
             // The server counted it already.
             Error::Edge(_) => {}
             Error::Head(_) | Error::UnknownHost | Error::Path(_) | Error::Query(_) => metrics.edge_refused(reason),
-            Error::CrossOrigin | Error::Denied(_) => {
+            Error::CrossOrigin | Error::Denied(_) | Error::UnknownRoute | Error::Blocked(_) => {
                 metrics.denied(reason);
                 self.audit(error.to_string());
             }
@@ -120,6 +120,9 @@ impl Record {
                 tracing::error!(operation = self.operation, %error, "an effect was not written");
             }
             Error::MethodNotAllowed(_)
+            | Error::Workspace
+            | Error::OutsidePrefix(_)
+            | Error::TraceElsewhere
             | Error::ContentType
             | Error::ContentEncoding
             | Error::Body(_)

@@ -1,7 +1,10 @@
-//! Which resource does a thing belong to? Run -> experiment, logged model -> experiment, name -> model or prompt.
+//! Which resource does a thing belong to? Run -> experiment, trace -> experiment, name -> model or prompt.
 //!
 //! Cache first, then one fixed look-up in MLflow, shared by everyone who waits for it. When we cannot look, the answer
 //! is an error, and an error is a no.
+
+mod answers;
+mod born;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,9 +12,15 @@ use std::time::Duration;
 use moka::future::Cache;
 use serde::Deserialize;
 
+use answers::{
+    DatasetAnswer, EndpointAnswer, ExperimentAnswer, IssueAnswer, JobAnswer, LabelSchemaAnswer, LoggedModelAnswer,
+    ModelAnswer, OnlineScorers, QueueAnswer, RunAnswer, TraceAnswer, TraceAnswerV2, TraceBatch,
+};
+pub use answers::{Queue, RegisteredModel};
+
 use crate::authz::{Permission, Requirement, Resource, ResourceKind};
 use crate::http::Query;
-use crate::mlflow::{ArtifactPath, Located, PROMPT_TAG, Thing};
+use crate::mlflow::{ArtifactPath, Located, Thing};
 use crate::telemetry::Metrics;
 use crate::upstream::{self, Upstream};
 
@@ -33,6 +42,10 @@ pub struct Resolver {
     /// Immutable in MLflow: a run never changes its experiment.
     runs: Cache<String, Home>,
     logged_models: Cache<String, Home>,
+    /// What else lies in one experiment. Short-lived: before MLflow 3.18 a trace could move.
+    others: Cache<(Owned, String), Home>,
+    /// An endpoint of the AI gateway is called by its name and granted by its id.
+    endpoints: Cache<String, Arc<str>>,
     /// A name is a model or a prompt; short-lived, because other writers exist.
     names: Cache<String, Resource>,
     /// Ids that were not found, so that guessing does not load MLflow.
@@ -46,14 +59,42 @@ struct Home {
     artifacts: Arc<str>,
 }
 
+impl Home {
+    fn of(experiment: String) -> Self {
+        Self { experiment: experiment.into(), artifacts: Arc::default() }
+    }
+}
+
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 enum Owned {
     Run,
     LoggedModel,
+    Trace,
+    Issue,
+    LabelSchema,
+    PromptJob,
+    OnlineScorer,
+}
+
+impl Owned {
+    const fn noun(self) -> &'static str {
+        match self {
+            Self::Run => "run",
+            Self::LoggedModel => "logged model",
+            Self::Trace => "trace",
+            Self::Issue => "issue",
+            Self::LabelSchema => "label schema",
+            Self::PromptJob => "prompt optimization job",
+            Self::OnlineScorer => "scorer",
+        }
+    }
 }
 
 const ENTRIES: u64 = 1_000_000;
+const HOME_TTL: Duration = Duration::from_secs(60);
 const NAME_TTL: Duration = Duration::from_secs(5);
+/// How many traces are asked for at once.
+const BATCH: usize = 100;
 const ABSENT_TTL: Duration = Duration::from_secs(2);
 
 impl Resolver {
@@ -65,6 +106,8 @@ impl Resolver {
             metrics,
             runs: Cache::new(ENTRIES),
             logged_models: Cache::new(ENTRIES),
+            others: Cache::builder().max_capacity(ENTRIES).time_to_live(HOME_TTL).build(),
+            endpoints: Cache::builder().max_capacity(10_000).time_to_live(NAME_TTL).build(),
             names: Cache::builder().max_capacity(100_000).time_to_live(NAME_TTL).build(),
             absent: Cache::builder().max_capacity(100_000).time_to_live(ABSENT_TTL).build(),
         }
@@ -75,42 +118,114 @@ impl Resolver {
     /// # Errors
     /// The thing, untouched.
     pub fn at_hand(located: Located) -> Result<Requirement, Located> {
+        let on = |kind, tier| {
+            let resource = Resource::new(kind, located.id.as_str());
+            Ok(Requirement::Level { permission: located.permission, resource, tier })
+        };
         match located.thing {
-            Thing::Experiment => Ok(level(located.permission, Resource::new(ResourceKind::Experiment, located.id))),
+            Thing::Experiment => on(ResourceKind::Experiment, None),
+            Thing::TracesOf => on(ResourceKind::Experiment, Some(ResourceKind::Trace)),
+            Thing::AssessmentsOf => on(ResourceKind::Experiment, Some(ResourceKind::Assessment)),
+            Thing::Scorer => on(ResourceKind::Scorer, None),
+            Thing::ScorerVersion => on(ResourceKind::Scorer, Some(ResourceKind::ScorerVersion)),
+            Thing::Secret => on(ResourceKind::GatewaySecret, None),
+            Thing::Endpoint => on(ResourceKind::GatewayEndpoint, None),
+            Thing::ModelDefinition => on(ResourceKind::GatewayModelDefinition, None),
+            Thing::McpServer => on(ResourceKind::McpServer, None),
+            Thing::McpServerVersion => on(ResourceKind::McpServer, Some(ResourceKind::McpServerVersion)),
+            Thing::Job => on(ResourceKind::Job, None),
             Thing::Artifact => {
                 let path = ArtifactPath::parse(&located.id).ok();
-                Ok(match path.as_ref().and_then(ArtifactPath::experiment) {
-                    Some(experiment) => level(located.permission, Resource::new(ResourceKind::Experiment, experiment)),
+                Ok(match path.as_ref().and_then(|path| Some((path.experiment()?, path.tier()))) {
+                    Some((experiment, tier)) => {
+                        let resource = Resource::new(ResourceKind::Experiment, experiment);
+                        Requirement::Level { permission: located.permission, resource, tier }
+                    }
                     None => Requirement::Privileged("use artifact paths that do not start with an experiment id"),
                 })
             }
-            Thing::ExperimentName | Thing::Model | Thing::Run | Thing::LoggedModel => Err(located),
+            Thing::ExperimentName
+            | Thing::Model
+            | Thing::VersionOf
+            | Thing::EndpointName
+            | Thing::Run
+            | Thing::LoggedModel
+            | Thing::Trace
+            | Thing::AssessmentOf
+            | Thing::Dataset
+            | Thing::Issue
+            | Thing::LabelSchema
+            | Thing::ReviewQueue
+            | Thing::ReviewQueueName
+            | Thing::PromptJob
+            | Thing::OnlineScorer => Err(located),
         }
     }
 
-    /// The requirement that a located thing comes to.
+    /// The requirements that a located thing comes to: more than one when it belongs to several experiments.
     ///
     /// # Errors
     /// A name that does not exist, or MLflow could not be asked.
-    pub async fn requirement(&self, located: Located) -> Result<Requirement, Error> {
+    pub async fn requirements(&self, located: Located) -> Result<Vec<Requirement>, Error> {
         let Located { permission, thing, id } = match Self::at_hand(located) {
-            Ok(requirement) => return Ok(requirement),
+            Ok(requirement) => return Ok(vec![requirement]),
             Err(located) => located,
         };
-        Ok(match thing {
+        let (owned, tier) = match thing {
+            Thing::ExperimentName => {
+                return Ok(vec![Requirement::level(permission, self.experiment_by_name(&id).await?)]);
+            }
+            Thing::Model => return Ok(vec![Requirement::level(permission, self.model(&id).await?)]),
+            Thing::VersionOf => {
+                let resource = self.model(&id).await?;
+                let prompt = resource.kind == ResourceKind::Prompt;
+                let tier = if prompt { ResourceKind::PromptVersion } else { ResourceKind::RegisteredModelVersion };
+                return Ok(vec![Requirement::Level { permission, resource, tier: Some(tier) }]);
+            }
+            Thing::EndpointName => {
+                let owner = self.endpoint(&id).await?;
+                let owner = owner.map(|id| Resource::new(ResourceKind::GatewayEndpoint, &*id));
+                return Ok(vec![Requirement::Belonging { permission, noun: "endpoint", id, owner, tier: None }]);
+            }
+            Thing::Dataset => return self.dataset(permission, id).await,
+            Thing::ReviewQueue | Thing::ReviewQueueName => {
+                let owner = self.queue(thing, &id).await?.map(|queue| queue.experiment());
+                let tier = Some(ResourceKind::ReviewQueue);
+                return Ok(vec![Requirement::Belonging { permission, noun: "review queue", id, owner, tier }]);
+            }
+            Thing::Run => (Owned::Run, Some(ResourceKind::Run)),
+            Thing::LoggedModel => (Owned::LoggedModel, Some(ResourceKind::LoggedModel)),
+            Thing::Trace => (Owned::Trace, Some(ResourceKind::Trace)),
+            Thing::AssessmentOf => (Owned::Trace, Some(ResourceKind::Assessment)),
+            Thing::Issue => (Owned::Issue, None),
+            Thing::LabelSchema => (Owned::LabelSchema, None),
+            Thing::PromptJob => (Owned::PromptJob, None),
+            Thing::OnlineScorer => (Owned::OnlineScorer, None),
             // Answered above; were it not so, the answer is no.
-            Thing::Experiment | Thing::Artifact => Requirement::Privileged("do this"),
-            Thing::ExperimentName => level(permission, self.experiment_by_name(&id).await?),
-            Thing::Model => level(permission, self.model(&id).await?),
-            Thing::Run => {
-                let owner = self.run(&id).await?.map(|home| experiment(&home));
-                Requirement::Belonging { permission, noun: "run", id, owner }
-            }
-            Thing::LoggedModel => {
-                let owner = self.logged_model(&id).await?.map(|home| experiment(&home));
-                Requirement::Belonging { permission, noun: "logged model", id, owner }
-            }
-        })
+            Thing::Experiment
+            | Thing::TracesOf
+            | Thing::AssessmentsOf
+            | Thing::Scorer
+            | Thing::ScorerVersion
+            | Thing::Secret
+            | Thing::Endpoint
+            | Thing::ModelDefinition
+            | Thing::McpServer
+            | Thing::McpServerVersion
+            | Thing::Job
+            | Thing::Artifact => return Ok(vec![Requirement::Privileged("do this")]),
+        };
+        let owner = match owned {
+            Owned::Run => self.run(&id).await?,
+            Owned::LoggedModel => self.logged_model(&id).await?,
+            Owned::Trace => self.trace(&id).await?,
+            Owned::Issue => self.issue(&id).await?,
+            Owned::LabelSchema => self.label_schema(&id).await?,
+            Owned::PromptJob => self.prompt_job(&id).await?,
+            Owned::OnlineScorer => self.online_scorer(&id).await?,
+        };
+        let owner = owner.map(|home| experiment(&home));
+        Ok(vec![Requirement::Belonging { permission, noun: owned.noun(), id, owner, tier }])
     }
 
     /// Whether a URI lies inside the artifacts of the run or logged model that goes with it.
@@ -144,6 +259,83 @@ impl Resolver {
         }
     }
 
+    /// The same for a trace.
+    pub async fn learn_trace(&self, start_trace_answer: &[u8]) {
+        if let Ok(answer) = serde_json::from_slice::<TraceAnswer>(start_trace_answer)
+            && let Some((id, home)) = answer.trace.trace_info.home()
+        {
+            self.others.insert((Owned::Trace, id), home).await;
+        }
+    }
+
+    /// Looks up many traces at once, so that a batch does not cost a request for each. What is not found, or not now,
+    /// is asked for one by one later.
+    pub async fn prefetch_traces<'i>(&self, ids: impl Iterator<Item = &'i str>) {
+        let mut unknown: Vec<&str> = Vec::new();
+        for id in ids {
+            if !self.others.contains_key(&(Owned::Trace, id.to_owned())) && !unknown.contains(&id) {
+                unknown.push(id);
+            }
+        }
+        for ids in unknown.chunks(BATCH) {
+            if ids.len() < 2 {
+                return;
+            }
+            let body = serde_json::json!({ "trace_ids": ids }).to_string();
+            let Ok(Some(bytes)) = self.upstream.ask("/api/3.0/mlflow/traces/batchGetInfos", body).await else { return };
+            let Ok(batch) = serde_json::from_slice::<TraceBatch>(&bytes) else { return };
+            for (id, home) in batch.trace_infos.into_iter().filter_map(answers::TraceInfo::home) {
+                self.others.insert((Owned::Trace, id), home).await;
+            }
+        }
+    }
+
+    /// The experiment in which a trace of this id already is. Never a remembered "nowhere": asked before one is made.
+    ///
+    /// # Errors
+    /// MLflow could not be asked.
+    pub async fn experiment_of_trace(&self, id: &str) -> Result<Option<Arc<str>>, Error> {
+        if let Some(known) = self.others.get(&(Owned::Trace, id.to_owned())).await {
+            return Ok(Some(known.experiment));
+        }
+        let Some(home) = self.ask_trace(id).await? else { return Ok(None) };
+        self.others.insert((Owned::Trace, id.to_owned()), home.clone()).await;
+        Ok(Some(home.experiment))
+    }
+
+    /// A review queue by its id, or by `EXPERIMENT/NAME`. Its members change: never cached.
+    ///
+    /// # Errors
+    /// MLflow could not be asked.
+    pub async fn queue(&self, thing: Thing, id: &str) -> Result<Option<Queue>, Error> {
+        let target = match id.split_once('/') {
+            Some((experiment, name)) if thing == Thing::ReviewQueueName => {
+                let mut query = Query::default();
+                query.set("experiment_id", Some(experiment));
+                query.set("name", Some(name));
+                format!("/api/3.0/mlflow/review-queues/get-by-name?{}", query.encoded())
+            }
+            Some(_) | None => target("/api/3.0/mlflow/review-queues/get", "queue_id", id),
+        };
+        Ok(self.find::<QueueAnswer>(target).await?.map(|answer| answer.review_queue))
+    }
+
+    /// The id of an endpoint of the AI gateway.
+    ///
+    /// # Errors
+    /// MLflow could not be asked.
+    pub async fn endpoint(&self, name: &str) -> Result<Option<Arc<str>>, Error> {
+        if let Some(known) = self.endpoints.get(name).await {
+            self.metrics.resources.hits.inc();
+            return Ok(Some(known));
+        }
+        self.metrics.resources.misses.inc();
+        let found = self.find::<EndpointAnswer>(target("/api/3.0/mlflow/gateway/endpoints/get", "name", name)).await?;
+        let Some(found) = found.map(|answer| Arc::<str>::from(answer.endpoint.endpoint_id)) else { return Ok(None) };
+        self.endpoints.insert(name.to_owned(), Arc::clone(&found)).await;
+        Ok(Some(found))
+    }
+
     /// Forgets what a name stands for, because it was just created, deleted or renamed through us.
     pub async fn forget_name(&self, name: &str) {
         self.names.invalidate(name).await;
@@ -169,30 +361,6 @@ impl Resolver {
         found.await.map_err(|error| Error::clone(&error))
     }
 
-    /// When the thing of this kind and name was created in MLflow (Unix ms), and which resource it is; `None` when it is
-    /// not there. Never cached: asked when an effect was interrupted.
-    ///
-    /// # Errors
-    /// MLflow could not be asked.
-    pub async fn born(&self, kind: ResourceKind, name: &str) -> Result<Option<(Resource, i64)>, Error> {
-        let path_and_field = match kind {
-            ResourceKind::Experiment => ("/api/2.0/mlflow/experiments/get-by-name", "experiment_name"),
-            _ => ("/api/2.0/mlflow/registered-models/get", "name"),
-        };
-        let Some(bytes) =
-            self.upstream.lookup(target(path_and_field.0, path_and_field.1, name)).await.map_err(failed)?
-        else {
-            return Ok(None);
-        };
-        if kind == ResourceKind::Experiment {
-            let found = parse::<ExperimentAnswer>(&bytes)?.experiment;
-            return Ok(Some((Resource::new(kind, found.experiment_id), found.creation_time)));
-        }
-        let found = parse::<ModelAnswer>(&bytes)?.registered_model;
-        let born = found.creation_timestamp;
-        Ok(Some((found.resource(), born)))
-    }
-
     async fn experiment_by_name(&self, name: &str) -> Result<Resource, Error> {
         // Names move between experiments: never cached.
         let target = target("/api/2.0/mlflow/experiments/get-by-name", "experiment_name", name);
@@ -207,9 +375,8 @@ impl Resolver {
 
     async fn run(&self, id: &str) -> Result<Option<Home>, Error> {
         let ask = async || {
-            let target = target("/api/2.0/mlflow/runs/get", "run_id", id);
-            let Some(bytes) = self.upstream.lookup(target).await.map_err(failed)? else { return Ok(None) };
-            Ok(Some(parse::<RunAnswer>(&bytes)?.run.into()))
+            let found = self.find::<RunAnswer>(target("/api/2.0/mlflow/runs/get", "run_id", id)).await?;
+            Ok(found.map(|answer| answer.run.into()))
         };
         self.home(&self.runs, Owned::Run, id, ask).await
     }
@@ -217,11 +384,95 @@ impl Resolver {
     async fn logged_model(&self, id: &str) -> Result<Option<Home>, Error> {
         let ask = async || {
             // INVARIANT: `locate` accepts letters, digits, `-` and `_` only, so the id is one path segment.
-            let target = format!("/api/2.0/mlflow/logged-models/{id}");
-            let Some(bytes) = self.upstream.lookup(target).await.map_err(failed)? else { return Ok(None) };
-            Ok(Some(parse::<LoggedModelAnswer>(&bytes)?.model.into()))
+            let found = self.find::<LoggedModelAnswer>(format!("/api/2.0/mlflow/logged-models/{id}")).await?;
+            Ok(found.map(|answer| answer.model.into()))
         };
         self.home(&self.logged_models, Owned::LoggedModel, id, ask).await
+    }
+
+    async fn trace(&self, id: &str) -> Result<Option<Home>, Error> {
+        self.other(Owned::Trace, id, async || self.ask_trace(id).await).await
+    }
+
+    async fn ask_trace(&self, id: &str) -> Result<Option<Home>, Error> {
+        let found = self.find::<TraceAnswer>(format!("/api/3.0/mlflow/traces/{id}")).await?;
+        if let Some((_, home)) = found.and_then(|answer| answer.trace.trace_info.home()) {
+            return Ok(Some(home));
+        }
+        // MLflow 2.14 to 2.22 has the older route only.
+        let found = self.find::<TraceAnswerV2>(format!("/api/2.0/mlflow/traces/{id}/info")).await?;
+        Ok(found.map(|answer| Home::of(answer.trace_info.experiment_id)))
+    }
+
+    async fn issue(&self, id: &str) -> Result<Option<Home>, Error> {
+        let ask = async || {
+            let found = self.find::<IssueAnswer>(format!("/api/3.0/mlflow/issues/{id}")).await?;
+            Ok(found.map(|answer| Home::of(answer.issue.experiment_id)))
+        };
+        self.other(Owned::Issue, id, ask).await
+    }
+
+    async fn label_schema(&self, id: &str) -> Result<Option<Home>, Error> {
+        let ask = async || {
+            let target = target("/api/3.0/mlflow/label-schemas/get", "schema_id", id);
+            let found = self.find::<LabelSchemaAnswer>(target).await?;
+            Ok(found.map(|answer| Home::of(answer.label_schema.experiment_id)))
+        };
+        self.other(Owned::LabelSchema, id, ask).await
+    }
+
+    async fn prompt_job(&self, id: &str) -> Result<Option<Home>, Error> {
+        let ask = async || {
+            let found = self.find::<JobAnswer>(format!("/api/3.0/mlflow/prompt-optimization/jobs/{id}")).await?;
+            Ok(found.map(|answer| Home::of(answer.job.experiment_id)))
+        };
+        self.other(Owned::PromptJob, id, ask).await
+    }
+
+    async fn online_scorer(&self, id: &str) -> Result<Option<Home>, Error> {
+        let ask = async || {
+            let target = target("/api/3.0/mlflow/scorers/online-configs", "scorer_ids", id);
+            let found = self.find::<OnlineScorers>(target).await?;
+            Ok(found.and_then(|answer| answer.configs.into_iter().next()).map(|found| Home::of(found.experiment_id)))
+        };
+        self.other(Owned::OnlineScorer, id, ask).await
+    }
+
+    /// All experiments of a dataset must allow it; one without any is nobody's. They change: never cached.
+    async fn dataset(&self, permission: Permission, id: String) -> Result<Vec<Requirement>, Error> {
+        let target = format!("/api/3.0/mlflow/datasets/{id}/experiment-ids");
+        let found = self.find::<DatasetAnswer>(target).await?.unwrap_or_default().experiment_ids;
+        let belonging =
+            |owner| Requirement::Belonging { permission, noun: "dataset", id: id.clone(), owner, tier: None };
+        if found.is_empty() {
+            return Ok(vec![belonging(None)]);
+        }
+        Ok(found.into_iter().map(|id| belonging(Some(Resource::new(ResourceKind::Experiment, id)))).collect())
+    }
+
+    async fn other(
+        &self,
+        thing: Owned,
+        id: &str,
+        ask: impl AsyncFnOnce() -> Result<Option<Home>, Error>,
+    ) -> Result<Option<Home>, Error> {
+        let key = (thing, id.to_owned());
+        if let Some(known) = self.others.get(&key).await {
+            self.metrics.resources.hits.inc();
+            return Ok(Some(known));
+        }
+        self.metrics.resources.misses.inc();
+        if self.absent.contains_key(&key) {
+            return Ok(None);
+        }
+        let found = self.others.try_get_with(key.clone(), async { ask().await.map_err(Some)?.ok_or(None) }).await;
+        self.or_absent(key, found).await
+    }
+
+    /// One fixed question; `None` when there is no such thing.
+    async fn find<T: for<'a> Deserialize<'a>>(&self, target: String) -> Result<Option<T>, Error> {
+        let found = self.upstream.lookup(target).await.map_err(failed)?;
+        found.map(|bytes| parse::<T>(&bytes)).transpose()
     }
 
     async fn home(
@@ -240,21 +491,25 @@ impl Resolver {
             return Ok(None);
         }
         let found = cache.try_get_with(id.to_owned(), async { ask().await.map_err(Some)?.ok_or(None) }).await;
+        self.or_absent((thing, id.to_owned()), found).await
+    }
+
+    async fn or_absent(
+        &self,
+        key: (Owned, String),
+        found: Result<Home, Arc<Option<Error>>>,
+    ) -> Result<Option<Home>, Error> {
         match found {
             Ok(home) => Ok(Some(home)),
             Err(error) => match Option::<Error>::clone(&error) {
                 Some(error) => Err(error),
                 None => {
-                    self.absent.insert((thing, id.to_owned()), ()).await;
+                    self.absent.insert(key, ()).await;
                     Ok(None)
                 }
             },
         }
     }
-}
-
-fn level(permission: Permission, resource: Resource) -> Requirement {
-    Requirement::Level { permission, resource }
 }
 
 fn experiment(home: &Home) -> Resource {
@@ -273,95 +528,4 @@ fn failed(error: upstream::Error) -> Error {
 
 fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Error> {
     serde_json::from_slice(bytes).map_err(|_| failed(upstream::Error::NotUnderstood))
-}
-
-#[derive(Deserialize)]
-struct ExperimentAnswer {
-    experiment: ExperimentId,
-}
-
-#[derive(Deserialize)]
-struct ExperimentId {
-    experiment_id: String,
-    #[serde(default)]
-    creation_time: i64,
-}
-
-#[derive(Deserialize)]
-struct RunAnswer {
-    run: Run,
-}
-
-#[derive(Deserialize)]
-struct Run {
-    info: RunInfo,
-}
-
-#[derive(Deserialize)]
-struct RunInfo {
-    run_id: String,
-    experiment_id: String,
-    #[serde(default)]
-    artifact_uri: String,
-}
-
-impl From<Run> for Home {
-    fn from(run: Run) -> Self {
-        Self { experiment: run.info.experiment_id.into(), artifacts: run.info.artifact_uri.into() }
-    }
-}
-
-#[derive(Deserialize)]
-struct LoggedModelAnswer {
-    model: LoggedModel,
-}
-
-#[derive(Deserialize)]
-struct LoggedModel {
-    info: LoggedModelInfo,
-}
-
-#[derive(Deserialize)]
-struct LoggedModelInfo {
-    experiment_id: String,
-    #[serde(default)]
-    artifact_uri: String,
-}
-
-impl From<LoggedModel> for Home {
-    fn from(model: LoggedModel) -> Self {
-        Self { experiment: model.info.experiment_id.into(), artifacts: model.info.artifact_uri.into() }
-    }
-}
-
-#[derive(Deserialize)]
-struct ModelAnswer {
-    registered_model: RegisteredModel,
-}
-
-/// A registered model or prompt, as far as permissions are concerned.
-#[derive(Debug, Deserialize)]
-pub struct RegisteredModel {
-    pub name: String,
-    #[serde(default)]
-    creation_timestamp: i64,
-    #[serde(default)]
-    tags: Vec<Tag>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Tag {
-    key: String,
-    #[serde(default)]
-    value: String,
-}
-
-impl RegisteredModel {
-    /// A prompt is a registered model whose tag says so (MLflow 3.17: case-insensitive, the last tag wins).
-    #[must_use]
-    pub fn resource(self) -> Resource {
-        let tag = self.tags.iter().rev().find(|tag| tag.key == PROMPT_TAG);
-        let prompt = tag.is_some_and(|tag| tag.value.eq_ignore_ascii_case("true"));
-        Resource::new(if prompt { ResourceKind::Prompt } else { ResourceKind::RegisteredModel }, self.name)
-    }
 }

@@ -89,6 +89,18 @@ impl Store {
         change.commit(actor, "resource.create", format!("{kind}:{key}"), detail).await
     }
 
+    /// Something that needs no intent is somebody's: they get MANAGE on it.
+    ///
+    /// # Errors
+    /// As every method.
+    pub async fn own(&self, actor: &Actor, kind: ResourceKind, key: &str, user: UserId) -> Result<()> {
+        let mut change = self.change().await?;
+        let owner = change.user(user).await?;
+        let (subject, selector) = (Subject::User(user), Selector::Exact(key.to_owned()));
+        change.put_grant(&Grant { subject, kind, selector, permission: Permission::Manage }).await?;
+        change.commit(actor, "resource.create", format!("{kind}:{key}"), format!("user:{}: MANAGE", owner.name)).await
+    }
+
     /// `Drop` happened: everybody's exact grants on it go, also those under the other kind of its name, and the intent.
     ///
     /// # Errors

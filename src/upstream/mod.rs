@@ -70,6 +70,8 @@ pub struct Upstream {
     scheme: Scheme,
     authority: Authority,
     host: HeaderValue,
+    /// In front of every path.
+    prefix: String,
     response_timeout: Duration,
 }
 
@@ -123,7 +125,8 @@ impl Upstream {
         let authority = uri.authority().cloned().ok_or_else(|| invalid("upstream.url has no host"))?;
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| invalid("upstream.url has a strange host"))?;
         let scheme = uri.scheme().cloned().ok_or_else(|| invalid("upstream.url has no scheme"))?;
-        Ok(Self { client, scheme, authority, host, response_timeout: config.response_timeout })
+        let (prefix, response_timeout) = (config.static_prefix.clone(), config.response_timeout);
+        Ok(Self { client, scheme, authority, host, prefix, response_timeout })
     }
 
     /// What MLflow is called in `Host` and in its redirects.
@@ -162,10 +165,30 @@ impl Upstream {
     /// # Errors
     /// As [`Upstream::forward`], and any answer but 200, 404 and 400.
     pub(crate) async fn lookup(&self, target: String) -> Result<Option<Bytes>, Error> {
-        let mut headers = HeaderMap::with_capacity(2);
+        self.question(Method::GET, target, HeaderMap::with_capacity(2), Body::Empty).await
+    }
+
+    /// The same question with a JSON body, for what is asked about in batches. It only reads.
+    ///
+    /// # Errors
+    /// As [`Upstream::lookup`].
+    pub(crate) async fn ask(&self, path: &str, json: String) -> Result<Option<Bytes>, Error> {
+        let mut headers = HeaderMap::with_capacity(4);
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(json.len()));
+        self.question(Method::POST, path.to_owned(), headers, Body::from(Bytes::from(json))).await
+    }
+
+    async fn question(
+        &self,
+        method: Method,
+        target: String,
+        mut headers: HeaderMap,
+        body: Body,
+    ) -> Result<Option<Bytes>, Error> {
         headers.insert(header::HOST, self.host.clone());
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-        let response = self.send(Outgoing { method: Method::GET, target, headers, body: Body::Empty }).await?;
+        let response = self.send(Outgoing { method, target, headers, body }).await?;
         let status = response.status();
         let bytes = read_bounded(response.into_body(), LOOKUP_BYTES).await?;
         match status {
@@ -191,7 +214,9 @@ impl Upstream {
     }
 
     async fn send(&self, outgoing: Outgoing) -> Result<Response<Incoming>, Error> {
-        let target = PathAndQuery::from_maybe_shared(Bytes::from(outgoing.target)).map_err(|_| Error::Unwritable)?;
+        let target =
+            if self.prefix.is_empty() { outgoing.target } else { format!("{}{}", self.prefix, outgoing.target) };
+        let target = PathAndQuery::from_maybe_shared(Bytes::from(target)).map_err(|_| Error::Unwritable)?;
         let mut uri = http::uri::Parts::default();
         uri.scheme = Some(self.scheme.clone());
         uri.authority = Some(self.authority.clone());

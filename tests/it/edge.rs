@@ -520,10 +520,17 @@ fn an_unknown_route_is_refused() {
     edge.refuses(403, GOOD.replace("{auth}", &stranger));
 }
 
-/// An administrator's unlisted route is forwarded in its canonical form only.
+/// What is not in the table is refused, to administrators too.
+#[test]
+fn unlisted_routes_are_refused() {
+    let edge = Edge::start();
+    edge.refuses(403, get("/some/new/route"));
+}
+
+/// Where the configuration lets administrators through, such a request is forwarded in its canonical form only.
 #[test]
 fn unlisted_routes_are_forwarded_canonically() {
-    let edge = Edge::start();
+    let edge = Edge::with(|config| config.authz.unlisted_routes_for_admins = true);
     assert_eq!(edge.passes(get("/some/new%20route?b=%32&a")).target, "/some/new%20route?b=2&a=");
     edge.refuses(400, get("/some/../route"));
 }

@@ -188,6 +188,7 @@ fn configuration(upstream: SocketAddr, store: &tempfile::TempDir) -> config::Con
         },
         admin: config::Admin { listen: anywhere },
         upstream: config::Upstream {
+            static_prefix: String::new(),
             url: url::Url::parse(&format!("http://{upstream}")).unwrap(),
             connect_timeout: Duration::from_secs(2),
             response_timeout: Duration::from_secs(5),
@@ -209,7 +210,13 @@ fn configuration(upstream: SocketAddr, store: &tempfile::TempDir) -> config::Con
             guesses_per_account: 100_000,
             guess_window: Duration::from_secs(60),
         },
-        authz: config::Authz { default_permission: Permission::NoPermissions, artifact_locations: Vec::new() },
+        authz: config::Authz {
+            default_permission: Permission::NoPermissions,
+            artifact_locations: Vec::new(),
+            authorship: true,
+            opened: Vec::new(),
+            unlisted_routes_for_admins: false,
+        },
         log: config::Log { level: "warn".to_owned(), format: config::LogFormat::Text, access: false, user_names: true },
     }
 }

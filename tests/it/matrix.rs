@@ -11,7 +11,7 @@ use mlflow_auth_proxy::mlflow::{Need, Operation, Table, Thing};
 const POLICY: Policy = Policy { default_permission: Permission::NoPermissions };
 
 fn person(level: Option<Permission>, admin: bool, read_only: bool) -> Identity {
-    let grants = [ResourceKind::Experiment, ResourceKind::RegisteredModel].into_iter().flat_map(|kind| {
+    let grants = ResourceKind::ALL.into_iter().filter(|kind| !kind.is_tier()).flat_map(|kind| {
         level.map(|permission| Grant {
             subject: Subject::User(UserId(1)),
             kind,
@@ -33,25 +33,22 @@ fn person(level: Option<Permission>, admin: bool, read_only: bool) -> Identity {
 fn requirements(operation: &Operation) -> Vec<Requirement> {
     let requirement = |need: &Need| match need {
         Need::Public | Need::SignedIn => Requirement::SignedIn,
-        Need::Admin => Requirement::Admin { change: true },
+        Need::Admin | Need::Blocked(_) => Requirement::Admin { change: true },
         Need::Create(kind) => Requirement::Create(*kind),
+        Need::NotDenied(tier) => Requirement::NotDenied(*tier),
+        Need::Tier(permission, tier) => Requirement::Tier { permission: *permission, tier: *tier },
         Need::Level { permission, thing, .. } => {
-            let experiment = Resource::new(ResourceKind::Experiment, "1");
-            match thing {
-                Thing::Experiment | Thing::ExperimentName | Thing::Artifact => {
-                    Requirement::Level { permission: *permission, resource: experiment }
-                }
-                Thing::Model => Requirement::Level {
-                    permission: *permission,
-                    resource: Resource::new(ResourceKind::RegisteredModel, "1"),
-                },
-                Thing::Run | Thing::LoggedModel => Requirement::Belonging {
-                    permission: *permission,
-                    noun: "run",
-                    id: "r".to_owned(),
-                    owner: Some(experiment),
-                },
-            }
+            let kind = match thing {
+                Thing::Model | Thing::VersionOf => ResourceKind::RegisteredModel,
+                Thing::Scorer | Thing::ScorerVersion => ResourceKind::Scorer,
+                Thing::Secret => ResourceKind::GatewaySecret,
+                Thing::Endpoint | Thing::EndpointName => ResourceKind::GatewayEndpoint,
+                Thing::ModelDefinition => ResourceKind::GatewayModelDefinition,
+                Thing::McpServer | Thing::McpServerVersion => ResourceKind::McpServer,
+                Thing::Job => ResourceKind::Job,
+                _ => ResourceKind::Experiment,
+            };
+            Requirement::level(*permission, Resource::new(kind, "1"))
         }
     };
     operation.needs.iter().map(requirement).collect()
