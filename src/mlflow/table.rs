@@ -88,6 +88,8 @@ pub enum Thing {
     ModelDefinition,
     McpServer,
     McpServerVersion,
+    /// A version to be made; its server may have to be made, too.
+    NewMcpServerVersion,
     Job,
     /// A path whose first segment is the experiment.
     Artifact,
@@ -176,6 +178,8 @@ pub enum Then {
     LearnRun,
     LearnTrace,
     OwnQueue,
+    /// The caller owns the MCP server, if its first version made it.
+    OwnNewMcpServer,
 }
 
 /// A check that the columns of the table cannot say; see [`super::rules`].
@@ -410,6 +414,7 @@ impl FromStr for Then {
         let kind = |word: &str| word.parse().map_err(|error: UnknownKind| error.to_string());
         match sentence.split_once(' ') {
             Some(("own", "review_queue")) => Ok(Self::OwnQueue),
+            Some(("own", "new mcp_server")) => Ok(Self::OwnNewMcpServer),
             Some(("own", word)) => Ok(Self::Own(kind(word)?)),
             Some(("drop", word)) => Ok(Self::Drop(kind(word)?)),
             Some(("rename", "registered_model")) => Ok(Self::RenameModel),
@@ -450,6 +455,7 @@ impl FromStr for Thing {
             "model-definition" => Self::ModelDefinition,
             "mcp-server" => Self::McpServer,
             "mcp-server-version" => Self::McpServerVersion,
+            "new-mcp-server-version" => Self::NewMcpServerVersion,
             "job" => Self::Job,
             "artifact" => Self::Artifact,
             _ => return Err(format!("`{word}` is not a thing")),

@@ -170,7 +170,12 @@ impl Proxy {
         record.address(address);
         Self::one_workspace(&mut head)?;
         let target = head.uri.path_and_query().ok_or(crate::http::HeadError::Target)?;
-        let path = self.below_prefix(CanonicalPath::parse(target)?)?;
+        let path = if has_encoded_names(target.path(), &self.static_prefix) {
+            CanonicalPath::parse_names(target)?
+        } else {
+            CanonicalPath::parse(target)?
+        };
+        let path = self.below_prefix(path)?;
         let query = Query::parse(target.query().unwrap_or_default())?;
         self.check_origin(&head)?;
         Ok(Checked { head, body, path, query, address, provider_key: None })
@@ -395,9 +400,9 @@ impl Proxy {
         Ok(match demand {
             Demand::Located(located) => self.resolver.requirements(located).await?,
             Demand::Privileged(what) => vec![Requirement::Privileged(what)],
-            Demand::NameIsFree(name) => {
+            Demand::NameIsFree { kind, name } => {
                 let not_refused = |kind: &ResourceKind| Requirement::NotRefused(Resource::new(*kind, name.as_str()));
-                ResourceKind::RegisteredModel.sharing_names().iter().map(not_refused).collect()
+                kind.sharing_names().iter().map(not_refused).collect()
             }
             Demand::ArtifactLocation(location) => {
                 let plain = !location.contains(['%', '\\', '?', '#']) && !location.split('/').any(|part| part == "..");
@@ -666,8 +671,19 @@ fn happening(
         }
         Then::RenameModel => Happening::RenameModel { from: field("name")?, to: field("new_name")? },
         Then::OwnQueue => Happening::CreateQueue,
+        Then::OwnNewMcpServer => {
+            Happening::CreateMcpVersion { server: format!("{}/{}", field("namespace")?, field("slug")?) }
+        }
         Then::LearnRun | Then::LearnTrace => return Ok(None),
     }))
+}
+
+/// MLflow's client encodes the slash in the name of an MCP server, and MLflow reads it as any other.
+fn has_encoded_names(path: &str, static_prefix: &str) -> bool {
+    let path = path.strip_prefix(static_prefix).unwrap_or(path);
+    ["/api", "/ajax-api"].iter().any(|api| {
+        path.strip_prefix(api).is_some_and(|path| path.starts_with("/3.0/mlflow/mcp-servers/"))
+    })
 }
 
 const WORKSPACE: &str = "x-mlflow-workspace";
