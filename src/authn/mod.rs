@@ -12,7 +12,7 @@ use std::time::Duration;
 use moka::sync::Cache;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use crate::authz::{Identity, Limits, Scheme, Subject, UserId};
+use crate::authz::{Identity, Limits, Scheme, UserId};
 use crate::clock::{Clock, Timestamp};
 use crate::config;
 use crate::crypto::{AccessToken, CacheKeys, PasswordHash};
@@ -188,14 +188,14 @@ impl Authn {
                 (user, Scheme::Password, Limits::default(), Timestamp(i64::MAX), None)
             }
         };
-        let grants = self.store.grants_of(&Subject::User(user.id)).await?;
+        let grants = self.store.held_by(user.id).await?;
         let identity = Arc::new(Identity {
             user: user.id,
             name: user.name.into(),
             admin: user.admin,
             scheme,
             limits,
-            grants: Arc::new(grants.into_iter().collect()),
+            grants: Arc::new(grants),
         });
         let until = self.clock.now().plus(self.cache_ttl).min(expires);
         self.identities.insert(place, started, Arc::clone(&identity), until, last_used, self.clock.now());
@@ -222,7 +222,7 @@ impl Authn {
     /// Drops what is cached of one user: their grants, password, tokens or admin bit changed.
     ///
     /// Drops everybody's, in fact: whatever changed raised the store's revision, at which [`Authn::refresh`] does the
-    /// same half a second later, and loading an identity again takes two reads.
+    /// same half a second later, and loading an identity again takes a few reads.
     pub fn forget(&self, _user: UserId) {
         self.identities.forget_all();
     }

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::authz::{Grant, Permission, ResourceKind, Selector, TokenId};
+use crate::authz::{Grant, Permission, ResourceKind, Selector, Subject, TokenId};
 use crate::store::{Actor, NewToken, Token};
 
 const START: Timestamp = Timestamp(1_700_000_000_000);
@@ -85,6 +85,7 @@ fn config() -> config::Authn {
         guesses_per_address: PER_ADDRESS,
         guesses_per_account: PER_ACCOUNT,
         guess_window: WINDOW,
+        signup: false,
     }
 }
 

@@ -2,18 +2,21 @@
 //!
 //! A [`GrantSet`] answers in one hash look-up per resource, whatever the number of grants.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-use super::{Permission, ResourceKind, Selector, UserId};
+use super::{Permission, ResourceKind, RoleId, Selector, UserId};
+
+/// Where everything is on an MLflow without workspaces: all resources, and what people were granted themselves.
+pub const DEFAULT_WORKSPACE: &str = "default";
 
 /// Whom a grant is for.
 ///
-/// Groups (from the identity provider) and roles (MLflow 3.12+) already have their place here; their sources come later.
+/// Groups (from the identity provider) already have their place here; their source comes later.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Subject {
     User(UserId),
     Group(String),
-    Role(i64),
+    Role(RoleId),
 }
 
 /// A sentence: `subject` has `permission` on the resources of `kind` that `selector` names.
@@ -42,16 +45,27 @@ struct OfKind {
     globs: Vec<(wildmatch::WildMatch, Permission)>,
 }
 
+/// What somebody is in a workspace in which they hold a role.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Membership {
+    Member,
+    Administrator,
+}
+
 /// All grants whose subject is one person, one of their groups or one of their roles.
 #[derive(Clone, Debug, Default)]
 pub struct GrantSet {
     kinds: HashMap<ResourceKind, OfKind>,
+    workspaces: BTreeMap<String, Membership>,
 }
 
 impl GrantSet {
     /// What the grants say about one resource; `None` when no grant speaks of it.
     #[must_use]
     pub fn level(&self, kind: ResourceKind, key: &str) -> Option<Permission> {
+        if self.rules(kind) {
+            return Some(Permission::Manage);
+        }
         let of_kind = self.kinds.get(&kind)?;
         let mut level = of_kind.all;
         if let Some(&exact) = of_kind.exact.get(key) {
@@ -68,6 +82,9 @@ impl GrantSet {
     /// The level of the `*` grants of a kind, which is what creating one is measured against.
     #[must_use]
     pub fn level_of_all(&self, kind: ResourceKind) -> Option<Permission> {
+        if self.rules(kind) {
+            return Some(Permission::Manage);
+        }
         self.kinds.get(&kind)?.all
     }
 
@@ -84,23 +101,66 @@ impl GrantSet {
     pub fn has_globs(&self, kind: ResourceKind) -> bool {
         self.kinds.get(&kind).is_some_and(|of_kind| !of_kind.globs.is_empty())
     }
+
+    /// Adds what a role of this workspace gives. Outside [`DEFAULT_WORKSPACE`] that is the workspace and nothing in it: its
+    /// administrators write their own roles, and the resources are elsewhere.
+    pub fn join(&mut self, workspace: &str, grants: impl IntoIterator<Item = Grant>) {
+        let membership = self.workspaces.entry(workspace.to_owned()).or_insert(Membership::Member);
+        for grant in grants {
+            if grant.kind == ResourceKind::Workspace {
+                if grant.selector == Selector::All && grant.permission == Permission::Manage {
+                    *membership = Membership::Administrator;
+                }
+            } else if workspace == DEFAULT_WORKSPACE {
+                self.kinds.entry(grant.kind).or_default().add(grant.selector, grant.permission);
+            }
+        }
+    }
+
+    /// Whether any role of this workspace is held.
+    #[must_use]
+    pub fn is_member(&self, workspace: &str) -> bool {
+        self.workspaces.contains_key(workspace)
+    }
+
+    /// Whether a role makes its members administrators of this workspace.
+    #[must_use]
+    pub fn administers(&self, workspace: &str) -> bool {
+        self.workspaces.get(workspace) == Some(&Membership::Administrator)
+    }
+
+    /// Whether there is any workspace that is administered.
+    #[must_use]
+    pub fn administers_any(&self) -> bool {
+        self.workspaces.values().any(|membership| *membership == Membership::Administrator)
+    }
+
+    /// An administrator of the workspace has MANAGE on all that is in it, which no DENY takes away. Jobs are in none.
+    fn rules(&self, kind: ResourceKind) -> bool {
+        kind != ResourceKind::Job && self.administers(DEFAULT_WORKSPACE)
+    }
 }
 
+impl OfKind {
+    fn add(&mut self, selector: Selector, permission: Permission) {
+        match selector {
+            Selector::All => self.all = Some(fold(self.all, permission)),
+            Selector::Exact(key) => {
+                let level = fold(self.exact.get(&key).copied(), permission);
+                self.exact.insert(key, level);
+            }
+            Selector::Glob(pattern) => self.globs.push((wildmatch::WildMatch::new(&pattern), permission)),
+        }
+    }
+}
+
+/// What somebody was granted themselves, as if by a role of the default workspace.
 impl FromIterator<Grant> for GrantSet {
     fn from_iter<I: IntoIterator<Item = Grant>>(grants: I) -> Self {
         let mut set = Self::default();
-        for grant in grants {
-            let of_kind = set.kinds.entry(grant.kind).or_default();
-            match grant.selector {
-                Selector::All => of_kind.all = Some(fold(of_kind.all, grant.permission)),
-                Selector::Exact(key) => {
-                    let level = fold(of_kind.exact.get(&key).copied(), grant.permission);
-                    of_kind.exact.insert(key, level);
-                }
-                Selector::Glob(pattern) => {
-                    of_kind.globs.push((wildmatch::WildMatch::new(&pattern), grant.permission));
-                }
-            }
+        let mut grants = grants.into_iter().peekable();
+        if grants.peek().is_some() {
+            set.join(DEFAULT_WORKSPACE, grants);
         }
         set
     }

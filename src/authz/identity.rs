@@ -18,6 +18,10 @@ pub struct UserId(pub i64);
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct TokenId(pub i64);
 
+/// A role's number.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct RoleId(pub i64);
+
 /// How an identity was proved.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Scheme {
@@ -49,6 +53,14 @@ pub struct Identity {
     pub limits: Limits,
     /// The grants of the user, their groups and their roles.
     pub grants: Arc<GrantSet>,
+}
+
+impl Identity {
+    /// Whether this is an administrator: of everything, or of this workspace.
+    #[must_use]
+    pub fn administers(&self, workspace: &str) -> bool {
+        self.admin || self.grants.administers(workspace)
+    }
 }
 
 /// What an access token is confined to. `Limits::default()` confines nothing.
@@ -128,6 +140,12 @@ impl Limits {
 }
 
 impl fmt::Display for UserId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for RoleId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }

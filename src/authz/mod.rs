@@ -10,8 +10,8 @@ mod permission;
 mod selector;
 
 pub use decide::{Denied, Permit, Policy, Requirement, Visibility, authorize, holds, may, open_to_all};
-pub use grant::{Grant, GrantSet, Subject};
-pub use identity::{Identity, Limits, Scheme, ScopeError, TokenId, UserId};
+pub use grant::{DEFAULT_WORKSPACE, Grant, GrantSet, Subject};
+pub use identity::{Identity, Limits, RoleId, Scheme, ScopeError, TokenId, UserId};
 pub use permission::{Permission, UnknownPermission};
 pub use selector::{Resource, ResourceKind, Selector, SelectorError, UnknownKind};
 

@@ -7,6 +7,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::Permission;
+
 /// The kinds of thing that carry permissions of their own. Everything else (runs, versions, artifacts) belongs to one.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -31,11 +33,13 @@ pub enum ResourceKind {
     McpServerVersion,
     /// A background job in MLflow: its creator's, and nobody else's. MLflow has no such type of grant.
     Job,
+    /// The workspace of the role that is granted it: USE is membership, MANAGE makes administrators of it.
+    Workspace,
 }
 
 impl ResourceKind {
     /// Every kind.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Experiment,
         Self::RegisteredModel,
         Self::Prompt,
@@ -54,6 +58,7 @@ impl ResourceKind {
         Self::ScorerVersion,
         Self::McpServerVersion,
         Self::Job,
+        Self::Workspace,
     ];
 
     /// MLflow's `resource_type`, as in its REST API and in our store.
@@ -78,6 +83,7 @@ impl ResourceKind {
             Self::ScorerVersion => "scorer_version",
             Self::McpServerVersion => "mcp_server_version",
             Self::Job => "job",
+            Self::Workspace => "workspace",
         }
     }
 
@@ -103,6 +109,7 @@ impl ResourceKind {
             Self::ScorerVersion => "scorer version",
             Self::McpServerVersion => "MCP server version",
             Self::Job => "job",
+            Self::Workspace => "workspace",
         }
     }
 
@@ -127,6 +134,7 @@ impl ResourceKind {
             Self::ScorerVersion => &[Self::ScorerVersion],
             Self::McpServerVersion => &[Self::McpServerVersion],
             Self::Job => &[Self::Job],
+            Self::Workspace => &[Self::Workspace],
         }
     }
 
@@ -152,8 +160,21 @@ impl ResourceKind {
             | Self::GatewayEndpoint
             | Self::GatewayModelDefinition
             | Self::McpServer
-            | Self::Job => false,
+            | Self::Job
+            | Self::Workspace => false,
         }
+    }
+
+    /// Whether only `*` may be granted.
+    #[must_use]
+    pub const fn is_granted_whole(self) -> bool {
+        self.is_tier() || matches!(self, Self::Workspace)
+    }
+
+    /// Whether a grant on it may have this level.
+    #[must_use]
+    pub const fn takes(self, permission: Permission) -> bool {
+        !matches!(self, Self::Workspace) || matches!(permission, Permission::Use | Permission::Manage)
     }
 
     /// Whether its key is a name that people choose, so that a glob makes sense.
@@ -175,7 +196,8 @@ impl ResourceKind {
             | Self::PromptVersion
             | Self::ScorerVersion
             | Self::McpServerVersion
-            | Self::Job => false,
+            | Self::Job
+            | Self::Workspace => false,
         }
     }
 }
@@ -252,7 +274,8 @@ impl Selector {
     /// Reads a selector for resources of `kind`.
     ///
     /// # Errors
-    /// Empty, longer than [`Selector::MAX_CHARS`], or a glob on a kind that is selected by id.
+    /// Empty, longer than [`Selector::MAX_CHARS`], a glob on a kind that is selected by id, or anything but `*` on a kind
+    /// that is granted as a whole.
     pub fn parse(kind: ResourceKind, text: &str) -> Result<Self, SelectorError> {
         if text.is_empty() {
             return Err(SelectorError::Empty);
@@ -263,7 +286,7 @@ impl Selector {
         if text == "*" {
             return Ok(Self::All);
         }
-        if kind.is_tier() {
+        if kind.is_granted_whole() {
             return Err(SelectorError::OnlyAll(kind.noun()));
         }
         match text.strip_prefix(Self::GLOB) {

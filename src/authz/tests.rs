@@ -113,6 +113,34 @@ fn a_confined_credential_of_an_administrator_has_no_privileges() {
 }
 
 #[test]
+fn a_roles_workspace_decides_what_it_gives() {
+    let workspace = |permission| Grant { kind: ResourceKind::Workspace, ..grant(ResourceKind::Run, "*", permission) };
+    let of = |name: &str, grants: Vec<Grant>| {
+        let mut set: GrantSet = [grant(ResourceKind::Experiment, "1", Permission::Deny)].into_iter().collect();
+        set.join(name, grants);
+        Identity { grants: Arc::new(set), ..who(&[]) }
+    };
+    let may = |who: &Identity| may(who, POLICY, Permission::Manage, &experiment("2"));
+    let manage = grant(ResourceKind::Experiment, "2", Permission::Manage);
+    assert!(may(&of("default", vec![manage.clone()])));
+    assert!(!may(&of("team", vec![manage])), "a role of another workspace gives nothing here");
+
+    let ruler = of("default", vec![workspace(Permission::Manage)]);
+    assert!(may(&ruler) && ruler.administers("default") && !ruler.administers("team"));
+    assert_eq!(ruler.grants.level(ResourceKind::Experiment, "1"), Some(Permission::Manage), "beats DENY");
+    assert_eq!(ruler.grants.level_of_all(ResourceKind::Trace), Some(Permission::Manage));
+    assert_eq!(ruler.grants.level(ResourceKind::Job, "1"), None, "jobs are their creators'");
+    assert_eq!(Visibility::of(&ruler, POLICY, ResourceKind::Prompt), Visibility::All);
+    let requirement = Requirement::Admin { change: false };
+    assert_eq!(authorize(&ruler, POLICY, &[requirement]).unwrap_err(), Denied::NotAdmin, "not of everything");
+
+    let member = of("default", vec![workspace(Permission::Use)]);
+    assert!(member.grants.is_member("default") && !member.administers("default") && !may(&member));
+    let other = of("team", vec![workspace(Permission::Manage)]);
+    assert!(other.administers("team") && !other.administers("default") && !may(&other));
+}
+
+#[test]
 fn every_requirement_must_hold() {
     let reader = who(&[grant(ResourceKind::Experiment, "1", Permission::Read)]);
     let read = |key: &str| Requirement::level(Permission::Read, experiment(key));

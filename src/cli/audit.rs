@@ -69,10 +69,10 @@ impl Row<6> for Shown {
 
 pub(super) async fn run(arguments: &Arguments, flags: &Flags) -> anyhow::Result<ExitCode> {
     let Command::List { limit } = arguments.command;
-    let opened = Opened::from(flags, Absent::Refuse).await?;
-    let entries = opened.store.audit_log(limit).await;
-    opened.store.close().await;
-    let shown: Vec<Shown> = entries?.into_iter().map(Shown::from).collect();
-    arguments.format.list("entries", &shown)?;
-    Ok(ExitCode::SUCCESS)
+    Opened::with(flags, Absent::Refuse, async |opened| {
+        let entries = opened.store.audit_log(limit).await?;
+        let shown: Vec<Shown> = entries.into_iter().map(Shown::from).collect();
+        arguments.format.list("entries", &shown)
+    })
+    .await
 }

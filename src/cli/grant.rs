@@ -1,6 +1,6 @@
 //! `grant`: who may do what on which experiment, model or prompt.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::process::ExitCode;
 
 use anyhow::{bail, ensure};
@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::output::{Format, Row};
 use super::stored::{Absent, Opened};
-use crate::authz::{Grant, Permission, Resource, ResourceKind, Selector, Subject, UserId};
+use crate::authz::{Grant, Permission, Resource, ResourceKind, Selector, Subject};
 use crate::config::Flags;
 use crate::store;
 
@@ -58,10 +58,18 @@ enum Command {
 }
 
 #[derive(Args, Debug)]
-struct Level {
+pub(super) struct Level {
     /// READ, USE, EDIT, MANAGE, NO_PERMISSIONS or DENY
     #[arg(long)]
     permission: Permission,
+}
+
+impl Level {
+    /// The level, when what is granted can have it.
+    pub(super) fn on(&self, kind: ResourceKind) -> anyhow::Result<Permission> {
+        ensure!(kind.takes(self.permission), "a {kind} is granted with USE or MANAGE");
+        Ok(self.permission)
+    }
 }
 
 /// Whose grant, and on what.
@@ -77,7 +85,7 @@ struct On {
 #[derive(Args, Debug)]
 #[group(skip)]
 #[command(group(ArgGroup::new("what").required(true).args(["experiment", "registered_model", "prompt", "type"])))]
-struct What {
+pub(super) struct What {
     /// An experiment's id, or `*`
     #[arg(long, value_name = "ID")]
     experiment: Option<String>,
@@ -96,7 +104,7 @@ struct What {
 }
 
 impl What {
-    fn parse(self) -> anyhow::Result<(ResourceKind, Selector)> {
+    pub(super) fn parse(self) -> anyhow::Result<(ResourceKind, Selector)> {
         let named = [
             (ResourceKind::Experiment, self.experiment),
             (ResourceKind::RegisteredModel, self.registered_model),
@@ -117,7 +125,7 @@ impl What {
 
 /// One grant, as `--json` shows it.
 #[derive(Debug, Serialize)]
-struct Shown {
+pub(super) struct Shown {
     subject_type: &'static str,
     subject: String,
     resource_type: &'static str,
@@ -126,15 +134,15 @@ struct Shown {
 }
 
 impl Shown {
-    fn new(grant: &Grant, names: &BTreeMap<UserId, String>) -> Self {
-        let (subject_type, subject) = match &grant.subject {
-            Subject::User(id) => ("user", names.get(id).cloned().unwrap_or_else(|| id.to_string())),
+    pub(super) fn new(grant: &Grant, names: &HashMap<Subject, String>) -> Self {
+        let (subject_type, otherwise) = match &grant.subject {
+            Subject::User(id) => ("user", id.to_string()),
             Subject::Group(path) => ("group", path.clone()),
             Subject::Role(id) => ("role", id.to_string()),
         };
         Self {
             subject_type,
-            subject,
+            subject: names.get(&grant.subject).cloned().unwrap_or(otherwise),
             resource_type: grant.kind.as_str(),
             resource: grant.selector.to_string(),
             permission: grant.permission.as_str(),
@@ -156,10 +164,7 @@ impl Row<4> for Shown {
 }
 
 pub(super) async fn run(arguments: Arguments, flags: &Flags) -> anyhow::Result<ExitCode> {
-    let opened = Opened::from(flags, Absent::Refuse).await?;
-    let done = carry_out(arguments, &opened).await;
-    opened.store.close().await;
-    done.map(|()| ExitCode::SUCCESS)
+    Opened::with(flags, Absent::Refuse, async |opened| carry_out(arguments, opened).await).await
 }
 
 async fn carry_out(arguments: Arguments, opened: &Opened) -> anyhow::Result<()> {
@@ -177,7 +182,7 @@ async fn carry_out(arguments: Arguments, opened: &Opened) -> anyhow::Result<()> 
         Command::Create { on, level } => {
             let (grant, sentence) = sentence(on, level, opened).await?;
             match store.create_grant(actor, &grant).await {
-                Ok(()) => format.done(&Shown::new(&grant, &names), &sentence),
+                Ok(_) => format.done(&Shown::new(&grant, &names), &sentence),
                 Err(store::Error::Exists(_)) => bail!("there already is such a grant; change it with `grant set`"),
                 Err(other) => Err(other.into()),
             }
@@ -209,11 +214,11 @@ async fn carry_out(arguments: Arguments, opened: &Opened) -> anyhow::Result<()> 
 async fn sentence(on: On, level: Level, opened: &Opened) -> anyhow::Result<(Grant, String)> {
     let user = opened.user(&on.user).await?;
     let (kind, selector) = on.what.parse()?;
-    let permission = level.permission;
+    let permission = level.on(kind)?;
     let sentence = format!("`{}` has {permission} on {}", user.name, noun(kind, &selector));
     Ok((Grant { subject: Subject::User(user.id), kind, selector, permission }, sentence))
 }
 
-fn noun(kind: ResourceKind, selector: &Selector) -> String {
+pub(super) fn noun(kind: ResourceKind, selector: &Selector) -> String {
     Resource::new(kind, selector.to_string()).to_string()
 }

@@ -17,6 +17,7 @@ mod grant;
 mod output;
 mod password;
 mod quickstart;
+mod role;
 mod serve;
 mod signals;
 mod stored;
@@ -47,6 +48,8 @@ enum Command {
     Token(token::Arguments),
     /// Who may do what on which experiment, model or prompt
     Grant(grant::Arguments),
+    /// What several people may do together
+    Role(role::Arguments),
     /// What was changed and what was denied
     Audit(audit::Arguments),
 }
@@ -107,6 +110,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::User(arguments) => user::run(arguments, &flags).await,
         Command::Token(arguments) => token::run(arguments, &flags).await,
         Command::Grant(arguments) => grant::run(arguments, &flags).await,
+        Command::Role(arguments) => role::run(arguments, &flags).await,
         Command::Audit(arguments) => audit::run(&arguments, &flags).await,
     }
 }

@@ -1,13 +1,15 @@
 //! The store as commands see it: opened directly, also while the proxy runs, which notices every change.
 
+use std::collections::HashMap;
 use std::path::Path;
+use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 
-use crate::authz::UserId;
+use crate::authz::Subject;
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, Flags};
-use crate::store::{Actor, Store, User};
+use crate::store::{Actor, Role, Store, User};
 
 /// An open store and what commands need beside it.
 #[derive(Debug)]
@@ -27,7 +29,19 @@ pub(super) enum Absent {
 }
 
 impl Opened {
-    pub(super) async fn from(flags: &Flags, absent: Absent) -> anyhow::Result<Self> {
+    /// Opens the store, does one thing with it and closes it.
+    pub(super) async fn with(
+        flags: &Flags,
+        absent: Absent,
+        work: impl AsyncFnOnce(&Self) -> anyhow::Result<()>,
+    ) -> anyhow::Result<ExitCode> {
+        let opened = Self::from(flags, absent).await?;
+        let done = work(&opened).await;
+        opened.store.close().await;
+        done.map(|()| ExitCode::SUCCESS)
+    }
+
+    async fn from(flags: &Flags, absent: Absent) -> anyhow::Result<Self> {
         let config = config::load(flags)?;
         let url = &config.store.url;
         if absent == Absent::Refuse
@@ -49,9 +63,19 @@ impl Opened {
         user.with_context(|| format!("there is no user `{name}`; `mlflow-auth-proxy user list` shows all"))
     }
 
-    /// The name for a number, for people to read.
-    pub(super) async fn names(&self) -> anyhow::Result<std::collections::BTreeMap<UserId, String>> {
-        Ok(self.store.users().await?.into_iter().map(|user| (user.id, user.name)).collect())
+    pub(super) async fn role(&self, workspace: &str, name: &str) -> anyhow::Result<Role> {
+        let role = self.store.role_by_name(workspace, name).await?;
+        role.with_context(|| {
+            format!("there is no role `{name}` in workspace `{workspace}`; `mlflow-auth-proxy role list` shows all")
+        })
+    }
+
+    /// What people call the subjects of grants; roles as `WORKSPACE/NAME`.
+    pub(super) async fn names(&self) -> anyhow::Result<HashMap<Subject, String>> {
+        let users = self.store.users().await?.into_iter().map(|user| (Subject::User(user.id), user.name));
+        let roles = self.store.roles().await?.into_iter();
+        let roles = roles.map(|role| (Subject::Role(role.id), format!("{}/{}", role.workspace, role.name)));
+        Ok(users.chain(roles).collect())
     }
 }
 

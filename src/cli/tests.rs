@@ -19,6 +19,9 @@ fn each_wrong_command_line_is_refused_with_2() {
     wrong("grant set --user a --permission READ --type gateway_endpoint");
     wrong("grant set --user a --permission READ --resource x");
     wrong("grant set --user a --permission ALL --experiment 1");
+    wrong("role grant analysts --experiment 12");
+    wrong("role grant analysts --permission READ");
+    wrong("role assign analysts");
     wrong("token create --user a");
     wrong("user set-admin a maybe");
     wrong("quickstart --mlflow-version ../x");
@@ -32,6 +35,10 @@ fn each_right_command_line_is_understood() {
     right("grant set --user a --permission READ --type gateway_endpoint --resource x --json");
     right("grant delete --user a --experiment 1");
     right("grant --json list");
+    right("role create analysts --workspace team --description x");
+    right("role grant analysts --type run --resource * --permission READ");
+    right("role revoke analysts --experiment 12");
+    right("role assign analysts --user alice --json");
     right("token create --user a --name n --scope read-only --scope experiment:1 --expires-in-days 3");
     right("user set-admin a false --store sqlite://x.db");
     right("quickstart --demo --dir d --mlflow-version 3.9.0 --port 0");

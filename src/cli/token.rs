@@ -134,10 +134,7 @@ impl Row<8> for Shown {
 }
 
 pub(super) async fn run(arguments: Arguments, flags: &Flags) -> anyhow::Result<ExitCode> {
-    let opened = Opened::from(flags, Absent::Refuse).await?;
-    let done = carry_out(arguments, &opened).await;
-    opened.store.close().await;
-    done.map(|()| ExitCode::SUCCESS)
+    Opened::with(flags, Absent::Refuse, async |opened| carry_out(arguments, opened).await).await
 }
 
 async fn carry_out(arguments: Arguments, opened: &Opened) -> anyhow::Result<()> {

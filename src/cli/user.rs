@@ -95,10 +95,7 @@ impl Row<4> for Shown {
 
 pub(super) async fn run(arguments: Arguments, flags: &Flags) -> anyhow::Result<ExitCode> {
     let absent = if matches!(arguments.command, Command::Create { .. }) { Absent::Make } else { Absent::Refuse };
-    let opened = Opened::from(flags, absent).await?;
-    let done = carry_out(arguments, &opened).await;
-    opened.store.close().await;
-    done.map(|()| ExitCode::SUCCESS)
+    Opened::with(flags, absent, async |opened| carry_out(arguments, opened).await).await
 }
 
 async fn carry_out(arguments: Arguments, opened: &Opened) -> anyhow::Result<()> {

@@ -122,6 +122,8 @@ pub struct Authn {
     pub guesses_per_address: u32,
     pub guesses_per_account: u32,
     pub guess_window: Duration,
+    /// Whether MLflow's sign-up page is there.
+    pub signup: bool,
 }
 
 /// What people may do.

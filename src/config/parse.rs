@@ -211,6 +211,7 @@ fn authn(raw: &raw::Authn, report: &mut Report) -> Option<Authn> {
         guesses_per_address: address?,
         guesses_per_account: account?,
         guess_window: window?,
+        signup: raw.signup,
     })
 }
 

@@ -143,6 +143,7 @@ pub(super) struct Authn {
     pub(super) guesses_per_address: u64,
     pub(super) guesses_per_account: u64,
     pub(super) guess_window_seconds: u64,
+    pub(super) signup: bool,
 }
 
 impl Default for Authn {
@@ -156,6 +157,7 @@ impl Default for Authn {
             guesses_per_address: 30,
             guesses_per_account: 10,
             guess_window_seconds: 300,
+            signup: false,
         }
     }
 }

@@ -369,7 +369,7 @@ pub(super) fn is_opaque_id(text: &str) -> bool {
     !text.is_empty() && text.len() <= 64 && text.bytes().all(plain)
 }
 
-fn invalid(name: &str, value: &Json<'_>, expected: &'static str) -> LocateError {
+pub(super) fn invalid(name: &str, value: &Json<'_>, expected: &'static str) -> LocateError {
     LocateError::Invalid { name: name.to_owned(), value: shown(&String::from_utf8_lossy(&value.to_bytes())), expected }
 }
 

@@ -3,14 +3,18 @@
 //! Pure: no I/O. Facts were verified on MLflow 3.17.2; what differs in other versions is said where it matters.
 
 mod artifact;
+mod authorship;
 mod json;
 mod locate;
+mod otlp;
 mod rules;
 mod table;
 
 pub use artifact::ArtifactPath;
+pub use authorship::{Author, sign};
 pub use json::{Json, JsonError, MAX_DEPTH};
 pub use locate::{Input, LocateError, Located, Narrowed, locate, narrow, scorer_key, text_field};
+pub use otlp::{OtlpError, Spans, read as read_spans};
 pub use rules::{Demand, QueuePart, SourceUri, demands, names_a_version};
 pub use table::{
     Feature, Field, Filter, Found, Need, Operation, Rule, Send, Source, Step, Table, TableError, Then, Thing,

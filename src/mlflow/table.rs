@@ -7,6 +7,7 @@ use std::str::FromStr;
 use http::Method;
 use serde::Deserialize;
 
+use super::Author;
 use crate::authz::{Permission, ResourceKind, UnknownKind};
 
 /// Where in a request a field stands.
@@ -216,6 +217,8 @@ pub struct Operation {
     pub with_query: bool,
     /// The caller's own key for a provider may stand in `Authorization`; the proxy's credential then stands elsewhere.
     pub provider_key: bool,
+    /// Where its body says who did it.
+    pub author: Option<Author>,
     pub narrow: Option<Field>,
     pub filter: Option<Filter>,
     pub then: Option<Then>,
@@ -301,6 +304,7 @@ impl Table {
                 large: row.large,
                 with_query: row.with_query,
                 provider_key: row.provider_key,
+                author: row.author,
                 narrow,
                 filter: row.filter,
                 then,
@@ -353,6 +357,7 @@ struct Row {
     with_query: bool,
     #[serde(default)]
     provider_key: bool,
+    author: Option<Author>,
     narrow: Option<String>,
     filter: Option<Filter>,
     then: Option<String>,

@@ -34,6 +34,7 @@ pub(super) struct Asked {
     method: Method,
     query: Option<String>,
     is_json: bool,
+    is_form: bool,
     body: Bytes,
 }
 
@@ -48,6 +49,7 @@ impl<S: Sync> FromRequestParts<S> for Asked {
             method: head.method.clone(),
             query: head.uri.query().map(str::to_owned),
             is_json: is_json(&head.headers),
+            is_form: essence(&head.headers).is_some_and(|essence| essence == "application/x-www-form-urlencoded"),
             body,
         })
     }
@@ -83,6 +85,17 @@ impl Asked {
         let fields = Fields::parse(&self.body)?;
         fields.only(known)?;
         Ok(Params::Fields(fields))
+    }
+
+    /// What a browser sends for a form.
+    pub(super) fn form(&self) -> Result<Params, Refusal> {
+        if !self.is_form {
+            return Err(Reply::invalid("Invalid content type. Must be application/x-www-form-urlencoded").into());
+        }
+        let text = str::from_utf8(&self.body).map_err(|_| Reply::invalid("The request body is not UTF-8 text."))?;
+        let form = Query::parse(text);
+        let form = form.map_err(|error| Reply::invalid(format!("The form cannot be read: {error}.")))?;
+        Ok(Params::Query(form))
     }
 
     /// Whether a body says of itself that it is JSON.
@@ -121,6 +134,31 @@ impl Parts {
     pub(super) fn require_to_look(&self, asked: &Asked, requirement: Requirement) -> Result<(), Refusal> {
         let mut who = Identity::clone(&asked.identity);
         who.limits.read_only = false;
+        let _permit = authorize(&who, self.policy, &[requirement])?;
+        Ok(())
+    }
+
+    /// An administrator, of everything or of this workspace, who is about to change something.
+    pub(super) fn require_admin_of(&self, asked: &Asked, workspace: &str) -> Result<(), Refusal> {
+        self.require_of(asked, workspace, Requirement::Admin { change: true })
+    }
+
+    /// The same, who only wants to look.
+    pub(super) fn require_sight_of(&self, asked: &Asked, workspace: &str) -> Result<(), Refusal> {
+        self.require_of(asked, workspace, Requirement::Admin { change: false })
+    }
+
+    /// An administrator, of everything or of any workspace, who is about to change something.
+    pub(super) fn require_admin_of_any(&self, asked: &Asked) -> Result<(), Refusal> {
+        let mut who = Identity::clone(&asked.identity);
+        who.admin |= who.grants.administers_any();
+        let _permit = authorize(&who, self.policy, &[Requirement::Admin { change: true }])?;
+        Ok(())
+    }
+
+    fn require_of(&self, asked: &Asked, workspace: &str, requirement: Requirement) -> Result<(), Refusal> {
+        let mut who = Identity::clone(&asked.identity);
+        who.admin = who.administers(workspace);
         let _permit = authorize(&who, self.policy, &[requirement])?;
         Ok(())
     }
@@ -178,6 +216,22 @@ impl Params {
         }
     }
 
+    /// A text that may be absent, also as `null`.
+    pub(super) fn text_unless_null(&self, name: &str) -> Result<Option<&str>, Refusal> {
+        match self {
+            Self::Fields(fields) if fields.get(name) == Some(&Value::Null) => Ok(None),
+            Self::Fields(_) | Self::Query(_) => self.optional_text(name),
+        }
+    }
+
+    /// The values of a name that may stand more than once in a query.
+    pub(super) fn repeated_text<'p>(&'p self, name: &'p str) -> Vec<&'p str> {
+        match self {
+            Self::Query(query) => query.all(name).collect(),
+            Self::Fields(fields) => fields.get(name).and_then(Value::as_str).into_iter().collect(),
+        }
+    }
+
     /// A JSON boolean that must be there.
     pub(super) fn boolean(&self, name: &str) -> Result<bool, Refusal> {
         match self.value(name)?.ok_or_else(|| missing(name))? {
@@ -228,9 +282,15 @@ impl Params {
 
 /// As Flask's `Request.is_json`.
 fn is_json(headers: &HeaderMap) -> bool {
-    let Some(value) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
-    let essence = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+    essence(headers).is_some_and(|essence| {
+        essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+    })
+}
+
+/// The type of the body, without its parameters.
+fn essence(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    Some(value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
 }
 
 fn missing(name: &str) -> Refusal {

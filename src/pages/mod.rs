@@ -23,16 +23,21 @@ use crate::store::Store;
 
 mod asked;
 mod grants;
+mod held;
 mod json;
 mod refusal;
 mod resource_permissions;
+mod role_permissions;
+mod roles;
 mod shapes;
+mod signup;
+mod terms;
 mod tokens;
 mod users;
 
 use asked::Caller;
 use refusal::Refusal;
-use resource_permissions::{EXPERIMENTS, Family, REGISTERED_MODELS};
+use resource_permissions::{FAMILIES, Family};
 
 pub use refusal::Denial;
 
@@ -66,11 +71,12 @@ impl Pages {
     /// Whether a request for this canonical path, without its query, is answered here and nowhere else.
     #[must_use]
     pub fn owns(path: &str) -> bool {
-        if path == "/auth" || path.starts_with("/auth/") {
+        if path == "/auth" || path.starts_with("/auth/") || path == "/signup" {
             return true;
         }
         let below = TWINS.iter().find_map(|twin| path.strip_prefix(twin));
-        below.is_some_and(|path| OWNED.iter().any(|owned| path.starts_with(owned)))
+        let mut owned = OWNED.into_iter().chain(FAMILIES.iter().map(|family| family.folder));
+        below.is_some_and(|path| owned.any(|owned| path.starts_with(owned)))
     }
 
     /// Answers one request. `address` is the client's, after trusted proxies.
@@ -106,15 +112,12 @@ impl Pages {
 const TWINS: [&str; 2] = ["/api", "/ajax-api"];
 
 /// Below a twin. Whole folders: what MLflow's auth API has there and we do not must not reach an MLflow without auth.
-const OWNED: [&str; 4] = [
-    "/2.0/mlflow/users/",
-    "/3.0/mlflow/users/",
-    "/2.0/mlflow/experiments/permissions/",
-    "/2.0/mlflow/registered-models/permissions/",
-];
+const OWNED: [&str; 3] = ["/2.0/mlflow/users/", "/3.0/mlflow/users/", "/3.0/mlflow/roles/"];
 
 fn router() -> Router<Arc<Parts>> {
     let own = Router::new()
+        .route("/signup", get(signup::page))
+        .route("/api/2.0/mlflow/users/create-ui", post(signup::create))
         .route("/auth/api/v1/me", get(users::me))
         .route("/auth/api/v1/tokens", get(tokens::list).post(tokens::create).delete(tokens::revoke))
         .route("/auth/api/v1/tokens/{id}", delete(tokens::revoke_by_path))
@@ -127,7 +130,7 @@ fn router() -> Router<Arc<Parts>> {
 }
 
 fn mlflow() -> Router<Arc<Parts>> {
-    Router::new()
+    let router = Router::new()
         .route("/2.0/mlflow/users/create", post(users::create))
         .route("/2.0/mlflow/users/get", get(users::get))
         .route("/2.0/mlflow/users/list", get(users::list))
@@ -140,13 +143,25 @@ fn mlflow() -> Router<Arc<Parts>> {
         .route("/3.0/mlflow/users/permissions/get", get(grants::get))
         .route("/3.0/mlflow/users/permissions/grant", post(grants::grant))
         .route("/3.0/mlflow/users/permissions/revoke", post(grants::revoke))
-        .merge(per_resource(&EXPERIMENTS))
-        .merge(per_resource(&REGISTERED_MODELS))
+        .route("/3.0/mlflow/users/roles/list", get(roles::of_user))
+        .route("/3.0/mlflow/roles/create", post(roles::create))
+        .route("/3.0/mlflow/roles/get", get(roles::get))
+        .route("/3.0/mlflow/roles/list", get(roles::list))
+        .route("/3.0/mlflow/roles/update", patch(roles::update))
+        .route("/3.0/mlflow/roles/delete", delete(roles::delete))
+        .route("/3.0/mlflow/roles/assign", post(roles::assign))
+        .route("/3.0/mlflow/roles/unassign", delete(roles::unassign))
+        .route("/3.0/mlflow/roles/users/list", get(roles::members))
+        .route("/3.0/mlflow/roles/permissions/add", post(role_permissions::add))
+        .route("/3.0/mlflow/roles/permissions/update", patch(role_permissions::update))
+        .route("/3.0/mlflow/roles/permissions/remove", delete(role_permissions::remove))
+        .route("/3.0/mlflow/roles/permissions/list", get(role_permissions::list));
+    FAMILIES.iter().fold(router, |router, family| router.merge(per_resource(family)))
 }
 
 fn per_resource(family: &'static Family) -> Router<Arc<Parts>> {
     let at = |verb: &str, answers: MethodRouter<Arc<Parts>>| {
-        Router::new().route(&format!("/2.0/mlflow/{}/permissions/{verb}", family.folder), answers)
+        Router::new().route(&format!("{}{verb}", family.folder), answers)
     };
     at("create", post(|parts, asked| resource_permissions::create(parts, asked, family)))
         .merge(at("get", get(|parts, asked| resource_permissions::get(parts, asked, family))))

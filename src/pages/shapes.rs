@@ -1,7 +1,4 @@
 //! What successful answers look like: the JSON of MLflow 3.17's `mlflow.server.auth.entities` and its older shapes.
-//!
-//! MLflow keeps a user's own grants as rows of a hidden role, `__user_<id>__`. We have no such role, but its clients and
-//! pages tell a user's own grants by that name, so the shapes show one; its number is the user's.
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
@@ -10,21 +7,30 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::authz::{Grant, ResourceKind};
+use crate::authz::{DEFAULT_WORKSPACE, Grant, ResourceKind, RoleId};
 use crate::clock::Timestamp;
-use crate::store::{Token, User};
+use crate::store::{Assignment, GrantRow, Role, Token, User};
 
 /// A success.
 #[derive(Debug)]
 pub(super) struct Shape {
     status: StatusCode,
-    body: Value,
+    body: Body,
 }
+
+#[derive(Debug)]
+enum Body {
+    Json(Value),
+    Page(String),
+}
+
+/// A page of ours runs nothing, loads nothing and sends its form here.
+const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'";
 
 impl Shape {
     /// 200.
     pub(super) fn ok(body: Value) -> Self {
-        Self { status: StatusCode::OK, body }
+        Self { status: StatusCode::OK, body: Body::Json(body) }
     }
 
     /// 200 with `{}`.
@@ -34,16 +40,26 @@ impl Shape {
 
     /// 201.
     pub(super) fn created(body: Value) -> Self {
-        Self { status: StatusCode::CREATED, body }
+        Self { status: StatusCode::CREATED, body: Body::Json(body) }
+    }
+
+    /// 200 with a page for people.
+    pub(super) fn page(page: String) -> Self {
+        Self { status: StatusCode::OK, body: Body::Page(page) }
     }
 }
 
 impl IntoResponse for Shape {
     fn into_response(self) -> Response {
-        // The newline is Flask's.
-        let mut response = (self.status, format!("{}\n", self.body)).into_response();
+        let page = [(header::CONTENT_TYPE, "text/html; charset=utf-8"), (header::CONTENT_SECURITY_POLICY, PAGE_POLICY)];
+        let mut response = match self.body {
+            // The newline is Flask's.
+            Body::Json(body) => {
+                (self.status, [(header::CONTENT_TYPE, "application/json")], format!("{body}\n")).into_response()
+            }
+            Body::Page(text) => (self.status, page, text).into_response(),
+        };
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         response
     }
@@ -67,7 +83,9 @@ pub(super) fn own(user: &User, grant: &Grant) -> Value {
     let selector = grant.selector.to_string();
     let shape = match grant.kind {
         ResourceKind::Experiment => json!({ "experiment_id": selector }),
-        ResourceKind::RegisteredModel | ResourceKind::Prompt => json!({ "workspace": WORKSPACE, "name": selector }),
+        ResourceKind::RegisteredModel | ResourceKind::Prompt => {
+            json!({ "workspace": DEFAULT_WORKSPACE, "name": selector })
+        }
         ResourceKind::Scorer => scorer(&selector),
         ResourceKind::GatewaySecret => json!({ "secret_id": selector }),
         ResourceKind::GatewayEndpoint => json!({ "endpoint_id": selector }),
@@ -82,27 +100,56 @@ pub(super) fn own(user: &User, grant: &Grant) -> Value {
         | ResourceKind::PromptVersion
         | ResourceKind::ScorerVersion
         | ResourceKind::McpServerVersion
-        | ResourceKind::Job => json!({ "resource_id": selector }),
+        | ResourceKind::Job
+        | ResourceKind::Workspace => json!({ "resource_id": selector }),
     };
     with(with(shape, "user_id", user.id.0), "permission", grant.permission.as_str())
 }
 
-/// `users/list` of MLflow 3.17; `grants` only where the caller may see them.
-pub(super) fn user_with_roles(who: &User, grants: &[Grant]) -> Value {
-    let role = (!grants.is_empty()).then(|| role(who, grants));
-    with(user(who), "roles", Value::from_iter(role))
+/// `users/list` of MLflow 3.17; `roles` as far as the caller may see them.
+pub(super) fn user_with_roles(who: &User, roles: &[Role]) -> Value {
+    with(user(who), "roles", Value::from_iter(roles.iter().map(role)))
 }
 
-/// `users/permissions/list` of MLflow 3.17.
-pub(super) fn permissions(user: &User, grants: &[Grant]) -> Value {
-    let rows = grants.iter().map(|grant| {
-        json!({
-            "role_id": user.id.0,
-            "role_name": role_name(user),
-            "workspace": WORKSPACE,
-            "resource_type": grant.kind.as_str(),
-            "resource_pattern": grant.selector.to_string(),
-            "permission": grant.permission.as_str(),
+/// `Role.to_json`.
+pub(super) fn role(role: &Role) -> Value {
+    json!({
+        "id": role.id.0,
+        "name": role.name,
+        "workspace": role.workspace,
+        "description": role.description,
+        "permissions": Value::from_iter(role.grants.iter().map(|row| role_permission(role.id, row))),
+    })
+}
+
+/// `RolePermission.to_json`.
+pub(super) fn role_permission(role: RoleId, row: &GrantRow) -> Value {
+    json!({
+        "id": row.id,
+        "role_id": role.0,
+        "resource_type": row.grant.kind.as_str(),
+        "resource_pattern": row.grant.selector.to_string(),
+        "permission": row.grant.permission.as_str(),
+    })
+}
+
+/// `UserRoleAssignment.to_json`.
+pub(super) fn assignment(assignment: &Assignment) -> Value {
+    json!({ "id": assignment.id, "user_id": assignment.user.0, "role_id": assignment.role.0 })
+}
+
+/// `users/permissions/list` of MLflow 3.17: what all these roles give, in one list.
+pub(super) fn permissions(user: &User, roles: &[Role]) -> Value {
+    let rows = roles.iter().flat_map(|role| {
+        role.grants.iter().map(|row| {
+            json!({
+                "role_id": role.id.0,
+                "role_name": role.name,
+                "workspace": role.workspace,
+                "resource_type": row.grant.kind.as_str(),
+                "resource_pattern": row.grant.selector.to_string(),
+                "permission": row.grant.permission.as_str(),
+            })
         })
     });
     json!({ "is_admin": user.admin, "permissions": Value::from_iter(rows) })
@@ -136,30 +183,6 @@ pub(super) fn with(mut object: Value, field: &str, value: impl Into<Value>) -> V
     object
 }
 
-fn role(user: &User, grants: &[Grant]) -> Value {
-    // Our grants have no numbers; the position is one within the role, and no route takes it.
-    let rows = (1_u64..).zip(grants).map(|(id, grant)| {
-        json!({
-            "id": id,
-            "role_id": user.id.0,
-            "resource_type": grant.kind.as_str(),
-            "resource_pattern": grant.selector.to_string(),
-            "permission": grant.permission.as_str(),
-        })
-    });
-    json!({
-        "id": user.id.0,
-        "name": role_name(user),
-        "workspace": WORKSPACE,
-        "description": Value::Null,
-        "permissions": Value::from_iter(rows),
-    })
-}
-
-fn role_name(user: &User) -> String {
-    format!("__user_{}__", user.id)
-}
-
 /// A scorer's key is `<experiment id>/<percent-encoded name>`.
 fn scorer(key: &str) -> Value {
     let (experiment, name) = key.split_once('/').unwrap_or((key, key));
@@ -171,6 +194,3 @@ fn moment(at: Timestamp) -> Option<String> {
     let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(at.0) * 1_000_000).ok()?;
     at.format(&Rfc3339).ok()
 }
-
-/// The workspace of a server without workspaces.
-pub(super) const WORKSPACE: &str = "default";

@@ -89,6 +89,10 @@ impl World {
         let body = match body.strip_prefix("text:") {
             Some(text) => text,
             None if body.is_empty() => body,
+            None if body.starts_with("form:") => {
+                builder = builder.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+                body.trim_start_matches("form:")
+            }
             None => {
                 builder = builder.header(header::CONTENT_TYPE, "application/json; charset=utf-8");
                 body
@@ -107,6 +111,7 @@ impl World {
             let path = match path.split_once('/') {
                 Some(("users", rest)) => format!("/api/2.0/mlflow/users/{rest}"),
                 Some(("users3", rest)) => format!("/api/3.0/mlflow/users/{rest}"),
+                Some(("roles" | "scorers" | "gateway", _)) => format!("/api/3.0/mlflow/{path}"),
                 Some(("experiments" | "registered-models", _)) => format!("/api/2.0/mlflow/{path}"),
                 Some(("tokens", _)) => format!("/auth/api/v1/{path}"),
                 _ if path.starts_with("tokens") => format!("/auth/api/v1/{path}"),
@@ -162,6 +167,7 @@ fn config() -> config::Authn {
         guesses_per_address: 20,
         guesses_per_account: 3,
         guess_window: Duration::from_mins(15),
+        signup: true,
     }
 }
 
@@ -436,6 +442,239 @@ async fn grants_per_resource_are_made_in_the_words_of_older_mlflows() {
 }
 
 #[tokio::test]
+async fn roles_are_made_in_mlflows_words() {
+    let world = World::new().await;
+    let mut conversation = world
+        .play(&[
+            ("admin", "POST roles/create", r#"{"name":"analysts","workspace":"default","description":"they look"}"#),
+            ("admin", "POST roles/create", r#"{"name":"analysts","workspace":"default"}"#),
+            ("admin", "POST roles/create", r#"{"name":"analysts","workspace":"team","description":null}"#),
+            ("admin", "POST roles/create", r#"{"name":" ","workspace":"default"}"#),
+            ("admin", "POST roles/create", r#"{"name":"x","workspace":" "}"#),
+            ("admin", "POST roles/create", r#"{"workspace":"default"}"#),
+            ("admin", "POST roles/create", r#"{"name":"x"}"#),
+            ("admin", "POST roles/create", r#"{"name":"x","workspace":"default","description":3}"#),
+            ("admin", "POST roles/create", r#"{"name":"__user_9__","workspace":"default"}"#),
+            ("admin/ro", "POST roles/create", r#"{"name":"x","workspace":"default"}"#),
+            ("alice", "POST roles/create", r#"{"name":"x","workspace":"default"}"#),
+            ("admin", "GET roles/get?role_id=1", ""),
+            ("admin", "GET roles/get?role_id=99", ""),
+            ("admin", "GET roles/get?role_id=abc", ""),
+            ("admin", "GET roles/get", ""),
+            ("bob", "GET roles/get?role_id=1", ""),
+            ("bob", "GET roles/get?role_id=99", ""),
+            ("admin", "PATCH roles/update", r#"{"role_id":1,"description":"they only look"}"#),
+            ("admin", "PATCH roles/update", r#"{"role_id":1,"name":"lookers","description":null}"#),
+            ("admin", "PATCH roles/update", r#"{"role_id":1}"#),
+            ("admin", "PATCH roles/update", r#"{"role_id":1,"name":""}"#),
+            ("admin", "PATCH roles/update", r#"{"role_id":-2,"name":"x"}"#),
+            ("bob", "PATCH roles/update", r#"{"role_id":1,"name":"x"}"#),
+        ])
+        .await;
+    conversation += "\n";
+    conversation += &world
+        .play(&[
+            ("admin", "POST roles/permissions/add", &gives(1, "experiment", "7", "EDIT")),
+            ("admin", "POST roles/permissions/add", &gives(1, "experiment", "7", "READ")),
+            ("admin", "POST roles/permissions/add", &gives(1, "run", "*", "READ")),
+            ("admin", "POST roles/permissions/add", &gives(1, "run", "abc", "READ")),
+            ("admin", "POST roles/permissions/add", &gives(1, "workspace", "*", "READ")),
+            ("admin", "POST roles/permissions/add", &gives(1, "workspace", "x", "USE")),
+            ("admin", "POST roles/permissions/add", &gives(1, "exp", "1", "READ")),
+            ("admin", "POST roles/permissions/add", &gives(1, "job", "1", "READ")),
+            ("admin", "POST roles/permissions/add", &gives(1, "experiment", "1", "OWNER")),
+            ("admin", "POST roles/permissions/add", &gives(1, "experiment", "1", "NO_PERMISSIONS")),
+            ("admin", "POST roles/permissions/add", &gives(1, "registered_model", "glob:fraud-*", "DENY")),
+            ("admin", "POST roles/permissions/add", &gives(99, "experiment", "1", "READ")),
+            ("bob", "POST roles/permissions/add", &gives(1, "experiment", "1", "READ")),
+            ("admin", "GET roles/permissions/list?role_id=1", ""),
+            ("bob", "GET roles/permissions/list?role_id=1", ""),
+            ("admin", "PATCH roles/permissions/update", r#"{"role_permission_id":3,"permission":"USE"}"#),
+            ("admin", "PATCH roles/permissions/update", r#"{"role_permission_id":3,"permission":"NO"}"#),
+            ("admin", "PATCH roles/permissions/update", r#"{"role_permission_id":99,"permission":"USE"}"#),
+            ("bob", "PATCH roles/permissions/update", r#"{"role_permission_id":3,"permission":"USE"}"#),
+            ("bob", "DELETE roles/permissions/remove", r#"{"role_permission_id":3}"#),
+            ("admin", "POST roles/assign", r#"{"username":"bob","role_id":1}"#),
+            ("admin", "POST roles/assign", r#"{"username":"bob","role_id":1}"#),
+            ("admin", "POST roles/assign", r#"{"username":"nobody","role_id":1}"#),
+            ("admin", "POST roles/assign", r#"{"username":"bob","role_id":-2}"#),
+            ("bob", "POST roles/assign", r#"{"username":"bob","role_id":1}"#),
+            ("bob", "GET roles/get?role_id=1", ""),
+            ("bob", "GET roles/users/list?role_id=1", ""),
+            ("admin", "GET roles/users/list?role_id=1", ""),
+            ("admin", "GET roles/users/list?role_id=-2", ""),
+            ("bob", "GET users3/roles/list?username=bob", ""),
+            ("admin", "GET users3/roles/list?username=alice", ""),
+            ("bob", "GET users3/roles/list?username=alice", ""),
+            ("bob", "GET users3/roles/list?username=nobody", ""),
+            ("bob", "GET users3/current/permissions", ""),
+            ("bob", "GET users3/permissions/get?username=bob&resource_type=experiment&resource_id=7", ""),
+            ("admin", "DELETE roles/permissions/remove", r#"{"role_permission_id":3}"#),
+            ("admin", "DELETE roles/permissions/remove", r#"{"role_permission_id":3}"#),
+            ("bob", "GET users3/permissions/get?username=bob&resource_type=experiment&resource_id=7", ""),
+            ("admin", "DELETE roles/unassign?username=bob&role_id=1", ""),
+            ("admin", "DELETE roles/unassign", r#"{"username":"bob","role_id":1}"#),
+            ("admin", "DELETE roles/delete", r#"{"role_id":1}"#),
+            ("admin", "DELETE roles/delete", r#"{"role_id":1}"#),
+            ("admin", "DELETE roles/delete", r#"{"role_id":-2}"#),
+            ("bob", "DELETE roles/delete", r#"{"role_id":2}"#),
+        ])
+        .await;
+    insta::assert_snapshot!(conversation);
+}
+
+fn gives(role: i64, kind: &str, pattern: &str, permission: &str) -> String {
+    format!(
+        r#"{{"role_id":{role},"resource_type":"{kind}","resource_pattern":"{pattern}","permission":"{permission}"}}"#
+    )
+}
+
+#[tokio::test]
+async fn an_administrator_of_a_workspace_is_one_there_and_nowhere_else() {
+    let mut world = World::new().await;
+    let carol = world.person("carol", false).await;
+    let conversation = world
+        .play(&[
+            ("admin", "POST roles/create", r#"{"name":"admins","workspace":"team"}"#),
+            ("admin", "POST roles/create", r#"{"name":"admins","workspace":"default"}"#),
+            ("admin", "POST roles/create", r#"{"name":"members","workspace":"default"}"#),
+            ("admin", "POST roles/permissions/add", &gives(1, "workspace", "*", "MANAGE")),
+            ("admin", "POST roles/permissions/add", &gives(2, "workspace", "*", "MANAGE")),
+            ("admin", "POST roles/permissions/add", &gives(3, "workspace", "*", "USE")),
+            ("admin", "POST roles/assign", r#"{"username":"bob","role_id":1}"#),
+            // bob, of `team`
+            ("bob", "POST roles/create", r#"{"name":"readers","workspace":"team"}"#),
+            ("bob", "POST roles/permissions/add", &gives(4, "experiment", "*", "MANAGE")),
+            ("bob", "POST roles/assign", r#"{"username":"bob","role_id":4}"#),
+            ("bob", "GET users3/permissions/get?username=bob&resource_type=experiment&resource_id=1", ""),
+            ("bob", "POST roles/create", r#"{"name":"x","workspace":"default"}"#),
+            ("bob", "POST roles/assign", r#"{"username":"bob","role_id":2}"#),
+            ("bob", "GET roles/list?workspace=team", ""),
+            ("bob", "GET roles/list?workspace=team&workspace=default", ""),
+            ("bob", "GET roles/list", ""),
+            ("bob", "GET users3/roles/list?username=alice", ""),
+            ("bob", "POST users/create", r#"{"username":"dave","password":"a long password"}"#),
+            ("bob", "DELETE users/delete", r#"{"username":"dave"}"#),
+            ("bob", "GET users/list", ""),
+            // alice has a role in `default`, and a grant of her own
+            ("admin", "POST roles/assign", r#"{"username":"alice","role_id":3}"#),
+            ("alice", "GET roles/list?workspace=default", ""),
+            ("alice", "GET roles/get?role_id=-4", ""),
+            ("alice", "GET roles/get?role_id=-2", ""),
+            // carol, of `default`
+            ("admin", "POST roles/assign", r#"{"username":"carol","role_id":2}"#),
+            ("carol", "GET roles/list?workspace=default", ""),
+            ("carol", "GET roles/list?workspace=", ""),
+            ("admin", "GET roles/list?workspace=", ""),
+            ("carol", "GET users3/permissions/list?username=alice", ""),
+            ("carol", "GET users3/permissions/list?username=bob", ""),
+            ("carol", "POST users3/permissions/grant", &to("carol", "experiment", "*", "READ")),
+            ("carol", "POST users3/permissions/grant", &to("bob", "run", "*", "DENY")),
+            (
+                "carol",
+                "POST users3/permissions/revoke",
+                r#"{"username":"alice","resource_type":"experiment","resource_id":"1"}"#,
+            ),
+            ("carol", "GET users3/permissions/get?username=carol&resource_type=experiment&resource_id=1", ""),
+            ("carol", "PATCH users/update-admin", r#"{"username":"carol","is_admin":true}"#),
+        ])
+        .await;
+    insta::assert_snapshot!(conversation);
+    assert!(world.identity("carol").await.unwrap().administers("default"));
+    assert_eq!(carol.id.0, 4);
+}
+
+fn to(user: &str, kind: &str, id: &str, permission: &str) -> String {
+    format!(r#"{{"username":"{user}","resource_type":"{kind}","resource_id":"{id}","permission":"{permission}"}}"#)
+}
+
+#[tokio::test]
+async fn scorers_and_the_gateways_things_have_the_older_api_too() {
+    let world = World::new().await;
+    let mut turns: Vec<(&str, String, String)> = vec![
+        ("admin", "POST scorers/permissions/create".to_owned(), scorer(r#""permission":"MANAGE""#)),
+        ("admin", "POST scorers/permissions/create".to_owned(), scorer(r#""permission":"READ""#)),
+        (
+            "bob",
+            "GET scorers/permissions/get?experiment_id=1&scorer_name=a%2Fb+c&username=bob".to_owned(),
+            String::new(),
+        ),
+        (
+            "alice",
+            "GET scorers/permissions/get?experiment_id=1&scorer_name=a%2Fb+c&username=bob".to_owned(),
+            String::new(),
+        ),
+        ("admin", "GET users/get?username=bob".to_owned(), String::new()),
+        ("admin", "PATCH scorers/permissions/update".to_owned(), scorer(r#""permission":"NO_PERMISSIONS""#)),
+        ("admin", "DELETE scorers/permissions/delete".to_owned(), scorer(r#""x":1"#)),
+        ("admin", "DELETE scorers/permissions/delete".to_owned(), scorer(r#""x":1"#)),
+    ];
+    for (folder, key) in
+        [("secrets", "secret_id"), ("endpoints", "endpoint_id"), ("model-definitions", "model_definition_id")]
+    {
+        let body = format!(r#"{{"{key}":"x-1","username":"bob","permission":"USE"}}"#);
+        for verb in ["POST create", "POST create", "GET get", "PATCH update", "DELETE delete", "DELETE delete"] {
+            let (method, verb) = verb.split_once(' ').unwrap();
+            let (query, body) = match method {
+                "GET" => (format!("?{key}=x-1&username=bob"), String::new()),
+                _ => (String::new(), body.clone()),
+            };
+            turns.push(("admin", format!("{method} gateway/{folder}/permissions/{verb}{query}"), body));
+        }
+    }
+    let turns: Vec<_> = turns.iter().map(|(who, request, body)| (*who, request.as_str(), body.as_str())).collect();
+    insta::assert_snapshot!(world.play(&turns).await);
+}
+
+fn scorer(more: &str) -> String {
+    format!(r#"{{"experiment_id":"1","scorer_name":"a/b c","username":"bob",{more}}}"#)
+}
+
+#[tokio::test]
+async fn an_account_is_made_on_the_page_for_it_and_from_nowhere_else() {
+    let world = World::new().await;
+    let page = world.ask("admin", "GET /signup", "").await;
+    assert_eq!(page.headers()[header::CONTENT_TYPE], "text/html; charset=utf-8");
+    assert!(page.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap().contains("default-src 'none'"));
+    let page = str::from_utf8(page.body()).unwrap();
+    let token = page.split_once("name=\"csrf_token\" value=\"").unwrap().1.split('"').next().unwrap();
+    let form = |name: &str, token: &str| format!("form:username={name}&password=a+long+password&csrf_token={token}");
+    let send = async |who: &str, form: &str| {
+        let answer = world.ask(who, "POST /api/2.0/mlflow/users/create-ui", form).await;
+        (answer.status().as_u16(), String::from_utf8(answer.body().to_vec()).unwrap())
+    };
+    let (status, text) = send("admin", &form("%3Cb%3E", token)).await;
+    assert_eq!(status, 200);
+    assert!(text.contains("Successfully signed up user: &lt;b&gt;<"), "{text}");
+    assert!(world.store.user_by_name("<b>").await.unwrap().is_some());
+    for (who, form, status, message) in [
+        ("admin", form("dave", ""), 400, "The CSRF token is missing."),
+        ("admin", "form:{\"username\":\"dave\"}".to_owned(), 400, "The CSRF token is missing."),
+        ("admin", form("dave", "made-up"), 400, "The CSRF token is invalid."),
+        ("admin", form("alice", token), 400, "User (username=alice) already exists."),
+        ("admin", form("", token), 400, "Username and password cannot be empty."),
+        ("admin", form("dave", &format!("{token}&username=x")), 400, "Parameter 'username' is given more than once."),
+        ("admin", "{}".to_owned(), 400, "Invalid content type. Must be application/x-www-form-urlencoded"),
+        ("admin/ro", form("dave", token), 403, "read-only"),
+        ("alice", form("dave", token), 403, "This needs an administrator."),
+    ] {
+        let (got, text) = send(who, &form).await;
+        assert!(got == status && text.contains(message), "{form}: {got} {text}");
+    }
+    world.clock.advance(Duration::from_hours(1));
+    assert!(send("admin", &form("dave", token)).await.1.contains("The CSRF token has expired."));
+    let off = config::Authn { signup: false, ..config() };
+    let policy = Policy { default_permission: Permission::NoPermissions };
+    let pages = Pages::new(Arc::clone(&world.store), Arc::clone(&world.authn), off, policy, world.clock.clone());
+    for request in ["GET /signup", "POST /api/2.0/mlflow/users/create-ui"] {
+        let (method, path) = request.split_once(' ').unwrap();
+        let request = http::Request::builder().method(method).uri(path).body(Bytes::new()).unwrap();
+        let answer = pages.answer(world.identity("admin").await.unwrap(), HERE, request).await;
+        assert_eq!(answer.status(), StatusCode::NOT_FOUND);
+    }
+}
+
+#[tokio::test]
 async fn access_tokens_are_their_owners() {
     let world = World::new().await;
     world.clock.advance(Duration::from_secs(3600));
@@ -505,7 +744,8 @@ async fn everybody_learns_who_they_are_here_and_nothing_else_is_there() {
             ("alice", "POST /auth/api/v1/me", ""),
             ("alice", "GET /auth/nothing", ""),
             ("alice", "GET /auth", ""),
-            ("admin", "POST /api/2.0/mlflow/users/create-ui", ""),
+            ("admin", "GET /api/2.0/mlflow/users/create-ui", ""),
+            ("admin", "POST /ajax-api/2.0/mlflow/users/create-ui", ""),
             ("admin", "GET /ajax-api/2.0/mlflow/users/current", ""),
             ("admin", "GET /ajax-api/2.0/mlflow/users/current/", ""),
         ])
@@ -603,11 +843,18 @@ fn what_is_answered_here_is_answered_nowhere_else() {
         ("/auth/", true),
         ("/auth/api/v1/tokens/1", true),
         ("/authority", false),
+        ("/signup", true),
         ("/api/2.0/mlflow/users/create", true),
         ("/ajax-api/2.0/mlflow/users/create", true),
         ("/api/2.0/mlflow/users/create-ui", true),
         ("/api/3.0/mlflow/users/permissions/grant", true),
         ("/api/3.0/mlflow/users/roles/list", true),
+        ("/ajax-api/3.0/mlflow/roles/permissions/add", true),
+        ("/api/3.0/mlflow/scorers/permissions/create", true),
+        ("/api/3.0/mlflow/gateway/secrets/permissions/get", true),
+        ("/ajax-api/3.0/mlflow/gateway/endpoints/permissions/update", true),
+        ("/api/3.0/mlflow/gateway/model-definitions/permissions/delete", true),
+        ("/api/3.0/mlflow/gateway/secrets/list", false),
         ("/api/2.0/mlflow/experiments/permissions/get", true),
         ("/ajax-api/2.0/mlflow/registered-models/permissions/delete", true),
         ("/api/2.0/mlflow/experiments/get", false),

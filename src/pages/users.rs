@@ -7,43 +7,49 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use secrecy::SecretString;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::asked::{Asked, refuse_tokens};
 use super::{Answer, Parts, Refusal, shapes};
-use crate::authz::{Grant, Requirement, Scheme, Subject, UserId};
+use crate::authz::{Requirement, Scheme, Subject};
 use crate::config;
 use crate::http::Reply;
-use crate::store;
+use crate::store::{self, User};
 
 /// MLflow's own bound.
 const MIN_PASSWORD_CHARS: usize = 12;
 
 /// `POST users/create`. MLflow 3.17 answers three fields and older ones six; we answer six.
 pub(super) async fn create(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer {
-    parts.require(&asked, Requirement::Admin { change: true })?;
+    parts.require_admin_of_any(&asked)?;
     if !asked.is_json() {
         return Err(Asked::not_json());
     }
     let params = asked.params()?;
-    let (name, password) = (params.text_or_null("username")?, params.text_or_null("password")?);
-    if name.is_empty() || password.is_empty() {
-        return Err(Reply::invalid("Username and password cannot be empty.").into());
-    }
-    check_name(name)?;
-    let password = new_password(password)?;
-    let taken = || Refusal::exists(format!("User (username={name}) already exists."));
-    // Asked before a core is spent on the hash; the store's answer is the one that counts.
-    if parts.store.user_by_name(name).await?.is_some() {
-        return Err(taken());
-    }
-    let hash = parts.authn.hash_password(password).await?;
-    let user =
-        parts.store.create_user(&asked.actor(), name, Some(&hash), false).await.map_err(|error| match error {
+    let user = parts.sign_up(&asked, params.text_or_null("username")?, params.text_or_null("password")?).await?;
+    Ok(shapes::Shape::ok(json!({ "user": shapes::user_with_grants(&user, &[]) })))
+}
+
+impl Parts {
+    /// Makes an account. It may do nothing yet, so administrators of workspaces may make one too, as in MLflow.
+    pub(super) async fn sign_up(&self, asked: &Asked, name: &str, password: &str) -> Result<User, Refusal> {
+        if name.is_empty() || password.is_empty() {
+            return Err(Reply::invalid("Username and password cannot be empty.").into());
+        }
+        check_name(name)?;
+        let password = new_password(password)?;
+        let taken = || Refusal::exists(format!("User (username={name}) already exists."));
+        // Asked before a core is spent on the hash; the store's answer is the one that counts.
+        if self.store.user_by_name(name).await?.is_some() {
+            return Err(taken());
+        }
+        let hash = self.authn.hash_password(password).await?;
+        let made = self.store.create_user(&asked.actor(), name, Some(&hash), false).await;
+        made.map_err(|error| match error {
             store::Error::Exists(_) => taken(),
             other => other.into(),
-        })?;
-    Ok(shapes::Shape::ok(json!({ "user": shapes::user_with_grants(&user, &[]) })))
+        })
+    }
 }
 
 /// `GET users/get?username=`.
@@ -56,25 +62,22 @@ pub(super) async fn get(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer
     Ok(shapes::Shape::ok(json!({ "user": shapes::user_with_grants(&user, &grants) })))
 }
 
-/// `GET users/list`: everybody sees everybody's name, but only their own roles.
+/// `GET users/list`: everybody sees everybody's name, but only their own roles and those of workspaces they administer.
 pub(super) async fn list(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer {
     let mut users = parts.store.users().await?;
     users.sort_unstable_by_key(|user| user.id);
-    let mut grants: HashMap<UserId, Vec<Grant>> = HashMap::new();
-    if parts.require(&asked, Requirement::Admin { change: false }).is_ok() {
-        for grant in parts.store.grants().await? {
-            match grant.subject {
-                Subject::User(user) => grants.entry(user).or_default().push(grant),
-                Subject::Group(_) | Subject::Role(_) => {}
-            }
-        }
+    let own = asked.identity.user;
+    let mut held = if asked.identity.admin || asked.identity.grants.administers_any() {
+        parts.roles_by_user().await?
     } else {
-        let own = parts.store.grants_of(&Subject::User(asked.identity.user)).await?;
-        grants.insert(asked.identity.user, own);
-    }
-    let of = |user: UserId| grants.get(&user).map_or(&[] as &[Grant], Vec::as_slice);
-    let users: Vec<_> = users.iter().map(|user| shapes::user_with_roles(user, of(user.id))).collect();
-    Ok(shapes::Shape::ok(json!({ "users": users })))
+        HashMap::from([(own, parts.roles_of(own).await?)])
+    };
+    let users = users.iter().map(|user| {
+        let mut roles = held.remove(&user.id).unwrap_or_default();
+        roles.retain(|role| user.id == own || parts.require_sight_of(&asked, &role.workspace).is_ok());
+        shapes::user_with_roles(user, &roles)
+    });
+    Ok(shapes::Shape::ok(json!({ "users": Value::from_iter(users) })))
 }
 
 /// `GET users/current`: exactly three fields of the user.

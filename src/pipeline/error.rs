@@ -9,7 +9,7 @@ use crate::authn;
 use crate::authz::Denied;
 use crate::filter::{EffectError, ListError};
 use crate::http::{ErrorCode, HeadError, PathError, QueryError, ReadError, Reply, Response};
-use crate::mlflow::{Feature, JsonError, LocateError};
+use crate::mlflow::{Feature, JsonError, LocateError, OtlpError};
 use crate::resolve;
 use crate::server::EdgeRefusal;
 use crate::upstream;
@@ -31,6 +31,11 @@ pub enum Error {
     Query(#[from] QueryError),
     #[error(transparent)]
     Authn(#[from] authn::Error),
+    #[error(transparent)]
+    Spans(#[from] OtlpError),
+    /// What an export of spans must say and does not: 422, as MLflow answers.
+    #[error(transparent)]
+    SpansLack(LocateError),
     #[error("another workspace")]
     Workspace,
     #[error("outside the static prefix")]
@@ -66,6 +71,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// A header that an export of spans needs and does not have.
+    pub(super) fn in_spans(self) -> Self {
+        match self {
+            Self::Locate(error @ LocateError::Missing(_)) => Self::SpansLack(error),
+            other => other,
+        }
+    }
+
     /// The answer, and its trace in the record and the log.
     pub(super) fn into_response(self, record: &mut Record) -> Response {
         record.failed(&self);
@@ -91,6 +104,7 @@ impl Error {
                 authn::Error::Busy => "password_queue_full",
                 authn::Error::Store(_) => "store",
             },
+            Self::Spans(_) | Self::SpansLack(_) => "spans",
             Self::Workspace => "workspace",
             Self::OutsidePrefix(_) => "outside_prefix",
             Self::UnknownRoute => "unknown_route",
@@ -151,6 +165,10 @@ impl Error {
             Self::Body(ReadError::Broken) => Reply::invalid("The request body broke off before its end."),
             Self::Json(error) => Reply::invalid(error.to_string()),
             Self::Locate(error) => Reply::invalid(error.to_string()),
+            Self::Spans(error) => Reply::new(error.status(), ErrorCode::InvalidParameterValue, error.to_string()),
+            Self::SpansLack(error) => {
+                Reply::new(StatusCode::UNPROCESSABLE_ENTITY, ErrorCode::InvalidParameterValue, error.to_string())
+            }
             Self::Workspace => Reply::invalid(
                 "This proxy serves the default workspace only. Leave the header X-MLFLOW-WORKSPACE out, or unset \
                  MLFLOW_WORKSPACE.",

@@ -28,7 +28,7 @@ use crate::filter::{Effects, Happening, ListRequest, Lists};
 use crate::http::{Body, CanonicalPath, Query, Request, Response, from_upstream, read_bounded, to_upstream};
 use crate::mlflow::{
     Demand, Field, Filter, Found, Input, Json, LocateError, Located, Narrowed, Need, Operation, QueuePart, Send, Table,
-    Then, Thing, demands, locate, names_a_version, narrow, scorer_key, text_field,
+    Then, Thing, demands, locate, names_a_version, narrow, read_spans, scorer_key, sign, text_field,
 };
 use crate::pages::Pages;
 use crate::resolve::Resolver;
@@ -135,7 +135,8 @@ impl Proxy {
                     Send::Query => self.forward_query(checked, &identity, operation, &params, record).await,
                     Send::Json => Box::pin(self.forward_json(checked, &identity, operation, &params, record)).await,
                     Send::Stream => Box::pin(self.forward_stream(checked, &identity, operation, &params, record)).await,
-                    Send::Otlp | Send::Graphql => {
+                    Send::Otlp => Box::pin(self.forward_spans(checked, &identity, operation, &params, record)).await,
+                    Send::Graphql => {
                         holds(&identity, self.policy, &Requirement::Admin { change: true })?;
                         Box::pin(self.forward_json(checked, &identity, operation, &params, record)).await
                     }
@@ -283,6 +284,9 @@ impl Proxy {
         if let Some(filter) = operation.filter {
             return Box::pin(self.list(checked, identity, permit, filter, query, body.as_mut(), record)).await;
         }
+        if let (Some(author), Some(body), true) = (operation.author, body.as_mut(), self.authz.authorship) {
+            sign(author, body, &identity.name)?;
+        }
         let happening = happening(operation, params, body.as_mut())?;
         let outgoing = self.outgoing_json(&mut checked, &query, body.as_ref());
         if let Some(happening) = happening {
@@ -310,6 +314,41 @@ impl Proxy {
         canonical_artifact_path(&mut checked, params)?;
         let outgoing = self.outgoing_stream(&mut checked, &query);
         self.send(permit, outgoing, record).await
+    }
+
+    /// Spans in OpenTelemetry's protocol. Every trace they go to is new or in the experiment that the header names.
+    async fn forward_spans(
+        &self,
+        mut checked: Checked<'_>,
+        identity: &Identity,
+        operation: &Operation,
+        params: &[(&str, &str)],
+        record: &mut Record,
+    ) -> Result<Response, Error> {
+        let mut query = Query::default();
+        let headers = &checked.head.headers;
+        let input = Input { params, headers, query: &mut query, body: None };
+        let permit = self.permit(identity, operation, input).await.map_err(Error::in_spans)?;
+        let raw = match checked.body.as_mut() {
+            Some(body) => read_bounded(body, self.server.max_body_bytes).await?,
+            None => Bytes::new(),
+        };
+        let text = |name: header::HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("not text"));
+        let (content_type, encoding) = (text(header::CONTENT_TYPE), text(header::CONTENT_ENCODING));
+        let spans = read_spans(content_type, encoding, &raw, self.server.max_body_bytes)?;
+        let experiment = text(header::HeaderName::from_static("x-mlflow-experiment-id")).unwrap_or_default().to_owned();
+        if !self.resolver.traces_fit(&spans.traces, &experiment).await? {
+            return Err(Error::TraceElsewhere);
+        }
+        let length = spans.body.len();
+        let mut outgoing = self.outgoing(&mut checked, &query, Body::from(Bytes::from(spans.body)));
+        outgoing.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(spans.content_type));
+        outgoing.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        let response = self.send(permit, outgoing, record).await?;
+        if response.status().is_success() {
+            self.resolver.learn_traces(spans.traces, &experiment).await;
+        }
+        Ok(response)
     }
 
     /// What the table does not know is refused, or for administrators where the configuration says so, as it came.

@@ -121,6 +121,8 @@ impl Record {
             }
             Error::MethodNotAllowed(_)
             | Error::Workspace
+            | Error::Spans(_)
+            | Error::SpansLack(_)
             | Error::OutsidePrefix(_)
             | Error::TraceElsewhere
             | Error::ContentType

@@ -57,6 +57,7 @@ impl Resolver {
             | ResourceKind::PromptVersion
             | ResourceKind::ScorerVersion
             | ResourceKind::McpServerVersion
+            | ResourceKind::Workspace
             | ResourceKind::Job => None,
         })
     }
@@ -92,6 +93,7 @@ impl Resolver {
             | ResourceKind::PromptVersion
             | ResourceKind::ScorerVersion
             | ResourceKind::McpServerVersion
+            | ResourceKind::Workspace
             | ResourceKind::Job => return Ok(false),
         };
         Ok(self.upstream.lookup(target).await.map_err(super::failed)?.is_some())

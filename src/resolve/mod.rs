@@ -6,9 +6,11 @@
 mod answers;
 mod born;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::StatusCode;
 use moka::future::Cache;
 use serde::Deserialize;
 
@@ -291,10 +293,8 @@ impl Resolver {
             if ids.len() < 2 {
                 return;
             }
-            let body = serde_json::json!({ "trace_ids": ids }).to_string();
-            let Ok(Some(bytes)) = self.upstream.ask("/api/3.0/mlflow/traces/batchGetInfos", body).await else { return };
-            let Ok(batch) = serde_json::from_slice::<TraceBatch>(&bytes) else { return };
-            for (id, home) in batch.trace_infos.into_iter().filter_map(answers::TraceInfo::home) {
+            let Ok(Some(found)) = self.batch_of_traces(ids).await else { return };
+            for (id, home) in found {
                 self.others.insert((Owned::Trace, id), home).await;
             }
         }
@@ -311,6 +311,59 @@ impl Resolver {
         let Some(home) = self.ask_trace(id).await? else { return Ok(None) };
         self.others.insert((Owned::Trace, id.to_owned()), home.clone()).await;
         Ok(Some(home.experiment))
+    }
+
+    /// Whether every one of these traces is in the experiment or nowhere yet. Never a remembered "nowhere".
+    ///
+    /// # Errors
+    /// MLflow could not be asked.
+    pub async fn traces_fit(&self, ids: &BTreeSet<String>, experiment: &str) -> Result<bool, Error> {
+        let mut unknown: Vec<&str> = Vec::new();
+        for id in ids {
+            match self.others.get(&(Owned::Trace, id.clone())).await {
+                Some(home) if *home.experiment != *experiment => return Ok(false),
+                Some(_) => {}
+                None => unknown.push(id),
+            }
+        }
+        for ids in unknown.chunks(BATCH) {
+            match self.batch_of_traces(ids).await? {
+                Some(found) => {
+                    if found.iter().any(|(_, home)| *home.experiment != *experiment) {
+                        return Ok(false);
+                    }
+                }
+                // MLflow before 3.13 takes one at a time.
+                None => {
+                    for id in ids {
+                        if self.ask_trace(id).await?.is_some_and(|home| *home.experiment != *experiment) {
+                            return Ok(false);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Notes where traces are that MLflow just took.
+    pub async fn learn_traces(&self, ids: BTreeSet<String>, experiment: &str) {
+        for id in ids {
+            self.others.insert((Owned::Trace, id), Home::of(experiment.to_owned())).await;
+        }
+    }
+
+    /// Those of these traces that are somewhere; `None` when this MLflow cannot be asked so.
+    async fn batch_of_traces(&self, ids: &[&str]) -> Result<Option<Vec<(String, Home)>>, Error> {
+        let body = serde_json::json!({ "trace_ids": ids }).to_string();
+        let path = "/api/3.0/mlflow/traces/batchGetInfos";
+        let found = match self.upstream.ask(path, body).await {
+            Ok(found) => found,
+            Err(upstream::Error::Unexpected(StatusCode::METHOD_NOT_ALLOWED)) => None,
+            Err(error) => return Err(failed(error)),
+        };
+        let found = found.map(|bytes| parse::<TraceBatch>(&bytes)).transpose()?;
+        Ok(found.map(|batch| batch.trace_infos.into_iter().filter_map(answers::TraceInfo::home).collect()))
     }
 
     /// A review queue by its id, or by `EXPERIMENT/NAME`. Its members change: never cached.

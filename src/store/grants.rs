@@ -1,11 +1,18 @@
 //! Grants: whom, what, how much.
 //!
-//! A subject has at most one grant on a selector. A grant to a user who does not exist is refused.
+//! A subject has at most one grant on a selector. A grant to a user or role that does not exist is refused.
 
 use super::change::Change;
 use super::rows::{selector_columns, subject_columns};
 use super::{Actor, Error, Result, Store, rows};
 use crate::authz::{Grant, Permission, ResourceKind, Selector, Subject};
+
+/// A grant with its number, which MLflow's API for roles calls it by.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct GrantRow {
+    pub id: i64,
+    pub grant: Grant,
+}
 
 impl Store {
     /// What one subject holds.
@@ -48,20 +55,56 @@ impl Store {
         grants.fetch_all(&self.readers).await?.iter().map(rows::grant).collect()
     }
 
-    /// Makes a grant.
+    /// What one subject holds, in the order in which it was granted.
+    ///
+    /// # Errors
+    /// As every method.
+    pub async fn grant_rows_of(&self, subject: &Subject) -> Result<Vec<GrantRow>> {
+        let (subject_kind, subject) = subject_columns(subject);
+        let grants = sqlx::query(
+            "SELECT id, subject_kind, subject, kind, form, selector, permission FROM grants
+             WHERE subject_kind = $1 AND subject = $2 ORDER BY id",
+        );
+        let grants = grants.bind(subject_kind).bind(subject).fetch_all(&self.readers).await?;
+        grants.iter().map(rows::grant_row).collect()
+    }
+
+    /// What users were granted themselves, in the order in which it was granted.
+    ///
+    /// # Errors
+    /// As every method.
+    pub async fn grant_rows_of_users(&self) -> Result<Vec<GrantRow>> {
+        let grants = sqlx::query(
+            "SELECT id, subject_kind, subject, kind, form, selector, permission FROM grants
+             WHERE subject_kind = 'user' ORDER BY id",
+        );
+        grants.fetch_all(&self.readers).await?.iter().map(rows::grant_row).collect()
+    }
+
+    /// The grant of this number.
+    ///
+    /// # Errors
+    /// As every method.
+    pub async fn grant_row(&self, id: i64) -> Result<Option<GrantRow>> {
+        let grant =
+            sqlx::query("SELECT id, subject_kind, subject, kind, form, selector, permission FROM grants WHERE id = $1");
+        grant.bind(id).fetch_optional(&self.readers).await?.as_ref().map(rows::grant_row).transpose()
+    }
+
+    /// Makes a grant and says its number.
     ///
     /// # Errors
     /// [`Error::Exists`] when the subject already has a grant on that selector; [`Error::NotFound`] when the subject is
-    /// no user.
-    pub async fn create_grant(&self, actor: &Actor, grant: &Grant) -> Result<()> {
+    /// no user or role.
+    pub async fn create_grant(&self, actor: &Actor, grant: &Grant) -> Result<i64> {
         let mut change = self.change().await?;
         let whom = change.subject(&grant.subject).await?;
         let (subject_kind, subject) = subject_columns(&grant.subject);
         let (form, selector) = selector_columns(&grant.selector);
-        let created = sqlx::query(
+        let created: Option<i64> = sqlx::query_scalar(
             "INSERT INTO grants (subject_kind, subject, kind, form, selector, permission)
              VALUES ($1, $2, $3, $4, $5, $6)
-             ON CONFLICT (subject_kind, subject, kind, form, selector) DO NOTHING",
+             ON CONFLICT (subject_kind, subject, kind, form, selector) DO NOTHING RETURNING id",
         )
         .bind(subject_kind)
         .bind(subject)
@@ -69,18 +112,17 @@ impl Store {
         .bind(form)
         .bind(selector)
         .bind(grant.permission.as_str())
-        .execute(change.on())
+        .fetch_optional(change.on())
         .await?;
-        if created.rows_affected() == 0 {
-            return Err(Error::Exists(sentence(&whom, grant.kind, &grant.selector)));
-        }
-        change.commit_grant(actor, "grant.create", grant, &whom).await
+        let id = created.ok_or_else(|| Error::Exists(sentence(&whom, grant.kind, &grant.selector)))?;
+        change.commit_grant(actor, "grant.create", grant, &whom).await?;
+        Ok(id)
     }
 
     /// Makes it or changes its level.
     ///
     /// # Errors
-    /// [`Error::NotFound`] when the subject is no user.
+    /// [`Error::NotFound`] when the subject is no user or role.
     pub async fn set_grant(&self, actor: &Actor, grant: &Grant) -> Result<()> {
         let mut change = self.change().await?;
         let whom = change.subject(&grant.subject).await?;
@@ -155,7 +197,7 @@ impl Change {
         Ok(match subject {
             Subject::User(id) => format!("user:{}", self.user(*id).await?.name),
             Subject::Group(name) => format!("group:{name}"),
-            Subject::Role(id) => format!("role:{id}"),
+            Subject::Role(id) => self.role(*id).await?.target(),
         })
     }
 

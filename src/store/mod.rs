@@ -1,4 +1,4 @@
-//! What we remember: users, access tokens, grants, intents of unfinished effects, audit.
+//! What we remember: users, roles, access tokens, grants, intents of unfinished effects, audit.
 //!
 //! SQLite through sqlx; every statement is one text that PostgreSQL accepts too. Each change and its audit row are one
 //! transaction, which also raises [`Store::revision`] so that caches, in this process or another, notice.
@@ -12,12 +12,15 @@ mod change;
 mod effects;
 mod grants;
 mod open;
+mod roles;
 mod rows;
 mod tokens;
 mod users;
 
 pub use audit::{Actor, AuditEntry};
 pub use effects::{Effect, Intent};
+pub use grants::GrantRow;
+pub use roles::{Assignment, Role};
 pub use tokens::{NewToken, Token};
 pub use users::User;
 

@@ -105,12 +105,12 @@ fn make_file(path: &Path) -> Result<()> {
 }
 
 fn migrator() -> Migrator {
-    let ground = include_str!("../../migrations/sqlite/0001_ground.sql");
-    Migrator::with_migrations(vec![Migration::new(
-        1,
-        "ground".into(),
-        MigrationType::Simple,
-        ground.into_sql_str(),
-        false,
-    )])
+    let migrations = [
+        (1, "ground", include_str!("../../migrations/sqlite/0001_ground.sql")),
+        (2, "roles", include_str!("../../migrations/sqlite/0002_roles.sql")),
+    ];
+    let migrations = migrations.map(|(number, name, text)| {
+        Migration::new(number, name.into(), MigrationType::Simple, text.into_sql_str(), false)
+    });
+    Migrator::with_migrations(migrations.into())
 }

@@ -6,8 +6,8 @@
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
-use super::{AuditEntry, Error, Intent, Result, Token, User};
-use crate::authz::{Grant, Limits, Permission, ResourceKind, Selector, Subject, TokenId, UserId};
+use super::{Assignment, AuditEntry, Error, GrantRow, Intent, Result, Role, Token, User};
+use crate::authz::{Grant, Limits, Permission, ResourceKind, RoleId, Selector, Subject, TokenId, UserId};
 use crate::clock::Timestamp;
 use crate::crypto::PasswordHash;
 use crate::store::{Actor, Effect};
@@ -57,7 +57,7 @@ pub(super) fn grant(row: &SqliteRow) -> Result<Grant> {
     let subject = match subject_kind {
         "user" => Subject::User(UserId(number()?)),
         "group" => Subject::Group(subject.to_owned()),
-        "role" => Subject::Role(number()?),
+        "role" => Subject::Role(RoleId(number()?)),
         other => return Err(Error::Corrupt(format!("`{other}` is not a kind of subject"))),
     };
     let key = || row.try_get::<String, _>("selector");
@@ -68,6 +68,31 @@ pub(super) fn grant(row: &SqliteRow) -> Result<Grant> {
         other => return Err(Error::Corrupt(format!("`{other}` is not a form of selector"))),
     };
     Ok(Grant { subject, kind: kind(row)?, selector, permission: permission(row.try_get("permission")?)? })
+}
+
+/// From the columns of [`grant`] and `id`.
+pub(super) fn grant_row(row: &SqliteRow) -> Result<GrantRow> {
+    Ok(GrantRow { id: row.try_get("id")?, grant: grant(row)? })
+}
+
+/// From the columns `id, workspace, name, description`; without its grants.
+pub(super) fn role(row: &SqliteRow) -> Result<Role> {
+    Ok(Role {
+        id: RoleId(row.try_get("id")?),
+        name: row.try_get("name")?,
+        workspace: row.try_get("workspace")?,
+        description: row.try_get("description")?,
+        grants: Vec::new(),
+    })
+}
+
+/// From the columns `id, user_id, role_id`.
+pub(super) fn assignment(row: &SqliteRow) -> Result<Assignment> {
+    Ok(Assignment {
+        id: row.try_get("id")?,
+        user: UserId(row.try_get("user_id")?),
+        role: RoleId(row.try_get("role_id")?),
+    })
 }
 
 /// From the columns `id, effect, kind, subject, new, user_id, created`.

@@ -8,7 +8,7 @@ use sqlx::{ConnectOptions as _, Connection as _};
 use tempfile::TempDir;
 
 use super::*;
-use crate::authz::{Grant, Limits, Permission, ResourceKind, Selector, Subject, TokenId, UserId};
+use crate::authz::{Grant, Limits, Permission, ResourceKind, RoleId, Selector, Subject, TokenId, UserId};
 use crate::clock::{Stopwatch, Timestamp};
 use crate::crypto::{AccessToken, PasswordHash};
 
@@ -217,7 +217,8 @@ async fn every_subject_level_kind_and_selector_is_read_back_as_it_was_written() 
             written.push(grant(subject, kind, &number.to_string(), permission));
         }
     }
-    for subject in [Subject::User(alice.id), Subject::Role(3), Subject::Group("1".to_owned())] {
+    let role = store.create_role(&actor(), "default", "analysts", None).await.unwrap();
+    for subject in [Subject::User(alice.id), Subject::Role(role.id), Subject::Group("1".to_owned())] {
         for selector in [Selector::All, Selector::Glob("fraud-*".to_owned()), Selector::Exact("ä/'b".to_owned())] {
             let (kind, permission) = (ResourceKind::RegisteredModel, Permission::Use);
             written.push(Grant { subject: subject.clone(), kind, selector, permission });
@@ -230,6 +231,74 @@ async fn every_subject_level_kind_and_selector_is_read_back_as_it_was_written() 
     assert_eq!(read.len(), written.len());
     assert!(written.iter().all(|grant| read.contains(grant)));
     assert_eq!(store.grants_of(&Subject::User(alice.id)).await.unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn a_role_gives_its_members_what_it_was_granted_until_either_ends() {
+    let (store, _) = memory().await;
+    let (alice, bob) = (user(&store, "alice").await, user(&store, "bob").await);
+    let role = store.create_role(&actor(), "default", "analysts", Some("they look")).await.unwrap();
+    let elsewhere = store.create_role(&actor(), "team", "analysts", None).await.unwrap();
+    let edit = grant(Subject::Role(role.id), ResourceKind::Experiment, "1", Permission::Edit);
+    let other = grant(Subject::Role(elsewhere.id), ResourceKind::Experiment, "2", Permission::Manage);
+    let number = store.create_grant(&actor(), &edit).await.unwrap();
+    store.create_grant(&actor(), &other).await.unwrap();
+    let made = store.assign_role(&actor(), alice.id, role.id).await.unwrap();
+    store.assign_role(&actor(), alice.id, elsewhere.id).await.unwrap();
+    assert!(matches!(store.assign_role(&actor(), alice.id, role.id).await, Err(Error::Exists(_))));
+
+    let held = store.held_by(alice.id).await.unwrap();
+    assert_eq!(held.level(ResourceKind::Experiment, "1"), Some(Permission::Edit));
+    assert_eq!(held.level(ResourceKind::Experiment, "2"), None, "what is elsewhere is not given");
+    assert!(held.is_member("default") && held.is_member("team") && !held.is_member("other"));
+    assert_eq!(store.held_by(bob.id).await.unwrap().level(ResourceKind::Experiment, "1"), None);
+
+    let read = store.role(role.id).await.unwrap().unwrap();
+    assert_eq!((read.name.as_str(), read.description.as_deref()), ("analysts", Some("they look")));
+    assert_eq!(read.grants, [GrantRow { id: number, grant: edit.clone() }]);
+    assert_eq!(store.grant_row(number).await.unwrap().unwrap().grant, edit);
+    assert_eq!(store.roles().await.unwrap().first(), Some(&read));
+    assert_eq!(store.role_by_name("default", "analysts").await.unwrap(), Some(read.clone()));
+    assert_eq!(store.roles_of(alice.id).await.unwrap().len(), 2);
+    assert_eq!(store.assignments_of(role.id).await.unwrap(), [made]);
+    assert_eq!(store.assignments().await.unwrap().len(), 2);
+
+    store.unassign_role(&actor(), alice.id, role.id).await.unwrap();
+    assert!(matches!(store.unassign_role(&actor(), alice.id, role.id).await, Err(Error::NotFound(_))));
+    assert_eq!(store.held_by(alice.id).await.unwrap().level(ResourceKind::Experiment, "1"), None);
+    store.assign_role(&actor(), bob.id, role.id).await.unwrap();
+    store.delete_role(&actor(), role.id).await.unwrap();
+    assert_eq!(store.held_by(bob.id).await.unwrap().level(ResourceKind::Experiment, "1"), None);
+    assert!(store.role(role.id).await.unwrap().is_none());
+    assert!(!store.grants().await.unwrap().contains(&edit));
+    assert!(matches!(store.create_grant(&actor(), &edit).await, Err(Error::NotFound(_))));
+    store.delete_user(&actor(), alice.id).await.unwrap();
+    assert!(store.assignments().await.unwrap().is_empty());
+    let again = store.create_role(&actor(), "default", "analysts", None).await.unwrap();
+    assert!(again.id > elsewhere.id, "a number is never given twice");
+}
+
+#[tokio::test]
+async fn a_roles_name_is_taken_in_its_workspace_only() {
+    let (store, _) = memory().await;
+    let role = store.create_role(&actor(), "default", "a", None).await.unwrap();
+    let other = store.create_role(&actor(), "default", "b", Some("second")).await.unwrap();
+    store.create_role(&actor(), "team", "a", None).await.unwrap();
+    assert!(matches!(store.create_role(&actor(), "default", "a", None).await, Err(Error::Exists(_))));
+    assert!(matches!(store.update_role(&actor(), other.id, Some("a"), None).await, Err(Error::Exists(_))));
+    store.update_role(&actor(), other.id, Some("c"), None).await.unwrap();
+    store.update_role(&actor(), role.id, Some("a"), Some("first")).await.unwrap();
+    let read = |role: Option<Role>| role.map(|role| (role.name, role.description));
+    let described = |name: &str, text: &str| Some((name.to_owned(), Some(text.to_owned())));
+    assert_eq!(read(store.role(other.id).await.unwrap()), described("c", "second"));
+    assert_eq!(read(store.role(role.id).await.unwrap()), described("a", "first"));
+    let nobody = RoleId(99);
+    assert!(matches!(store.update_role(&actor(), nobody, Some("x"), None).await, Err(Error::NotFound(_))));
+    assert!(matches!(store.delete_role(&actor(), nobody).await, Err(Error::NotFound(_))));
+    assert!(matches!(store.assign_role(&actor(), UserId(99), role.id).await, Err(Error::NotFound(_))));
+    let log = store.audit_log(2).await.unwrap();
+    assert_eq!((log[0].action.as_str(), log[0].target.as_str()), ("role.update", "role:default/a"));
+    assert_eq!((log[1].target.as_str(), log[1].detail.as_str()), ("role:default/b", "now `c`"));
 }
 
 #[tokio::test]

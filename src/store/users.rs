@@ -108,7 +108,7 @@ impl Store {
         change.commit(actor, "user.admin", target(&user.name), role(admin).to_owned()).await
     }
 
-    /// Also drops tokens and grants.
+    /// Also drops tokens, grants and roles.
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::LastAdmin`] instead of deleting the last administrator.
@@ -117,6 +117,7 @@ impl Store {
         let user = change.user(user).await?;
         change.keep_an_admin(&user).await?;
         sqlx::query("DELETE FROM tokens WHERE user_id = $1").bind(user.id.0).execute(change.on()).await?;
+        sqlx::query("DELETE FROM role_assignments WHERE user_id = $1").bind(user.id.0).execute(change.on()).await?;
         sqlx::query("DELETE FROM grants WHERE subject_kind = 'user' AND subject = $1")
             .bind(user.id.to_string())
             .execute(change.on())

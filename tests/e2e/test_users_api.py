@@ -1,11 +1,13 @@
 """MLflow's own API for users and permissions, both generations, and its client `AuthServiceClient`."""
 
+import re
+
 import mlflow
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.server.auth.client import AuthServiceClient
 
-from harness import ADMIN, World, new_password, unique
+from harness import ADMIN, Person, World, new_password, unique
 
 USERS = "/api/2.0/mlflow/users"
 GRANTS = "/api/3.0/mlflow/users/permissions"
@@ -23,6 +25,22 @@ def check_error(answer, status, code, message=""):
 
 
 # ---- users
+
+
+def test_the_sign_up_page_is_off_until_it_is_turned_on(admin, start_proxy):
+    assert admin.get("/signup").status_code == 404
+    root = start_proxy(settings={"AUTHN__SIGNUP": "true"}).admin()
+    token = re.search(r'name="csrf_token" value="(\S+)"', root.get("/signup").text).group(1)
+    name, password = unique("page"), new_password()
+
+    def send(**form):
+        # As a browser that is on our page.
+        return root.call("POST", f"{USERS}/create-ui", data=form, headers={"Origin": root.url})
+
+    assert "The CSRF token is missing" in send(username=name, password=password).text
+    made = send(username=name, password=password, csrf_token=token)
+    assert made.status_code == 200 and f"Successfully signed up user: {name}" in made.text
+    assert Person(root.front, name, password).get("/signup").status_code == 403
 
 
 def test_create_and_get_a_user(admin, proxy):
@@ -130,7 +148,6 @@ def test_the_last_administrator_stays(start_proxy):
 def test_a_deleted_users_grants_do_not_pass_to_the_next_of_that_name(admin, alice, proxy, world):
     name, password = unique("again"), new_password()
     admin.ok("POST", f"{USERS}/create", {"username": name, "password": password})
-    from harness import Person
     person = Person(proxy, name, password)
     alice.grant(person, "experiment", world.experiment, "EDIT")
     assert person.get("/api/2.0/mlflow/runs/get", {"run_id": world.run}).status_code == 200
@@ -256,7 +273,6 @@ def test_auth_service_client_for_users(admin, proxy):
         assert client.get_user(name).is_admin is True
         client.update_user_admin(name, False)
         client.update_user_password(name, new)
-    from harness import Person
     assert Person(proxy, name, password).get(f"{USERS}/current").status_code == 401
     person = Person(proxy, name, new)
     assert person.get(f"{USERS}/current").status_code == 200

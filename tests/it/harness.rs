@@ -209,6 +209,7 @@ fn configuration(upstream: SocketAddr, store: &tempfile::TempDir) -> config::Con
             guesses_per_address: 100_000,
             guesses_per_account: 100_000,
             guess_window: Duration::from_secs(60),
+            signup: false,
         },
         authz: config::Authz {
             default_permission: Permission::NoPermissions,

@@ -1,0 +1,322 @@
+//! Who did it: the authenticated name goes where MLflow keeps authors, and no client can claim another's.
+//!
+//! An unmodified MLflow asks nobody who they are and stores what the client says. [`sign`] rewrites the canonical body:
+//! a field that only says who acts is always set; a tag that says it is set when a thing is made, and replaced wherever
+//! else it is given. Either spelling of a protobuf field is understood, and left in one.
+//!
+//! Left alone on purpose:
+//! - `mlflow.trace.user`: the user of the traced application, whom its author names (`mlflow.tracing.constant`); who
+//!   made the trace is `mlflow.user`.
+//! - `source_id` of an assessment by a judge or by code: the name of that judge or code.
+//! - `new_owner` and `users` of review queues: they name others by their meaning, and are a question of permission.
+//! - `created_by` of datasets and review queues: MLflow reads neither from the request.
+
+use std::borrow::Cow;
+
+use super::locate::{invalid, take_spelling};
+use super::{Json, LocateError};
+
+/// Where an operation's body says who did it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Author {
+    /// A new run: `user_id`, and `mlflow.user` among `tags`. Promptlab's too.
+    Run,
+    /// `mlflow.user` among `tags`, when it is given.
+    Tags,
+    /// One tag, `key` and `value`: when it is `mlflow.user`.
+    Tag,
+    /// `created_by`
+    CreatedBy,
+    /// `updated_by`
+    UpdatedBy,
+    /// `completed_by`, but not of what is opened again.
+    CompletedBy,
+    /// `assessment.source.source_id`, unless a judge or code assessed.
+    Assessment,
+    /// A new trace, third generation: `trace.trace_info`.
+    Trace,
+    /// A new trace, second generation: `request_metadata` and `tags`.
+    TraceV2,
+    /// The end of a trace, second generation: the same, when given.
+    TraceV2End,
+    /// A new dataset: `mlflow.user` in `tags`, an object written as a string.
+    Dataset,
+    /// The same, when given.
+    DatasetTags,
+    /// The records of a dataset, a list written as a string: `mlflow.user` in the `tags` of each.
+    DatasetRecords,
+}
+
+/// Puts the caller's name where the operation's author stands.
+///
+/// # Errors
+/// What holds the author is of the wrong type, or given in both spellings.
+pub fn sign(author: Author, body: &mut Json<'_>, name: &str) -> Result<(), LocateError> {
+    match author {
+        Author::Run => {
+            set(body, "user_id", name)?;
+            sign_list(body, "tags", name, Absent::Append)
+        }
+        Author::Tags => sign_list(body, "tags", name, Absent::Leave),
+        Author::Tag => sign_tag(body, name),
+        Author::CreatedBy => set(body, "created_by", name),
+        Author::UpdatedBy => set(body, "updated_by", name),
+        Author::CompletedBy => sign_completion(body, name),
+        Author::Assessment => match take_spelling(body, "assessment")? {
+            None => Ok(()),
+            Some(assessment) => sign_assessment(assessment, name),
+        },
+        Author::Trace => sign_trace(body, name),
+        Author::TraceV2 => {
+            sign_list(body, "tags", name, Absent::Leave)?;
+            sign_list(body, "request_metadata", name, Absent::Append)
+        }
+        Author::TraceV2End => {
+            sign_list(body, "tags", name, Absent::Leave)?;
+            sign_list(body, "request_metadata", name, Absent::Leave)
+        }
+        Author::Dataset => sign_written(body, "tags", "{}", |tags| sign_map(tags, "tags", name, Absent::Append)),
+        Author::DatasetTags => match take_spelling(body, "tags")? {
+            None => Ok(()),
+            Some(_) => sign_written(body, "tags", "{}", |tags| sign_map(tags, "tags", name, Absent::Leave)),
+        },
+        Author::DatasetRecords => match take_spelling(body, "records")? {
+            None => Ok(()),
+            Some(_) => sign_written(body, "records", "[]", |records| sign_records(records, name)),
+        },
+    }
+}
+
+/// What happens to an author's tag that the client did not give.
+#[derive(Clone, Copy)]
+enum Absent {
+    Append,
+    Leave,
+}
+
+fn set(object: &mut Json<'_>, field: &str, name: &str) -> Result<(), LocateError> {
+    take_spelling(object, field)?;
+    object.set(field, text(name));
+    Ok(())
+}
+
+fn sign_tag(body: &mut Json<'_>, name: &str) -> Result<(), LocateError> {
+    let key = match take_spelling(body, "key")? {
+        None => return Ok(()),
+        Some(Json::String(key)) => key,
+        Some(other) => return Err(invalid("key", other, "a string")),
+    };
+    let Some(claim) = Claim::of(key) else { return Ok(()) };
+    *key = Cow::Borrowed(claim.key());
+    body.set("value", claim.value(name).unwrap_or_else(|| text("")));
+    Ok(())
+}
+
+/// Tags as protobuf has them: a list of objects with `key` and `value`.
+fn sign_list(body: &mut Json<'_>, field: &str, name: &str, absent: Absent) -> Result<(), LocateError> {
+    let items = match take_spelling(body, field)? {
+        None if matches!(absent, Absent::Leave) => return Ok(()),
+        None => &mut Vec::new(),
+        Some(Json::Array(items)) => items,
+        Some(other) => return Err(invalid(field, other, "a list")),
+    };
+    let mut claims = vec![];
+    if matches!(absent, Absent::Append) {
+        claims.push(Claim::User);
+    }
+    let mut kept = Vec::with_capacity(items.len() + 1);
+    for item in std::mem::take(items) {
+        let claim = match &item {
+            Json::Object(_) => match item.get("key") {
+                None => None,
+                Some(Json::String(key)) => Claim::of(key),
+                Some(Json::Scalar("null")) => None,
+                Some(other) => return Err(invalid(&format!("{field}.key"), other, "a string")),
+            },
+            other => return Err(invalid(field, other, "a list of objects")),
+        };
+        match claim {
+            None => kept.push(item),
+            Some(claim) if !claims.contains(&claim) => claims.push(claim),
+            Some(_) => {}
+        }
+    }
+    for claim in claims {
+        kept.extend(claim.value(name).map(|value| {
+            Json::Object(vec![(Cow::Borrowed("key"), text(claim.key())), (Cow::Borrowed("value"), value)])
+        }));
+    }
+    body.set(field, Json::Array(kept));
+    Ok(())
+}
+
+/// Tags as an object, key to value.
+fn sign_map(map: &mut Json<'_>, field: &str, name: &str, absent: Absent) -> Result<(), LocateError> {
+    let Json::Object(members) = map else { return Err(invalid(field, map, "an object")) };
+    let mut claims: Vec<Claim> = members.iter().filter_map(|(key, _)| Claim::of(key)).collect();
+    if matches!(absent, Absent::Append) {
+        claims.push(Claim::User);
+    }
+    members.retain(|(key, _)| Claim::of(key).is_none());
+    for claim in claims {
+        if let Some(value) = claim.value(name) {
+            map.set(claim.key(), value);
+        }
+    }
+    Ok(())
+}
+
+fn sign_trace(body: &mut Json<'_>, name: &str) -> Result<(), LocateError> {
+    let Some(trace) = take_spelling(body, "trace")? else { return Ok(()) };
+    let Some(info) = take_spelling(trace, "trace_info")? else { return Ok(()) };
+    match take_spelling(info, "assessments")? {
+        None => {}
+        Some(Json::Array(assessments)) => {
+            for assessment in assessments {
+                sign_assessment(assessment, name)?;
+            }
+        }
+        Some(other) => return Err(invalid("assessments", other, "a list")),
+    }
+    if let Some(tags) = take_spelling(info, "tags")? {
+        sign_map(tags, "tags", name, Absent::Leave)?;
+    }
+    match take_spelling(info, "trace_metadata")? {
+        Some(metadata) => sign_map(metadata, "trace_metadata", name, Absent::Append),
+        None => {
+            let mut metadata = Json::Object(Vec::new());
+            sign_map(&mut metadata, "trace_metadata", name, Absent::Append)?;
+            info.set("trace_metadata", metadata);
+            Ok(())
+        }
+    }
+}
+
+/// A person's assessment is the caller's. What is not clearly a judge's or a program's counts as a person's.
+fn sign_assessment(assessment: &mut Json<'_>, name: &str) -> Result<(), LocateError> {
+    let Some(source) = take_spelling(assessment, "source")? else { return Ok(()) };
+    if !matches!(source, Json::Object(_)) {
+        return Err(invalid("source", source, "an object"));
+    }
+    // Enums come by name or by number (`AssessmentSource.SourceType`).
+    let by_machine = match take_spelling(source, "source_type")? {
+        Some(Json::String(kind)) => matches!(kind.as_ref(), "LLM_JUDGE" | "CODE"),
+        Some(Json::Scalar(number)) => matches!(*number, "2" | "3"),
+        Some(Json::Array(_) | Json::Object(_)) | None => false,
+    };
+    if by_machine {
+        take_spelling(source, "source_id")?;
+        return Ok(());
+    }
+    set(source, "source_id", name)
+}
+
+/// MLflow keeps nobody's name at a review that is opened again, and refuses one.
+fn sign_completion(body: &mut Json<'_>, name: &str) -> Result<(), LocateError> {
+    let open = match take_spelling(body, "status")? {
+        None | Some(Json::Scalar("0" | "1")) => true,
+        Some(Json::String(status)) => matches!(status.as_ref(), "PENDING" | "REVIEW_STATUS_UNSPECIFIED"),
+        Some(Json::Scalar(_) | Json::Array(_) | Json::Object(_)) => false,
+    };
+    take_spelling(body, "completed_by")?;
+    match body {
+        Json::Object(members) if open => {
+            members.retain(|(key, _)| key != "completed_by");
+            Ok(())
+        }
+        Json::Object(_) | Json::Scalar(_) | Json::String(_) | Json::Array(_) => set(body, "completed_by", name),
+    }
+}
+
+/// The SDK writes its user into every record; MLflow takes a record's author from there only.
+fn sign_records(records: &mut Json<'_>, name: &str) -> Result<(), LocateError> {
+    let Json::Array(items) = records else { return Err(invalid("records", records, "a list")) };
+    for record in items {
+        if !matches!(record, Json::Object(_)) {
+            return Err(invalid("records", record, "a list of objects"));
+        }
+        if record.get("tags").is_none_or(Json::is_null) {
+            record.set("tags", Json::Object(Vec::new()));
+        }
+        if let Json::Object(members) = record
+            && let Some((_, tags)) = members.iter_mut().find(|(key, _)| key == "tags")
+        {
+            sign_map(tags, "tags", name, Absent::Append)?;
+        }
+    }
+    Ok(())
+}
+
+/// Rewrites a field whose value is JSON written as a string.
+fn sign_written(
+    body: &mut Json<'_>,
+    field: &str,
+    empty: &str,
+    sign: impl FnOnce(&mut Json<'_>) -> Result<(), LocateError>,
+) -> Result<(), LocateError> {
+    let written = match take_spelling(body, field)? {
+        None => empty.to_owned(),
+        // MLflow takes an empty string for none.
+        Some(Json::String(written)) if written.is_empty() => empty.to_owned(),
+        Some(Json::String(written)) => written.clone().into_owned(),
+        Some(other) => return Err(invalid(field, other, "a string that holds JSON")),
+    };
+    // Read as a member of an object, because that is what the strict reader reads; one member, or it was no value.
+    let wrapped = format!("{{\"v\":{written}}}");
+    let unreadable = || invalid(field, &Json::String(Cow::Borrowed(&written)), "a string that holds JSON");
+    let mut parsed = Json::parse_object(wrapped.as_bytes()).map_err(|_| unreadable())?;
+    let value = match &mut parsed {
+        Json::Object(members) => match members.as_mut_slice() {
+            [(_, value)] => value,
+            _ => return Err(unreadable()),
+        },
+        Json::Scalar(_) | Json::String(_) | Json::Array(_) => return Err(unreadable()),
+    };
+    sign(value)?;
+    let signed = String::from_utf8_lossy(&value.to_bytes()).into_owned();
+    body.set(field, Json::String(Cow::Owned(signed)));
+    Ok(())
+}
+
+/// A tag that claims to be somebody.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Claim {
+    /// Who made it.
+    User,
+    /// Who was signed in; MLflow's own authentication writes it, and its budgets add up by it.
+    SignedIn,
+    /// The number of that user in MLflow's own store, which is not here.
+    SignedInId,
+}
+
+impl Claim {
+    /// Some databases compare keys without case and without spaces at the end.
+    fn of(key: &str) -> Option<Self> {
+        let key = key.trim_end();
+        [Self::User, Self::SignedIn, Self::SignedInId].into_iter().find(|claim| key.eq_ignore_ascii_case(claim.key()))
+    }
+
+    const fn key(self) -> &'static str {
+        match self {
+            Self::User => "mlflow.user",
+            Self::SignedIn => "mlflow.auth.username",
+            Self::SignedInId => "mlflow.auth.userId",
+        }
+    }
+
+    /// `None`: there is no true value, so the tag goes.
+    fn value<'b>(self, name: &str) -> Option<Json<'b>> {
+        match self {
+            Self::User | Self::SignedIn => Some(text(name)),
+            Self::SignedInId => None,
+        }
+    }
+}
+
+fn text<'b>(text: &str) -> Json<'b> {
+    Json::String(Cow::Owned(text.to_owned()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,274 @@
+//! Roles: named sets of grants in a workspace, and who has them.
+//!
+//! What a role gives are grants whose subject it is; making and changing those is `super::grants`'s.
+
+use sqlx::sqlite::SqliteRow;
+
+use super::change::Change;
+use super::grants::GrantRow;
+use super::{Actor, Error, Result, Store, rows};
+use crate::authz::{GrantSet, RoleId, Subject, UserId};
+
+/// A role with what it gives.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Role {
+    pub id: RoleId,
+    /// Unique in its workspace.
+    pub name: String,
+    pub workspace: String,
+    pub description: Option<String>,
+    /// In the order in which they were made.
+    pub grants: Vec<GrantRow>,
+}
+
+impl Role {
+    /// What no role may be called: MLflow's name for what one user was granted starts so.
+    pub const RESERVED_PREFIX: &str = "__user_";
+    /// The widths of MLflow's columns.
+    pub const MAX_NAME_CHARS: usize = 255;
+    pub const MAX_WORKSPACE_CHARS: usize = 63;
+
+    /// How the audit log calls it.
+    pub(super) fn target(&self) -> String {
+        target(&self.workspace, &self.name)
+    }
+}
+
+/// Somebody has a role.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Assignment {
+    pub id: i64,
+    pub user: UserId,
+    pub role: RoleId,
+}
+
+impl Store {
+    /// What somebody holds: their own grants and those of their roles.
+    ///
+    /// # Errors
+    /// As every method.
+    pub async fn held_by(&self, user: UserId) -> Result<GrantSet> {
+        let mut held: GrantSet = self.grants_of(&Subject::User(user)).await?.into_iter().collect();
+        for role in self.roles_of(user).await? {
+            held.join(&role.workspace, role.grants.into_iter().map(|row| row.grant));
+        }
+        Ok(held)
+    }
+
+    /// The role of this number.
+    ///
+    /// # Errors
+    /// As every method.
+    pub async fn role(&self, id: RoleId) -> Result<Option<Role>> {
+        let role = sqlx::query("SELECT id, workspace, name, description FROM roles WHERE id = $1").bind(id.0);
+        let Some(role) = role.fetch_optional(&self.readers).await? else { return Ok(None) };
+        let grants = self.grant_rows_of(&Subject::Role(id)).await?;
+        Ok(Some(Role { grants, ..rows::role(&role)? }))
+    }
+
+    /// The role of this name in that workspace.
+    ///
+    /// # Errors
+    /// As every method.
+    pub async fn role_by_name(&self, workspace: &str, name: &str) -> Result<Option<Role>> {
+        let id: Option<i64> = sqlx::query_scalar("SELECT id FROM roles WHERE workspace = $1 AND name = $2")
+            .bind(workspace)
+            .bind(name)
+            .fetch_optional(&self.readers)
+            .await?;
+        match id {
+            Some(id) => self.role(RoleId(id)).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Every role, by number.
+    ///
+    /// # Errors
+    /// As every method.
+    pub async fn roles(&self) -> Result<Vec<Role>> {
+        let roles = sqlx::query("SELECT id, workspace, name, description FROM roles ORDER BY id");
+        let roles = roles.fetch_all(&self.readers).await?;
+        let grants = sqlx::query(
+            "SELECT id, subject_kind, subject, kind, form, selector, permission FROM grants
+             WHERE subject_kind = 'role' ORDER BY id",
+        );
+        with_grants(&roles, &grants.fetch_all(&self.readers).await?)
+    }
+
+    /// The roles that somebody has, by number.
+    ///
+    /// # Errors
+    /// As every method.
+    pub async fn roles_of(&self, user: UserId) -> Result<Vec<Role>> {
+        let roles = sqlx::query(
+            "SELECT id, workspace, name, description FROM roles
+             WHERE id IN (SELECT role_id FROM role_assignments WHERE user_id = $1) ORDER BY id",
+        );
+        let roles = roles.bind(user.0).fetch_all(&self.readers).await?;
+        if roles.is_empty() {
+            return Ok(Vec::new());
+        }
+        let grants = sqlx::query(
+            "SELECT id, subject_kind, subject, kind, form, selector, permission FROM grants
+             WHERE subject_kind = 'role'
+               AND subject IN (SELECT CAST(role_id AS TEXT) FROM role_assignments WHERE user_id = $1) ORDER BY id",
+        );
+        with_grants(&roles, &grants.bind(user.0).fetch_all(&self.readers).await?)
+    }
+
+    /// Who has which role.
+    ///
+    /// # Errors
+    /// As every method.
+    pub async fn assignments(&self) -> Result<Vec<Assignment>> {
+        let all = sqlx::query("SELECT id, user_id, role_id FROM role_assignments ORDER BY id");
+        all.fetch_all(&self.readers).await?.iter().map(rows::assignment).collect()
+    }
+
+    /// Who has this role.
+    ///
+    /// # Errors
+    /// As every method.
+    pub async fn assignments_of(&self, role: RoleId) -> Result<Vec<Assignment>> {
+        let of = sqlx::query("SELECT id, user_id, role_id FROM role_assignments WHERE role_id = $1 ORDER BY id");
+        of.bind(role.0).fetch_all(&self.readers).await?.iter().map(rows::assignment).collect()
+    }
+
+    /// Makes a role that gives nothing yet.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] when the workspace has one of that name.
+    pub async fn create_role(
+        &self,
+        actor: &Actor,
+        workspace: &str,
+        name: &str,
+        description: Option<&str>,
+    ) -> Result<Role> {
+        let mut change = self.change().await?;
+        let created = sqlx::query(
+            "INSERT INTO roles (workspace, name, description) VALUES ($1, $2, $3)
+             ON CONFLICT (workspace, name) DO NOTHING RETURNING id, workspace, name, description",
+        )
+        .bind(workspace)
+        .bind(name)
+        .bind(description)
+        .fetch_optional(change.on())
+        .await?;
+        let role = rows::role(&created.ok_or_else(|| Error::Exists(target(workspace, name)))?)?;
+        change.commit(actor, "role.create", target(workspace, name), String::new()).await?;
+        Ok(role)
+    }
+
+    /// Changes name, description or both; the role keeps its number, its grants and its members.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Exists`] when another role of its workspace has that name.
+    pub async fn update_role(
+        &self,
+        actor: &Actor,
+        id: RoleId,
+        name: Option<&str>,
+        description: Option<&str>,
+    ) -> Result<()> {
+        let mut change = self.change().await?;
+        let role = change.role(id).await?;
+        let name = name.unwrap_or(&role.name);
+        let taken: Option<i64> =
+            sqlx::query_scalar("SELECT id FROM roles WHERE workspace = $1 AND name = $2 AND id <> $3")
+                .bind(&role.workspace)
+                .bind(name)
+                .bind(id.0)
+                .fetch_optional(change.on())
+                .await?;
+        if taken.is_some() {
+            return Err(Error::Exists(target(&role.workspace, name)));
+        }
+        sqlx::query("UPDATE roles SET name = $1, description = $2 WHERE id = $3")
+            .bind(name)
+            .bind(description.or(role.description.as_deref()))
+            .bind(id.0)
+            .execute(change.on())
+            .await?;
+        let detail = if name == role.name { String::new() } else { format!("now `{name}`") };
+        change.commit(actor, "role.update", role.target(), detail).await
+    }
+
+    /// Deletes a role; its members lose what it gave.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn delete_role(&self, actor: &Actor, id: RoleId) -> Result<()> {
+        let mut change = self.change().await?;
+        let role = change.role(id).await?;
+        sqlx::query("DELETE FROM grants WHERE subject_kind = 'role' AND subject = $1")
+            .bind(id.to_string())
+            .execute(change.on())
+            .await?;
+        sqlx::query("DELETE FROM role_assignments WHERE role_id = $1").bind(id.0).execute(change.on()).await?;
+        sqlx::query("DELETE FROM roles WHERE id = $1").bind(id.0).execute(change.on()).await?;
+        change.commit(actor, "role.delete", role.target(), String::new()).await
+    }
+
+    /// Gives somebody a role.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is no such user or role; [`Error::Exists`] when they have it.
+    pub async fn assign_role(&self, actor: &Actor, user: UserId, role: RoleId) -> Result<Assignment> {
+        let mut change = self.change().await?;
+        let (user, role) = (change.user(user).await?, change.role(role).await?);
+        let assigned = sqlx::query(
+            "INSERT INTO role_assignments (user_id, role_id) VALUES ($1, $2)
+             ON CONFLICT (user_id, role_id) DO NOTHING RETURNING id, user_id, role_id",
+        );
+        let assigned = assigned.bind(user.id.0).bind(role.id.0).fetch_optional(change.on()).await?;
+        let assigned = assigned.ok_or_else(|| Error::Exists(format!("{} of user:{}", role.target(), user.name)))?;
+        let assignment = rows::assignment(&assigned)?;
+        change.commit(actor, "role.assign", role.target(), format!("user:{}", user.name)).await?;
+        Ok(assignment)
+    }
+
+    /// Takes a role from somebody.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is no such user or role, or they do not have it.
+    pub async fn unassign_role(&self, actor: &Actor, user: UserId, role: RoleId) -> Result<()> {
+        let mut change = self.change().await?;
+        let (user, role) = (change.user(user).await?, change.role(role).await?);
+        let taken = sqlx::query("DELETE FROM role_assignments WHERE user_id = $1 AND role_id = $2");
+        let taken = taken.bind(user.id.0).bind(role.id.0).execute(change.on()).await?;
+        if taken.rows_affected() == 0 {
+            return Err(Error::NotFound(format!("{} of user:{}", role.target(), user.name)));
+        }
+        change.commit(actor, "role.unassign", role.target(), format!("user:{}", user.name)).await
+    }
+}
+
+impl Change {
+    /// The role as this change sees it, without its grants.
+    pub(super) async fn role(&mut self, id: RoleId) -> Result<Role> {
+        let role = sqlx::query("SELECT id, workspace, name, description FROM roles WHERE id = $1").bind(id.0);
+        let role = role.fetch_optional(self.on()).await?;
+        rows::role(&role.ok_or_else(|| Error::NotFound(format!("role {id}")))?)
+    }
+}
+
+fn target(workspace: &str, name: &str) -> String {
+    format!("role:{workspace}/{name}")
+}
+
+/// Both in the order of their numbers. A grant whose role is not among them is left out.
+fn with_grants(roles: &[SqliteRow], grants: &[SqliteRow]) -> Result<Vec<Role>> {
+    let mut roles = roles.iter().map(rows::role).collect::<Result<Vec<_>>>()?;
+    for row in grants {
+        let row = rows::grant_row(row)?;
+        if let Subject::Role(id) = row.grant.subject
+            && let Ok(place) = roles.binary_search_by_key(&id, |role| role.id)
+            && let Some(role) = roles.get_mut(place)
+        {
+            role.grants.push(row);
+        }
+    }
+    Ok(roles)
+}
