@@ -172,7 +172,7 @@ def test_another_workspace_than_the_default_is_refused(alice, admin, world, valu
         assert "workspace" in error["message"].lower()
 
 
-@pytest.mark.parametrize("value", ["default", " default ", ""])
+@pytest.mark.parametrize("value", ["default", "default ", ""])
 def test_the_default_workspace_may_be_named(alice, world, value):
     headers = {"X-MLFLOW-WORKSPACE": value}
     answer = alice.get(f"{API2}/experiments/get", {"experiment_id": world.experiment}, headers=headers)
@@ -212,7 +212,7 @@ def test_a_job_that_nobody_here_submitted_is_administrators(alice, admin, mlflow
         hidden = alice.call(method, path)
         check_refused(hidden)
         absent = alice.call(method, path.replace(key, "0" * 32))
-        assert (absent.status_code, absent.json()["message"]) == (hidden.status_code, hidden.json()["message"])
+        assert (absent.status_code, absent.text.replace("0" * 32, key)) == (hidden.status_code, hidden.text)
     assert mlflow_server.state() == before
     assert alice.ok("POST", "/ajax-api/3.0/jobs/search", {}) == {"jobs": []}
     assert admin.get(f"/ajax-api/3.0/jobs/{key}").status_code == 200
