@@ -221,6 +221,8 @@ pub struct Operation {
     pub author: Option<Author>,
     pub narrow: Option<Field>,
     pub filter: Option<Filter>,
+    /// A field of the answer that only administrators see.
+    pub hide: Option<String>,
     pub then: Option<Then>,
     pub rule: Option<Rule>,
 }
@@ -307,6 +309,7 @@ impl Table {
                 author: row.author,
                 narrow,
                 filter: row.filter,
+                hide: row.hide,
                 then,
                 rule: row.rule,
             });
@@ -360,6 +363,7 @@ struct Row {
     author: Option<Author>,
     narrow: Option<String>,
     filter: Option<Filter>,
+    hide: Option<String>,
     then: Option<String>,
     rule: Option<Rule>,
 }

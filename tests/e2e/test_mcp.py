@@ -3,7 +3,7 @@
 import pytest
 
 from endpoints_gateway import MCP
-from harness import unique
+from harness import Http, unique
 from test_ownership import level
 
 KIND = "mcp_server"
@@ -92,6 +92,18 @@ def test_a_failed_delete_keeps_the_grants(alice, bob):
     assert level(alice, KIND, name) == "MANAGE"
 
 
+def test_a_server_that_is_not_there_is_told_as_by_mlflow(alice, bob, mlflow_server):
+    """Names are no secret: trying to make one tells."""
+    name = f"{unique('com.example')}/absent"
+    direct = Http(mlflow_server.url, None)
+    for path in (f"{MCP}/{name}", f"{MCP}/{name}/versions/1.0.0"):
+        answer = bob.get(path)
+        assert answer.status_code == direct.get(path).status_code == 404
+        assert answer.json()["error_code"] == "RESOURCE_DOES_NOT_EXIST"
+    new_server(alice, name)
+    assert get(bob, name) == 403
+
+
 def test_a_version_of_a_server_that_is_not_there_makes_it_its_creators(alice, bob):
     """MLflow makes the server along; then it has an owner like any other."""
     name = f"{unique('com.example')}/along"
@@ -163,9 +175,7 @@ def test_the_unmodified_client_keeps_servers(alice, bob):
 
     name = f"{unique('com.example')}/client"
     with alice.mlflow() as client:
-        version = mlflow.genai.register_mcp_server(
-            server_json={"name": name, "version": "1.0.0", "remotes": [{"type": "streamable-http", "url": "https://example.com/mcp"}]},
-            tools=[])
+        version = mlflow.genai.register_mcp_server(server_json={"name": name, "version": "1.0.0"})
         assert (version.name, version.version) == (name, "1.0.0")
         client.set_mcp_server_tag(name, "team/first", "v")
         client.set_mcp_server_alias(name, "champion", "1.0.0")
