@@ -4,6 +4,7 @@
 
 mod artifact;
 mod authorship;
+mod graphql;
 mod json;
 mod locate;
 mod otlp;
@@ -12,6 +13,7 @@ mod table;
 
 pub use artifact::ArtifactPath;
 pub use authorship::{Author, sign};
+pub use graphql::{Ask, GraphqlError, Query as GraphqlQuery, RootField, Verdict};
 pub use json::{Json, JsonError, MAX_DEPTH};
 pub use locate::{Input, LocateError, Located, Narrowed, locate, narrow, scorer_key, text_field};
 pub use otlp::{OtlpError, Spans, read as read_spans};
