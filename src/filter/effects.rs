@@ -282,7 +282,9 @@ impl Parts {
             Happening::CreateQueue | Happening::CreateMcpVersion { .. } => store.abandon(intent).await,
         };
         match happening {
-            Happening::Create { .. } | Happening::CreateQueue | Happening::CreateMcpVersion { .. } => self.authn.forget(user),
+            Happening::Create { .. } | Happening::CreateQueue | Happening::CreateMcpVersion { .. } => {
+                self.authn.forget(user)
+            }
             // Anybody may have had a grant on it.
             Happening::Delete { .. } | Happening::RenameModel { .. } => self.authn.forget_all(),
         }

@@ -764,9 +764,9 @@ fn mcp_server(params: &[(&str, &str)]) -> Option<String> {
 /// MLflow's client encodes the slash in the name of an MCP server, and MLflow reads it as any other.
 fn has_encoded_names(path: &str, static_prefix: &str) -> bool {
     let path = path.strip_prefix(static_prefix).unwrap_or(path);
-    ["/api", "/ajax-api"].iter().any(|api| {
-        path.strip_prefix(api).is_some_and(|path| path.starts_with("/3.0/mlflow/mcp-servers/"))
-    })
+    ["/api", "/ajax-api"]
+        .iter()
+        .any(|api| path.strip_prefix(api).is_some_and(|path| path.starts_with("/3.0/mlflow/mcp-servers/")))
 }
 
 const WORKSPACE: &str = "x-mlflow-workspace";

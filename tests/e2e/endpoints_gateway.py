@@ -27,7 +27,6 @@ def make(world, mlflow_server):
     names["spare_definition"] = new_definition(owner, names["secret"])
     names["endpoint_name"] = unique("endpoint")
     names["gateway_endpoint"] = new_endpoint(owner, names["definition"], names["endpoint_name"])
-    names["endpoint_name_and_verb"] = f"{names['endpoint_name']}:generateContent"
     names["provider_path"] = "chat/completions"
     owner.ok("POST", f"{GATEWAY}/endpoints/set-tag", tag_of_endpoint(world))
     owner.ok("POST", f"{GATEWAY}/endpoints/bindings/create", binding(world, "bound"))
@@ -224,8 +223,10 @@ ENDPOINTS = [
     Endpoint(USE, "POST", "/gateway/openai/v1/responses/compact", embed),
     Endpoint(USE, "POST", "/gateway/typesafe/v1/systemone", embed, ok=OTHER_PROVIDER),
     Endpoint(USE, "POST", "/gateway/anthropic/v1/messages", chat, ok=OTHER_PROVIDER),
-    Endpoint(USE, "POST", "/gateway/gemini/v1beta/models/{endpoint_name_and_verb}", lambda w: {"json": {"contents": []}},
+    Endpoint(USE, "POST", "/gateway/gemini/v1beta/models/{endpoint_name}:generateContent", lambda w: {"json": {"contents": []}},
              ok=OTHER_PROVIDER),
+    Endpoint(USE, "POST", "/gateway/gemini/v1beta/models/{endpoint_name}:streamGenerateContent",
+             lambda w: {"json": {"contents": []}}),
     Endpoint(USE, "POST", "/gateway/proxy/{endpoint_name}/{provider_path}", lambda w: {"json": {"messages": MESSAGES}}),
     # MCP servers
     Endpoint(READ, "GET", SERVER),

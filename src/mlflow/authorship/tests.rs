@@ -44,10 +44,7 @@ fn a_run_of_the_prompt_lab_is_the_callers_without_a_tag_that_mlflow_cannot_read(
         &[
             ("{}", r#"{"user_id":"ada"}"#),
             (r#"{"user_id":"eve","tags":[]}"#, r#"{"user_id":"ada","tags":[]}"#),
-            (
-                r#"{"tags":[{"key":"mlflow.user","value":"eve"}]}"#,
-                &format!(r#"{{"user_id":"ada","tags":[{OURS}]}}"#),
-            ),
+            (r#"{"tags":[{"key":"mlflow.user","value":"eve"}]}"#, &format!(r#"{{"tags":[{OURS}],"user_id":"ada"}}"#)),
         ],
     );
 }
