@@ -13,7 +13,7 @@ pub use decide::{Denied, Permit, Policy, Requirement, Visibility, authorize, hol
 pub use grant::{DEFAULT_WORKSPACE, Grant, GrantSet, Subject};
 pub use identity::{Identity, Limits, RoleId, Scheme, ScopeError, TokenId, UserId};
 pub use permission::{Permission, UnknownPermission};
-pub use selector::{Resource, ResourceKind, Selector, SelectorError, UnknownKind};
+pub use selector::{Resource, ResourceKind, Selector, SelectorError, UnknownKind, scorer_key};
 
 #[cfg(test)]
 mod tests;

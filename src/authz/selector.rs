@@ -5,6 +5,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 
 use super::Permission;
@@ -240,6 +241,14 @@ impl fmt::Display for Resource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} `{}`", self.kind.noun(), self.key)
     }
+}
+
+/// The key of a scorer's grants, `EXPERIMENT/NAME` (`mlflow.server.auth.sqlalchemy_store._scorer_pattern`): the name is
+/// percent-encoded as Python's `quote(name, safe="")` does it.
+#[must_use]
+pub fn scorer_key(experiment: &str, name: &str) -> String {
+    const QUOTED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_').remove(b'.').remove(b'-').remove(b'~');
+    format!("{experiment}/{}", utf8_percent_encode(name, QUOTED))
 }
 
 /// Which resources of a kind a grant speaks of.

@@ -441,8 +441,8 @@ fn created(kind: ResourceKind, name: &str, body: &[u8]) -> Result<Resource, Effe
         | ResourceKind::PromptVersion
         | ResourceKind::ScorerVersion
         | ResourceKind::McpServerVersion
-        | ResourceKind::Workspace
-        | ResourceKind::Job => Some(name.to_owned()),
+        | ResourceKind::Job
+        | ResourceKind::Workspace => Some(name.to_owned()),
     };
     Ok(Resource::new(kind, key.ok_or_else(not_understood)?))
 }

@@ -5,10 +5,9 @@
 use std::borrow::Cow;
 
 use http::HeaderMap;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{ArtifactPath, Field, Json, Need, Operation, Source, Step, Thing};
-use crate::authz::Permission;
+use crate::authz::{Permission, scorer_key};
 use crate::http::{PathError, Query};
 
 /// The parts of a request in which fields stand. The body is there for operations that send JSON.
@@ -146,14 +145,6 @@ fn pair(thing: Thing, field: &Field, with: &str, input: &mut Input<'_, '_>) -> R
         (Some(_), None) => Err(LocateError::Missing(with.to_owned())),
         (None, Some(_)) => Err(LocateError::Missing(field.name().to_owned())),
     }
-}
-
-/// The key of a scorer's grants, `EXPERIMENT/NAME` (`mlflow.server.auth.sqlalchemy_store._scorer_pattern`): the name is
-/// percent-encoded as Python's `quote(name, safe="")` does it.
-#[must_use]
-pub fn scorer_key(experiment: &str, name: &str) -> String {
-    const QUOTED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_').remove(b'.').remove(b'-').remove(b'~');
-    format!("{experiment}/{}", utf8_percent_encode(name, QUOTED))
 }
 
 fn values(field: &Field, input: &mut Input<'_, '_>) -> Result<Vec<String>, LocateError> {

@@ -11,11 +11,12 @@ mod otlp;
 mod rules;
 mod table;
 
+pub use crate::authz::scorer_key;
 pub use artifact::ArtifactPath;
 pub use authorship::{Author, sign};
 pub use graphql::{Ask, GraphqlError, Query as GraphqlQuery, RootField, Verdict};
 pub use json::{Json, JsonError, MAX_DEPTH};
-pub use locate::{Input, LocateError, Located, Narrowed, locate, narrow, scorer_key, text_field};
+pub use locate::{Input, LocateError, Located, Narrowed, locate, narrow, text_field};
 pub use otlp::{OtlpError, Spans, read as read_spans};
 pub use rules::{Demand, QueuePart, SourceUri, demands, names_a_version};
 pub use table::{

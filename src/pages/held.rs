@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::asked::Asked;
 use super::{Parts, Refusal};
-use crate::authz::{DEFAULT_WORKSPACE, Requirement, ResourceKind, RoleId, Subject, UserId};
+use crate::authz::{DEFAULT_WORKSPACE, Grant, Requirement, ResourceKind, RoleId, Selector, Subject, UserId};
 use crate::store::{Assignment, GrantRow, Role, User};
 
 /// Whose own grants this role stands for; `None` when it is one that people made.
@@ -21,11 +21,13 @@ pub(super) fn subject(role: RoleId) -> Subject {
     owner(role).map_or(Subject::Role(role), Subject::User)
 }
 
-/// Under which role a grant is shown; `None` when it is not shown as MLflow's.
+/// Under which role a grant is shown. `None`: MLflow has no words for it, such as a job's or review queue's creator.
 pub(super) fn role_of(row: &GrantRow) -> Option<RoleId> {
-    match row.grant.subject {
-        // A job is its creator's without a word in MLflow.
-        _ if row.grant.kind == ResourceKind::Job => None,
+    let Grant { kind, selector, subject, .. } = &row.grant;
+    if *kind == ResourceKind::Job || (kind.is_granted_whole() && *selector != Selector::All) {
+        return None;
+    }
+    match *subject {
         Subject::User(user) => Some(RoleId(user.0.saturating_neg())),
         Subject::Role(role) => Some(role),
         Subject::Group(_) => None,

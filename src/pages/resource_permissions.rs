@@ -5,14 +5,13 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
 
 use super::asked::{Asked, Params};
 use super::grants::{require_manage, require_sight};
 use super::terms::{level, selector};
 use super::{Answer, Parts, Refusal, shapes};
-use crate::authz::{DEFAULT_WORKSPACE, Grant, ResourceKind, Selector, Subject};
+use crate::authz::{DEFAULT_WORKSPACE, Grant, ResourceKind, Selector, Subject, scorer_key};
 use crate::store::{self, User};
 
 /// How one kind of resource is called in this API.
@@ -149,7 +148,7 @@ impl Family {
     fn named(&self, params: &Params) -> Result<Named<'_>, Refusal> {
         let values = self.keys.iter().map(|key| params.text(key)).collect::<Result<Vec<_>, _>>()?;
         let selector = match *values.as_slice() {
-            [experiment, scorer] => selector(self.kind, &format!("{experiment}/{}", quote(scorer)))?,
+            [experiment, scorer] => selector(self.kind, &scorer_key(experiment, scorer))?,
             _ => selector(self.kind, values.first().copied().unwrap_or_default())?,
         };
         let shown = self.keys.iter().zip(&values).map(|(key, value)| format!("{key}={value}"));
@@ -190,10 +189,4 @@ impl Named<'_> {
         let and = if self.family.keys.len() > 1 { ", and" } else { " and" };
         format!("{title} with {shown}{and} username={user} not found")
     }
-}
-
-/// As Python's `urllib.parse.quote` with nothing safe.
-fn quote(name: &str) -> String {
-    const QUOTED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
-    utf8_percent_encode(name, QUOTED).to_string()
 }

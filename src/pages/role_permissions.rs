@@ -18,6 +18,7 @@ pub(super) async fn add(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer
     let role = parts.role_to_manage(&asked, RoleId(params.integer("role_id")?)).await?;
     let (word, pattern) = (params.text("resource_type")?, params.text("resource_pattern")?);
     let level = params.text("permission")?;
+    // Where several things are wrong, MLflow speaks of the level first.
     terms::level(level)?;
     let kind = terms::kind(word)?;
     let permission = terms::level_for(kind, level)?;

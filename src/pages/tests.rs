@@ -584,6 +584,24 @@ async fn an_administrator_of_a_workspace_is_one_there_and_nowhere_else() {
     assert_eq!(carol.id.0, 4);
 }
 
+#[tokio::test]
+async fn a_job_is_its_creators_and_no_permission_in_mlflows_words() {
+    let world = World::new().await;
+    let bob = world.store.user_by_name("bob").await.unwrap().unwrap();
+    world.give(&bob, ResourceKind::Job, "j", Permission::Manage).await;
+    world.give(&bob, ResourceKind::ReviewQueue, "rq-1", Permission::Manage).await;
+    let conversation = world
+        .play(&[
+            ("bob", "GET users3/current/permissions", ""),
+            ("bob", "GET users3/roles/list?username=bob", ""),
+            ("admin", "GET roles/permissions/list?role_id=-3", ""),
+            ("admin", "DELETE roles/permissions/remove", r#"{"role_permission_id":3}"#),
+            ("admin", "POST users3/permissions/grant", &to("alice", "job", "j", "READ")),
+        ])
+        .await;
+    insta::assert_snapshot!(conversation);
+}
+
 fn to(user: &str, kind: &str, id: &str, permission: &str) -> String {
     format!(r#"{{"username":"{user}","resource_type":"{kind}","resource_id":"{id}","permission":"{permission}"}}"#)
 }

@@ -9,7 +9,7 @@ use crate::authn;
 use crate::authz::Denied;
 use crate::filter::{EffectError, ListError};
 use crate::http::{ErrorCode, HeadError, PathError, QueryError, ReadError, Reply, Response};
-use crate::mlflow::{Feature, JsonError, LocateError, OtlpError};
+use crate::mlflow::{Feature, GraphqlError, JsonError, LocateError, OtlpError};
 use crate::resolve;
 use crate::server::EdgeRefusal;
 use crate::upstream;
@@ -36,6 +36,8 @@ pub enum Error {
     /// What an export of spans must say and does not: 422, as MLflow answers.
     #[error(transparent)]
     SpansLack(LocateError),
+    #[error(transparent)]
+    Graphql(#[from] GraphqlError),
     #[error("another workspace")]
     Workspace,
     #[error("outside the static prefix")]
@@ -105,6 +107,7 @@ impl Error {
                 authn::Error::Store(_) => "store",
             },
             Self::Spans(_) | Self::SpansLack(_) => "spans",
+            Self::Graphql(_) => "graphql",
             Self::Workspace => "workspace",
             Self::OutsidePrefix(_) => "outside_prefix",
             Self::UnknownRoute => "unknown_route",
@@ -169,6 +172,8 @@ impl Error {
             Self::SpansLack(error) => {
                 Reply::new(StatusCode::UNPROCESSABLE_ENTITY, ErrorCode::InvalidParameterValue, error.to_string())
             }
+            Self::Graphql(GraphqlError::Answer) => unavailable(&upstream::Error::NotUnderstood),
+            Self::Graphql(error) => Reply::invalid(error.to_string()),
             Self::Workspace => Reply::invalid(
                 "This proxy serves the default workspace only. Leave the header X-MLFLOW-WORKSPACE out, or unset \
                  MLFLOW_WORKSPACE.",

@@ -3,6 +3,7 @@
 //! Start at [`Proxy::handle`]. Every step can say no; only the last two speak to MLflow.
 
 mod error;
+mod graphql;
 mod own;
 mod record;
 
@@ -136,10 +137,7 @@ impl Proxy {
                     Send::Json => Box::pin(self.forward_json(checked, &identity, operation, &params, record)).await,
                     Send::Stream => Box::pin(self.forward_stream(checked, &identity, operation, &params, record)).await,
                     Send::Otlp => Box::pin(self.forward_spans(checked, &identity, operation, &params, record)).await,
-                    Send::Graphql => {
-                        holds(&identity, self.policy, &Requirement::Admin { change: true })?;
-                        Box::pin(self.forward_json(checked, &identity, operation, &params, record)).await
-                    }
+                    Send::Graphql => Box::pin(self.forward_graphql(checked, &identity, record)).await,
                 }
             }
             Found::OtherMethods(methods) => Err(Error::MethodNotAllowed(methods)),

@@ -121,6 +121,7 @@ impl Record {
             }
             Error::MethodNotAllowed(_)
             | Error::Workspace
+            | Error::Graphql(_)
             | Error::Spans(_)
             | Error::SpansLack(_)
             | Error::OutsidePrefix(_)

@@ -57,8 +57,8 @@ impl Resolver {
             | ResourceKind::PromptVersion
             | ResourceKind::ScorerVersion
             | ResourceKind::McpServerVersion
-            | ResourceKind::Workspace
-            | ResourceKind::Job => None,
+            | ResourceKind::Job
+            | ResourceKind::Workspace => None,
         })
     }
 
@@ -93,8 +93,8 @@ impl Resolver {
             | ResourceKind::PromptVersion
             | ResourceKind::ScorerVersion
             | ResourceKind::McpServerVersion
-            | ResourceKind::Workspace
-            | ResourceKind::Job => return Ok(false),
+            | ResourceKind::Job
+            | ResourceKind::Workspace => return Ok(false),
         };
         Ok(self.upstream.lookup(target).await.map_err(super::failed)?.is_some())
     }

@@ -150,6 +150,22 @@ def test_a_tier_is_granted_as_a_whole(root, role, bob, tier):
     root.revoke_user_permission(bob.name, tier, "*")
 
 
+def test_a_role_on_runs_takes_runs_away_and_leaves_the_experiment(root, role, alice, bob, world):
+    alice.grant(bob, "experiment", world.experiment, "EDIT")
+    root.assign_role(bob.name, role.id)
+    tag = {"run_id": world.run, "key": "k", "value": "v"}
+    assert bob.post("/api/2.0/mlflow/runs/set-tag", tag).status_code == 200
+    given = root.add_role_permission(role.id, "run", "*", "READ")
+    assert may_read(bob, world)
+    assert bob.post("/api/2.0/mlflow/runs/set-tag", tag).status_code == 403
+    root.update_role_permission(given.id, "DENY")
+    assert not may_read(bob, world)
+    experiment = {"experiment_id": world.experiment}
+    assert bob.get("/api/2.0/mlflow/experiments/get", experiment).status_code == 200
+    root.remove_role_permission(given.id)
+    assert bob.post("/api/2.0/mlflow/runs/set-tag", tag).status_code == 200
+
+
 @pytest.mark.parametrize(("kind", "pattern", "permission", "message"), [
     ("exp", "1", "READ", "Invalid resource type 'exp'. Valid resource types are: ('assessment', 'experiment', "),
     ("job", "1", "READ", "Invalid resource type 'job'"),
@@ -225,6 +241,10 @@ def test_an_administrator_of_a_workspace_is_one_there_only(root, workspace_admin
     theirs.assign_role(alice.name, made.id)
     assert [held.id for held in theirs.list_user_roles(alice.name)] == [made.id], "and not what she was granted"
     assert {one.name for one in theirs.list_roles(team)} == {"admins", "readers"}
+    both = [("workspace", team), ("workspace", "default")]
+    assert bob.get(f"{ROLES}/list", both).status_code == 403
+    listed = root.person.ok("GET", f"{ROLES}/list", params=both)["roles"]
+    assert {role["workspace"] for role in listed} == {team, "default"}
     theirs.assign_role(bob.name, made.id)
     assert not may_read(bob, world), "not even by a role of their own making"
     for name, *arguments in [

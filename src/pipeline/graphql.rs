@@ -1,0 +1,135 @@
+//! `POST /graphql`: every field of a query is decided on its own.
+//!
+//! What is sent is written anew from what was allowed; a field that was not is `null` in the answer, as MLflow has it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use http::{HeaderValue, header};
+
+use super::{Checked, Error, Proxy, Record, SMALL_BODY_BYTES, own};
+use crate::authz::{Identity, Permission, Permit, Requirement, Resource, ResourceKind, authorize, holds, may};
+use crate::http::{Body, Query, Response, read_bounded};
+use crate::mlflow::{Ask, GraphqlQuery, Located, Thing, Verdict};
+use crate::resolve;
+
+impl Proxy {
+    /// Answers a GraphQL query with what `identity` may read.
+    pub(super) async fn forward_graphql(
+        &self,
+        mut checked: Checked<'_>,
+        identity: &Identity,
+        record: &mut Record,
+    ) -> Result<Response, Error> {
+        let bytes = self.read_json(&mut checked, SMALL_BODY_BYTES).await?;
+        let query = GraphqlQuery::parse(&bytes)?;
+        let mut proven = vec![Requirement::SignedIn];
+        let mut verdicts = Vec::with_capacity(query.fields().len());
+        for field in query.fields() {
+            verdicts.push(self.verdict(identity, &field.ask, &mut proven).await?);
+        }
+        let permit = authorize(identity, self.policy, &proven)?;
+        let answer = match query.rewrite(&verdicts) {
+            Some(body) => Some(self.ask_graphql(permit, &mut checked, body, record).await?),
+            None => None,
+        };
+        let readable = self.readable_names(identity, &query, &verdicts, answer.as_deref()).await?;
+        let body = query.answer(&verdicts, answer.as_deref(), |name| readable.contains(name))?;
+        Ok(own::json(Bytes::from(body)))
+    }
+
+    async fn verdict(
+        &self,
+        identity: &Identity,
+        ask: &Ask,
+        proven: &mut Vec<Requirement>,
+    ) -> Result<Verdict, Error> {
+        let read = |thing, id: &str| Located { permission: Permission::Read, thing, id: id.to_owned() };
+        let located = match ask {
+            Ask::Open | Ask::Versions(_) => return Ok(Verdict::Keep),
+            Ask::Nothing => return Ok(Verdict::Drop),
+            Ask::Experiment(id) => vec![read(Thing::Experiment, id)],
+            Ask::Run(id) => vec![read(Thing::Run, id)],
+            Ask::Runs(ids) => ids.iter().map(|id| read(Thing::Run, id)).collect(),
+            Ask::Experiments(ids) => {
+                let tier = Requirement::Tier { permission: Permission::Read, tier: ResourceKind::Run };
+                if holds(identity, self.policy, &tier).is_err() {
+                    return Ok(Verdict::Drop);
+                }
+                let experiment = |id: &String| Resource::new(ResourceKind::Experiment, id.as_str());
+                let readable = |id: &&String| may(identity, self.policy, Permission::Read, &experiment(id));
+                let kept: Vec<String> = ids.iter().filter(readable).cloned().collect();
+                return Ok(if kept.is_empty() { Verdict::Drop } else { Verdict::Experiments(kept) });
+            }
+        };
+        let mut needed = Vec::with_capacity(located.len());
+        for located in located {
+            for requirement in self.resolver.requirements(located).await? {
+                if holds(identity, self.policy, &requirement).is_err() {
+                    return Ok(Verdict::Drop);
+                }
+                needed.push(requirement);
+            }
+        }
+        proven.append(&mut needed);
+        Ok(Verdict::Keep)
+    }
+
+    async fn ask_graphql(
+        &self,
+        permit: Permit,
+        checked: &mut Checked<'_>,
+        body: Vec<u8>,
+        record: &mut Record,
+    ) -> Result<Bytes, Error> {
+        let length = body.len();
+        let mut outgoing = self.outgoing(checked, &Query::default(), Body::from(Bytes::from(body)));
+        outgoing.headers.remove(header::ACCEPT_ENCODING);
+        outgoing.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        outgoing.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        let response = self.upstream.forward(permit, outgoing).await?;
+        record.upstream_answered();
+        if !response.status().is_success() {
+            return Err(crate::upstream::Error::Unexpected(response.status()).into());
+        }
+        let limit = self.server.max_body_bytes.max(ANSWER_BYTES);
+        Ok(read_bounded(response.into_body(), limit).await.map_err(crate::upstream::Error::from)?)
+    }
+
+    /// Of the models whose versions the answer lists, those that may be read.
+    async fn readable_names(
+        &self,
+        identity: &Identity,
+        query: &GraphqlQuery,
+        verdicts: &[Verdict],
+        answer: Option<&[u8]>,
+    ) -> Result<BTreeSet<String>, Error> {
+        let mut names = BTreeMap::new();
+        query.answer(verdicts, answer, |name| {
+            names.insert(name.to_owned(), ());
+            false
+        })?;
+        let mut readable = BTreeSet::new();
+        for name in names.into_keys() {
+            let read = |kind| may(identity, self.policy, Permission::Read, &Resource::new(kind, name.as_str()));
+            let (as_model, as_prompt) = (read(ResourceKind::RegisteredModel), read(ResourceKind::Prompt));
+            let keep = if as_model == as_prompt {
+                as_model
+            } else {
+                match self.resolver.model(&name).await {
+                    Ok(resource) => may(identity, self.policy, Permission::Read, &resource),
+                    // Deleted since MLflow listed it.
+                    Err(resolve::Error::NoSuchName(_)) => false,
+                    Err(error) => return Err(error.into()),
+                }
+            };
+            if keep {
+                readable.insert(name);
+            }
+        }
+        Ok(readable)
+    }
+}
+
+/// A search of runs with many metrics is the largest.
+const ANSWER_BYTES: usize = 64 * 1024 * 1024;
