@@ -32,6 +32,7 @@ fn main() {
 /// Method and path to a row of the table, and the ids that the row asks for.
 fn classify(criterion: &mut Criterion) {
     let table = Table::built_in().unwrap();
+    let headers = http::HeaderMap::new();
     let mut group = criterion.benchmark_group("classify");
     for (name, method, path) in [
         ("first row", Method::GET, "/api/2.0/mlflow/experiments/get"),
@@ -47,7 +48,10 @@ fn classify(criterion: &mut Criterion) {
         bencher.iter(|| {
             let Found::Operation { operation, params } = table.find(&Method::GET, black_box(path)) else { return None };
             let mut query = Query::parse(black_box("experiment_id=12")).unwrap();
-            Some(locate(operation, &mut Input { params: &params, query: &mut query, body: None }).unwrap())
+            Some(
+                locate(operation, &mut Input { params: &params, headers: &headers, query: &mut query, body: None })
+                    .unwrap(),
+            )
         });
     });
     let batch = log_batch(100);
@@ -57,7 +61,13 @@ fn classify(criterion: &mut Criterion) {
             let Found::Operation { operation, params } = table.find(&Method::POST, path) else { return None };
             let mut body = Json::parse_object(black_box(batch.as_bytes())).unwrap();
             let mut query = Query::default();
-            Some(locate(operation, &mut Input { params: &params, query: &mut query, body: Some(&mut body) }).unwrap())
+            Some(
+                locate(
+                    operation,
+                    &mut Input { params: &params, headers: &headers, query: &mut query, body: Some(&mut body) },
+                )
+                .unwrap(),
+            )
         });
     });
     group.finish();

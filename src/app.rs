@@ -129,11 +129,13 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         }
     };
     serving.spawn(server::serve(&config.server, listener, acceptor, handler, Arc::clone(&metrics), stop.clone()));
+    let (behind, seen) = (upstream.clone(), Arc::clone(&metrics));
     let probe = Arc::new(Probe { draining: Arc::clone(&draining), store: Arc::clone(&store), upstream, metrics });
     let timers = TaskTracker::new();
     timers.spawn(server::admin::serve(probes, probe, stop_last.clone()));
     timers.spawn(stop_last.clone().run_until_cancelled_owned(refresh(authn)));
     timers.spawn(stop_last.clone().run_until_cancelled_owned(reconcile(effects, clock)));
+    timers.spawn(stop_last.clone().run_until_cancelled_owned(watch_version(behind, seen)));
 
     Ok(Running {
         address,
@@ -177,6 +179,30 @@ impl Running {
         self.store.close().await;
     }
 }
+
+/// Learns which MLflow is behind us, and says so when it changes.
+async fn watch_version(upstream: Upstream, metrics: Arc<Metrics>) {
+    let mut last = None;
+    loop {
+        let seen = upstream.learn_version().await.ok();
+        if seen.is_some() && seen != last {
+            if let Some(version) = seen {
+                metrics.upstream_is(&version.to_string());
+                if version.is_known() {
+                    tracing::info!(%version, "MLflow {version} is behind us");
+                } else {
+                    tracing::warn!(%version, "MLflow {version} is not among the versions this proxy was made for (2.10 to 3.17)");
+                }
+            }
+            last = seen;
+        }
+        tokio::time::sleep(if seen.is_some() { VERSION_EVERY } else { VERSION_RETRY }).await;
+    }
+}
+
+const VERSION_EVERY: Duration = Duration::from_secs(60);
+/// MLflow takes some seconds to start.
+const VERSION_RETRY: Duration = Duration::from_secs(2);
 
 async fn bind(key: &str, address: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
     let listener = TcpListener::bind(address).await.with_context(|| format!("{key}: cannot listen on {address}"))?;

@@ -11,7 +11,8 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::authz::{Identity, Permission, Permit, Policy, Requirement, Resource, ResourceKind, holds, may};
+use super::push_down;
+use crate::authz::{Identity, Permission, Permit, Policy, Requirement, Resource, ResourceKind, Visibility, holds, may};
 use crate::crypto::Sealer;
 use crate::http::{Body, Query, ReadError, read_bounded};
 use crate::mlflow::{Filter, Json, scorer_key};
@@ -61,6 +62,9 @@ pub struct Lists {
 struct Position {
     token: Option<String>,
     skip: usize,
+    /// Inside the list that MLflow narrowed for us, which has other tokens than the whole one.
+    #[serde(default)]
+    pushed: bool,
 }
 
 /// What one call may cost: rows looked at and requests to MLflow.
@@ -87,11 +91,20 @@ impl Lists {
         policy: Policy,
         permit: Permit,
         filter: Filter,
+        visible: &[Visibility],
         mut request: ListRequest<'_, '_>,
     ) -> Result<ListAnswer, ListError> {
         let wanted = request.max_results()?;
         let rows_wanted = wanted.unwrap_or(filter.default_rows());
-        let mut position = self.position(who, filter, &request)?;
+        let start = self.position(who, filter, &request)?;
+        let began = start.is_some();
+        let pushed = match &start {
+            Some(position) if !position.pushed => false,
+            Some(_) if !self.push_down(filter, visible, &mut request) => return Err(ListError::PageToken),
+            Some(_) => true,
+            None => self.push_down(filter, visible, &mut request),
+        };
+        let mut position = start.unwrap_or(Position { pushed, ..Position::default() });
         let mut rows: Vec<Box<RawValue>> = Vec::new();
         let mut looked_at = 0;
         let mut kinds = NameKinds::default();
@@ -99,7 +112,7 @@ impl Lists {
         let mut at_most = REFILL_ROWS;
         for page in 0..MAX_PAGES {
             // The first request is as the client sized it, so that MLflow's own complaints reach the client.
-            let size = if page == 0 && position == Position::default() {
+            let size = if page == 0 && (!began || pushed && position.skip == 0) {
                 wanted
             } else {
                 Some(
@@ -138,9 +151,10 @@ impl Lists {
             looked_at += count;
             match fetched.next {
                 None => return Ok(self.answer(who, filter, &rows, None)),
-                Some(next) => position = Position { token: Some(next), skip: 0 },
+                Some(next) => position = Position { token: Some(next), skip: 0, pushed },
             }
-            if looked_at >= MAX_ROWS {
+            // MLflow gives a token when there are more of them, and nothing of it is hidden.
+            if looked_at >= MAX_ROWS || pushed && rows.len() >= rows_wanted {
                 break;
             }
         }
@@ -153,12 +167,24 @@ impl Lists {
         self.answer(who, filter, &[], None)
     }
 
-    fn position(&self, who: &Identity, filter: Filter, request: &ListRequest<'_, '_>) -> Result<Position, ListError> {
-        let Some(sealed) = request.page_token().filter(|token| !token.is_empty()) else {
-            return Ok(Position::default());
-        };
+    /// Where a page token says to go on; `None` without one.
+    fn position(
+        &self,
+        who: &Identity,
+        filter: Filter,
+        request: &ListRequest<'_, '_>,
+    ) -> Result<Option<Position>, ListError> {
+        let Some(sealed) = request.page_token().filter(|token| !token.is_empty()) else { return Ok(None) };
         let opened = self.sealer.open(filter.key(), who.user.0, &sealed).ok_or(ListError::PageToken)?;
-        serde_json::from_slice(&opened).map_err(|_| ListError::PageToken)
+        serde_json::from_slice(&opened).map(Some).map_err(|_| ListError::PageToken)
+    }
+
+    /// Narrows the request to what may be read, where this MLflow can; see [`push_down`].
+    fn push_down(&self, filter: Filter, visible: &[Visibility], request: &mut ListRequest<'_, '_>) -> bool {
+        let Some(condition) = push_down::condition(filter, self.upstream.version(), visible) else { return false };
+        let Some(both) = push_down::conjunction(request.filter().as_deref(), &condition) else { return false };
+        request.set_filter(&both);
+        true
     }
 
     fn answer(&self, who: &Identity, filter: Filter, rows: &[Box<RawValue>], next: Option<&Position>) -> ListAnswer {
@@ -260,7 +286,7 @@ impl Lists {
             }
             Filter::EndpointModels => {
                 let row: EndpointModelRow = parse(row.get().as_bytes())?;
-                let Some(id) = self.resolver.endpoint(&row.id).await? else { return Ok(false) };
+                let Some(id) = self.resolver.recent_endpoint(&row.id).await? else { return Ok(false) };
                 let endpoint = Resource::new(ResourceKind::GatewayEndpoint, &*id);
                 Ok(may(who, policy, Permission::Use, &endpoint))
             }
@@ -366,6 +392,20 @@ impl ListRequest<'_, '_> {
         match text.parse::<usize>() {
             Ok(rows) if rows > 0 && rows <= 1_000_000 => Ok(Some(rows)),
             _ => Err(ListError::MaxResults),
+        }
+    }
+
+    fn filter(&self) -> Option<String> {
+        match &self.body {
+            None => self.query.all("filter").next().map(str::to_owned),
+            Some(body) => body.text("filter").map(str::to_owned),
+        }
+    }
+
+    fn set_filter(&mut self, filter: &str) {
+        match &mut self.body {
+            None => self.query.set("filter", Some(filter)),
+            Some(body) => body.set("filter", Json::String(filter.to_owned().into())),
         }
     }
 

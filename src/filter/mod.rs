@@ -5,6 +5,7 @@
 
 mod effects;
 mod lists;
+mod push_down;
 
 pub use effects::{EffectError, Effects, Happening};
 pub use lists::{ListError, ListRequest, Lists};

@@ -22,7 +22,7 @@ use super::{Json, LocateError};
 pub enum Author {
     /// A new run: `user_id`, and `mlflow.user` among `tags`.
     Run,
-    /// A new run of promptlab: the same, when given. Its handler takes no tags but an empty list.
+    /// A new run of the prompt lab: `user_id`. MLflow 3.17 cannot read `tags` there that are not empty.
     PromptlabRun,
     /// `mlflow.user` among `tags`, when it is given.
     Tags,

@@ -4,7 +4,7 @@
 
 use super::locate::{Located, is_opaque_id, shown, take_spelling, text_field};
 use super::{ArtifactPath, Json, LocateError, Need, Operation, PROMPT_TAG, Rule, Then, Thing};
-use crate::authz::Permission;
+use crate::authz::{Permission, ResourceKind};
 
 const PROMPT_SOURCES: [&str; 2] = ["dummy-source", "prompt-template"];
 
@@ -14,7 +14,7 @@ pub enum Demand {
     /// One more thing the request is about.
     Located(Located),
     /// Nobody took this name's permissions away from the caller.
-    NameIsFree(String),
+    NameIsFree { kind: ResourceKind, name: String },
     /// Only administrators may do this; the words complete "Only an administrator may …".
     Privileged(&'static str),
     /// Only administrators, or anybody below one of the configured prefixes.
@@ -132,7 +132,8 @@ pub fn demands(
         Rule::NewName => {
             let field = if operation.then == Some(Then::RenameModel) { "new_name" } else { "name" };
             let name = text_field(body, field)?.ok_or_else(|| LocateError::Missing(field.to_owned()))?;
-            vec![Demand::NameIsFree(name)]
+            let kind = if let Some(Then::Own(kind)) = operation.then { kind } else { ResourceKind::RegisteredModel };
+            vec![Demand::NameIsFree { kind, name }]
         }
         Rule::PromptTag => {
             let key = text_field(body, "key")?.ok_or_else(|| LocateError::Missing("key".to_owned()))?;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use prometheus::core::{AtomicU64, GenericCounter};
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-    TextEncoder,
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 mod process;
@@ -24,6 +24,7 @@ pub struct Metrics {
     authentication_failures: IntCounterVec,
     edge_refusals: IntCounterVec,
     upstream_errors: IntCounterVec,
+    upstream_info: IntGaugeVec,
     /// Requests that no row of the route table knows.
     pub unlisted_requests: IntCounter,
     /// Open connections.
@@ -121,6 +122,7 @@ impl Metrics {
             authentication_failures: counters(&r, "authentication_failures_total", "Credentials refused", &["reason"])?,
             edge_refusals: counters(&r, "edge_refusals_total", "Requests refused as unsafe", &["reason"])?,
             upstream_errors: counters(&r, "upstream_errors_total", "Requests MLflow did not answer", &["kind"])?,
+            upstream_info: gauges(&r, "upstream_info", "1 for the version of MLflow behind us", &["version"])?,
             unlisted_requests: counter(&r, "unlisted_requests_total", "Requests to routes that are not in the table")?,
             connections: gauge(&r, "connections", "Open connections")?,
             connections_total: counter(&r, "connections_total", "Connections accepted")?,
@@ -169,6 +171,12 @@ impl Metrics {
         self.upstream_errors.with_label_values(&[kind]).inc();
     }
 
+    /// Says which MLflow is behind us; one at a time.
+    pub fn upstream_is(&self, version: &str) {
+        self.upstream_info.reset();
+        self.upstream_info.with_label_values(&[version]).set(1);
+    }
+
     /// Everything, as Prometheus reads it.
     #[must_use]
     pub fn render(&self) -> String {
@@ -206,6 +214,12 @@ fn gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGauge, promet
     let gauge = IntGauge::with_opts(opts(name, help))?;
     registry.register(Box::new(gauge.clone()))?;
     Ok(gauge)
+}
+
+fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+    let gauges = IntGaugeVec::new(opts(name, help), labels)?;
+    registry.register(Box::new(gauges.clone()))?;
+    Ok(gauges)
 }
 
 fn histograms(registry: &Registry, name: &str, help: &str) -> Result<HistogramVec, prometheus::Error> {

@@ -3,16 +3,21 @@
 //! [`Upstream::forward`] takes a [`Permit`] by value: no permit, no code path; one permit, one request. The resolver's
 //! fixed look-ups are the only other way in.
 
+mod version;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{self, Client};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+
+pub use version::{NoVersion, Version};
 
 use crate::authz::Permit;
 use crate::config;
@@ -72,6 +77,7 @@ pub struct Upstream {
     host: HeaderValue,
     /// In front of every path.
     prefix: String,
+    seen: Arc<version::Seen>,
     response_timeout: Duration,
 }
 
@@ -126,7 +132,8 @@ impl Upstream {
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| invalid("upstream.url has a strange host"))?;
         let scheme = uri.scheme().cloned().ok_or_else(|| invalid("upstream.url has no scheme"))?;
         let (prefix, response_timeout) = (config.static_prefix.clone(), config.response_timeout);
-        Ok(Self { client, scheme, authority, host, prefix, response_timeout })
+        let seen = Arc::default();
+        Ok(Self { client, scheme, authority, host, prefix, seen, response_timeout })
     }
 
     /// What MLflow is called in `Host` and in its redirects.
@@ -199,6 +206,23 @@ impl Upstream {
         }
     }
 
+    /// The version of MLflow, as far as it is known.
+    #[must_use]
+    pub fn version(&self) -> Option<Version> {
+        self.seen.get()
+    }
+
+    /// Asks MLflow for its version and remembers the answer.
+    ///
+    /// # Errors
+    /// As [`Upstream::lookup`]; also when what answers is no MLflow.
+    pub async fn learn_version(&self) -> Result<Version, Error> {
+        let answer = self.lookup("/version".to_owned()).await?.unwrap_or_default();
+        let version = std::str::from_utf8(&answer).ok().and_then(|text| text.parse().ok());
+        self.seen.set(version);
+        version.ok_or(Error::NotUnderstood)
+    }
+
     /// Whether MLflow is healthy; what `/readyz` asks. Waits at most 1.5 seconds.
     ///
     /// # Errors
@@ -224,7 +248,7 @@ impl Upstream {
         let mut request = Request::new(outgoing.body);
         *request.method_mut() = outgoing.method;
         *request.uri_mut() = Uri::from_parts(uri).map_err(|_| Error::Unwritable)?;
-        *request.version_mut() = Version::HTTP_11;
+        *request.version_mut() = http::Version::HTTP_11;
         *request.headers_mut() = outgoing.headers;
         let answer = tokio::time::timeout(self.response_timeout, self.client.request(request)).await;
         match answer {

@@ -143,7 +143,10 @@ class Mlflow:
         self.url = f"http://127.0.0.1:{self.port}"
         argv = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", self.port, "--workers", "1"]
         argv += ["--backend-store-uri", f"sqlite:///{self.database}", "--artifacts-destination", self.artifacts, *extra]
-        env = plain_environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false") | (env or {})
+        # The provider of the AI gateway's tests stands on loopback, and so would a webhook's receiver.
+        local = {"MLFLOW_GATEWAY_API_BASE_ALLOW_PRIVATE_IPS": "true", "MLFLOW_GATEWAY_API_BASE_ALLOWED_SCHEMES": "http,https",
+                 "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true"}
+        env = plain_environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false") | local | (env or {})
         self.process = Process(argv, self.folder / "mlflow.log", env, self.folder)
 
     def wait(self):

@@ -38,16 +38,13 @@ fn a_new_run_is_the_callers() {
 }
 
 #[test]
-fn a_run_of_promptlab_is_the_callers_without_a_tag() {
+fn a_run_of_the_prompt_lab_is_the_callers_without_a_tag_that_mlflow_cannot_read() {
     check(
         Author::PromptlabRun,
         &[
             ("{}", r#"{"user_id":"ada"}"#),
             (r#"{"user_id":"eve","tags":[]}"#, r#"{"user_id":"ada","tags":[]}"#),
-            (
-                r#"{"user_id":"eve","tags":[{"key":"mlflow.user","value":"eve"}]}"#,
-                &format!(r#"{{"user_id":"ada","tags":[{OURS}]}}"#),
-            ),
+            (r#"{"tags":[{"key":"mlflow.user","value":"eve"}]}"#, &format!(r#"{{"tags":[{OURS}],"user_id":"ada"}}"#)),
         ],
     );
 }
