@@ -147,6 +147,8 @@ class Mlflow:
         local = {"MLFLOW_GATEWAY_API_BASE_ALLOW_PRIVATE_IPS": "true", "MLFLOW_GATEWAY_API_BASE_ALLOWED_SCHEMES": "http,https",
                  "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true"}
         env = plain_environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false") | local | (env or {})
+        self.reader = self.seen = None
+        self.rows = {}
         self.process = Process(argv, self.folder / "mlflow.log", env, self.folder)
 
     def wait(self):
@@ -163,9 +165,15 @@ class Mlflow:
 
     def state(self):
         """Everything MLflow has stored: rows of every table, and every artifact's size and time of change."""
-        with contextlib.closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=10)) as database:
-            names = [row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-            state = {f"table {name}": sorted(map(repr, database.execute(f'SELECT * FROM "{name}"'))) for name in names}
+        if self.reader is None:
+            self.reader = sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=10, check_same_thread=False)
+        # SQLite says whether somebody else has written since: most refusals cost no second look.
+        version = self.reader.execute("PRAGMA data_version").fetchone()
+        if version != self.seen:
+            names = [row[0] for row in self.reader.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+            rows = {name: self.reader.execute(f'SELECT * FROM "{name}"') for name in names}
+            self.rows, self.seen = {f"table {name}": sorted(map(repr, found)) for name, found in rows.items()}, version
+        state = dict(self.rows)
         files = [path for path in self.artifacts.rglob("*") if path.is_file()]
         state["artifacts"] = sorted(f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files)
         return state
