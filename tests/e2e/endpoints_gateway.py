@@ -187,6 +187,8 @@ ENDPOINTS = [
     # model definitions
     Endpoint(USE, "POST", f"{GATEWAY}/model-definitions/create", lambda w: {"json": definition_on(w.names["secret"])}),
     Endpoint(READ, "GET", f"{GATEWAY}/model-definitions/get", query(model_definition_id=named("definition"))),
+    # The list of one secret needs READ on that secret; `test_gateway.py` has what the lists show.
+    Endpoint(READ, "GET", f"{GATEWAY}/model-definitions/list", query(secret_id=named("secret"))),
     Endpoint(EDIT, "POST", f"{GATEWAY}/model-definitions/update",
              body(model_definition_id=named("definition"), model_name=lambda w: unique("stub"))),
     Endpoint(MANAGE, "DELETE", f"{GATEWAY}/model-definitions/delete", body(model_definition_id=named("spare_definition")),
@@ -195,6 +197,7 @@ ENDPOINTS = [
     Endpoint(USE, "POST", f"{GATEWAY}/endpoints/create", lambda w: {"json": endpoint_on(w.names["definition"])}),
     Endpoint(READ, "GET", f"{GATEWAY}/endpoints/get", query(endpoint_id=named("gateway_endpoint"))),
     Endpoint(READ, "GET", f"{GATEWAY}/endpoints/get", query(name=named("endpoint_name"))),
+    Endpoint(READ, "GET", f"{GATEWAY}/endpoints/list", query(secret_id=named("secret"))),
     Endpoint(EDIT, "POST", f"{GATEWAY}/endpoints/update",
              of_endpoint(model_configs=lambda w: [model_config(w.names["definition"])])),
     Endpoint(MANAGE, "DELETE", f"{GATEWAY}/endpoints/delete", of_endpoint(), spoils=True),
