@@ -23,6 +23,8 @@ pub enum Demand {
     Inside { uri: String, run: Option<String>, model: Option<String> },
     /// A trace of this id is in this experiment or not there yet.
     TraceIn { trace: String, experiment: String },
+    /// No user is called so: everybody's personal review queue bears their name.
+    NoUsersName(String),
     /// The caller's part in a review queue.
     Queue { queue: Located, part: QueuePart },
 }
@@ -67,6 +69,11 @@ pub fn demands(
         }
         Rule::QueueReader => queue(located, QueuePart::Reader),
         Rule::QueueMember => queue(located, QueuePart::Member),
+        Rule::QueueName => {
+            let personal = text_field(body, "queue_type")?.is_some_and(|kind| kind == "USER");
+            let name = text_field(body, "name")?.filter(|_| !personal);
+            name.map(Demand::NoUsersName).into_iter().collect()
+        }
         Rule::QueueOwner => queue(located, QueuePart::CustomOwner),
         Rule::QueueUpdate => {
             let mut demands = queue(located, QueuePart::Owner);
@@ -75,6 +82,7 @@ pub fn demands(
                     |located: &Located| Demand::Located(Located { permission: Permission::Manage, ..located.clone() });
                 demands.extend(located.iter().map(whole));
             }
+            demands.extend(text_field(body, "name")?.map(Demand::NoUsersName));
             demands
         }
         Rule::ScorerDelete => {

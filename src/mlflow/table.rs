@@ -194,6 +194,7 @@ pub enum Rule {
     PromptSource,
     PromptTag,
     QueueMember,
+    QueueName,
     QueueOwner,
     QueueReader,
     QueueUpdate,

@@ -441,7 +441,7 @@ impl Proxy {
         }
         for demand in demanded {
             // What keeps MLflow's data together holds for administrators too.
-            if !unlimited || matches!(demand, Demand::TraceIn { .. }) {
+            if !unlimited || matches!(demand, Demand::TraceIn { .. } | Demand::NoUsersName(_)) {
                 requirements.add_all(Box::pin(self.demand(demand)).await?)?;
             }
         }
@@ -479,6 +479,12 @@ impl Proxy {
                 Some(there) if *there != *experiment => return Err(Error::TraceElsewhere),
                 Some(_) | None => Vec::new(),
             },
+            Demand::NoUsersName(name) => {
+                if self.authn.is_somebodys_name(&name).await? {
+                    return Err(Error::UsersName);
+                }
+                Vec::new()
+            }
             Demand::Queue { queue, part } => self.part_in_queue(queue, part).await?,
         })
     }
