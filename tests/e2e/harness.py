@@ -134,19 +134,21 @@ class Process:
 class Mlflow:
     """An unmodified MLflow with SQLite and a local artifact folder."""
 
-    def __init__(self, folder, port=None, extra=(), env=None):
+    def __init__(self, folder, port=None, extra=(), env=None, python=sys.executable):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.database = self.folder / "mlflow.db"
         self.artifacts = self.folder / "artifacts"
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        argv = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", self.port, "--workers", "1"]
+        argv = [python, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", self.port, "--workers", "1"]
         argv += ["--backend-store-uri", f"sqlite:///{self.database}", "--artifacts-destination", self.artifacts, *extra]
         # The provider of the AI gateway's tests stands on loopback, and so would a webhook's receiver.
         local = {"MLFLOW_GATEWAY_API_BASE_ALLOW_PRIVATE_IPS": "true", "MLFLOW_GATEWAY_API_BASE_ALLOWED_SCHEMES": "http,https",
                  "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true"}
         env = plain_environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false") | local | (env or {})
+        # 2.x starts the gunicorn that it finds.
+        env["PATH"] = f"{Path(python).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
         self.reader = self.seen = None
         self.rows = {}
         self.process = Process(argv, self.folder / "mlflow.log", env, self.folder)
@@ -392,10 +394,10 @@ class Person(Http):
             environment["MLFLOW_TRACKING_SERVER_CERT_PATH"] = str(self.front.tls.cert)
         return environment
 
-    def python(self, script, *arguments, bearer=False, timeout=150):
+    def python(self, script, *arguments, bearer=False, timeout=150, python=sys.executable):
         """Runs a script of this folder in a Python of its own; what it printed."""
         done = subprocess.run(
-            [sys.executable, str(Path(__file__).parent / script), *map(str, arguments)],
+            [python, str(Path(__file__).parent / script), *map(str, arguments)],
             capture_output=True,
             text=True,
             timeout=timeout,
