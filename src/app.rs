@@ -69,7 +69,7 @@ const EFFECTS_DRAIN: Duration = Duration::from_secs(30);
 /// The store cannot be opened, an address cannot be bound, a certificate cannot be read.
 pub async fn start(config: Config) -> anyhow::Result<Running> {
     let clock = Clock::default();
-    let table = Table::built_in()?;
+    let table = Arc::new(Table::built_in()?);
     let names = table.operations().iter().map(|operation| operation.name);
     let metrics = Arc::new(Metrics::new(names.chain(["none", "Own", "Unlisted"]))?);
     let store = Store::open(&config.store.url, clock.clone()).await;
@@ -103,13 +103,13 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         policy,
         authz: config.authz.clone(),
         static_prefix: config.upstream.static_prefix.clone(),
-        table,
+        table: Arc::clone(&table),
         authn: Arc::clone(&authn),
         resolver: Arc::clone(&resolver),
         upstream: upstream.clone(),
         lists: Lists::new(upstream.clone(), resolver, Sealer::new(&store.sealing_key().await?)),
         effects: effects.clone(),
-        pages: Pages::new(Arc::clone(&store), Arc::clone(&authn), config.authn.clone(), policy, clock.clone()),
+        pages: Pages::new(Arc::clone(&store), Arc::clone(&authn), config.authn.clone(), policy, table, clock.clone()),
         telemetry: Arc::new(telemetry),
         background: TaskTracker::new(),
     });

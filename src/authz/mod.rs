@@ -4,12 +4,14 @@
 //! Called by `pipeline` once per request and by `filter` once per row.
 
 mod decide;
+mod explain;
 mod grant;
 mod identity;
 mod permission;
 mod selector;
 
 pub use decide::{Denied, Permit, Policy, Requirement, Visibility, authorize, holds, may, open_to_all};
+pub use explain::{Explanation, explain};
 pub use grant::{DEFAULT_WORKSPACE, Grant, GrantSet, Subject};
 pub use identity::{Identity, Limits, RoleId, Scheme, ScopeError, TokenId, UserId};
 pub use permission::{Permission, UnknownPermission};

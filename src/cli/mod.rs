@@ -13,6 +13,7 @@ use crate::config::{self, Flags, Problems};
 
 mod audit;
 mod check_config;
+mod explain;
 mod grant;
 mod output;
 mod password;
@@ -50,6 +51,8 @@ enum Command {
     Grant(grant::Arguments),
     /// What several people may do together
     Role(role::Arguments),
+    /// May somebody do this, and because of which grants?
+    Explain(explain::Arguments),
     /// What was changed and what was denied
     Audit(audit::Arguments),
 }
@@ -111,6 +114,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Token(arguments) => token::run(arguments, &flags).await,
         Command::Grant(arguments) => grant::run(arguments, &flags).await,
         Command::Role(arguments) => role::run(arguments, &flags).await,
+        Command::Explain(arguments) => explain::run(arguments, &flags).await,
         Command::Audit(arguments) => audit::run(&arguments, &flags).await,
     }
 }

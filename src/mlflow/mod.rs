@@ -8,6 +8,7 @@ mod graphql;
 mod json;
 mod locate;
 mod otlp;
+mod question;
 mod rules;
 mod table;
 
@@ -18,6 +19,7 @@ pub use graphql::{Ask, GraphqlError, Query as GraphqlQuery, RootField, Verdict};
 pub use json::{Json, JsonError, MAX_DEPTH};
 pub use locate::{Input, LocateError, Located, Narrowed, locate, narrow, text_field};
 pub use otlp::{OtlpError, Spans, read as read_spans};
+pub use question::{Question, QuestionError};
 pub use rules::{Demand, QueuePart, SourceUri, demands, names_a_version};
 pub use table::{
     Feature, Field, Filter, Found, Need, Operation, Rule, Send, Source, Step, Table, TableError, Then, Thing,

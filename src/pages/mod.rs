@@ -19,9 +19,11 @@ use crate::authz::{Identity, Policy};
 use crate::clock::Clock;
 use crate::config;
 use crate::http::{ErrorCode, Reply};
+use crate::mlflow::Table;
 use crate::store::Store;
 
 mod asked;
+mod explain;
 mod grants;
 mod held;
 mod json;
@@ -39,6 +41,7 @@ use asked::Caller;
 use refusal::Refusal;
 use resource_permissions::{FAMILIES, Family};
 
+pub use explain::explanation;
 pub use refusal::Denial;
 
 /// Answers management requests.
@@ -54,6 +57,7 @@ struct Parts {
     authn: Arc<Authn>,
     config: config::Authn,
     policy: Policy,
+    table: Arc<Table>,
     clock: Clock,
 }
 
@@ -63,8 +67,15 @@ type Answer = Result<shapes::Shape, Refusal>;
 impl Pages {
     /// Pages over this store.
     #[must_use]
-    pub fn new(store: Arc<Store>, authn: Arc<Authn>, config: config::Authn, policy: Policy, clock: Clock) -> Self {
-        let parts = Parts { store, authn, config, policy, clock };
+    pub fn new(
+        store: Arc<Store>,
+        authn: Arc<Authn>,
+        config: config::Authn,
+        policy: Policy,
+        table: Arc<Table>,
+        clock: Clock,
+    ) -> Self {
+        let parts = Parts { store, authn, config, policy, table, clock };
         Self { router: router().with_state(Arc::new(parts)) }
     }
 
@@ -119,6 +130,7 @@ fn router() -> Router<Arc<Parts>> {
         .route("/signup", get(signup::page))
         .route("/api/2.0/mlflow/users/create-ui", post(signup::create))
         .route("/auth/api/v1/me", get(users::me))
+        .route("/auth/api/v1/explain", get(explain::get))
         .route("/auth/api/v1/tokens", get(tokens::list).post(tokens::create).delete(tokens::revoke))
         .route("/auth/api/v1/tokens/{id}", delete(tokens::revoke_by_path))
         .route("/auth/api/v1/tokens/{id}/rotate", post(tokens::rotate));

@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::*;
+use crate::mlflow::Table;
 use crate::authz::{Grant, Limits, Permission, ResourceKind, Selector, Subject};
 use crate::clock::Timestamp;
 use crate::crypto::{AccessToken, PasswordHash};
@@ -27,6 +28,10 @@ struct World {
     credentials: BTreeMap<String, String>,
 }
 
+fn table() -> Arc<Table> {
+    Arc::new(Table::built_in().unwrap())
+}
+
 impl World {
     async fn new() -> Self {
         Self::with(Permission::NoPermissions).await
@@ -37,7 +42,7 @@ impl World {
         let store = Arc::new(Store::open("sqlite::memory:", clock.clone()).await.unwrap());
         let authn = Arc::new(Authn::new(&config(), Arc::clone(&store), clock.clone()));
         let policy = Policy { default_permission };
-        let pages = Pages::new(Arc::clone(&store), Arc::clone(&authn), config(), policy, clock.clone());
+        let pages = Pages::new(Arc::clone(&store), Arc::clone(&authn), config(), policy, table(), clock.clone());
         let mut world = Self { pages, store, authn, clock, credentials: BTreeMap::new() };
         let admin = world.person("admin", true).await;
         let alice = world.person("alice", false).await;
@@ -683,7 +688,7 @@ async fn an_account_is_made_on_the_page_for_it_and_from_nowhere_else() {
     assert!(send("admin", &form("dave", token)).await.1.contains("The CSRF token has expired."));
     let off = config::Authn { signup: false, ..config() };
     let policy = Policy { default_permission: Permission::NoPermissions };
-    let pages = Pages::new(Arc::clone(&world.store), Arc::clone(&world.authn), off, policy, world.clock.clone());
+    let pages = Pages::new(Arc::clone(&world.store), Arc::clone(&world.authn), off, policy, table(), world.clock.clone());
     for request in ["GET /signup", "POST /api/2.0/mlflow/users/create-ui"] {
         let (method, path) = request.split_once(' ').unwrap();
         let request = http::Request::builder().method(method).uri(path).body(Bytes::new()).unwrap();

@@ -200,7 +200,14 @@ impl Error {
             Self::UsersName => Reply::invalid(
                 "This is a registered user's name. A custom review queue cannot have it; assign that user to a queue instead.",
             ),
-            Self::Denied(denied) => Reply::new(StatusCode::FORBIDDEN, ErrorCode::PermissionDenied, denied.to_string()),
+            Self::Denied(denied) => {
+                // Who knows which resource it is can ask what is granted on it.
+                let more = match denied {
+                    Denied::Missing { .. } | Denied::MissingTier { .. } => " GET /auth/api/v1/explain says what is granted.",
+                    _ => "",
+                };
+                Reply::new(StatusCode::FORBIDDEN, ErrorCode::PermissionDenied, format!("{denied}{more}"))
+            }
             Self::Resolve(error) => resolve(error),
             Self::Upstream(error) => unavailable(&error),
             Self::List(ListError::Upstream(error)) => unavailable(&error),

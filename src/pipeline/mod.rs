@@ -45,7 +45,7 @@ pub struct Proxy {
     pub authz: config::Authz,
     /// Below which MLflow, and we in front of it, answer.
     pub static_prefix: String,
-    pub table: Table,
+    pub table: Arc<Table>,
     pub authn: Arc<Authn>,
     pub resolver: Arc<Resolver>,
     pub upstream: Upstream,

@@ -1,0 +1,54 @@
+//! Why may they, or why not: a decision with every grant that took part.
+//!
+//! The verdict is [`holds`]'s own; this only gathers what it was made of.
+
+use super::{Grant, Identity, Permission, Policy, Requirement, Resource, ResourceKind, holds};
+
+/// A decision, and what it was made of.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Explanation {
+    pub allowed: bool,
+    /// What a refused request is told.
+    pub denied: Option<String>,
+    /// What grants and default come to on the resource itself, before tiers, being an administrator, and the limits of
+    /// the credential.
+    pub level: Permission,
+    /// The grants that speak of it, of a tier that is asked about, or of the workspace.
+    pub grants: Vec<Grant>,
+}
+
+/// Explains whether `who` fulfils all `requirements`, which are about `resource`. `held` are the grants from which the
+/// identity's own were made.
+#[must_use]
+pub fn explain(
+    who: &Identity,
+    policy: Policy,
+    requirements: &[Requirement],
+    resource: &Resource,
+    held: impl IntoIterator<Item = Grant>,
+) -> Explanation {
+    let denied = requirements.iter().find_map(|requirement| holds(who, policy, requirement).err());
+    let asked = |tier| {
+        requirements.iter().any(|requirement| match requirement {
+            Requirement::Level { tier: below, .. } | Requirement::Belonging { tier: below, .. } => *below == Some(tier),
+            Requirement::NotDenied(asked) | Requirement::Tier { tier: asked, .. } => *asked == tier,
+            Requirement::SignedIn
+            | Requirement::Admin { .. }
+            | Requirement::Create(_)
+            | Requirement::Privileged(_)
+            | Requirement::NotRefused(_)
+            | Requirement::OneOf(_)
+            | Requirement::Any(_) => false,
+        })
+    };
+    let takes_part = |grant: &Grant| {
+        let speaks = grant.kind == resource.kind && grant.selector.matches(&resource.key);
+        speaks || grant.kind == ResourceKind::Workspace || asked(grant.kind)
+    };
+    Explanation {
+        allowed: denied.is_none(),
+        denied: denied.map(|denied| denied.to_string()),
+        level: policy.level(who.grants.level(resource.kind, &resource.key)),
+        grants: held.into_iter().filter(takes_part).collect(),
+    }
+}

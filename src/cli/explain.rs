@@ -1,0 +1,82 @@
+//! `explain`: may somebody do this, and because of which grants?
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Args;
+use serde_json::Value;
+
+use super::stored::{Absent, Opened};
+use crate::authz::{Limits, Policy};
+use crate::config::{self, Flags};
+use crate::mlflow::{Question, Table};
+use crate::pages::explanation;
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  mlflow-auth-proxy explain --user alice --operation EDIT --resource experiment:12
+  mlflow-auth-proxy explain --user alice --operation DeleteRun --resource experiment:12
+  mlflow-auth-proxy explain --user bob --operation GetModelVersion --resource registered_model:fraud --json
+
+Operations are the names in the access log. What lies in a resource is asked about by naming the resource: a run by its
+experiment, a version by its model.")]
+pub(super) struct Arguments {
+    /// Who
+    #[arg(long)]
+    user: String,
+    /// READ, USE, EDIT or MANAGE, or the name of an operation
+    #[arg(long)]
+    operation: String,
+    /// TYPE:ID or TYPE:NAME
+    #[arg(long)]
+    resource: String,
+    /// As JSON, the same that GET /auth/api/v1/explain answers
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(arguments: Arguments, flags: &Flags) -> anyhow::Result<ExitCode> {
+    let policy = Policy { default_permission: config::load(flags)?.authz.default_permission };
+    let question = Question::parse(&Table::built_in()?, &arguments.operation, &arguments.resource)?;
+    Opened::with(flags, Absent::Refuse, async |opened| {
+        let user = opened.user(&arguments.user).await?;
+        let limits = Limits::default();
+        let answer = explanation(&opened.store, policy, &user, limits, &arguments.operation, &question).await?;
+        if arguments.json {
+            println!("{}", serde_json::to_string_pretty(&answer).context("the answer is JSON")?);
+        } else {
+            print!("{}", in_words(&answer));
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// The answer for a person: the verdict first, then what it was made of.
+fn in_words(answer: &Value) -> String {
+    let text = |key: &str| answer.get(key).and_then(Value::as_str).unwrap_or_default();
+    let yes = |key: &str| answer.get(key).and_then(Value::as_bool).unwrap_or_default();
+    let list = |key: &str| answer.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let verdict = if yes("allowed") { "yes" } else { "no" };
+    let mut out = format!("{verdict}: {} on {} for `{}`\n", text("operation"), text("resource"), text("user"));
+    if !text("reason").is_empty() {
+        out += &format!("  {}\n", text("reason"));
+    }
+    if yes("is_admin") {
+        out += "  an administrator may do everything\n";
+    }
+    for grant in list("grants") {
+        let part = |key: &str| grant.get(key).and_then(Value::as_str).unwrap_or_default();
+        let (kind, resource) = (part("resource_type"), part("resource"));
+        out += &format!("  {} on {kind}:{resource}, of {} {}\n", part("permission"), part("subject_type"), part("subject"));
+    }
+    if list("grants").is_empty() {
+        out += "  no grant speaks of it\n";
+    }
+    out += &format!("  where no grant speaks: {}\n", text("default_permission"));
+    for more in list("also_needs") {
+        out += &format!("  also needs {}\n", more.as_str().unwrap_or_default());
+    }
+    out
+}
