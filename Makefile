@@ -3,10 +3,10 @@
 SHELL := bash
 CARGO ?= cargo
 
-.PHONY: help run test test-unit test-e2e test-env check bench clean
+.PHONY: help run test test-unit test-e2e test-versions slow test-env check bench clean
 
 help: ## this list
-	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
 
 run: needs-cargo ## build, then MLflow and the proxy on this machine, with a first token
 	$(CARGO) build --release --locked
@@ -20,6 +20,12 @@ test-unit: needs-cargo ## Rust: unit, property, edge and integration tests
 
 test-e2e: needs-cargo ## real MLflow, real client; PYTEST='-k story' narrows it
 	@scripts/test e2e
+
+test-versions: needs-cargo ## every MLflow we know, old and new: its routes, its server, its client; installs them once
+	@scripts/test versions
+
+slow: needs-cargo ## thousands of generated requests: what was decided about is what MLflow acts on
+	@scripts/test slow
 
 test-env: ## the private Python environment of the end-to-end tests
 	@scripts/test-env.sh

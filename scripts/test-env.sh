@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Makes the private Python environment of the end-to-end tests and prints the path of its interpreter.
+# `test-env.sh 2.10.2` makes one with that MLflow and nothing else, to run its server and its client.
 #
 # Nothing outside ${XDG_CACHE_HOME:-~/.cache}/mlflow-auth-proxy is touched, except for Debian packages that are missing:
 # as root with apt they are installed, otherwise the one command to run is printed. A complete environment is verified and
@@ -7,10 +8,21 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-requirements=$here/tests/e2e/requirements.txt
-version=$(sed -n 's/^mlflow\[auth\]==//p' "$requirements")
+file=$here/tests/e2e/requirements.txt
+ours=$(sed -n 's/^mlflow\[auth\]==//p' "$file")
+version=${1:-$ours}
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/mlflow-auth-proxy
 env=$cache/mlflow-$version
+
+case $version in
+    "$ours") mapfile -t requirements < <(sed 's/#.*//; /^ *$/d' "$file") ;;
+    # It imports pkg_resources, breaks with what pandas 3 and SQLAlchemy 2.1 do differently, and before 2.11 there is no
+    # extra `auth`, which brings Flask-WTF.
+    2.*) requirements=("mlflow[auth]==$version" 'setuptools<80' 'pandas<3' 'sqlalchemy==2.0.58' 'flask-wtf==1.3.0') ;;
+    *) requirements=("mlflow[auth]==$version") ;;
+esac
+modules=(flask flask_wtf sqlalchemy requests)
+[ "$version" != "$ours" ] || modules+=(sklearn pytest pytest_timeout playwright.sync_api uvicorn)
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -67,20 +79,19 @@ system_packages() {
 
 # True when the interpreter runs and every pinned package is there, in its pinned version, and loads.
 complete() {
-    [ -x "$env/bin/python" ] && "$env/bin/python" - "$requirements" 2>/dev/null <<'PYTHON'
+    [ -x "$env/bin/python" ] && "$env/bin/python" - "${requirements[@]}" -- "${modules[@]}" 2>/dev/null <<'PYTHON'
 import importlib
 import re
 import sys
 from importlib.metadata import version
 
-for line in open(sys.argv[1]):
-    line = line.split("#")[0].strip()
-    if not line:
-        continue
-    name, wanted = re.fullmatch(r"([A-Za-z0-9_.-]+)(?:\[[a-z,]+\])?==(\S+)", line).groups()
-    if version(name) != wanted:
-        sys.exit(f"{name} is {version(name)}, not {wanted}")
-for module in ("flask_wtf", "sklearn", "requests", "pytest", "pytest_timeout", "playwright.sync_api", "sqlalchemy", "uvicorn", "opentelemetry.exporter.otlp.proto.http"):
+split = sys.argv.index("--")
+for requirement in sys.argv[1:split]:
+    name, how, wanted = re.fullmatch(r"([A-Za-z0-9_.-]+)(?:\[[a-z,]+\])?(==|<)(\S+)", requirement).groups()
+    found = version(name)
+    if found != wanted if how == "==" else int(found.split(".")[0]) >= int(wanted):
+        sys.exit(f"{name} is {found}, not {how}{wanted}")
+for module in sys.argv[split + 1 :]:
     importlib.import_module(module)
 PYTHON
 }
@@ -94,12 +105,13 @@ make_it() {
         say "Making a private Python environment in $env ..."
         python3 -m venv "$env"
     fi
-    say "Installing MLflow $version and the test tools (a minute or two) ..."
-    "$env/bin/python" -m pip install --quiet --disable-pip-version-check --no-input -r "$requirements" >&2
+    say "Installing ${requirements[*]} (a minute or two) ..."
+    "$env/bin/python" -m pip install --quiet --disable-pip-version-check --no-input "${requirements[@]}" >&2
 }
 
 system_packages
-need_browser
+# Other versions are only asked by their own client.
+[ "$version" != "$ours" ] || need_browser
 mkdir -p "$cache"
 # Two at once would trip over each other; `quickstart` takes the same lock.
 exec 9>"$env.lock"

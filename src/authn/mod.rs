@@ -219,6 +219,15 @@ impl Authn {
         self.is_password(Some(user), &user.name, password, address).await
     }
 
+    /// Whether some user is called this, in any case.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn is_somebodys_name(&self, name: &str) -> Result<bool, Error> {
+        let name = name.trim().to_lowercase();
+        Ok(self.store.users().await?.iter().any(|user| user.name.to_lowercase() == name))
+    }
+
     /// Drops what is cached of one user: their grants, password, tokens or admin bit changed.
     ///
     /// Drops everybody's, in fact: whatever changed raised the store's revision, at which [`Authn::refresh`] does the

@@ -40,6 +40,10 @@ pub enum Happening {
     },
     /// A review queue, whose owner MLflow keeps itself.
     CreateQueue,
+    /// A version of an MCP server. MLflow makes the server along when it is not there.
+    CreateMcpVersion {
+        server: String,
+    },
 }
 
 /// Why it did not come to a good end.
@@ -123,6 +127,9 @@ impl Effects {
         let task = self.tracker.spawn(async move {
             match happening {
                 Happening::CreateQueue => parts.create_queue(&name, permit, outgoing).await,
+                Happening::CreateMcpVersion { server } => {
+                    parts.create_mcp_version(actor, user, permit, server, outgoing).await
+                }
                 happening => parts.run(actor, user, permit, happening, outgoing).await,
             }
         });
@@ -181,6 +188,18 @@ impl Parts {
         let (first, second) = slots(&happening.names());
         let _first = self.lock(first).await;
         let _second = self.lock(second).await;
+        self.run_alone(actor, user, permit, happening, outgoing).await
+    }
+
+    /// Under the locks of the names.
+    async fn run_alone(
+        &self,
+        actor: Actor,
+        user: UserId,
+        permit: Permit,
+        happening: Happening,
+        outgoing: Outgoing,
+    ) -> Result<Done, EffectError> {
         self.settle_names_of(&happening).await?;
         let intent = self.store.begin(&happening.effect(user)).await.map_err(EffectError::NotBegun)?;
         let response = match self.upstream.forward(permit, outgoing).await {
@@ -261,10 +280,12 @@ impl Parts {
                 self.resolver.forget_name(to).await;
                 store.finish_rename(actor, intent, ResourceKind::RegisteredModel, from, to).await
             }
-            Happening::CreateQueue => store.abandon(intent).await,
+            Happening::CreateQueue | Happening::CreateMcpVersion { .. } => store.abandon(intent).await,
         };
         match happening {
-            Happening::Create { .. } | Happening::CreateQueue => self.authn.forget(user),
+            Happening::Create { .. } | Happening::CreateQueue | Happening::CreateMcpVersion { .. } => {
+                self.authn.forget(user)
+            }
             // Anybody may have had a grant on it.
             Happening::Delete { .. } | Happening::RenameModel { .. } => self.authn.forget_all(),
         }
@@ -292,6 +313,27 @@ impl Parts {
                 }
             }
         }
+        Ok(Done { status: head.status, headers: head.headers, body })
+    }
+
+    /// Under the name's lock a server that is not there is made by nobody else through us.
+    async fn create_mcp_version(
+        &self,
+        actor: Actor,
+        user: UserId,
+        permit: Permit,
+        server: String,
+        outgoing: Outgoing,
+    ) -> Result<Done, EffectError> {
+        let (slot, _) = slots(&[server.as_str()]);
+        let _alone = self.lock(slot).await;
+        let there = self.resolver.is_there(ResourceKind::McpServer, &server).await;
+        if !there.map_err(EffectError::Unsettled)? {
+            let happening = Happening::Create { kind: ResourceKind::McpServer, name: server };
+            return self.run_alone(actor, user, permit, happening, outgoing).await;
+        }
+        let (head, body) = self.upstream.forward(permit, outgoing).await?.into_parts();
+        let body = read_bounded(body, ANSWER_BYTES).await.map_err(upstream::Error::from)?;
         Ok(Done { status: head.status, headers: head.headers, body })
     }
 
@@ -347,7 +389,7 @@ impl Happening {
     /// Whether what follows can only be known from MLflow's answer.
     const fn needs_answer(&self) -> bool {
         match self {
-            Self::Create { .. } | Self::CreateQueue => true,
+            Self::Create { .. } | Self::CreateQueue | Self::CreateMcpVersion { .. } => true,
             Self::Delete { .. } | Self::RenameModel { .. } => false,
         }
     }
@@ -360,6 +402,7 @@ impl Happening {
             Self::Delete { key, .. } => vec![key],
             Self::RenameModel { from, to } => vec![from, to],
             Self::CreateQueue => Vec::new(),
+            Self::CreateMcpVersion { server } => vec![server],
         }
     }
 
@@ -371,6 +414,9 @@ impl Happening {
                 Effect::Rename { kind: ResourceKind::RegisteredModel, from: from.clone(), to: to.clone() }
             }
             Self::CreateQueue => Effect::Create { kind: ResourceKind::ReviewQueue, name: String::new(), user },
+            Self::CreateMcpVersion { server } => {
+                Effect::Create { kind: ResourceKind::McpServer, name: server.clone(), user }
+            }
         }
     }
 }

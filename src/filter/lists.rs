@@ -286,7 +286,7 @@ impl Lists {
             }
             Filter::EndpointModels => {
                 let row: EndpointModelRow = parse(row.get().as_bytes())?;
-                let Some(id) = self.resolver.endpoint(&row.id).await? else { return Ok(false) };
+                let Some(id) = self.resolver.recent_endpoint(&row.id).await? else { return Ok(false) };
                 let endpoint = Resource::new(ResourceKind::GatewayEndpoint, &*id);
                 Ok(may(who, policy, Permission::Use, &endpoint))
             }

@@ -30,8 +30,6 @@ pub enum HeadError {
     Framing,
     #[error("A {0} request must not have a body.")]
     UnexpectedBody(Method),
-    #[error("Workspaces are not supported; do not send X-MLFLOW-WORKSPACE.")]
-    Workspace,
 }
 
 impl HeadError {
@@ -49,7 +47,6 @@ impl HeadError {
             Self::Upgrade => "upgrade",
             Self::Framing => "framing",
             Self::UnexpectedBody(_) => "unexpected_body",
-            Self::Workspace => "workspace",
         }
     }
 }
@@ -147,9 +144,6 @@ fn check_headers(headers: &HeaderMap) -> Result<(), HeadError> {
     }
     check_framing(headers)?;
     check_connection(headers)?;
-    if headers.get("x-mlflow-workspace").is_some_and(|value| !value.as_bytes().trim_ascii().is_empty()) {
-        return Err(HeadError::Workspace);
-    }
     Ok(())
 }
 

@@ -48,6 +48,18 @@ impl CanonicalPath {
     /// # Errors
     /// Whenever another parser could see another path; see [`PathError`].
     pub fn parse(target: &PathAndQuery) -> Result<Self, PathError> {
+        Self::read(target, EncodedSlash::Refused)
+    }
+
+    /// The same where clients encode a name whose own slashes count as slashes: `%2F` is read and sent as `/`.
+    ///
+    /// # Errors
+    /// As [`CanonicalPath::parse`].
+    pub fn parse_names(target: &PathAndQuery) -> Result<Self, PathError> {
+        Self::read(target, EncodedSlash::Separates)
+    }
+
+    fn read(target: &PathAndQuery, slash: EncodedSlash) -> Result<Self, PathError> {
         let raw = target.path();
         if raw.bytes().all(is_plain) {
             check_segments(raw)?;
@@ -56,11 +68,12 @@ impl CanonicalPath {
         if raw.bytes().any(|byte| byte == b';' || byte == b'\\' || !byte.is_ascii() || byte.is_ascii_control()) {
             return Err(PathError::ForbiddenCharacter);
         }
-        // Before decoding: an encoded separator must never become a segment border.
+        // Before decoding: an encoded separator must not become a segment border unawares.
         check_segments(raw)?;
         let decoded = percent_decode_str(raw).decode_utf8().map_err(|_| PathError::NotText)?;
         let separators = |text: &str| text.bytes().filter(|&byte| byte == b'/').count();
-        if separators(&decoded) != separators(raw) || decoded.contains('\\') || decoded.contains(char::is_control) {
+        let moved = slash == EncodedSlash::Refused && separators(&decoded) != separators(raw);
+        if moved || decoded.contains('\\') || decoded.contains(char::is_control) {
             return Err(PathError::EncodedSeparator);
         }
         check_segments(&decoded)?;
@@ -96,6 +109,12 @@ impl CanonicalPath {
             Text::Decoded(decoded) => utf8_percent_encode(decoded, NOT_IN_PATH).into(),
         }
     }
+}
+
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum EncodedSlash {
+    Refused,
+    Separates,
 }
 
 /// Everything but unreserved characters, `/` and the sub-delimiters that MLflow's clients send as they are.

@@ -146,8 +146,22 @@ fn a_head_that_two_servers_read_differently_is_refused() {
         head("POST", &[host, ("transfer-encoding", "chunked"), ("content-length", "3")]),
         Err(HeadError::Framing)
     );
-    assert_eq!(head("GET", &[host, ("x-mlflow-workspace", "other")]), Err(HeadError::Workspace));
-    assert_eq!(head("GET", &[host, ("x-mlflow-workspace", "")]), Ok(()));
+}
+
+#[test]
+fn where_names_are_encoded_a_slash_in_them_is_a_slash() {
+    let names = |raw: &str| {
+        let path = CanonicalPath::parse_names(&raw.parse::<PathAndQuery>().expect("a target hyper would accept"))?;
+        Ok((path.decoded().to_owned(), path.encoded().into_owned()))
+    };
+    let one = |path: &str| Ok((path.to_owned(), path.to_owned()));
+    assert_eq!(names("/s/com.example%2Ftool"), one("/s/com.example/tool"));
+    assert_eq!(names("/s/com.example%2ftool/tags"), one("/s/com.example/tool/tags"));
+    assert_eq!(names("/s/com.example/tool"), one("/s/com.example/tool"));
+    assert_eq!(names("/s/a%2F%2Fb"), Err(PathError::EmptySegment));
+    assert_eq!(names("/s/a%2F..%2Fb"), Err(PathError::DotSegment));
+    assert_eq!(names("/s/a%5Cb"), Err(PathError::EncodedSeparator));
+    assert_eq!(names("/s/a%2F%00"), Err(PathError::EncodedSeparator));
 }
 
 #[test]

@@ -20,8 +20,10 @@ use super::{Json, LocateError};
 #[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Author {
-    /// A new run: `user_id`, and `mlflow.user` among `tags`. Promptlab's too.
+    /// A new run: `user_id`, and `mlflow.user` among `tags`.
     Run,
+    /// A new run of the prompt lab: `user_id`. MLflow 3.17 cannot read `tags` there that are not empty.
+    PromptlabRun,
     /// `mlflow.user` among `tags`, when it is given.
     Tags,
     /// One tag, `key` and `value`: when it is `mlflow.user`.
@@ -57,6 +59,10 @@ pub fn sign(author: Author, body: &mut Json<'_>, name: &str) -> Result<(), Locat
         Author::Run => {
             set(body, "user_id", name)?;
             sign_list(body, "tags", name, Absent::Append)
+        }
+        Author::PromptlabRun => {
+            set(body, "user_id", name)?;
+            sign_list(body, "tags", name, Absent::Leave)
         }
         Author::Tags => sign_list(body, "tags", name, Absent::Leave),
         Author::Tag => sign_tag(body, name),

@@ -305,7 +305,7 @@ fn check_id(thing: Thing, field: &Field, value: String) -> Result<String, Locate
             }
             "a name"
         }
-        Thing::McpServer | Thing::McpServerVersion => {
+        Thing::McpServer | Thing::McpServerVersion | Thing::NewMcpServerVersion => {
             if is_mcp_name(&value) {
                 return Ok(value);
             }

@@ -4,7 +4,7 @@
 
 use super::locate::{Located, is_opaque_id, shown, take_spelling, text_field};
 use super::{ArtifactPath, Json, LocateError, Need, Operation, PROMPT_TAG, Rule, Then, Thing};
-use crate::authz::Permission;
+use crate::authz::{Permission, ResourceKind};
 
 const PROMPT_SOURCES: [&str; 2] = ["dummy-source", "prompt-template"];
 
@@ -14,7 +14,7 @@ pub enum Demand {
     /// One more thing the request is about.
     Located(Located),
     /// Nobody took this name's permissions away from the caller.
-    NameIsFree(String),
+    NameIsFree { kind: ResourceKind, name: String },
     /// Only administrators may do this; the words complete "Only an administrator may …".
     Privileged(&'static str),
     /// Only administrators, or anybody below one of the configured prefixes.
@@ -23,6 +23,8 @@ pub enum Demand {
     Inside { uri: String, run: Option<String>, model: Option<String> },
     /// A trace of this id is in this experiment or not there yet.
     TraceIn { trace: String, experiment: String },
+    /// No user is called so: everybody's personal review queue bears their name.
+    NoUsersName(String),
     /// The caller's part in a review queue.
     Queue { queue: Located, part: QueuePart },
 }
@@ -67,6 +69,11 @@ pub fn demands(
         }
         Rule::QueueReader => queue(located, QueuePart::Reader),
         Rule::QueueMember => queue(located, QueuePart::Member),
+        Rule::QueueName => {
+            let personal = text_field(body, "queue_type")?.is_some_and(|kind| kind == "USER");
+            let name = text_field(body, "name")?.filter(|_| !personal);
+            name.map(Demand::NoUsersName).into_iter().collect()
+        }
         Rule::QueueOwner => queue(located, QueuePart::CustomOwner),
         Rule::QueueUpdate => {
             let mut demands = queue(located, QueuePart::Owner);
@@ -75,6 +82,7 @@ pub fn demands(
                     |located: &Located| Demand::Located(Located { permission: Permission::Manage, ..located.clone() });
                 demands.extend(located.iter().map(whole));
             }
+            demands.extend(text_field(body, "name")?.map(Demand::NoUsersName));
             demands
         }
         Rule::ScorerDelete => {
@@ -124,7 +132,8 @@ pub fn demands(
         Rule::NewName => {
             let field = if operation.then == Some(Then::RenameModel) { "new_name" } else { "name" };
             let name = text_field(body, field)?.ok_or_else(|| LocateError::Missing(field.to_owned()))?;
-            vec![Demand::NameIsFree(name)]
+            let kind = if let Some(Then::Own(kind)) = operation.then { kind } else { ResourceKind::RegisteredModel };
+            vec![Demand::NameIsFree { kind, name }]
         }
         Rule::PromptTag => {
             let key = text_field(body, "key")?.ok_or_else(|| LocateError::Missing("key".to_owned()))?;

@@ -89,6 +89,8 @@ pub enum Thing {
     ModelDefinition,
     McpServer,
     McpServerVersion,
+    /// A version to be made; its server may have to be made, too.
+    NewMcpServerVersion,
     Job,
     /// A path whose first segment is the experiment.
     Artifact,
@@ -177,6 +179,8 @@ pub enum Then {
     LearnRun,
     LearnTrace,
     OwnQueue,
+    /// The caller owns the MCP server, if its first version made it.
+    OwnNewMcpServer,
 }
 
 /// A check that the columns of the table cannot say; see [`super::rules`].
@@ -190,6 +194,7 @@ pub enum Rule {
     PromptSource,
     PromptTag,
     QueueMember,
+    QueueName,
     QueueOwner,
     QueueReader,
     QueueUpdate,
@@ -217,6 +222,8 @@ pub struct Operation {
     pub author: Option<Author>,
     pub narrow: Option<Field>,
     pub filter: Option<Filter>,
+    /// A field of the answer that only administrators see.
+    pub hide: Option<String>,
     pub then: Option<Then>,
     pub rule: Option<Rule>,
 }
@@ -303,6 +310,7 @@ impl Table {
                 author: row.author,
                 narrow,
                 filter: row.filter,
+                hide: row.hide,
                 then,
                 rule: row.rule,
             });
@@ -356,6 +364,7 @@ struct Row {
     author: Option<Author>,
     narrow: Option<String>,
     filter: Option<Filter>,
+    hide: Option<String>,
     then: Option<String>,
     rule: Option<Rule>,
 }
@@ -415,6 +424,7 @@ impl FromStr for Then {
         let kind = |word: &str| word.parse().map_err(|error: UnknownKind| error.to_string());
         match sentence.split_once(' ') {
             Some(("own", "review_queue")) => Ok(Self::OwnQueue),
+            Some(("own", "new mcp_server")) => Ok(Self::OwnNewMcpServer),
             Some(("own", word)) => Ok(Self::Own(kind(word)?)),
             Some(("drop", word)) => Ok(Self::Drop(kind(word)?)),
             Some(("rename", "registered_model")) => Ok(Self::RenameModel),
@@ -455,6 +465,7 @@ impl FromStr for Thing {
             "model-definition" => Self::ModelDefinition,
             "mcp-server" => Self::McpServer,
             "mcp-server-version" => Self::McpServerVersion,
+            "new-mcp-server-version" => Self::NewMcpServerVersion,
             "job" => Self::Job,
             "artifact" => Self::Artifact,
             _ => return Err(format!("`{word}` is not a thing")),

@@ -48,6 +48,8 @@ pub enum Error {
     Blocked(Feature),
     #[error("the trace is in another experiment")]
     TraceElsewhere,
+    #[error("the queue's name is a user's")]
+    UsersName,
     #[error("method not allowed")]
     MethodNotAllowed(Vec<Method>),
     #[error("the body is not JSON as its Content-Type says")]
@@ -112,7 +114,7 @@ impl Error {
             Self::OutsidePrefix(_) => "outside_prefix",
             Self::UnknownRoute => "unknown_route",
             Self::Blocked(_) => "blocked",
-            Self::TraceElsewhere => "parameters",
+            Self::TraceElsewhere | Self::UsersName => "parameters",
             Self::MethodNotAllowed(_) => "method",
             Self::ContentType => "content_type",
             Self::ContentEncoding => "content_encoding",
@@ -195,6 +197,9 @@ impl Error {
             Self::TraceElsewhere => {
                 Reply::invalid("A trace of this id exists in another experiment. A trace cannot move; give a new id.")
             }
+            Self::UsersName => Reply::invalid(
+                "This is a registered user's name. A custom review queue cannot have it; assign that user to a queue instead.",
+            ),
             Self::Denied(denied) => Reply::new(StatusCode::FORBIDDEN, ErrorCode::PermissionDenied, denied.to_string()),
             Self::Resolve(error) => resolve(error),
             Self::Upstream(error) => unavailable(&error),

@@ -169,7 +169,12 @@ impl Proxy {
         record.address(address);
         Self::one_workspace(&mut head)?;
         let target = head.uri.path_and_query().ok_or(crate::http::HeadError::Target)?;
-        let path = self.below_prefix(CanonicalPath::parse(target)?)?;
+        let path = if has_encoded_names(target.path(), &self.static_prefix) {
+            CanonicalPath::parse_names(target)?
+        } else {
+            CanonicalPath::parse(target)?
+        };
+        let path = self.below_prefix(path)?;
         let query = Query::parse(target.query().unwrap_or_default())?;
         self.check_origin(&head)?;
         Ok(Checked { head, body, path, query, address, provider_key: None })
@@ -250,6 +255,9 @@ impl Proxy {
             return Box::pin(self.list(checked, identity, permit, filter, query, None, record)).await;
         }
         let outgoing = self.outgoing(&mut checked, &query, Body::Empty);
+        if let Some(field) = operation.hide.as_deref().filter(|_| !identity.admin) {
+            return self.send_and_hide(permit, outgoing, field, record).await;
+        }
         self.send(permit, outgoing, record).await
     }
 
@@ -371,7 +379,19 @@ impl Proxy {
     }
 
     /// Steps 7 to 9: every id the request names, the resource each belongs to, and the decision.
-    async fn permit(
+    async fn permit(&self, identity: &Identity, operation: &Operation, input: Input<'_, '_>) -> Result<Permit, Error> {
+        let server = mcp_server(input.params);
+        let decided = Box::pin(self.decide(identity, operation, input)).await;
+        // Names are no secret: the client registers a server when it hears that there is none.
+        if let (Err(Error::Denied(_)), Some(server), None) = (&decided, server, operation.then)
+            && !self.resolver.is_there(ResourceKind::McpServer, &server).await?
+        {
+            return Err(crate::resolve::Error::NoSuchName(format!("MCP server '{server}' not found")).into());
+        }
+        decided
+    }
+
+    async fn decide(
         &self,
         identity: &Identity,
         operation: &Operation,
@@ -421,7 +441,7 @@ impl Proxy {
         }
         for demand in demanded {
             // What keeps MLflow's data together holds for administrators too.
-            if !unlimited || matches!(demand, Demand::TraceIn { .. }) {
+            if !unlimited || matches!(demand, Demand::TraceIn { .. } | Demand::NoUsersName(_)) {
                 requirements.add_all(Box::pin(self.demand(demand)).await?)?;
             }
         }
@@ -432,9 +452,9 @@ impl Proxy {
         Ok(match demand {
             Demand::Located(located) => self.resolver.requirements(located).await?,
             Demand::Privileged(what) => vec![Requirement::Privileged(what)],
-            Demand::NameIsFree(name) => {
+            Demand::NameIsFree { kind, name } => {
                 let not_refused = |kind: &ResourceKind| Requirement::NotRefused(Resource::new(*kind, name.as_str()));
-                ResourceKind::RegisteredModel.sharing_names().iter().map(not_refused).collect()
+                kind.sharing_names().iter().map(not_refused).collect()
             }
             Demand::ArtifactLocation(location) => {
                 let plain = !location.contains(['%', '\\', '?', '#']) && !location.split('/').any(|part| part == "..");
@@ -459,6 +479,12 @@ impl Proxy {
                 Some(there) if *there != *experiment => return Err(Error::TraceElsewhere),
                 Some(_) | None => Vec::new(),
             },
+            Demand::NoUsersName(name) => {
+                if self.authn.is_somebodys_name(&name).await? {
+                    return Err(Error::UsersName);
+                }
+                Vec::new()
+            }
             Demand::Queue { queue, part } => self.part_in_queue(queue, part).await?,
         })
     }
@@ -536,6 +562,29 @@ impl Proxy {
         let (mut head, body) = response.into_parts();
         from_upstream(&mut head.headers, self.upstream.authority());
         Ok(Response::from_parts(head, Body::from(body)))
+    }
+
+    /// Sends, and leaves a field out of what MLflow says.
+    async fn send_and_hide(
+        &self,
+        permit: Permit,
+        mut outgoing: Outgoing,
+        field: &str,
+        record: &mut Record,
+    ) -> Result<Response, Error> {
+        outgoing.headers.remove(header::ACCEPT_ENCODING);
+        let response = self.upstream.forward(permit, outgoing).await?;
+        record.upstream_answered();
+        let (mut head, body) = response.into_parts();
+        let mut body = read_bounded(body, self.server.max_body_bytes).await.map_err(crate::upstream::Error::from)?;
+        if head.status.is_success() {
+            let mut told: serde_json::Map<String, serde_json::Value> =
+                serde_json::from_slice(&body).map_err(|_| crate::upstream::Error::NotUnderstood)?;
+            told.remove(field);
+            body = serde_json::Value::Object(told).to_string().into();
+            head.headers.remove(header::CONTENT_LENGTH);
+        }
+        Ok(self.whole(head.status, head.headers, body))
     }
 
     async fn send_and_learn(
@@ -703,8 +752,25 @@ fn happening(
         }
         Then::RenameModel => Happening::RenameModel { from: field("name")?, to: field("new_name")? },
         Then::OwnQueue => Happening::CreateQueue,
+        Then::OwnNewMcpServer => {
+            Happening::CreateMcpVersion { server: format!("{}/{}", field("namespace")?, field("slug")?) }
+        }
         Then::LearnRun | Then::LearnTrace => return Ok(None),
     }))
+}
+
+/// The name of the MCP server that a path leads to.
+fn mcp_server(params: &[(&str, &str)]) -> Option<String> {
+    let part = |wanted: &str| params.iter().find(|(name, _)| *name == wanted).map(|(_, value)| *value);
+    Some(format!("{}/{}", part("namespace")?, part("slug")?))
+}
+
+/// MLflow's client encodes the slash in the name of an MCP server, and MLflow reads it as any other.
+fn has_encoded_names(path: &str, static_prefix: &str) -> bool {
+    let path = path.strip_prefix(static_prefix).unwrap_or(path);
+    ["/api", "/ajax-api"]
+        .iter()
+        .any(|api| path.strip_prefix(api).is_some_and(|path| path.starts_with("/3.0/mlflow/mcp-servers/")))
 }
 
 const WORKSPACE: &str = "x-mlflow-workspace";

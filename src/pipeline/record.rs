@@ -126,6 +126,7 @@ impl Record {
             | Error::SpansLack(_)
             | Error::OutsidePrefix(_)
             | Error::TraceElsewhere
+            | Error::UsersName
             | Error::ContentType
             | Error::ContentEncoding
             | Error::Body(_)

@@ -158,6 +158,7 @@ impl Resolver {
             | Thing::ReviewQueue
             | Thing::ReviewQueueName
             | Thing::PromptJob
+            | Thing::NewMcpServerVersion
             | Thing::OnlineScorer => Err(located),
         }
     }
@@ -188,6 +189,15 @@ impl Resolver {
                 return Ok(vec![Requirement::Belonging { permission, noun: "endpoint", id, owner, tier: None }]);
             }
             Thing::Dataset => return self.dataset(permission, id).await,
+            Thing::NewMcpServerVersion => {
+                let server = Resource::new(ResourceKind::McpServer, id.as_str());
+                if self.is_there(ResourceKind::McpServer, &id).await? {
+                    let tier = Some(ResourceKind::McpServerVersion);
+                    return Ok(vec![Requirement::Level { permission, resource: server, tier }]);
+                }
+                // MLflow makes the server along with its first version.
+                return Ok(vec![Requirement::Create(ResourceKind::McpServer), Requirement::NotRefused(server)]);
+            }
             Thing::ReviewQueue | Thing::ReviewQueueName => {
                 let owner = self.queue(thing, &id).await?.map(|queue| queue.experiment());
                 let tier = Some(ResourceKind::ReviewQueue);
@@ -370,15 +380,21 @@ impl Resolver {
         Ok(self.find::<QueueAnswer>(target).await?.map(|answer| answer.review_queue))
     }
 
-    /// The id of an endpoint of the AI gateway.
+    /// The id of an endpoint of the AI gateway, as it was a moment ago: enough to list it, not to let anybody use it.
     ///
     /// # Errors
     /// MLflow could not be asked.
-    pub async fn endpoint(&self, name: &str) -> Result<Option<Arc<str>>, Error> {
+    pub async fn recent_endpoint(&self, name: &str) -> Result<Option<Arc<str>>, Error> {
         if let Some(known) = self.endpoints.get(name).await {
             self.metrics.resources.hits.inc();
             return Ok(Some(known));
         }
+        self.endpoint(name).await
+    }
+
+    /// The id of an endpoint of the AI gateway. Asked every time: names move between endpoints, and what was remembered
+    /// would let people use somebody else's. Beside the provider's answer the look-up takes no time.
+    async fn endpoint(&self, name: &str) -> Result<Option<Arc<str>>, Error> {
         self.metrics.resources.misses.inc();
         let found = self.find::<EndpointAnswer>(target("/api/3.0/mlflow/gateway/endpoints/get", "name", name)).await?;
         let Some(found) = found.map(|answer| Arc::<str>::from(answer.endpoint.endpoint_id)) else { return Ok(None) };

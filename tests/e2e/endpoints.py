@@ -6,7 +6,7 @@ Written by hand from MLflow's documentation, not from the proxy's route table: `
 from dataclasses import dataclass
 from typing import Callable
 
-READ, EDIT, MANAGE = "READ", "EDIT", "MANAGE"
+READ, USE, EDIT, MANAGE = "READ", "USE", "EDIT", "MANAGE"
 
 
 @dataclass(frozen=True)
@@ -184,15 +184,10 @@ ADMINISTRATORS_ONLY = [
     ("GET", "/api/2.0/mlflow/webhooks", None),
     ("POST", "/api/2.0/mlflow/webhooks", {"name": "w", "url": "https://example.com", "events": []}),
     ("GET", "/api/3.0/mlflow/workspaces", None),
-    ("GET", "/api/3.0/mlflow/gateway/secrets/list", None),
-    ("POST", "/api/3.0/mlflow/gateway/secrets/create", {"secret_name": "s"}),
-    ("GET", "/api/3.0/mlflow/gateway/endpoints/list", None),
-    ("GET", "/api/3.0/mlflow/mcp-servers", None),
     ("POST", "/ajax-api/3.0/mlflow/demo/generate", {}),
     ("POST", "/ajax-api/3.0/jobs/", {"job_name": "j", "params": {}}),
     ("GET", "/ajax-api/3.0/mlflow/assistant/config", None),
     ("PUT", "/ajax-api/3.0/mlflow/assistant/config", {}),
-    ("GET", "/gateway/mlflow/v1/models", None),
     ("GET", "/metrics", None),
     ("GET", "/docs", None),
     ("GET", "/openapi.json", None),

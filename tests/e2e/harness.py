@@ -134,16 +134,23 @@ class Process:
 class Mlflow:
     """An unmodified MLflow with SQLite and a local artifact folder."""
 
-    def __init__(self, folder, port=None, extra=(), env=None):
+    def __init__(self, folder, port=None, extra=(), env=None, python=sys.executable):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.database = self.folder / "mlflow.db"
         self.artifacts = self.folder / "artifacts"
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        argv = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", self.port, "--workers", "1"]
+        argv = [python, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", self.port, "--workers", "1"]
         argv += ["--backend-store-uri", f"sqlite:///{self.database}", "--artifacts-destination", self.artifacts, *extra]
-        env = plain_environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false") | (env or {})
+        # The provider of the AI gateway's tests stands on loopback, and so would a webhook's receiver.
+        local = {"MLFLOW_GATEWAY_API_BASE_ALLOW_PRIVATE_IPS": "true", "MLFLOW_GATEWAY_API_BASE_ALLOWED_SCHEMES": "http,https",
+                 "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true"}
+        env = plain_environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false") | local | (env or {})
+        # 2.x starts the gunicorn that it finds.
+        env["PATH"] = f"{Path(python).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+        self.reader = self.seen = None
+        self.rows = {}
         self.process = Process(argv, self.folder / "mlflow.log", env, self.folder)
 
     def wait(self):
@@ -160,9 +167,15 @@ class Mlflow:
 
     def state(self):
         """Everything MLflow has stored: rows of every table, and every artifact's size and time of change."""
-        with contextlib.closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=10)) as database:
-            names = [row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-            state = {f"table {name}": sorted(map(repr, database.execute(f'SELECT * FROM "{name}"'))) for name in names}
+        if self.reader is None:
+            self.reader = sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=10, check_same_thread=False)
+        # SQLite says whether somebody else has written since: most refusals cost no second look.
+        version = self.reader.execute("PRAGMA data_version").fetchone()
+        if version != self.seen:
+            names = [row[0] for row in self.reader.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+            rows = {name: self.reader.execute(f'SELECT * FROM "{name}"') for name in names}
+            self.rows, self.seen = {f"table {name}": sorted(map(repr, found)) for name, found in rows.items()}, version
+        state = dict(self.rows)
         files = [path for path in self.artifacts.rglob("*") if path.is_file()]
         state["artifacts"] = sorted(f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files)
         return state
@@ -381,10 +394,10 @@ class Person(Http):
             environment["MLFLOW_TRACKING_SERVER_CERT_PATH"] = str(self.front.tls.cert)
         return environment
 
-    def python(self, script, *arguments, bearer=False, timeout=150):
+    def python(self, script, *arguments, bearer=False, timeout=150, python=sys.executable):
         """Runs a script of this folder in a Python of its own; what it printed."""
         done = subprocess.run(
-            [sys.executable, str(Path(__file__).parent / script), *map(str, arguments)],
+            [python, str(Path(__file__).parent / script), *map(str, arguments)],
             capture_output=True,
             text=True,
             timeout=timeout,

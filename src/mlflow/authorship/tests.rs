@@ -38,6 +38,18 @@ fn a_new_run_is_the_callers() {
 }
 
 #[test]
+fn a_run_of_the_prompt_lab_is_the_callers_without_a_tag_that_mlflow_cannot_read() {
+    check(
+        Author::PromptlabRun,
+        &[
+            ("{}", r#"{"user_id":"ada"}"#),
+            (r#"{"user_id":"eve","tags":[]}"#, r#"{"user_id":"ada","tags":[]}"#),
+            (r#"{"tags":[{"key":"mlflow.user","value":"eve"}]}"#, &format!(r#"{{"tags":[{OURS}],"user_id":"ada"}}"#)),
+        ],
+    );
+}
+
+#[test]
 fn a_tag_that_names_an_author_names_the_caller() {
     check(
         Author::Tags,
