@@ -22,9 +22,28 @@ case $version in
     *) requirements=("mlflow[auth]==$version") ;;
 esac
 modules=(flask flask_wtf sqlalchemy requests)
-[ "$version" != "$ours" ] || modules+=(sklearn pytest pytest_timeout uvicorn)
+[ "$version" != "$ours" ] || modules+=(sklearn pytest pytest_timeout playwright.sync_api uvicorn)
 
 say() { printf '%s\n' "$*" >&2; }
+
+# The browser of tests/e2e/test_browser.py: Debian's, or the one that CHROMIUM names. Playwright's own is never downloaded.
+browser() {
+    "${CHROMIUM:-chromium}" --version >/dev/null 2>&1
+}
+
+# Without it everything else can be tested; the browser's tests then fail and say the same command.
+need_browser() {
+    browser && return
+    if [ -z "${CHROMIUM:-}" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        say "Installing chromium ..."
+        apt-get update -qq >&2 &&
+            DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >&2
+        browser && return
+        say "apt-get could not install chromium, or it does not start."
+    fi
+    say "Chromium is missing, and the tests in a browser will fail. Run this once, or name one with CHROMIUM=PATH:"
+    say "    sudo apt-get update && sudo apt-get install -y --no-install-recommends chromium"
+}
 
 # need_packages PACKAGE... : Debian packages without which the tests cannot run.
 need_packages() {
@@ -91,6 +110,8 @@ make_it() {
 }
 
 system_packages
+# Other versions are only asked by their own client.
+[ "$version" != "$ours" ] || need_browser
 mkdir -p "$cache"
 # Two at once would trip over each other; `quickstart` takes the same lock.
 exec 9>"$env.lock"
