@@ -229,3 +229,55 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_explanation_names_every_grant_that_takes_part() {
+    use Permission::{Deny, Edit, Manage, Read};
+    let exp = |selector: &str, permission| grant(ResourceKind::Experiment, selector, permission);
+    let run = grant(ResourceKind::Run, "*", Read);
+    let held = [exp("1", Edit), exp("*", Read), exp("2", Manage), run.clone()];
+    let level = Requirement::level(Edit, experiment("1"));
+    let explained = explain(&who(&held), POLICY, std::slice::from_ref(&level), &experiment("1"), held.clone());
+    assert!(explained.allowed && explained.denied.is_none());
+    assert_eq!((explained.level, explained.grants), (Edit, vec![exp("1", Edit), exp("*", Read)]));
+
+    let below = Requirement::Level { permission: Edit, resource: experiment("1"), tier: Some(ResourceKind::Run) };
+    let explained = explain(&who(&held), POLICY, &[below], &experiment("1"), held.clone());
+    assert!(!explained.allowed, "the narrower grant on the tier decides");
+    assert!(explained.grants.contains(&run));
+
+    let held = [exp("1", Manage), exp("*", Deny)];
+    let explained = explain(&who(&held), POLICY, &[level], &experiment("1"), held.clone());
+    assert_eq!((explained.allowed, explained.level), (false, Deny));
+    assert!(explained.denied.is_some_and(|denied| denied.starts_with("Permission denied. EDIT on experiment `1`")));
+}
+
+proptest! {
+    /// What is explained is what would be decided.
+    #[test]
+    fn an_explanation_never_disagrees_with_the_decision(
+        levels in proptest::collection::vec((0usize..6, 0usize..3, any::<bool>()), 0..6),
+        needed in 0usize..4,
+        default in 0usize..6,
+        admin in any::<bool>(),
+        read_only in any::<bool>(),
+    ) {
+        let held: Vec<Grant> = levels
+            .into_iter()
+            .map(|(level, on, tier)| {
+                let (kind, selector) =
+                    if tier { (ResourceKind::Run, "*") } else { (ResourceKind::Experiment, ["1", "2", "*"][on]) };
+                grant(kind, selector, Permission::ALL[level])
+            })
+            .collect();
+        let limits = Limits { read_only, ..Limits::default() };
+        let who = Identity { admin, limits, ..who(&held) };
+        let policy = Policy { default_permission: Permission::ALL[default] };
+        let permission = Permission::ALL[needed];
+        let asked = Requirement::Level { permission, resource: experiment("1"), tier: Some(ResourceKind::Run) };
+        let explained = explain(&who, policy, std::slice::from_ref(&asked), &experiment("1"), held.clone());
+        prop_assert_eq!(explained.allowed, holds(&who, policy, &asked).is_ok());
+        let takes_part = |grant: &&Grant| grant.kind == ResourceKind::Run || grant.selector.matches("1");
+        prop_assert_eq!(explained.grants.len(), held.iter().filter(takes_part).count());
+    }
+}

@@ -69,7 +69,12 @@ fn in_words(answer: &Value) -> String {
     for grant in list("grants") {
         let part = |key: &str| grant.get(key).and_then(Value::as_str).unwrap_or_default();
         let (kind, resource) = (part("resource_type"), part("resource"));
-        out += &format!("  {} on {kind}:{resource}, of {} {}\n", part("permission"), part("subject_type"), part("subject"));
+        out += &format!(
+            "  {} on {kind}:{resource}, of {} {}\n",
+            part("permission"),
+            part("subject_type"),
+            part("subject")
+        );
     }
     if list("grants").is_empty() {
         out += "  no grant speaks of it\n";

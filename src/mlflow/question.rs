@@ -108,7 +108,9 @@ impl Thing {
             Self::Endpoint | Self::EndpointName => (ResourceKind::GatewayEndpoint, None),
             Self::ModelDefinition => (ResourceKind::GatewayModelDefinition, None),
             Self::McpServer => (ResourceKind::McpServer, None),
-            Self::McpServerVersion | Self::NewMcpServerVersion => (ResourceKind::McpServer, Some(ResourceKind::McpServerVersion)),
+            Self::McpServerVersion | Self::NewMcpServerVersion => {
+                (ResourceKind::McpServer, Some(ResourceKind::McpServerVersion))
+            }
             Self::Job => (ResourceKind::Job, None),
         }
     }

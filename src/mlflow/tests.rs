@@ -352,3 +352,25 @@ fn arbitrary_json() -> impl Strategy<Value = serde_json::Value> {
         ]
     })
 }
+
+#[test]
+fn a_question_in_words_is_what_a_request_would_meet() {
+    let table = table();
+    let run = Question::parse(&table, "DeleteRun", "experiment:12").expect("a question");
+    let resource = crate::authz::Resource::new(crate::authz::ResourceKind::Experiment, "12");
+    let tier = Some(crate::authz::ResourceKind::Run);
+    let needed = crate::authz::Requirement::Level { permission: Permission::Manage, resource, tier };
+    assert_eq!((run.requirements, run.also), (vec![needed], Vec::<String>::new()));
+    let version = Question::parse(&table, "CreateModelVersion", "prompt:p").expect("a question");
+    assert_eq!(version.also.len(), 2, "a run and a logged model: {:?}", version.also);
+    for (operation, resource, said) in [
+        ("EDIT", "experiment", "is not a resource"),
+        ("EDIT", "experimnt:1", "is not a resource"),
+        ("DENY", "experiment:1", "neither a permission"),
+        ("deleterun", "experiment:1", "did you mean DeleteRun?"),
+        ("DeleteRun", "registered_model:m", "needs MANAGE on the experiment that `run_id` names"),
+    ] {
+        let error = Question::parse(&table, operation, resource).expect_err(operation).to_string();
+        assert!(error.contains(said), "{error}");
+    }
+}

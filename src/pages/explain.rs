@@ -18,7 +18,8 @@ use crate::store::{self, Store, User};
 pub(super) async fn get(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer {
     let params = asked.params()?;
     let (operation, resource) = (params.text("operation")?, params.text("resource")?);
-    let question = Question::parse(&parts.table, operation, resource).map_err(|error| Reply::invalid(error.to_string()))?;
+    let question =
+        Question::parse(&parts.table, operation, resource).map_err(|error| Reply::invalid(error.to_string()))?;
     let name = params.optional_text("user")?.unwrap_or(&asked.identity.name);
     parts.require_self_or_admin(&asked, name)?;
     let user = parts.user(name).await?;
@@ -40,9 +41,8 @@ pub async fn explanation(
 ) -> Result<Value, store::Error> {
     let roles = store.roles_of(user.id).await?;
     // Outside the default workspace a role gives the workspace and nothing in it.
-    let counts = |workspace: &str, grant: &Grant| {
-        workspace == DEFAULT_WORKSPACE || grant.kind == ResourceKind::Workspace
-    };
+    let counts =
+        |workspace: &str, grant: &Grant| workspace == DEFAULT_WORKSPACE || grant.kind == ResourceKind::Workspace;
     let mut held = store.grants_of(&Subject::User(user.id)).await?;
     for role in &roles {
         held.extend(role.grants.iter().map(|row| &row.grant).filter(|grant| counts(&role.workspace, grant)).cloned());

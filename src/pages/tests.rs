@@ -8,10 +8,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::*;
-use crate::mlflow::Table;
 use crate::authz::{Grant, Limits, Permission, ResourceKind, Selector, Subject};
 use crate::clock::Timestamp;
 use crate::crypto::{AccessToken, PasswordHash};
+use crate::mlflow::Table;
 use crate::store::{self, Actor, NewToken, User};
 
 const START: Timestamp = Timestamp(1_700_000_000_000);
@@ -688,7 +688,8 @@ async fn an_account_is_made_on_the_page_for_it_and_from_nowhere_else() {
     assert!(send("admin", &form("dave", token)).await.1.contains("The CSRF token has expired."));
     let off = config::Authn { signup: false, ..config() };
     let policy = Policy { default_permission: Permission::NoPermissions };
-    let pages = Pages::new(Arc::clone(&world.store), Arc::clone(&world.authn), off, policy, table(), world.clock.clone());
+    let pages =
+        Pages::new(Arc::clone(&world.store), Arc::clone(&world.authn), off, policy, table(), world.clock.clone());
     for request in ["GET /signup", "POST /api/2.0/mlflow/users/create-ui"] {
         let (method, path) = request.split_once(' ').unwrap();
         let request = http::Request::builder().method(method).uri(path).body(Bytes::new()).unwrap();

@@ -203,7 +203,9 @@ impl Error {
             Self::Denied(denied) => {
                 // Who knows which resource it is can ask what is granted on it.
                 let more = match denied {
-                    Denied::Missing { .. } | Denied::MissingTier { .. } => " GET /auth/api/v1/explain says what is granted.",
+                    Denied::Missing { .. } | Denied::MissingTier { .. } => {
+                        " GET /auth/api/v1/explain says what is granted."
+                    }
                     _ => "",
                 };
                 Reply::new(StatusCode::FORBIDDEN, ErrorCode::PermissionDenied, format!("{denied}{more}"))

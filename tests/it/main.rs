@@ -16,3 +16,4 @@ mod dependencies;
 mod edge;
 mod harness;
 mod matrix;
+mod permissions_page;

@@ -1,0 +1,104 @@
+//! The list of operations in docs/permissions.md is the route table's, in words.
+
+use std::fmt::Write as _;
+
+use mlflow_auth_proxy::mlflow::{Need, Operation, Table, Thing};
+
+const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/permissions.md");
+const ROUTES: &str = include_str!("../../src/mlflow/routes.toml");
+const BEGIN: &str =
+    "<!-- made from src/mlflow/routes.toml; `UPDATE_DOCS=1 cargo test permissions_page` writes it anew -->\n";
+const END: &str = "<!-- end of what is made -->\n";
+
+#[test]
+fn the_permissions_page_lists_every_operation() {
+    let page = std::fs::read_to_string(PAGE).expect("docs/permissions.md");
+    let (before, rest) = page.split_once(BEGIN).expect("the marker before the list");
+    let (listed, after) = rest.split_once(END).expect("the marker after the list");
+    let wanted = list();
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(PAGE, format!("{before}{BEGIN}{wanted}{END}{after}")).expect("docs/permissions.md is written");
+    } else {
+        assert!(listed == wanted, "docs/permissions.md is not what routes.toml says; UPDATE_DOCS=1 writes it anew");
+    }
+}
+
+/// The sections and rows of the file in its order; the needs as they were understood.
+fn list() -> String {
+    let table = Table::built_in().expect("the built-in table");
+    let mut operations = table.operations().iter();
+    let mut out = String::from("\n| operation | request | needs |\n|---|---|---|\n");
+    for line in ROUTES.lines() {
+        if let Some(section) = line.strip_prefix("# ---- ") {
+            writeln!(out, "| **{section}** | | |").expect("a text");
+        } else if let Some(route) = line.strip_prefix("route = ") {
+            let operation = operations.next().expect("as many operations as routes");
+            let route = route.trim_matches('"').replace("/mlflow/", "/…/");
+            writeln!(out, "| {} | `{route}` | {} |", operation.name, needs(operation)).expect("a text");
+        }
+    }
+    assert!(operations.next().is_none());
+    out + "\n"
+}
+
+fn needs(operation: &Operation) -> String {
+    let mut words: Vec<String> = operation.needs.iter().map(need).collect();
+    words.dedup();
+    let mut text = words.join("; ");
+    if operation.filter.is_some() {
+        text += "; the answer holds what one may read";
+    }
+    if operation.narrow.is_some() {
+        text += "; the experiments named are cut down to those one may read";
+    }
+    if operation.rule.is_some() {
+        text += "; and see above";
+    }
+    text
+}
+
+fn need(need: &Need) -> String {
+    match need {
+        Need::Public => "nothing".to_owned(),
+        Need::SignedIn => "to be signed in".to_owned(),
+        Need::Admin => "an administrator".to_owned(),
+        Need::Blocked(feature) => format!("closed; an administrator with `{}` in `authz.opened`", feature.as_str()),
+        Need::Create(kind) => format!("to be signed in, and not to be denied {}s", kind.noun()),
+        Need::NotDenied(tier) => format!("not to be denied {}s", tier.noun()),
+        Need::Tier(permission, tier) => format!("`{permission}` on `{tier}`, where it is granted"),
+        Need::Level { permission, thing, field } => {
+            let each = if field.steps.iter().any(|step| step.each) { "each " } else { "the " };
+            let optional = if field.optional { ", if given" } else { "" };
+            format!("`{permission}` on {each}{}{optional}", noun(*thing))
+        }
+    }
+}
+
+const fn noun(thing: Thing) -> &'static str {
+    match thing {
+        Thing::Experiment | Thing::ExperimentName => "experiment",
+        Thing::TracesOf => "experiment's traces",
+        Thing::AssessmentsOf => "experiment's assessments",
+        Thing::Run => "run",
+        Thing::LoggedModel => "logged model",
+        Thing::Trace => "trace",
+        Thing::AssessmentOf => "trace's assessments",
+        Thing::Dataset => "dataset: all its experiments",
+        Thing::Issue => "issue",
+        Thing::LabelSchema => "label schema",
+        Thing::ReviewQueue | Thing::ReviewQueueName => "review queue",
+        Thing::PromptJob => "prompt optimization job",
+        Thing::OnlineScorer => "scorer's experiment",
+        Thing::Model => "model or prompt",
+        Thing::VersionOf => "model's or prompt's versions",
+        Thing::Scorer => "scorer",
+        Thing::ScorerVersion => "scorer's versions",
+        Thing::Secret => "secret",
+        Thing::Endpoint | Thing::EndpointName => "endpoint",
+        Thing::ModelDefinition => "model definition",
+        Thing::McpServer => "MCP server",
+        Thing::McpServerVersion | Thing::NewMcpServerVersion => "MCP server's versions",
+        Thing::Job => "job",
+        Thing::Artifact => "experiment the path starts with",
+    }
+}
