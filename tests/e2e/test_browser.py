@@ -24,8 +24,13 @@ CLOSED = {
     # It fetches from an address that the caller has a say in: closed likewise.
     "403 GET /ajax-api/2.0/mlflow/gateway-proxy",
 }
-# A bare MLflow has no accounts. These are no excuse for the proxy, which has.
-ACCOUNTS = re.compile(r" /ajax-api/\d\.\d/mlflow/(users|roles)/")
+# What the same pages of a bare MLflow 3.17.2 show too, sometimes: both depend on the moment at which a page is drawn.
+BARE = {
+    # Chromium's word for charts that change their size while they are measured.
+    "console null ResizeObserver loop completed with undelivered notifications.",
+    # The page that compares runs, drawn before their metrics are there.
+    "console TypeError: Cannot read properties of undefined (reading 'includes')",
+}
 # Asked by the form for grants. MLflow without workspaces answers so; the form then leaves them out.
 NO_WORKSPACES = {"503 GET /ajax-api/3.0/mlflow/workspaces"}
 
@@ -37,7 +42,7 @@ def pictures(tmp_path_factory, request):
     folder.mkdir(parents=True, exist_ok=True)
     yield folder
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        print(f"\n{len(list(folder.glob('*.png')))} screenshots in {folder}" + ("" if kept else "; SCREENSHOTS=DIR keeps them"))
+        print(f"\nscreenshots in {folder}" + ("" if kept else "; SCREENSHOTS=DIR keeps them"))
 
 
 @pytest.fixture(scope="module")
@@ -90,18 +95,9 @@ def as_person(visit, front):
     return lambda role, person: visit(role, front.url, basic(person.name, person.password))
 
 
-@pytest.fixture(scope="module")
-def bare_troubles(chromium, pictures, mlflow_server, gallery):
-    """What goes wrong on the same pages with a bare MLflow: nothing that the proxy could help."""
-    visitor = Visitor(chromium, "bare", mlflow_server.url, pictures)
-    tour(visitor, gallery.shared)
-    visitor.close()
-    return {trouble for trouble in visitor.troubles if not ACCOUNTS.search(trouble)}
-
-
 def check_troubles(visitor, *accepted):
     """Nothing went wrong but what is known, and has a reason above."""
-    unexpected = set(visitor.troubles).difference(CLOSED, *accepted)
+    unexpected = set(visitor.troubles).difference(CLOSED, BARE, *accepted)
     assert not unexpected, f"{visitor.name}: {sorted(unexpected)}"
 
 
@@ -171,22 +167,22 @@ def tour(visitor, things):
 # ---- looking
 
 
-def test_an_administrator_sees_everything(as_person, front, gallery, bare_troubles):
+def test_an_administrator_sees_everything(as_person, front, gallery):
     visitor = as_person("admin", front.admin())
     tour(visitor, gallery.hidden)
     visitor.go("/experiments")
     visitor.sees(gallery.shared.experiment_name, gallery.hidden.experiment_name)
-    check_troubles(visitor, bare_troubles)
+    check_troubles(visitor)
 
 
-def test_a_limited_user_sees_what_is_granted_and_nothing_else(as_person, reader, gallery, bare_troubles):
+def test_a_limited_user_sees_what_is_granted_and_nothing_else(as_person, reader, gallery):
     visitor, shared = as_person("reader", reader), gallery.shared
     tour(visitor, shared)
     for path, name in (("/experiments", shared.experiment_name), ("/models", shared.model), ("/prompts", shared.prompt)):
         visitor.go(path)
         expect(visitor.links(f"{path}/")).to_have_text([name])
         visitor.settle()
-    check_troubles(visitor, bare_troubles)
+    check_troubles(visitor)
 
 
 def test_what_is_hidden_is_refused_in_words(as_person, reader, gallery):
