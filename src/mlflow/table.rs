@@ -224,6 +224,10 @@ pub struct Operation {
     pub filter: Option<Filter>,
     /// A field of the answer that only administrators see.
     pub hide: Option<String>,
+    /// What is answered while its feature is closed, where MLflow's pages ask without being asked to.
+    pub closed: Option<&'static str>,
+    /// It is answered with nothing found when the request names nothing to look in.
+    pub empty: bool,
     pub then: Option<Then>,
     pub rule: Option<Rule>,
 }
@@ -311,6 +315,8 @@ impl Table {
                 narrow,
                 filter: row.filter,
                 hide: row.hide,
+                closed: row.closed.map(|json| &*Box::leak(json.into_boxed_str())),
+                empty: row.empty,
                 then,
                 rule: row.rule,
             });
@@ -365,6 +371,9 @@ struct Row {
     narrow: Option<String>,
     filter: Option<Filter>,
     hide: Option<String>,
+    closed: Option<String>,
+    #[serde(default)]
+    empty: bool,
     then: Option<String>,
     rule: Option<Rule>,
 }

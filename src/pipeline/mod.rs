@@ -132,6 +132,9 @@ impl Proxy {
         match found {
             Found::Operation { operation, params } => {
                 record.operation(operation);
+                if let Some(json) = operation.closed.filter(|_| self.is_closed(operation)) {
+                    return Ok(own::json(Bytes::from_static(json.as_bytes())));
+                }
                 match operation.send {
                     Send::Query => self.forward_query(checked, &identity, operation, &params, record).await,
                     Send::Json => Box::pin(self.forward_json(checked, &identity, operation, &params, record)).await,
@@ -232,6 +235,11 @@ impl Proxy {
         if ours || same { Ok(()) } else { Err(Error::CrossOrigin) }
     }
 
+    fn is_closed(&self, operation: &Operation) -> bool {
+        let closed = |need: &Need| matches!(need, Need::Blocked(feature) if !self.authz.opened.contains(feature));
+        operation.needs.iter().any(closed)
+    }
+
     /// Health, version of the API, static files: nobody has to sign in.
     async fn forward_public(&self, mut checked: Checked<'_>, record: &mut Record) -> Result<Response, Error> {
         let query = std::mem::take(&mut checked.query);
@@ -275,12 +283,15 @@ impl Proxy {
         // MLflow ignores the query of most of these routes; then it is not sent.
         let mut query = if operation.with_query { std::mem::take(&mut checked.query) } else { Query::default() };
         let input = Input { params, headers: &checked.head.headers, query: &mut query, body: body.as_mut() };
-        let permit = self.permit(identity, operation, input).await?;
+        let permit = match self.permit(identity, operation, input).await {
+            Err(Error::Locate(LocateError::Missing(_))) if operation.empty => return Ok(own::json(EMPTY)),
+            decided => decided?,
+        };
         canonical_artifact_path(&mut checked, params)?;
         if let Some(field) = &operation.narrow
             && self.narrow(identity, field, body.as_mut())? == Narrowed::Nothing
         {
-            return Ok(own::json(Bytes::from_static(b"{}")));
+            return Ok(own::json(EMPTY));
         }
         if let Some(filter) = operation.filter {
             return Box::pin(self.list(checked, identity, permit, filter, query, body.as_mut(), record)).await;
@@ -772,6 +783,9 @@ fn has_encoded_names(path: &str, static_prefix: &str) -> bool {
         .iter()
         .any(|api| path.strip_prefix(api).is_some_and(|path| path.starts_with("/3.0/mlflow/mcp-servers/")))
 }
+
+/// Nothing found, as protobuf writes it.
+const EMPTY: Bytes = Bytes::from_static(b"{}");
 
 const WORKSPACE: &str = "x-mlflow-workspace";
 

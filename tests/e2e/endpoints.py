@@ -186,7 +186,6 @@ ADMINISTRATORS_ONLY = [
     ("GET", "/api/3.0/mlflow/workspaces", None),
     ("POST", "/ajax-api/3.0/mlflow/demo/generate", {}),
     ("POST", "/ajax-api/3.0/jobs/", {"job_name": "j", "params": {}}),
-    ("GET", "/ajax-api/3.0/mlflow/assistant/config", None),
     ("PUT", "/ajax-api/3.0/mlflow/assistant/config", {}),
     ("GET", "/metrics", None),
     ("GET", "/docs", None),

@@ -14,7 +14,6 @@ ASSISTANT = f"{AJAX3}/assistant"
 BLOCKED = [
     ("POST", f"{AJAX3}/demo/generate", {}, "demo"),
     ("POST", f"{AJAX3}/demo/delete", {}, "demo"),
-    ("GET", f"{AJAX2}/gateway-proxy?gateway_path=api/2.0/endpoints/", None, "gateway-proxy"),
     ("POST", f"{AJAX2}/gateway-proxy", {"gateway_path": "gateway/x/invocations", "json_data": {}}, "gateway-proxy"),
     ("POST", "/ajax-api/3.0/jobs/", {"job_name": "invoke_scorer", "params": {}}, "job-submission"),
     ("POST", "/ajax-api/3.0/jobs", {"job_name": "invoke_scorer", "params": {}}, "job-submission"),
@@ -24,12 +23,17 @@ BLOCKED = [
     ("PATCH", f"{ASSISTANT}/sessions/x", {"status": "cancelled"}, "assistant"),
     ("POST", f"{ASSISTANT}/sessions/x/permission", {}, "assistant"),
     ("POST", f"{ASSISTANT}/sessions/x/tool-result", {}, "assistant"),
-    ("GET", f"{ASSISTANT}/providers", None, "assistant"),
     ("GET", f"{ASSISTANT}/providers/x/health", None, "assistant"),
     ("GET", f"{ASSISTANT}/providers/x/models", None, "assistant"),
-    ("GET", f"{ASSISTANT}/config", None, "assistant"),
     ("PUT", f"{ASSISTANT}/config", {}, "assistant"),
     ("POST", f"{ASSISTANT}/skills/install", {}, "assistant"),
+]
+
+# What MLflow's pages ask without being asked to, and the field that says there is nothing.
+SILENT = [
+    (f"{ASSISTANT}/config", "providers"),
+    (f"{ASSISTANT}/providers", "providers"),
+    (f"{AJAX2}/gateway-proxy?gateway_path=api/2.0/endpoints/", "endpoints"),
 ]
 
 UNKNOWN = [
@@ -63,6 +67,14 @@ def metric(proxy, name):
     """The sum over all labels."""
     lines = [line for line in proxy.probe("/metrics").text.splitlines() if line.startswith(name)]
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
+
+@pytest.mark.parametrize(("path", "field"), SILENT)
+def test_pages_that_ask_for_what_is_closed_hear_of_nothing(proxy, alice, admin, path, field):
+    for person in (alice, admin):
+        answer = person.get(path)
+        assert answer.status_code == 200 and not answer.json()[field]
+    assert proxy.anonymous().get(path).status_code == 401
 
 
 @every_blocked

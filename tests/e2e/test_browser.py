@@ -16,14 +16,6 @@ from browser import Visitor, launch
 from conftest import running
 from harness import Proxy, basic, new_password, unique
 
-# What the proxy refuses although a bare MLflow answers, and the UI asks without being asked to.
-CLOSED = {
-    # The assistant runs programs on MLflow's machine: closed to everybody unless authz.opened says otherwise.
-    "403 GET /ajax-api/3.0/mlflow/assistant/config",
-    "403 GET /ajax-api/3.0/mlflow/assistant/providers",
-    # It fetches from an address that the caller has a say in: closed likewise.
-    "403 GET /ajax-api/2.0/mlflow/gateway-proxy",
-}
 # What the same pages of a bare MLflow 3.17.2 show too, sometimes: both depend on the moment at which a page is drawn.
 BARE = {
     # Chromium's word for charts that change their size while they are measured.
@@ -97,7 +89,7 @@ def as_person(visit, front):
 
 def check_troubles(visitor, *accepted):
     """Nothing went wrong but what is known, and has a reason above."""
-    unexpected = set(visitor.troubles).difference(CLOSED, BARE, *accepted)
+    unexpected = set(visitor.troubles).difference(BARE, *accepted)
     assert not unexpected, f"{visitor.name}: {sorted(unexpected)}"
 
 

@@ -316,3 +316,8 @@ def test_a_trace_of_a_new_experiment_is_its_owners(alice, bob):
     for person, other in ((alice, bob), (bob, alice)):
         assert person.get(f"{V3}/traces/{traces[person]}").status_code == 200
         check_refused(person.get(f"{V3}/traces/{traces[other]}"))
+
+
+def test_a_search_in_no_experiment_finds_nothing(alice):
+    answer = alice.post("/api/3.0/mlflow/traces/search", {"locations": []})
+    assert (answer.status_code, answer.json()) == (200, {})
