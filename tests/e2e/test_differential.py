@@ -188,6 +188,7 @@ class Watch:
         words = [theirs.experiment_name, theirs.run, theirs.deleted_run, theirs.logged_model, theirs.model]
         words += [value for key, value in theirs.names.items() if len(value) > 20 and "guardrail" not in key]
         self.words = set(words)
+        self.traces = {theirs.names[name] for name in ("trace_id", "another_trace", "request_id")}
         self.experiments = {theirs.experiment, theirs.deleted_experiment}
         self.known = {}
         self.settle()
@@ -229,11 +230,16 @@ class Watch:
         for column, value in zip(columns, row):
             if column == "name" and table.startswith(("registered_model", "model_version")) and value == self.theirs.model:
                 return True
-            if re.search("(^|_)(id|ids|uuid)$", column) and value in self.words and column not in FREE:
+            if re.search("(^|_)(id|ids|uuid)$", column) and self.is_theirs(column, value):
                 return True
             if column == "experiment_id" and str(value) in self.experiments:
                 return True
         return False
+
+    def is_theirs(self, column, value):
+        # Clients choose the ids of traces: the id of another kind of thing is as good as any.
+        words = self.traces if column in ("trace_id", "request_id", "traceId", "requestId") else self.words
+        return column not in FREE and value in words
 
     def identified(self, value, key=""):
         """The first id of the other side in an answer, with its key."""
@@ -241,8 +247,8 @@ class Watch:
             return next(filter(None, (self.identified(one, key) for key, one in value.items())), None)
         if isinstance(value, list):
             return next(filter(None, (self.identified(one, key) for one in value)), None)
-        if isinstance(value, str | int) and re.search("(id|ids|Id|Ids|uuid)$", key) and key not in FREE:
-            if str(value) in self.words or ("xperiment" in key and str(value) in self.experiments):
+        if isinstance(value, str | int) and re.search("(id|ids|Id|Ids|uuid)$", key):
+            if self.is_theirs(key, value) or ("xperiment" in key and str(value) in self.experiments):
                 return f"{key} {value}"
         return None
 
