@@ -11,8 +11,6 @@ import string
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
-from endpoints import MANAGE  # noqa: F401  (the caller holds it on everything that is theirs)
-
 
 class Raw(str):
     """JSON text that is written as it stands."""
@@ -45,7 +43,8 @@ class Sides:
         self.mine, self.theirs = mine, theirs
         ids = {getattr(mine, key): getattr(theirs, key) for key in (
             "experiment", "experiment_name", "deleted_experiment", "run", "deleted_run", "logged_model", "model")}
-        ids |= {value: theirs.names[key] for key, value in mine.names.items() if key in theirs.names}
+        # Guardrails are administrators' things: they are on neither side.
+        ids |= {value: theirs.names[key] for key, value in mine.names.items() if key in theirs.names and "guardrail" not in key}
         self.ids = {a: b for a, b in ids.items() if isinstance(a, str) and isinstance(b, str) and a and a != b}
         # OpenTelemetry writes the same ids without their prefix.
         bare = {a[3:]: b[3:] for a, b in self.ids.items() if a.startswith("tr-")}

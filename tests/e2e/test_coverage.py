@@ -1,7 +1,6 @@
 """Every route of a real MLflow, of the oldest to the newest version we know, has a row of the table or is ours.
 
-What the newest has is compared in every run; the others, each in an
-environment of its own, by `make test-versions`.
+What the newest has is compared in every run; the others, each in an environment of its own, by `make test-versions`.
 """
 
 import re
