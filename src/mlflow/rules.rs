@@ -122,7 +122,7 @@ pub fn demands(
         }
         Rule::TraceTag => {
             let key = text_field(body, "key")?.unwrap_or_default();
-            (key == ARTIFACT_LOCATION_TAG).then_some(CHOOSES_ARTIFACTS).into_iter().collect()
+            is_location_tag(&key).then_some(CHOOSES_ARTIFACTS).into_iter().collect()
         }
         Rule::TraceTags => tags_of(body, &[])?,
         Rule::ArtifactLocation => {
@@ -160,16 +160,22 @@ pub fn demands(
     })
 }
 
-/// The tag in which MLflow keeps where a trace's artifacts are (`mlflow.tracing.constant`): it reads from there.
-const ARTIFACT_LOCATION_TAG: &str = "mlflow.artifactLocation";
+/// The tags in which MLflow keeps where a trace's artifacts and its archived spans are (`mlflow.tracing.constant`): it
+/// reads there, and deletes there along with the trace.
+const LOCATION_TAGS: [&str; 2] = ["mlflow.artifactLocation", "mlflow.trace.archiveLocation"];
 const CHOOSES_ARTIFACTS: Demand = Demand::Privileged("choose where a trace's artifacts are");
+
+/// Some databases compare keys without case and without spaces at the end.
+fn is_location_tag(key: &str) -> bool {
+    LOCATION_TAGS.iter().any(|tag| key.trim_end().eq_ignore_ascii_case(tag))
+}
 
 /// Tags as a list of `key` and `value`, or as an object, in the object that the path leads to.
 fn tags_of(body: &mut Json<'_>, path: &[&str]) -> Result<Vec<Demand>, LocateError> {
     let Some(object) = inner(body, path)? else { return Ok(Vec::new()) };
     let chooses = match object.get("tags") {
-        Some(Json::Object(tags)) => tags.iter().any(|(key, _)| key == ARTIFACT_LOCATION_TAG),
-        Some(Json::Array(tags)) => tags.iter().any(|tag| tag.text("key") == Some(ARTIFACT_LOCATION_TAG)),
+        Some(Json::Object(tags)) => tags.iter().any(|(key, _)| is_location_tag(key)),
+        Some(Json::Array(tags)) => tags.iter().any(|tag| tag.text("key").is_some_and(is_location_tag)),
         Some(Json::Scalar(_) | Json::String(_)) | None => false,
     };
     Ok(if chooses { vec![CHOOSES_ARTIFACTS] } else { Vec::new() })
