@@ -2,9 +2,11 @@
 //!
 //! A rule reads the canonical request and answers with further demands; it decides nothing itself.
 
-use super::locate::{Located, is_opaque_id, shown, take_spelling, text_field};
+use std::borrow::Cow;
+
+use super::locate::{Located, invalid, is_opaque_id, list_of, shown, take_spelling, text_field};
 use super::{ArtifactPath, Json, LocateError, Need, Operation, PROMPT_TAG, Rule, Then, Thing};
-use crate::authz::{Permission, ResourceKind};
+use crate::authz::{Permission, ResourceKind, scorer_key};
 
 const PROMPT_SOURCES: [&str; 2] = ["dummy-source", "prompt-template"];
 
@@ -86,6 +88,15 @@ pub fn demands(
             demands
         }
         Rule::ScorerDelete => {
+            // MLflow reads a version that is no whole number as none, and deletes them all.
+            let whole_number = |version: &Json<'_>| match version {
+                Json::Scalar(text) => is_whole_number(text),
+                Json::String(text) => is_whole_number(text),
+                Json::Array(_) | Json::Object(_) => false,
+            };
+            if let Some(version) = body.get("version").filter(|version| !whole_number(version)) {
+                return Err(invalid("version", version, "a whole number"));
+            }
             let whole = |located: &Located| {
                 Demand::Located(Located {
                     permission: Permission::Manage,
@@ -103,7 +114,29 @@ pub fn demands(
                 value: shown(&uri),
                 expected: "prompts:/NAME/VERSION or prompts:/NAME@ALIAS",
             })?;
-            vec![Demand::Located(Located { permission: Permission::Read, thing: Thing::Model, id: name })]
+            // What comes of it is a further version of that prompt.
+            let mut demands =
+                vec![Demand::Located(Located { permission: Permission::Edit, thing: Thing::VersionOf, id: name })];
+            if let Some(config) = inner(body, &["config"])?
+                && let Some(optimizer) = text_field(config, "optimizer_config_json")?.filter(|text| !text.is_empty())
+            {
+                demands.extend(endpoints_of("optimizer_config_json", &optimizer)?);
+            }
+            demands
+        }
+        Rule::Judge => {
+            let mut judges = list_of(body, "serialized_scorers")?;
+            judges.extend(text_field(body, "serialized_scorer")?);
+            let mut demands = Vec::new();
+            for judge in &judges {
+                demands.extend(endpoints_of("serialized_scorer", judge)?);
+            }
+            if let Some(name) = text_field(body, "scorer_name")? {
+                let experiment = text_field(body, "experiment_id")?.unwrap_or_default();
+                let id = scorer_key(&experiment, &name);
+                demands.push(Demand::Located(Located { permission: Permission::Read, thing: Thing::ScorerVersion, id }));
+            }
+            demands
         }
         Rule::TraceStays => {
             let mut demands = tags_of(body, &["trace", "trace_info"])?;
@@ -181,6 +214,29 @@ fn tags_of(body: &mut Json<'_>, path: &[&str]) -> Result<Vec<Demand>, LocateErro
     Ok(if chooses { vec![CHOOSES_ARTIFACTS] } else { Vec::new() })
 }
 
+/// The endpoints of the AI gateway that written JSON names as models, `gateway:/NAME`. MLflow calls them itself, and then
+/// nobody asks who wanted it.
+fn endpoints_of(field: &str, written: &str) -> Result<Vec<Demand>, LocateError> {
+    let unreadable = || invalid(field, &Json::String(Cow::Borrowed(written)), "a string that holds a JSON object");
+    let parsed = Json::parse_object(written.as_bytes()).map_err(|_| unreadable())?;
+    let mut names = Vec::new();
+    endpoint_names(&parsed, &mut names);
+    let used = |id| Demand::Located(Located { permission: Permission::Use, thing: Thing::EndpointName, id });
+    Ok(names.into_iter().map(used).collect())
+}
+
+fn endpoint_names(json: &Json<'_>, names: &mut Vec<String>) {
+    match json {
+        Json::Scalar(_) => {}
+        Json::String(text) => {
+            let name = text.trim().split_once(":/").filter(|(provider, _)| provider.eq_ignore_ascii_case("gateway"));
+            names.extend(name.map(|(_, name)| name.trim_start_matches('/').to_owned()));
+        }
+        Json::Array(items) => items.iter().for_each(|item| endpoint_names(item, names)),
+        Json::Object(members) => members.iter().for_each(|(_, value)| endpoint_names(value, names)),
+    }
+}
+
 fn inner<'j, 'b>(body: &'j mut Json<'b>, path: &[&str]) -> Result<Option<&'j mut Json<'b>>, LocateError> {
     let mut object = body;
     for name in path {
@@ -195,6 +251,10 @@ fn inner<'j, 'b>(body: &'j mut Json<'b>, path: &[&str]) -> Result<Option<&'j mut
 fn queue(located: &[Located], part: QueuePart) -> Vec<Demand> {
     let queues = located.iter().filter(|one| matches!(one.thing, Thing::ReviewQueue | Thing::ReviewQueueName));
     queues.map(|queue| Demand::Queue { queue: queue.clone(), part }).collect()
+}
+
+fn is_whole_number(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 9 && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Whether a request to delete a scorer means one version of it.

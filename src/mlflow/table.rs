@@ -188,6 +188,7 @@ pub enum Then {
 #[serde(rename_all = "kebab-case")]
 pub enum Rule {
     ArtifactLocation,
+    Judge,
     NamedOrAdmin,
     NewName,
     OneNamed,
