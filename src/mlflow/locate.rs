@@ -222,7 +222,7 @@ fn in_body(field: &Field, steps: &[Step], object: &mut Json<'_>, found: &mut Vec
 
 /// MLflow keeps what stands before a field that it cannot read, and goes on without the rest: a search whose experiments
 /// came after it would be one of all of them. What was asked about therefore stands first.
-fn to_front(object: &mut Json<'_>, name: &str) {
+pub(super) fn to_front(object: &mut Json<'_>, name: &str) {
     let Json::Object(members) = object else { return };
     let camel = lower_camel(name);
     let at = members.iter().position(|(key, _)| key == name || *key == camel);

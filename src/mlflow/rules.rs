@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use super::locate::{Located, invalid, is_opaque_id, list_of, shown, take_spelling, text_field};
+use super::locate::{Located, invalid, is_opaque_id, list_of, shown, take_spelling, text_field, to_front};
 use super::{ArtifactPath, Json, LocateError, Need, Operation, PROMPT_TAG, Rule, Then, Thing};
 use crate::authz::{Permission, ResourceKind, scorer_key};
 
@@ -27,6 +27,9 @@ pub enum Demand {
     TraceIn { trace: String, experiment: String },
     /// No user is called so: everybody's personal review queue bears their name.
     NoUsersName(String),
+    /// The experiment in which MLflow would keep what passes through an endpoint is the caller's to change, or not there
+    /// yet. The endpoint's new name, and its id when it has one.
+    UsageExperiment { name: Option<String>, endpoint: Option<String> },
     /// The caller's part in a review queue.
     Queue { queue: Located, part: QueuePart },
 }
@@ -173,6 +176,20 @@ pub fn demands(
             // A prompt and a model carry different grants; this tag would move one among the other's.
             let moves = key.eq_ignore_ascii_case(PROMPT_TAG);
             moves.then_some(Demand::Privileged("set or delete the tag `mlflow.prompt.is_prompt`")).into_iter().collect()
+        }
+        Rule::UsageExperiment => {
+            to_front(body, "usage_tracking");
+            let endpoint = text_field(body, "endpoint_id")?;
+            let name = text_field(body, "name")?.filter(|name| !name.is_empty());
+            let chosen = text_field(body, "experiment_id")?.is_some_and(|id| !id.is_empty());
+            let tracks = match take_spelling(body, "usage_tracking")? {
+                // What MLflow does with a new endpoint; an old one stays as it is.
+                None => endpoint.is_none(),
+                Some(Json::Scalar("true")) => true,
+                Some(Json::Scalar("false")) => false,
+                Some(other) => return Err(invalid("usage_tracking", other, "true or false")),
+            };
+            if !tracks || chosen { Vec::new() } else { vec![Demand::UsageExperiment { name, endpoint }] }
         }
         Rule::VersionSource => {
             let source = text_field(body, "source")?.ok_or_else(|| LocateError::Missing("source".to_owned()))?;

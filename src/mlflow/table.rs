@@ -203,6 +203,7 @@ pub enum Rule {
     TraceStays,
     TraceTag,
     TraceTags,
+    UsageExperiment,
     VersionSource,
 }
 

@@ -485,6 +485,10 @@ impl Proxy {
                 }
                 Vec::new()
             }
+            Demand::UsageExperiment { name, endpoint } => {
+                let found = self.resolver.usage_experiment(name, endpoint.as_deref()).await?;
+                found.map(|experiment| Requirement::level(Permission::Edit, experiment)).into_iter().collect()
+            }
             Demand::Queue { queue, part } => self.part_in_queue(queue, part).await?,
         })
     }

@@ -402,6 +402,34 @@ impl Resolver {
         Ok(Some(found))
     }
 
+    /// The experiment that MLflow would take for what passes through an endpoint that was given none: by its name, and made
+    /// when it is not there. Never cached.
+    ///
+    /// # Errors
+    /// MLflow could not be asked.
+    pub async fn usage_experiment(
+        &self,
+        name: Option<String>,
+        endpoint: Option<&str>,
+    ) -> Result<Option<Resource>, Error> {
+        let known = match endpoint {
+            Some(id) => {
+                let target = target("/api/3.0/mlflow/gateway/endpoints/get", "endpoint_id", id);
+                self.find::<EndpointAnswer>(target).await?.map(|answer| answer.endpoint)
+            }
+            None => None,
+        };
+        if known.as_ref().is_some_and(|known| !known.experiment_id.is_empty()) {
+            return Ok(None);
+        }
+        let Some(name) = name.or_else(|| known.map(|known| known.name)) else { return Ok(None) };
+        match self.experiment_by_name(&format!("gateway/{name}")).await {
+            Ok(experiment) => Ok(Some(experiment)),
+            Err(Error::NoSuchName(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Forgets what a name stands for, because it was just created, deleted or renamed through us.
     pub async fn forget_name(&self, name: &str) {
         self.names.invalidate(name).await;
