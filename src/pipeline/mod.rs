@@ -536,7 +536,16 @@ impl Proxy {
         record: &mut Record,
     ) -> Result<Response, Error> {
         let visible: Vec<_> = match filter.kinds() {
-            Some(kinds) => kinds.iter().map(|kind| Visibility::of(identity, self.policy, *kind)).collect(),
+            Some(kinds) => kinds
+                .iter()
+                .map(|kind| match filter.tier(*kind) {
+                    // Of what lies below them, none.
+                    Some(tier) if holds(identity, self.policy, &Requirement::NotDenied(tier)).is_err() => {
+                        Visibility::Only(Vec::new())
+                    }
+                    Some(_) | None => Visibility::of(identity, self.policy, *kind),
+                })
+                .collect(),
             None if identity.admin && identity.limits.is_unlimited() => vec![Visibility::All],
             None => vec![Visibility::PerRow],
         };

@@ -178,10 +178,7 @@ impl Resolver {
             }
             Thing::Model => return Ok(vec![Requirement::level(permission, self.model(&id).await?)]),
             Thing::VersionOf => {
-                let resource = self.model(&id).await?;
-                let prompt = resource.kind == ResourceKind::Prompt;
-                let tier = if prompt { ResourceKind::PromptVersion } else { ResourceKind::RegisteredModelVersion };
-                return Ok(vec![Requirement::Level { permission, resource, tier: Some(tier) }]);
+                return Ok(vec![Requirement::version(permission, self.model(&id).await?)]);
             }
             Thing::EndpointName => {
                 let owner = self.endpoint(&id).await?;
