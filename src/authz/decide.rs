@@ -65,6 +65,14 @@ impl Requirement {
     pub const fn level(permission: Permission, resource: Resource) -> Self {
         Self::Level { permission, resource, tier: None }
     }
+
+    /// This level on the versions of this model or prompt.
+    #[must_use]
+    pub fn version(permission: Permission, resource: Resource) -> Self {
+        let prompt = resource.kind == ResourceKind::Prompt;
+        let tier = if prompt { ResourceKind::PromptVersion } else { ResourceKind::RegisteredModelVersion };
+        Self::Level { permission, resource, tier: Some(tier) }
+    }
 }
 
 /// Proof that one request was allowed. Only this module can make one; forwarding consumes it.

@@ -239,8 +239,9 @@ impl Lists {
             }
             Filter::ModelVersions => {
                 let row: VersionRow = parse(row.get().as_bytes())?;
-                let as_model = read(&Resource::new(ResourceKind::RegisteredModel, row.name.as_str()));
-                let as_prompt = read(&Resource::new(ResourceKind::Prompt, row.name.as_str()));
+                let read = |resource| holds(who, policy, &Requirement::version(Permission::Read, resource)).is_ok();
+                let as_model = read(Resource::new(ResourceKind::RegisteredModel, row.name.as_str()));
+                let as_prompt = read(Resource::new(ResourceKind::Prompt, row.name.as_str()));
                 if as_model == as_prompt {
                     return Ok(as_model);
                 }
@@ -249,7 +250,7 @@ impl Lists {
                     return Ok(*known);
                 }
                 let readable = match self.resolver.model(&row.name).await {
-                    Ok(resource) => read(&resource),
+                    Ok(resource) => read(resource),
                     // Deleted since MLflow listed it.
                     Err(resolve::Error::NoSuchName(_)) => false,
                     Err(error) => return Err(error.into()),
@@ -324,6 +325,16 @@ impl Filter {
             Self::ModelDefinitions => Some(&[ResourceKind::GatewayModelDefinition]),
             Self::McpServers | Self::McpEndpoints => Some(&[ResourceKind::McpServer]),
             Self::Scorers | Self::ReviewQueues | Self::EndpointModels | Self::Jobs => None,
+        }
+    }
+
+    /// What the rows are below this kind, where they have a tier of their own.
+    #[must_use]
+    pub fn tier(self, kind: ResourceKind) -> Option<ResourceKind> {
+        match (self, kind) {
+            (Self::ModelVersions, ResourceKind::RegisteredModel) => Some(ResourceKind::RegisteredModelVersion),
+            (Self::ModelVersions, ResourceKind::Prompt) => Some(ResourceKind::PromptVersion),
+            _ => None,
         }
     }
 

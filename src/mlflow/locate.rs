@@ -198,6 +198,7 @@ fn values(field: &Field, input: &mut Input<'_, '_>) -> Result<Vec<String>, Locat
 fn in_body(field: &Field, steps: &[Step], object: &mut Json<'_>, found: &mut Vec<String>) -> Result<(), LocateError> {
     let Some((step, rest)) = steps.split_first() else { return Ok(()) };
     let name = step.names.first().map_or("", String::as_str);
+    step.names.iter().for_each(|name| to_front(object, name));
     if rest.is_empty() {
         found.extend(if step.each { list_of(object, name)? } else { of_object(field, object)? });
         return Ok(());
@@ -216,6 +217,17 @@ fn in_body(field: &Field, steps: &[Step], object: &mut Json<'_>, found: &mut Vec
         Some(other) if step.each => Err(invalid(name, other, "a list")),
         Some(inner @ Json::Object(_)) => in_body(field, rest, inner, found),
         Some(other) => Err(invalid(name, other, "an object")),
+    }
+}
+
+/// MLflow keeps what stands before a field that it cannot read, and goes on without the rest: a search whose experiments
+/// came after it would be one of all of them. What was asked about therefore stands first.
+pub(super) fn to_front(object: &mut Json<'_>, name: &str) {
+    let Json::Object(members) = object else { return };
+    let camel = lower_camel(name);
+    let at = members.iter().position(|(key, _)| key == name || *key == camel);
+    if let Some(before) = at.and_then(|at| members.get_mut(..=at)) {
+        before.rotate_right(1);
     }
 }
 
@@ -374,6 +386,7 @@ pub(super) fn shown(text: &str) -> String {
 /// Not a list of experiment ids.
 pub fn narrow(field: &Field, body: &mut Json<'_>, mut keep: impl FnMut(&str) -> bool) -> Result<Narrowed, LocateError> {
     let name = field.name();
+    to_front(body, name);
     let ids = list_of(body, name)?;
     for id in &ids {
         check_id(Thing::Experiment, field, id.clone())?;

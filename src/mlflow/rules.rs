@@ -2,9 +2,11 @@
 //!
 //! A rule reads the canonical request and answers with further demands; it decides nothing itself.
 
-use super::locate::{Located, is_opaque_id, shown, take_spelling, text_field};
+use std::borrow::Cow;
+
+use super::locate::{Located, invalid, is_opaque_id, list_of, shown, take_spelling, text_field, to_front};
 use super::{ArtifactPath, Json, LocateError, Need, Operation, PROMPT_TAG, Rule, Then, Thing};
-use crate::authz::{Permission, ResourceKind};
+use crate::authz::{Permission, ResourceKind, scorer_key};
 
 const PROMPT_SOURCES: [&str; 2] = ["dummy-source", "prompt-template"];
 
@@ -25,6 +27,9 @@ pub enum Demand {
     TraceIn { trace: String, experiment: String },
     /// No user is called so: everybody's personal review queue bears their name.
     NoUsersName(String),
+    /// The experiment in which MLflow would keep what passes through an endpoint is the caller's to change, or not there
+    /// yet. The endpoint's new name, and its id when it has one.
+    UsageExperiment { name: Option<String>, endpoint: Option<String> },
     /// The caller's part in a review queue.
     Queue { queue: Located, part: QueuePart },
 }
@@ -86,6 +91,15 @@ pub fn demands(
             demands
         }
         Rule::ScorerDelete => {
+            // MLflow reads a version that is no whole number as none, and deletes them all.
+            let whole_number = |version: &Json<'_>| match version {
+                Json::Scalar(text) => is_whole_number(text),
+                Json::String(text) => is_whole_number(text),
+                Json::Array(_) | Json::Object(_) => false,
+            };
+            if let Some(version) = body.get("version").filter(|version| !whole_number(version)) {
+                return Err(invalid("version", version, "a whole number"));
+            }
             let whole = |located: &Located| {
                 Demand::Located(Located {
                     permission: Permission::Manage,
@@ -103,7 +117,29 @@ pub fn demands(
                 value: shown(&uri),
                 expected: "prompts:/NAME/VERSION or prompts:/NAME@ALIAS",
             })?;
-            vec![Demand::Located(Located { permission: Permission::Read, thing: Thing::Model, id: name })]
+            // What comes of it is a further version of that prompt.
+            let mut demands =
+                vec![Demand::Located(Located { permission: Permission::Edit, thing: Thing::VersionOf, id: name })];
+            if let Some(config) = inner(body, &["config"])?
+                && let Some(optimizer) = text_field(config, "optimizer_config_json")?.filter(|text| !text.is_empty())
+            {
+                demands.extend(endpoints_of("optimizer_config_json", &optimizer)?);
+            }
+            demands
+        }
+        Rule::Judge => {
+            let mut judges = list_of(body, "serialized_scorers")?;
+            judges.extend(text_field(body, "serialized_scorer")?);
+            let mut demands = Vec::new();
+            for judge in &judges {
+                demands.extend(endpoints_of("serialized_scorer", judge)?);
+            }
+            if let Some(name) = text_field(body, "scorer_name")? {
+                let experiment = text_field(body, "experiment_id")?.unwrap_or_default();
+                let id = scorer_key(&experiment, &name);
+                demands.push(Demand::Located(Located { permission: Permission::Read, thing: Thing::ScorerVersion, id }));
+            }
+            demands
         }
         Rule::TraceStays => {
             let mut demands = tags_of(body, &["trace", "trace_info"])?;
@@ -122,7 +158,7 @@ pub fn demands(
         }
         Rule::TraceTag => {
             let key = text_field(body, "key")?.unwrap_or_default();
-            (key == ARTIFACT_LOCATION_TAG).then_some(CHOOSES_ARTIFACTS).into_iter().collect()
+            is_location_tag(&key).then_some(CHOOSES_ARTIFACTS).into_iter().collect()
         }
         Rule::TraceTags => tags_of(body, &[])?,
         Rule::ArtifactLocation => {
@@ -140,6 +176,20 @@ pub fn demands(
             // A prompt and a model carry different grants; this tag would move one among the other's.
             let moves = key.eq_ignore_ascii_case(PROMPT_TAG);
             moves.then_some(Demand::Privileged("set or delete the tag `mlflow.prompt.is_prompt`")).into_iter().collect()
+        }
+        Rule::UsageExperiment => {
+            to_front(body, "usage_tracking");
+            let endpoint = text_field(body, "endpoint_id")?;
+            let name = text_field(body, "name")?.filter(|name| !name.is_empty());
+            let chosen = text_field(body, "experiment_id")?.is_some_and(|id| !id.is_empty());
+            let tracks = match take_spelling(body, "usage_tracking")? {
+                // What MLflow does with a new endpoint; an old one stays as it is.
+                None => endpoint.is_none(),
+                Some(Json::Scalar("true")) => true,
+                Some(Json::Scalar("false")) => false,
+                Some(other) => return Err(invalid("usage_tracking", other, "true or false")),
+            };
+            if !tracks || chosen { Vec::new() } else { vec![Demand::UsageExperiment { name, endpoint }] }
         }
         Rule::VersionSource => {
             let source = text_field(body, "source")?.ok_or_else(|| LocateError::Missing("source".to_owned()))?;
@@ -160,19 +210,48 @@ pub fn demands(
     })
 }
 
-/// The tag in which MLflow keeps where a trace's artifacts are (`mlflow.tracing.constant`): it reads from there.
-const ARTIFACT_LOCATION_TAG: &str = "mlflow.artifactLocation";
+/// The tags in which MLflow keeps where a trace's artifacts and its archived spans are (`mlflow.tracing.constant`): it
+/// reads there, and deletes there along with the trace.
+const LOCATION_TAGS: [&str; 2] = ["mlflow.artifactLocation", "mlflow.trace.archiveLocation"];
 const CHOOSES_ARTIFACTS: Demand = Demand::Privileged("choose where a trace's artifacts are");
+
+/// Some databases compare keys without case and without spaces at the end.
+fn is_location_tag(key: &str) -> bool {
+    LOCATION_TAGS.iter().any(|tag| key.trim_end().eq_ignore_ascii_case(tag))
+}
 
 /// Tags as a list of `key` and `value`, or as an object, in the object that the path leads to.
 fn tags_of(body: &mut Json<'_>, path: &[&str]) -> Result<Vec<Demand>, LocateError> {
     let Some(object) = inner(body, path)? else { return Ok(Vec::new()) };
     let chooses = match object.get("tags") {
-        Some(Json::Object(tags)) => tags.iter().any(|(key, _)| key == ARTIFACT_LOCATION_TAG),
-        Some(Json::Array(tags)) => tags.iter().any(|tag| tag.text("key") == Some(ARTIFACT_LOCATION_TAG)),
+        Some(Json::Object(tags)) => tags.iter().any(|(key, _)| is_location_tag(key)),
+        Some(Json::Array(tags)) => tags.iter().any(|tag| tag.text("key").is_some_and(is_location_tag)),
         Some(Json::Scalar(_) | Json::String(_)) | None => false,
     };
     Ok(if chooses { vec![CHOOSES_ARTIFACTS] } else { Vec::new() })
+}
+
+/// The endpoints of the AI gateway that written JSON names as models, `gateway:/NAME`. MLflow calls them itself, and then
+/// nobody asks who wanted it.
+fn endpoints_of(field: &str, written: &str) -> Result<Vec<Demand>, LocateError> {
+    let unreadable = || invalid(field, &Json::String(Cow::Borrowed(written)), "a string that holds a JSON object");
+    let parsed = Json::parse_object(written.as_bytes()).map_err(|_| unreadable())?;
+    let mut names = Vec::new();
+    endpoint_names(&parsed, &mut names);
+    let used = |id| Demand::Located(Located { permission: Permission::Use, thing: Thing::EndpointName, id });
+    Ok(names.into_iter().map(used).collect())
+}
+
+fn endpoint_names(json: &Json<'_>, names: &mut Vec<String>) {
+    match json {
+        Json::Scalar(_) => {}
+        Json::String(text) => {
+            let name = text.trim().split_once(":/").filter(|(provider, _)| provider.eq_ignore_ascii_case("gateway"));
+            names.extend(name.map(|(_, name)| name.trim_start_matches('/').to_owned()));
+        }
+        Json::Array(items) => items.iter().for_each(|item| endpoint_names(item, names)),
+        Json::Object(members) => members.iter().for_each(|(_, value)| endpoint_names(value, names)),
+    }
 }
 
 fn inner<'j, 'b>(body: &'j mut Json<'b>, path: &[&str]) -> Result<Option<&'j mut Json<'b>>, LocateError> {
@@ -189,6 +268,10 @@ fn inner<'j, 'b>(body: &'j mut Json<'b>, path: &[&str]) -> Result<Option<&'j mut
 fn queue(located: &[Located], part: QueuePart) -> Vec<Demand> {
     let queues = located.iter().filter(|one| matches!(one.thing, Thing::ReviewQueue | Thing::ReviewQueueName));
     queues.map(|queue| Demand::Queue { queue: queue.clone(), part }).collect()
+}
+
+fn is_whole_number(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 9 && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Whether a request to delete a scorer means one version of it.

@@ -188,6 +188,7 @@ pub enum Then {
 #[serde(rename_all = "kebab-case")]
 pub enum Rule {
     ArtifactLocation,
+    Judge,
     NamedOrAdmin,
     NewName,
     OneNamed,
@@ -202,6 +203,7 @@ pub enum Rule {
     TraceStays,
     TraceTag,
     TraceTags,
+    UsageExperiment,
     VersionSource,
 }
 

@@ -106,13 +106,16 @@ impl Proxy {
         })?;
         let mut readable = BTreeSet::new();
         for name in names.into_keys() {
-            let read = |kind| may(identity, self.policy, Permission::Read, &Resource::new(kind, name.as_str()));
+            let reads = |resource| {
+                holds(identity, self.policy, &Requirement::version(Permission::Read, resource)).is_ok()
+            };
+            let read = |kind| reads(Resource::new(kind, name.as_str()));
             let (as_model, as_prompt) = (read(ResourceKind::RegisteredModel), read(ResourceKind::Prompt));
             let keep = if as_model == as_prompt {
                 as_model
             } else {
                 match self.resolver.model(&name).await {
-                    Ok(resource) => may(identity, self.policy, Permission::Read, &resource),
+                    Ok(resource) => reads(resource),
                     // Deleted since MLflow listed it.
                     Err(resolve::Error::NoSuchName(_)) => false,
                     Err(error) => return Err(error.into()),

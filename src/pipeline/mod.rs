@@ -496,6 +496,10 @@ impl Proxy {
                 }
                 Vec::new()
             }
+            Demand::UsageExperiment { name, endpoint } => {
+                let found = self.resolver.usage_experiment(name, endpoint.as_deref()).await?;
+                found.map(|experiment| Requirement::level(Permission::Edit, experiment)).into_iter().collect()
+            }
             Demand::Queue { queue, part } => self.part_in_queue(queue, part).await?,
         })
     }
@@ -543,7 +547,16 @@ impl Proxy {
         record: &mut Record,
     ) -> Result<Response, Error> {
         let visible: Vec<_> = match filter.kinds() {
-            Some(kinds) => kinds.iter().map(|kind| Visibility::of(identity, self.policy, *kind)).collect(),
+            Some(kinds) => kinds
+                .iter()
+                .map(|kind| match filter.tier(*kind) {
+                    // Of what lies below them, none.
+                    Some(tier) if holds(identity, self.policy, &Requirement::NotDenied(tier)).is_err() => {
+                        Visibility::Only(Vec::new())
+                    }
+                    Some(_) | None => Visibility::of(identity, self.policy, *kind),
+                })
+                .collect(),
             None if identity.admin && identity.limits.is_unlimited() => vec![Visibility::All],
             None => vec![Visibility::PerRow],
         };

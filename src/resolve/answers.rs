@@ -207,5 +207,9 @@ pub(super) struct EndpointAnswer {
 pub(super) struct Endpoint {
     pub(super) endpoint_id: String,
     #[serde(default)]
+    pub(super) name: String,
+    #[serde(default)]
+    pub(super) experiment_id: String,
+    #[serde(default)]
     pub(super) created_at: i64,
 }

@@ -178,10 +178,7 @@ impl Resolver {
             }
             Thing::Model => return Ok(vec![Requirement::level(permission, self.model(&id).await?)]),
             Thing::VersionOf => {
-                let resource = self.model(&id).await?;
-                let prompt = resource.kind == ResourceKind::Prompt;
-                let tier = if prompt { ResourceKind::PromptVersion } else { ResourceKind::RegisteredModelVersion };
-                return Ok(vec![Requirement::Level { permission, resource, tier: Some(tier) }]);
+                return Ok(vec![Requirement::version(permission, self.model(&id).await?)]);
             }
             Thing::EndpointName => {
                 let owner = self.endpoint(&id).await?;
@@ -400,6 +397,34 @@ impl Resolver {
         let Some(found) = found.map(|answer| Arc::<str>::from(answer.endpoint.endpoint_id)) else { return Ok(None) };
         self.endpoints.insert(name.to_owned(), Arc::clone(&found)).await;
         Ok(Some(found))
+    }
+
+    /// The experiment that MLflow would take for what passes through an endpoint that was given none: by its name, and made
+    /// when it is not there. Never cached.
+    ///
+    /// # Errors
+    /// MLflow could not be asked.
+    pub async fn usage_experiment(
+        &self,
+        name: Option<String>,
+        endpoint: Option<&str>,
+    ) -> Result<Option<Resource>, Error> {
+        let known = match endpoint {
+            Some(id) => {
+                let target = target("/api/3.0/mlflow/gateway/endpoints/get", "endpoint_id", id);
+                self.find::<EndpointAnswer>(target).await?.map(|answer| answer.endpoint)
+            }
+            None => None,
+        };
+        if known.as_ref().is_some_and(|known| !known.experiment_id.is_empty()) {
+            return Ok(None);
+        }
+        let Some(name) = name.or_else(|| known.map(|known| known.name)) else { return Ok(None) };
+        match self.experiment_by_name(&format!("gateway/{name}")).await {
+            Ok(experiment) => Ok(Some(experiment)),
+            Err(Error::NoSuchName(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Forgets what a name stands for, because it was just created, deleted or renamed through us.

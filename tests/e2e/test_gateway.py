@@ -174,6 +174,33 @@ def test_an_endpoint_writes_into_no_foreign_experiment(alice, bob, world, mlflow
     bob.ok("POST", f"{GATEWAY}/endpoints/create", body | {"name": unique("endpoint")})
 
 
+def test_usage_is_not_traced_into_a_foreign_experiment_of_the_endpoints_name(alice, bob, mlflow_server):
+    """MLflow takes the experiment `gateway/NAME`, whosever it is, when it is told none: its owner reads what passes."""
+    definition, name = a_definition(bob), unique("endpoint")
+    theirs = alice.ok("POST", "/api/2.0/mlflow/experiments/create", {"name": f"gateway/{name}"})["experiment_id"]
+    body = endpoint_on(definition, name)
+    without = {key: value for key, value in body.items() if key != "usage_tracking"}
+    quiet, other = new_endpoint(bob, definition, name), new_endpoint(bob, definition)
+    changes = [
+        ("create", without),
+        ("create", without | {"usageTracking": True}),
+        ("create", {"routing_strategy": 5} | without | {"usage_tracking": True}),
+        ("update", {"endpoint_id": quiet, "usage_tracking": True}),
+        ("update", {"endpoint_id": other, "name": name, "usage_tracking": True}),
+    ]
+    with mlflow_server.unchanged():
+        for path, change in changes:
+            assert bob.post(f"{GATEWAY}/endpoints/{path}", change).status_code == 403, change
+        assert bob.post(f"{GATEWAY}/endpoints/create", body | {"usage_tracking": "yes"}).status_code == 400
+    alice.grant(bob, "experiment", theirs, "EDIT")
+    bob.ok("POST", f"{GATEWAY}/endpoints/update", {"endpoint_id": quiet, "usage_tracking": True})
+    # One that has its experiment is not asked again, and one that nobody has is made.
+    alice.ok("POST", "/api/3.0/mlflow/users/permissions/revoke",
+             {"username": bob.name, "resource_type": "experiment", "resource_id": theirs})
+    bob.ok("POST", f"{GATEWAY}/endpoints/update", {"endpoint_id": quiet, "usage_tracking": True})
+    bob.ok("POST", f"{GATEWAY}/endpoints/create", endpoint_on(definition) | {"usage_tracking": True})
+
+
 def test_an_endpoint_is_found_by_name_and_by_id_alike(alice, bob):
     name = unique("endpoint")
     key = an_endpoint(alice, name)

@@ -181,3 +181,16 @@ def test_what_is_no_graphql_reaches_nothing(world, other_world):
     ):
         assert answer.status_code in (200, 400, 403, 405, 415), f"{answer.status_code} {answer.text}"
         assert World.SECRET not in answer.text
+
+
+def test_versions_that_are_denied_are_in_no_list(admin, bob, world):
+    """A DENY on the tier takes them away, whatever may be read of the models."""
+    world.owner.grant(bob, "registered_model", world.model, "READ")
+    query = {"query": "query { mlflowSearchModelVersions(input: {}) { modelVersions { name } } }"}
+
+    def lists():
+        return bob.get("/api/2.0/mlflow/model-versions/search").text, bob.post("/graphql", query).text
+
+    assert all(world.model in told for told in lists())
+    admin.grant(bob, "registered_model_version", "*", "DENY")
+    assert not any(world.model in told for told in lists())

@@ -7,6 +7,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.genai.scorers import Guidelines, delete_scorer, get_scorer, list_scorers
 
 from endpoints import EDIT, MANAGE, READ
+from endpoints_gateway import GATEWAY, new_endpoint
 from endpoints_genai import AJAX3, SCORER, V3, a_scorer, new_trace
 from harness import World, check_refused, unique
 
@@ -94,6 +95,75 @@ def test_deleting_a_version_leaves_the_grants(people, world):
     assert len(versions(reader, world).json()["scorers"]) == 1
 
 
+@pytest.mark.parametrize("version", [1.5, "1.5", True, "one", [1], -1])
+def test_a_version_that_is_none_deletes_nothing(mlflow_server, people, world, version):
+    """MLflow would read it as no version at all, and delete them all."""
+    editor, = people(world, EDIT)
+    register(editor, world)
+    with mlflow_server.unchanged():
+        assert delete(editor, world, version=version).status_code == 400
+
+
+@pytest.fixture
+def endpoint(alice, bob):
+    """Alice's endpoint of the AI gateway, by its name and id."""
+    secret = alice.ok("POST", f"{GATEWAY}/secrets/create", {
+        "secret_name": unique("secret"), "secret_value": {"api_key": "sk-1234567890"}, "provider": "openai"})
+    definition = alice.ok("POST", f"{GATEWAY}/model-definitions/create", {
+        "name": unique("definition"), "secret_id": secret["secret"]["secret_id"], "provider": "openai",
+        "model_name": "gpt-4"})["model_definition"]["model_definition_id"]
+    name = unique("endpoint")
+    return name, new_endpoint(alice, definition, name)
+
+
+def judges(endpoint):
+    """Everything that may hold the model of a judge."""
+    model = {"model": f"gateway:/{endpoint}"}
+    plain = SCORER["instructions_judge_pydantic_data"]
+    judge = SCORER | {"instructions_judge_pydantic_data": plain | model}
+    yield judge
+    yield SCORER | {"instructions_judge_pydantic_data": plain | {"model": f"gateway://{endpoint}"}}
+    yield SCORER | {"instructions_judge_pydantic_data": None, "builtin_scorer_class": "Safety",
+                    "builtin_scorer_pydantic_data": {"name": "safety"} | model}
+    yield SCORER | {"instructions_judge_pydantic_data": None, "memory_augmented_judge_data": {"base_judge": judge}}
+
+
+def test_a_judge_calls_an_endpoint_for_those_who_may_use_it(mlflow_server, proxy, alice, endpoint):
+    """MLflow's jobs call the AI gateway past this proxy."""
+    name, key = endpoint
+    mine = World.make(proxy.person("judging"))
+    owner, trace = mine.owner, new_trace(mine.owner, mine.experiment)
+
+    def calls():
+        for judge in map(json.dumps, judges(name)):
+            yield f"{SCORERS}/register", {"experiment_id": mine.experiment, "name": "judge", "serialized_scorer": judge}
+            yield f"{SCORERS}/register", {"experiment_id": mine.experiment, "name": "judge", "serializedScorer": judge}
+            yield f"{AJAX3}/scorer/invoke", {
+                "experiment_id": mine.experiment, "trace_ids": [trace], "serialized_scorer": judge}
+            yield f"{AJAX3}/genai/evaluate/invoke", {
+                "experiment_id": mine.experiment, "trace_ids": [trace], "serialized_scorers": [json.dumps(SCORER), judge]}
+        yield f"{V3}/prompt-optimization/jobs", {
+            "experiment_id": mine.experiment, "source_prompt_uri": f"prompts:/{mine.model}/1",
+            "config": {"optimizer_type": "OPTIMIZER_TYPE_GEPA",
+                       "optimizer_config_json": json.dumps({"reflection_model": f"gateway:/{name}"})}}
+
+    with mlflow_server.unchanged():
+        for path, body in calls():
+            check_refused(owner.post(path, body))
+    alice.grant(owner, "gateway_endpoint", key, "USE")
+    for path, body in calls():
+        assert owner.post(path, body).status_code != 403, path
+    # A scorer that stands in the registry is for whoever may read it.
+    register(owner, mine, "seen")
+    stranger = proxy.person("stranger")
+    owner.grant(stranger, "experiment", mine.experiment, EDIT)
+    body = {"experiment_id": mine.experiment, "trace_ids": [trace], "serialized_scorer": json.dumps(SCORER),
+            "scorer_name": "seen", "scorer_version": 1}
+    check_refused(stranger.post(f"{AJAX3}/scorer/invoke", body))
+    owner.grant(stranger, "scorer", f"{mine.experiment}/seen", READ)
+    assert stranger.post(f"{AJAX3}/scorer/invoke", body).status_code != 403
+
+
 def test_registering_needs_edit_on_the_experiment(mlflow_server, people, world, other_world):
     (reader,) = people(world, READ)
     with mlflow_server.unchanged():
@@ -160,7 +230,7 @@ def test_what_scores_traces_stays_in_one_experiment(mlflow_server, world, other_
             assert answer.status_code in (400, 403), f"{path}: {answer.text}"
 
 
-def test_prompt_optimisation_reads_what_its_caller_may_read(mlflow_server, world, other_world):
+def test_prompt_optimisation_takes_what_its_caller_may_read_and_change(mlflow_server, world, other_world):
     """The source prompt and the dataset of a job count as much as its experiment."""
     owner = world.owner
     dataset = other_world.owner.ok("POST", f"{V3}/datasets/create", {
@@ -175,6 +245,9 @@ def test_prompt_optimisation_reads_what_its_caller_may_read(mlflow_server, world
         check_refused(job(other_world.experiment, world.model))
         check_refused(job(world.experiment, other_world.model))
         check_refused(job(world.experiment, world.model, dataset_id=dataset))
+        # What comes of it is a further version of the prompt.
+        other_world.owner.grant(owner, "registered_model", other_world.model, READ)
+        check_refused(job(world.experiment, other_world.model))
         check_refused(owner.get(f"{V3}/prompt-optimization/jobs/search", {"experiment_id": other_world.experiment}))
         check_refused(owner.post(f"{V3}/prompt-optimization/jobs/search", {"experiment_id": other_world.experiment}))
         check_refused(owner.get(f"{V3}/prompt-optimization/jobs/no-such-job"))

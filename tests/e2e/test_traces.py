@@ -15,6 +15,7 @@ from endpoints_genai import AJAX3, COUNT, V2, V3, check_stays, feedback, new_tra
 from harness import World, check_refused, unique
 
 ARTIFACT_LOCATION = "mlflow.artifactLocation"
+ARCHIVE_LOCATION = "mlflow.trace.archiveLocation"
 
 
 def traced(person, experiment):
@@ -275,6 +276,25 @@ def test_a_new_trace_does_not_choose_where_its_artifacts_lie(world):
     assert old in {info["trace_id"] for info in found}
     for info in found:
         assert info["tags"].get(ARTIFACT_LOCATION) != elsewhere, info
+
+
+@pytest.mark.parametrize("key", [ARCHIVE_LOCATION, ARCHIVE_LOCATION.lower(), f"{ARCHIVE_LOCATION} "])
+def test_a_new_trace_does_not_choose_where_its_archive_lies(mlflow_server, world, tmp_path, key):
+    """MLflow reads the archived spans from there, and deletes them there along with the trace."""
+    (tmp_path / "traces.pb").write_bytes(b"somebody else's")
+    owner, fresh = world.owner, "tr-" + secrets.token_hex(16)
+    tags = {"mlflow.trace.spansLocation": "ARCHIVE_REPO", key: tmp_path.as_uri()}
+    listed = [{"key": key, "value": value} for key, value in tags.items()]
+    old = owner.ok("POST", f"{V2}/traces", {
+        "experiment_id": world.experiment, "timestamp_ms": 1, "request_metadata": [], "tags": []})["trace_info"]["request_id"]
+    with mlflow_server.unchanged():
+        check_refused(owner.post(f"{V3}/traces", trace_info(fresh, world.experiment, tags=tags)))
+        check_refused(owner.post(f"{V2}/traces", {
+            "experiment_id": world.experiment, "timestamp_ms": 1, "request_metadata": [], "tags": listed}))
+        check_refused(owner.patch(f"{V2}/traces/{old}", {
+            "request_id": old, "timestamp_ms": 2, "status": "OK", "request_metadata": [], "tags": listed}))
+    owner.ok("POST", f"{V3}/traces/delete-traces", {"experiment_id": world.experiment, "request_ids": [fresh, old]})
+    assert (tmp_path / "traces.pb").exists()
 
 
 # ---- assessments

@@ -11,7 +11,7 @@ import pytest
 
 from harness import World, basic
 
-API = "/api/2.0/mlflow"
+API, API3 = "/api/2.0/mlflow", "/api/3.0/mlflow"
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 
 
@@ -91,6 +91,16 @@ TRICKS = {
                       "application/json"),
     "a key in brackets before the rest":
         lambda t, m: ("POST", f"{API}/runs/search", b'{"[x]":1,"experiment_ids":["%s"]}' % t.experiment.encode(),
+                      "application/json"),
+    # MLflow keeps what stands before a field that it cannot read, and searches everything when no experiment is left.
+    "a field that cannot be read before a search's experiment":
+        lambda t, m: ("POST", f"{API3}/issues/search", b'{"filter_string":5,"experiment_id":"%s"}' % m.experiment.encode(),
+                      "application/json"),
+    "a field that cannot be read before a search's experiments":
+        lambda t, m: ("POST", f"{API3}/datasets/search", b'{"order_by":[1],"experiment_ids":["%s"]}' % m.experiment.encode(),
+                      "application/json"),
+    "the same in the other spelling":
+        lambda t, m: ("POST", f"{API3}/datasets/search", b'{"orderBy":[1],"experimentIds":["%s"]}' % m.experiment.encode(),
                       "application/json"),
     "another content type":
         lambda t, m: ("PATCH", f"{API}/registered-models/update", dump({"name": t.model, "description": "x"}), "text/plain"),
