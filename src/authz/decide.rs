@@ -301,7 +301,7 @@ fn level_refuses(who: &Identity, resource: &Resource) -> bool {
     who.grants.level(resource.kind, &resource.key).is_some_and(Permission::refuses)
 }
 
-fn level(who: &Identity, policy: Policy, resource: &Resource) -> Permission {
+pub(super) fn level(who: &Identity, policy: Policy, resource: &Resource) -> Permission {
     if resource.kind == ResourceKind::Job {
         // A job is its creator's; the default speaks of what people share.
         return who.grants.level(resource.kind, &resource.key).unwrap_or(Permission::NoPermissions);

@@ -2,6 +2,7 @@
 //!
 //! The verdict is [`holds`]'s own; this only gathers what it was made of.
 
+use super::decide::level;
 use super::{Grant, Identity, Permission, Policy, Requirement, Resource, ResourceKind, holds};
 
 /// A decision, and what it was made of.
@@ -48,7 +49,7 @@ pub fn explain(
     Explanation {
         allowed: denied.is_none(),
         denied: denied.map(|denied| denied.to_string()),
-        level: policy.level(who.grants.level(resource.kind, &resource.key)),
+        level: level(who, policy, resource),
         grants: held.into_iter().filter(takes_part).collect(),
     }
 }

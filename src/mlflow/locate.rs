@@ -336,6 +336,7 @@ fn check_id(thing: Thing, field: &Field, value: String) -> Result<String, Locate
         | Thing::Secret
         | Thing::Endpoint
         | Thing::ModelDefinition
+        | Thing::Guardrail
         | Thing::Job => {
             if is_opaque_id(&value) {
                 return Ok(value);

@@ -2,7 +2,7 @@
 //!
 //! Read from the route table, so that the answer is about what a request would meet.
 
-use super::{Need, Table, Thing};
+use super::{Need, Send, Table, Thing};
 use crate::authz::{Permission, Requirement, Resource, ResourceKind};
 
 /// What is asked, in the terms of a decision.
@@ -52,7 +52,7 @@ impl Question {
         for need in &row.needs {
             match need {
                 Need::Public | Need::SignedIn => requirements.push(Requirement::SignedIn),
-                Need::Admin => requirements.push(Requirement::Admin { change: true }),
+                Need::Admin => requirements.push(Requirement::Admin { change: row.send != Send::Query }),
                 Need::Blocked(feature) => {
                     requirements.push(Requirement::Admin { change: true });
                     also.push(format!("`{}` in authz.opened", feature.as_str()));
@@ -64,7 +64,20 @@ impl Question {
                 }
                 Need::Level { permission, thing, field } => {
                     let (home, tier) = thing.belongs_to();
-                    if home.sharing_names().contains(&kind) {
+                    let tier = match tier {
+                        Some(ResourceKind::RegisteredModelVersion) if kind == ResourceKind::Prompt => {
+                            Some(ResourceKind::PromptVersion)
+                        }
+                        tier => tier,
+                    };
+                    if field.optional {
+                        also.push(format!(
+                            "{permission} on the {} that `{}` names, if given",
+                            home.noun(),
+                            field.name()
+                        ));
+                        concerns |= home.sharing_names().contains(&kind);
+                    } else if home.sharing_names().contains(&kind) {
                         let resource = resource.clone();
                         requirements.push(Requirement::Level { permission: *permission, resource, tier });
                         concerns = true;
@@ -102,7 +115,7 @@ impl Thing {
             Self::ReviewQueue | Self::ReviewQueueName => (ResourceKind::Experiment, Some(ResourceKind::ReviewQueue)),
             Self::Model => (ResourceKind::RegisteredModel, None),
             Self::VersionOf => (ResourceKind::RegisteredModel, Some(ResourceKind::RegisteredModelVersion)),
-            Self::Scorer => (ResourceKind::Scorer, None),
+            Self::Scorer | Self::Guardrail => (ResourceKind::Scorer, None),
             Self::ScorerVersion => (ResourceKind::Scorer, Some(ResourceKind::ScorerVersion)),
             Self::Secret => (ResourceKind::GatewaySecret, None),
             Self::Endpoint | Self::EndpointName => (ResourceKind::GatewayEndpoint, None),

@@ -137,7 +137,11 @@ pub fn demands(
             if let Some(name) = text_field(body, "scorer_name")? {
                 let experiment = text_field(body, "experiment_id")?.unwrap_or_default();
                 let id = scorer_key(&experiment, &name);
-                demands.push(Demand::Located(Located { permission: Permission::Read, thing: Thing::ScorerVersion, id }));
+                demands.push(Demand::Located(Located {
+                    permission: Permission::Read,
+                    thing: Thing::ScorerVersion,
+                    id,
+                }));
             }
             demands
         }

@@ -87,6 +87,8 @@ pub enum Thing {
     Endpoint,
     EndpointName,
     ModelDefinition,
+    /// A guardrail, which shows and runs its scorer.
+    Guardrail,
     McpServer,
     McpServerVersion,
     /// A version to be made; its server may have to be made, too.
@@ -474,6 +476,7 @@ impl FromStr for Thing {
             "endpoint" => Self::Endpoint,
             "endpoint-name" => Self::EndpointName,
             "model-definition" => Self::ModelDefinition,
+            "guardrail" => Self::Guardrail,
             "mcp-server" => Self::McpServer,
             "mcp-server-version" => Self::McpServerVersion,
             "new-mcp-server-version" => Self::NewMcpServerVersion,

@@ -362,6 +362,9 @@ fn a_question_in_words_is_what_a_request_would_meet() {
     let needed = crate::authz::Requirement::Level { permission: Permission::Manage, resource, tier };
     assert_eq!((run.requirements, run.also), (vec![needed], Vec::<String>::new()));
     let version = Question::parse(&table, "CreateModelVersion", "prompt:p").expect("a question");
+    let versions = Some(crate::authz::ResourceKind::PromptVersion);
+    let needed = version.requirements.first();
+    assert!(matches!(needed, Some(crate::authz::Requirement::Level { tier, .. }) if *tier == versions), "{needed:?}");
     assert_eq!(version.also.len(), 2, "a run and a logged model: {:?}", version.also);
     for (operation, resource, said) in [
         ("EDIT", "experiment", "is not a resource"),

@@ -106,9 +106,8 @@ impl Proxy {
         })?;
         let mut readable = BTreeSet::new();
         for name in names.into_keys() {
-            let reads = |resource| {
-                holds(identity, self.policy, &Requirement::version(Permission::Read, resource)).is_ok()
-            };
+            let reads =
+                |resource| holds(identity, self.policy, &Requirement::version(Permission::Read, resource)).is_ok();
             let read = |kind| reads(Resource::new(kind, name.as_str()));
             let (as_model, as_prompt) = (read(ResourceKind::RegisteredModel), read(ResourceKind::Prompt));
             let keep = if as_model == as_prompt {

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::Home;
 use crate::authz::{Resource, ResourceKind};
-use crate::mlflow::PROMPT_TAG;
+use crate::mlflow::{PROMPT_TAG, scorer_key};
 
 #[derive(Deserialize)]
 pub(super) struct ExperimentAnswer {
@@ -212,4 +212,28 @@ pub(super) struct Endpoint {
     pub(super) experiment_id: String,
     #[serde(default)]
     pub(super) created_at: i64,
+}
+
+#[derive(Deserialize)]
+pub(super) struct GuardrailAnswer {
+    pub(super) guardrail: Guardrail,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Guardrail {
+    pub(super) scorer: GuardrailScorer,
+}
+
+#[derive(Deserialize)]
+pub(super) struct GuardrailScorer {
+    /// A number in MLflow's answers about scorers.
+    experiment_id: serde_json::Value,
+    scorer_name: String,
+}
+
+impl GuardrailScorer {
+    pub(super) fn resource(&self) -> Resource {
+        let experiment = self.experiment_id.as_str().map_or_else(|| self.experiment_id.to_string(), str::to_owned);
+        Resource::new(ResourceKind::Scorer, scorer_key(&experiment, &self.scorer_name))
+    }
 }

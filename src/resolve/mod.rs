@@ -15,8 +15,9 @@ use moka::future::Cache;
 use serde::Deserialize;
 
 use answers::{
-    DatasetAnswer, EndpointAnswer, ExperimentAnswer, InExperiment, IssueAnswer, JobAnswer, LabelSchemaAnswer,
-    LoggedModelAnswer, ModelAnswer, OnlineScorers, QueueAnswer, RunAnswer, TraceAnswer, TraceAnswerV2, TraceBatch,
+    DatasetAnswer, EndpointAnswer, ExperimentAnswer, GuardrailAnswer, InExperiment, IssueAnswer, JobAnswer,
+    LabelSchemaAnswer, LoggedModelAnswer, ModelAnswer, OnlineScorers, QueueAnswer, RunAnswer, TraceAnswer,
+    TraceAnswerV2, TraceBatch,
 };
 pub use answers::{Queue, RegisteredModel};
 
@@ -148,6 +149,7 @@ impl Resolver {
             | Thing::Model
             | Thing::VersionOf
             | Thing::EndpointName
+            | Thing::Guardrail
             | Thing::Run
             | Thing::LoggedModel
             | Thing::Trace
@@ -184,6 +186,12 @@ impl Resolver {
                 let owner = self.endpoint(&id).await?;
                 let owner = owner.map(|id| Resource::new(ResourceKind::GatewayEndpoint, &*id));
                 return Ok(vec![Requirement::Belonging { permission, noun: "endpoint", id, owner, tier: None }]);
+            }
+            Thing::Guardrail => {
+                let target = target("/api/3.0/mlflow/gateway/guardrails/get", "guardrail_id", &id);
+                let found = self.find::<GuardrailAnswer>(target).await?;
+                let owner = found.map(|answer| answer.guardrail.scorer.resource());
+                return Ok(vec![Requirement::Belonging { permission, noun: "guardrail", id, owner, tier: None }]);
             }
             Thing::Dataset => return self.dataset(permission, id).await,
             Thing::NewMcpServerVersion => {

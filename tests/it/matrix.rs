@@ -40,7 +40,7 @@ fn requirements(operation: &Operation) -> Vec<Requirement> {
         Need::Level { permission, thing, .. } => {
             let kind = match thing {
                 Thing::Model | Thing::VersionOf => ResourceKind::RegisteredModel,
-                Thing::Scorer | Thing::ScorerVersion => ResourceKind::Scorer,
+                Thing::Scorer | Thing::ScorerVersion | Thing::Guardrail => ResourceKind::Scorer,
                 Thing::Secret => ResourceKind::GatewaySecret,
                 Thing::Endpoint | Thing::EndpointName => ResourceKind::GatewayEndpoint,
                 Thing::ModelDefinition => ResourceKind::GatewayModelDefinition,

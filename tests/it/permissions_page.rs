@@ -96,6 +96,7 @@ const fn noun(thing: Thing) -> &'static str {
         Thing::Secret => "secret",
         Thing::Endpoint | Thing::EndpointName => "endpoint",
         Thing::ModelDefinition => "model definition",
+        Thing::Guardrail => "guardrail's scorer",
         Thing::McpServer => "MCP server",
         Thing::McpServerVersion | Thing::NewMcpServerVersion => "MCP server's versions",
         Thing::Job => "job",
