@@ -26,6 +26,10 @@ pub enum ListError {
     PageToken,
     #[error("Invalid value for parameter 'max_results' supplied: it must be a positive whole number.")]
     MaxResults,
+    #[error(
+        "A part of this list is larger than 64 MiB and cannot be shown. Leave it out with a filter, or make it smaller."
+    )]
+    RowTooLarge,
     #[error(transparent)]
     Upstream(#[from] upstream::Error),
     #[error(transparent)]
@@ -124,10 +128,17 @@ impl Lists {
             request.set_page(size, position.token.as_deref());
             let answer = match self.fetch(&mut permit, &request).await {
                 // Rows with very long texts: fewer of them at a time.
-                Err(ListError::Upstream(upstream::Error::Unreadable(ReadError::TooLarge { .. }))) if at_most > 1 => {
-                    at_most = size.unwrap_or(rows_wanted).min(at_most) / 4;
-                    at_most = at_most.max(position.skip + 1);
-                    continue;
+                Err(ListError::Upstream(upstream::Error::Unreadable(ReadError::TooLarge { .. }))) => {
+                    let asked = size.unwrap_or(rows_wanted).min(at_most);
+                    at_most = (asked / 4).max(position.skip + 1);
+                    if at_most < asked {
+                        continue;
+                    }
+                    // It is one row. What comes before it is answered; whoever goes on hears of it.
+                    if rows.is_empty() {
+                        return Err(ListError::RowTooLarge);
+                    }
+                    return Ok(self.answer(who, filter, &rows, Some(&position)));
                 }
                 answer => answer?,
             };

@@ -215,6 +215,10 @@ impl Error {
             Self::List(ListError::Upstream(error)) => unavailable(&error),
             Self::List(ListError::Resolve(error)) => resolve(error),
             Self::List(error @ (ListError::PageToken | ListError::MaxResults)) => Reply::invalid(error.to_string()),
+            // Not 502: clients would ask again and again.
+            Self::List(error @ ListError::RowTooLarge) => {
+                Reply::new(StatusCode::UNPROCESSABLE_ENTITY, ErrorCode::InvalidParameterValue, error.to_string())
+            }
             Self::Effect(EffectError::Upstream(error)) => unavailable(&error),
             Self::Effect(EffectError::NotBegun(_)) => own::store_unavailable(),
             Self::Effect(EffectError::Unsettled(_)) => Reply::new(

@@ -413,3 +413,34 @@ fn another_method_is_405_and_another_origin_is_403() {
     assert_eq!(with_origin("http://proxy.evil.example"), 403);
     assert_eq!(with_origin("http://proxy:9"), 403, "another port is another origin");
 }
+
+/// What is before a row that is too large is shown; then the list says what is wrong, instead of failing for ever.
+#[test]
+fn a_row_that_is_too_large_does_not_take_the_others_along() {
+    let mlflow = Recorder::scripted(|request| {
+        let query = request.target.strip_prefix("/api/2.0/mlflow/experiments/search?")?;
+        let field = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name));
+        let start: usize = field("page_token=").map_or(0, |token| token.parse().expect("MLflow's own token"));
+        let size: usize = field("max_results=").map_or(1000, |size| size.parse().expect("a number"));
+        let end = (start + size).min(6);
+        let name = |id: usize| if id == 3 { "x".repeat(65 * 1024 * 1024) } else { id.to_string() };
+        let rows = (start..end).map(|id| format!(r#"{{"experiment_id":"{id}","name":"{}"}}"#, name(id)));
+        let rows = rows.collect::<Vec<_>>().join(",");
+        let token = if end < 6 { format!(r#","next_page_token":"{end}""#) } else { String::new() };
+        Some((200, format!(r#"{{"experiments":[{rows}]{token}}}"#)))
+    });
+    let proxy = Proxy::before(mlflow.address);
+    let grants = ["0", "1", "2", "3", "4", "5"].map(|id| (ResourceKind::Experiment, id, Permission::Read));
+    let reader = proxy.user("reader", &grants);
+    let first = proxy.ask(get(&format!("{API}/experiments/search?max_results=5"), &reader)).expect("an answer");
+    assert_eq!(first.status, 200, "{}", first.text());
+    let page: serde_json::Value = serde_json::from_slice(&first.body).expect("JSON");
+    let shown: Vec<&str> =
+        page["experiments"].as_array().expect("rows").iter().filter_map(|row| row["experiment_id"].as_str()).collect();
+    assert_eq!(shown, ["0", "1", "2"]);
+    let token = page["next_page_token"].as_str().expect("a token");
+    let target = format!("{API}/experiments/search?max_results=5&page_token={token}");
+    let second = proxy.ask(get(&target, &reader)).expect("an answer");
+    assert_eq!(second.status, 422, "{}", second.text());
+    assert!(second.text().contains("larger than 64 MiB"), "{}", second.text());
+}
