@@ -3,7 +3,7 @@
 SHELL := bash
 CARGO ?= cargo
 
-.PHONY: help run test test-unit test-e2e test-versions slow test-env check bench clean
+.PHONY: help run test test-unit test-e2e test-versions slow test-env check bench bench-mlflow clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
@@ -35,6 +35,9 @@ check: needs-cargo ## format, lints, documentation, licences, unused crates, spe
 
 bench: needs-cargo ## this proxy beside a do-nothing one and bare upstream
 	@if [ -x benches/run ]; then exec benches/run $(ARGS); else echo "benches/run is not there"; exit 1; fi
+
+bench-mlflow: needs-cargo ## a real MLflow with and without the proxy in front
+	@benches/mlflow
 
 clean: ## what was built here; the private Python environment stays
 	$(CARGO) clean
