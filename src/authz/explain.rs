@@ -44,7 +44,9 @@ pub fn explain(
     };
     let takes_part = |grant: &Grant| {
         let speaks = grant.kind == resource.kind && grant.selector.matches(&resource.key);
-        speaks || grant.kind == ResourceKind::Workspace || asked(grant.kind)
+        // Of the workspace, MANAGE alone is about what is in it.
+        let of_all = grant.kind == ResourceKind::Workspace && grant.permission == Permission::Manage;
+        speaks || of_all || asked(grant.kind)
     };
     Explanation {
         allowed: denied.is_none(),

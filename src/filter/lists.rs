@@ -345,7 +345,21 @@ impl Filter {
         match (self, kind) {
             (Self::ModelVersions, ResourceKind::RegisteredModel) => Some(ResourceKind::RegisteredModelVersion),
             (Self::ModelVersions, ResourceKind::Prompt) => Some(ResourceKind::PromptVersion),
-            _ => None,
+            (
+                Self::Experiments
+                | Self::RegisteredModels
+                | Self::ModelVersions
+                | Self::Scorers
+                | Self::ReviewQueues
+                | Self::Secrets
+                | Self::Endpoints
+                | Self::ModelDefinitions
+                | Self::EndpointModels
+                | Self::McpServers
+                | Self::McpEndpoints
+                | Self::Jobs,
+                _,
+            ) => None,
         }
     }
 

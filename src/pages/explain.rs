@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::asked::Asked;
 use super::{Answer, Parts, shapes};
-use crate::authz::{DEFAULT_WORKSPACE, Grant, Identity, Limits, Policy, ResourceKind, Scheme, Subject, explain};
+use crate::authz::{DEFAULT_WORKSPACE, Identity, Limits, Policy, Scheme, Subject, explain};
 use crate::http::Reply;
 use crate::mlflow::Question;
 use crate::store::{self, Store, User};
@@ -41,11 +41,9 @@ pub async fn explanation(
 ) -> Result<Value, store::Error> {
     let roles = store.roles_of(user.id).await?;
     // Outside the default workspace a role gives the workspace and nothing in it.
-    let counts =
-        |workspace: &str, grant: &Grant| workspace == DEFAULT_WORKSPACE || grant.kind == ResourceKind::Workspace;
     let mut held = store.grants_of(&Subject::User(user.id)).await?;
-    for role in &roles {
-        held.extend(role.grants.iter().map(|row| &row.grant).filter(|grant| counts(&role.workspace, grant)).cloned());
+    for role in roles.iter().filter(|role| role.workspace == DEFAULT_WORKSPACE) {
+        held.extend(role.grants.iter().map(|row| row.grant.clone()));
     }
     let who = Identity {
         user: user.id,

@@ -32,7 +32,9 @@ def make(world, mlflow_server):
     owner.ok("POST", f"{GATEWAY}/endpoints/bindings/create", binding(world, "bound"))
     owner.ok("POST", f"{GATEWAY}/endpoints/models/attach", attached(world))
     names["guarded_endpoint"] = new_endpoint(owner, names["definition"])
-    names["guardrail"], names["spare_guardrail"] = (new_guardrail(world, mlflow_server) for _ in range(2))
+    for key in ("guardrail", "spare_guardrail"):
+        names[f"{key}_scorer"] = unique("guard")
+        names[key] = new_guardrail(world, mlflow_server, names[f"{key}_scorer"])
     owner.ok("POST", f"{GATEWAY}/guardrails/add-to-endpoint", guarded(world, "guardrail"))
 
     names["namespace"], names["slug"] = unique("com.example"), "tool"
@@ -54,6 +56,8 @@ def share(world, other, permission):
     }.items():
         for key in keys:
             owner.grant(other, kind, names[key], permission)
+    for key in ("guardrail_scorer", "spare_guardrail_scorer"):
+        owner.grant(other, "scorer", f"{world.experiment}/{names[key]}", permission)
     owner.grant(other, "mcp_server", mcp_name(world), permission)
 
 
@@ -105,11 +109,11 @@ def guarded(world, guardrail):
     return {"endpoint_id": world.names["guarded_endpoint"], "guardrail_id": world.names[guardrail], "execution_order": 1}
 
 
-def new_guardrail(world, mlflow_server):
-    """Guardrails are administrators' things."""
+def new_guardrail(world, mlflow_server, scorer_name):
+    """Guardrails are administrators' things; the scorer is its owner's."""
     direct = Http(mlflow_server.url, None)
-    scorer = direct.ok("POST", f"{V3}/scorers/register", {
-        "experiment_id": world.experiment, "name": unique("guard"),
+    scorer = world.owner.ok("POST", f"{V3}/scorers/register", {
+        "experiment_id": world.experiment, "name": scorer_name,
         "serialized_scorer": json.dumps(JUDGE | {"instructions_judge_pydantic_data": {
             "feedback_value_type": {"type": "string"}, "instructions": "Is {{ outputs }} good?",
             "model": f"gateway:/{world.names['endpoint_name']}"}}),
