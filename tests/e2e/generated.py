@@ -414,6 +414,8 @@ def coded_path(draft, rng, sides):
 
 def odd_path(draft, rng, sides):
     slashes = [match.start() for match in re.finditer("/", draft.path)]
+    if not slashes:  # all of them are encoded by now
+        return False
     at = rng.choice(slashes)
     odd = rng.choice(["/", "/.", "/..", "/x/..", "/%2e", "/%2e%2e", "/%252e%252e", "/./.", "//", ";x=1", "\\", "%2f", "%5c", "%00",
                       "%0a", "%20", "%c0%ae", "%ff", "/x;/..", "?", "#", "/;", "%3f", "%23"])
