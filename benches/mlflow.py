@@ -5,7 +5,8 @@ the machine hits both alike:
 
 - How long does a search take for somebody who may read 10 of 5,000 experiments? Beside it, bare MLflow's whole page of
   1,000 and its page of 10.
-- How many requests a second go through, with 1, 8 and 32 clients, one that reads and one that writes?
+- How many requests a second go through, with 1, 8 and 32 clients, one that reads and one that writes? And what does each
+  cost in CPU, which says more on a machine that others use, too?
 
 From the environment: `BENCH_EXPERIMENTS` (5000), `BENCH_SEARCHES` (40 of each), `BENCH_ROUNDS` (4 there and back),
 `BENCH_SECONDS` (3, of one slot), `BENCH_CLIENTS` (1,8,32), `BENCH_WORKERS` (1, MLflow's), `BENCH_STRICT=1` (a missed goal is
@@ -193,20 +194,41 @@ def rate(task, connect, clients, seconds):
     return sum(counts) / took
 
 
-def rates(tasks, connects):
-    """For each task and number of clients the rates of both sides, slot by slot."""
+def cpu_seconds(process):
+    """What this process and its children have used so far, ended children too."""
+    total, open_ids = 0, [process.child.pid]
+    while open_ids:
+        pid = open_ids.pop()
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            children = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        total += sum(int(ticks) for ticks in fields[11:15])
+        open_ids += [int(child) for line in children for child in line]
+    return total / os.sysconf("SC_CLK_TCK")
+
+
+def rates(tasks, connects, processes):
+    """For each task and number of clients the rates of both sides, slot by slot, and what each request cost in CPU."""
     results = {}
     for task in tasks:
         for clients in CLIENTS:
-            slots = {name: [] for name in connects}
+            slots, cpu = {name: [] for name in connects}, {name: dict.fromkeys(processes, 0) for name in connects}
+            asked = dict.fromkeys(connects, 0)
             for connect in connects.values():
                 rate(task, connect, clients, min(1, SECONDS))
             for turn in range(2 * ROUNDS):
                 order = list(connects) if turn % 2 else list(reversed(connects))
                 for name in order:
+                    before = {of: cpu_seconds(process) for of, process in processes.items()}
                     slots[name].append(rate(task, connects[name], clients, SECONDS))
+                    asked[name] += slots[name][-1] * SECONDS
+                    for of, process in processes.items():
+                        cpu[name][of] += cpu_seconds(process) - before[of]
                 progress(f"  {task.title}, {clients} clients: slot {turn + 1} of {2 * ROUNDS}")
-            results[task.title, clients] = slots
+            per_request = {name: {of: 1000 * cpu[name][of] / asked[name] for of in processes} for name in connects}
+            results[task.title, clients] = slots, per_request
     return results
 
 
@@ -223,7 +245,7 @@ def report(took, results):
     met += [ours <= SEARCH_MS, ours <= whole]
     print(verdict(f"goal: at most {SEARCH_MS} ms", met[-2]) + "; " + verdict("at most bare's whole page", met[-1]))
     print(f"\n{'requests per second':<36}{'bare':>10}{'proxy':>10}{'ratio':>8}{'(min - max)':>16}   goal")
-    for (title, clients), slots in results.items():
+    for (title, clients), (slots, _) in results.items():
         bare, ours = slots["bare"], slots["proxy"]
         # Neighbours in time, so that a disturbance is on both sides of a ratio.
         ratios = [one / other for one, other in zip(ours, bare)]
@@ -232,6 +254,10 @@ def report(took, results):
         spread = f"({min(ratios):.2f} - {max(ratios):.2f})"
         row = f"{f'{title}, {clients} clients':<36}{statistics.median(bare):>10.0f}{statistics.median(ours):>10.0f}"
         print(f"{row}{ratio:>8.2f}{spread:>16}   {verdict(f'>= {RATE}', ratio >= RATE)}")
+    print(f"\n{'CPU ms per request':<36}{'MLflow bare':>14}{'MLflow behind':>14}{'ratio':>8}{'proxy':>10}")
+    for (title, clients), (_, cpu) in results.items():
+        alone, behind, ours = cpu["bare"]["mlflow"], cpu["proxy"]["mlflow"], cpu["proxy"]["proxy"]
+        print(f"{f'{title}, {clients} clients':<36}{alone:>14.2f}{behind:>14.2f}{behind / alone:>8.2f}{ours:>10.3f}")
     return all(met)
 
 
@@ -271,7 +297,7 @@ def main():
             tasks = [Reading(readable), Writing(bare, readable)]
             bare.close()
             ours.close()
-            results = rates(tasks, connects)
+            results = rates(tasks, connects, {"mlflow": mlflow.process, "proxy": proxy.process})
         finally:
             running.close()
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
