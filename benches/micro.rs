@@ -147,6 +147,7 @@ fn reader_of(experiments: u32) -> Identity {
         name: Arc::from("reader"),
         admin: false,
         scheme: Scheme::Token(TokenId(1)),
+        groups: Arc::default(),
         limits: Limits::default(),
         grants: Arc::new(grants.collect()),
     }

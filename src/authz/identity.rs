@@ -18,6 +18,10 @@ pub struct UserId(pub i64);
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct TokenId(pub i64);
 
+/// A session's number. Not its cookie.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct SessionId(pub i64);
+
 /// A role's number.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct RoleId(pub i64);
@@ -29,6 +33,10 @@ pub enum Scheme {
     Password,
     /// HTTP Basic or bearer with an access token.
     Token(TokenId),
+    /// The cookie of a browser that signed in.
+    Session(SessionId),
+    /// A bearer token of an identity provider.
+    Jwt,
 }
 
 impl Scheme {
@@ -38,6 +46,27 @@ impl Scheme {
         match self {
             Self::Password => "password",
             Self::Token(_) => "token",
+            Self::Session(_) => "session",
+            Self::Jwt => "jwt",
+        }
+    }
+
+    /// The access token that was used, if one was.
+    #[must_use]
+    pub const fn token(self) -> Option<TokenId> {
+        match self {
+            Self::Token(id) => Some(id),
+            Self::Password | Self::Session(_) | Self::Jwt => None,
+        }
+    }
+
+    /// Whether this is somebody in person, with their password or their browser's session, rather than a program that holds
+    /// a token: only a person makes tokens and changes passwords.
+    #[must_use]
+    pub const fn is_personal(self) -> bool {
+        match self {
+            Self::Password | Self::Session(_) => true,
+            Self::Token(_) | Self::Jwt => false,
         }
     }
 }
@@ -49,6 +78,8 @@ pub struct Identity {
     pub name: Arc<str>,
     pub admin: bool,
     pub scheme: Scheme,
+    /// As the identity provider said them; none for accounts of ours alone.
+    pub groups: Arc<[String]>,
     /// What this credential is confined to, however much its owner may do.
     pub limits: Limits,
     /// The grants of the user, their groups and their roles.
@@ -146,6 +177,12 @@ impl fmt::Display for UserId {
 }
 
 impl fmt::Display for RoleId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }

@@ -13,7 +13,7 @@ mod selector;
 pub use decide::{Denied, Permit, Policy, Requirement, Visibility, authorize, holds, may, open_to_all};
 pub use explain::{Explanation, explain};
 pub use grant::{DEFAULT_WORKSPACE, Grant, GrantSet, Subject};
-pub use identity::{Identity, Limits, RoleId, Scheme, ScopeError, TokenId, UserId};
+pub use identity::{Identity, Limits, RoleId, Scheme, ScopeError, SessionId, TokenId, UserId};
 pub use permission::{Permission, UnknownPermission};
 pub use selector::{Resource, ResourceKind, Selector, SelectorError, UnknownKind, scorer_key};
 

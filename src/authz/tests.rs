@@ -17,6 +17,7 @@ fn who(grants: &[Grant]) -> Identity {
         name: "alice".into(),
         admin: false,
         scheme: Scheme::Password,
+        groups: Arc::default(),
         limits: Limits::default(),
         grants: Arc::new(grants.iter().cloned().collect()),
     }

@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 use tokio_util::task::TaskTracker;
 
 use crate::authn::Authn;
-use crate::authz::{Identity, Permission, Permit, Resource, ResourceKind, Scheme, Selector, UserId};
+use crate::authz::{Identity, Permission, Permit, Resource, ResourceKind, Selector, UserId};
 use crate::clock::Timestamp;
 use crate::http::read_bounded;
 use crate::resolve::{self, RegisteredModel, Resolver};
@@ -169,11 +169,7 @@ pub enum ReconcileError {
 
 /// Who did it, for the audit.
 pub(crate) fn actor(who: &Identity, address: IpAddr) -> Actor {
-    let token = match who.scheme {
-        Scheme::Token(id) => Some(id),
-        Scheme::Password => None,
-    };
-    Actor { name: who.name.to_string(), token, address: Some(address) }
+    Actor { name: who.name.to_string(), token: who.scheme.token(), address: Some(address) }
 }
 
 impl Parts {

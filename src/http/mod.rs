@@ -3,6 +3,7 @@
 //! Pure, but for reading a bounded body.
 
 mod body;
+mod cookie;
 mod forwarded;
 mod head;
 mod path;
@@ -10,6 +11,7 @@ mod query;
 mod reply;
 
 pub use body::{Body, BodyError, ReadError, Watcher, discard, read_bounded};
+pub use cookie::{all_cookies, cookies};
 pub use forwarded::{client_address, from_upstream, to_upstream};
 pub use head::{HeadError, check, host};
 pub use path::{CanonicalPath, PathError, decode_until_stable};

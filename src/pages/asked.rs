@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::json::Fields;
 use super::{Parts, Refusal};
-use crate::authz::{Denied, Identity, Requirement, Scheme, authorize};
+use crate::authz::{Denied, Identity, Requirement, authorize};
 use crate::http::{Query, Reply};
 use crate::store::{Actor, User};
 
@@ -110,10 +110,7 @@ impl Asked {
 
     /// For the audit.
     pub(super) fn actor(&self) -> Actor {
-        let token = match self.identity.scheme {
-            Scheme::Password => None,
-            Scheme::Token(id) => Some(id),
-        };
+        let token = self.identity.scheme.token();
         Actor { name: self.identity.name.to_string(), token, address: Some(self.address) }
     }
 
@@ -174,12 +171,14 @@ impl Parts {
     }
 }
 
-/// Refuses a token what only its owner's password may do.
+/// Refuses a token what only its owner in person may do.
 pub(super) fn refuse_tokens(asked: &Asked, what: &str) -> Result<(), Refusal> {
-    match asked.identity.scheme {
-        Scheme::Password => Ok(()),
-        Scheme::Token(_) if asked.identity.limits.read_only => Err(Denied::TokenIsReadOnly.into()),
-        Scheme::Token(_) => Err(Refusal::token_may_not(what)),
+    if asked.identity.scheme.is_personal() {
+        Ok(())
+    } else if asked.identity.limits.read_only {
+        Err(Denied::TokenIsReadOnly.into())
+    } else {
+        Err(Refusal::token_may_not(what))
     }
 }
 

@@ -48,9 +48,10 @@ pub async fn explanation(
     let who = Identity {
         user: user.id,
         name: user.name.as_str().into(),
-        admin: user.admin,
+        admin: user.is_admin(),
         // Nothing is decided by how somebody signs in.
         scheme: Scheme::Password,
+        groups: user.groups().into(),
         limits,
         grants: Arc::new(store.held_by(user.id).await?),
     };
@@ -82,7 +83,7 @@ pub async fn explanation(
         "permission": explained.level.as_str(),
         "grants": Value::from_iter(grants),
         "default_permission": policy.default_permission.as_str(),
-        "is_admin": user.admin,
+        "is_admin": user.is_admin(),
         "token_scopes": who.limits.scopes(),
         "also_needs": question.also,
     }))

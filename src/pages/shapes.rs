@@ -67,7 +67,7 @@ impl IntoResponse for Shape {
 
 /// `User.to_json` of MLflow 3.17: three fields.
 pub(super) fn user(user: &User) -> Value {
-    json!({ "id": user.id.0, "username": user.name, "is_admin": user.admin })
+    json!({ "id": user.id.0, "username": user.name, "is_admin": user.is_admin() })
 }
 
 /// The same with the lists that clients before 3.13 read and fail without.
@@ -152,7 +152,7 @@ pub(super) fn permissions(user: &User, roles: &[Role]) -> Value {
             })
         })
     });
-    json!({ "is_admin": user.admin, "permissions": Value::from_iter(rows) })
+    json!({ "is_admin": user.is_admin(), "permissions": Value::from_iter(rows) })
 }
 
 /// An access token, without its secret.

@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::*;
+use crate::authn::Shown;
 use crate::authz::{Grant, Limits, Permission, ResourceKind, Selector, Subject};
 use crate::clock::Timestamp;
 use crate::crypto::{AccessToken, PasswordHash};
@@ -84,7 +85,7 @@ impl World {
     }
 
     async fn identity(&self, who: &str) -> Result<Arc<Identity>, crate::authn::Error> {
-        self.authn.authenticate(Some(self.credentials[who].as_bytes()), HERE).await
+        self.authn.authenticate(Shown::authorization(self.credentials[who].as_bytes()), HERE).await
     }
 
     /// `request` is `METHOD path?query`; a body is sent as JSON, unless it starts with `text:`.
@@ -172,6 +173,8 @@ fn config() -> config::Authn {
         guesses_per_address: 20,
         guesses_per_account: 3,
         guess_window: Duration::from_mins(15),
+        password_form: false,
+        person_max_age: None,
         signup: true,
     }
 }
@@ -800,11 +803,11 @@ async fn a_made_token_signs_in_and_a_rotated_one_no_longer() {
     };
     let made = world.ask("bob", "POST /auth/api/v1/tokens", r#"{"name":"ci","expires_in_days":1}"#).await;
     let old = format!("Bearer {}", secret(&made));
-    assert_eq!(&*world.authn.authenticate(Some(old.as_bytes()), HERE).await.unwrap().name, "bob");
+    assert_eq!(&*world.authn.authenticate(Shown::authorization(old.as_bytes()), HERE).await.unwrap().name, "bob");
     let rotated = world.ask("bob", "POST /auth/api/v1/tokens/6/rotate", "").await;
     let new = format!("Bearer {}", secret(&rotated));
-    assert!(world.authn.authenticate(Some(old.as_bytes()), HERE).await.is_err());
-    assert_eq!(&*world.authn.authenticate(Some(new.as_bytes()), HERE).await.unwrap().name, "bob");
+    assert!(world.authn.authenticate(Shown::authorization(old.as_bytes()), HERE).await.is_err());
+    assert_eq!(&*world.authn.authenticate(Shown::authorization(new.as_bytes()), HERE).await.unwrap().name, "bob");
 }
 
 #[tokio::test]

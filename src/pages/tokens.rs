@@ -86,9 +86,9 @@ async fn end(parts: &Parts, asked: &Asked, id: TokenId) -> Answer {
         return Err(Denied::TokenIsReadOnly.into());
     }
     match asked.identity.scheme {
-        Scheme::Password => {}
+        Scheme::Password | Scheme::Session(_) => {}
         Scheme::Token(own) if own == id => {}
-        Scheme::Token(_) => return Err(Refusal::token_may_not("revoke another access token")),
+        Scheme::Token(_) | Scheme::Jwt => return Err(Refusal::token_may_not("revoke another access token")),
     }
     let (owner, _) = owner(parts, asked, Requirement::Admin { change: true }).await?;
     let token = find(parts, id, owner).await?;

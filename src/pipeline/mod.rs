@@ -19,7 +19,7 @@ use url::Url;
 pub use error::Error;
 pub use record::Record;
 
-use crate::authn::Authn;
+use crate::authn::{Authn, SESSION_COOKIE, Shown};
 use crate::authz::{
     Identity, Permission, Permit, Policy, Requirement, Resource, ResourceKind, Visibility, authorize, holds,
     open_to_all,
@@ -114,15 +114,15 @@ impl Proxy {
         {
             take_provider_key(&mut checked);
         }
-        let credential = checked.head.headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
-        let identity = match credential.and_then(|credential| self.authn.recent(credential)) {
+        let shown = shown(&checked.head.headers);
+        let identity = match self.authn.recent(shown) {
             Some(identity) => {
                 self.telemetry.metrics.identities.hits.inc();
                 identity
             }
             None => {
                 self.telemetry.metrics.identities.misses.inc();
-                Box::pin(self.authn.authenticate(credential, checked.address)).await?
+                Box::pin(self.authn.authenticate(shown, checked.address)).await?
             }
         };
         record.identity(&identity);
@@ -807,3 +807,11 @@ const SMALL_BODY_BYTES: usize = 1024 * 1024;
 
 /// Of a refused body, at most this much is read and thrown away.
 const DISCARDED_BYTES: usize = 1024 * 1024 * 1024;
+
+/// What the request shows of who sends it. Two cookies of our session's name are as good as none: no browser sends that.
+fn shown(headers: &http::HeaderMap) -> Shown<'_> {
+    let authorization = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
+    let mut cookies = crate::http::cookies(headers, SESSION_COOKIE);
+    let session = cookies.next().filter(|_| cookies.next().is_none());
+    Shown { authorization, session }
+}

@@ -10,7 +10,7 @@ use http::{HeaderMap, Method, StatusCode};
 
 use super::Error;
 use crate::authn;
-use crate::authz::{Identity, Scheme};
+use crate::authz::Identity;
 use crate::clock::{Stopwatch, Timestamp};
 use crate::filter::{EffectError, ListError};
 use crate::http::{Body, Response, Watcher};
@@ -150,10 +150,7 @@ impl Record {
     }
 
     fn audit(&self, detail: String) {
-        let token = self.identity.as_ref().and_then(|identity| match identity.scheme {
-            Scheme::Token(id) => Some(id),
-            Scheme::Password => None,
-        });
+        let token = self.identity.as_ref().and_then(|identity| identity.scheme.token());
         let name = self.identity.as_ref().map_or_else(|| "-".to_owned(), |identity| identity.name.to_string());
         self.telemetry.audit.record(AuditEntry {
             at: self.at,

@@ -12,15 +12,19 @@ mod change;
 mod effects;
 mod grants;
 mod open;
+mod people;
 mod roles;
 mod rows;
+mod sessions;
 mod tokens;
 mod users;
 
 pub use audit::{Actor, AuditEntry};
 pub use effects::{Effect, Intent};
 pub use grants::GrantRow;
+pub use people::{Person, Seen};
 pub use roles::{Assignment, Role};
+pub use sessions::{Lease, NewSession, Session};
 pub use tokens::{NewToken, Token};
 pub use users::User;
 
@@ -84,6 +88,9 @@ pub enum Error {
     NotFound(String),
     #[error("`{0}` is the last administrator")]
     LastAdmin(String),
+    /// Somebody else is called this: an account with a password, or a person of another issuer or subject.
+    #[error("somebody else is already called `{0}`")]
+    NameTaken(String),
     #[error("the store cannot be opened: {0}")]
     Open(String),
     #[error("the store does not answer: {0}")]

@@ -209,6 +209,8 @@ fn configuration(upstream: SocketAddr, store: &tempfile::TempDir) -> config::Con
             guesses_per_address: 100_000,
             guesses_per_account: 100_000,
             guess_window: Duration::from_secs(60),
+            password_form: false,
+            person_max_age: None,
             signup: false,
         },
         authz: config::Authz {
@@ -217,7 +219,16 @@ fn configuration(upstream: SocketAddr, store: &tempfile::TempDir) -> config::Con
             authorship: true,
             opened: Vec::new(),
             unlisted_routes_for_admins: false,
+            policy_file: None,
+            shadow_policy_file: None,
         },
+        session: config::Session {
+            idle_timeout: Duration::from_hours(8),
+            lifetime: Duration::from_hours(168),
+            keys: Vec::new(),
+        },
+        providers: Vec::new(),
+        issuers: Vec::new(),
         log: config::Log { level: "warn".to_owned(), format: config::LogFormat::Text, access: false, user_names: true },
     }
 }

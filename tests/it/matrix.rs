@@ -24,6 +24,7 @@ fn person(level: Option<Permission>, admin: bool, read_only: bool) -> Identity {
         name: "someone".into(),
         admin,
         scheme: Scheme::Password,
+        groups: Arc::default(),
         limits: Limits { read_only, ..Limits::default() },
         grants: Arc::new(grants.collect()),
     }
