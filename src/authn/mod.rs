@@ -320,12 +320,7 @@ impl Authn {
         Ok(Some(identity))
     }
 
-    async fn by_token(
-        &self,
-        owner: Option<&str>,
-        token: &AccessToken,
-        address: IpAddr,
-    ) -> Result<Recognised, Error> {
+    async fn by_token(&self, owner: Option<&str>, token: &AccessToken, address: IpAddr) -> Result<Recognised, Error> {
         let found = self.store.token_by_hash(&token.hash()).await?;
         let reason = match found {
             None => Reason::UnknownToken,

@@ -319,7 +319,8 @@ async fn a_hundred_first_requests_with_one_password_hash_it_once() {
     let mut requests = JoinSet::new();
     for _ in 0..100 {
         let (authn, header) = (Arc::clone(&world.authn), basic("alice", "sesame"));
-        requests.spawn(async move { authn.authenticate(Shown::authorization(header.as_bytes()), HERE).await.map(drop) });
+        requests
+            .spawn(async move { authn.authenticate(Shown::authorization(header.as_bytes()), HERE).await.map(drop) });
     }
     assert!(requests.join_all().await.into_iter().all(|answer| answer.is_ok()));
     assert_eq!(world.authn.hashing.runs(), 1);
@@ -438,7 +439,8 @@ async fn parallel_guesses_do_not_exceed_the_limit() {
     for guess in 0..60 {
         let (authn, header) = (Arc::clone(&world.authn), basic("alice", &format!("guess {guess}")));
         let address = IpAddr::V4(std::net::Ipv4Addr::from_bits(guess / 2 + 1));
-        requests.spawn(async move { authn.authenticate(Shown::authorization(header.as_bytes()), address).await.map(drop) });
+        requests
+            .spawn(async move { authn.authenticate(Shown::authorization(header.as_bytes()), address).await.map(drop) });
     }
     let answers = requests.join_all().await;
     let wrong = answers.iter().filter(|answer| matches!(answer, Err(Error::Failed(_)))).count();
@@ -456,7 +458,8 @@ async fn many_people_behind_one_address_sign_in_together() {
         let name = format!("user {number}");
         world.store.create_user(&actor(), &name, Some(&sesame), false).await.unwrap();
         let (authn, header) = (Arc::clone(&world.authn), basic(&name, "sesame"));
-        requests.spawn(async move { authn.authenticate(Shown::authorization(header.as_bytes()), HERE).await.map(drop) });
+        requests
+            .spawn(async move { authn.authenticate(Shown::authorization(header.as_bytes()), HERE).await.map(drop) });
     }
     for answer in requests.join_all().await {
         answer.unwrap();

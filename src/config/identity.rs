@@ -418,7 +418,8 @@ pub(super) fn session(raw: raw::Session, report: &mut Report) -> Option<Session>
 
 /// `ID:BASE64`, without repeating it in what is wrong.
 fn sealing_key(text: &str) -> Result<SealingKey, &'static str> {
-    const HOW: &str = "each key is ID:BASE64, with a short id and 32 random bytes, such as 2026-11:$(openssl rand -base64 32)";
+    const HOW: &str =
+        "each key is ID:BASE64, with a short id and 32 random bytes, such as 2026-11:$(openssl rand -base64 32)";
     let (id, secret) = text.split_once(':').ok_or(HOW)?;
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     let named = !id.is_empty() && id.len() <= 32 && id.bytes().all(plain);

@@ -81,12 +81,9 @@ fn unreadable(mut report: Report) -> Problems {
 
 fn settings(raw: &Raw, report: &Report) -> Vec<Setting> {
     let setting = |(key, value): (String, Value)| {
-        let given = !matches!(&value, Value::Empty(..)) && !matches!(&value, Value::Array(_, items) if items.is_empty());
-        let value = if schema::is_secret(&key) && given {
-            Secret::REDACTED.to_owned()
-        } else {
-            written(&value)
-        };
+        let given =
+            !matches!(&value, Value::Empty(..)) && !matches!(&value, Value::Array(_, items) if items.is_empty());
+        let value = if schema::is_secret(&key) && given { Secret::REDACTED.to_owned() } else { written(&value) };
         Setting { origin: report.origin(&key).cloned(), key, value }
     };
     schema::leaves(raw).into_iter().map(setting).collect()

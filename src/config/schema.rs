@@ -65,7 +65,9 @@ impl Kind {
             Self::Number => "must be a whole number, not negative",
             Self::Flag => "must be true or false",
             Self::List => "must be a list of texts",
-            Self::Tables => "must be a list of tables in TOML's syntax, such as [{ where = { azp = \"ci\" }, name = \"ci\" }]",
+            Self::Tables => {
+                "must be a list of tables in TOML's syntax, such as [{ where = { azp = \"ci\" }, name = \"ci\" }]"
+            }
         }
     }
 }

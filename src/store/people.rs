@@ -150,10 +150,8 @@ impl Change {
         if user.name == name {
             return Ok(());
         }
-        let taken: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM users WHERE name = $1")
-            .bind(name)
-            .fetch_one(self.on())
-            .await?;
+        let taken: i64 =
+            sqlx::query_scalar("SELECT COUNT(*) FROM users WHERE name = $1").bind(name).fetch_one(self.on()).await?;
         if taken > 0 {
             tracing::warn!(user = %user.name, %name, "somebody else has the new name; the old one stays");
             return Ok(());

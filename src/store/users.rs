@@ -74,7 +74,8 @@ impl Store {
         let user = sqlx::query(
             "SELECT id, name, password, admin, created, issuer, subject, groups, group_admin, allowed, seen, suspended
              FROM users WHERE name = $1",
-        ).bind(name);
+        )
+        .bind(name);
         user.fetch_optional(&self.readers).await?.as_ref().map(rows::user).transpose()
     }
 
@@ -86,7 +87,8 @@ impl Store {
         let user = sqlx::query(
             "SELECT id, name, password, admin, created, issuer, subject, groups, group_admin, allowed, seen, suspended
              FROM users WHERE id = $1",
-        ).bind(id.0);
+        )
+        .bind(id.0);
         user.fetch_optional(&self.readers).await?.as_ref().map(rows::user).transpose()
     }
 
@@ -160,7 +162,8 @@ impl Change {
         let user = sqlx::query(
             "SELECT id, name, password, admin, created, issuer, subject, groups, group_admin, allowed, seen, suspended
              FROM users WHERE id = $1",
-        ).bind(id.0);
+        )
+        .bind(id.0);
         let user = user.fetch_optional(self.on()).await?;
         rows::user(&user.ok_or_else(|| Error::NotFound(format!("user {id}")))?)
     }
