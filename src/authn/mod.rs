@@ -30,7 +30,7 @@ use credential::Credential;
 use flights::Flights;
 use guesses::Guesses;
 use hashing::Hashing;
-use identities::Identities;
+use identities::{Identities, Used};
 
 /// The cookie of a session. Its prefix makes browsers keep it to this very host, and to TLS (loopback aside).
 pub const SESSION_COOKIE: &str = "__Host-mlflow-session";
@@ -142,6 +142,8 @@ pub struct Authn {
     cache_ttl: Duration,
     /// See [`config::Authn::person_max_age`].
     person_max_age: Option<Duration>,
+    /// See [`config::Session::idle_timeout`].
+    session_idle: Duration,
     /// The store's revision when the caches were last known to be right.
     revision: AtomicI64,
     /// Whether the last [`Authn::refresh`] could not reach the store: said once, not twice a second.
@@ -167,12 +169,21 @@ impl Authn {
             hashing: Hashing::new(config.hash_concurrency, config.hash_queue),
             cache_ttl: config.cache_ttl,
             person_max_age: config.person_max_age,
+            session_idle: Duration::MAX,
             revision: AtomicI64::new(i64::MIN),
             cut_off: AtomicBool::new(false),
             keys: CacheKeys::new(),
             store,
             clock,
         }
+    }
+
+    /// The same, with sessions that end when they are not used for so long.
+    #[must_use]
+    pub fn with_idle_sessions_ending_after(mut self, idle: Duration) -> Self {
+        self.session_idle = idle;
+        self.identities.sessions_idle_after(idle);
+        self
     }
 
     /// The identity behind a credential that was seen lately: no I/O, no password hash.
@@ -278,7 +289,7 @@ impl Authn {
     }
 
     /// Compares the store's revision with the last seen one and forgets all when another process changed something.
-    /// Called twice a second by `app`, which also hands over the tokens' last-used times.
+    /// Called twice a second by `app`, which also hands over when tokens and sessions were last used.
     ///
     /// A store that does not answer is said in the log once; cached identities then live to the end of their time.
     pub async fn refresh(&self) {
@@ -304,11 +315,22 @@ impl Authn {
         if used.is_empty() {
             return Ok(());
         }
-        let noted = self.store.touch_tokens(&used).await;
-        if noted.is_err() {
-            self.identities.give_back_used(used);
+        let (mut tokens, mut sessions) = (Vec::new(), Vec::new());
+        for (what, at) in used {
+            match what {
+                Used::Token(token) => tokens.push((token, at)),
+                Used::Session(session) => sessions.push((session, at)),
+            }
         }
-        noted
+        let tokens_noted = if tokens.is_empty() { Ok(()) } else { self.store.touch_tokens(&tokens).await };
+        if tokens_noted.is_err() {
+            self.identities.give_back_used(tokens.into_iter().map(|(token, at)| (Used::Token(token), at)));
+        }
+        let sessions_noted = if sessions.is_empty() { Ok(()) } else { self.store.touch_sessions(&sessions).await };
+        if sessions_noted.is_err() {
+            self.identities.give_back_used(sessions.into_iter().map(|(session, at)| (Used::Session(session), at)));
+        }
+        tokens_noted.and(sessions_noted)
     }
 
     fn known(&self, place: &[u8; 32], address: IpAddr) -> Result<Option<Arc<Identity>>, Error> {
