@@ -9,6 +9,7 @@ mod head;
 mod path;
 mod query;
 mod reply;
+mod return_path;
 
 pub use body::{Body, BodyError, ReadError, Watcher, discard, read_bounded};
 pub use cookie::{all_cookies, cookies};
@@ -17,6 +18,7 @@ pub use head::{HeadError, check, host};
 pub use path::{CanonicalPath, PathError, decode_until_stable};
 pub use query::{Query, QueryError, Repeated};
 pub use reply::{ErrorCode, Reply};
+pub use return_path::ReturnPath;
 
 #[cfg(test)]
 mod tests;
