@@ -12,7 +12,7 @@ mod reply;
 mod return_path;
 
 pub use body::{Body, BodyError, ReadError, Watcher, discard, read_bounded};
-pub use cookie::{all_cookies, cookies};
+pub use cookie::{Keep, all_cookies, cookies, set_cookie};
 pub use forwarded::{client_address, from_upstream, to_upstream};
 pub use head::{HeadError, check, host};
 pub use path::{CanonicalPath, PathError, decode_until_stable};
