@@ -24,6 +24,7 @@ mod guesses;
 mod hashing;
 mod identities;
 mod jwt;
+mod renewal;
 mod session;
 
 use credential::Credential;
@@ -31,6 +32,8 @@ use flights::Flights;
 use guesses::Guesses;
 use hashing::Hashing;
 use identities::{Identities, Used};
+
+pub use renewal::{Renewal, Renewed};
 
 /// The cookie of a session. Its prefix makes browsers keep it to this very host, and to TLS (loopback aside).
 pub const SESSION_COOKIE: &str = "__Host-mlflow-session";
@@ -264,6 +267,18 @@ impl Authn {
     pub async fn verify_password(&self, user: &User, password: SecretString, address: IpAddr) -> Result<bool, Error> {
         self.guesses.check_address(address)?;
         self.is_password(Some(user), &user.name, password, address).await
+    }
+
+    /// Whose name and password these are, for a session; counted against the guessing limits.
+    ///
+    /// # Errors
+    /// See [`Error`]; a person whom the identity provider does not let in any more is [`Reason::OwnerNotAllowed`].
+    pub async fn sign_in(&self, name: &str, password: SecretString, address: IpAddr) -> Result<User, Error> {
+        let user = self.by_password(name, password, address).await?;
+        match &user.person {
+            Some(person) if !person.allowed => Err(Error::Failed(Reason::OwnerNotAllowed)),
+            Some(_) | None => Ok(user),
+        }
     }
 
     /// Whether some user is called this, in any case.

@@ -14,7 +14,7 @@ use crate::crypto::{KeyRing, random_text, short_hash};
 use crate::http::{ReturnPath, all_cookies};
 
 /// How long somebody may take at the provider.
-pub(super) const LIFETIME: Duration = Duration::from_mins(10);
+pub const LIFETIME: Duration = Duration::from_mins(10);
 /// Cookies of sign-ins under way that one browser keeps; of more, the oldest go.
 const MAX_PER_BROWSER: usize = 5;
 /// How often a sign-in starts over by itself when its cookie is gone, before somebody is asked to look.
@@ -161,7 +161,7 @@ impl State {
 
 /// The name of the cookie that belongs to a state.
 #[must_use]
-pub(super) fn cookie_name(state: &str) -> String {
+pub fn cookie_name(state: &str) -> String {
     format!("{COOKIE_PREFIX}{}", short_hash(state))
 }
 

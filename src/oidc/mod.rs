@@ -8,11 +8,17 @@ pub mod claims;
 pub mod client;
 mod discovery;
 mod keys;
+mod login;
+mod logout;
+pub mod refresh;
 mod remote;
 pub mod token;
 
-pub use attempt::{Attempt, Attempts, Begun, Returned, State};
+pub use attempt::{Attempt, Attempts, Begun, LIFETIME as ATTEMPT_LIFETIME, Returned, State, cookie_name as attempt_cookie};
+pub use claims::Person;
 pub use client::Client;
 pub use discovery::{Metadata, MetadataError};
 pub use keys::{Key, Keys, KeysError};
+pub use login::{Error as LoginError, Granted, Provider, Providers, Refused, Tokens};
 pub use remote::{Error, Remote, Timing, What};
+pub use token::Logout;
