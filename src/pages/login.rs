@@ -115,7 +115,7 @@ pub(super) async fn with_password(visit: &Visit<'_>) -> Page {
             outcome(wrong(StatusCode::SERVICE_UNAVAILABLE, words), "busy")
         }
         Err(authn::Error::Store(error)) => outcome(visit.store_is_away(&error), "store"),
-        Err(authn::Error::Missing | authn::Error::Failed(_)) => {
+        Err(authn::Error::Missing | authn::Error::Failed(_) | authn::Error::NoKeys) => {
             outcome(wrong(StatusCode::UNAUTHORIZED, "User name or password is wrong."), "refused")
         }
     }
