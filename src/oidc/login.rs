@@ -5,14 +5,16 @@
 //! [`token`]: super::token
 
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use openidconnect::core::{CoreAuthenticationFlow, CoreClient, CoreErrorResponseType, CoreTokenResponse};
 use openidconnect::{
-    AuthType, AuthUrl, AuthorizationCode, ClientId, ClientSecret, CsrfToken, EndpointNotSet, EndpointSet, IssuerUrl,
-    JsonWebKeySet, Nonce, OAuth2TokenResponse as _, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, RefreshToken,
-    RequestTokenError, Scope, StandardErrorResponse, TokenResponse as _, TokenUrl,
+    AsyncHttpClient, AuthType, AuthUrl, AuthorizationCode, ClientId, ClientSecret, CsrfToken, EndpointNotSet,
+    EndpointSet, HttpRequest, HttpResponse, IssuerUrl, JsonWebKeySet, Nonce, OAuth2TokenResponse as _,
+    PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, RefreshToken, RequestTokenError, Scope, StandardErrorResponse,
+    TokenResponse as _, TokenUrl,
 };
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
@@ -129,10 +131,7 @@ impl Error {
 }
 
 type Client = CoreClient<EndpointSet, EndpointNotSet, EndpointNotSet, EndpointNotSet, EndpointSet>;
-type Answer = Result<
-    CoreTokenResponse,
-    RequestTokenError<client::Error, StandardErrorResponse<CoreErrorResponseType>>,
->;
+type Answer = Result<CoreTokenResponse, RequestTokenError<client::Error, StandardErrorResponse<CoreErrorResponseType>>>;
 
 impl Providers {
     /// The configured ones, behind this public URL.
@@ -146,7 +145,9 @@ impl Providers {
         clock: &Clock,
     ) -> std::io::Result<Self> {
         let public = public_url.ok_or_else(|| std::io::Error::other("server.public_url is not set"));
-        let provider = |config| Provider::new(config, public.as_ref().map_err(|error| std::io::Error::other(error.to_string()))?, clock);
+        let provider = |config| {
+            Provider::new(config, public.as_ref().map_err(|error| std::io::Error::other(error.to_string()))?, clock)
+        };
         let all = configured.iter().map(provider).collect::<Result<_, _>>()?;
         Ok(Self { all, attempts: Attempts::new(Arc::clone(&keys), clock.clone()), keys, clock: clock.clone() })
     }
@@ -214,7 +215,7 @@ impl Provider {
         let request = client
             .exchange_code(AuthorizationCode::new(code.to_owned()))
             .set_pkce_verifier(PkceCodeVerifier::new(attempt.verifier.clone()));
-        granted(request.request_async(&|request| self.send(request)).await)
+        granted(request.request_async(&Sure(self.remote.client())).await)
     }
 
     /// Uses a refresh token, which may be of no use afterwards whatever comes back.
@@ -224,7 +225,7 @@ impl Provider {
     pub async fn refresh(&self, refresh_token: &SecretString) -> Result<Granted, Error> {
         let client = self.client().await?;
         let token = RefreshToken::new(refresh_token.expose_secret().to_owned());
-        granted(client.exchange_refresh_token(&token).request_async(&|request| self.send(request)).await)
+        granted(client.exchange_refresh_token(&token).request_async(&Sure(self.remote.client())).await)
     }
 
     /// Who signed in: by the ID token, and by the access token as far as it adds groups.
@@ -267,12 +268,7 @@ impl Provider {
         Some(self.remote.metadata()?.end_session.as_ref()?.origin().ascii_serialization())
     }
 
-    async fn who(
-        &self,
-        id_token: &SecretString,
-        granted: &Granted,
-        nonce: token::Nonce<'_>,
-    ) -> Result<Person, Error> {
+    async fn who(&self, id_token: &SecretString, granted: &Granted, nonce: token::Nonce<'_>) -> Result<Person, Error> {
         let unverified = Unverified::parse(id_token.expose_secret())?;
         let keys = self.remote.keys_for(&unverified).await?;
         let now = self.clock.now();
@@ -308,14 +304,24 @@ impl Provider {
         }
         Ok(client)
     }
+}
 
-    async fn send(&self, request: http::Request<Vec<u8>>) -> Result<http::Response<Vec<u8>>, client::Error> {
-        let response = self.remote.client().send(request, PATIENCE).await?;
-        // Whatever a server in trouble says of the grant, it does not know.
-        if response.status().is_server_error() || response.status() == http::StatusCode::TOO_MANY_REQUESTS {
-            return Err(client::Error::Status(response.status()));
-        }
-        Ok(response.map(Vec::from))
+/// A client that hears nothing but answers of a server that is well: whatever one in trouble says of a grant, it does not
+/// know.
+#[derive(Debug)]
+struct Sure<'c>(&'c client::Client);
+
+impl<'c> AsyncHttpClient<'c> for Sure<'_> {
+    type Error = client::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<HttpResponse, client::Error>> + Send + 'c>>;
+
+    fn call(&'c self, request: HttpRequest) -> Self::Future {
+        Box::pin(async move {
+            let response = self.0.send(request, PATIENCE).await?;
+            let status = response.status();
+            let in_trouble = status.is_server_error() || status == http::StatusCode::TOO_MANY_REQUESTS;
+            if in_trouble { Err(client::Error::Status(status)) } else { Ok(response.map(Vec::from)) }
+        })
     }
 }
 

@@ -14,7 +14,9 @@ pub mod refresh;
 mod remote;
 pub mod token;
 
-pub use attempt::{Attempt, Attempts, Begun, LIFETIME as ATTEMPT_LIFETIME, Returned, State, cookie_name as attempt_cookie};
+pub use attempt::{
+    Attempt, Attempts, Begun, LIFETIME as ATTEMPT_LIFETIME, Returned, State, cookie_name as attempt_cookie,
+};
 pub use claims::Person;
 pub use client::Client;
 pub use discovery::{Metadata, MetadataError};

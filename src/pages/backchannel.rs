@@ -33,7 +33,8 @@ pub(super) async fn answer(visit: &Visit<'_>) -> Page {
         Ok(false) => refused("The logout token was used before.", "replayed"),
         Err(error) => {
             tracing::error!(%error, "the store did not answer, a provider's logout is lost");
-            let words = r#"{"error":"temporarily_unavailable","error_description":"The proxy's store does not answer."}"#;
+            let words =
+                r#"{"error":"temporarily_unavailable","error_description":"The proxy's store does not answer."}"#;
             json(StatusCode::SERVICE_UNAVAILABLE, words.to_owned())
         }
     }
@@ -86,4 +87,3 @@ fn json(status: StatusCode, body: String) -> Page {
     page.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     page
 }
-

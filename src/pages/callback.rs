@@ -5,9 +5,9 @@
 
 use http::StatusCode;
 
+use super::html;
 use super::login::{failed, no_such_provider, to_provider};
 use super::visit::{Page, Proved, Visit, Visited, add_cookie, see_other, with};
-use super::html;
 use crate::http::Keep;
 use crate::oidc::{self, Attempt, Person, Provider, Returned, Tokens, attempt_cookie, refresh};
 use crate::store::{self, Seen, User};
@@ -65,12 +65,7 @@ struct Entered {
     proved: Proved,
 }
 
-async fn enter(
-    visit: &Visit<'_>,
-    provider: &Provider,
-    code: &str,
-    attempt: &Attempt,
-) -> Result<Entered, Box<Page>> {
+async fn enter(visit: &Visit<'_>, provider: &Provider, code: &str, attempt: &Attempt) -> Result<Entered, Box<Page>> {
     let failed = |error: oidc::LoginError| Box::new(failed(visit, provider, &error));
     let granted = provider.redeem(code, attempt).await.map_err(failed)?;
     let person = provider.who_came(&granted, attempt).await.map_err(failed)?;
@@ -133,7 +128,10 @@ fn said_no(visit: &Visit<'_>, provider: &Provider, error: &str) -> Page {
         "temporarily_unavailable" | "server_error" => {
             ("The identity provider is in trouble right now. Try again in a moment.", "provider_error")
         }
-        _ => ("The identity provider refused the sign-in. Try again; if it goes on, tell whoever runs this proxy.", "refused"),
+        _ => (
+            "The identity provider refused the sign-in. Try again; if it goes on, tell whoever runs this proxy.",
+            "refused",
+        ),
     };
     outcome(visit.problem(StatusCode::FORBIDDEN, "Not signed in", words), provider, why)
 }
@@ -145,7 +143,8 @@ fn without_cookies(visit: &Visit<'_>, provider: &Provider) -> Page {
 }
 
 fn refused(visit: &Visit<'_>, provider: &Provider, why: &'static str) -> Page {
-    let words = "This answer does not belong to a sign-in that your browser began here. Start again from the sign-in page.";
+    let words =
+        "This answer does not belong to a sign-in that your browser began here. Start again from the sign-in page.";
     outcome(visit.problem(StatusCode::BAD_REQUEST, "Not signed in", words), provider, why)
 }
 

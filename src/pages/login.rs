@@ -89,7 +89,11 @@ pub(super) async fn with_password(visit: &Visit<'_>) -> Page {
     let (Ok(Some(name)), Ok(Some(password)), Ok(return_to)) =
         (form.only("username"), form.only("password"), form.only("return_to"))
     else {
-        return refusal(StatusCode::BAD_REQUEST, ErrorCode::BadRequest, "The form needs 'username' and 'password' once.");
+        return refusal(
+            StatusCode::BAD_REQUEST,
+            ErrorCode::BadRequest,
+            "The form needs 'username' and 'password' once.",
+        );
     };
     let return_to = visit.return_path(return_to);
     let outcome = |page, outcome| with(page, Visited::SignIn { provider: "password".to_owned(), outcome });
@@ -120,7 +124,8 @@ pub(super) async fn with_password(visit: &Visit<'_>) -> Page {
 fn choose(visit: &Visit<'_>, status: StatusCode, return_to: &ReturnPath, wrong: Option<&str>) -> Page {
     let sign_in = visit.sign_in;
     if !sign_in.is_possible() {
-        let words = "No identity provider is configured here, and the password form is off. Programs use an access token.";
+        let words =
+            "No identity provider is configured here, and the password form is off. Programs use an access token.";
         return visit.problem(StatusCode::NOT_FOUND, "Sign in", words);
     }
     let choices: Vec<_> = sign_in

@@ -118,8 +118,10 @@ impl Visit<'_> {
     }
 
     fn otherwise(&self) -> Page {
-        let known = matches!(self.head.uri.path(), "/auth/login" | "/auth/logout" | "/auth/signed-out" | "/auth/backchannel-logout")
-            || self.head.uri.path().starts_with("/auth/callback/");
+        let known = matches!(
+            self.head.uri.path(),
+            "/auth/login" | "/auth/logout" | "/auth/signed-out" | "/auth/backchannel-logout"
+        ) || self.head.uri.path().starts_with("/auth/callback/");
         let (status, words) = if known {
             (StatusCode::METHOD_NOT_ALLOWED, "This page does not answer such a request.")
         } else {
