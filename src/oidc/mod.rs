@@ -14,3 +14,8 @@ pub use client::Client;
 pub use discovery::{Metadata, MetadataError};
 pub use keys::{Key, Keys, KeysError};
 pub use remote::{Error, Remote, Timing, What};
+
+#[cfg(test)]
+#[allow(dead_code, reason = "shared with the tests of the whole proxy, which use the rest")]
+#[path = "../../tests/it/provider.rs"]
+pub(crate) mod fake;
