@@ -11,9 +11,14 @@
 
 mod architecture;
 mod authorisation;
+mod browser;
 mod cli;
 mod dependencies;
 mod edge;
 mod harness;
+mod login;
+mod logout;
 mod matrix;
 mod permissions_page;
+mod provider;
+mod sessions;
