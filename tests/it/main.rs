@@ -20,5 +20,6 @@ mod login;
 mod logout;
 mod matrix;
 mod permissions_page;
+#[allow(dead_code, reason = "shared with the library's own tests, which use the rest")]
 mod provider;
 mod sessions;
