@@ -359,6 +359,14 @@ fn a_password_signs_in_where_the_form_is_on() {
     assert_eq!((answer.status, answer.header("location")), (303, Some("/#/models")));
     assert_eq!(browser.name().as_deref(), Some(ADMIN));
 
+    let mut elsewhere = browser.clone();
+    let body =
+        format!(r#"{{"username":"{ADMIN}","password":"another fine password","current_password":"{PASSWORD}"}}"#);
+    let json = format!("Content-Type: application/json\r\nOrigin: {PUBLIC}\r\n");
+    let changed = browser.send("PATCH", "/api/2.0/mlflow/users/update-password", &json, &body);
+    assert_eq!(changed.status, 200, "{}", changed.text());
+    assert!(!elsewhere.is_signed_in(), "sessions of the old password end");
+
     let off = World::start();
     assert_eq!(off.browser().submit("/auth/login", &right).status, 405);
 }
