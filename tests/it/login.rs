@@ -260,6 +260,10 @@ fn who_is_in_no_allowed_group_learns_which_are_and_gets_nothing() {
     assert!(!browser.jar.contains_key(SESSION));
     let store = world.proxy.store();
     assert!(world.proxy.block_on(store.user_by_name("alice@example.com")).unwrap().is_none(), "no account was made");
+    crate::browser::eventually("the audit log tells", || {
+        let log = world.proxy.block_on(store.audit_log(10)).unwrap();
+        log.iter().any(|row| row.action == "login.failed" && row.actor.name == "alice@example.com")
+    });
 }
 
 #[test]
