@@ -91,13 +91,7 @@ pub(super) fn provider_url(text: &str) -> Result<Url, &'static str> {
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
         return Err("must start with http:// or https://");
     }
-    let loopback = match url.host() {
-        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(url::Host::Ipv6(ip)) => ip.to_canonical().is_loopback(),
-        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        None => false,
-    };
-    if url.scheme() == "http" && !loopback {
+    if url.scheme() == "http" && !is_loopback(&url) {
         return Err("must be https: whoever can change what comes from there can be anybody here");
     }
     if !url.username().is_empty() || url.password().is_some() {
@@ -107,6 +101,17 @@ pub(super) fn provider_url(text: &str) -> Result<Url, &'static str> {
         return Err("must not contain `?` or `#`");
     }
     Ok(url)
+}
+
+/// Whether a URL leads to this machine, by its address or by a name that cannot lead elsewhere.
+#[must_use]
+pub fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.to_canonical().is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        None => false,
+    }
 }
 
 pub(super) fn store_url(text: &str) -> Result<String, &'static str> {

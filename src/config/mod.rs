@@ -22,7 +22,7 @@ mod raw;
 mod report;
 mod schema;
 
-pub use checks::{check_password, check_username};
+pub use checks::{check_password, check_username, is_loopback};
 pub use identity::{
     Claims, ClientAuth, Endpoint, GroupForm, GroupSource, Issuer, Machine, Preset, Provider, SealingKey, Session,
 };

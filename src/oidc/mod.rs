@@ -1,4 +1,16 @@
 //! Talking to identity providers: discovery, keys, claims, log-in, refresh, logout.
 //!
 //! Knows no user, session or grant: it turns what a provider says into facts, and `authn` and `pages` act on them. No request
-//! of a client ever waits for a provider, but for log-in itself.
+//! of a client ever waits for a provider, but for log-in itself, and for a moment when a key is new.
+
+pub mod claims;
+pub mod client;
+mod discovery;
+mod keys;
+mod remote;
+pub mod token;
+
+pub use client::Client;
+pub use discovery::{Metadata, MetadataError};
+pub use keys::{Key, Keys, KeysError};
+pub use remote::{Error, Remote, Timing, What};

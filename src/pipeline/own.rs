@@ -72,6 +72,13 @@ pub(super) fn unauthenticated(error: &authn::Error, browser_xhr: bool) -> Respon
         )
         .with(header::RETRY_AFTER, HeaderValue::from_static("2"))
         .into_response(),
+        authn::Error::NoKeys => Reply::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            ErrorCode::TemporarilyUnavailable,
+            "The identity provider's keys could not be fetched yet, so its tokens cannot be checked. Try again later.",
+        )
+        .with(header::RETRY_AFTER, HeaderValue::from_static("5"))
+        .into_response(),
         authn::Error::Store(_) => store_unavailable().into_response(),
     }
 }
