@@ -5,26 +5,35 @@ It listens on loopback, calls itself by one address whatever it is asked under, 
 
 import base64
 import contextlib
+import html
+import http.cookiejar
 import json
 import os
+import re
 import subprocess
 import time
 from functools import cached_property
 from pathlib import Path
+from urllib.parse import urlencode, urljoin
 
 import requests
 
-from harness import ROOT, Process, free_port, plain_environment, secret, wait_until
+from harness import ROOT, Process, free_port, plain_environment, secret, unique, wait_until
 
-REALM_FILE = ROOT / "examples" / "keycloak" / "realm.json"
+EXAMPLE = ROOT / "examples" / "keycloak"
+REALM_FILE = EXAMPLE / "realm.json"
 REALM = "mlflow"
+# What only Keycloak's sign-in page has.
+FORM = 'id="kc-form-login"'
+NAVIGATION = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+SCRIPT = {"Accept": "application/json", "Sec-Fetch-Mode": "cors", "Sec-Fetch-Dest": "empty", "Sec-Fetch-Site": "same-origin"}
 # Those of the example's realm.
 CLIENTS = {"mlflow": "demo-secret-of-mlflow", "ci": "demo-secret-of-ci", "other": "demo-secret-of-other"}
 for _secret in CLIENTS.values():
     secret(_secret)
 
 
-def claims_of(token):
+def claims(token):
     """What a JWT says, unverified."""
     payload = token.split(".")[1]
     return json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
@@ -89,13 +98,13 @@ class Keycloak:
         form = {"client_id": client, "client_secret": CLIENTS[client]} | form
         return self.http.post(f"{self.issuer}/protocol/openid-connect/token", data=form, timeout=30)
 
-    def client_token(self, client="ci"):
+    def machine_token(self, client="ci"):
         """What a pipeline gets for its own credentials."""
         return self._tokens(self.token(client, grant_type="client_credentials"))["access_token"]
 
     def tokens_of(self, person, client="mlflow", scope="openid"):
         """A person's tokens, as the client gets them."""
-        password = self.people[person]
+        password = self.people[person.lower()]
         return self._tokens(self.token(client, grant_type="password", username=person, password=password, scope=scope))
 
     @staticmethod
@@ -128,19 +137,15 @@ class Keycloak:
         assert answer.ok, f"{method} {path}: {answer.status_code} {answer.text}"
         return answer.json() if answer.content else None
 
-    def settings(self, **changes):
-        """Changes the realm's own settings, such as `accessTokenLifespan`; gives back what they were."""
-        before = self.admin("GET", "")
-        self.admin("PUT", "", changes)
-        return {key: before[key] for key in changes}
-
     @contextlib.contextmanager
     def with_settings(self, **changes):
-        before = self.settings(**changes)
+        """Other settings of the realm, such as `accessTokenLifespan`, for a while."""
+        before = self.admin("GET", "")
+        self.admin("PUT", "", changes)
         try:
             yield
         finally:
-            self.settings(**before)
+            self.admin("PUT", "", {key: before[key] for key in changes})
 
     def client(self, client_id):
         return self.admin("GET", "/clients", params={"clientId": client_id})[0]
@@ -151,8 +156,8 @@ class Keycloak:
         client["attributes"] |= attributes or {}
         self.admin("PUT", f"/clients/{client['id']}", client)
 
-    def serves(self, public_url, provider="keycloak"):
-        """Makes the client `mlflow` one of the proxy at this address: one proxy at a time gets logouts announced."""
+    def send_back_to(self, public_url, provider="keycloak"):
+        """Lets the client `mlflow` be this proxy as well, and announces logouts to it: to one at a time."""
         redirects = set(self.client("mlflow")["redirectUris"]) | {f"{public_url}/auth/callback/{provider}"}
         after = self.client("mlflow")["attributes"]["post.logout.redirect.uris"].split("##") + [f"{public_url}/*"]
         self.change_client("mlflow", redirectUris=sorted(redirects), attributes={
@@ -163,15 +168,16 @@ class Keycloak:
     def user(self, name):
         return self.admin("GET", "/users", params={"username": name, "exact": "true"})[0]
 
-    def new_person(self, name, *groups):
-        """Somebody of the test's own, so that what happens to them happens to nobody else."""
-        self.people[name] = password = secret(f"password-of-{name}")
+    def fresh_person(self, *groups, prefix="person"):
+        """Somebody of the test's own, so that what happens to them happens to nobody else; gives their name."""
+        name = unique(prefix)
+        self.people[name.lower()] = password = secret(f"password-of-{name}")
         self.admin("POST", "/users", {
             "username": name, "email": f"{name}@example.com", "emailVerified": True, "enabled": True,
             "firstName": name, "lastName": "Tester", "groups": list(groups),
             "credentials": [{"type": "password", "value": password, "temporary": False}],
         })
-        return f"{name}@example.com"
+        return name
 
     def change_user(self, name, **changes):
         user = self.user(name) | changes
@@ -205,17 +211,97 @@ class Keycloak:
     def end_session(self, sid):
         self.admin("DELETE", f"/sessions/{sid}")
 
-    def new_key(self):
-        """A further signing key that is preferred from now on; gives its component's id for `drop_key`."""
-        realm = self.admin("GET", "")["id"]
-        name = f"rotated-{int(time.time() * 1000)}"
+    def rotate_keys(self):
+        """Signs with a new key from now on; the old one stays known, as an administrator does it."""
+        self._priority = getattr(self, "_priority", 1000) + 1
         self.admin("POST", "/components", {
-            "name": name, "providerId": "rsa-generated", "providerType": "org.keycloak.keys.KeyProvider", "parentId": realm,
-            "config": {"priority": [str(int(time.time()))], "enabled": ["true"], "active": ["true"],
+            "name": unique("rotated"), "providerId": "rsa-generated", "providerType": "org.keycloak.keys.KeyProvider",
+            "parentId": self.admin("GET", "")["id"],
+            "config": {"priority": [str(self._priority)], "enabled": ["true"], "active": ["true"],
                        "algorithm": ["RS256"], "keySize": ["2048"]},
         })
-        return self.admin("GET", "/components", params={"name": name})[0]["id"]
 
-    def drop_key(self, component):
-        self.admin("DELETE", f"/components/{component}")
 
+def behind_keycloak(proxy, keycloak, **more):
+    """Makes people and programs of this Keycloak known to a proxy that was not started yet, under the example's rules.
+
+    The proxy is at `localhost`, Keycloak at 127.0.0.1: two sites, as they usually are.
+    """
+    proxy.url = f"http://localhost:{proxy.port}"
+    ours = {
+        "SERVER__PUBLIC_URL": proxy.url,
+        "AUTHZ__POLICY_FILE": str(EXAMPLE / "policy.toml"),
+    }
+    provider = {
+        "ISSUER": keycloak.issuer,
+        "CLIENT_ID": "mlflow",
+        "CLIENT_SECRET": CLIENTS["mlflow"],
+        "GROUPS_CLAIMS": '["groups", "realm_access.roles"]',
+        "ALLOWED_GROUPS": '["/ml/**"]',
+        "ADMIN_GROUPS": '["/ml/admins"]',
+    }
+    issuer = {
+        "ISSUER": keycloak.issuer,
+        "AUDIENCES": '["mlflow"]',
+        "GROUPS_CLAIMS": '["groups", "realm_access.roles"]',
+        "ALLOWED_GROUPS": '["/ml/**"]',
+        "ADMIN_GROUPS": '["/ml/admins"]',
+        "MACHINES": '[{ where = { azp = "ci" }, name = "pipeline-ci", groups = ["/ml/team-a"] }]',
+    }
+    ours |= {f"OIDC__PROVIDERS__KEYCLOAK__{key}": value for key, value in provider.items()}
+    ours |= {f"JWT__ISSUERS__KEYCLOAK__{key}": value for key, value in issuer.items()}
+    proxy.settings |= ours | more
+    return proxy
+
+
+class Visitor:
+    """Somebody with a browser, without one: keeps cookies, follows redirects as a navigation does, fills Keycloak's form."""
+
+    def __init__(self, front, keycloak):
+        self.front, self.keycloak = front, keycloak
+        self.http = requests.Session()
+        self.http.trust_env = False
+        # As browsers do: loopback is as good as TLS for `Secure`.
+        self.http.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(secure_protocols=("http", "https")))
+
+    def get(self, address, navigate=True):
+        """`navigate`: as the address bar asks; otherwise as a script of a page."""
+        return self.http.get(self._absolute(address), headers=NAVIGATION if navigate else SCRIPT, timeout=30, allow_redirects=False)
+
+    def post(self, path, form=None, **headers):
+        """As a form of our own page sends it."""
+        headers = NAVIGATION | {"Origin": self.front, "Sec-Fetch-Site": "same-origin"} | headers
+        return self.http.post(self._absolute(path), data=form or {}, headers=headers, timeout=30, allow_redirects=False)
+
+    def _absolute(self, address):
+        return address if address.startswith("http") else self.front + address
+
+    def follow(self, answer):
+        """To where the redirects end."""
+        for _ in range(10):
+            if not answer.is_redirect:
+                return answer
+            answer = self.get(urljoin(answer.url, answer.headers["Location"]))
+        raise AssertionError(f"redirects without end, at {answer.url}")
+
+    def begin(self, return_to="/auth/api/v1/me"):
+        """To Keycloak's form; or to the end of it all, when Keycloak knows the browser."""
+        return self.follow(self.get("/auth/login?" + urlencode({"provider": "keycloak", "return_to": return_to})))
+
+    def fill(self, form, name, password=None):
+        """Answers Keycloak's form; what follows is not followed."""
+        assert FORM in form.text, f"{form.status_code} at {form.url}: {form.text[:500]}"
+        action = html.unescape(re.search(r'<form[^>]*action="([^"]+)"', form.text).group(1))
+        fields = {"username": name, "password": password or self.keycloak.people[name.lower()], "credentialId": ""}
+        return self.http.post(action, data=fields, headers=NAVIGATION, timeout=30, allow_redirects=False)
+
+    def sign_in(self, name, return_to="/auth/api/v1/me"):
+        return self.follow(self.fill(self.begin(return_to), name))
+
+    def me(self):
+        """What the proxy says of them; `None` while it does not know them."""
+        answer = self.get("/auth/api/v1/me", navigate=False)
+        if answer.status_code == 401:
+            return None
+        assert answer.status_code == 200, f"{answer.status_code} {answer.text}"
+        return answer.json()

@@ -35,13 +35,9 @@ def bearer(front, token):
     return Http(front.url, f"Bearer {token}")
 
 
-@contextlib.contextmanager
 def short_tokens(keycloak, seconds, **more):
     """Keycloak's access tokens live this long."""
-    before = keycloak.admin("GET", "")
-    keycloak.change_realm(accessTokenLifespan=seconds, **more)
-    yield
-    keycloak.change_realm(**{key: before[key] for key in ("accessTokenLifespan", *more)})
+    return keycloak.with_settings(accessTokenLifespan=seconds, **more)
 
 
 # ---- coming in
@@ -49,7 +45,7 @@ def short_tokens(keycloak, seconds, **more):
 
 def test_somebody_signs_in_and_is_known_by_their_lower_case_address(front, keycloak):
     name = keycloak.fresh_person("/ml/team-a", prefix="Anna")
-    visitor = Visitor(front.url)
+    visitor = Visitor(front.url, keycloak)
     assert visitor.me() is None
     end = visitor.sign_in(name)
     assert end.status_code == 200, end.text
@@ -62,14 +58,14 @@ def test_somebody_signs_in_and_is_known_by_their_lower_case_address(front, keycl
 
 
 def test_an_administrators_group_makes_an_administrator(front, keycloak):
-    visitor = Visitor(front.url)
+    visitor = Visitor(front.url, keycloak)
     visitor.sign_in(keycloak.fresh_person("/ml/admins"))
     assert visitor.me()["is_admin"] is True
     assert visitor.get(f"{API}/users/list", navigate=False).status_code == 200
 
 
 def test_who_is_in_no_allowed_group_is_told_what_is_missing(front, keycloak):
-    visitor = Visitor(front.url)
+    visitor = Visitor(front.url, keycloak)
     end = visitor.sign_in(keycloak.fresh_person())
     assert end.status_code == 403
     assert "/ml/" in end.text
@@ -77,7 +73,7 @@ def test_who_is_in_no_allowed_group_is_told_what_is_missing(front, keycloak):
 
 
 def test_a_page_asked_for_before_signing_in_is_shown_after_it(front, keycloak):
-    visitor = Visitor(front.url)
+    visitor = Visitor(front.url, keycloak)
     first = visitor.get("/?x=1")
     assert first.status_code == 302 and first.headers["Location"].startswith("/auth/login?"), first.headers
     end = visitor.sign_in(keycloak.fresh_person("/ml/team-a"), return_to="/?x=1#/experiments/1")
@@ -94,7 +90,7 @@ def test_programs_and_scripts_are_not_sent_to_a_log_in_page(front):
 
 def test_groups_become_permissions(front, keycloak):
     team_a, other = experiment(front), experiment(front, "elsewhere")
-    editor, reader = Visitor(front.url), Visitor(front.url)
+    editor, reader = Visitor(front.url, keycloak), Visitor(front.url, keycloak)
     editor.sign_in(keycloak.fresh_person("/ml/team-a"))
     reader.sign_in(keycloak.fresh_person("/ml/team-b"))
     assert (get(editor, team_a), tag(editor, team_a), get(editor, other)) == (200, 200, 403)
@@ -108,7 +104,7 @@ def test_a_changed_group_is_seen_at_the_next_refresh(front, keycloak):
     team_a = experiment(front)
     name = keycloak.fresh_person("/ml/team-b")
     with short_tokens(keycloak, 15):
-        visitor = Visitor(front.url)
+        visitor = Visitor(front.url, keycloak)
         visitor.sign_in(name)
         assert tag(visitor, team_a) == 403
         keycloak.join(name, "/ml/team-a")
@@ -121,7 +117,7 @@ def test_a_changed_group_is_seen_at_the_next_refresh(front, keycloak):
 @pytest.mark.timeout(240)
 def test_a_session_outlives_many_access_tokens(front, keycloak):
     with short_tokens(keycloak, 10, revokeRefreshToken=True, refreshTokenMaxReuse=0):
-        visitor = Visitor(front.url)
+        visitor = Visitor(front.url, keycloak)
         visitor.sign_in(keycloak.fresh_person("/ml/team-a"))
         end = time.monotonic() + 45
         while time.monotonic() < end:
@@ -136,7 +132,7 @@ def test_a_session_outlives_many_access_tokens(front, keycloak):
 def test_who_is_disabled_is_out_at_the_next_refresh(front, keycloak):
     name = keycloak.fresh_person("/ml/team-a")
     with short_tokens(keycloak, 15):
-        visitor = Visitor(front.url)
+        visitor = Visitor(front.url, keycloak)
         visitor.sign_in(name)
         assert visitor.me()
         keycloak.change_user(name, enabled=False)
@@ -148,7 +144,7 @@ def test_who_is_disabled_is_out_at_the_next_refresh(front, keycloak):
 
 def test_logging_out_here_logs_out_there(front, keycloak):
     name = keycloak.fresh_person("/ml/team-a")
-    visitor = Visitor(front.url)
+    visitor = Visitor(front.url, keycloak)
     visitor.sign_in(name)
     assert visitor.get("/auth/logout").status_code == 200, "a confirmation"
     assert visitor.me(), "which logged nobody out"
@@ -161,7 +157,7 @@ def test_logging_out_here_logs_out_there(front, keycloak):
 
 def test_a_sign_out_at_keycloak_ends_the_session_at_once(front, keycloak):
     name = keycloak.fresh_person("/ml/team-a")
-    visitor, second = Visitor(front.url), Visitor(front.url)
+    visitor, second = Visitor(front.url, keycloak), Visitor(front.url, keycloak)
     visitor.sign_in(name)
     second.sign_in(name)
     keycloak.sign_out(name)
@@ -169,7 +165,7 @@ def test_a_sign_out_at_keycloak_ends_the_session_at_once(front, keycloak):
 
 
 def test_an_old_cookie_is_worth_nothing_after_logging_out(front, keycloak):
-    visitor = Visitor(front.url)
+    visitor = Visitor(front.url, keycloak)
     visitor.sign_in(keycloak.fresh_person("/ml/team-a"))
     cookie = next(cookie for cookie in visitor.http.cookies if cookie.name == "__Host-mlflow-session")
     visitor.post("/auth/logout")
@@ -215,7 +211,7 @@ def test_a_rotated_key_works_with_the_first_token_it_signs(front, keycloak):
     keycloak.rotate_keys()
     answer = bearer(front, keycloak.tokens_of(name)["access_token"]).get("/auth/api/v1/me")
     assert answer.status_code == 200, answer.text
-    visitor = Visitor(front.url)
+    visitor = Visitor(front.url, keycloak)
     assert visitor.sign_in(name).status_code == 200
 
 
@@ -275,7 +271,7 @@ def test_sessions_and_known_tokens_answer_while_the_provider_hangs(keycloak, mlf
         name = keycloak.fresh_person("/ml/team-a")
         token = keycloak.tokens_of(name)["access_token"]
         with short_tokens(keycloak, 15):
-            visitor = Visitor(proxy.url)
+            visitor = Visitor(proxy.url, keycloak)
             assert visitor.sign_in(name).status_code == 200
             assert bearer(proxy, token).get("/auth/api/v1/me").status_code == 200
             delay.hang()
