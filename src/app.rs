@@ -14,20 +14,20 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::authn::{Authn, Trusted};
+use crate::authn::{Authn, Renewal, Renewed, Trusted};
 use crate::authz::Policy;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
-use crate::crypto::{Sealer, random_password};
+use crate::crypto::{KeyRing, Sealer, random_password};
 use crate::filter::{Effects, Lists};
 use crate::mlflow::Table;
-use crate::oidc::{self, Remote};
-use crate::pages::Pages;
+use crate::oidc::{self, Providers, Remote};
+use crate::pages::{Pages, SignIn};
 use crate::pipeline::Proxy;
 use crate::resolve::Resolver;
 use crate::server::admin::{Check, Health};
 use crate::server::{self, tls};
-use crate::store::{Actor, Store};
+use crate::store::{Actor, Lease, Store};
 use crate::telemetry::access::Writer;
 use crate::telemetry::{AccessLog, AuditQueue, Metrics, Telemetry};
 use crate::upstream::Upstream;
@@ -50,6 +50,8 @@ pub struct Running {
     serving: TaskTracker,
     effects: TaskTracker,
     auditing: TaskTracker,
+    /// Refreshes of sessions under way.
+    renewing: TaskTracker,
     audit: AuditQueue,
     access: Option<Writer>,
     store: Arc<Store>,
@@ -79,7 +81,11 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         bootstrap(&config, &store, &clock).await.context("the first administrator could not be made")?;
     let remotes = remotes(&config)?;
     let authn = Authn::new(&config.authn, Arc::clone(&store), clock.clone()).trusting(remotes.trusted(&config));
-    let authn = Arc::new(authn);
+    let authn = Arc::new(authn.with_idle_sessions_ending_after(config.session.idle_timeout));
+    let keys = session_keys(&config, &store).await?;
+    let known = config.providers.iter().zip(remotes.providers.iter().cloned());
+    let providers = Providers::new(known, config.server.public_url.as_ref(), keys, &clock);
+    let providers = Arc::new(providers.context("oidc.providers")?);
     let upstream = Upstream::new(&config.upstream).context("upstream.url")?;
     let resolver = Arc::new(Resolver::new(upstream.clone(), Arc::clone(&metrics)));
     let policy = Policy { default_permission: config.authz.default_permission };
@@ -112,7 +118,13 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         upstream: upstream.clone(),
         lists: Lists::new(upstream.clone(), resolver, Sealer::new(&store.sealing_key().await?)),
         effects: effects.clone(),
-        pages: Pages::new(Arc::clone(&store), Arc::clone(&authn), config.authn.clone(), policy, table, clock.clone()),
+        pages: Pages::new(Arc::clone(&store), Arc::clone(&authn), config.authn.clone(), policy, table, clock.clone())
+            .with_sign_in(SignIn {
+                providers: Arc::clone(&providers),
+                session: config.session.clone(),
+                password_form: config.authn.password_form,
+                home: format!("{}/", config.upstream.static_prefix),
+            }),
         telemetry: Arc::new(telemetry),
         background: TaskTracker::new(),
     });
@@ -132,6 +144,17 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         }
     };
     serving.spawn(server::serve(&config.server, listener, acceptor, handler, Arc::clone(&metrics), stop.clone()));
+    let sessions = Sessions {
+        renewal: Renewal::new(
+            Arc::clone(&store),
+            Arc::clone(&authn),
+            Arc::clone(&providers),
+            config.session.idle_timeout,
+            clock.clone(),
+        ),
+        metrics: Arc::clone(&metrics),
+        renewing: TaskTracker::new(),
+    };
     let (behind, seen) = (upstream.clone(), Arc::clone(&metrics));
     let asked = remotes.all();
     let telling = Arc::clone(&metrics);
@@ -140,6 +163,8 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let timers = TaskTracker::new();
     timers.spawn(server::admin::serve(probes, probe, stop_last.clone()));
     timers.spawn(stop_last.clone().run_until_cancelled_owned(refresh(authn)));
+    timers.spawn(stop.clone().run_until_cancelled_owned(sessions.clone().keep_renewed()));
+    timers.spawn(stop_last.clone().run_until_cancelled_owned(sessions.clone().keep_swept()));
     timers.spawn(stop_last.clone().run_until_cancelled_owned(reconcile(effects, clock)));
     timers.spawn(stop_last.clone().run_until_cancelled_owned(watch_version(behind, seen)));
     for (name, remote) in remotes.all() {
@@ -157,6 +182,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         serving,
         effects: effects_tracker,
         auditing,
+        renewing: sessions.renewing,
         audit,
         access: writer,
         store,
@@ -177,6 +203,11 @@ impl Running {
                 left = self.effects.len(),
                 "effects were unfinished; they will be settled at the next start"
             );
+        }
+        // A refresh that is cut off has used its token up and has not written the next one down.
+        self.renewing.close();
+        if tokio::time::timeout(EFFECTS_DRAIN, self.renewing.wait()).await.is_err() {
+            tracing::warn!("refreshes of sessions were unfinished");
         }
         self.audit.close();
         self.auditing.close();
@@ -292,6 +323,70 @@ async fn bootstrap(config: &Config, store: &Store, clock: &Clock) -> anyhow::Res
     store.create_user(&actor, &config.bootstrap.admin_username, Some(&hash), true).await?;
     Ok(if given.is_none() { Some(password) } else { None })
 }
+
+/// What the provider's tokens of sessions are sealed with.
+async fn session_keys(config: &Config, store: &Store) -> anyhow::Result<Arc<KeyRing>> {
+    let keys = config.session.keys.iter().map(|key| (key.id.as_str(), &key.secret));
+    if let Some(ring) = KeyRing::parse(keys) {
+        return Ok(Arc::new(ring));
+    }
+    if !config.providers.is_empty() {
+        tracing::warn!(
+            "session.keys is empty: the identity provider's tokens are sealed with a key that lies in the store beside them"
+        );
+    }
+    Ok(Arc::new(KeyRing::of("store", &store.session_key().await?)))
+}
+
+/// Keeps sessions in step with the identity providers.
+#[derive(Clone, Debug)]
+struct Sessions {
+    renewal: Renewal,
+    metrics: Arc<Metrics>,
+    renewing: TaskTracker,
+}
+
+impl Sessions {
+    /// A silent provider holds up refreshes only, and this many at most.
+    async fn keep_renewed(self) {
+        let mut ticks = tokio::time::interval(RENEW);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let room = RENEWALS.saturating_sub(self.renewing.len());
+            let due = if room == 0 { Ok(Vec::new()) } else { self.renewal.due(room).await };
+            match due {
+                Ok(due) => due.into_iter().for_each(|lease| drop(self.renewing.spawn(self.clone().renew(lease)))),
+                Err(error) => tracing::warn!(%error, "sessions that are due cannot be found"),
+            }
+        }
+    }
+
+    async fn renew(self, lease: Lease) {
+        let outcome = self.renewal.renew(lease).await.map(Renewed::as_str).unwrap_or_else(|error| {
+            tracing::error!(%error, "a session was not refreshed: the store does not answer");
+            "store"
+        });
+        self.metrics.session_refreshed(outcome);
+    }
+
+    async fn keep_swept(self) {
+        let mut ticks = tokio::time::interval(SWEEP);
+        loop {
+            ticks.tick().await;
+            if let Err(error) = self.renewal.sweep().await {
+                tracing::warn!(%error, "sessions that are over are still there");
+            }
+        }
+    }
+}
+
+/// How often sessions that are due are looked for.
+const RENEW: Duration = Duration::from_secs(1);
+/// Refreshes at a time, of one process.
+const RENEWALS: usize = 32;
+/// How often sessions that are over are dropped.
+const SWEEP: Duration = Duration::from_hours(1);
 
 async fn refresh(authn: Arc<Authn>) {
     let mut ticks = tokio::time::interval(REFRESH);

@@ -25,16 +25,18 @@ mod guesses;
 mod hashing;
 mod identities;
 mod jwt;
+mod renewal;
 mod session;
 
 use credential::Credential;
 use flights::Flights;
 use guesses::Guesses;
 use hashing::Hashing;
-use identities::Identities;
+use identities::{Identities, Used};
 use jwt::Verifications;
 
 pub use jwt::Trusted;
+pub use renewal::{Renewal, Renewed};
 
 /// The cookie of a session. Its prefix makes browsers keep it to this very host, and to TLS (loopback aside).
 pub const SESSION_COOKIE: &str = "__Host-mlflow-session";
@@ -152,6 +154,8 @@ pub struct Authn {
     cache_ttl: Duration,
     /// See [`config::Authn::person_max_age`].
     person_max_age: Option<Duration>,
+    /// See [`config::Session::idle_timeout`].
+    session_idle: Duration,
     /// The store's revision when the caches were last known to be right.
     revision: AtomicI64,
     /// Whether the last [`Authn::refresh`] could not reach the store: said once, not twice a second.
@@ -179,12 +183,21 @@ impl Authn {
             hashing: Hashing::new(config.hash_concurrency, config.hash_queue),
             cache_ttl: config.cache_ttl,
             person_max_age: config.person_max_age,
+            session_idle: Duration::MAX,
             revision: AtomicI64::new(i64::MIN),
             cut_off: AtomicBool::new(false),
             keys: CacheKeys::new(),
             store,
             clock,
         }
+    }
+
+    /// The same, with sessions that end when they are not used for so long.
+    #[must_use]
+    pub fn with_idle_sessions_ending_after(mut self, idle: Duration) -> Self {
+        self.session_idle = idle;
+        self.identities.sessions_idle_after(idle);
+        self
     }
 
     /// The identity behind a credential that was seen lately: no I/O, no password hash.
@@ -267,6 +280,18 @@ impl Authn {
         self.is_password(Some(user), &user.name, password, address).await
     }
 
+    /// Whose name and password these are, for a session; counted against the guessing limits.
+    ///
+    /// # Errors
+    /// See [`Error`]; a person whom the identity provider does not let in any more is [`Reason::OwnerNotAllowed`].
+    pub async fn sign_in(&self, name: &str, password: SecretString, address: IpAddr) -> Result<User, Error> {
+        let user = self.by_password(name, password, address).await?;
+        match &user.person {
+            Some(person) if !person.allowed => Err(Error::Failed(Reason::OwnerNotAllowed)),
+            Some(_) | None => Ok(user),
+        }
+    }
+
     /// Whether some user is called this, in any case.
     ///
     /// # Errors
@@ -290,7 +315,7 @@ impl Authn {
     }
 
     /// Compares the store's revision with the last seen one and forgets all when another process changed something.
-    /// Called twice a second by `app`, which also hands over the tokens' last-used times.
+    /// Called twice a second by `app`, which also hands over when tokens and sessions were last used.
     ///
     /// A store that does not answer is said in the log once; cached identities then live to the end of their time.
     pub async fn refresh(&self) {
@@ -316,11 +341,22 @@ impl Authn {
         if used.is_empty() {
             return Ok(());
         }
-        let noted = self.store.touch_tokens(&used).await;
-        if noted.is_err() {
-            self.identities.give_back_used(used);
+        let (mut tokens, mut sessions) = (Vec::new(), Vec::new());
+        for (what, at) in used {
+            match what {
+                Used::Token(token) => tokens.push((token, at)),
+                Used::Session(session) => sessions.push((session, at)),
+            }
         }
-        noted
+        let tokens_noted = if tokens.is_empty() { Ok(()) } else { self.store.touch_tokens(&tokens).await };
+        if tokens_noted.is_err() {
+            self.identities.give_back_used(tokens.into_iter().map(|(token, at)| (Used::Token(token), at)));
+        }
+        let sessions_noted = if sessions.is_empty() { Ok(()) } else { self.store.touch_sessions(&sessions).await };
+        if sessions_noted.is_err() {
+            self.identities.give_back_used(sessions.into_iter().map(|(session, at)| (Used::Session(session), at)));
+        }
+        tokens_noted.and(sessions_noted)
     }
 
     fn known(&self, place: &[u8; 32], address: IpAddr) -> Result<Option<Arc<Identity>>, Error> {

@@ -278,6 +278,32 @@ pub fn verify_id_token(
     Ok(Verified { claims: Value::Object(token.claims), subject, expires, issued, key })
 }
 
+/// Verifies an access token that came from the token endpoint beside an ID token, for what it adds to that one's claims.
+///
+/// It is for whatever the provider says, so its audience does not count; but it must have been made for this client.
+///
+/// # Errors
+/// See [`Refusal`].
+pub fn verify_access_token(
+    token: Unverified<'_>,
+    provider: &Provider,
+    keys: &Keys,
+    now: Timestamp,
+) -> Result<Verified, Refusal> {
+    let key = token.signed_with(&provider.endpoint.algorithms, keys)?;
+    let expected = Expected { issuer: &provider.endpoint.issuer, leeway: LEEWAY };
+    let (expires, issued) = token.times(&expected, now)?;
+    let party = token.id("azp", Refusal::AuthorizedParty)?;
+    if party.is_some_and(|party| party != provider.client_id) {
+        return Err(Refusal::AuthorizedParty);
+    }
+    if !matches!(token.kind.as_deref(), None | Some("jwt" | "at+jwt")) || token.claims.contains_key("events") {
+        return Err(Refusal::Kind);
+    }
+    let subject = token.id("sub", Refusal::Subject)?.ok_or(Refusal::Subject)?;
+    Ok(Verified { claims: Value::Object(token.claims), subject, expires, issued, key })
+}
+
 /// Verifies a logout token as OpenID Connect Back-Channel Logout 1.0 §2.6 says. Whether `jti` was seen before, the caller
 /// must ask.
 ///

@@ -23,10 +23,15 @@ use crate::mlflow::Table;
 use crate::store::Store;
 
 mod asked;
+mod backchannel;
+mod callback;
 mod explain;
 mod grants;
 mod held;
+mod html;
 mod json;
+mod login;
+mod logout;
 mod refusal;
 mod resource_permissions;
 mod role_permissions;
@@ -36,18 +41,24 @@ mod signup;
 mod terms;
 mod tokens;
 mod users;
+mod visit;
 
 use asked::Caller;
 use refusal::Refusal;
 use resource_permissions::{FAMILIES, Family};
+use visit::Visit;
 
 pub use explain::explanation;
 pub use refusal::Denial;
+pub use visit::{SignIn, Visited};
 
 /// Answers management requests.
 #[derive(Clone, Debug)]
 pub struct Pages {
     router: Router,
+    parts: Arc<Parts>,
+    /// How people sign in, where they can.
+    sign_in: Option<Arc<SignIn>>,
 }
 
 /// What every answer may touch.
@@ -75,8 +86,45 @@ impl Pages {
         table: Arc<Table>,
         clock: Clock,
     ) -> Self {
-        let parts = Parts { store, authn, config, policy, table, clock };
-        Self { router: router().with_state(Arc::new(parts)) }
+        let parts = Arc::new(Parts { store, authn, config, policy, table, clock });
+        Self { router: router().with_state(Arc::clone(&parts)), parts, sign_in: None }
+    }
+
+    /// The same, where people sign in with their browser.
+    #[must_use]
+    pub fn with_sign_in(self, sign_in: SignIn) -> Self {
+        Self { sign_in: Some(Arc::new(sign_in)), ..self }
+    }
+
+    /// Whether a browser can be sent to sign in.
+    #[must_use]
+    pub fn can_sign_in(&self) -> bool {
+        self.sign_in.as_ref().is_some_and(|sign_in| sign_in.is_possible())
+    }
+
+    /// Whether nobody needs to be signed in for this canonical path.
+    #[must_use]
+    pub fn is_public(path: &str) -> bool {
+        ["/auth/login", "/auth/logout", "/auth/signed-out", "/auth/backchannel-logout"].contains(&path)
+            || path.starts_with("/auth/callback/")
+            || path.starts_with("/auth/static/")
+    }
+
+    /// Answers a request for such a path. `identity`: who this is, if the browser has a session.
+    ///
+    /// What it came to stands among the extensions, as [`Visited`], for metrics and audit.
+    pub async fn answer_visitor(
+        &self,
+        identity: Option<Arc<Identity>>,
+        address: IpAddr,
+        request: http::Request<Bytes>,
+    ) -> http::Response<Bytes> {
+        let (head, body) = request.into_parts();
+        let Some(sign_in) = &self.sign_in else {
+            let words = "Nobody signs in with a browser's page here.";
+            return visit::refusal(StatusCode::NOT_FOUND, ErrorCode::EndpointNotFound, words);
+        };
+        Visit { parts: &self.parts, sign_in, identity, address, head, body }.answer().await
     }
 
     /// Whether a request for this canonical path, without its query, is answered here and nowhere else.

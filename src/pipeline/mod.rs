@@ -21,7 +21,7 @@ pub use record::Record;
 
 use crate::authn::{Authn, SESSION_COOKIE, Shown};
 use crate::authz::{
-    Identity, Permission, Permit, Policy, Requirement, Resource, ResourceKind, Visibility, authorize, holds,
+    Identity, Permission, Permit, Policy, Requirement, Resource, ResourceKind, Scheme, Visibility, authorize, holds,
     open_to_all,
 };
 use crate::config;
@@ -114,6 +114,9 @@ impl Proxy {
         {
             take_provider_key(&mut checked);
         }
+        if Pages::is_public(path.decoded()) {
+            return Box::pin(self.answer_visitor(checked, record)).await;
+        }
         let shown = shown(&checked.head.headers);
         let identity = match self.authn.recent(shown) {
             Some(identity) => {
@@ -122,10 +125,12 @@ impl Proxy {
             }
             None => {
                 self.telemetry.metrics.identities.misses.inc();
-                Box::pin(self.authn.authenticate(shown, checked.address)).await?
+                let authenticated = Box::pin(self.authn.authenticate(shown, checked.address)).await;
+                authenticated.map_err(|error| self.perhaps_sign_in(&checked, error))?
             }
         };
         record.identity(&identity);
+        self.check_site(&checked.head, &identity)?;
         if Pages::owns(path.decoded()) {
             return Box::pin(self.answer_ourselves(checked, identity, record)).await;
         }
@@ -233,6 +238,28 @@ impl Proxy {
             .split_once("://")
             .is_some_and(|(_, origin)| host.is_some_and(|host| host.eq_ignore_ascii_case(origin)));
         if ours || same { Ok(()) } else { Err(Error::CrossOrigin) }
+    }
+
+    /// A browser sends its session along with whatever a page makes it send: only pages of ours may change things.
+    ///
+    /// Stricter than [`Proxy::check_origin`], which knows no scheme and believes what it does not know.
+    fn check_site(&self, head: &http::request::Parts, identity: &Identity) -> Result<(), Error> {
+        let is_session = matches!(identity.scheme, Scheme::Session(_));
+        if !is_session || matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS) {
+            return Ok(());
+        }
+        let site = head.headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
+        if !matches!(site, None | Some(b"same-origin" | b"none")) {
+            return Err(Error::CrossOrigin);
+        }
+        let (Some(origin), Some(public)) = (head.headers.get(header::ORIGIN), &self.server.public_url) else {
+            return Ok(());
+        };
+        // Under the public name there is one origin; under another, such as this machine's, the host was compared already.
+        let host = crate::http::host(head)?;
+        let is_public = public.host_str().is_some_and(|public| public.eq_ignore_ascii_case(&host));
+        let ours = origin.as_bytes() == public.origin().ascii_serialization().as_bytes();
+        if ours || !is_public { Ok(()) } else { Err(Error::CrossOrigin) }
     }
 
     fn is_closed(&self, operation: &Operation) -> bool {

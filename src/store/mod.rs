@@ -66,7 +66,20 @@ impl Store {
     /// # Errors
     /// As every method.
     pub async fn sealing_key(&self) -> Result<[u8; 32]> {
-        let key: Vec<u8> = sqlx::query_scalar("SELECT value FROM sealing_keys WHERE name = 'page_tokens'")
+        self.key("page_tokens").await
+    }
+
+    /// The same, for the providers' tokens of sessions, where the configuration has no key for them.
+    ///
+    /// # Errors
+    /// As every method.
+    pub async fn session_key(&self) -> Result<[u8; 32]> {
+        self.key("sessions").await
+    }
+
+    async fn key(&self, name: &str) -> Result<[u8; 32]> {
+        let key: Vec<u8> = sqlx::query_scalar("SELECT value FROM sealing_keys WHERE name = $1")
+            .bind(name)
             .fetch_one(&self.readers)
             .await?;
         key.try_into().map_err(|_| Error::Corrupt("the sealing key has not 32 bytes".to_owned()))

@@ -56,10 +56,13 @@ impl Store {
     async fn migrate(&self) -> std::result::Result<(), sqlx::Error> {
         let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
         migrator().run_direct(None, &mut *tx, false).await?;
-        sqlx::query("INSERT INTO sealing_keys (name, value) VALUES ('page_tokens', $1) ON CONFLICT (name) DO NOTHING")
-            .bind(crypto::random::<32>().to_vec())
-            .execute(&mut *tx)
-            .await?;
+        for name in ["page_tokens", "sessions"] {
+            sqlx::query("INSERT INTO sealing_keys (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING")
+                .bind(name)
+                .bind(crypto::random::<32>().to_vec())
+                .execute(&mut *tx)
+                .await?;
+        }
         tx.commit().await
     }
 }

@@ -22,6 +22,9 @@ pub struct Metrics {
     durations: [Histogram; RequestKind::ALL.len()],
     denials: IntCounterVec,
     authentication_failures: IntCounterVec,
+    logins: IntCounterVec,
+    logouts: IntCounterVec,
+    session_refreshes: IntCounterVec,
     edge_refusals: IntCounterVec,
     upstream_errors: IntCounterVec,
     upstream_info: IntGaugeVec,
@@ -122,6 +125,9 @@ impl Metrics {
             durations: RequestKind::ALL.map(|kind| durations.with_label_values(&[kind.as_str()])),
             denials: counters(&r, "denials_total", "Requests refused with 403", &["reason"])?,
             authentication_failures: counters(&r, "authentication_failures_total", "Credentials refused", &["reason"])?,
+            logins: counters(&r, "logins_total", "Sign-ins with a browser", &["provider", "outcome"])?,
+            logouts: counters(&r, "logouts_total", "Sign-outs of browsers, also those refused", &["how"])?,
+            session_refreshes: counters(&r, "session_refreshes_total", "Refreshes of sessions", &["outcome"])?,
             edge_refusals: counters(&r, "edge_refusals_total", "Requests refused as unsafe", &["reason"])?,
             upstream_errors: counters(&r, "upstream_errors_total", "Requests MLflow did not answer", &["kind"])?,
             upstream_info: gauges(&r, "upstream_info", "1 for the version of MLflow behind us", &["version"])?,
@@ -173,6 +179,21 @@ impl Metrics {
     /// Counts a credential that was refused. `reason`: a bounded word.
     pub fn authentication_failed(&self, reason: &'static str) {
         self.authentication_failures.with_label_values(&[reason]).inc();
+    }
+
+    /// Counts somebody who signed in with a browser, or did not. `provider`: a configured name, or `password`.
+    pub fn signed_in(&self, provider: &str, outcome: &'static str) {
+        self.logins.with_label_values(&[provider, outcome]).inc();
+    }
+
+    /// Counts somebody who signed out. `how`: a bounded word.
+    pub fn signed_out(&self, how: &'static str) {
+        self.logouts.with_label_values(&[how]).inc();
+    }
+
+    /// Counts a session that was refreshed, or not. `outcome`: a bounded word.
+    pub fn session_refreshed(&self, outcome: &'static str) {
+        self.session_refreshes.with_label_values(&[outcome]).inc();
     }
 
     /// Counts a request that was refused as unsafe, here or by `http`'s normaliser. `reason`: a bounded word.
