@@ -1,6 +1,9 @@
-//! What people see in their browser.
+//! What people see in their browser: askama's templates, which escape every text, and the files that pages load.
 //!
-//! Every text that is put in is escaped; nothing that a provider or a link says becomes markup.
+//! Nothing that a provider, a link or a token's name says becomes markup. Pages need no script but for copying.
+
+use askama::Template;
+use http::{HeaderMap, HeaderValue, header};
 
 /// One way to sign in.
 #[derive(Debug)]
@@ -11,7 +14,8 @@ pub(super) struct Choice<'p> {
 }
 
 /// The sign-in page.
-#[derive(Debug)]
+#[derive(Debug, Template)]
+#[template(path = "sign_in.html")]
 pub(super) struct SignInPage<'p> {
     pub(super) choices: Vec<Choice<'p>>,
     /// Whether there is only this one way, so that the page goes on by itself.
@@ -22,85 +26,159 @@ pub(super) struct SignInPage<'p> {
     pub(super) wrong: Option<&'p str>,
 }
 
+#[derive(Debug, Template)]
+#[template(path = "signed_out.html")]
+struct SignedOut;
+
+#[derive(Debug, Template)]
+#[template(path = "confirm_logout.html")]
+struct ConfirmLogout;
+
+#[derive(Debug, Template)]
+#[template(path = "denied.html")]
+struct DeniedPage<'p> {
+    name: &'p str,
+    allowed: &'p [String],
+}
+
+#[derive(Debug, Template)]
+#[template(path = "error.html")]
+struct ErrorPage<'p> {
+    heading: &'p str,
+    words: &'p str,
+}
+
+/// One's own page.
+#[derive(Debug, Template)]
+#[template(path = "account.html")]
+pub(super) struct AccountPage<'p> {
+    pub(super) name: &'p str,
+    pub(super) admin: bool,
+    pub(super) scheme: &'static str,
+    pub(super) groups: &'p [String],
+    pub(super) tokens: Vec<TokenRow>,
+    pub(super) sessions: Vec<SessionRow>,
+    /// Whether there is a session beside this one.
+    pub(super) has_others: bool,
+    /// Whether this credential may make tokens and end sessions.
+    pub(super) may_change: bool,
+    /// In days.
+    pub(super) expiries: Vec<u32>,
+    /// Proves that a form is of this page.
+    pub(super) form_token: String,
+    /// What was wrong with the last form.
+    pub(super) wrong: Option<String>,
+}
+
+/// An access token in the list; all texts as they are shown.
+#[derive(Debug)]
+pub(super) struct TokenRow {
+    pub(super) id: i64,
+    pub(super) name: String,
+    pub(super) scopes: String,
+    pub(super) created: String,
+    pub(super) expires: String,
+    pub(super) last_used: String,
+}
+
+/// A session in the list; all texts as they are shown.
+#[derive(Debug)]
+pub(super) struct SessionRow {
+    pub(super) id: i64,
+    pub(super) browser: String,
+    pub(super) address: String,
+    pub(super) created: String,
+    pub(super) last_used: String,
+    pub(super) current: bool,
+}
+
+/// A token's secret, shown once.
+#[derive(Debug, Template)]
+#[template(path = "new_token.html")]
+pub(super) struct NewTokenPage<'p> {
+    pub(super) name: &'p str,
+    pub(super) expires: String,
+    pub(super) blocks: Vec<Block>,
+}
+
+/// Something to copy.
+#[derive(Debug)]
+pub(super) struct Block {
+    pub(super) id: &'static str,
+    pub(super) title: &'static str,
+    pub(super) text: String,
+}
+
 /// The page on which people choose how to sign in.
 pub(super) fn sign_in(page: &SignInPage<'_>) -> String {
-    let now = if page.at_once { "now" } else { "" };
-    let links: String = page
-        .choices
-        .iter()
-        .map(|it| {
-            format!(
-                "<p><a href=\"{}\" data-sign-in=\"{now}\">Sign in with {}</a></p>",
-                escaped(&it.href),
-                escaped(it.label)
-            )
-        })
-        .collect();
-    let wrong = page.wrong.map(|wrong| format!("<p role=\"alert\">{}</p>", escaped(wrong))).unwrap_or_default();
-    let form = if page.password_form {
-        format!(
-            "<form method=\"post\" action=\"/auth/login\"><input type=\"hidden\" name=\"return_to\" value=\"{}\">\
-             <label>User name <input name=\"username\" autocomplete=\"username\" required></label> \
-             <label>Password <input name=\"password\" type=\"password\" autocomplete=\"current-password\" required></label> \
-             <button>Sign in</button></form>",
-            escaped(page.return_to)
-        )
-    } else {
-        String::new()
-    };
-    document("Sign in", &format!("{wrong}{links}{form}<script src=\"/auth/static/sign-in.js\"></script>"))
+    rendered(page)
 }
 
 /// After signing out.
 pub(super) fn signed_out() -> String {
-    document("Signed out", "<p>You are signed out.</p><p><a href=\"/auth/login\">Sign in again</a></p>")
+    rendered(&SignedOut)
 }
 
 /// Signing out is asked for.
 pub(super) fn confirm_logout() -> String {
-    document("Sign out", "<form method=\"post\" action=\"/auth/logout\"><button>Sign out</button></form>")
+    rendered(&ConfirmLogout)
 }
 
 /// Signed in at the provider, and in none of the groups that may come in.
 pub(super) fn denied(name: &str, allowed: &[String]) -> String {
-    let groups: String = allowed.iter().map(|group| format!("<li><code>{}</code></li>", escaped(group))).collect();
-    let words = format!(
-        "<p>{} is signed in, but may not use MLflow here. That takes one of these groups:</p><ul>{groups}</ul>\
-         <p>Ask whoever looks after the groups, then <a href=\"/auth/login\">sign in again</a>.</p>",
-        escaped(name)
-    );
-    document("Access denied", &words)
+    rendered(&DeniedPage { name, allowed })
 }
 
 /// Something did not work.
 pub(super) fn error(heading: &str, words: &str) -> String {
-    let words = format!("<p>{}</p><p><a href=\"/auth/login\">Sign in</a></p>", escaped(words));
-    document(heading, &words)
+    rendered(&ErrorPage { heading, words })
+}
+
+/// One's own page.
+pub(super) fn account(page: &AccountPage<'_>) -> String {
+    rendered(page)
+}
+
+/// A token's secret, shown once.
+pub(super) fn new_token(page: &NewTokenPage<'_>) -> String {
+    rendered(page)
 }
 
 /// A file that pages load, and what it is.
 pub(super) fn asset(name: &str) -> Option<(&'static str, &'static str)> {
-    (name == "sign-in.js").then_some(("text/javascript; charset=utf-8", SIGN_IN))
+    match name {
+        "pages.js" => Some(("text/javascript; charset=utf-8", include_str!("pages.js"))),
+        "style.css" => Some(("text/css; charset=utf-8", include_str!("style.css"))),
+        _ => None,
+    }
 }
 
-/// What stands behind `#` never reaches a server, so the page hands it on.
-const SIGN_IN: &str = r#""use strict";
-for (const link of document.querySelectorAll("a[data-sign-in]")) {
-  const url = new URL(link.href);
-  if (location.hash) url.searchParams.set("return_to", (url.searchParams.get("return_to") || "/") + location.hash);
-  link.href = url.href;
-  if (link.dataset.signIn === "now") location.replace(url.href);
+/// What keeps others from using a page. `actions`: origins beside ours at which its forms may end.
+///
+/// `same-origin` as referrer policy: without a referrer, browsers would send `Origin: null` along with our own forms.
+pub(super) fn guard(headers: &mut HeaderMap, actions: &str) {
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
+    headers.insert("cross-origin-opener-policy", HeaderValue::from_static("same-origin"));
+    let policy = format!(
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; form-action 'self'{actions}; \
+         frame-ancestors 'none'; base-uri 'none'"
+    );
+    if let Ok(policy) = HeaderValue::try_from(policy) {
+        headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+    }
 }
-for (const field of document.querySelectorAll("input[name=return_to]")) field.value += location.hash;
-"#;
 
-fn document(title: &str, body: &str) -> String {
-    format!(
-        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title} - MLflow</title></head>\
-         <body><main><h1>{title}</h1>{body}</main></body></html>"
-    )
+/// Into memory, which fails only when a template itself says so, and none of ours does.
+fn rendered(page: &impl Template) -> String {
+    page.render().unwrap_or_else(|error| {
+        tracing::error!(%error, "a page could not be written");
+        String::new()
+    })
 }
 
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&#39;")
-}
+#[cfg(test)]
+mod tests;
