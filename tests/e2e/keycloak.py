@@ -75,7 +75,7 @@ class Keycloak:
             with contextlib.suppress(requests.RequestException):
                 return requests.get(f"{self.issuer}/.well-known/openid-configuration", timeout=5).ok
 
-        wait_until(answers, 180, "Keycloak answers", every=0.5)
+        wait_until(answers, 300, "Keycloak answers", every=0.5)
         return self
 
     def stop(self):
@@ -254,6 +254,14 @@ def behind_keycloak(proxy, keycloak, **more):
     return proxy
 
 
+class Loopback(http.cookiejar.DefaultCookiePolicy):
+    """As browsers do it: loopback is as good as TLS, so `Secure` cookies come back."""
+
+    def set_ok(self, cookie, request):
+        cookie.secure = False
+        return super().set_ok(cookie, request)
+
+
 class Visitor:
     """Somebody with a browser, without one: keeps cookies, follows redirects as a navigation does, fills Keycloak's form."""
 
@@ -261,8 +269,7 @@ class Visitor:
         self.front, self.keycloak = front, keycloak
         self.http = requests.Session()
         self.http.trust_env = False
-        # As browsers do: loopback is as good as TLS for `Secure`.
-        self.http.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(secure_protocols=("http", "https")))
+        self.http.cookies.set_policy(Loopback())
 
     def get(self, address, navigate=True):
         """`navigate`: as the address bar asks; otherwise as a script of a page."""
