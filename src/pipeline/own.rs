@@ -44,6 +44,7 @@ impl Proxy {
     /// Pages for whoever is not signed in: signing in and out. Only a session says here who it is.
     pub(super) async fn answer_visitor(&self, checked: Checked<'_>, record: &mut Record) -> Result<Response, Error> {
         record.own();
+        self.check_site(&checked.head)?;
         let body = match checked.body.as_mut() {
             Some(body) => read_bounded(body, OWN_BODY_BYTES).await?,
             None => Bytes::new(),

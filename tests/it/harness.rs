@@ -86,6 +86,15 @@ impl Proxy {
         self.runtime.block_on(Store::open(&url, Clock::default())).expect("the store opens twice")
     }
 
+    /// Another proxy on this one's store, as a second replica.
+    pub(crate) fn beside(&self, upstream: SocketAddr, change: impl FnOnce(&mut config::Config)) -> Self {
+        let url = store_url(&self.store);
+        Self::with(upstream, |config| {
+            change(config);
+            config.store.url = url;
+        })
+    }
+
     /// Holds the store's write lock until dropped, as a stuck process would.
     pub(crate) fn lock_store(&self) -> StoreLock {
         let path = self.store.path().join("proxy.db");

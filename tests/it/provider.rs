@@ -120,6 +120,8 @@ impl Signer {
 /// How one path answers.
 #[derive(Clone)]
 pub(crate) enum Answer {
+    /// A status and JSON, by what was asked.
+    With(Arc<Script>),
     Json(Value),
     Text(String),
     Status(u16),
@@ -131,6 +133,9 @@ pub(crate) enum Answer {
     /// Endless.
     Huge,
 }
+
+/// What it answers to what it was asked.
+pub(crate) type Script = dyn Fn(&Request) -> (u16, Value) + Send + Sync;
 
 /// A provider that answers until dropped.
 pub(crate) struct FakeProvider {
@@ -230,7 +235,7 @@ impl Drop for FakeProvider {
 fn serve(mut tcp: TcpStream, shared: &Shared) {
     let Some(request) = read(&tcp) else { return };
     let answer = shared.answers.lock().unwrap().get(&request.path).cloned().unwrap_or(Answer::Status(404));
-    shared.requests.lock().unwrap().push(request);
+    shared.requests.lock().unwrap().push(request.clone());
     let full = |status: &str, kind: &str, body: &str| {
         let length = body.len();
         format!(
@@ -238,6 +243,10 @@ fn serve(mut tcp: TcpStream, shared: &Shared) {
         )
     };
     let _ = match answer {
+        Answer::With(answer) => {
+            let (status, json) = answer(&request);
+            tcp.write_all(full(&format!("{status} So"), "application/json", &json.to_string()).as_bytes())
+        }
         Answer::Json(json) => tcp.write_all(full("200 OK", "application/json", &json.to_string()).as_bytes()),
         Answer::Text(text) => tcp.write_all(full("200 OK", "application/json", &text).as_bytes()),
         Answer::Status(status) => tcp.write_all(full(&format!("{status} No"), "text/plain", "no").as_bytes()),
