@@ -118,13 +118,21 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         upstream: upstream.clone(),
         lists: Lists::new(upstream.clone(), resolver, Sealer::new(&store.sealing_key().await?)),
         effects: effects.clone(),
-        pages: Pages::new(Arc::clone(&store), Arc::clone(&authn), config.authn.clone(), policy, table, clock.clone())
-            .with_sign_in(SignIn {
-                providers: Arc::clone(&providers),
-                session: config.session.clone(),
-                password_form: config.authn.password_form,
-                home: format!("{}/", config.upstream.static_prefix),
-            }),
+        pages: Pages::new(
+            Arc::clone(&store),
+            Arc::clone(&authn),
+            config.authn.clone(),
+            policy,
+            table,
+            config.server.public_url.clone(),
+            clock.clone(),
+        )
+        .with_sign_in(SignIn {
+            providers: Arc::clone(&providers),
+            session: config.session.clone(),
+            password_form: config.authn.password_form,
+            home: format!("{}/", config.upstream.static_prefix),
+        }),
         telemetry: Arc::new(telemetry),
         background: TaskTracker::new(),
     });

@@ -31,8 +31,14 @@ impl Authn {
     /// The store does not answer.
     pub async fn session(&self, secret: &str) -> Result<Option<Session>, Error> {
         let Some(secret) = SessionSecret::parse(secret) else { return Ok(None) };
-        let now = self.clock.now();
         let session = self.store.session_by_hash(&secret.hash()).await?;
-        Ok(session.filter(|session| now < session.expires && now.since(session.last_used) < self.session_idle))
+        Ok(session.filter(|session| self.is_alive(session)))
+    }
+
+    /// Whether a session still works: neither over nor idle for too long.
+    #[must_use]
+    pub fn is_alive(&self, session: &Session) -> bool {
+        let now = self.clock.now();
+        now < session.expires && now.since(session.last_used) < self.session_idle
     }
 }

@@ -20,6 +20,7 @@ mod password;
 mod quickstart;
 mod role;
 mod serve;
+mod session;
 mod signals;
 mod stored;
 mod token;
@@ -51,6 +52,8 @@ enum Command {
     Grant(grant::Arguments),
     /// What several people may do together
     Role(role::Arguments),
+    /// Browsers that are signed in
+    Session(session::Arguments),
     /// May somebody do this, and because of which grants?
     Explain(explain::Arguments),
     /// What was changed and what was denied
@@ -114,6 +117,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Token(arguments) => token::run(arguments, &flags).await,
         Command::Grant(arguments) => grant::run(arguments, &flags).await,
         Command::Role(arguments) => role::run(arguments, &flags).await,
+        Command::Session(arguments) => session::run(arguments, &flags).await,
         Command::Explain(arguments) => explain::run(arguments, &flags).await,
         Command::Audit(arguments) => audit::run(&arguments, &flags).await,
     }

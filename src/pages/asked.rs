@@ -31,6 +31,8 @@ pub(super) struct Caller {
 pub(super) struct Asked {
     pub(super) identity: Arc<Identity>,
     pub(super) address: IpAddr,
+    /// What the client called us.
+    pub(super) host: String,
     method: Method,
     query: Option<String>,
     is_json: bool,
@@ -46,6 +48,7 @@ impl<S: Sync> FromRequestParts<S> for Asked {
         Ok(Self {
             identity,
             address,
+            host: host(head),
             method: head.method.clone(),
             query: head.uri.query().map(str::to_owned),
             is_json: is_json(&head.headers),
@@ -277,6 +280,13 @@ impl Params {
             Self::Fields(fields) => Ok(fields.get(name).cloned()),
         }
     }
+}
+
+/// Empty when it is unreadable, which the edge refuses.
+fn host(head: &Head) -> String {
+    let authority = head.uri.authority().map(|authority| authority.as_str());
+    let header = head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    authority.or(header).unwrap_or_default().to_owned()
 }
 
 /// As Flask's `Request.is_json`.

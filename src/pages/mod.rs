@@ -13,6 +13,7 @@ use axum::routing::{MethodRouter, delete, get, patch, post};
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, Uri, header};
 use tower::ServiceExt as _;
+use url::Url;
 
 use crate::authn::Authn;
 use crate::authz::{Identity, Policy};
@@ -22,10 +23,12 @@ use crate::http::{ErrorCode, Reply};
 use crate::mlflow::Table;
 use crate::store::Store;
 
+mod account;
 mod asked;
 mod backchannel;
 mod callback;
 mod explain;
+mod form_token;
 mod grants;
 mod held;
 mod html;
@@ -36,6 +39,7 @@ mod refusal;
 mod resource_permissions;
 mod role_permissions;
 mod roles;
+mod sessions;
 mod shapes;
 mod signup;
 mod terms;
@@ -43,7 +47,7 @@ mod tokens;
 mod users;
 mod visit;
 
-use asked::Caller;
+use asked::{Asked, Caller};
 use refusal::Refusal;
 use resource_permissions::{FAMILIES, Family};
 use visit::Visit;
@@ -69,7 +73,17 @@ struct Parts {
     config: config::Authn,
     policy: Policy,
     table: Arc<Table>,
+    /// How clients reach us, where it is configured.
+    public_url: Option<Url>,
     clock: Clock,
+}
+
+impl Parts {
+    /// How the one who asks reaches us, without a slash at its end.
+    fn address(&self, asked: &Asked) -> String {
+        let public = self.public_url.as_ref().map(|url| url.as_str().trim_end_matches('/').to_owned());
+        public.unwrap_or_else(|| format!("http://{}", asked.host))
+    }
 }
 
 /// What an answer's function gives: a success, or a refusal.
@@ -84,9 +98,10 @@ impl Pages {
         config: config::Authn,
         policy: Policy,
         table: Arc<Table>,
+        public_url: Option<Url>,
         clock: Clock,
     ) -> Self {
-        let parts = Arc::new(Parts { store, authn, config, policy, table, clock });
+        let parts = Arc::new(Parts { store, authn, config, policy, table, public_url, clock });
         Self { router: router().with_state(Arc::clone(&parts)), parts, sign_in: None }
     }
 
@@ -177,7 +192,15 @@ fn router() -> Router<Arc<Parts>> {
     let own = Router::new()
         .route("/signup", get(signup::page))
         .route("/api/2.0/mlflow/users/create-ui", post(signup::create))
+        .route("/auth/account", get(account::page))
+        .route("/auth/account/tokens", post(account::create_token))
+        .route("/auth/account/tokens/{id}/rotate", post(account::rotate_token))
+        .route("/auth/account/tokens/{id}/revoke", post(account::revoke_token))
+        .route("/auth/account/sessions/end-others", post(account::end_other_sessions))
+        .route("/auth/account/sessions/{id}/end", post(account::end_session))
         .route("/auth/api/v1/me", get(users::me))
+        .route("/auth/api/v1/sessions", get(sessions::list).delete(sessions::end_all))
+        .route("/auth/api/v1/sessions/{id}", delete(sessions::end))
         .route("/auth/api/v1/explain", get(explain::get))
         .route("/auth/api/v1/tokens", get(tokens::list).post(tokens::create).delete(tokens::revoke))
         .route("/auth/api/v1/tokens/{id}", delete(tokens::revoke_by_path))

@@ -50,6 +50,19 @@ impl Refusal {
         Self { reply, denial: Some(Denial("token")) }
     }
 
+    /// Whether there was nothing of that kind.
+    pub(super) fn is_absent(&self) -> bool {
+        self.reply.status == StatusCode::NOT_FOUND
+    }
+
+    /// For a page: the status and the sentence. A denial stays one, so that it is written down.
+    ///
+    /// # Errors
+    /// The refusal itself, when it is a denial.
+    pub(super) fn into_words(self) -> Result<(StatusCode, String), Self> {
+        if self.denial.is_some() { Err(self) } else { Ok((self.reply.status, self.reply.message)) }
+    }
+
     /// 500, with nothing to learn from it.
     pub(super) fn internal() -> Self {
         let message = "Something went wrong in the proxy. Its log says what.";

@@ -80,31 +80,18 @@ impl Visit<'_> {
         }
     }
 
-    /// A page, with what keeps others from using it. `same-origin`: without a referrer, browsers would send `Origin: null`
-    /// along with our own forms.
+    /// A page.
     pub(super) fn show(&self, status: StatusCode, html: String) -> Page {
         let mut response = Response::new(Bytes::from(html));
         *response.status_mut() = status;
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
-        headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
-        if let Ok(policy) = HeaderValue::try_from(self.security_policy()) {
-            headers.insert(header::CONTENT_SECURITY_POLICY, policy);
-        }
+        html::guard(response.headers_mut(), &self.form_actions());
         response
     }
 
     /// Browsers hold redirects of a form's answer to `form-action`, too, and signing out ends at the provider.
-    fn security_policy(&self) -> String {
+    fn form_actions(&self) -> String {
         let ends = self.sign_in.providers.iter().filter_map(|provider| provider.sign_out_origin());
-        let actions: String = ends.map(|origin| format!(" {origin}")).collect();
-        format!(
-            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; form-action 'self'{actions}; \
-             frame-ancestors 'none'; base-uri 'none'"
-        )
+        ends.map(|origin| format!(" {origin}")).collect()
     }
 
     pub(super) fn problem(&self, status: StatusCode, heading: &str, words: &str) -> Page {

@@ -48,6 +48,18 @@ struct ErrorPage<'p> {
     words: &'p str,
 }
 
+#[derive(Debug, Template)]
+#[template(path = "sign_up.html")]
+struct SignUp<'p> {
+    csrf_token: &'p str,
+}
+
+#[derive(Debug, Template)]
+#[template(path = "signed_up.html")]
+struct SignedUp<'p> {
+    username: &'p str,
+}
+
 /// One's own page.
 #[derive(Debug, Template)]
 #[template(path = "account.html")]
@@ -132,6 +144,16 @@ pub(super) fn denied(name: &str, allowed: &[String]) -> String {
 /// Something did not work.
 pub(super) fn error(heading: &str, words: &str) -> String {
     rendered(&ErrorPage { heading, words })
+}
+
+/// MLflow's form for making accounts.
+pub(super) fn sign_up(csrf_token: &str) -> String {
+    rendered(&SignUp { csrf_token })
+}
+
+/// An account was made with it.
+pub(super) fn signed_up(username: &str) -> String {
+    rendered(&SignedUp { username })
 }
 
 /// One's own page.
