@@ -3,6 +3,7 @@
 import pytest
 
 from harness import PROXIES, Mlflow, Proxy, Tls, World
+from keycloak import Keycloak, behind_keycloak
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +30,24 @@ def proxy(mlflow_server, folder):
 def tls_proxy(mlflow_server, folder):
     """The same over TLS."""
     yield from running(Proxy(folder / "proxy-tls", mlflow_server.url, tls=Tls.make(folder)))
+
+
+@pytest.fixture(scope="session")
+def keycloak(folder):
+    """Takes most of a minute to start, so only when a test asks for it."""
+    server = Keycloak(folder)
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def front(keycloak, mlflow_server, folder):
+    """The proxy whose people sign in at Keycloak."""
+    one = behind_keycloak(Proxy(folder / "proxy-keycloak", mlflow_server.url), keycloak)
+    keycloak.send_back_to(one.url)
+    yield from running(one)
 
 
 @pytest.fixture
