@@ -14,14 +14,14 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::authn::{Authn, Renewal, Renewed};
+use crate::authn::{Authn, Renewal, Renewed, Trusted};
 use crate::authz::Policy;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::crypto::{KeyRing, Sealer, random_password};
 use crate::filter::{Effects, Lists};
 use crate::mlflow::Table;
-use crate::oidc::Providers;
+use crate::oidc::{self, Providers, Remote};
 use crate::pages::{Pages, SignIn};
 use crate::pipeline::Proxy;
 use crate::resolve::Resolver;
@@ -79,10 +79,12 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let store = Arc::new(store.with_context(|| format!("store.url: `{}` cannot be opened", config.store.url))?);
     let first_password =
         bootstrap(&config, &store, &clock).await.context("the first administrator could not be made")?;
-    let authn = Authn::new(&config.authn, Arc::clone(&store), clock.clone());
+    let remotes = remotes(&config)?;
+    let authn = Authn::new(&config.authn, Arc::clone(&store), clock.clone()).trusting(remotes.trusted(&config));
     let authn = Arc::new(authn.with_idle_sessions_ending_after(config.session.idle_timeout));
     let keys = session_keys(&config, &store).await?;
-    let providers = Providers::new(&config.providers, config.server.public_url.as_ref(), keys, &clock);
+    let known = config.providers.iter().zip(remotes.providers.iter().cloned());
+    let providers = Providers::new(known, config.server.public_url.as_ref(), keys, &clock);
     let providers = Arc::new(providers.context("oidc.providers")?);
     let upstream = Upstream::new(&config.upstream).context("upstream.url")?;
     let resolver = Arc::new(Resolver::new(upstream.clone(), Arc::clone(&metrics)));
@@ -162,18 +164,20 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         renewing: TaskTracker::new(),
     };
     let (behind, seen) = (upstream.clone(), Arc::clone(&metrics));
-    let probe = Arc::new(Probe { draining: Arc::clone(&draining), store: Arc::clone(&store), upstream, metrics });
+    let asked = remotes.all();
+    let telling = Arc::clone(&metrics);
+    let probe = Probe { draining: Arc::clone(&draining), store: Arc::clone(&store), upstream, metrics, remotes: asked };
+    let probe = Arc::new(probe);
     let timers = TaskTracker::new();
     timers.spawn(server::admin::serve(probes, probe, stop_last.clone()));
     timers.spawn(stop_last.clone().run_until_cancelled_owned(refresh(authn)));
-    for provider in providers.iter() {
-        let remote = Arc::clone(&provider.remote);
-        timers.spawn(stop_last.clone().run_until_cancelled_owned(async move { remote.keep_fresh(|_, _| {}).await }));
-    }
     timers.spawn(stop.clone().run_until_cancelled_owned(sessions.clone().keep_renewed()));
     timers.spawn(stop_last.clone().run_until_cancelled_owned(sessions.clone().keep_swept()));
     timers.spawn(stop_last.clone().run_until_cancelled_owned(reconcile(effects, clock)));
     timers.spawn(stop_last.clone().run_until_cancelled_owned(watch_version(behind, seen)));
+    for (name, remote) in remotes.all() {
+        timers.spawn(stop_last.clone().run_until_cancelled_owned(keep_fresh(name, remote, Arc::clone(&telling))));
+    }
 
     Ok(Running {
         address,
@@ -222,6 +226,58 @@ impl Running {
         }
         self.store.close().await;
     }
+}
+
+/// The identity providers that we talk to, each beside its configuration.
+struct Remotes {
+    providers: Vec<Arc<Remote>>,
+    issuers: Vec<Arc<Remote>>,
+    /// What metrics call them.
+    names: Vec<String>,
+}
+
+/// One for each provider and issuer; connects to none.
+fn remotes(config: &Config) -> anyhow::Result<Remotes> {
+    let of = |key: &str, name: &str, endpoint| {
+        Remote::new(endpoint).with_context(|| format!("{key}.{name}: its certificates cannot be used"))
+    };
+    let providers = config.providers.iter().map(|it| of("oidc.providers", &it.name, &it.endpoint));
+    let issuers = config.issuers.iter().map(|it| of("jwt.issuers", &it.name, &it.endpoint));
+    let names = config.providers.iter().map(|it| format!("oidc.{}", it.name));
+    let names = names.chain(config.issuers.iter().map(|it| format!("jwt.{}", it.name)));
+    Ok(Remotes {
+        names: names.collect(),
+        providers: providers.collect::<anyhow::Result<_>>()?,
+        issuers: issuers.collect::<anyhow::Result<_>>()?,
+    })
+}
+
+impl Remotes {
+    fn all(&self) -> Vec<(String, Arc<Remote>)> {
+        let remotes = self.providers.iter().chain(&self.issuers).cloned();
+        self.names.iter().cloned().zip(remotes).collect()
+    }
+
+    /// Whose bearer tokens are believed.
+    fn trusted(&self, config: &Config) -> Vec<Trusted> {
+        let login = |issuer: &str| config.providers.iter().find(|provider| provider.endpoint.issuer == issuer);
+        let issuers = config.issuers.iter().zip(&self.issuers);
+        issuers
+            .map(|(issuer, remote)| Trusted {
+                issuer: issuer.clone(),
+                remote: Arc::clone(remote),
+                login: login(&issuer.endpoint.issuer).map(|provider| provider.claims.clone()),
+            })
+            .collect()
+    }
+}
+
+/// Keeps an identity provider's description and keys fresh. One that is away makes nobody unready: what was good stays.
+async fn keep_fresh(name: String, remote: Arc<Remote>, metrics: Arc<Metrics>) {
+    let told = |what: oidc::What, outcome: Result<(), &oidc::Error>| {
+        metrics.oidc_fetched(&name, what.as_str(), outcome.err().map_or("ok", oidc::Error::kind));
+    };
+    remote.keep_fresh(told).await;
 }
 
 /// Learns which MLflow is behind us, and says so when it changes.
@@ -377,6 +433,7 @@ struct Probe {
     store: Arc<Store>,
     upstream: Upstream,
     metrics: Arc<Metrics>,
+    remotes: Vec<(String, Arc<Remote>)>,
 }
 
 impl Health for Probe {
@@ -394,6 +451,9 @@ impl Health for Probe {
     }
 
     fn metrics(&self) -> String {
+        for (name, remote) in &self.remotes {
+            self.metrics.oidc_keys_are(name, remote.keys_age());
+        }
         self.metrics.render()
     }
 }

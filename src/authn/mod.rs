@@ -16,6 +16,7 @@ use crate::authz::{Identity, Limits, Scheme, UserId};
 use crate::clock::{Clock, Timestamp};
 use crate::config;
 use crate::crypto::{AccessToken, CacheKeys, PasswordHash};
+use crate::oidc::token::Refusal;
 use crate::store::{self, Store, User};
 
 mod credential;
@@ -32,7 +33,9 @@ use flights::Flights;
 use guesses::Guesses;
 use hashing::Hashing;
 use identities::{Identities, Used};
+use jwt::Verifications;
 
+pub use jwt::Trusted;
 pub use renewal::{Renewal, Renewed};
 
 /// The cookie of a session. Its prefix makes browsers keep it to this very host, and to TLS (loopback aside).
@@ -52,6 +55,9 @@ pub enum Error {
     /// The password queue is full.
     #[error("too many passwords are being checked")]
     Busy,
+    /// A JWT of an issuer whose keys could never be fetched.
+    #[error("the identity provider's keys could not be fetched yet")]
+    NoKeys,
     #[error(transparent)]
     Store(#[from] store::Error),
 }
@@ -75,7 +81,7 @@ pub enum Reason {
     /// A session that is over, or never was.
     UnknownSession,
     /// A JWT of no issuer of ours, or one that does not hold what it must.
-    RefusedJwt,
+    RefusedJwt(Refusal),
     /// The name that a token or provider says is somebody else's here.
     NameTaken,
 }
@@ -97,7 +103,7 @@ impl Reason {
             | Self::OwnerSuspended
             | Self::OwnerOutOfTouch
             | Self::UnknownSession
-            | Self::RefusedJwt
+            | Self::RefusedJwt(_)
             | Self::NameTaken => false,
         }
     }
@@ -119,7 +125,7 @@ impl Reason {
             Self::OwnerSuspended => "owner_suspended",
             Self::OwnerOutOfTouch => "owner_out_of_touch",
             Self::UnknownSession => "unknown_session",
-            Self::RefusedJwt => "refused_jwt",
+            Self::RefusedJwt(refusal) => refusal.as_str(),
             Self::NameTaken => "name_taken",
         }
     }
@@ -139,6 +145,9 @@ pub struct Authn {
     identities: Identities,
     /// Passwords that were right, by user, stored hash and password, with the moment until which that is believed.
     verified: Cache<[u8; 32], Timestamp>,
+    /// Whose JWTs are believed.
+    issuers: Vec<Trusted>,
+    verifications: Verifications,
     flights: Flights,
     guesses: Guesses,
     hashing: Hashing,
@@ -167,6 +176,8 @@ impl Authn {
             identities: Identities::new(config.cache_entries, config.cache_ttl),
             // The wall clock may be set back; the cache's own clock cannot.
             verified: Cache::builder().max_capacity(config.cache_entries).time_to_live(config.cache_ttl).build(),
+            issuers: Vec::new(),
+            verifications: jwt::verifications(config.cache_entries),
             flights: Flights::default(),
             guesses: Guesses::new(config, clock.clone()),
             hashing: Hashing::new(config.hash_concurrency, config.hash_queue),

@@ -75,7 +75,7 @@ impl World {
     }
 }
 
-fn config() -> config::Authn {
+pub(super) fn config() -> config::Authn {
     config::Authn {
         token_max_days: 365,
         cache_ttl: TTL,

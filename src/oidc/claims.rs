@@ -31,6 +31,25 @@ pub struct Person {
     pub machine: bool,
 }
 
+/// What claims say of somebody's groups, and what follows from them.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Standing {
+    pub groups: Vec<String>,
+    /// See [`Person::says_groups`].
+    pub says_groups: bool,
+    pub admin: bool,
+    pub allowed: bool,
+}
+
+impl Person {
+    /// Their groups and what follows from them.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        let (groups, says_groups) = (self.groups.clone(), self.says_groups);
+        Standing { groups, says_groups, admin: self.admin, allowed: self.allowed }
+    }
+}
+
 /// Why claims name nobody.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum ClaimError {
@@ -83,19 +102,20 @@ pub fn read_all(rules: &Claims, documents: &[&Value]) -> Result<Person, ClaimErr
         return Err(ClaimError::Subject);
     }
     let name = name::of_person(rules, documents)?;
-    let said = groups::said(rules, documents)?;
+    let Standing { groups, says_groups, admin, allowed } = standing(rules, documents)?;
     let sid = documents.iter().find_map(|claims| claims.get("sid")).and_then(Value::as_str).map(str::to_owned);
-    let groups = said.clone().unwrap_or_default();
-    Ok(Person {
-        admin: is_in(&rules.admin, &groups),
-        allowed: is_allowed(rules, &groups),
-        subject,
-        name,
-        groups,
-        sid,
-        says_groups: said.is_some(),
-        machine: false,
-    })
+    Ok(Person { subject, name, groups, says_groups, admin, allowed, sid, machine: false })
+}
+
+/// What several documents about one person say of their groups, whoever it is.
+///
+/// # Errors
+/// [`ClaimError::TooManyGroups`].
+pub fn standing(rules: &Claims, documents: &[&Value]) -> Result<Standing, ClaimError> {
+    let said = groups::said(rules, documents)?;
+    let says_groups = said.is_some();
+    let groups = said.unwrap_or_default();
+    Ok(Standing { admin: is_in(&rules.admin, &groups), allowed: is_allowed(rules, &groups), groups, says_groups })
 }
 
 /// Who the claims of a bearer token name: a program by the issuer's rules or preset, else a person.

@@ -124,3 +124,6 @@ fn place(name: &'static str, text: Option<&str>, internal: Option<&Url>) -> Resu
     let plain = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
     if plain && is_safe(&url, internal) { Ok(Some(url)) } else { Err(MetadataError::Unsafe(name)) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -134,21 +134,21 @@ type Client = CoreClient<EndpointSet, EndpointNotSet, EndpointNotSet, EndpointNo
 type Answer = Result<CoreTokenResponse, RequestTokenError<client::Error, StandardErrorResponse<CoreErrorResponseType>>>;
 
 impl Providers {
-    /// The configured ones, behind this public URL.
+    /// These, behind this public URL.
     ///
     /// # Errors
-    /// One of a provider's certificates is none, or there is no public URL.
-    pub fn new(
-        configured: &[config::Provider],
+    /// There is no public URL.
+    pub fn new<'c>(
+        configured: impl IntoIterator<Item = (&'c config::Provider, Arc<Remote>)>,
         public_url: Option<&Url>,
         keys: Arc<KeyRing>,
         clock: &Clock,
     ) -> std::io::Result<Self> {
-        let public = public_url.ok_or_else(|| std::io::Error::other("server.public_url is not set"));
-        let provider = |config| {
-            Provider::new(config, public.as_ref().map_err(|error| std::io::Error::other(error.to_string()))?, clock)
+        let provider = |(config, remote)| {
+            let public_url = public_url.ok_or_else(|| std::io::Error::other("server.public_url is not set"))?;
+            Provider::new(config, remote, public_url, clock)
         };
-        let all = configured.iter().map(provider).collect::<Result<_, _>>()?;
+        let all = configured.into_iter().map(provider).collect::<Result<_, _>>()?;
         Ok(Self { all, attempts: Attempts::new(Arc::clone(&keys), clock.clone()), keys, clock: clock.clone() })
     }
 
@@ -165,10 +165,10 @@ impl Providers {
 }
 
 impl Provider {
-    fn new(config: &config::Provider, public_url: &Url, clock: &Clock) -> std::io::Result<Self> {
+    fn new(config: &config::Provider, remote: Arc<Remote>, public_url: &Url, clock: &Clock) -> std::io::Result<Self> {
         let at = |path: &str| public_url.join(path).map_err(std::io::Error::other);
         Ok(Self {
-            remote: Remote::new(&config.endpoint)?,
+            remote,
             redirect: RedirectUrl::from_url(at(&format!("/auth/callback/{}", config.name))?),
             signed_out: at("/auth/signed-out")?,
             config: config.clone(),

@@ -24,3 +24,8 @@ pub use keys::{Key, Keys, KeysError};
 pub use login::{Error as LoginError, Granted, Provider, Providers, Refused, Tokens};
 pub use remote::{Error, Remote, Timing, What};
 pub use token::Logout;
+
+#[cfg(test)]
+#[allow(dead_code, reason = "shared with the tests of the whole proxy, which use the rest")]
+#[path = "../../tests/it/provider.rs"]
+pub(crate) mod fake;

@@ -135,7 +135,7 @@ impl From<authn::Error> for Refusal {
             }
             authn::Error::Store(error) => error.into(),
             // The caller is known already; these belong to the way in.
-            authn::Error::Missing | authn::Error::Failed(_) => Self::internal(),
+            authn::Error::Missing | authn::Error::Failed(_) | authn::Error::NoKeys => Self::internal(),
         }
     }
 }

@@ -110,6 +110,7 @@ impl Error {
                 authn::Error::Failed(reason) => reason.as_str(),
                 authn::Error::TooManyAttempts { .. } => "too_many_attempts",
                 authn::Error::Busy => "password_queue_full",
+                authn::Error::NoKeys => "jwt_no_keys",
                 authn::Error::Store(_) => "store",
             },
             Self::SignIn(_) => "no_credentials",

@@ -130,7 +130,9 @@ impl Proxy {
             }
         };
         record.identity(&identity);
-        self.check_site(&checked.head, &identity)?;
+        if matches!(identity.scheme, Scheme::Session(_)) {
+            self.check_site(&checked.head)?;
+        }
         if Pages::owns(path.decoded()) {
             return Box::pin(self.answer_ourselves(checked, identity, record)).await;
         }
@@ -243,9 +245,8 @@ impl Proxy {
     /// A browser sends its session along with whatever a page makes it send: only pages of ours may change things.
     ///
     /// Stricter than [`Proxy::check_origin`], which knows no scheme and believes what it does not know.
-    fn check_site(&self, head: &http::request::Parts, identity: &Identity) -> Result<(), Error> {
-        let is_session = matches!(identity.scheme, Scheme::Session(_));
-        if !is_session || matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS) {
+    fn check_site(&self, head: &http::request::Parts) -> Result<(), Error> {
+        if matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS) {
             return Ok(());
         }
         let site = head.headers.get("sec-fetch-site").map(HeaderValue::as_bytes);

@@ -44,6 +44,7 @@ impl Proxy {
     /// Pages for whoever is not signed in: signing in and out. Only a session says here who it is.
     pub(super) async fn answer_visitor(&self, checked: Checked<'_>, record: &mut Record) -> Result<Response, Error> {
         record.own();
+        self.check_site(&checked.head)?;
         let body = match checked.body.as_mut() {
             Some(body) => read_bounded(body, OWN_BODY_BYTES).await?,
             None => Bytes::new(),
@@ -70,7 +71,10 @@ impl Proxy {
         let nobody = match &error {
             authn::Error::Missing => true,
             authn::Error::Failed(_) => !head.headers.contains_key(header::AUTHORIZATION),
-            authn::Error::TooManyAttempts { .. } | authn::Error::Busy | authn::Error::Store(_) => false,
+            authn::Error::TooManyAttempts { .. }
+            | authn::Error::Busy
+            | authn::Error::NoKeys
+            | authn::Error::Store(_) => false,
         };
         if !nobody || !self.pages.can_sign_in() || !is_navigation(head, checked.path.decoded()) {
             return error.into();
@@ -135,6 +139,13 @@ pub(super) fn unauthenticated(error: &authn::Error, browser_xhr: bool) -> Respon
             "Too many passwords are being checked. Try again in a few seconds, or use an access token.",
         )
         .with(header::RETRY_AFTER, HeaderValue::from_static("2"))
+        .into_response(),
+        authn::Error::NoKeys => Reply::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            ErrorCode::TemporarilyUnavailable,
+            "The identity provider's keys could not be fetched yet, so its tokens cannot be checked. Try again later.",
+        )
+        .with(header::RETRY_AFTER, HeaderValue::from_static("5"))
         .into_response(),
         authn::Error::Store(_) => store_unavailable().into_response(),
     }

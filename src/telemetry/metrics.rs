@@ -28,6 +28,8 @@ pub struct Metrics {
     edge_refusals: IntCounterVec,
     upstream_errors: IntCounterVec,
     upstream_info: IntGaugeVec,
+    oidc_fetches: IntCounterVec,
+    oidc_keys_age: IntGaugeVec,
     /// Requests that no row of the route table knows.
     pub unlisted_requests: IntCounter,
     /// Open connections.
@@ -129,6 +131,18 @@ impl Metrics {
             edge_refusals: counters(&r, "edge_refusals_total", "Requests refused as unsafe", &["reason"])?,
             upstream_errors: counters(&r, "upstream_errors_total", "Requests MLflow did not answer", &["kind"])?,
             upstream_info: gauges(&r, "upstream_info", "1 for the version of MLflow behind us", &["version"])?,
+            oidc_fetches: counters(
+                &r,
+                "oidc_fetches_total",
+                "Times that an identity provider's description or keys were asked for",
+                &["issuer", "what", "outcome"],
+            )?,
+            oidc_keys_age: gauges(
+                &r,
+                "oidc_keys_age_seconds",
+                "Since an identity provider's keys came; -1 while they never did",
+                &["issuer"],
+            )?,
             unlisted_requests: counter(&r, "unlisted_requests_total", "Requests to routes that are not in the table")?,
             connections: gauge(&r, "connections", "Open connections")?,
             connections_total: counter(&r, "connections_total", "Connections accepted")?,
@@ -196,6 +210,17 @@ impl Metrics {
     pub fn upstream_is(&self, version: &str) {
         self.upstream_info.reset();
         self.upstream_info.with_label_values(&[version]).set(1);
+    }
+
+    /// Counts a call to an identity provider. `issuer`: its configured name; `what` and `outcome`: bounded words.
+    pub fn oidc_fetched(&self, issuer: &str, what: &'static str, outcome: &'static str) {
+        self.oidc_fetches.with_label_values(&[issuer, what, outcome]).inc();
+    }
+
+    /// Says how old an identity provider's keys are. `issuer`: its configured name.
+    pub fn oidc_keys_are(&self, issuer: &str, age: Option<Duration>) {
+        let age = age.map_or(-1, |age| i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
+        self.oidc_keys_age.with_label_values(&[issuer]).set(age);
     }
 
     /// Everything, as Prometheus reads it.
