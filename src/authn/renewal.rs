@@ -153,7 +153,10 @@ impl Renewal {
         match after(error, failures) {
             After::End => self.end(session.id, &error.to_string()).await,
             After::Retry(wait) => {
-                tracing::warn!(session = %session.id, failures = failures + 1, %error, "a session was not refreshed and is kept: {error}");
+                if failures == 0 {
+                    let provider = session.provider.as_deref();
+                    tracing::warn!(session = %session.id, provider, %error, "a session was not refreshed and is kept: {error}");
+                }
                 let again = self.clock.now().plus(wait);
                 self.store.refreshed(lease, &session.tokens, Some(again), session.failures.saturating_add(1)).await?;
                 Ok(Renewed::Kept)

@@ -101,6 +101,8 @@ pub struct Remote {
     timing: Timing,
     metadata: ArcSwapOption<Metadata>,
     keys: ArcSwapOption<Keys>,
+    /// Since it is known.
+    since: Stopwatch,
     /// Since the keys came.
     fresh: Mutex<Option<Stopwatch>>,
     /// Since somebody made us ask, and the round that answers.
@@ -136,6 +138,7 @@ impl Remote {
             timing,
             metadata: ArcSwapOption::empty(),
             keys: ArcSwapOption::empty(),
+            since: Stopwatch::start(),
             fresh: Mutex::default(),
             asked: Mutex::default(),
             wanted: Notify::new(),
@@ -210,21 +213,28 @@ impl Remote {
 
     /// Makes sure that the provider is asked, unless it was lately, and waits for the answer as long as anybody may.
     async fn ask(&self) {
-        let (since, round) = {
-            let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-            let under_way = asked.filter(|(since, _)| since.elapsed() < self.timing.cool_down);
-            *asked.insert(under_way.unwrap_or_else(|| {
-                // The next round, not one that is under way: that may have read the keys before the new one was among them.
-                let next = self.begun.load(Ordering::Acquire) + 1;
-                self.wanted.notify_one();
-                (Stopwatch::start(), next)
-            }))
-        };
+        let (since, round) = self.round_to_wait_for();
         // Whoever comes when the first has waited long enough does not wait at all.
         let left = self.timing.patience.saturating_sub(since.elapsed());
         let Ok(_permit) = self.waiting.try_acquire() else { return };
         let mut ended = self.ended.subscribe();
         let _ = tokio::time::timeout(left, ended.wait_for(|ended| *ended >= round)).await;
+    }
+
+    /// The round that answers, and since when it is waited for.
+    fn round_to_wait_for(&self) -> (Stopwatch, u64) {
+        // The first is under way unasked, and must not use up the one that a key rotated in soon after needs.
+        if *self.ended.borrow() == 0 {
+            return (self.since, 1);
+        }
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let under_way = asked.filter(|(since, _)| since.elapsed() < self.timing.cool_down);
+        *asked.insert(under_way.unwrap_or_else(|| {
+            // The next round, not one that is under way: that may have read the keys before the new one was among them.
+            let next = self.begun.load(Ordering::Acquire) + 1;
+            self.wanted.notify_one();
+            (Stopwatch::start(), next)
+        }))
     }
 
     /// Asks the provider now and then, for ever. To be run once, by `app`; `told` hears of every call.
@@ -284,7 +294,11 @@ impl Remote {
     async fn fetch_keys(&self, url: &url::Url) -> Result<(), Error> {
         let accept = "application/jwk-set+json, application/json";
         let json = self.client.get(url, accept, self.bearer().await?.as_ref(), self.timing.call).await?;
-        self.keys.store(Some(Arc::new(Keys::parse(&json, &self.endpoint.algorithms)?)));
+        let keys = Keys::parse(&json, &self.endpoint.algorithms)?;
+        if self.keys.swap(Some(Arc::new(keys))).is_none() {
+            // Whoever asked while there were none asked for no rotated one.
+            *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
         *self.fresh.lock().unwrap_or_else(PoisonError::into_inner) = Some(Stopwatch::start());
         Ok(())
     }

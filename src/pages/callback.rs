@@ -69,11 +69,12 @@ async fn enter(visit: &Visit<'_>, provider: &Provider, code: &str, attempt: &Att
     let failed = |error: oidc::LoginError| Box::new(failed(visit, provider, &error));
     let granted = provider.redeem(code, attempt).await.map_err(failed)?;
     let person = provider.who_came(&granted, attempt).await.map_err(failed)?;
-    let user = meet(visit, provider, &person).await.map_err(|error| Box::new(not_met(visit, provider, &error)))?;
+    let user =
+        meet(visit, provider, &person).await.map_err(|error| Box::new(not_met(visit, provider, &person, &error)))?;
     let Some(user) = user.filter(|_| person.allowed) else {
-        tracing::info!(provider = %provider.config.name, user = %person.name, groups = ?person.groups, "in no allowed group");
+        tracing::info!(provider = %provider.config.name, groups = ?person.groups, "somebody is in no allowed group");
         let page = visit.show(StatusCode::FORBIDDEN, html::denied(&person.name, &provider.config.claims.allowed));
-        return Err(Box::new(outcome(page, provider, "not_allowed")));
+        return Err(Box::new(outcome_of(&person, page, provider, "not_allowed")));
     };
     // Changed groups count at once, here as well.
     visit.parts.authn.forget_all();
@@ -111,14 +112,14 @@ async fn meet(visit: &Visit<'_>, provider: &Provider, person: &Person) -> store:
     Ok(Some(user))
 }
 
-fn not_met(visit: &Visit<'_>, provider: &Provider, error: &store::Error) -> Page {
+fn not_met(visit: &Visit<'_>, provider: &Provider, person: &Person, error: &store::Error) -> Page {
     if !matches!(error, store::Error::NameTaken(_)) {
         return outcome(visit.store_is_away(error), provider, "store");
     }
     tracing::warn!(provider = %provider.config.name, %error, "nobody was signed in: {error}");
     let words = "Somebody else already has your user name here: an account with a password, or a person of another identity \
                  provider. An administrator of this proxy can rename or remove that account.";
-    outcome(visit.problem(StatusCode::CONFLICT, "Not signed in", words), provider, "name_taken")
+    outcome_of(person, visit.problem(StatusCode::CONFLICT, "Not signed in", words), provider, "name_taken")
 }
 
 /// The provider's own text stays where it came from: whoever makes a link can write it.
@@ -149,5 +150,11 @@ fn refused(visit: &Visit<'_>, provider: &Provider, why: &'static str) -> Page {
 }
 
 fn outcome(page: Page, provider: &Provider, outcome: &'static str) -> Page {
-    with(page, Visited::SignIn { provider: provider.config.name.clone(), outcome })
+    with(page, Visited::SignIn { provider: provider.config.name.clone(), outcome, name: None })
+}
+
+/// As [`outcome`], of somebody for whom the provider vouched.
+fn outcome_of(person: &Person, page: Page, provider: &Provider, outcome: &'static str) -> Page {
+    let (provider, name) = (provider.config.name.clone(), Some(person.name.clone()));
+    with(page, Visited::SignIn { provider, outcome, name })
 }

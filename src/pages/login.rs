@@ -69,7 +69,7 @@ pub(super) fn failed(visit: &Visit<'_>, provider: &Provider, error: &oidc::Login
         ),
     };
     let page = visit.problem(status, "Not signed in", words);
-    with(page, Visited::SignIn { provider: name.clone(), outcome: error.kind() })
+    with(page, Visited::SignIn { provider: name.clone(), outcome: error.kind(), name: None })
 }
 
 pub(super) fn no_such_provider(visit: &Visit<'_>) -> Page {
@@ -80,6 +80,9 @@ pub(super) fn no_such_provider(visit: &Visit<'_>) -> Page {
 fn unreadable(visit: &Visit<'_>) -> Page {
     visit.problem(StatusCode::BAD_REQUEST, "Not signed in", "The address cannot be read. Start from the sign-in page.")
 }
+
+/// Of a name that somebody tried, so much is written down.
+const MAX_NAME_CHARS: usize = 255;
 
 /// `POST /auth/login` from the page's form.
 pub(super) async fn with_password(visit: &Visit<'_>) -> Page {
@@ -96,7 +99,10 @@ pub(super) async fn with_password(visit: &Visit<'_>) -> Page {
         );
     };
     let return_to = visit.return_path(return_to);
-    let outcome = |page, outcome| with(page, Visited::SignIn { provider: "password".to_owned(), outcome });
+    let tried: String = name.chars().filter(|letter| !letter.is_control()).take(MAX_NAME_CHARS).collect();
+    let outcome = |page, outcome| {
+        with(page, Visited::SignIn { provider: "password".to_owned(), outcome, name: Some(tried.clone()) })
+    };
     let wrong = |status, words: &str| choose(visit, status, &return_to, Some(words));
     match visit.parts.authn.sign_in(name, password.into(), visit.address).await {
         Ok(user) => match visit.signed_in(&user, Proved::default(), &return_to).await {
@@ -108,7 +114,7 @@ pub(super) async fn with_password(visit: &Visit<'_>) -> Page {
             let words = format!("Too many failed sign-ins. Try again in {seconds} seconds.");
             let mut page = wrong(StatusCode::TOO_MANY_REQUESTS, &words);
             page.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-            outcome(page, "too_many_attempts")
+            with(page, Visited::SignIn { provider: "password".to_owned(), outcome: "too_many_attempts", name: None })
         }
         Err(authn::Error::Busy) => {
             let words = "Too many passwords are being checked. Try again in a few seconds.";

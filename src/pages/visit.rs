@@ -42,8 +42,9 @@ impl SignIn {
 /// What a visit came to. Found among the extensions of the answer.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Visited {
-    /// Somebody signed in, or did not. `provider`: a configured name, or `password`.
-    SignIn { provider: String, outcome: &'static str },
+    /// Somebody signed in, or did not. `provider`: a configured name, or `password`. `name`: who it was, as far as anybody
+    /// vouched for it or paid a guess for saying so; what costs nothing must not fill the audit log.
+    SignIn { provider: String, outcome: &'static str, name: Option<String> },
     /// `user`, `provider`, or why a provider's logout was refused.
     SignOut(&'static str),
 }

@@ -150,11 +150,12 @@ impl Record {
     pub(super) fn visited(&mut self, visited: &Visited) {
         let metrics = &self.telemetry.metrics;
         match visited {
-            Visited::SignIn { provider, outcome } => {
+            Visited::SignIn { provider, outcome, .. } if *outcome == "done" => metrics.signed_in(provider, outcome),
+            Visited::SignIn { provider, outcome, name } => {
                 metrics.signed_in(provider, outcome);
-                if *outcome != "done" {
-                    self.denied = Some(outcome);
-                    self.audit_as("login.failed", provider.clone(), (*outcome).to_owned());
+                self.denied = Some(outcome);
+                if let Some(name) = name {
+                    self.audit_as(name.clone(), "login.failed", provider.clone(), (*outcome).to_owned());
                 }
             }
             Visited::SignOut(how) => metrics.signed_out(how),
@@ -167,12 +168,12 @@ impl Record {
     }
 
     fn audit(&self, detail: String) {
-        self.audit_as("request.denied", self.operation.to_owned(), detail);
+        let name = self.identity.as_ref().map_or_else(|| "-".to_owned(), |identity| identity.name.to_string());
+        self.audit_as(name, "request.denied", self.operation.to_owned(), detail);
     }
 
-    fn audit_as(&self, action: &str, target: String, detail: String) {
+    fn audit_as(&self, name: String, action: &str, target: String, detail: String) {
         let token = self.identity.as_ref().and_then(|identity| identity.scheme.token());
-        let name = self.identity.as_ref().map_or_else(|| "-".to_owned(), |identity| identity.name.to_string());
         self.telemetry.audit.record(AuditEntry {
             at: self.at,
             actor: Actor { name, token, address: Some(self.address) },

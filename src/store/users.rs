@@ -104,7 +104,7 @@ impl Store {
         users.fetch_all(&self.readers).await?.iter().map(rows::user).collect()
     }
 
-    /// Replaces the password; access tokens stay.
+    /// Replaces the password; sessions that began with the old one end, access tokens stay.
     ///
     /// # Errors
     /// [`Error::NotFound`].
@@ -113,6 +113,10 @@ impl Store {
         let user = change.user(user).await?;
         sqlx::query("UPDATE users SET password = $1 WHERE id = $2")
             .bind(&password.0)
+            .bind(user.id.0)
+            .execute(change.on())
+            .await?;
+        sqlx::query("DELETE FROM sessions WHERE user_id = $1 AND provider IS NULL")
             .bind(user.id.0)
             .execute(change.on())
             .await?;

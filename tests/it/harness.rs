@@ -112,6 +112,15 @@ impl Proxy {
         StoreLock(child)
     }
 
+    /// What Prometheus would read.
+    pub(crate) fn metrics(&self) -> String {
+        let tcp = TcpStream::connect(self.running.as_ref().expect("it runs").admin).unwrap();
+        tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut client = Client { tcp, buffer: Vec::new() };
+        client.send("GET /metrics HTTP/1.1\r\nHost: probes\r\n\r\n");
+        client.answer().expect("metrics").text()
+    }
+
     pub(crate) fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
         self.runtime.block_on(work)
     }

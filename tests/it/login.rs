@@ -260,6 +260,10 @@ fn who_is_in_no_allowed_group_learns_which_are_and_gets_nothing() {
     assert!(!browser.jar.contains_key(SESSION));
     let store = world.proxy.store();
     assert!(world.proxy.block_on(store.user_by_name("alice@example.com")).unwrap().is_none(), "no account was made");
+    crate::browser::eventually("the audit log tells", || {
+        let log = world.proxy.block_on(store.audit_log(10)).unwrap();
+        log.iter().any(|row| row.action == "login.failed" && row.actor.name == "alice@example.com")
+    });
 }
 
 #[test]
@@ -358,6 +362,14 @@ fn a_password_signs_in_where_the_form_is_on() {
     let answer = browser.submit("/auth/login", &right);
     assert_eq!((answer.status, answer.header("location")), (303, Some("/#/models")));
     assert_eq!(browser.name().as_deref(), Some(ADMIN));
+
+    let mut elsewhere = browser.clone();
+    let body =
+        format!(r#"{{"username":"{ADMIN}","password":"another fine password","current_password":"{PASSWORD}"}}"#);
+    let json = format!("Content-Type: application/json\r\nOrigin: {PUBLIC}\r\n");
+    let changed = browser.send("PATCH", "/api/2.0/mlflow/users/update-password", &json, &body);
+    assert_eq!(changed.status, 200, "{}", changed.text());
+    assert!(!elsewhere.is_signed_in(), "sessions of the old password end");
 
     let off = World::start();
     assert_eq!(off.browser().submit("/auth/login", &right).status, 405);

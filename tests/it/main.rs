@@ -12,6 +12,7 @@
 mod architecture;
 mod authorisation;
 mod browser;
+mod bearers;
 mod cli;
 mod dependencies;
 mod edge;

@@ -292,6 +292,6 @@ fn read(tcp: &TcpStream) -> Option<Request> {
     Some(Request { path, head, body: String::from_utf8_lossy(&body).into_owned() })
 }
 
-fn encode(bytes: &[u8]) -> String {
+pub(crate) fn encode(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }

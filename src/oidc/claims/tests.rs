@@ -1,4 +1,5 @@
 //! What claims of real providers, of careless ones and of attackers make of somebody.
+#![expect(clippy::needless_pass_by_value, reason = "tables of `json!` read better")]
 
 use std::time::Duration;
 

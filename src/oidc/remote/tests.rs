@@ -93,6 +93,16 @@ async fn a_rotated_key_works_within_the_first_request_that_brings_it() {
 }
 
 #[tokio::test]
+async fn a_key_that_is_rotated_in_right_after_the_start_works_too() {
+    let provider = FakeProvider::start(&[&RSA]);
+    let world = World::start(&endpoint(&provider), QUICK);
+    assert_eq!(world.ask(&RSA).await, Ok(()), "waits for the first keys");
+    provider.publish(&[&OTHER_RSA]);
+    assert_eq!(world.ask(&OTHER_RSA).await, Ok(()));
+    assert_eq!(provider.requests(CERTS).len(), 2);
+}
+
+#[tokio::test]
 async fn many_requests_with_a_rotated_key_cost_one_call_and_all_succeed() {
     let provider = FakeProvider::start(&[&RSA]);
     let world = World::warm(&provider).await;

@@ -1,4 +1,5 @@
 //! What an attacker tries with tokens, what providers get wrong, and what must work.
+#![expect(clippy::needless_pass_by_value, reason = "tables of `json!` read better")]
 
 use jsonwebtoken::Algorithm;
 use proptest::prelude::*;
