@@ -2,6 +2,8 @@
 //!
 //! Order matters on the way down: unready, pause, no new connections, requests, effects, audit, probes last.
 
+mod policies;
+
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -30,6 +32,8 @@ use crate::store::{Actor, Store};
 use crate::telemetry::access::Writer;
 use crate::telemetry::{AccessLog, AuditQueue, Metrics, Telemetry};
 use crate::upstream::Upstream;
+
+pub use policies::read_policies;
 
 /// A proxy that is running in this process.
 #[derive(Debug)]
@@ -68,6 +72,7 @@ const EFFECTS_DRAIN: Duration = Duration::from_secs(30);
 /// # Errors
 /// The store cannot be opened, an address cannot be bound, a certificate cannot be read.
 pub async fn start(config: Config) -> anyhow::Result<Running> {
+    let policies = Arc::new(read_policies(&config.authz).await?);
     let clock = Clock::default();
     let table = Arc::new(Table::built_in()?);
     let names = table.operations().iter().map(|operation| operation.name);
@@ -76,7 +81,8 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let store = Arc::new(store.with_context(|| format!("store.url: `{}` cannot be opened", config.store.url))?);
     let first_password =
         bootstrap(&config, &store, &clock).await.context("the first administrator could not be made")?;
-    let authn = Arc::new(Authn::new(&config.authn, Arc::clone(&store), clock.clone()));
+    let authn = Authn::new(&config.authn, Arc::clone(&store), clock.clone()).with_policies(policies);
+    let authn = Arc::new(authn);
     let upstream = Upstream::new(&config.upstream).context("upstream.url")?;
     let resolver = Arc::new(Resolver::new(upstream.clone(), Arc::clone(&metrics)));
     let policy = Policy { default_permission: config.authz.default_permission };
@@ -107,9 +113,17 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         authn: Arc::clone(&authn),
         resolver: Arc::clone(&resolver),
         upstream: upstream.clone(),
-        lists: Lists::new(upstream.clone(), resolver, Sealer::new(&store.sealing_key().await?)),
+        lists: Lists::new(upstream.clone(), Arc::clone(&resolver), Sealer::new(&store.sealing_key().await?)),
         effects: effects.clone(),
-        pages: Pages::new(Arc::clone(&store), Arc::clone(&authn), config.authn.clone(), policy, table, clock.clone()),
+        pages: Pages::new(
+            Arc::clone(&store),
+            Arc::clone(&authn),
+            config.authn.clone(),
+            policy,
+            table,
+            clock.clone(),
+            resolver,
+        ),
         telemetry: Arc::new(telemetry),
         background: TaskTracker::new(),
     });
@@ -130,10 +144,12 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     };
     serving.spawn(server::serve(&config.server, listener, acceptor, handler, Arc::clone(&metrics), stop.clone()));
     let (behind, seen) = (upstream.clone(), Arc::clone(&metrics));
+    let follow_policies = policies::follow(config.authz, Arc::clone(&authn), Arc::clone(&metrics));
     let probe = Arc::new(Probe { draining: Arc::clone(&draining), store: Arc::clone(&store), upstream, metrics });
     let timers = TaskTracker::new();
     timers.spawn(server::admin::serve(probes, probe, stop_last.clone()));
     timers.spawn(stop_last.clone().run_until_cancelled_owned(refresh(authn)));
+    timers.spawn(stop_last.clone().run_until_cancelled_owned(follow_policies));
     timers.spawn(stop_last.clone().run_until_cancelled_owned(reconcile(effects, clock)));
     timers.spawn(stop_last.clone().run_until_cancelled_owned(watch_version(behind, seen)));
 

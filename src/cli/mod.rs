@@ -17,6 +17,7 @@ mod explain;
 mod grant;
 mod output;
 mod password;
+mod policy;
 mod quickstart;
 mod role;
 mod serve;
@@ -51,6 +52,8 @@ enum Command {
     Grant(grant::Arguments),
     /// What several people may do together
     Role(role::Arguments),
+    /// The policy file: is it right, and does it decide as it should?
+    Policy(policy::Arguments),
     /// May somebody do this, and because of which grants?
     Explain(explain::Arguments),
     /// What was changed and what was denied
@@ -107,13 +110,14 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::CheckConfig(arguments) => {
             arguments.add_to(&mut flags);
-            check_config::run(&flags)
+            check_config::run(&flags).await
         }
         Command::Quickstart(arguments) => quickstart::run(arguments, flags).await,
         Command::User(arguments) => user::run(arguments, &flags).await,
         Command::Token(arguments) => token::run(arguments, &flags).await,
         Command::Grant(arguments) => grant::run(arguments, &flags).await,
         Command::Role(arguments) => role::run(arguments, &flags).await,
+        Command::Policy(arguments) => policy::run(arguments, &flags),
         Command::Explain(arguments) => explain::run(arguments, &flags).await,
         Command::Audit(arguments) => audit::run(&arguments, &flags).await,
     }

@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::config;
 use crate::http::{ErrorCode, Reply};
 use crate::mlflow::Table;
+use crate::resolve::Resolver;
 use crate::store::Store;
 
 mod asked;
@@ -32,6 +33,7 @@ mod resource_permissions;
 mod role_permissions;
 mod roles;
 mod shapes;
+mod sharing;
 mod signup;
 mod terms;
 mod tokens;
@@ -41,7 +43,7 @@ use asked::Caller;
 use refusal::Refusal;
 use resource_permissions::{FAMILIES, Family};
 
-pub use explain::explanation;
+pub use explain::{Person, explanation, learn_name};
 pub use refusal::Denial;
 
 /// Answers management requests.
@@ -59,6 +61,8 @@ struct Parts {
     policy: Policy,
     table: Arc<Table>,
     clock: Clock,
+    /// What experiments are called.
+    resolver: Arc<Resolver>,
 }
 
 /// What an answer's function gives: a success, or a refusal.
@@ -74,8 +78,9 @@ impl Pages {
         policy: Policy,
         table: Arc<Table>,
         clock: Clock,
+        resolver: Arc<Resolver>,
     ) -> Self {
-        let parts = Parts { store, authn, config, policy, table, clock };
+        let parts = Parts { store, authn, config, policy, table, clock, resolver };
         Self { router: router().with_state(Arc::new(parts)) }
     }
 
@@ -131,6 +136,10 @@ fn router() -> Router<Arc<Parts>> {
         .route("/api/2.0/mlflow/users/create-ui", post(signup::create))
         .route("/auth/api/v1/me", get(users::me))
         .route("/auth/api/v1/explain", get(explain::get))
+        .route(
+            "/auth/api/v1/grants",
+            get(sharing::list).put(sharing::set).post(sharing::create).delete(sharing::revoke),
+        )
         .route("/auth/api/v1/tokens", get(tokens::list).post(tokens::create).delete(tokens::revoke))
         .route("/auth/api/v1/tokens/{id}", delete(tokens::revoke_by_path))
         .route("/auth/api/v1/tokens/{id}/rotate", post(tokens::rotate));

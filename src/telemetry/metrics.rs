@@ -24,6 +24,9 @@ pub struct Metrics {
     authentication_failures: IntCounterVec,
     edge_refusals: IntCounterVec,
     upstream_errors: IntCounterVec,
+    shadow_decisions: IntCounterVec,
+    policy_loaded: IntGaugeVec,
+    policy_loads: IntCounterVec,
     upstream_info: IntGaugeVec,
     /// Requests that no row of the route table knows.
     pub unlisted_requests: IntCounter,
@@ -122,6 +125,14 @@ impl Metrics {
             authentication_failures: counters(&r, "authentication_failures_total", "Credentials refused", &["reason"])?,
             edge_refusals: counters(&r, "edge_refusals_total", "Requests refused as unsafe", &["reason"])?,
             upstream_errors: counters(&r, "upstream_errors_total", "Requests MLflow did not answer", &["kind"])?,
+            shadow_decisions: counters(
+                &r,
+                "shadow_decisions_total",
+                "Requests that were decided under the shadow policy too",
+                &["outcome"],
+            )?,
+            policy_loaded: gauges(&r, "policy_loaded", "Whether the policy file as it stands holds", &["file"])?,
+            policy_loads: counters(&r, "policy_loads_total", "Contents of policy files read", &["file", "outcome"])?,
             upstream_info: gauges(&r, "upstream_info", "1 for the version of MLflow behind us", &["version"])?,
             unlisted_requests: counter(&r, "unlisted_requests_total", "Requests to routes that are not in the table")?,
             connections: gauge(&r, "connections", "Open connections")?,
@@ -169,6 +180,17 @@ impl Metrics {
     /// Counts a request that MLflow did not answer. `kind`: `connect`, `timeout`, `broken`...
     pub fn upstream_failed(&self, kind: &'static str) {
         self.upstream_errors.with_label_values(&[kind]).inc();
+    }
+
+    /// Counts a decision under the shadow policy. `outcome`: `same`, `would_deny`, `would_allow`, `undecided`.
+    pub fn shadow_decided(&self, outcome: &'static str) {
+        self.shadow_decisions.with_label_values(&[outcome]).inc();
+    }
+
+    /// Notes whether what a policy file says now holds. `file`: `policy` or `shadow_policy`.
+    pub fn policy_read(&self, file: &'static str, holds: bool) {
+        self.policy_loaded.with_label_values(&[file]).set(holds.into());
+        self.policy_loads.with_label_values(&[file, if holds { "loaded" } else { "refused" }]).inc();
     }
 
     /// Says which MLflow is behind us; one at a time.
