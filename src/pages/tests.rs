@@ -331,7 +331,7 @@ async fn grants_to_users_are_made_in_mlflows_words() {
         ("admin", grant("bob", "experiment", "*", "READ")),
         ("admin", grant("bob", "experiment", "99999", "DENY")),
         ("admin", grant("bob", "registered_model", "glob:team-*", "READ")),
-        ("admin", grant("bob", "experiment", "glob:team-*", "READ")),
+        ("admin", grant("bob", "scorer", "glob:team-*", "READ")),
         ("admin", grant("bob", "prompt", "p", "READ")),
         ("admin", grant("bob", "scorer", "1/my%20scorer", "READ")),
         ("admin", grant("bob", "mcp_server", "a/b", "USE")),
