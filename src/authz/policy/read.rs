@@ -82,7 +82,7 @@ struct RawTest {
     expect: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawMember {
     user: String,
@@ -128,13 +128,13 @@ impl Reader<'_> {
         &mut self,
         list: &str,
         values: Vec<Spanned<Value>>,
-        read: impl Fn(usize, R) -> Result<T, Vec<String>>,
+        read: impl Fn(usize, &R) -> Result<T, Vec<String>>,
     ) -> Vec<T> {
         let mut all = Vec::with_capacity(values.len());
         for (index, value) in values.into_iter().enumerate() {
             let line = line_of(self.text, value.span().start);
             let raw = value.into_inner().try_into::<R>().map_err(|error| vec![error.message().to_owned()]);
-            match raw.and_then(|raw| read(line, raw)) {
+            match raw.and_then(|raw| read(line, &raw)) {
                 Ok(sentence) => all.push(sentence),
                 Err(messages) => self.problems.extend(messages.into_iter().map(|message| PolicyProblem {
                     line: Some(line),
@@ -147,7 +147,7 @@ impl Reader<'_> {
     }
 }
 
-fn sentence(line: usize, raw: RawGrant) -> Result<Sentence, Vec<String>> {
+fn sentence(line: usize, raw: &RawGrant) -> Result<Sentence, Vec<String>> {
     let (to, on, permission) = (read_whom(&raw.to), read_pattern(&raw.on), level(&raw.permission));
     match (to, on, permission) {
         (Ok(to), Ok((kind, on)), Ok(permission)) => Ok(Sentence { line, to, kind, on, permission }),
@@ -155,7 +155,7 @@ fn sentence(line: usize, raw: RawGrant) -> Result<Sentence, Vec<String>> {
     }
 }
 
-fn rule(_line: usize, raw: RawOnCreate) -> Result<OnCreate, Vec<String>> {
+fn rule(_line: usize, raw: &RawOnCreate) -> Result<OnCreate, Vec<String>> {
     let to = read_whom(&raw.to).and_then(|to| match to {
         Whom::Everybody => Err("what is made cannot be granted to everybody; write a grant with a glob".to_owned()),
         to => Ok(to),
@@ -184,7 +184,7 @@ fn rule(_line: usize, raw: RawOnCreate) -> Result<OnCreate, Vec<String>> {
     }
 }
 
-fn expectation(line: usize, raw: RawTest) -> Result<Expectation, Vec<String>> {
+fn expectation(line: usize, raw: &RawTest) -> Result<Expectation, Vec<String>> {
     let allowed = match raw.expect.as_str() {
         "allowed" => Ok(true),
         "denied" => Ok(false),
@@ -192,8 +192,8 @@ fn expectation(line: usize, raw: RawTest) -> Result<Expectation, Vec<String>> {
     };
     match (read_resource(&raw.on), allowed) {
         (Ok(resource), Ok(allowed)) => {
-            let RawMember { user, groups, roles } = raw.who;
-            Ok(Expectation { line, user, groups, roles, operation: raw.operation, resource, allowed })
+            let RawMember { user, groups, roles } = raw.who.clone();
+            Ok(Expectation { line, user, groups, roles, operation: raw.operation.clone(), resource, allowed })
         }
         (resource, allowed) => Err([resource.err(), allowed.err()].into_iter().flatten().collect()),
     }
