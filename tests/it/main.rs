@@ -11,8 +11,8 @@
 
 mod architecture;
 mod authorisation;
-mod browser;
 mod bearers;
+mod browser;
 mod cli;
 mod dependencies;
 mod edge;
