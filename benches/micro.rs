@@ -150,6 +150,7 @@ fn reader_of(experiments: u32) -> Identity {
         groups: Arc::default(),
         limits: Limits::default(),
         grants: Arc::new(grants.collect()),
+        shadow: None,
     }
 }
 

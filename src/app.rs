@@ -2,6 +2,8 @@
 //!
 //! Order matters on the way down: unready, pause, no new connections, requests, effects, audit, probes last.
 
+mod policies;
+
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -31,6 +33,8 @@ use crate::store::{Actor, Lease, Store};
 use crate::telemetry::access::Writer;
 use crate::telemetry::{AccessLog, AuditQueue, Metrics, Telemetry};
 use crate::upstream::Upstream;
+
+pub use policies::read_policies;
 
 /// A proxy that is running in this process.
 #[derive(Debug)]
@@ -71,6 +75,7 @@ const EFFECTS_DRAIN: Duration = Duration::from_secs(30);
 /// # Errors
 /// The store cannot be opened, an address cannot be bound, a certificate cannot be read.
 pub async fn start(config: Config) -> anyhow::Result<Running> {
+    let policies = Arc::new(read_policies(&config.authz).await?);
     let clock = Clock::default();
     let table = Arc::new(Table::built_in()?);
     let names = table.operations().iter().map(|operation| operation.name);
@@ -80,7 +85,8 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let first_password =
         bootstrap(&config, &store, &clock).await.context("the first administrator could not be made")?;
     let remotes = remotes(&config)?;
-    let authn = Authn::new(&config.authn, Arc::clone(&store), clock.clone()).trusting(remotes.trusted(&config));
+    let authn = Authn::new(&config.authn, Arc::clone(&store), clock.clone()).with_policies(policies);
+    let authn = authn.trusting(remotes.trusted(&config));
     let authn = Arc::new(authn.with_idle_sessions_ending_after(config.session.idle_timeout));
     let keys = session_keys(&config, &store).await?;
     let known = config.providers.iter().zip(remotes.providers.iter().cloned());
@@ -116,7 +122,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         authn: Arc::clone(&authn),
         resolver: Arc::clone(&resolver),
         upstream: upstream.clone(),
-        lists: Lists::new(upstream.clone(), resolver, Sealer::new(&store.sealing_key().await?)),
+        lists: Lists::new(upstream.clone(), Arc::clone(&resolver), Sealer::new(&store.sealing_key().await?)),
         effects: effects.clone(),
         pages: Pages::new(
             Arc::clone(&store),
@@ -126,6 +132,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
             table,
             config.server.public_url.clone(),
             clock.clone(),
+            resolver,
         )
         .with_sign_in(SignIn {
             providers: Arc::clone(&providers),
@@ -164,6 +171,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         renewing: TaskTracker::new(),
     };
     let (behind, seen) = (upstream.clone(), Arc::clone(&metrics));
+    let follow_policies = policies::follow(config.authz, Arc::clone(&authn), Arc::clone(&metrics));
     let asked = remotes.all();
     let telling = Arc::clone(&metrics);
     let probe = Probe { draining: Arc::clone(&draining), store: Arc::clone(&store), upstream, metrics, remotes: asked };
@@ -171,6 +179,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let timers = TaskTracker::new();
     timers.spawn(server::admin::serve(probes, probe, stop_last.clone()));
     timers.spawn(stop_last.clone().run_until_cancelled_owned(refresh(authn)));
+    timers.spawn(stop_last.clone().run_until_cancelled_owned(follow_policies));
     timers.spawn(stop.clone().run_until_cancelled_owned(sessions.clone().keep_renewed()));
     timers.spawn(stop_last.clone().run_until_cancelled_owned(sessions.clone().keep_swept()));
     timers.spawn(stop_last.clone().run_until_cancelled_owned(reconcile(effects, clock)));

@@ -12,7 +12,7 @@ use std::time::Duration;
 use moka::sync::Cache;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use crate::authz::{Identity, Limits, Scheme, UserId};
+use crate::authz::{Identity, Limits, Policies, Scheme, UserId};
 use crate::clock::{Clock, Timestamp};
 use crate::config;
 use crate::crypto::{AccessToken, CacheKeys, PasswordHash};
@@ -140,6 +140,7 @@ impl fmt::Display for Reason {
 /// Recognises people and programs.
 pub struct Authn {
     store: Arc<Store>,
+    policies: Arc<Policies>,
     clock: Clock,
     keys: CacheKeys,
     identities: Identities,
@@ -187,6 +188,7 @@ impl Authn {
             revision: AtomicI64::new(i64::MIN),
             cut_off: AtomicBool::new(false),
             keys: CacheKeys::new(),
+            policies: Arc::default(),
             store,
             clock,
         }
@@ -198,6 +200,26 @@ impl Authn {
         self.session_idle = idle;
         self.identities.sessions_idle_after(idle);
         self
+    }
+
+    /// The same with what these policies grant. Who replaces one calls [`Authn::forget_all`] after it.
+    #[must_use]
+    pub fn with_policies(self, policies: Arc<Policies>) -> Self {
+        Self { policies, ..self }
+    }
+
+    /// Whether anybody's permissions depend on what an experiment is called.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn names_experiments(&self) -> Result<bool, Error> {
+        Ok(self.policies.enforced().names_experiments() || self.store.names_experiments().await?)
+    }
+
+    /// What is granted beside the store.
+    #[must_use]
+    pub fn policies(&self) -> &Policies {
+        &self.policies
     }
 
     /// The identity behind a credential that was seen lately: no I/O, no password hash.
@@ -251,15 +273,19 @@ impl Authn {
     /// What a recognised user may do now: by themselves, by their groups and by their roles.
     async fn identity(&self, recognised: Recognised) -> Result<Identity, Error> {
         let Recognised { user, scheme, limits, groups, admin, .. } = recognised;
-        let grants = self.store.held_by(user.id).await?;
+        let standing = self.store.standing_of(user.id, &groups).await?;
+        let member = standing.member(&user.name, &groups);
+        let grants = Arc::new(standing.grants(&self.policies.enforced(), &member));
+        let shadow = self.policies.shadow().map(|shadow| Arc::new(standing.grants(&shadow, &member)));
         Ok(Identity {
             user: user.id,
-            name: user.name.into(),
+            name: user.name.as_str().into(),
             admin,
             scheme,
-            groups: groups.into(),
+            groups: groups.as_slice().into(),
             limits,
-            grants: Arc::new(grants),
+            grants,
+            shadow,
         })
     }
 

@@ -116,7 +116,10 @@ async fn a_password_proves_its_owner() {
     let identity = world.ask(&basic("alice", "sesame"), HERE).await.unwrap();
     assert_eq!((identity.user, &*identity.name, identity.admin), (world.alice.id, "alice", false));
     assert_eq!((identity.scheme, identity.limits.is_unlimited()), (Scheme::Password, true));
-    assert_eq!(identity.grants.level(ResourceKind::Experiment, "12"), Some(Permission::Edit));
+    assert_eq!(
+        identity.grants.level(&crate::authz::Resource::new(ResourceKind::Experiment, "12")),
+        Some(Permission::Edit)
+    );
     assert!(matches!(world.authn.authenticate(Shown::default(), HERE).await, Err(Error::Missing)));
 }
 

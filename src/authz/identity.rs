@@ -84,6 +84,8 @@ pub struct Identity {
     pub limits: Limits,
     /// The grants of the user, their groups and their roles.
     pub grants: Arc<GrantSet>,
+    /// What the grants would be under the shadow policy; `None` without one. Decides nothing.
+    pub shadow: Option<Arc<GrantSet>>,
 }
 
 impl Identity {
@@ -91,6 +93,20 @@ impl Identity {
     #[must_use]
     pub fn administers(&self, workspace: &str) -> bool {
         self.admin || self.grants.administers(workspace)
+    }
+
+    /// Whether it takes the names of experiments to decide what this identity may do with them.
+    #[must_use]
+    pub fn needs_names(&self) -> bool {
+        let globs = |grants: &GrantSet| grants.has_globs(ResourceKind::Experiment);
+        !self.admin && (globs(&self.grants) || self.shadow.as_deref().is_some_and(globs))
+    }
+
+    /// The same person under the shadow policy, where there is one and it can make a difference.
+    #[must_use]
+    pub fn in_the_shadow(&self) -> Option<Self> {
+        let shadow = self.shadow.as_ref().filter(|_| !self.admin)?;
+        Some(Self { grants: Arc::clone(shadow), shadow: None, ..self.clone() })
     }
 }
 

@@ -18,6 +18,7 @@ mod explain;
 mod grant;
 mod output;
 mod password;
+mod policy;
 mod quickstart;
 mod role;
 mod serve;
@@ -57,6 +58,8 @@ enum Command {
     Role(role::Arguments),
     /// Browsers that are signed in
     Session(session::Arguments),
+    /// The policy file: is it right, and does it decide as it should?
+    Policy(policy::Arguments),
     /// May somebody do this, and because of which grants?
     Explain(explain::Arguments),
     /// What was changed and what was denied
@@ -113,7 +116,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::CheckConfig(arguments) => {
             arguments.add_to(&mut flags);
-            check_config::run(&flags)
+            check_config::run(&flags).await
         }
         Command::Doctor(arguments) => doctor::run(arguments, &flags).await,
         Command::Quickstart(arguments) => quickstart::run(arguments, flags).await,
@@ -122,6 +125,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Grant(arguments) => grant::run(arguments, &flags).await,
         Command::Role(arguments) => role::run(arguments, &flags).await,
         Command::Session(arguments) => session::run(arguments, &flags).await,
+        Command::Policy(arguments) => policy::run(arguments, &flags),
         Command::Explain(arguments) => explain::run(arguments, &flags).await,
         Command::Audit(arguments) => audit::run(&arguments, &flags).await,
     }

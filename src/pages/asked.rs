@@ -3,6 +3,7 @@
 //! Where MLflow 3.17 looks for parameters (`_get_request_param`): GET in the query, POST and PATCH in the JSON body,
 //! DELETE in the JSON body when it says it is one, else in the query. It reads the first of a repeated name; we refuse.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use serde_json::Value;
 
 use super::json::Fields;
 use super::{Parts, Refusal};
-use crate::authz::{Denied, Identity, Requirement, authorize};
+use crate::authz::{Denied, Identity, Requirement, Resource, authorize};
 use crate::http::{Query, Reply};
 use crate::store::{Actor, User};
 
@@ -168,6 +169,14 @@ impl Parts {
         if asked.is(name) { Ok(()) } else { self.require(asked, Requirement::Admin { change: false }) }
     }
 
+    /// The resource under its name, where globs of this identity's ask for it.
+    pub(super) async fn named(&self, who: &Identity, mut resource: Resource) -> Result<Resource, Refusal> {
+        if who.needs_names() {
+            self.resolver.name(&mut resource).await?;
+        }
+        Ok(resource)
+    }
+
     /// The user of this name, or MLflow's 404. Ask only after it is known that the caller may know.
     pub(super) async fn user(&self, name: &str) -> Result<User, Refusal> {
         self.store.user_by_name(name).await?.ok_or_else(|| Refusal::no_user(name))
@@ -260,6 +269,16 @@ impl Params {
     /// A whole number that must be there.
     pub(super) fn integer(&self, name: &str) -> Result<i64, Refusal> {
         self.optional_integer(name)?.ok_or_else(|| missing(name))
+    }
+
+    /// An object of texts that must be there.
+    pub(super) fn texts_by_name(&self, name: &str) -> Result<BTreeMap<String, String>, Refusal> {
+        let value = self.value(name)?.ok_or_else(|| missing(name))?;
+        let texts = value.as_object().and_then(|members| {
+            let texts = members.iter().map(|(key, text)| Some((key.clone(), text.as_str()?.to_owned())));
+            texts.collect::<Option<BTreeMap<_, _>>>()
+        });
+        texts.ok_or_else(|| wrong(name, &value))
     }
 
     /// A list of texts that may be absent.

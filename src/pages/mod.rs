@@ -21,6 +21,7 @@ use crate::clock::Clock;
 use crate::config;
 use crate::http::{ErrorCode, Reply};
 use crate::mlflow::Table;
+use crate::resolve::Resolver;
 use crate::store::Store;
 
 mod account;
@@ -41,6 +42,7 @@ mod role_permissions;
 mod roles;
 mod sessions;
 mod shapes;
+mod sharing;
 mod signup;
 mod terms;
 mod tokens;
@@ -52,7 +54,7 @@ use refusal::Refusal;
 use resource_permissions::{FAMILIES, Family};
 use visit::Visit;
 
-pub use explain::explanation;
+pub use explain::{Person, explanation, learn_name};
 pub use refusal::Denial;
 pub use visit::{SignIn, Visited};
 
@@ -76,6 +78,8 @@ struct Parts {
     /// How clients reach us, where it is configured.
     public_url: Option<Url>,
     clock: Clock,
+    /// What experiments are called.
+    resolver: Arc<Resolver>,
 }
 
 impl Parts {
@@ -100,8 +104,9 @@ impl Pages {
         table: Arc<Table>,
         public_url: Option<Url>,
         clock: Clock,
+        resolver: Arc<Resolver>,
     ) -> Self {
-        let parts = Arc::new(Parts { store, authn, config, policy, table, public_url, clock });
+        let parts = Arc::new(Parts { store, authn, config, policy, table, public_url, clock, resolver });
         Self { router: router().with_state(Arc::clone(&parts)), parts, sign_in: None }
     }
 
@@ -202,6 +207,10 @@ fn router() -> Router<Arc<Parts>> {
         .route("/auth/api/v1/sessions", get(sessions::list).delete(sessions::end_all))
         .route("/auth/api/v1/sessions/{id}", delete(sessions::end))
         .route("/auth/api/v1/explain", get(explain::get))
+        .route(
+            "/auth/api/v1/grants",
+            get(sharing::list).put(sharing::set).post(sharing::create).delete(sharing::revoke),
+        )
         .route("/auth/api/v1/tokens", get(tokens::list).post(tokens::create).delete(tokens::revoke))
         .route("/auth/api/v1/tokens/{id}", delete(tokens::revoke_by_path))
         .route("/auth/api/v1/tokens/{id}/rotate", post(tokens::rotate));

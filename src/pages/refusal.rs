@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 
 use crate::http::{ErrorCode, Reply};
-use crate::{authn, authz, store};
+use crate::{authn, authz, resolve, store};
 
 /// Why a 403, as a bounded word for log and metrics. Found among the extensions of the answer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -83,6 +83,20 @@ impl IntoResponse for Refusal {
             response.extensions_mut().insert(denial);
         }
         response
+    }
+}
+
+impl From<resolve::Error> for Refusal {
+    fn from(error: resolve::Error) -> Self {
+        match error {
+            resolve::Error::NoSuchName(message) => Self::absent(message),
+            resolve::Error::Upstream(error) => {
+                tracing::warn!(%error, "MLflow could not be asked what an experiment is called");
+                let message =
+                    "MLflow does not say what this experiment is called, and grants depend on it. Try again later.";
+                Self::unavailable(message, 5)
+            }
+        }
     }
 }
 

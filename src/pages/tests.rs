@@ -33,6 +33,20 @@ fn table() -> Arc<Table> {
     Arc::new(Table::built_in().unwrap())
 }
 
+/// Asks an MLflow that is not there.
+fn nowhere() -> Arc<Resolver> {
+    let upstream = config::Upstream {
+        url: "http://127.0.0.1:1".parse().unwrap(),
+        static_prefix: String::new(),
+        connect_timeout: Duration::from_secs(1),
+        response_timeout: Duration::from_secs(1),
+        pool_idle_timeout: Duration::from_secs(1),
+        pool_max_idle: 1,
+    };
+    let metrics = crate::telemetry::Metrics::new([]).unwrap();
+    Arc::new(Resolver::new(crate::upstream::Upstream::new(&upstream).unwrap(), Arc::new(metrics)))
+}
+
 impl World {
     async fn new() -> Self {
         Self::with(Permission::NoPermissions).await
@@ -43,7 +57,8 @@ impl World {
         let store = Arc::new(Store::open("sqlite::memory:", clock.clone()).await.unwrap());
         let authn = Arc::new(Authn::new(&config(), Arc::clone(&store), clock.clone()));
         let policy = Policy { default_permission };
-        let pages = Pages::new(Arc::clone(&store), Arc::clone(&authn), config(), policy, table(), None, clock.clone());
+        let (kept, known) = (Arc::clone(&store), Arc::clone(&authn));
+        let pages = Pages::new(kept, known, config(), policy, table(), None, clock.clone(), nowhere());
         let mut world = Self { pages, store, authn, clock, credentials: BTreeMap::new() };
         let admin = world.person("admin", true).await;
         let alice = world.person("alice", false).await;
@@ -316,7 +331,7 @@ async fn grants_to_users_are_made_in_mlflows_words() {
         ("admin", grant("bob", "experiment", "*", "READ")),
         ("admin", grant("bob", "experiment", "99999", "DENY")),
         ("admin", grant("bob", "registered_model", "glob:team-*", "READ")),
-        ("admin", grant("bob", "experiment", "glob:team-*", "READ")),
+        ("admin", grant("bob", "scorer", "glob:team-*", "READ")),
         ("admin", grant("bob", "prompt", "p", "READ")),
         ("admin", grant("bob", "scorer", "1/my%20scorer", "READ")),
         ("admin", grant("bob", "mcp_server", "a/b", "USE")),
@@ -691,8 +706,8 @@ async fn an_account_is_made_on_the_page_for_it_and_from_nowhere_else() {
     assert!(send("admin", &form("dave", token)).await.1.contains("The CSRF token has expired."));
     let off = config::Authn { signup: false, ..config() };
     let policy = Policy { default_permission: Permission::NoPermissions };
-    let pages =
-        Pages::new(Arc::clone(&world.store), Arc::clone(&world.authn), off, policy, table(), None, world.clock.clone());
+    let (store, authn) = (Arc::clone(&world.store), Arc::clone(&world.authn));
+    let pages = Pages::new(store, authn, off, policy, table(), None, world.clock.clone(), nowhere());
     for request in ["GET /signup", "POST /api/2.0/mlflow/users/create-ui"] {
         let (method, path) = request.split_once(' ').unwrap();
         let request = http::Request::builder().method(method).uri(path).body(Bytes::new()).unwrap();

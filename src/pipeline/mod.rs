@@ -6,7 +6,9 @@ mod error;
 mod graphql;
 mod own;
 mod record;
+mod shadow;
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -317,7 +319,7 @@ impl Proxy {
         };
         canonical_artifact_path(&mut checked, params)?;
         if let Some(field) = &operation.narrow
-            && self.narrow(identity, field, body.as_mut())? == Narrowed::Nothing
+            && self.narrow(identity, field, body.as_mut()).await? == Narrowed::Nothing
         {
             return Ok(own::json(EMPTY));
         }
@@ -333,6 +335,12 @@ impl Proxy {
             let done = self.effects.carry_out(identity, checked.address, permit, happening, outgoing).await?;
             record.upstream_answered();
             return Ok(self.whole(done.status, done.headers, done.body));
+        }
+        if operation.then == Some(Then::RenameExperiment) {
+            let renamed = body.as_mut().map(|body| text_field(body, "experiment_id")).transpose()?.flatten();
+            let answer = self.send(permit, outgoing, record).await;
+            self.resolver.forget_experiment(renamed.as_deref().unwrap_or_default()).await;
+            return answer;
         }
         if let Some(then @ (Then::LearnRun | Then::LearnTrace)) = operation.then {
             return self.send_and_learn(permit, outgoing, then, record).await;
@@ -420,7 +428,7 @@ impl Proxy {
     /// Steps 7 to 9: every id the request names, the resource each belongs to, and the decision.
     async fn permit(&self, identity: &Identity, operation: &Operation, input: Input<'_, '_>) -> Result<Permit, Error> {
         let server = mcp_server(input.params);
-        let decided = Box::pin(self.decide(identity, operation, input)).await;
+        let decided = self.decide_beside(identity, operation, input).await;
         // Names are no secret: the client registers a server when it hears that there is none.
         if let (Err(Error::Denied(_)), Some(server), None) = (&decided, server, operation.then)
             && !self.resolver.is_there(ResourceKind::McpServer, &server).await?
@@ -473,18 +481,40 @@ impl Proxy {
             for located in located {
                 // An experiment's own id needs nobody's help.
                 match Resolver::at_hand(located) {
-                    Ok(requirement) => requirements.add(requirement)?,
-                    Err(located) => requirements.add_all(Box::pin(self.resolver.requirements(located)).await?)?,
+                    Ok(requirement) => self.add(&mut requirements, requirement).await?,
+                    Err(located) => {
+                        for requirement in Box::pin(self.resolver.requirements(located)).await? {
+                            self.add(&mut requirements, requirement).await?;
+                        }
+                    }
                 }
             }
         }
         for demand in demanded {
             // What keeps MLflow's data together holds for administrators too.
             if !unlimited || matches!(demand, Demand::TraceIn { .. } | Demand::NoUsersName(_)) {
-                requirements.add_all(Box::pin(self.demand(demand)).await?)?;
+                for requirement in Box::pin(self.demand(demand)).await? {
+                    self.add(&mut requirements, requirement).await?;
+                }
             }
         }
         Ok(authorize(identity, self.policy, &requirements.all)?)
+    }
+
+    /// Adds one requirement, with the names that globs of the caller's ask for. Nobody else's request takes a look-up.
+    async fn add(&self, requirements: &mut Requirements<'_>, mut requirement: Requirement) -> Result<(), Error> {
+        if requirements.identity.needs_names() {
+            Box::pin(self.name_all(&mut requirement)).await?;
+        }
+        requirements.add(requirement)
+    }
+
+    /// Says what the experiments are called that it is about.
+    async fn name_all(&self, requirement: &mut Requirement) -> Result<(), Error> {
+        for experiment in requirement.experiments_mut() {
+            self.resolver.name(experiment).await?;
+        }
+        Ok(())
     }
 
     async fn demand(&self, demand: Demand) -> Result<Vec<Requirement>, Error> {
@@ -494,6 +524,17 @@ impl Proxy {
             Demand::NameIsFree { kind, name } => {
                 let not_refused = |kind: &ResourceKind| Requirement::NotRefused(Resource::new(*kind, name.as_str()));
                 kind.sharing_names().iter().map(not_refused).collect()
+            }
+            Demand::ExperimentName { renamed, name } => {
+                let mut needed = vec![Requirement::NotRefused(Resource::experiment(name.as_str(), &name))];
+                if let Some(id) = renamed
+                    && self.authn.names_experiments().await?
+                {
+                    // The new name may open it to others, and to the caller.
+                    let experiment = Resource::new(ResourceKind::Experiment, id);
+                    needed.push(Requirement::level(Permission::Manage, experiment));
+                }
+                needed
             }
             Demand::ArtifactLocation(location) => {
                 let plain = !location.contains(['%', '\\', '?', '#']) && !location.split('/').any(|part| part == "..");
@@ -551,16 +592,26 @@ impl Proxy {
         Ok(vec![Requirement::Any(ways)])
     }
 
-    fn narrow(&self, identity: &Identity, field: &Field, body: Option<&mut Json<'_>>) -> Result<Narrowed, Error> {
+    async fn narrow(&self, identity: &Identity, field: &Field, body: Option<&mut Json<'_>>) -> Result<Narrowed, Error> {
         if Visibility::of(identity, self.policy, ResourceKind::Experiment) == Visibility::All {
             return Ok(Narrowed::Some);
         }
         let Some(body) = body else { return Ok(Narrowed::Nothing) };
-        let read = |id: &str| {
-            let experiment = Resource::new(ResourceKind::Experiment, id);
-            crate::authz::may(identity, self.policy, Permission::Read, &experiment)
-        };
-        Ok(narrow(field, body, read)?)
+        let mut named = Vec::new();
+        narrow(field, body, |id| {
+            named.push(Resource::new(ResourceKind::Experiment, id));
+            true
+        })?;
+        let mut readable = HashSet::new();
+        for mut experiment in named {
+            if identity.needs_names() {
+                self.resolver.name(&mut experiment).await?;
+            }
+            if crate::authz::may(identity, self.policy, Permission::Read, &experiment) {
+                readable.insert(experiment.key);
+            }
+        }
+        Ok(narrow(field, body, |id| readable.contains(id))?)
     }
 
     #[expect(clippy::too_many_arguments, reason = "one private step of the request's life")]
@@ -752,10 +803,6 @@ impl Requirements<'_> {
         self.all.push(requirement);
         Ok(())
     }
-
-    fn add_all(&mut self, requirements: Vec<Requirement>) -> Result<(), Error> {
-        requirements.into_iter().try_for_each(|requirement| self.add(requirement))
-    }
 }
 
 /// Where MLflow's AI gateway passes `Authorization` on to the provider, the credential for the proxy may stand in
@@ -807,7 +854,7 @@ fn happening(
         Then::OwnNewMcpServer => {
             Happening::CreateMcpVersion { server: format!("{}/{}", field("namespace")?, field("slug")?) }
         }
-        Then::LearnRun | Then::LearnTrace => return Ok(None),
+        Then::LearnRun | Then::LearnTrace | Then::RenameExperiment => return Ok(None),
     }))
 }
 

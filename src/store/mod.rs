@@ -16,6 +16,7 @@ mod people;
 mod roles;
 mod rows;
 mod sessions;
+mod standing;
 mod tokens;
 mod users;
 
@@ -25,6 +26,7 @@ pub use grants::GrantRow;
 pub use people::{Person, Seen};
 pub use roles::{Assignment, Role};
 pub use sessions::{Lease, NewSession, Session};
+pub use standing::Standing;
 pub use tokens::{NewToken, Token};
 pub use users::User;
 

@@ -172,6 +172,13 @@ impl Change {
         rows::user(&user.ok_or_else(|| Error::NotFound(format!("user {id}")))?)
     }
 
+    /// The number of the user of this name.
+    pub(super) async fn user_named(&mut self, name: &str) -> Result<Option<UserId>> {
+        let id: Option<i64> =
+            sqlx::query_scalar("SELECT id FROM users WHERE name = $1").bind(name).fetch_optional(self.on()).await?;
+        Ok(id.map(UserId))
+    }
+
     async fn keep_an_admin(&mut self, leaving: &User) -> Result<()> {
         let admins: i64 =
             sqlx::query_scalar("SELECT COUNT(*) FROM users WHERE admin = $1").bind(true).fetch_one(self.on()).await?;

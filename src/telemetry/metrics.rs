@@ -27,6 +27,9 @@ pub struct Metrics {
     session_refreshes: IntCounterVec,
     edge_refusals: IntCounterVec,
     upstream_errors: IntCounterVec,
+    shadow_decisions: IntCounterVec,
+    policy_loaded: IntGaugeVec,
+    policy_loads: IntCounterVec,
     upstream_info: IntGaugeVec,
     oidc_fetches: IntCounterVec,
     oidc_keys_age: IntGaugeVec,
@@ -130,6 +133,14 @@ impl Metrics {
             session_refreshes: counters(&r, "session_refreshes_total", "Refreshes of sessions", &["outcome"])?,
             edge_refusals: counters(&r, "edge_refusals_total", "Requests refused as unsafe", &["reason"])?,
             upstream_errors: counters(&r, "upstream_errors_total", "Requests MLflow did not answer", &["kind"])?,
+            shadow_decisions: counters(
+                &r,
+                "shadow_decisions_total",
+                "Requests that were decided under the shadow policy too",
+                &["outcome"],
+            )?,
+            policy_loaded: gauges(&r, "policy_loaded", "Whether the policy file as it stands holds", &["file"])?,
+            policy_loads: counters(&r, "policy_loads_total", "Contents of policy files read", &["file", "outcome"])?,
             upstream_info: gauges(&r, "upstream_info", "1 for the version of MLflow behind us", &["version"])?,
             oidc_fetches: counters(
                 &r,
@@ -204,6 +215,17 @@ impl Metrics {
     /// Counts a request that MLflow did not answer. `kind`: `connect`, `timeout`, `broken`...
     pub fn upstream_failed(&self, kind: &'static str) {
         self.upstream_errors.with_label_values(&[kind]).inc();
+    }
+
+    /// Counts a decision under the shadow policy. `outcome`: `same`, `would_deny`, `would_allow`, `undecided`.
+    pub fn shadow_decided(&self, outcome: &'static str) {
+        self.shadow_decisions.with_label_values(&[outcome]).inc();
+    }
+
+    /// Notes whether what a policy file says now holds. `file`: `policy` or `shadow_policy`.
+    pub fn policy_read(&self, file: &'static str, holds: bool) {
+        self.policy_loaded.with_label_values(&[file]).set(holds.into());
+        self.policy_loads.with_label_values(&[file, if holds { "loaded" } else { "refused" }]).inc();
     }
 
     /// Says which MLflow is behind us; one at a time.

@@ -27,6 +27,7 @@ fn person(level: Option<Permission>, admin: bool, read_only: bool) -> Identity {
         groups: Arc::default(),
         limits: Limits { read_only, ..Limits::default() },
         grants: Arc::new(grants.collect()),
+        shadow: None,
     }
 }
 
