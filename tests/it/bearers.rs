@@ -103,6 +103,23 @@ fn whatever_is_wrong_with_a_bearer_the_answer_is_the_same() {
 }
 
 #[test]
+fn the_key_of_one_issuer_signs_nothing_for_another_and_neither_takes_the_others_people() {
+    let mlflow = Recorder::scripted(|_| None);
+    let (one, other) = (FakeProvider::start(&[&RSA]), FakeProvider::start(&[&OTHER_RSA]));
+    let proxy = before(&mlflow, &[&one, &other]);
+    let header = |kid: &str| json!({ "alg": "RS256", "kid": kid });
+    for kid in ["rsa-1", "rsa-2"] {
+        assert_eq!(status(&proxy, &RSA.token_with(&header(kid), &claims(&other, &["/admins"]))), 401, "{kid}");
+    }
+    assert_eq!(status(&proxy, &RSA.token("RS256", &claims(&one, &["/admins"]))), 200);
+    // The same subject and address at another provider is another person, and the name is taken.
+    assert_eq!(status(&proxy, &OTHER_RSA.token("RS256", &claims(&other, &["/admins"]))), 401);
+    let mut own = claims(&other, &["/admins"]);
+    own["email"] = json!("ann@other.example.com");
+    assert_eq!(status(&proxy, &OTHER_RSA.token("RS256", &own)), 200);
+}
+
+#[test]
 fn a_key_that_was_rotated_in_works_at_once_in_a_running_proxy() {
     let (mlflow, provider) = (Recorder::scripted(|_| None), FakeProvider::start(&[&RSA]));
     let proxy = before(&mlflow, &[&provider]);
