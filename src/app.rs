@@ -85,9 +85,9 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let first_password =
         bootstrap(&config, &store, &clock).await.context("the first administrator could not be made")?;
     let remotes = remotes(&config)?;
-    let authn = Authn::new(&config.authn, Arc::clone(&store), clock.clone()).trusting(remotes.trusted(&config));
-    let authn = authn.with_idle_sessions_ending_after(config.session.idle_timeout).with_policies(policies);
-    let authn = Arc::new(authn);
+    let authn = Authn::new(&config.authn, Arc::clone(&store), clock.clone()).with_policies(policies);
+    let authn = authn.trusting(remotes.trusted(&config));
+    let authn = Arc::new(authn.with_idle_sessions_ending_after(config.session.idle_timeout));
     let keys = session_keys(&config, &store).await?;
     let known = config.providers.iter().zip(remotes.providers.iter().cloned());
     let providers = Providers::new(known, config.server.public_url.as_ref(), keys, &clock);
@@ -179,9 +179,9 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let timers = TaskTracker::new();
     timers.spawn(server::admin::serve(probes, probe, stop_last.clone()));
     timers.spawn(stop_last.clone().run_until_cancelled_owned(refresh(authn)));
+    timers.spawn(stop_last.clone().run_until_cancelled_owned(follow_policies));
     timers.spawn(stop.clone().run_until_cancelled_owned(sessions.clone().keep_renewed()));
     timers.spawn(stop_last.clone().run_until_cancelled_owned(sessions.clone().keep_swept()));
-    timers.spawn(stop_last.clone().run_until_cancelled_owned(follow_policies));
     timers.spawn(stop_last.clone().run_until_cancelled_owned(reconcile(effects, clock)));
     timers.spawn(stop_last.clone().run_until_cancelled_owned(watch_version(behind, seen)));
     for (name, remote) in remotes.all() {

@@ -57,16 +57,8 @@ impl World {
         let store = Arc::new(Store::open("sqlite::memory:", clock.clone()).await.unwrap());
         let authn = Arc::new(Authn::new(&config(), Arc::clone(&store), clock.clone()));
         let policy = Policy { default_permission };
-        let pages = Pages::new(
-            Arc::clone(&store),
-            Arc::clone(&authn),
-            config(),
-            policy,
-            table(),
-            None,
-            clock.clone(),
-            nowhere(),
-        );
+        let (kept, known) = (Arc::clone(&store), Arc::clone(&authn));
+        let pages = Pages::new(kept, known, config(), policy, table(), None, clock.clone(), nowhere());
         let mut world = Self { pages, store, authn, clock, credentials: BTreeMap::new() };
         let admin = world.person("admin", true).await;
         let alice = world.person("alice", false).await;

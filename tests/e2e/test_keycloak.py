@@ -8,7 +8,7 @@ import time
 import pytest
 import requests
 
-from harness import Http, Proxy, unique, wait_until
+from harness import Http, Person, Proxy, unique, wait_until
 from keycloak import Visitor, behind_keycloak, claims
 
 # The first of them waits for Keycloak to start.
@@ -174,6 +174,33 @@ def test_an_old_cookie_is_worth_nothing_after_logging_out(front, keycloak):
     assert answer.status_code == 401
 
 
+def test_a_session_that_an_administrator_deletes_at_keycloak_is_over_here(front, keycloak):
+    name = keycloak.fresh_person("/ml/team-a")
+    visitor = Visitor(front.url, keycloak)
+    visitor.sign_in(name)
+    keycloak.end_session(keycloak.sessions(name)[0]["id"])
+    wait_until(lambda: visitor.me() is None, 5, "the session is over", every=0.1)
+
+
+def test_one_signs_out_by_a_form_of_ours_and_by_nothing_else(front, keycloak):
+    visitor = Visitor(front.url, keycloak)
+    visitor.sign_in(keycloak.fresh_person("/ml/team-a"))
+    for headers in ({"Origin": "https://elsewhere.example", "Sec-Fetch-Site": "cross-site"},
+                    {"Origin": "null", "Sec-Fetch-Site": "cross-site"}):
+        assert visitor.post("/auth/logout", **headers).status_code == 403
+        assert visitor.me()
+
+
+def test_a_code_that_was_used_gives_nobody_a_second_session(front, keycloak):
+    visitor, thief = Visitor(front.url, keycloak), Visitor(front.url, keycloak)
+    callback = visitor.fill(visitor.begin(), keycloak.fresh_person("/ml/team-a")).headers["Location"]
+    assert thief.get(callback).status_code != 200 and thief.me() is None, "another browser began it"
+    assert visitor.follow(visitor.get(callback)).status_code == 200
+    visitor.get(callback)
+    thief.get(callback)
+    assert visitor.me() and thief.me() is None
+
+
 # ---- programs
 
 
@@ -184,6 +211,15 @@ def test_a_pipeline_comes_in_with_its_client_credentials(front, keycloak):
     assert (me["username"], me["groups"], me["scheme"]) == ("pipeline-ci", me["groups"], "jwt") and "/ml/team-a" in me["groups"]
     number = experiment(front)
     assert client.get(f"{API}/experiments/get", {"experiment_id": number}).status_code == 200
+
+
+def test_the_unmodified_client_takes_such_a_token(front, keycloak):
+    number = experiment(front)
+    program = Person(front, "pipeline-ci", keycloak.machine_token("ci"))
+    with program.mlflow(bearer=True) as client:
+        run = client.create_run(number)
+        client.log_metric(run.info.run_id, "loss", 0.5)
+        assert client.get_run(run.info.run_id).data.metrics == {"loss": 0.5}
 
 
 def test_a_persons_token_carries_their_groups(front, keycloak):
@@ -290,3 +326,28 @@ def test_sessions_and_known_tokens_answer_while_the_provider_hangs(keycloak, mlf
         proxy.stop()
         delay.close()
         keycloak.change_client("mlflow", redirectUris=client["redirectUris"])
+
+
+def test_who_is_signed_in_stays_so_while_keycloak_is_down(front, keycloak):
+    name = keycloak.fresh_person("/ml/team-a")
+    with short_tokens(keycloak, 12):
+        visitor = Visitor(front.url, keycloak)
+        visitor.sign_in(name)
+        token = keycloak.tokens_of(name)["access_token"]
+        keycloak.stop()
+        try:
+            end = time.monotonic() + 20
+            while time.monotonic() < end:
+                began = time.monotonic()
+                assert visitor.me() is not None
+                assert time.monotonic() - began < 1
+                time.sleep(0.3)
+            # Known keys still verify what was signed before; its twelve seconds are over.
+            assert bearer(front, token).get("/auth/api/v1/me").status_code == 401
+            shown = Visitor(front.url, keycloak).get("/auth/login?provider=keycloak")
+            assert shown.status_code in (302, 503), "a new sign-in waits for Keycloak"
+        finally:
+            keycloak.start()
+        # Its sessions are kept in its database, so the refresh goes on where it stopped.
+        time.sleep(20)
+        assert visitor.me() is not None

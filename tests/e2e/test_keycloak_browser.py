@@ -3,6 +3,10 @@
 Each page of ours leaves a picture, in light and dark. SCREENSHOTS=DIR keeps them.
 """
 
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
 import pytest
 from playwright.sync_api import expect
 
@@ -94,11 +98,9 @@ def test_who_is_in_no_allowed_group_sees_which_one_it_takes(person, front):
 
 def test_signing_out_asks_first_and_ends_it_at_keycloak_too(person, front):
     window = person("/ml/team-a")
-    sign_in(window, "/auth/logout")
+    sign_in(window)
     page = window.page
-    page.goto(f"{front.url}/auth/account")
-    if page.locator("#kc-login").count():
-        fill(window)
+    page.wait_for_url(f"{front.url}/auth/account")
     page.goto(f"{front.url}/auth/logout")
     expect(page.get_by_role("heading", name="Sign out")).to_be_visible()
     picture(window, "sign-out")
@@ -109,20 +111,44 @@ def test_signing_out_asks_first_and_ends_it_at_keycloak_too(person, front):
     expect(page.locator("#kc-login")).to_be_visible()
 
 
-def test_a_sign_out_at_another_application_ends_this_one_too(person, front, keycloak):
+class Another(BaseHTTPRequestHandler):
+    """What the other application shows, whatever is asked."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"the other application")
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def other_application(keycloak):
+    """The address of another application, which the client `other` is."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Another)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    keycloak.change_client("other", redirectUris=[f"{url}/*"])
+    yield url
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_sign_out_at_another_application_ends_this_one_too(person, front, keycloak, other_application):
     """Single sign-on, and single sign-out: both in one browser, which carries Keycloak's session to each."""
     window = person("/ml/team-a")
     sign_in(window)
     page = window.page
     page.wait_for_url(f"{front.url}/auth/account")
     # The other application's own sign-in shows no form: it is the same session at Keycloak.
-    other = f"{keycloak.issuer}/protocol/openid-connect"
-    page.route("http://localhost:8090/**", lambda route: route.fulfill(status=200, body="the other application"))
-    page.goto(f"{other}/auth?client_id=other&response_type=code&scope=openid&redirect_uri=http://localhost:8090/back")
+    at_keycloak, back = f"{keycloak.issuer}/protocol/openid-connect", f"{other_application}/back"
+    page.goto(f"{at_keycloak}/auth?client_id=other&response_type=code&scope=openid&redirect_uri={back}")
     expect(page.get_by_text("the other application")).to_be_visible()
-    tokens = keycloak.token("other", grant_type="authorization_code", redirect_uri="http://localhost:8090/back",
-                            code=dict(part.split("=", 1) for part in page.url.partition("?")[2].split("&"))["code"]).json()
-    page.goto(f"{other}/logout?client_id=other&post_logout_redirect_uri=http://localhost:8090/bye&id_token_hint={tokens['id_token']}")
+    code = parse_qs(urlsplit(page.url).query)["code"][0]
+    tokens = keycloak.token("other", grant_type="authorization_code", redirect_uri=back, code=code).json()
+    hint = secret(tokens["id_token"])
+    page.goto(f"{at_keycloak}/logout?client_id=other&post_logout_redirect_uri={back}&id_token_hint={hint}")
     expect(page.get_by_text("the other application")).to_be_visible()
     page.goto(f"{front.url}/auth/account")
     expect(page.locator("#kc-login")).to_be_visible()
