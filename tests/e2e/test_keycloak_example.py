@@ -89,16 +89,19 @@ def test_the_doctor_finds_nothing_wrong_with_it(demo):
 
 
 def test_the_doctor_names_keycloaks_setting_for_what_is_wrong(demo):
-    def doctor(*more):
+    def doctor(*more, secret_of_client=None):
         argv = [binary(), "doctor", "--config", demo.folder / "keycloak-demo" / "proxy.toml"]
         argv += ["--set", f"server.public_url={demo.url}", "--set", f"authz.policy_file={EXAMPLE / 'policy.toml'}"]
         for setting in more:
             argv += ["--set", setting]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, env=plain_environment(), cwd=demo.folder)
-        assert done.returncode == 1
+        env = plain_environment()
+        if secret_of_client:
+            env["MLFLOW_AUTH_PROXY_OIDC__PROVIDERS__KEYCLOAK__CLIENT_SECRET"] = secret_of_client
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, env=env, cwd=demo.folder)
+        assert done.returncode == 1, done.stdout + done.stderr
         return done.stdout
 
-    wrong = doctor("server.public_url=http://localhost:1", "oidc.providers.keycloak.client_secret=another-secret-here")
+    wrong = doctor("server.public_url=http://localhost:1", secret_of_client="another-secret-here")
     assert "Clients > mlflow > Settings > Valid redirect URIs: http://localhost:1/auth/callback/keycloak" in wrong
     assert "Clients > mlflow > Settings > Valid post logout redirect URIs: http://localhost:1/auth/signed-out" in wrong
     assert "Clients > mlflow > Credentials > Client Secret" in wrong

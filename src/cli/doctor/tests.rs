@@ -6,6 +6,7 @@ use super::*;
 use crate::config::{Environment, load_from};
 use crate::oidc::fake::{Answer, FakeProvider, METADATA, OTHER_RSA, RSA};
 
+const SECRET: &str = "what-only-we-know";
 const NOW: i64 = 1_800_000_000;
 
 /// A proxy whose people sign in at this provider; `more` are further keys.
@@ -17,13 +18,13 @@ fn config(provider: &FakeProvider, more: &[(&str, &str)]) -> Config {
         ("upstream.url", "http://127.0.0.1:1"),
         ("oidc.providers.keycloak.issuer", issuer.as_str()),
         ("oidc.providers.keycloak.client_id", "mlflow"),
-        ("oidc.providers.keycloak.client_secret", "something"),
         ("jwt.issuers.keycloak.issuer", issuer.as_str()),
         ("jwt.issuers.keycloak.audiences", "mlflow"),
         ("jwt.issuers.keycloak.allowed_groups", "/ml/**"),
     ];
     let set = set.iter().chain(more).map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-    load_from(&Flags { config: None, set }, &Environment::default()).unwrap().0
+    let secret = [("MLFLOW_AUTH_PROXY_OIDC__PROVIDERS__KEYCLOAK__CLIENT_SECRET", SECRET)];
+    load_from(&Flags { config: None, set }, &secret.into_iter().collect::<Environment>()).unwrap().0
 }
 
 /// One that takes our redirect URI and our secret.
@@ -86,9 +87,19 @@ async fn a_provider_that_calls_itself_otherwise_says_what_to_configure() {
 async fn a_realm_that_is_not_there_is_told_from_a_server_that_is_not() {
     let provider = provider();
     provider.answer(METADATA, Answer::Status(404));
-    check(&report(&provider, &[], None).await, "provider keycloak: description", Outcome::Failed, "OpenID Endpoint Configuration");
+    check(
+        &report(&provider, &[], None).await,
+        "provider keycloak: description",
+        Outcome::Failed,
+        "OpenID Endpoint Configuration",
+    );
     let away = [("oidc.providers.keycloak.discovery_url", "http://127.0.0.1:1/realms/test")];
-    check(&report(&provider, &away, None).await, "provider keycloak: description", Outcome::Failed, "is http://127.0.0.1:1/realms/test answering?");
+    check(
+        &report(&provider, &away, None).await,
+        "provider keycloak: description",
+        Outcome::Failed,
+        "is http://127.0.0.1:1/realms/test answering?",
+    );
 }
 
 #[test]
@@ -114,7 +125,12 @@ async fn a_wrong_secret_is_told_from_a_wrong_code() {
     for (status, error) in [(401, "unauthorized_client"), (401, "invalid_client")] {
         refuse_code(&provider, status, error);
         let report = report(&provider, &[], None).await;
-        check(&report, "provider keycloak: client credentials", Outcome::Failed, "Clients > mlflow > Credentials > Client Secret");
+        check(
+            &report,
+            "provider keycloak: client credentials",
+            Outcome::Failed,
+            "Clients > mlflow > Credentials > Client Secret",
+        );
     }
 }
 
@@ -186,7 +202,7 @@ async fn nothing_of_a_token_or_secret_is_shown() {
     let token = OTHER_RSA.token("RS256", &claims(&provider, &json!({ "secret-claim": "secret-value" })));
     let report = report(&provider, &[], Some(&token)).await;
     let shown = serde_json::to_string(&report).unwrap();
-    for secret in [token.as_str(), "secret-value", "something"] {
+    for secret in [token.as_str(), "secret-value", SECRET] {
         assert!(!shown.contains(secret), "{shown}");
     }
     check(&report, "token: as a bearer of issuer keycloak", Outcome::Failed, "that very realm");
