@@ -159,7 +159,7 @@ class Keycloak:
     def send_back_to(self, public_url, provider="keycloak"):
         """Lets the client `mlflow` be this proxy as well, and announces logouts to it: to one at a time."""
         redirects = set(self.client("mlflow")["redirectUris"]) | {f"{public_url}/auth/callback/{provider}"}
-        after = self.client("mlflow")["attributes"]["post.logout.redirect.uris"].split("##") + [f"{public_url}/*"]
+        after = self.client("mlflow")["attributes"]["post.logout.redirect.uris"].split("##") + [f"{public_url}/auth/signed-out"]
         self.change_client("mlflow", redirectUris=sorted(redirects), attributes={
             "post.logout.redirect.uris": "##".join(dict.fromkeys(after)),
             "backchannel.logout.url": f"{public_url}/auth/backchannel-logout",

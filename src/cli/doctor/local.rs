@@ -7,6 +7,7 @@ use rustls::pki_types::pem::PemObject as _;
 
 use super::certificate;
 use super::finding::Report;
+use crate::authz::PolicyFile;
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::server::tls::Acceptor;
@@ -73,8 +74,8 @@ pub(super) fn policies(config: &Config, report: &mut Report) {
     for (key, path) in files {
         let Some(path) = path else { continue };
         let read = std::fs::read_to_string(path).map_err(|error| error.to_string());
-        match read.and_then(|text| text.parse::<toml::Table>().map_err(|error| error.to_string())) {
-            Ok(_) => report.ok(key, format!("{} is read", path.display())),
+        match read.and_then(|text| PolicyFile::parse(&text).map_err(|error| error.to_string())) {
+            Ok(policy) => report.ok(key, format!("{} has {} grants", path.display(), policy.grants())),
             Err(error) => report.fail(key, format!("{}: {error}", path.display()), format!("the file, or {key}")),
         }
     }
