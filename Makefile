@@ -3,7 +3,7 @@
 SHELL := bash
 CARGO ?= cargo
 
-.PHONY: help run test test-unit test-e2e test-versions slow test-env check bench bench-mlflow clean
+.PHONY: help run keycloak-demo test test-unit test-e2e test-versions slow test-env check bench bench-mlflow clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
@@ -11,6 +11,9 @@ help: ## this list
 run: needs-cargo ## build, then MLflow and the proxy on this machine, with a first token
 	$(CARGO) build --release --locked
 	exec "$${CARGO_TARGET_DIR:-target}/release/mlflow-auth-proxy" quickstart $(ARGS)
+
+keycloak-demo: needs-cargo ## Keycloak with the example's realm, MLflow and the proxy on this machine, without containers
+	@exec examples/keycloak/demo.sh $(ARGS)
 
 test: needs-cargo ## everything; the last line sums it up
 	@scripts/test all

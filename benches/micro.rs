@@ -19,6 +19,11 @@ use mlflow_auth_proxy::authz::{
 use mlflow_auth_proxy::http::{CanonicalPath, Query};
 use mlflow_auth_proxy::mlflow::{Found, Input, Json, Table, locate};
 
+mod credentials;
+#[allow(dead_code, clippy::indexing_slicing, reason = "shared with the tests, which use the rest and may stop")]
+#[path = "../tests/it/provider.rs"]
+mod provider;
+
 fn main() {
     let criterion =
         Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
@@ -26,6 +31,7 @@ fn main() {
     classify(&mut criterion);
     canonicalise(&mut criterion);
     decide(&mut criterion);
+    credentials::recognise(&mut criterion);
     criterion.final_summary();
 }
 
@@ -147,8 +153,10 @@ fn reader_of(experiments: u32) -> Identity {
         name: Arc::from("reader"),
         admin: false,
         scheme: Scheme::Token(TokenId(1)),
+        groups: Arc::default(),
         limits: Limits::default(),
         grants: Arc::new(grants.collect()),
+        shadow: None,
     }
 }
 

@@ -12,6 +12,7 @@ pub mod crypto;
 pub mod filter;
 pub mod http;
 pub mod mlflow;
+pub mod oidc;
 pub mod pages;
 pub mod pipeline;
 pub mod resolve;

@@ -1,7 +1,7 @@
 //! The contenders and their surroundings: stub, do-nothing proxy, this proxy, and a folder for what they write.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
@@ -129,18 +129,9 @@ impl Workshop {
     async fn start_ours(&self, name: Name, program: PathBuf) -> anyhow::Result<Contender> {
         let (address, admin) = (free_address()?, free_address()?);
         let place = self.place(name)?;
-        let mut environment = vec![
-            ("MLFLOW_AUTH_PROXY_UPSTREAM__URL", format!("http://{}", self.bare.address)),
-            ("MLFLOW_AUTH_PROXY_SERVER__LISTEN", address.to_string()),
-            ("MLFLOW_AUTH_PROXY_SERVER__MAX_CONNECTIONS", "10000".to_owned()),
-            ("MLFLOW_AUTH_PROXY_ADMIN__LISTEN", admin.to_string()),
-            ("MLFLOW_AUTH_PROXY_STORE__URL", format!("sqlite://{}", place.join("store.db").display())),
-            ("MLFLOW_AUTH_PROXY_BOOTSTRAP__ADMIN_PASSWORD", setup::ADMIN_PASSWORD.to_owned()),
-            ("MLFLOW_AUTH_PROXY_LOG__ACCESS", (name == Name::Logged).to_string()),
-        ];
-        if let Some(tls) = &self.tls {
-            environment.push(("MLFLOW_AUTH_PROXY_SERVER__TLS__CERT", tls.cert.clone()));
-            environment.push(("MLFLOW_AUTH_PROXY_SERVER__TLS__KEY", tls.key.clone()));
+        let mut environment = self.environment(address, admin, &place);
+        if name == Name::Logged {
+            environment.push(("MLFLOW_AUTH_PROXY_LOG__ACCESS", "true".to_owned()));
         }
         let process = Process::start(&program, &["serve"], &environment, &place, self.proxy_core(), address).await?;
         let saved = place.join("token");
@@ -155,6 +146,39 @@ impl Workshop {
         };
         target.authorization = Some(format!("Bearer {token}"));
         Ok(Contender { name, target, process: Some(process) })
+    }
+
+    /// This proxy with further settings and a store of its own; `None` when it is not what is measured.
+    pub(crate) async fn start_with(
+        &self,
+        name: &str,
+        more: &[(&'static str, String)],
+    ) -> anyhow::Result<Option<(Target, Process)>> {
+        let Some(program) = &self.proxy else { return Ok(None) };
+        let (address, admin) = (free_address()?, free_address()?);
+        let place = self.folder.path().join(name);
+        std::fs::create_dir_all(&place)?;
+        let mut environment = self.environment(address, admin, &place);
+        environment.extend(more.iter().cloned());
+        let process = Process::start(program, &["serve"], &environment, &place, self.proxy_core(), address).await?;
+        Ok(Some((self.target(address), process)))
+    }
+
+    fn environment(&self, address: SocketAddr, admin: SocketAddr, place: &Path) -> Vec<(&'static str, String)> {
+        let mut environment = vec![
+            ("MLFLOW_AUTH_PROXY_UPSTREAM__URL", format!("http://{}", self.bare.address)),
+            ("MLFLOW_AUTH_PROXY_SERVER__LISTEN", address.to_string()),
+            ("MLFLOW_AUTH_PROXY_SERVER__MAX_CONNECTIONS", "10000".to_owned()),
+            ("MLFLOW_AUTH_PROXY_ADMIN__LISTEN", admin.to_string()),
+            ("MLFLOW_AUTH_PROXY_STORE__URL", format!("sqlite://{}", place.join("store.db").display())),
+            ("MLFLOW_AUTH_PROXY_BOOTSTRAP__ADMIN_PASSWORD", setup::ADMIN_PASSWORD.to_owned()),
+            ("MLFLOW_AUTH_PROXY_LOG__ACCESS", "false".to_owned()),
+        ];
+        if let Some(tls) = &self.tls {
+            environment.push(("MLFLOW_AUTH_PROXY_SERVER__TLS__CERT", tls.cert.clone()));
+            environment.push(("MLFLOW_AUTH_PROXY_SERVER__TLS__KEY", tls.key.clone()));
+        }
+        environment
     }
 
     pub(crate) async fn close(self) -> anyhow::Result<()> {

@@ -24,6 +24,7 @@ const PIECE: usize = 256 * 1024;
 pub(crate) struct Target {
     pub(crate) address: SocketAddr,
     pub(crate) authorization: Option<String>,
+    pub(crate) cookie: Option<String>,
     pub(crate) tls: Option<TlsConnector>,
 }
 
@@ -55,7 +56,7 @@ impl Load {
 
 impl Target {
     pub(crate) fn new(address: SocketAddr, tls: Option<TlsConnector>) -> Self {
-        Self { address, authorization: None, tls }
+        Self { address, authorization: None, cookie: None, tls }
     }
 
     pub(crate) async fn connect(&self) -> anyhow::Result<Connection> {
@@ -67,7 +68,42 @@ impl Target {
         };
         let host = format!("Host: {}\r\n", self.address);
         let authorization = self.authorization.as_ref().map(|value| format!("Authorization: {value}\r\n"));
-        Ok(Connection { stream, received: BytesMut::new(), headers: host + &authorization.unwrap_or_default() })
+        let cookie = self.cookie.as_ref().map(|value| format!("Cookie: {value}\r\n"));
+        let headers = host + &authorization.unwrap_or_default() + &cookie.unwrap_or_default();
+        Ok(Connection { stream, received: BytesMut::new(), headers })
+    }
+
+    /// The whole answer, head and body, to a request that is written out here; the connection ends with it.
+    pub(crate) async fn say(&self, method: &str, path: &str, headers: &str, body: &str) -> anyhow::Result<String> {
+        let mut connection = self.connect().await?;
+        let length = body.len();
+        let more = format!("Connection: close\r\nContent-Length: {length}\r\n{headers}");
+        let request = connection.head(method, path, &more) + body;
+        connection.stream.write_all(request.as_bytes()).await?;
+        let mut answer = Vec::new();
+        connection.stream.read_to_end(&mut answer).await?;
+        Ok(String::from_utf8_lossy(&answer).into_owned())
+    }
+
+    /// One small request for each of these `Authorization` values, over so many connections.
+    pub(crate) async fn each(&self, connections: usize, authorizations: &[String]) -> anyhow::Result<()> {
+        let mut tasks = JoinSet::new();
+        for turn in 0..connections {
+            let mut connection = self.connect().await?;
+            let mine = authorizations.iter().skip(turn).step_by(connections);
+            let requests: Vec<_> =
+                mine.map(|value| connection.head("GET", GET, &format!("Authorization: {value}\r\n"))).collect();
+            tasks.spawn(async move {
+                for request in requests {
+                    connection.exchange(request.as_bytes()).await?;
+                }
+                anyhow::Ok(())
+            });
+        }
+        while let Some(done) = tasks.join_next().await {
+            done??;
+        }
+        Ok(())
     }
 
     /// `connections` ask again as soon as they are answered: how much fits through.

@@ -10,9 +10,13 @@
 //! is exit code 1).
 
 mod contender;
+mod credentials;
 mod load;
 mod measure;
 mod proc;
+#[path = "../../tests/it/provider.rs"]
+#[allow(dead_code, clippy::unwrap_used, clippy::indexing_slicing, reason = "the tests' own, which they use whole")]
+mod provider;
 mod report;
 mod setup;
 
@@ -77,8 +81,9 @@ async fn run() -> anyhow::Result<ExitCode> {
         contenders.stop().await?;
     }
     measure::memory(&settings, &workshop, &mut results).await?;
+    let credentials = credentials::measure(&settings, &workshop).await?;
     workshop.close().await?;
-    let all_met = results.print(&settings);
+    let all_met = results.print(&settings) & credentials.is_none_or(|measured| measured.print());
     Ok(if all_met || !settings.strict { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::load::Target;
 
 pub(crate) const ADMIN_PASSWORD: &str = "only-for-this-benchmark";
-const PASSWORD: &str = "a-reader-of-benchmarks";
+pub(crate) const PASSWORD: &str = "a-reader-of-benchmarks";
 
 /// Experiment 1 is theirs to read; experiment 2 takes their uploads.
 pub(crate) async fn reader_with_token(target: &Target) -> anyhow::Result<String> {
@@ -25,7 +25,7 @@ pub(crate) async fn reader_with_token(target: &Target) -> anyhow::Result<String>
     Ok(made.get("token").and_then(Value::as_str).context("no token in the answer")?.to_owned())
 }
 
-async fn call(target: &Target, authorization: &str, path: &str, body: &Value) -> anyhow::Result<Value> {
+pub(crate) async fn call(target: &Target, authorization: &str, path: &str, body: &Value) -> anyhow::Result<Value> {
     let asker = Target { authorization: Some(authorization.to_owned()), ..target.clone() };
     let (status, answer) = asker.connect().await?.post(path, &body.to_string()).await?;
     let said = String::from_utf8_lossy(&answer);
@@ -33,6 +33,6 @@ async fn call(target: &Target, authorization: &str, path: &str, body: &Value) ->
     serde_json::from_slice(&answer).with_context(|| format!("POST {path} answered `{said}`"))
 }
 
-fn basic(user: &str, password: &str) -> String {
+pub(crate) fn basic(user: &str, password: &str) -> String {
     format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}")))
 }

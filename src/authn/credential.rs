@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use secrecy::SecretString;
 use secrecy::zeroize::Zeroizing;
 
-use super::Reason;
+use super::{Reason, Shown};
 use crate::crypto::AccessToken;
 
 /// What somebody shows to be recognised.
@@ -22,13 +22,27 @@ pub(super) enum Credential {
         owner: Option<String>,
         token: AccessToken,
     },
+    /// A bearer that looks like a JWT: three parts between dots.
+    Jwt(SecretString),
+    /// The secret in a session's cookie.
+    Session(SecretString),
 }
 
 impl Credential {
-    /// The longest value that is read, in bytes.
-    const MAX_BYTES: usize = 4096;
+    /// The longest value that is read, in bytes. A JWT that lists hundreds of groups is as large.
+    const MAX_BYTES: usize = 16 * 1024;
+    /// The longest of a password.
+    const MAX_BASIC_BYTES: usize = 4096;
 
-    pub(super) fn read(value: &[u8]) -> Result<Self, Reason> {
+    pub(super) fn read(shown: Shown<'_>) -> Result<Self, Reason> {
+        match shown {
+            Shown { authorization: Some(value), .. } => Self::authorization(value),
+            Shown { session: Some(secret), .. } => Ok(Self::Session(secret.into())),
+            Shown { authorization: None, session: None } => Err(Reason::Unreadable),
+        }
+    }
+
+    fn authorization(value: &[u8]) -> Result<Self, Reason> {
         if value.is_empty() || value.len() > Self::MAX_BYTES {
             return Err(Reason::Unreadable);
         }
@@ -47,6 +61,9 @@ impl Credential {
 
     /// RFC 7617, as UTF-8: the name ends at the first colon, and there are no control characters.
     fn basic(credentials: &[u8]) -> Result<Self, Reason> {
+        if credentials.len() > Self::MAX_BASIC_BYTES {
+            return Err(Reason::Unreadable);
+        }
         let decoded = Zeroizing::new(STANDARD.decode(credentials).map_err(|_| Reason::Unreadable)?);
         let text = str::from_utf8(&decoded).map_err(|_| Reason::Unreadable)?;
         if text.contains(char::is_control) {
@@ -63,7 +80,8 @@ impl Credential {
     fn bearer(credentials: &[u8]) -> Result<Self, Reason> {
         let text = str::from_utf8(credentials).map_err(|_| Reason::UnknownScheme)?;
         if !AccessToken::looks_like(text) {
-            return Err(Reason::UnknownScheme);
+            let is_jwt = text.bytes().filter(|byte| *byte == b'.').count() == 2;
+            return if is_jwt { Ok(Self::Jwt(text.into())) } else { Err(Reason::UnknownScheme) };
         }
         let token = AccessToken::parse(text).ok_or(Reason::MalformedToken)?;
         Ok(Self::Token { owner: None, token })

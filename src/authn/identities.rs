@@ -1,4 +1,4 @@
-//! Identities seen lately, and when their tokens were last used.
+//! Identities seen lately, and when their tokens and sessions were last used.
 //!
 //! Forgetting is one increment: an entry carries the epoch in which its loading began, and is believed in that epoch
 //! only. So an identity that was being loaded while it was forgotten can never be found, however late it is inserted.
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use moka::sync::Cache;
 
-use crate::authz::{Identity, Scheme, TokenId};
+use crate::authz::{Identity, Scheme, SessionId, TokenId};
 use crate::clock::Timestamp;
 
 /// The epoch in which the loading of an identity began.
@@ -22,7 +22,16 @@ pub(super) struct Epoch(u64);
 pub(super) struct Identities {
     entries: Cache<[u8; 32], Arc<Entry>>,
     epoch: AtomicU64,
-    used: Mutex<HashMap<TokenId, Timestamp>>,
+    used: Mutex<HashMap<Used, Timestamp>>,
+    /// How often a session's use is noted.
+    note_sessions_every: Duration,
+}
+
+/// What the last use of is noted.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(super) enum Used {
+    Token(TokenId),
+    Session(SessionId),
 }
 
 #[derive(Debug)]
@@ -30,7 +39,7 @@ struct Entry {
     identity: Arc<Identity>,
     until: Timestamp,
     epoch: Epoch,
-    /// When the use of its token was last noted.
+    /// When the use of its token or session was last noted.
     noted: AtomicI64,
 }
 
@@ -46,7 +55,13 @@ impl Identities {
             entries: Cache::builder().max_capacity(entries).time_to_live(ttl).build(),
             epoch: AtomicU64::new(0),
             used: Mutex::default(),
+            note_sessions_every: Self::NOTE_EVERY,
         }
+    }
+
+    /// A session's use is noted often enough that it does not end much too early for being thought idle.
+    pub(super) fn sessions_idle_after(&mut self, idle: Duration) {
+        self.note_sessions_every = Self::NOTE_EVERY.min(idle / 8);
     }
 
     /// To be called before anything is read that ends up in the identity.
@@ -85,33 +100,37 @@ impl Identities {
     }
 
     /// The uses noted since the last call.
-    pub(super) fn take_used(&self) -> Vec<(TokenId, Timestamp)> {
+    pub(super) fn take_used(&self) -> Vec<(Used, Timestamp)> {
         std::mem::take(&mut *self.used.lock().unwrap_or_else(PoisonError::into_inner)).into_iter().collect()
     }
 
     /// Uses that could not be written, to be tried again.
-    pub(super) fn give_back_used(&self, used: Vec<(TokenId, Timestamp)>) {
-        for (token, at) in used {
-            self.note(token, at);
+    pub(super) fn give_back_used(&self, used: impl IntoIterator<Item = (Used, Timestamp)>) {
+        for (what, at) in used {
+            self.note(what, at);
         }
     }
 
     fn note_use(&self, entry: &Entry, now: Timestamp) {
-        let Scheme::Token(token) = entry.identity.scheme else { return };
+        let (what, every) = match entry.identity.scheme {
+            Scheme::Token(token) => (Used::Token(token), Self::NOTE_EVERY),
+            Scheme::Session(session) => (Used::Session(session), self.note_sessions_every),
+            Scheme::Password | Scheme::Jwt => return,
+        };
         let noted = entry.noted.load(Ordering::Relaxed);
-        if now.since(Timestamp(noted)) < Self::NOTE_EVERY {
+        if now.since(Timestamp(noted)) < every {
             return;
         }
         // Of several requests at this moment, one notes it.
         if entry.noted.compare_exchange(noted, now.0, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-            self.note(token, now);
+            self.note(what, now);
         }
     }
 
-    fn note(&self, token: TokenId, at: Timestamp) {
+    fn note(&self, what: Used, at: Timestamp) {
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        if used.len() < Self::MAX_USED || used.contains_key(&token) {
-            used.entry(token).and_modify(|latest| *latest = at.max(*latest)).or_insert(at);
+        if used.len() < Self::MAX_USED || used.contains_key(&what) {
+            used.entry(what).and_modify(|latest| *latest = at.max(*latest)).or_insert(at);
         }
     }
 }

@@ -12,10 +12,11 @@ use std::time::Duration;
 use moka::sync::Cache;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use crate::authz::{Identity, Limits, Scheme, UserId};
+use crate::authz::{Identity, Limits, Policies, Scheme, UserId};
 use crate::clock::{Clock, Timestamp};
 use crate::config;
 use crate::crypto::{AccessToken, CacheKeys, PasswordHash};
+use crate::oidc::token::Refusal;
 use crate::store::{self, Store, User};
 
 mod credential;
@@ -23,12 +24,22 @@ mod flights;
 mod guesses;
 mod hashing;
 mod identities;
+mod jwt;
+mod renewal;
+mod session;
 
 use credential::Credential;
 use flights::Flights;
 use guesses::Guesses;
 use hashing::Hashing;
-use identities::Identities;
+use identities::{Identities, Used};
+use jwt::Verifications;
+
+pub use jwt::Trusted;
+pub use renewal::{Renewal, Renewed};
+
+/// The cookie of a session. Its prefix makes browsers keep it to this very host, and to TLS (loopback aside).
+pub const SESSION_COOKIE: &str = "__Host-mlflow-session";
 
 /// Why nobody was recognised.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +55,9 @@ pub enum Error {
     /// The password queue is full.
     #[error("too many passwords are being checked")]
     Busy,
+    /// A JWT of an issuer whose keys could never be fetched.
+    #[error("the identity provider's keys could not be fetched yet")]
+    NoKeys,
     #[error(transparent)]
     Store(#[from] store::Error),
 }
@@ -60,6 +74,16 @@ pub enum Reason {
     ExpiredToken,
     RevokedToken,
     TokenOfAnother,
+    /// A token whose owner the identity provider let go: out of all allowed groups, logged out, or not heard of for long.
+    OwnerNotAllowed,
+    OwnerSuspended,
+    OwnerOutOfTouch,
+    /// A session that is over, or never was.
+    UnknownSession,
+    /// A JWT of no issuer of ours, or one that does not hold what it must.
+    RefusedJwt(Refusal),
+    /// The name that a token or provider says is somebody else's here.
+    NameTaken,
 }
 
 impl Reason {
@@ -74,7 +98,13 @@ impl Reason {
             | Self::MalformedToken
             | Self::ExpiredToken
             | Self::RevokedToken
-            | Self::TokenOfAnother => false,
+            | Self::TokenOfAnother
+            | Self::OwnerNotAllowed
+            | Self::OwnerSuspended
+            | Self::OwnerOutOfTouch
+            | Self::UnknownSession
+            | Self::RefusedJwt(_)
+            | Self::NameTaken => false,
         }
     }
 
@@ -91,6 +121,12 @@ impl Reason {
             Self::ExpiredToken => "expired_token",
             Self::RevokedToken => "revoked_token",
             Self::TokenOfAnother => "token_of_another",
+            Self::OwnerNotAllowed => "owner_not_allowed",
+            Self::OwnerSuspended => "owner_suspended",
+            Self::OwnerOutOfTouch => "owner_out_of_touch",
+            Self::UnknownSession => "unknown_session",
+            Self::RefusedJwt(refusal) => refusal.as_str(),
+            Self::NameTaken => "name_taken",
         }
     }
 }
@@ -104,15 +140,23 @@ impl fmt::Display for Reason {
 /// Recognises people and programs.
 pub struct Authn {
     store: Arc<Store>,
+    policies: Arc<Policies>,
     clock: Clock,
     keys: CacheKeys,
     identities: Identities,
     /// Passwords that were right, by user, stored hash and password, with the moment until which that is believed.
     verified: Cache<[u8; 32], Timestamp>,
+    /// Whose JWTs are believed.
+    issuers: Vec<Trusted>,
+    verifications: Verifications,
     flights: Flights,
     guesses: Guesses,
     hashing: Hashing,
     cache_ttl: Duration,
+    /// See [`config::Authn::person_max_age`].
+    person_max_age: Option<Duration>,
+    /// See [`config::Session::idle_timeout`].
+    session_idle: Duration,
     /// The store's revision when the caches were last known to be right.
     revision: AtomicI64,
     /// Whether the last [`Authn::refresh`] could not reach the store: said once, not twice a second.
@@ -133,73 +177,116 @@ impl Authn {
             identities: Identities::new(config.cache_entries, config.cache_ttl),
             // The wall clock may be set back; the cache's own clock cannot.
             verified: Cache::builder().max_capacity(config.cache_entries).time_to_live(config.cache_ttl).build(),
+            issuers: Vec::new(),
+            verifications: jwt::verifications(config.cache_entries),
             flights: Flights::default(),
             guesses: Guesses::new(config, clock.clone()),
             hashing: Hashing::new(config.hash_concurrency, config.hash_queue),
             cache_ttl: config.cache_ttl,
+            person_max_age: config.person_max_age,
+            session_idle: Duration::MAX,
             revision: AtomicI64::new(i64::MIN),
             cut_off: AtomicBool::new(false),
             keys: CacheKeys::new(),
+            policies: Arc::default(),
             store,
             clock,
         }
     }
 
-    /// The identity behind a recently seen `Authorization` value: no I/O, no password hash.
+    /// The same, with sessions that end when they are not used for so long.
+    #[must_use]
+    pub fn with_idle_sessions_ending_after(mut self, idle: Duration) -> Self {
+        self.session_idle = idle;
+        self.identities.sessions_idle_after(idle);
+        self
+    }
+
+    /// The same with what these policies grant. Who replaces one calls [`Authn::forget_all`] after it.
+    #[must_use]
+    pub fn with_policies(self, policies: Arc<Policies>) -> Self {
+        Self { policies, ..self }
+    }
+
+    /// Whether anybody's permissions depend on what an experiment is called.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn names_experiments(&self) -> Result<bool, Error> {
+        Ok(self.policies.enforced().names_experiments() || self.store.names_experiments().await?)
+    }
+
+    /// What is granted beside the store.
+    #[must_use]
+    pub fn policies(&self) -> &Policies {
+        &self.policies
+    }
+
+    /// The identity behind a credential that was seen lately: no I/O, no password hash.
     ///
     /// Knows no address. Therefore, while any address is over its limit of guesses, a password is left to
     /// [`Authn::authenticate`]: otherwise somebody who is refused every wrong guess would still learn the right one.
-    pub fn recent(&self, authorization: &[u8]) -> Option<Arc<Identity>> {
+    pub fn recent(&self, shown: Shown<'_>) -> Option<Arc<Identity>> {
         let now = self.clock.now();
-        let identity = self.identities.get(&self.place(authorization), now)?;
+        let identity = self.identities.get(&self.place(shown)?, now)?;
         match identity.scheme {
-            Scheme::Token(_) => Some(identity),
+            Scheme::Token(_) | Scheme::Session(_) | Scheme::Jwt => Some(identity),
             Scheme::Password => (!self.guesses.somebody_is_blocked(now)).then_some(identity),
         }
     }
 
-    /// Recognises one request by its `Authorization` value. `address` is the client's, after trusted proxies.
+    /// Recognises one request by what it shows. `address` is the client's, after trusted proxies.
     ///
     /// A valid access token passes whatever the limits say, because nobody guesses 256 bits. A password that was
     /// verified recently passes the account's limit, so that strangers cannot lock its owner out, but not the address's.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn authenticate(&self, authorization: Option<&[u8]>, address: IpAddr) -> Result<Arc<Identity>, Error> {
-        let value = authorization.ok_or(Error::Missing)?;
-        let place = self.place(value);
+    pub async fn authenticate(&self, shown: Shown<'_>, address: IpAddr) -> Result<Arc<Identity>, Error> {
+        let place = self.place(shown).ok_or(Error::Missing)?;
         if let Some(identity) = self.known(&place, address)? {
             return Ok(identity);
         }
-        let credential = Credential::read(value).map_err(Error::Failed)?;
+        let credential = Credential::read(shown).map_err(Error::Failed)?;
         // One at a time per credential: of a hundred parallel requests with one password, one hashes it.
         let _turn = self.flights.enter(place).await;
         if let Some(identity) = self.known(&place, address)? {
             return Ok(identity);
         }
         let started = self.identities.start();
-        let (user, scheme, limits, expires, last_used) = match credential {
-            Credential::Token { owner, token } => {
-                let (token, user) = self.by_token(owner.as_deref(), &token, address).await?;
-                (user, Scheme::Token(token.id), token.limits, token.expires, token.last_used)
-            }
+        let recognised = match credential {
+            Credential::Token { owner, token } => self.by_token(owner.as_deref(), &token, address).await?,
             Credential::Password { name, password } => {
                 let user = self.by_password(&name, password, address).await?;
-                (user, Scheme::Password, Limits::default(), Timestamp(i64::MAX), None)
+                Recognised::new(user, Scheme::Password, Timestamp(i64::MAX))
             }
+            Credential::Jwt(token) => self.by_jwt(place, &token).await?,
+            Credential::Session(secret) => self.by_session(&secret).await?,
         };
-        let grants = self.store.held_by(user.id).await?;
-        let identity = Arc::new(Identity {
-            user: user.id,
-            name: user.name.into(),
-            admin: user.admin,
-            scheme,
-            limits,
-            grants: Arc::new(grants),
-        });
+        let (expires, last_used) = (recognised.expires, recognised.last_used);
+        let identity = Arc::new(self.identity(recognised).await?);
         let until = self.clock.now().plus(self.cache_ttl).min(expires);
         self.identities.insert(place, started, Arc::clone(&identity), until, last_used, self.clock.now());
         Ok(identity)
+    }
+
+    /// What a recognised user may do now: by themselves, by their groups and by their roles.
+    async fn identity(&self, recognised: Recognised) -> Result<Identity, Error> {
+        let Recognised { user, scheme, limits, groups, admin, .. } = recognised;
+        let standing = self.store.standing_of(user.id, &groups).await?;
+        let member = standing.member(&user.name, &groups);
+        let grants = Arc::new(standing.grants(&self.policies.enforced(), &member));
+        let shadow = self.policies.shadow().map(|shadow| Arc::new(standing.grants(&shadow, &member)));
+        Ok(Identity {
+            user: user.id,
+            name: user.name.as_str().into(),
+            admin,
+            scheme,
+            groups: groups.as_slice().into(),
+            limits,
+            grants,
+            shadow,
+        })
     }
 
     /// Hashes a new password on the bounded pool.
@@ -217,6 +304,18 @@ impl Authn {
     pub async fn verify_password(&self, user: &User, password: SecretString, address: IpAddr) -> Result<bool, Error> {
         self.guesses.check_address(address)?;
         self.is_password(Some(user), &user.name, password, address).await
+    }
+
+    /// Whose name and password these are, for a session; counted against the guessing limits.
+    ///
+    /// # Errors
+    /// See [`Error`]; a person whom the identity provider does not let in any more is [`Reason::OwnerNotAllowed`].
+    pub async fn sign_in(&self, name: &str, password: SecretString, address: IpAddr) -> Result<User, Error> {
+        let user = self.by_password(name, password, address).await?;
+        match &user.person {
+            Some(person) if !person.allowed => Err(Error::Failed(Reason::OwnerNotAllowed)),
+            Some(_) | None => Ok(user),
+        }
     }
 
     /// Whether some user is called this, in any case.
@@ -242,7 +341,7 @@ impl Authn {
     }
 
     /// Compares the store's revision with the last seen one and forgets all when another process changed something.
-    /// Called twice a second by `app`, which also hands over the tokens' last-used times.
+    /// Called twice a second by `app`, which also hands over when tokens and sessions were last used.
     ///
     /// A store that does not answer is said in the log once; cached identities then live to the end of their time.
     pub async fn refresh(&self) {
@@ -268,35 +367,48 @@ impl Authn {
         if used.is_empty() {
             return Ok(());
         }
-        let noted = self.store.touch_tokens(&used).await;
-        if noted.is_err() {
-            self.identities.give_back_used(used);
+        let (mut tokens, mut sessions) = (Vec::new(), Vec::new());
+        for (what, at) in used {
+            match what {
+                Used::Token(token) => tokens.push((token, at)),
+                Used::Session(session) => sessions.push((session, at)),
+            }
         }
-        noted
+        let tokens_noted = if tokens.is_empty() { Ok(()) } else { self.store.touch_tokens(&tokens).await };
+        if tokens_noted.is_err() {
+            self.identities.give_back_used(tokens.into_iter().map(|(token, at)| (Used::Token(token), at)));
+        }
+        let sessions_noted = if sessions.is_empty() { Ok(()) } else { self.store.touch_sessions(&sessions).await };
+        if sessions_noted.is_err() {
+            self.identities.give_back_used(sessions.into_iter().map(|(session, at)| (Used::Session(session), at)));
+        }
+        tokens_noted.and(sessions_noted)
     }
 
     fn known(&self, place: &[u8; 32], address: IpAddr) -> Result<Option<Arc<Identity>>, Error> {
         let Some(identity) = self.identities.get(place, self.clock.now()) else { return Ok(None) };
         match identity.scheme {
-            Scheme::Token(_) => {}
+            Scheme::Token(_) | Scheme::Session(_) | Scheme::Jwt => {}
             Scheme::Password => self.guesses.check_address(address)?,
         }
         Ok(Some(identity))
     }
 
-    async fn by_token(
-        &self,
-        owner: Option<&str>,
-        token: &AccessToken,
-        address: IpAddr,
-    ) -> Result<(store::Token, User), Error> {
+    async fn by_token(&self, owner: Option<&str>, token: &AccessToken, address: IpAddr) -> Result<Recognised, Error> {
         let found = self.store.token_by_hash(&token.hash()).await?;
         let reason = match found {
             None => Reason::UnknownToken,
             Some((token, _)) if token.revoked.is_some() => Reason::RevokedToken,
             Some((token, _)) if token.expires <= self.clock.now() => Reason::ExpiredToken,
             Some((_, user)) if owner.is_some_and(|owner| owner != user.name) => Reason::TokenOfAnother,
-            Some(found) => return Ok(found),
+            Some((token, user)) => match self.let_go(&user) {
+                Some(reason) => reason,
+                None => {
+                    let (limits, last_used) = (token.limits, token.last_used);
+                    let recognised = Recognised::new(user, Scheme::Token(token.id), token.expires);
+                    return Ok(Recognised { limits, last_used, ..recognised });
+                }
+            },
         };
         if reason.is_guess() {
             self.guesses.count(address)?;
@@ -348,8 +460,64 @@ impl Authn {
         hashed.await
     }
 
-    fn place(&self, authorization: &[u8]) -> [u8; 32] {
-        self.keys.key("authorization", authorization)
+    /// Why somebody's access tokens rest, when they do: they follow what the identity provider says of their owner.
+    fn let_go(&self, user: &User) -> Option<Reason> {
+        let person = user.person.as_ref()?;
+        if person.suspended.is_some() {
+            return Some(Reason::OwnerSuspended);
+        }
+        if !person.allowed {
+            return Some(Reason::OwnerNotAllowed);
+        }
+        let age = self.clock.now().since(person.seen);
+        self.person_max_age.is_some_and(|limit| age > limit).then_some(Reason::OwnerOutOfTouch)
+    }
+
+    fn place(&self, shown: Shown<'_>) -> Option<[u8; 32]> {
+        match shown {
+            Shown { authorization: Some(value), .. } => Some(self.keys.key("authorization", value)),
+            Shown { session: Some(secret), .. } => Some(self.keys.key("session", secret.as_bytes())),
+            Shown { authorization: None, session: None } => None,
+        }
+    }
+}
+
+/// What a request shows of who sends it. A credential in `Authorization` was sent on purpose and goes before a cookie.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Shown<'h> {
+    /// The value of `Authorization`.
+    pub authorization: Option<&'h [u8]>,
+    /// The value of our session's cookie.
+    pub session: Option<&'h str>,
+}
+
+impl<'h> Shown<'h> {
+    /// The value of `Authorization` alone.
+    #[must_use]
+    pub const fn authorization(value: &'h [u8]) -> Self {
+        Self { authorization: Some(value), session: None }
+    }
+}
+
+/// Somebody whose credential was right.
+#[derive(Debug)]
+struct Recognised {
+    user: User,
+    scheme: Scheme,
+    limits: Limits,
+    groups: Vec<String>,
+    admin: bool,
+    /// When the credential itself ends.
+    expires: Timestamp,
+    /// When a use of it was last written down.
+    last_used: Option<Timestamp>,
+}
+
+impl Recognised {
+    /// With all that the user has.
+    fn new(user: User, scheme: Scheme, expires: Timestamp) -> Self {
+        let (groups, admin) = (user.groups().to_vec(), user.is_admin());
+        Self { user, scheme, limits: Limits::default(), groups, admin, expires, last_used: None }
     }
 }
 

@@ -49,7 +49,7 @@ impl World {
     }
 
     async fn ask(&self, header: &str, address: IpAddr) -> Result<Arc<Identity>, Error> {
-        self.authn.authenticate(Some(header.as_bytes()), address).await
+        self.authn.authenticate(Shown::authorization(header.as_bytes()), address).await
     }
 
     /// What becomes of it, in one word.
@@ -71,11 +71,11 @@ impl World {
     }
 
     fn recent(&self, header: &str) -> Option<String> {
-        self.authn.recent(header.as_bytes()).map(|identity| identity.name.to_string())
+        self.authn.recent(Shown::authorization(header.as_bytes())).map(|identity| identity.name.to_string())
     }
 }
 
-fn config() -> config::Authn {
+pub(super) fn config() -> config::Authn {
     config::Authn {
         token_max_days: 365,
         cache_ttl: TTL,
@@ -85,6 +85,8 @@ fn config() -> config::Authn {
         guesses_per_address: PER_ADDRESS,
         guesses_per_account: PER_ACCOUNT,
         guess_window: WINDOW,
+        password_form: false,
+        person_max_age: None,
         signup: false,
     }
 }
@@ -114,8 +116,11 @@ async fn a_password_proves_its_owner() {
     let identity = world.ask(&basic("alice", "sesame"), HERE).await.unwrap();
     assert_eq!((identity.user, &*identity.name, identity.admin), (world.alice.id, "alice", false));
     assert_eq!((identity.scheme, identity.limits.is_unlimited()), (Scheme::Password, true));
-    assert_eq!(identity.grants.level(ResourceKind::Experiment, "12"), Some(Permission::Edit));
-    assert!(matches!(world.authn.authenticate(None, HERE).await, Err(Error::Missing)));
+    assert_eq!(
+        identity.grants.level(&crate::authz::Resource::new(ResourceKind::Experiment, "12")),
+        Some(Permission::Edit)
+    );
+    assert!(matches!(world.authn.authenticate(Shown::default(), HERE).await, Err(Error::Missing)));
 }
 
 #[tokio::test]
@@ -197,7 +202,7 @@ async fn a_header_has_one_meaning_or_none() {
         (good.replace("Basic ", "Basic"), "unknown_scheme"),
         (good.replace("Basic", "Digest"), "unknown_scheme"),
         ("Bearer".to_owned(), "unknown_scheme"),
-        ("Bearer eyJhbGciOiJub25lIn0.e30.".to_owned(), "unknown_scheme"),
+        ("Bearer eyJhbGciOiJub25lIn0.e30.".to_owned(), "jwt_algorithm"),
         ("Bearer sesame".to_owned(), "unknown_scheme"),
     ] {
         assert_eq!(world.answer_after(0, &header, HERE).await, answer, "{header:?}");
@@ -317,7 +322,8 @@ async fn a_hundred_first_requests_with_one_password_hash_it_once() {
     let mut requests = JoinSet::new();
     for _ in 0..100 {
         let (authn, header) = (Arc::clone(&world.authn), basic("alice", "sesame"));
-        requests.spawn(async move { authn.authenticate(Some(header.as_bytes()), HERE).await.map(drop) });
+        requests
+            .spawn(async move { authn.authenticate(Shown::authorization(header.as_bytes()), HERE).await.map(drop) });
     }
     assert!(requests.join_all().await.into_iter().all(|answer| answer.is_ok()));
     assert_eq!(world.authn.hashing.runs(), 1);
@@ -436,7 +442,8 @@ async fn parallel_guesses_do_not_exceed_the_limit() {
     for guess in 0..60 {
         let (authn, header) = (Arc::clone(&world.authn), basic("alice", &format!("guess {guess}")));
         let address = IpAddr::V4(std::net::Ipv4Addr::from_bits(guess / 2 + 1));
-        requests.spawn(async move { authn.authenticate(Some(header.as_bytes()), address).await.map(drop) });
+        requests
+            .spawn(async move { authn.authenticate(Shown::authorization(header.as_bytes()), address).await.map(drop) });
     }
     let answers = requests.join_all().await;
     let wrong = answers.iter().filter(|answer| matches!(answer, Err(Error::Failed(_)))).count();
@@ -454,7 +461,8 @@ async fn many_people_behind_one_address_sign_in_together() {
         let name = format!("user {number}");
         world.store.create_user(&actor(), &name, Some(&sesame), false).await.unwrap();
         let (authn, header) = (Arc::clone(&world.authn), basic(&name, "sesame"));
-        requests.spawn(async move { authn.authenticate(Some(header.as_bytes()), HERE).await.map(drop) });
+        requests
+            .spawn(async move { authn.authenticate(Shown::authorization(header.as_bytes()), HERE).await.map(drop) });
     }
     for answer in requests.join_all().await {
         answer.unwrap();
@@ -483,12 +491,12 @@ async fn a_full_queue_is_busy_and_uses_no_guess() {
     tokio::pin!(first);
     assert!(tokio::time::timeout(Duration::from_millis(20), &mut first).await.is_err());
     for _ in 0..PER_ADDRESS * 2 {
-        let answer = authn.authenticate(Some(basic("alice", "x").as_bytes()), HERE).await;
+        let answer = authn.authenticate(Shown::authorization(basic("alice", "x").as_bytes()), HERE).await;
         assert!(matches!(answer, Err(Error::Busy)), "{answer:?}");
     }
     drop(held);
     assert!(first.await.unwrap().matches(&"x".into()));
-    assert!(authn.authenticate(Some(basic("alice", "sesame").as_bytes()), HERE).await.is_ok());
+    assert!(authn.authenticate(Shown::authorization(basic("alice", "sesame").as_bytes()), HERE).await.is_ok());
 }
 
 #[tokio::test]
@@ -583,7 +591,8 @@ async fn no_secret_shows_in_debug_or_errors() {
     let world = World::new().await;
     world.ask(&basic("alice", "sesame"), HERE).await.unwrap();
     let error = world.ask(&basic("alice", "open-up"), HERE).await.unwrap_err();
-    let credential = Credential::read(basic("alice", "open-up").as_bytes());
+    let header = basic("alice", "open-up");
+    let credential = Credential::read(Shown::authorization(header.as_bytes()));
     let shown = format!("{:?} {error:?} {error} {credential:?}", world.authn);
     assert!(!shown.contains("sesame") && !shown.contains("open-up"), "{shown}");
 }

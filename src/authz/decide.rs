@@ -73,6 +73,23 @@ impl Requirement {
         let tier = if prompt { ResourceKind::PromptVersion } else { ResourceKind::RegisteredModelVersion };
         Self::Level { permission, resource, tier: Some(tier) }
     }
+
+    /// The experiments it is about, whose names globs may ask for.
+    pub fn experiments_mut(&mut self) -> Vec<&mut Resource> {
+        let resource = match self {
+            Self::NotRefused(resource) | Self::Level { resource, .. } => Some(resource),
+            Self::Belonging { owner, .. } => owner.as_mut(),
+            Self::Any(ways) => return ways.iter_mut().flatten().flat_map(Self::experiments_mut).collect(),
+            Self::SignedIn
+            | Self::Admin { .. }
+            | Self::Create(_)
+            | Self::Privileged(_)
+            | Self::NotDenied(_)
+            | Self::Tier { .. }
+            | Self::OneOf(_) => None,
+        };
+        resource.into_iter().filter(|resource| resource.kind == ResourceKind::Experiment).collect()
+    }
 }
 
 /// Proof that one request was allowed. Only this module can make one; forwarding consumes it.
@@ -97,6 +114,17 @@ pub enum Denied {
 }
 
 impl Denied {
+    /// What it is about, for the log.
+    #[must_use]
+    pub fn about(&self) -> Option<String> {
+        match self {
+            Self::Missing { resource, .. } => Some(format!("{}:{}", resource.kind, resource.key)),
+            Self::MissingTier { tier: kind, .. } | Self::MayNotCreate(kind) => Some(format!("{kind}:*")),
+            Self::MissingOnOwner { noun, id, .. } => Some(format!("{noun}:{id}")),
+            Self::NotAdmin | Self::Privileged(_) | Self::NotYours | Self::TokenIsReadOnly | Self::TokenScope => None,
+        }
+    }
+
     /// A bounded word for logs and metrics.
     #[must_use]
     pub const fn reason(&self) -> &'static str {
@@ -298,15 +326,15 @@ fn limited(who: &Identity, permission: Permission, resource: Option<&Resource>) 
 }
 
 fn level_refuses(who: &Identity, resource: &Resource) -> bool {
-    who.grants.level(resource.kind, &resource.key).is_some_and(Permission::refuses)
+    who.grants.level(resource).is_some_and(Permission::refuses)
 }
 
 pub(super) fn level(who: &Identity, policy: Policy, resource: &Resource) -> Permission {
     if resource.kind == ResourceKind::Job {
         // A job is its creator's; the default speaks of what people share.
-        return who.grants.level(resource.kind, &resource.key).unwrap_or(Permission::NoPermissions);
+        return who.grants.level(resource).unwrap_or(Permission::NoPermissions);
     }
-    policy.level(who.grants.level(resource.kind, &resource.key))
+    policy.level(who.grants.level(resource))
 }
 
 /// Which resources of a kind somebody may read, known before a list is asked for.
@@ -326,6 +354,9 @@ impl Visibility {
     pub fn of(who: &Identity, policy: Policy, kind: ResourceKind) -> Self {
         let readable = |key: &str| may(who, policy, Permission::Read, &Resource::new(kind, key));
         if !who.limits.resources.is_empty() {
+            if kind == ResourceKind::Experiment && who.needs_names() {
+                return Self::PerRow;
+            }
             let scoped = who.limits.resources.iter().filter(|(k, key)| *k == kind && readable(key));
             return Self::Only(scoped.map(|(_, key)| key.clone()).collect());
         }

@@ -3,11 +3,11 @@
 //! The verdict is [`holds`]'s own; this only gathers what it was made of.
 
 use super::decide::level;
-use super::{Grant, Identity, Permission, Policy, Requirement, Resource, ResourceKind, holds};
+use super::{Grant, Identity, Permission, Policy, Requirement, Resource, ResourceKind, Subject, holds};
 
 /// A decision, and what it was made of.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Explanation {
+pub struct Explanation<S = Subject> {
     pub allowed: bool,
     /// What a refused request is told.
     pub denied: Option<String>,
@@ -15,19 +15,19 @@ pub struct Explanation {
     /// the credential.
     pub level: Permission,
     /// The grants that speak of it, of a tier that is asked about, or of the workspace.
-    pub grants: Vec<Grant>,
+    pub grants: Vec<Grant<S>>,
 }
 
 /// Explains whether `who` fulfils all `requirements`, which are about `resource`. `held` are the grants from which the
 /// identity's own were made.
 #[must_use]
-pub fn explain(
+pub fn explain<S>(
     who: &Identity,
     policy: Policy,
     requirements: &[Requirement],
     resource: &Resource,
-    held: impl IntoIterator<Item = Grant>,
-) -> Explanation {
+    held: impl IntoIterator<Item = Grant<S>>,
+) -> Explanation<S> {
     let denied = requirements.iter().find_map(|requirement| holds(who, policy, requirement).err());
     let asked = |tier| {
         requirements.iter().any(|requirement| match requirement {
@@ -42,8 +42,8 @@ pub fn explain(
             | Requirement::Any(_) => false,
         })
     };
-    let takes_part = |grant: &Grant| {
-        let speaks = grant.kind == resource.kind && grant.selector.matches(&resource.key);
+    let takes_part = |grant: &Grant<S>| {
+        let speaks = grant.kind == resource.kind && grant.selector.selects(resource);
         // Of the workspace, MANAGE alone is about what is in it.
         let of_all = grant.kind == ResourceKind::Workspace && grant.permission == Permission::Manage;
         speaks || of_all || asked(grant.kind)

@@ -4,14 +4,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Permission, ResourceKind, RoleId, Selector, UserId};
+use super::{Permission, Resource, ResourceKind, RoleId, Selector, UserId};
 
 /// Where everything is on an MLflow without workspaces: all resources, and what people were granted themselves.
 pub const DEFAULT_WORKSPACE: &str = "default";
 
-/// Whom a grant is for.
-///
-/// Groups (from the identity provider) already have their place here; their source comes later.
+/// Whom a stored grant is for. A group ending in `/**` is that group and all below it.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Subject {
     User(UserId),
@@ -21,8 +19,8 @@ pub enum Subject {
 
 /// A sentence: `subject` has `permission` on the resources of `kind` that `selector` names.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Grant {
-    pub subject: Subject,
+pub struct Grant<S = Subject> {
+    pub subject: S,
     pub kind: ResourceKind,
     pub selector: Selector,
     pub permission: Permission,
@@ -61,18 +59,21 @@ pub struct GrantSet {
 
 impl GrantSet {
     /// What the grants say about one resource; `None` when no grant speaks of it.
+    ///
+    /// Where its name is not known, a glob that refuses counts as one that matches, and no other does.
     #[must_use]
-    pub fn level(&self, kind: ResourceKind, key: &str) -> Option<Permission> {
-        if self.rules(kind) {
+    pub fn level(&self, resource: &Resource) -> Option<Permission> {
+        if self.rules(resource.kind) {
             return Some(Permission::Manage);
         }
-        let of_kind = self.kinds.get(&kind)?;
+        let of_kind = self.kinds.get(&resource.kind)?;
         let mut level = of_kind.all;
-        if let Some(&exact) = of_kind.exact.get(key) {
+        if let Some(&exact) = of_kind.exact.get(&resource.key) {
             level = Some(fold(level, exact));
         }
+        let name = resource.chosen_name();
         for (pattern, permission) in &of_kind.globs {
-            if pattern.matches(key) {
+            if name.map_or(permission.refuses(), |name| pattern.matches(name)) {
                 level = Some(fold(level, *permission));
             }
         }
@@ -100,6 +101,13 @@ impl GrantSet {
     #[must_use]
     pub fn has_globs(&self, kind: ResourceKind) -> bool {
         self.kinds.get(&kind).is_some_and(|of_kind| !of_kind.globs.is_empty())
+    }
+
+    /// Adds what is given to groups, or to people by a policy: no membership in any workspace comes with it.
+    pub fn add<S>(&mut self, grants: impl IntoIterator<Item = Grant<S>>) {
+        for grant in grants {
+            self.kinds.entry(grant.kind).or_default().add(grant.selector, grant.permission);
+        }
     }
 
     /// Adds what a role of this workspace gives. Outside [`DEFAULT_WORKSPACE`] that is the workspace and nothing in it: its

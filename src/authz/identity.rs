@@ -18,6 +18,10 @@ pub struct UserId(pub i64);
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct TokenId(pub i64);
 
+/// A session's number. Not its cookie.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct SessionId(pub i64);
+
 /// A role's number.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct RoleId(pub i64);
@@ -29,6 +33,10 @@ pub enum Scheme {
     Password,
     /// HTTP Basic or bearer with an access token.
     Token(TokenId),
+    /// The cookie of a browser that signed in.
+    Session(SessionId),
+    /// A bearer token of an identity provider.
+    Jwt,
 }
 
 impl Scheme {
@@ -38,6 +46,27 @@ impl Scheme {
         match self {
             Self::Password => "password",
             Self::Token(_) => "token",
+            Self::Session(_) => "session",
+            Self::Jwt => "jwt",
+        }
+    }
+
+    /// The access token that was used, if one was.
+    #[must_use]
+    pub const fn token(self) -> Option<TokenId> {
+        match self {
+            Self::Token(id) => Some(id),
+            Self::Password | Self::Session(_) | Self::Jwt => None,
+        }
+    }
+
+    /// Whether this is somebody in person, with their password or their browser's session, rather than a program that holds
+    /// a token: only a person makes tokens and changes passwords.
+    #[must_use]
+    pub const fn is_personal(self) -> bool {
+        match self {
+            Self::Password | Self::Session(_) => true,
+            Self::Token(_) | Self::Jwt => false,
         }
     }
 }
@@ -49,10 +78,14 @@ pub struct Identity {
     pub name: Arc<str>,
     pub admin: bool,
     pub scheme: Scheme,
+    /// As the identity provider said them; none for accounts of ours alone.
+    pub groups: Arc<[String]>,
     /// What this credential is confined to, however much its owner may do.
     pub limits: Limits,
     /// The grants of the user, their groups and their roles.
     pub grants: Arc<GrantSet>,
+    /// What the grants would be under the shadow policy; `None` without one. Decides nothing.
+    pub shadow: Option<Arc<GrantSet>>,
 }
 
 impl Identity {
@@ -60,6 +93,20 @@ impl Identity {
     #[must_use]
     pub fn administers(&self, workspace: &str) -> bool {
         self.admin || self.grants.administers(workspace)
+    }
+
+    /// Whether it takes the names of experiments to decide what this identity may do with them.
+    #[must_use]
+    pub fn needs_names(&self) -> bool {
+        let globs = |grants: &GrantSet| grants.has_globs(ResourceKind::Experiment);
+        !self.admin && (globs(&self.grants) || self.shadow.as_deref().is_some_and(globs))
+    }
+
+    /// The same person under the shadow policy, where there is one and it can make a difference.
+    #[must_use]
+    pub fn in_the_shadow(&self) -> Option<Self> {
+        let shadow = self.shadow.as_ref().filter(|_| !self.admin)?;
+        Some(Self { grants: Arc::clone(shadow), shadow: None, ..self.clone() })
     }
 }
 
@@ -146,6 +193,12 @@ impl fmt::Display for UserId {
 }
 
 impl fmt::Display for RoleId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }

@@ -6,15 +6,22 @@
 mod decide;
 mod explain;
 mod grant;
+mod group;
 mod identity;
 mod permission;
+mod policy;
 mod selector;
 
 pub use decide::{Denied, Permit, Policy, Requirement, Visibility, authorize, holds, may, open_to_all};
 pub use explain::{Explanation, explain};
 pub use grant::{DEFAULT_WORKSPACE, Grant, GrantSet, Subject};
-pub use identity::{Identity, Limits, RoleId, Scheme, ScopeError, TokenId, UserId};
+pub use group::{GroupError, check_group, texts_of_groups};
+pub use identity::{Identity, Limits, RoleId, Scheme, ScopeError, SessionId, TokenId, UserId};
 pub use permission::{Permission, UnknownPermission};
+pub use policy::{
+    Expectation, Member, OnCreate, Policies, PolicyFile, PolicyProblem, PolicyProblems, Source, Whom, read_target,
+    read_whom, write_target,
+};
 pub use selector::{Resource, ResourceKind, Selector, SelectorError, UnknownKind, scorer_key};
 
 #[cfg(test)]

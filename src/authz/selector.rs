@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
@@ -178,13 +179,12 @@ impl ResourceKind {
         !matches!(self, Self::Workspace) || matches!(permission, Permission::Use | Permission::Manage)
     }
 
-    /// Whether its key is a name that people choose, so that a glob makes sense.
+    /// Whether it has a name that people choose, so that a glob makes sense. An experiment's is not its key.
     #[must_use]
-    pub const fn is_named(self) -> bool {
+    pub const fn takes_globs(self) -> bool {
         match self {
-            Self::RegisteredModel | Self::Prompt | Self::McpServer => true,
-            Self::Experiment
-            | Self::Scorer
+            Self::Experiment | Self::RegisteredModel | Self::Prompt | Self::McpServer => true,
+            Self::Scorer
             | Self::GatewaySecret
             | Self::GatewayEndpoint
             | Self::GatewayModelDefinition
@@ -228,12 +228,25 @@ pub struct Resource {
     pub kind: ResourceKind,
     /// The id or name as MLflow returned it; never a spelling the caller chose.
     pub key: String,
+    /// Of an experiment, what globs are about; `None` while nobody had to know.
+    pub name: Option<Arc<str>>,
 }
 
 impl Resource {
     /// The resource of this kind with this key.
     pub fn new(kind: ResourceKind, key: impl Into<String>) -> Self {
-        Self { kind, key: key.into() }
+        Self { kind, key: key.into(), name: None }
+    }
+
+    /// The experiment of this id, under its present name.
+    pub fn experiment(id: impl Into<String>, name: &str) -> Self {
+        Self { name: Some(name.into()), ..Self::new(ResourceKind::Experiment, id) }
+    }
+
+    /// What globs are compared with; `None` when it is not known.
+    #[must_use]
+    pub fn chosen_name(&self) -> Option<&str> {
+        if self.kind == ResourceKind::Experiment { self.name.as_deref() } else { Some(&self.key) }
     }
 }
 
@@ -300,19 +313,21 @@ impl Selector {
         }
         match text.strip_prefix(Self::GLOB) {
             None => Ok(Self::Exact(text.to_owned())),
-            Some(_) if !kind.is_named() => Err(SelectorError::NoGlob(kind.noun())),
+            Some(_) if !kind.takes_globs() => Err(SelectorError::NoGlob(kind.noun())),
             Some("") => Err(SelectorError::Empty),
             Some(pattern) => Ok(Self::Glob(pattern.to_owned())),
         }
     }
 
-    /// Whether this selects the resource with that key.
+    /// Whether this selects that resource. A glob selects nothing whose name is not known.
     #[must_use]
-    pub fn matches(&self, key: &str) -> bool {
+    pub fn selects(&self, resource: &Resource) -> bool {
         match self {
             Self::All => true,
-            Self::Exact(exact) => exact == key,
-            Self::Glob(pattern) => wildmatch::WildMatch::new(pattern).matches(key),
+            Self::Exact(exact) => *exact == resource.key,
+            Self::Glob(pattern) => {
+                resource.chosen_name().is_some_and(|name| wildmatch::WildMatch::new(pattern).matches(name))
+            }
         }
     }
 }

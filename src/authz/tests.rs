@@ -17,8 +17,10 @@ fn who(grants: &[Grant]) -> Identity {
         name: "alice".into(),
         admin: false,
         scheme: Scheme::Password,
+        groups: Arc::default(),
         limits: Limits::default(),
         grants: Arc::new(grants.iter().cloned().collect()),
+        shadow: None,
     }
 }
 
@@ -127,9 +129,9 @@ fn a_roles_workspace_decides_what_it_gives() {
 
     let ruler = of("default", vec![workspace(Permission::Manage)]);
     assert!(may(&ruler) && ruler.administers("default") && !ruler.administers("team"));
-    assert_eq!(ruler.grants.level(ResourceKind::Experiment, "1"), Some(Permission::Manage), "beats DENY");
+    assert_eq!(ruler.grants.level(&experiment("1")), Some(Permission::Manage), "beats DENY");
     assert_eq!(ruler.grants.level_of_all(ResourceKind::Trace), Some(Permission::Manage));
-    assert_eq!(ruler.grants.level(ResourceKind::Job, "1"), None, "jobs are their creators'");
+    assert_eq!(ruler.grants.level(&Resource::new(ResourceKind::Job, "1")), None, "jobs are their creators'");
     assert_eq!(Visibility::of(&ruler, POLICY, ResourceKind::Prompt), Visibility::All);
     let requirement = Requirement::Admin { change: false };
     assert_eq!(authorize(&ruler, POLICY, &[requirement]).unwrap_err(), Denied::NotAdmin, "not of everything");
@@ -194,8 +196,8 @@ proptest! {
     fn an_exact_selector_selects_itself_only(key in "[^*]{1,20}", other in ".{0,20}") {
         prop_assume!(!key.starts_with("glob:"));
         let selector = Selector::parse(ResourceKind::RegisteredModel, &key).expect("a selector");
-        prop_assert!(selector.matches(&key));
-        prop_assert_eq!(selector.matches(&other), key == other);
+        prop_assert!(selector.selects(&Resource::new(ResourceKind::RegisteredModel, key.as_str())));
+        prop_assert_eq!(selector.selects(&Resource::new(ResourceKind::RegisteredModel, other.as_str())), key == other);
         prop_assert_eq!(selector.to_string(), key);
     }
 
@@ -216,9 +218,9 @@ proptest! {
     ) {
         let grants: Vec<Grant> =
             grants.into_iter().map(|(s, p)| grant(ResourceKind::RegisteredModel, s, Permission::ALL[p])).collect();
-        let matching: Vec<Permission> = grants.iter().filter(|g| g.selector.matches(key)).map(|g| g.permission).collect();
+        let matching: Vec<Permission> = grants.iter().filter(|g| g.selector.selects(&Resource::new(ResourceKind::RegisteredModel, key))).map(|g| g.permission).collect();
         let compiled: GrantSet = grants.into_iter().collect();
-        let level = compiled.level(ResourceKind::RegisteredModel, key);
+        let level = compiled.level(&Resource::new(ResourceKind::RegisteredModel, key));
         prop_assert_eq!(level.is_none(), matching.is_empty());
         if let Some(level) = level {
             let refused = matching.iter().any(|p| p.refuses());
@@ -277,7 +279,7 @@ proptest! {
         let asked = Requirement::Level { permission, resource: experiment("1"), tier: Some(ResourceKind::Run) };
         let explained = explain(&who, policy, std::slice::from_ref(&asked), &experiment("1"), held.clone());
         prop_assert_eq!(explained.allowed, holds(&who, policy, &asked).is_ok());
-        let takes_part = |grant: &&Grant| grant.kind == ResourceKind::Run || grant.selector.matches("1");
+        let takes_part = |grant: &&Grant| grant.kind == ResourceKind::Run || grant.selector.selects(&experiment("1"));
         prop_assert_eq!(explained.grants.len(), held.iter().filter(takes_part).count());
     }
 }

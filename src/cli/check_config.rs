@@ -3,10 +3,12 @@
 use std::process::ExitCode;
 
 use super::output;
+use crate::app;
 use crate::config::{Environment, Flags, Origin, load_from};
 
-pub(super) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
-    let (_, settings) = load_from(flags, &Environment::of_process())?;
+pub(super) async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
+    let (config, settings) = load_from(flags, &Environment::of_process())?;
+    app::read_policies(&config.authz).await?;
     let rows = settings.into_iter().map(|setting| {
         let origin = setting.origin.as_ref().map_or_else(|| "default".to_owned(), Origin::to_string);
         [setting.key, setting.value, origin]

@@ -1,16 +1,21 @@
 //! `explain`: may somebody do this, and because of which grants?
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Args;
 use serde_json::Value;
 
 use super::stored::{Absent, Opened};
+use crate::app;
 use crate::authz::{Limits, Policy};
 use crate::config::{self, Flags};
 use crate::mlflow::{Question, Table};
-use crate::pages::explanation;
+use crate::pages::{Person, explanation, learn_name};
+use crate::resolve::Resolver;
+use crate::telemetry::Metrics;
+use crate::upstream::Upstream;
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -37,12 +42,22 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(arguments: Arguments, flags: &Flags) -> anyhow::Result<ExitCode> {
-    let policy = Policy { default_permission: config::load(flags)?.authz.default_permission };
-    let question = Question::parse(&Table::built_in()?, &arguments.operation, &arguments.resource)?;
+    let config = config::load(flags)?;
+    let policy = Policy { default_permission: config.authz.default_permission };
+    let file = app::read_policies(&config.authz).await?.enforced();
+    let mut question = Question::parse(&Table::built_in()?, &arguments.operation, &arguments.resource)?;
     Opened::with(flags, Absent::Refuse, async |opened| {
         let user = opened.user(&arguments.user).await?;
-        let limits = Limits::default();
-        let answer = explanation(&opened.store, policy, &user, limits, &arguments.operation, &question).await?;
+        let groups = user.groups().to_vec();
+        let standing = opened.store.standing_of(user.id, &groups).await?;
+        let person = Person { user, groups, standing, limits: Limits::default() };
+        if person.needs_names(&file) {
+            let upstream = Upstream::new(&config.upstream).context("upstream.url")?;
+            let resolver = Resolver::new(upstream, Arc::new(Metrics::new([])?));
+            let named = learn_name(&resolver, &mut question).await;
+            named.context("grants depend on what the experiment is called, and MLflow does not say")?;
+        }
+        let answer = explanation(&person, policy, &file, &arguments.operation, &question);
         if arguments.json {
             println!("{}", serde_json::to_string_pretty(&answer).context("the answer is JSON")?);
         } else {
@@ -70,10 +85,11 @@ fn in_words(answer: &Value) -> String {
         let part = |key: &str| grant.get(key).and_then(Value::as_str).unwrap_or_default();
         let (kind, resource) = (part("resource_type"), part("resource"));
         out += &format!(
-            "  {} on {kind}:{resource}, of {} {}\n",
+            "  {} on {kind}:{resource}, of {} {} ({})\n",
             part("permission"),
             part("subject_type"),
-            part("subject")
+            part("subject"),
+            part("source")
         );
     }
     if list("grants").is_empty() {

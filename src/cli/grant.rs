@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::process::ExitCode;
 
-use anyhow::{bail, ensure};
+use anyhow::{Context as _, bail, ensure};
 use clap::{ArgGroup, Args, Subcommand};
 use serde::Serialize;
 
 use super::output::{Format, Row};
 use super::stored::{Absent, Opened};
-use crate::authz::{Grant, Permission, Resource, ResourceKind, Selector, Subject};
+use crate::authz::{DEFAULT_WORKSPACE, Grant, Permission, Resource, ResourceKind, Selector, Subject, check_group};
 use crate::config::Flags;
 use crate::store;
 
@@ -19,9 +19,11 @@ Examples:
   mlflow-auth-proxy grant set --user alice --experiment 12 --permission EDIT
   mlflow-auth-proxy grant create --user bob --registered-model 'glob:fraud-*' --permission READ
   mlflow-auth-proxy grant revoke --user bob --experiment 12
+  mlflow-auth-proxy grant set --group '/ml/**' --experiment 'glob:fraud-*' --permission READ
   mlflow-auth-proxy grant list --user alice --json
 
-A resource is an id or name, `*` for all, or `glob:PATTERN` for models, prompts and MCP servers.
+A resource is an id or name, `*` for all, or `glob:PATTERN` on the names of experiments, models, prompts and MCP servers.
+A group is one of the identity provider; with `/**` at its end it is that group and all below it.
 Permissions: READ < USE < EDIT < MANAGE; NO_PERMISSIONS and DENY refuse, whatever else was granted.")]
 pub(super) struct Arguments {
     #[command(subcommand)]
@@ -34,9 +36,8 @@ pub(super) struct Arguments {
 enum Command {
     /// What was granted, to somebody or to everybody
     List {
-        /// Only what this person was granted
-        #[arg(long)]
-        user: Option<String>,
+        #[command(flatten)]
+        whose: Whose,
     },
     /// Grant something new; fails when there already is a grant on it
     Create {
@@ -75,18 +76,79 @@ impl Level {
 /// Whose grant, and on what.
 #[derive(Args, Debug)]
 struct On {
-    /// Who is granted
-    #[arg(long)]
-    user: String,
+    #[command(flatten)]
+    whom: Whom,
     #[command(flatten)]
     what: What,
+}
+
+/// Who is granted.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+struct Whom {
+    /// Somebody with an account
+    #[arg(long)]
+    user: Option<String>,
+    /// A group of the identity provider; `/ml/**` is `/ml` and all below it
+    #[arg(long)]
+    group: Option<String>,
+    /// A role of the default workspace
+    #[arg(long)]
+    role: Option<String>,
+}
+
+/// Only what these were granted.
+#[derive(Args, Debug)]
+#[group(required = false, multiple = false)]
+struct Whose {
+    /// Only what this person was granted
+    #[arg(long)]
+    user: Option<String>,
+    /// Only what this group was granted, letter for letter
+    #[arg(long)]
+    group: Option<String>,
+    /// Only what this role of the default workspace was granted
+    #[arg(long)]
+    role: Option<String>,
+}
+
+/// The subject that is meant, and how sentences call it; `None` when nobody is named.
+async fn subject(
+    user: Option<String>,
+    group: Option<String>,
+    role: Option<String>,
+    opened: &Opened,
+) -> anyhow::Result<Option<(Subject, String)>> {
+    Ok(match (user, group, role) {
+        (Some(name), _, _) => {
+            let user = opened.user(&name).await?;
+            Some((Subject::User(user.id), format!("`{}`", user.name)))
+        }
+        (None, Some(group), _) => {
+            check_group(&group)?;
+            let called = format!("group `{group}`");
+            Some((Subject::Group(group), called))
+        }
+        (None, None, Some(name)) => {
+            let role = opened.role(DEFAULT_WORKSPACE, &name).await?;
+            Some((Subject::Role(role.id), format!("role `{name}`")))
+        }
+        (None, None, None) => None,
+    })
+}
+
+impl Whom {
+    async fn find(self, opened: &Opened) -> anyhow::Result<(Subject, String)> {
+        let found = subject(self.user, self.group, self.role, opened).await?;
+        found.context("say who is granted: --user, --group or --role")
+    }
 }
 
 #[derive(Args, Debug)]
 #[group(skip)]
 #[command(group(ArgGroup::new("what").required(true).args(["experiment", "registered_model", "prompt", "type"])))]
 pub(super) struct What {
-    /// An experiment's id, or `*`
+    /// An experiment's id, `*`, or `glob:PATTERN` on its name
     #[arg(long, value_name = "ID")]
     experiment: Option<String>,
     /// A registered model's name, `*` or `glob:PATTERN`
@@ -171,9 +233,9 @@ async fn carry_out(arguments: Arguments, opened: &Opened) -> anyhow::Result<()> 
     let (store, actor, format) = (&opened.store, &opened.actor, arguments.format);
     let names = opened.names().await?;
     match arguments.command {
-        Command::List { user } => {
-            let grants = match user {
-                Some(name) => store.grants_of(&Subject::User(opened.user(&name).await?.id)).await?,
+        Command::List { whose } => {
+            let grants = match subject(whose.user, whose.group, whose.role, opened).await? {
+                Some((subject, _)) => store.grants_of(&subject).await?,
                 None => store.grants().await?,
             };
             let shown: Vec<Shown> = grants.iter().map(|grant| Shown::new(grant, &names)).collect();
@@ -193,16 +255,15 @@ async fn carry_out(arguments: Arguments, opened: &Opened) -> anyhow::Result<()> 
             format.done(&Shown::new(&grant, &names), &sentence)
         }
         Command::Revoke(on) => {
-            let user = opened.user(&on.user).await?;
+            let (subject, called) = on.whom.find(opened).await?;
             let (kind, selector) = on.what.parse()?;
-            let subject = Subject::User(user.id);
             match store.delete_grant(actor, &subject, kind, &selector).await {
                 Ok(permission) => {
-                    let sentence = format!("{permission} on {} was taken from `{}`", noun(kind, &selector), user.name);
+                    let sentence = format!("{permission} on {} was taken from {called}", noun(kind, &selector));
                     format.done(&Shown::new(&Grant { subject, kind, selector, permission }, &names), &sentence)
                 }
                 Err(store::Error::NotFound(_)) => {
-                    bail!("there is no such grant; `mlflow-auth-proxy grant list --user {}` shows all", user.name)
+                    bail!("there is no such grant of {called}; `mlflow-auth-proxy grant list` shows all")
                 }
                 Err(other) => Err(other.into()),
             }
@@ -212,11 +273,13 @@ async fn carry_out(arguments: Arguments, opened: &Opened) -> anyhow::Result<()> 
 
 /// The grant that was meant, and how to say that it holds.
 async fn sentence(on: On, level: Level, opened: &Opened) -> anyhow::Result<(Grant, String)> {
-    let user = opened.user(&on.user).await?;
+    let (subject, called) = on.whom.find(opened).await?;
     let (kind, selector) = on.what.parse()?;
+    let of_group = matches!(subject, Subject::Group(_));
+    ensure!(!(of_group && kind == ResourceKind::Workspace), "a workspace is granted to roles only");
     let permission = level.on(kind)?;
-    let sentence = format!("`{}` has {permission} on {}", user.name, noun(kind, &selector));
-    Ok((Grant { subject: Subject::User(user.id), kind, selector, permission }, sentence))
+    let sentence = format!("{called} has {permission} on {}", noun(kind, &selector));
+    Ok((Grant { subject, kind, selector, permission }, sentence))
 }
 
 pub(super) fn noun(kind: ResourceKind, selector: &Selector) -> String {

@@ -13,13 +13,16 @@ use crate::config::{self, Flags, Problems};
 
 mod audit;
 mod check_config;
+mod doctor;
 mod explain;
 mod grant;
 mod output;
 mod password;
+mod policy;
 mod quickstart;
 mod role;
 mod serve;
+mod session;
 mod signals;
 mod stored;
 mod token;
@@ -41,6 +44,8 @@ enum Command {
     Serve(serve::Arguments),
     /// Say whether the configuration is right, and what it comes to
     CheckConfig(serve::Arguments),
+    /// Say whether what is around the proxy fits: identity providers, MLflow, files; and what to change
+    Doctor(doctor::Arguments),
     /// Try everything on this machine: installs and starts an MLflow, and this proxy in front of it
     Quickstart(quickstart::Arguments),
     /// People who have an account
@@ -51,6 +56,10 @@ enum Command {
     Grant(grant::Arguments),
     /// What several people may do together
     Role(role::Arguments),
+    /// Browsers that are signed in
+    Session(session::Arguments),
+    /// The policy file: is it right, and does it decide as it should?
+    Policy(policy::Arguments),
     /// May somebody do this, and because of which grants?
     Explain(explain::Arguments),
     /// What was changed and what was denied
@@ -107,13 +116,16 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::CheckConfig(arguments) => {
             arguments.add_to(&mut flags);
-            check_config::run(&flags)
+            check_config::run(&flags).await
         }
+        Command::Doctor(arguments) => doctor::run(arguments, &flags).await,
         Command::Quickstart(arguments) => quickstart::run(arguments, flags).await,
         Command::User(arguments) => user::run(arguments, &flags).await,
         Command::Token(arguments) => token::run(arguments, &flags).await,
         Command::Grant(arguments) => grant::run(arguments, &flags).await,
         Command::Role(arguments) => role::run(arguments, &flags).await,
+        Command::Session(arguments) => session::run(arguments, &flags).await,
+        Command::Policy(arguments) => policy::run(arguments, &flags),
         Command::Explain(arguments) => explain::run(arguments, &flags).await,
         Command::Audit(arguments) => audit::run(&arguments, &flags).await,
     }
@@ -150,6 +162,7 @@ Examples:
   Try it, with everything it needs:     mlflow-auth-proxy quickstart --demo
   Put it in front of your MLflow:       mlflow-auth-proxy serve --upstream http://127.0.0.1:5000
   Look before you start:                mlflow-auth-proxy check-config --config proxy.toml
+  Find what does not fit:               mlflow-auth-proxy doctor --config proxy.toml
   Give somebody an account:             mlflow-auth-proxy user create alice
   Let alice change experiment 12:       mlflow-auth-proxy grant set --user alice --experiment 12 --permission EDIT
   Give a pipeline a token:              mlflow-auth-proxy token create --user ci --name nightly

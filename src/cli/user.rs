@@ -77,7 +77,7 @@ impl From<&User> for Shown {
         Self {
             id: user.id.0,
             username: user.name.clone(),
-            is_admin: user.admin,
+            is_admin: user.is_admin(),
             has_password: user.password.is_some(),
             created_at: moment(user.created),
         }

@@ -84,6 +84,36 @@ pub(super) fn origin(text: &str) -> Result<Url, &'static str> {
     Ok(url)
 }
 
+/// Where an identity provider is: https, or plain HTTP on loopback or inside a cluster where `http://` was written on
+/// purpose. With a path, perhaps.
+pub(super) fn provider_url(text: &str) -> Result<Url, &'static str> {
+    let url = Url::parse(text).map_err(|_| "must be a URL, such as https://keycloak.example.com/realms/company")?;
+    if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
+        return Err("must start with http:// or https://");
+    }
+    if url.scheme() == "http" && !is_loopback(&url) {
+        return Err("must be https: whoever can change what comes from there can be anybody here");
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("must not contain a user name or password");
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("must not contain `?` or `#`");
+    }
+    Ok(url)
+}
+
+/// Whether a URL leads to this machine, by its address or by a name that cannot lead elsewhere.
+#[must_use]
+pub fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.to_canonical().is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        None => false,
+    }
+}
+
 pub(super) fn store_url(text: &str) -> Result<String, &'static str> {
     let Some(place) = text.strip_prefix("sqlite:") else {
         return Err("must start with sqlite://, such as sqlite:///var/lib/mlflow-auth-proxy/store.db");

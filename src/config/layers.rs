@@ -10,7 +10,7 @@ use figment::value::Value;
 
 use super::Flags;
 use super::report::{Origin, Report};
-use super::schema::{self, Kind, PREFIX, SECRETS, Schema};
+use super::schema::{self, Kind, PREFIX, Schema};
 
 /// One value that somebody gave.
 #[derive(Clone, Debug)]
@@ -121,7 +121,7 @@ fn from_environment(environment: &Environment, schema: &Schema, report: &mut Rep
                 given.extend(read_text(&key, kind, value, origin, report));
             }
             Some(_) | None => {
-                let nearest = schema.nearest(&key).map(schema::environment_name);
+                let nearest = schema.nearest(&key).map(|known| schema::environment_name(&known));
                 let hint = nearest.map(|known| format!("; did you mean {known}?")).unwrap_or_default();
                 report.add_from(&key, Some(origin), format!("there is no variable {name}{hint}"));
             }
@@ -152,7 +152,7 @@ fn from_flags(flags: &Flags, schema: &Schema, report: &mut Report) -> Vec<Given>
             report.add_from(key, Some(origin), format!("there is no such key{hint}"));
             continue;
         };
-        if SECRETS.contains(&key.as_str()) {
+        if schema::is_secret(key) {
             let message = format!(
                 "a secret on the command line is seen by everyone on this machine; use {key}_file or {}",
                 schema::environment_name(key)
@@ -171,7 +171,7 @@ fn read_text(key: &str, kind: Kind, text: &OsStr, origin: Origin, report: &mut R
         report.add_from(key, Some(origin), "must be valid UTF-8");
         return None;
     };
-    if text.is_empty() && kind != Kind::List {
+    if text.is_empty() && !matches!(kind, Kind::List) {
         report.add_from(key, Some(origin), "is empty; give it a value or remove it");
         return None;
     }
@@ -179,6 +179,8 @@ fn read_text(key: &str, kind: Kind, text: &OsStr, origin: Origin, report: &mut R
         Kind::Text => Some(Value::from(text)),
         Kind::Number => text.trim().parse::<u64>().ok().map(Value::from),
         Kind::Flag => text.trim().to_lowercase().parse::<bool>().ok().map(Value::from),
+        Kind::List | Kind::Tables if text.trim_start().starts_with('[') => in_toml(text),
+        Kind::Tables => None,
         Kind::List => {
             let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
             Some(Value::from(items.map(Value::from).collect::<Vec<_>>()))
@@ -189,6 +191,16 @@ fn read_text(key: &str, kind: Kind, text: &OsStr, origin: Origin, report: &mut R
         return None;
     };
     Some(Given { key: key.to_owned(), value, origin })
+}
+
+/// A value in TOML's syntax.
+fn in_toml(text: &str) -> Option<Value> {
+    let table = format!("value = {text}").parse::<toml::Table>().ok()?;
+    // One value and nothing after it.
+    let [("value", value)] = table.iter().map(|(key, value)| (key.as_str(), value)).collect::<Vec<_>>()[..] else {
+        return None;
+    };
+    Value::serialize(value).ok()
 }
 
 fn read_bounded(path: &Path) -> Result<String, std::io::Error> {

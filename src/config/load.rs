@@ -11,7 +11,7 @@ use super::layers::{self, Environment, Given};
 use super::parse;
 use super::raw::{Raw, Secret};
 use super::report::{Origin, Problems, Report};
-use super::schema::{self, SECRETS, Schema};
+use super::schema::{self, Schema};
 
 /// What the command line says about the configuration.
 #[derive(Clone, Debug, Default)]
@@ -81,11 +81,9 @@ fn unreadable(mut report: Report) -> Problems {
 
 fn settings(raw: &Raw, report: &Report) -> Vec<Setting> {
     let setting = |(key, value): (String, Value)| {
-        let value = if SECRETS.contains(&key.as_str()) && !matches!(value, Value::Empty(..)) {
-            Secret::REDACTED.to_owned()
-        } else {
-            written(&value)
-        };
+        let given =
+            !matches!(&value, Value::Empty(..)) && !matches!(&value, Value::Array(_, items) if items.is_empty());
+        let value = if schema::is_secret(&key) && given { Secret::REDACTED.to_owned() } else { written(&value) };
         Setting { origin: report.origin(&key).cloned(), key, value }
     };
     schema::leaves(raw).into_iter().map(setting).collect()
@@ -99,6 +97,10 @@ fn written(value: &Value) -> String {
         Value::Bool(_, flag) => flag.to_string(),
         Value::Num(_, number) => number.to_u128().map(|number| number.to_string()).unwrap_or_default(),
         Value::Empty(..) => "(none)".to_owned(),
-        Value::Char(..) | Value::Dict(..) => String::new(),
+        Value::Dict(_, fields) => {
+            let fields = fields.iter().map(|(name, value)| format!("{name:?} = {}", written(value)));
+            format!("{{ {} }}", fields.collect::<Vec<_>>().join(", "))
+        }
+        Value::Char(..) => String::new(),
     }
 }

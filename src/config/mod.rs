@@ -14,6 +14,7 @@ use crate::authz::Permission;
 use crate::mlflow::Feature;
 
 mod checks;
+mod identity;
 mod layers;
 mod load;
 mod parse;
@@ -21,7 +22,10 @@ mod raw;
 mod report;
 mod schema;
 
-pub use checks::{check_password, check_username};
+pub use checks::{check_password, check_username, is_loopback};
+pub use identity::{
+    Claims, ClientAuth, Endpoint, GroupForm, GroupSource, Issuer, Machine, Preset, Provider, SealingKey, Session,
+};
 pub use layers::Environment;
 pub use load::{Flags, Setting, load, load_from};
 pub use report::{Origin, Problem, Problems};
@@ -36,6 +40,11 @@ pub struct Config {
     pub bootstrap: Bootstrap,
     pub authn: Authn,
     pub authz: Authz,
+    pub session: Session,
+    /// Identity providers that people sign in at, by name.
+    pub providers: Vec<Provider>,
+    /// Issuers whose tokens programs bring, by name; no issuer twice.
+    pub issuers: Vec<Issuer>,
     pub log: Log,
 }
 
@@ -124,6 +133,10 @@ pub struct Authn {
     pub guess_window: Duration,
     /// Whether MLflow's sign-up page is there.
     pub signup: bool,
+    /// Whether the sign-in page takes user name and password.
+    pub password_form: bool,
+    /// Access tokens of people from an identity provider rest when it was not heard of their owner for so long.
+    pub person_max_age: Option<Duration>,
 }
 
 /// What people may do.
@@ -138,6 +151,10 @@ pub struct Authz {
     pub opened: Vec<Feature>,
     /// Whether administrators may use routes that the table does not know.
     pub unlisted_routes_for_admins: bool,
+    /// Grants beside the store's.
+    pub policy_file: Option<PathBuf>,
+    /// Grants that are tried beside the ones that hold, and never enforced.
+    pub shadow_policy_file: Option<PathBuf>,
 }
 
 /// What we write down.

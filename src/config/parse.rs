@@ -2,14 +2,16 @@
 //! is found; the `?` at the end only puts together what was good.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use secrecy::SecretString;
 use url::Url;
 
 use super::report::Report;
-use super::{Admin, Authn, Authz, Bootstrap, Config, Log, Server, Store, Tls, Upstream, checks, raw};
+use super::{
+    Admin, Authn, Authz, Bootstrap, Config, Log, Provider, Server, Store, Tls, Upstream, checks, identity, raw,
+};
 use crate::mlflow::Feature;
 
 /// Parses everything; `None` when a part could not be made, with the reasons in the report.
@@ -21,12 +23,18 @@ pub(super) fn config(raw: raw::Raw, report: &mut Report) -> Option<Config> {
     let bootstrap = bootstrap(raw.bootstrap, report);
     let authn = authn(&raw.authn, report);
     let authz = authz(&raw.authz, report);
+    let session = identity::session(raw.session, report);
+    let providers = identity::providers(raw.oidc, report);
+    let issuers = identity::issuers(raw.jwt, report);
     let log = log(&raw.log, report);
     if let (Some(server), Some(admin)) = (&server, &admin) {
         one_listener_each(server.listen, admin.listen, report);
     }
     if let (Some(server), Some(upstream)) = (&server, &upstream) {
         not_ourselves(server.listen, &upstream.url, report);
+    }
+    if let (Some(server), Some(providers)) = (&server, &providers) {
+        reachable_for_log_in(server, providers, report);
     }
     Some(Config {
         server: server?,
@@ -36,6 +44,9 @@ pub(super) fn config(raw: raw::Raw, report: &mut Report) -> Option<Config> {
         bootstrap: bootstrap?,
         authn: authn?,
         authz: authz?,
+        session: session?,
+        providers: providers?,
+        issuers: issuers?,
         log: log?,
     })
 }
@@ -146,6 +157,16 @@ fn not_ourselves(listen: SocketAddr, upstream: &Url, report: &mut Report) {
     }
 }
 
+/// The provider sends browsers back to our public address.
+fn reachable_for_log_in(server: &Server, providers: &[Provider], report: &mut Report) {
+    if !providers.is_empty() && server.public_url.is_none() {
+        report.add(
+            "server.public_url",
+            "is missing: identity providers send browsers back there, such as https://mlflow.example.com",
+        );
+    }
+}
+
 fn admin(raw: &raw::Admin, report: &mut Report) -> Option<Admin> {
     report.check("admin.listen", checks::address(&raw.listen)).map(|listen| Admin { listen })
 }
@@ -212,6 +233,10 @@ fn authn(raw: &raw::Authn, report: &mut Report) -> Option<Authn> {
         guesses_per_account: account?,
         guess_window: window?,
         signup: raw.signup,
+        password_form: raw.password_form,
+        person_max_age: report
+            .check("authn.person_max_age_days", checks::number::<u64>(raw.person_max_age_days, 0..=3650))
+            .map(|days| (days > 0).then(|| Duration::from_secs(days * DAY)))?,
     })
 }
 
@@ -225,6 +250,8 @@ fn authz(raw: &raw::Authz, report: &mut Report) -> Option<Authz> {
         authorship: raw.authorship,
         opened: opened?,
         unlisted_routes_for_admins: raw.unlisted_routes_for_admins,
+        policy_file: raw.policy_file.as_deref().map(PathBuf::from),
+        shadow_policy_file: raw.shadow_policy_file.as_deref().map(PathBuf::from),
     })
 }
 
@@ -235,7 +262,7 @@ fn log(raw: &raw::Log, report: &mut Report) -> Option<Log> {
 }
 
 /// Every item of a list; `None` when one was wrong.
-fn each<T>(
+pub(super) fn each<T>(
     key: &str,
     items: &[String],
     check: impl Fn(&str) -> Result<T, String>,
@@ -246,10 +273,10 @@ fn each<T>(
 }
 
 /// `Some(None)`: nothing was given, and that is fine.
-fn optional<T>(given: Option<&str>, check: impl FnOnce(&str) -> Option<T>) -> Option<Option<T>> {
+pub(super) fn optional<T>(given: Option<&str>, check: impl FnOnce(&str) -> Option<T>) -> Option<Option<T>> {
     given.map_or(Some(None), |given| check(given).map(Some))
 }
 
 const HOUR: u64 = 3600;
-const DAY: u64 = 24 * HOUR;
+pub(super) const DAY: u64 = 24 * HOUR;
 const GIB: u64 = 1024 * 1024 * 1024;

@@ -3,6 +3,7 @@
 //! The fields here are the list of keys; [`super::schema`] reads it from the defaults, so nothing is written twice.
 //! `Option` means that there is no default. Meaning and limits: `config/default.toml` and [`super::parse`].
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -18,7 +19,22 @@ pub(super) struct Raw {
     pub(super) bootstrap: Bootstrap,
     pub(super) authn: Authn,
     pub(super) authz: Authz,
+    pub(super) session: Session,
+    pub(super) oidc: Oidc,
+    pub(super) jwt: Jwt,
     pub(super) log: Log,
+}
+
+impl Raw {
+    /// The defaults, with one entry named `*` wherever people name entries themselves: the pattern of the schema.
+    pub(super) fn pattern() -> Self {
+        let any = || "*".to_owned();
+        Self {
+            oidc: Oidc { providers: BTreeMap::from([(any(), Provider::default())]) },
+            jwt: Jwt { issuers: BTreeMap::from([(any(), Issuer::default())]) },
+            ..Self::default()
+        }
+    }
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -144,6 +160,8 @@ pub(super) struct Authn {
     pub(super) guesses_per_account: u64,
     pub(super) guess_window_seconds: u64,
     pub(super) signup: bool,
+    pub(super) password_form: bool,
+    pub(super) person_max_age_days: u64,
 }
 
 impl Default for Authn {
@@ -158,6 +176,8 @@ impl Default for Authn {
             guesses_per_account: 10,
             guess_window_seconds: 300,
             signup: false,
+            password_form: false,
+            person_max_age_days: 30,
         }
     }
 }
@@ -170,6 +190,8 @@ pub(super) struct Authz {
     pub(super) authorship: bool,
     pub(super) opened: Vec<String>,
     pub(super) unlisted_routes_for_admins: bool,
+    pub(super) policy_file: Option<String>,
+    pub(super) shadow_policy_file: Option<String>,
 }
 
 impl Default for Authz {
@@ -180,8 +202,156 @@ impl Default for Authz {
             authorship: true,
             opened: Vec::new(),
             unlisted_routes_for_admins: false,
+            policy_file: None,
+            shadow_policy_file: None,
         }
     }
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Session {
+    pub(super) idle_timeout_seconds: u64,
+    pub(super) lifetime_seconds: u64,
+    pub(super) keys: Vec<Secret>,
+    pub(super) keys_file: Option<String>,
+}
+
+impl Default for Session {
+    fn default() -> Self {
+        Self { idle_timeout_seconds: 8 * 3600, lifetime_seconds: 7 * 24 * 3600, keys: Vec::new(), keys_file: None }
+    }
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Oidc {
+    /// By the names that people give them.
+    pub(super) providers: BTreeMap<String, Provider>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Provider {
+    pub(super) issuer: Option<String>,
+    pub(super) client_id: Option<String>,
+    pub(super) client_secret: Option<Secret>,
+    pub(super) client_secret_file: Option<String>,
+    pub(super) client_auth: String,
+    pub(super) display_name: Option<String>,
+    pub(super) scopes: Vec<String>,
+    pub(super) discovery_url: Option<String>,
+    pub(super) internal_url: Option<String>,
+    pub(super) ca_file: Option<String>,
+    pub(super) algorithms: Vec<String>,
+    pub(super) groups_claims: Vec<String>,
+    pub(super) groups_prefixes: Vec<String>,
+    pub(super) groups_form: String,
+    pub(super) allowed_groups: Vec<String>,
+    pub(super) admin_groups: Vec<String>,
+    pub(super) username_claim: String,
+    pub(super) require_verified_email: bool,
+    pub(super) logout_tokens: String,
+    pub(super) sync_seconds: u64,
+}
+
+impl Default for Provider {
+    fn default() -> Self {
+        let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
+        Self {
+            issuer: None,
+            client_id: None,
+            client_secret: None,
+            client_secret_file: None,
+            client_auth: "basic".to_owned(),
+            display_name: None,
+            scopes: words(&["openid", "email", "profile"]),
+            discovery_url: None,
+            internal_url: None,
+            ca_file: None,
+            algorithms: words(&["RS256", "ES256", "PS256", "EdDSA"]),
+            groups_claims: words(&["groups"]),
+            groups_prefixes: Vec::new(),
+            groups_form: "full".to_owned(),
+            allowed_groups: Vec::new(),
+            admin_groups: Vec::new(),
+            username_claim: "email".to_owned(),
+            require_verified_email: true,
+            logout_tokens: "keep".to_owned(),
+            sync_seconds: 0,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Jwt {
+    /// By the names that people give them.
+    pub(super) issuers: BTreeMap<String, Issuer>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Issuer {
+    pub(super) issuer: Option<String>,
+    pub(super) audiences: Vec<String>,
+    pub(super) authorized_parties: Vec<String>,
+    pub(super) discovery_url: Option<String>,
+    pub(super) internal_url: Option<String>,
+    pub(super) jwks_url: Option<String>,
+    pub(super) ca_file: Option<String>,
+    pub(super) bearer_file: Option<String>,
+    pub(super) algorithms: Vec<String>,
+    pub(super) leeway_seconds: u64,
+    pub(super) groups_claims: Vec<String>,
+    pub(super) groups_prefixes: Vec<String>,
+    pub(super) groups_form: String,
+    pub(super) allowed_groups: Vec<String>,
+    pub(super) admin_groups: Vec<String>,
+    pub(super) username_claim: String,
+    pub(super) require_verified_email: bool,
+    pub(super) preset: Option<String>,
+    pub(super) machines: Vec<Machine>,
+}
+
+impl Default for Issuer {
+    fn default() -> Self {
+        let as_provider = Provider::default();
+        Self {
+            issuer: None,
+            audiences: Vec::new(),
+            authorized_parties: Vec::new(),
+            discovery_url: None,
+            internal_url: None,
+            jwks_url: None,
+            ca_file: None,
+            bearer_file: None,
+            algorithms: as_provider.algorithms,
+            leeway_seconds: 30,
+            groups_claims: as_provider.groups_claims,
+            groups_prefixes: Vec::new(),
+            groups_form: as_provider.groups_form,
+            allowed_groups: Vec::new(),
+            admin_groups: Vec::new(),
+            username_claim: as_provider.username_claim,
+            require_verified_email: as_provider.require_verified_email,
+            preset: None,
+            machines: Vec::new(),
+        }
+    }
+}
+
+/// Who a program is, by what its token says.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Machine {
+    /// Claim paths with the globs that their values must match, all of them.
+    #[serde(rename = "where")]
+    pub(super) conditions: BTreeMap<String, String>,
+    /// Its name, in which `{claim}` stands for a claim's value.
+    pub(super) name: String,
+    #[serde(default)]
+    pub(super) groups: Vec<String>,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]

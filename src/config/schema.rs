@@ -12,7 +12,40 @@ use super::raw::Raw;
 pub(super) const PREFIX: &str = "MLFLOW_AUTH_PROXY_";
 
 /// The keys whose value nobody may see. Each also exists as `KEY_file`.
-pub(super) const SECRETS: [&str; 1] = ["bootstrap.admin_password"];
+const SECRETS: [&str; 3] = ["bootstrap.admin_password", "oidc.providers.*.client_secret", "session.keys"];
+
+/// The sections whose entries people name themselves. In the schema such a name is `*`.
+const NAMED: [&str; 2] = ["oidc.providers.", "jwt.issuers."];
+
+/// The keys that take a list of tables.
+const TABLES: [&str; 1] = ["jwt.issuers.*.machines"];
+
+/// Whether nobody may see this key's value.
+pub(super) fn is_secret(key: &str) -> bool {
+    SECRETS.contains(&pattern(key).as_str())
+}
+
+/// The key with `*` where people chose the name.
+pub(super) fn pattern(key: &str) -> String {
+    let named = NAMED.iter().find_map(|section| Some((section, key.strip_prefix(section)?.split_once('.'))));
+    match named {
+        Some((section, Some((name, rest)))) if is_name(name) => format!("{section}*.{rest}"),
+        Some((section, None)) if key.strip_prefix(section).is_some_and(is_name) => format!("{section}*"),
+        Some(_) | None => key.to_owned(),
+    }
+}
+
+/// The pattern with the name that `key` has in its place.
+fn with_name(pattern: &str, key: &str) -> String {
+    let name = NAMED.iter().find_map(|section| key.strip_prefix(section)?.split('.').next());
+    pattern.replace('*', name.unwrap_or("NAME"))
+}
+
+/// Whether people may call a provider or issuer this; it becomes part of a path.
+fn is_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_' || byte == b'-';
+    !name.is_empty() && name.len() <= 32 && name.bytes().all(plain)
+}
 
 /// What a key takes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -21,6 +54,7 @@ pub(super) enum Kind {
     Number,
     Flag,
     List,
+    Tables,
 }
 
 impl Kind {
@@ -31,6 +65,9 @@ impl Kind {
             Self::Number => "must be a whole number, not negative",
             Self::Flag => "must be true or false",
             Self::List => "must be a list of texts",
+            Self::Tables => {
+                "must be a list of tables in TOML's syntax, such as [{ where = { azp = \"ci\" }, name = \"ci\" }]"
+            }
         }
     }
 }
@@ -43,29 +80,36 @@ pub(super) struct Schema {
 
 impl Schema {
     pub(super) fn new() -> Self {
-        let keys = leaves(&Raw::default()).into_iter().map(|(key, value)| (key, kind(&value))).collect();
-        Self { keys }
+        let kind = |key: &str, value: &Value| if TABLES.contains(&key) { Kind::Tables } else { kind(value) };
+        let keys = leaves(&Raw::pattern()).into_iter().map(|(key, value)| {
+            let kind = kind(&key, &value);
+            (key, kind)
+        });
+        Self { keys: keys.collect() }
     }
 
     /// What the key takes; `None` when there is no such key.
     pub(super) fn kind(&self, key: &str) -> Option<Kind> {
-        self.keys.get(key).copied()
+        self.keys.get(&pattern(key)).copied()
     }
 
     /// Whether `key` is a table of the file, such as `server.tls`.
     pub(super) fn is_section(&self, key: &str) -> bool {
-        self.keys.keys().any(|known| known.strip_prefix(key).is_some_and(|rest| rest.starts_with('.')))
+        let key = &pattern(key);
+        self.keys.keys().any(|known| known.strip_prefix(key.as_str()).is_some_and(|rest| rest.starts_with('.')))
     }
 
     /// The known key that looks most like this unknown one, if any comes close.
-    pub(super) fn nearest(&self, unknown: &str) -> Option<&str> {
-        closest(unknown, self.keys.keys().map(String::as_str))
+    pub(super) fn nearest(&self, unknown: &str) -> Option<String> {
+        let nearest = closest(&pattern(unknown), self.keys.keys().map(String::as_str));
+        nearest.map(|known| with_name(known, unknown))
     }
 
     /// The same among keys and sections.
-    pub(super) fn nearest_in_file(&self, unknown: &str) -> Option<&str> {
+    pub(super) fn nearest_in_file(&self, unknown: &str) -> Option<String> {
         let sections = self.keys.keys().filter_map(|key| Some(key.rsplit_once('.')?.0));
-        closest(unknown, self.keys.keys().map(String::as_str).chain(sections))
+        let nearest = closest(&pattern(unknown), self.keys.keys().map(String::as_str).chain(sections));
+        nearest.map(|known| with_name(known, unknown))
     }
 
     #[cfg(test)]

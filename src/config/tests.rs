@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::schema::{Schema, environment_name};
+use super::schema::{Schema, environment_name, pattern};
 use super::*;
 
 const DEFAULT: &str = include_str!("../../config/default.toml");
@@ -11,7 +11,7 @@ const MINIMAL: &str = include_str!("../../config/minimal.toml");
 
 #[test]
 fn the_default_file_names_every_key_and_no_other() {
-    let written: BTreeSet<String> = keys_of(DEFAULT).into_iter().map(|(key, _)| key).collect();
+    let written: BTreeSet<String> = keys_of(DEFAULT).into_iter().map(|(key, _)| pattern(&key)).collect();
     let known: BTreeSet<String> = Schema::new().keys().map(str::to_owned).collect();
     assert_eq!(written, known);
 }
@@ -66,6 +66,66 @@ fn the_environment_alone_is_enough() {
     assert_eq!(config.server.max_headers, 50);
     assert!(config.bootstrap.admin_password.is_some(), "digits are a password too");
     assert_eq!(config.authz.default_permission, Permission::Read);
+}
+
+#[test]
+fn identity_providers_come_from_the_environment_alone() {
+    let config = from_env([
+        ("MLFLOW_AUTH_PROXY_SERVER__PUBLIC_URL", "http://localhost:8080"),
+        ("MLFLOW_AUTH_PROXY_OIDC__PROVIDERS__KEYCLOAK__ISSUER", "http://localhost:8081/realms/mlflow"),
+        ("MLFLOW_AUTH_PROXY_OIDC__PROVIDERS__KEYCLOAK__CLIENT_ID", "mlflow"),
+        ("MLFLOW_AUTH_PROXY_OIDC__PROVIDERS__KEYCLOAK__CLIENT_SECRET", "12345"),
+        ("MLFLOW_AUTH_PROXY_OIDC__PROVIDERS__KEYCLOAK__GROUPS_CLAIMS", r#"["groups","realm_access.roles"]"#),
+        ("MLFLOW_AUTH_PROXY_OIDC__PROVIDERS__KEYCLOAK__GROUPS_PREFIXES", r#"["", "role:"]"#),
+        ("MLFLOW_AUTH_PROXY_OIDC__PROVIDERS__KEYCLOAK__ADMIN_GROUPS", "/ml/admins"),
+        ("MLFLOW_AUTH_PROXY_JWT__ISSUERS__CI__ISSUER", "https://ci.example.com"),
+        ("MLFLOW_AUTH_PROXY_JWT__ISSUERS__CI__AUDIENCES", r#"["mlflow"]"#),
+        (
+            "MLFLOW_AUTH_PROXY_JWT__ISSUERS__CI__MACHINES",
+            r#"[{ where = { azp = "ci-*" }, name = "{azp}", groups = ["/ml/ci"] }]"#,
+        ),
+        ("MLFLOW_AUTH_PROXY_AUTHZ__POLICY_FILE", "/etc/policy.toml"),
+    ])
+    .unwrap();
+    let provider = &config.providers[0];
+    assert_eq!((provider.name.as_str(), provider.client_id.as_str()), ("keycloak", "mlflow"));
+    assert!(provider.client_secret.is_some(), "digits are a secret too");
+    assert_eq!(provider.claims.groups[1], GroupSource { claim: "realm_access.roles".into(), prefix: "role:".into() });
+    assert_eq!(provider.claims.admin, ["/ml/admins"]);
+    let discovery = "http://localhost:8081/realms/mlflow/.well-known/openid-configuration";
+    assert_eq!(provider.endpoint.discovery_url.as_str(), discovery);
+    let issuer = &config.issuers[0];
+    assert_eq!((issuer.name.as_str(), issuer.audiences.as_slice()), ("ci", ["mlflow".to_owned()].as_slice()));
+    assert_eq!(issuer.machines[0].groups, ["/ml/ci"]);
+    assert_eq!(config.authz.policy_file.as_deref(), Some(Path::new("/etc/policy.toml")));
+}
+
+#[test]
+fn every_problem_of_a_provider_is_told_under_its_own_key() {
+    let problems = from_env([
+        ("MLFLOW_AUTH_PROXY_OIDC__PROVIDERS__KC__ISSUER", "http://keycloak.example.com/realms/x"),
+        ("MLFLOW_AUTH_PROXY_OIDC__PROVIDERS__KC__SCOPES", "email"),
+        ("MLFLOW_AUTH_PROXY_OIDC__PROVIDERS__KC__ALGORITHMS", "RS256,HS256"),
+        ("MLFLOW_AUTH_PROXY_JWT__ISSUERS__KC__ISSUER", "https://keycloak.example.com/realms/x"),
+        ("MLFLOW_AUTH_PROXY_JWT__ISSUERS__KC__MACHINES", "ci"),
+        ("MLFLOW_AUTH_PROXY_SESSION__KEYS", "k1:not-a-key"),
+        ("MLFLOW_AUTH_PROXY_OIDC__PROVIDERS__KC__CLIENTSECRET", "hidden-value"),
+    ])
+    .unwrap_err();
+    let said = problems.to_string();
+    for key in [
+        "oidc.providers.kc.issuer: must be https",
+        "oidc.providers.kc.client_id: is missing",
+        "oidc.providers.kc.scopes: must contain `openid`",
+        "oidc.providers.kc.algorithms: `HS256` must be one of",
+        "jwt.issuers.kc.audiences: must name",
+        "jwt.issuers.kc.machines: must be a list of tables",
+        "session.keys: each key is ID:BASE64",
+        "oidc.providers.kc.clientsecret: there is no variable",
+    ] {
+        assert!(said.contains(key), "{key} is not in\n{said}");
+    }
+    assert!(!said.contains("not-a-key") && !said.contains("hidden-value"), "{said}");
 }
 
 #[test]
@@ -280,8 +340,9 @@ fn keys_of(text: &str) -> Vec<(String, String)> {
     let mut section = String::new();
     let mut found = Vec::new();
     for line in text.lines() {
-        if let Some(name) = line.strip_prefix('[') {
-            section = name.trim_end_matches(']').to_owned();
+        let header = line.strip_prefix("# ").unwrap_or(line);
+        if let Some(name) = header.strip_prefix('[').and_then(|name| name.strip_suffix(']')) {
+            section = name.to_owned();
             continue;
         }
         let line = line.strip_prefix("# ").unwrap_or(line);

@@ -14,8 +14,8 @@ mod token;
 
 pub use keys::CacheKeys;
 pub use password::PasswordHash;
-pub use seal::Sealer;
-pub use token::{AccessToken, TokenHash};
+pub use seal::{KeyRing, Sealer};
+pub use token::{AccessToken, SessionSecret, TokenHash, random_text, short_hash};
 
 /// A random password of 24 characters for the first administrator.
 ///

@@ -1,5 +1,7 @@
 //! What must hold of every secret we make.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
 use secrecy::{ExposeSecret as _, SecretString};
 
@@ -110,6 +112,36 @@ fn a_sealed_text_opens_only_where_and_for_whom_it_was_made() {
     assert_eq!(sealer.open("models", 7, &sealed), None);
     assert_eq!(Sealer::new(&[2; 32]).open("experiments", 7, &sealed), None);
     assert_ne!(sealer.seal("experiments", 7, b"page 2"), sealed, "a nonce is never used twice");
+}
+
+#[test]
+fn the_first_key_of_a_ring_seals_and_the_others_still_open() {
+    let (old, new) = (SecretString::from(STANDARD.encode([1; 32])), SecretString::from(STANDARD.encode([2; 32])));
+    let before = KeyRing::parse([("2025", &old)]).unwrap();
+    let both = KeyRing::parse([("2026", &new), ("2025", &old)]).unwrap();
+    let after = KeyRing::parse([("2026", &new)]).unwrap();
+    let sealed = before.seal("tokens", 7, b"refresh");
+    assert!(sealed.starts_with("2025."), "{sealed}");
+    assert_eq!(both.open("tokens", 7, &sealed).as_deref(), Some(b"refresh".as_slice()));
+    assert_eq!(after.open("tokens", 7, &sealed), None, "its key is gone");
+    let sealed = both.seal("tokens", 7, b"refresh");
+    assert!(sealed.starts_with("2026."), "{sealed}");
+    assert_eq!(after.open("tokens", 7, &sealed).as_deref(), Some(b"refresh".as_slice()));
+    assert_eq!(after.open("tokens", 8, &sealed), None);
+    let same_key = KeyRing::parse([("2027", &new)]).unwrap();
+    assert_eq!(same_key.open("tokens", 7, &sealed.replace("2026.", "2027.")), None, "the name is authenticated");
+    assert!(KeyRing::parse([]).is_none());
+}
+
+#[test]
+fn a_sessions_secret_has_one_spelling_and_one_hash() {
+    let secret = SessionSecret::generate();
+    assert_eq!(secret.reveal().len(), 43);
+    assert_eq!(SessionSecret::parse(secret.reveal()).map(|read| read.hash()), Some(secret.hash()));
+    assert_ne!(SessionSecret::generate().hash(), secret.hash());
+    for wrong in ["", "short", &format!("{}=", secret.reveal()), &"\u{e9}".repeat(21), &" ".repeat(43)] {
+        assert!(SessionSecret::parse(wrong).is_none(), "{wrong}");
+    }
 }
 
 proptest! {

@@ -1,10 +1,12 @@
-//! Access tokens: how they are made, recognised and remembered.
+//! Access tokens and the secrets of sessions: how they are made, recognised and remembered.
 //!
-//! A token is 256 random bits, so a fast hash of it is as good as a slow one.
+//! Each is 256 random bits, so a fast hash of it is as good as a slow one.
 
 use std::fmt::{self, Write as _};
 
 use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use secrecy::{ExposeSecret as _, SecretString};
 
 /// An access token as its owner knows it: `mlap_`, 64 hex digits (256 random bits), 8 hex digits of checksum.
@@ -68,7 +70,53 @@ impl AccessToken {
     }
 }
 
-/// What the store keeps of a token: SHA-256. Useless to whoever steals the database.
+/// The secret in a session's cookie: 256 random bits. Has no useful `Debug`.
+#[derive(Clone, Debug)]
+pub struct SessionSecret(SecretString);
+
+impl SessionSecret {
+    const LETTERS: usize = 43;
+
+    /// A new random secret.
+    #[must_use]
+    pub fn generate() -> Self {
+        Self(random_text().into())
+    }
+
+    /// Reads a cookie's value; `None` when no cookie of ours can look so, without asking the store.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        (text.len() == Self::LETTERS && text.bytes().all(plain)).then(|| Self(text.into()))
+    }
+
+    /// What the store keeps.
+    #[must_use]
+    pub fn hash(&self) -> TokenHash {
+        TokenHash(sha256(self.0.expose_secret().as_bytes()))
+    }
+
+    /// The text, for the cookie.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        self.0.expose_secret()
+    }
+}
+
+/// 256 random bits as URL-safe text.
+#[must_use]
+pub fn random_text() -> String {
+    URL_SAFE_NO_PAD.encode(super::random::<32>())
+}
+
+/// A short name for a text, by which it can be found again and from which it cannot be learnt: 16 hex digits.
+#[must_use]
+pub fn short_hash(text: &str) -> String {
+    let [a, b, c, d, e, f, g, h, ..] = sha256(text.as_bytes());
+    hex(&[a, b, c, d, e, f, g, h])
+}
+
+/// What the store keeps of a token or a session's secret: SHA-256. Useless to whoever steals the database.
 #[derive(Clone, Copy, Eq, Hash, PartialEq)]
 pub struct TokenHash(pub [u8; 32]);
 

@@ -15,11 +15,11 @@ use tokio::sync::Mutex;
 use tokio_util::task::TaskTracker;
 
 use crate::authn::Authn;
-use crate::authz::{Identity, Permission, Permit, Resource, ResourceKind, Scheme, Selector, UserId};
+use crate::authz::{Identity, OnCreate, Permission, Permit, Resource, ResourceKind, Selector, UserId};
 use crate::clock::Timestamp;
 use crate::http::read_bounded;
 use crate::resolve::{self, RegisteredModel, Resolver};
-use crate::store::{self, Actor, Effect, Intent, Store};
+use crate::store::{self, Actor, Effect, Intent, Store, User};
 use crate::upstream::{self, Outgoing, Upstream};
 
 /// What is about to happen, in the caller's words.
@@ -122,15 +122,14 @@ impl Effects {
     ) -> Result<Done, EffectError> {
         let parts = Arc::clone(&self.parts);
         let actor = actor(who, address);
-        let user = who.user;
-        let name = Arc::clone(&who.name);
+        let maker = Maker { user: who.user, name: Arc::clone(&who.name), groups: Arc::clone(&who.groups) };
         let task = self.tracker.spawn(async move {
             match happening {
-                Happening::CreateQueue => parts.create_queue(&name, permit, outgoing).await,
+                Happening::CreateQueue => parts.create_queue(&maker.name, permit, outgoing).await,
                 Happening::CreateMcpVersion { server } => {
-                    parts.create_mcp_version(actor, user, permit, server, outgoing).await
+                    parts.create_mcp_version(actor, maker, permit, server, outgoing).await
                 }
-                happening => parts.run(actor, user, permit, happening, outgoing).await,
+                happening => parts.run(actor, maker, permit, happening, outgoing).await,
             }
         });
         task.await.unwrap_or(Err(EffectError::Lost))
@@ -167,20 +166,30 @@ pub enum ReconcileError {
     Resolve(#[from] resolve::Error),
 }
 
+/// Who makes something, as policies know them.
+#[derive(Clone, Debug)]
+struct Maker {
+    user: UserId,
+    name: Arc<str>,
+    groups: Arc<[String]>,
+}
+
+impl From<&User> for Maker {
+    fn from(user: &User) -> Self {
+        Self { user: user.id, name: user.name.as_str().into(), groups: user.groups().into() }
+    }
+}
+
 /// Who did it, for the audit.
 pub(crate) fn actor(who: &Identity, address: IpAddr) -> Actor {
-    let token = match who.scheme {
-        Scheme::Token(id) => Some(id),
-        Scheme::Password => None,
-    };
-    Actor { name: who.name.to_string(), token, address: Some(address) }
+    Actor { name: who.name.to_string(), token: who.scheme.token(), address: Some(address) }
 }
 
 impl Parts {
     async fn run(
         &self,
         actor: Actor,
-        user: UserId,
+        maker: Maker,
         permit: Permit,
         happening: Happening,
         outgoing: Outgoing,
@@ -188,20 +197,20 @@ impl Parts {
         let (first, second) = slots(&happening.names());
         let _first = self.lock(first).await;
         let _second = self.lock(second).await;
-        self.run_alone(actor, user, permit, happening, outgoing).await
+        self.run_alone(actor, maker, permit, happening, outgoing).await
     }
 
     /// Under the locks of the names.
     async fn run_alone(
         &self,
         actor: Actor,
-        user: UserId,
+        maker: Maker,
         permit: Permit,
         happening: Happening,
         outgoing: Outgoing,
     ) -> Result<Done, EffectError> {
         self.settle_names_of(&happening).await?;
-        let intent = self.store.begin(&happening.effect(user)).await.map_err(EffectError::NotBegun)?;
+        let intent = self.store.begin(&happening.effect(maker.user)).await.map_err(EffectError::NotBegun)?;
         let response = match self.upstream.forward(permit, outgoing).await {
             Ok(response) => response,
             Err(error @ upstream::Error::Connect(_)) => {
@@ -216,12 +225,12 @@ impl Parts {
         // What follows a deletion or a renaming does not wait for the answer's body, which may be of any size.
         let early = head.status.is_success() && !happening.needs_answer();
         if early {
-            self.follow(&actor, user, intent, &happening, &[]).await?;
+            self.follow(&actor, &maker, intent, &happening, &[]).await?;
         }
         let body = read_bounded(body, ANSWER_BYTES).await.map_err(upstream::Error::from)?;
         if head.status.is_success() {
             if !early {
-                self.follow(&actor, user, intent, &happening, &body).await?;
+                self.follow(&actor, &maker, intent, &happening, &body).await?;
             }
         } else if let Err(error) = self.store.abandon(intent).await {
             tracing::warn!(intent, %error, "an intent that came to nothing could not be forgotten; it will be settled later");
@@ -247,7 +256,7 @@ impl Parts {
     async fn follow(
         &self,
         actor: &Actor,
-        user: UserId,
+        maker: &Maker,
         intent: i64,
         happening: &Happening,
         body: &[u8],
@@ -256,7 +265,7 @@ impl Parts {
         let finished = match happening {
             Happening::Create { kind: ResourceKind::Job, .. } => {
                 for job in parse::<Created>(body)?.jobs() {
-                    store.own(actor, ResourceKind::Job, &job, user).await.map_err(EffectError::NotFinished)?;
+                    store.own(actor, ResourceKind::Job, &job, maker.user).await.map_err(EffectError::NotFinished)?;
                 }
                 store.abandon(intent).await
             }
@@ -269,7 +278,8 @@ impl Parts {
             Happening::Create { kind, name } => {
                 self.resolver.forget_name(name).await;
                 let resource = created(*kind, name, body)?;
-                store.finish_create(actor, intent, resource.kind, &resource.key, user).await
+                let shared = self.shared(resource.kind, maker).await.map_err(EffectError::NotFinished)?;
+                store.finish_create(actor, intent, resource.kind, &resource.key, maker.user, &shared).await
             }
             Happening::Delete { kind, key } => {
                 self.resolver.forget_name(key).await;
@@ -284,12 +294,23 @@ impl Parts {
         };
         match happening {
             Happening::Create { .. } | Happening::CreateQueue | Happening::CreateMcpVersion { .. } => {
-                self.authn.forget(user)
+                self.authn.forget(maker.user)
             }
             // Anybody may have had a grant on it.
             Happening::Delete { .. } | Happening::RenameModel { .. } => self.authn.forget_all(),
         }
         finished.map_err(EffectError::NotFinished)
+    }
+
+    /// With whom the policy shares what somebody makes.
+    async fn shared(&self, kind: ResourceKind, maker: &Maker) -> store::Result<Vec<OnCreate>> {
+        let policy = self.authn.policies().enforced();
+        if !policy.grants_on_create() {
+            return Ok(Vec::new());
+        }
+        let standing = self.store.standing_of(maker.user, &maker.groups).await?;
+        let member = standing.member(&maker.name, &maker.groups);
+        Ok(policy.on_create(kind, &member).cloned().collect())
     }
 
     async fn has_owner(&self, kind: ResourceKind, key: &str) -> Result<bool, EffectError> {
@@ -320,7 +341,7 @@ impl Parts {
     async fn create_mcp_version(
         &self,
         actor: Actor,
-        user: UserId,
+        maker: Maker,
         permit: Permit,
         server: String,
         outgoing: Outgoing,
@@ -330,7 +351,7 @@ impl Parts {
         let there = self.resolver.is_there(ResourceKind::McpServer, &server).await;
         if !there.map_err(EffectError::Unsettled)? {
             let happening = Happening::Create { kind: ResourceKind::McpServer, name: server };
-            return self.run_alone(actor, user, permit, happening, outgoing).await;
+            return self.run_alone(actor, maker, permit, happening, outgoing).await;
         }
         let (head, body) = self.upstream.forward(permit, outgoing).await?.into_parts();
         let body = read_bounded(body, ANSWER_BYTES).await.map_err(upstream::Error::from)?;
@@ -347,7 +368,12 @@ impl Parts {
                         self.store.abandon(intent.id).await?;
                     } else {
                         tracing::warn!(kind = %resource.kind, key = resource.key, "gave a thing without owner to its creator");
-                        self.store.finish_create(&proxy, intent.id, resource.kind, &resource.key, *user).await?;
+                        let shared = match self.store.user(*user).await? {
+                            Some(user) => self.shared(resource.kind, &Maker::from(&user)).await?,
+                            None => Vec::new(),
+                        };
+                        let (kind, key) = (resource.kind, &resource.key);
+                        self.store.finish_create(&proxy, intent.id, kind, key, *user, &shared).await?;
                     }
                 }
                 Some(_) | None => self.store.abandon(intent.id).await?,

@@ -242,7 +242,8 @@ impl Lists {
         match filter {
             Filter::Experiments => {
                 let row: ExperimentRow = parse(row.get().as_bytes())?;
-                Ok(read(&Resource::new(ResourceKind::Experiment, row.experiment_id)))
+                let resource = Resource::new(ResourceKind::Experiment, row.experiment_id);
+                Ok(read(&Resource { name: row.name.map(Into::into), ..resource }))
             }
             Filter::RegisteredModels => {
                 let row: RegisteredModel = parse(row.get().as_bytes())?;
@@ -273,12 +274,14 @@ impl Lists {
                 let row: ScorerRow = parse(row.get().as_bytes())?;
                 let experiment = String::from(row.experiment_id);
                 let key = scorer_key(&experiment, &row.scorer_name);
-                let in_experiment = read(&Resource::new(ResourceKind::Experiment, experiment));
+                let experiment = Resource::new(ResourceKind::Experiment, experiment);
+                let in_experiment = read(&self.named(who, experiment).await?);
                 Ok(in_experiment && read(&Resource::new(ResourceKind::Scorer, key)))
             }
             Filter::ReviewQueues => {
                 let row: Queue = parse(row.get().as_bytes())?;
-                let (resource, tier) = (row.experiment(), Some(ResourceKind::ReviewQueue));
+                let resource = self.named(who, row.experiment()).await?;
+                let tier = Some(ResourceKind::ReviewQueue);
                 let member = holds(who, policy, &Requirement::OneOf(row.users)).is_ok();
                 let permission = if member { Permission::Read } else { Permission::Edit };
                 let requirement = Requirement::Level { permission, resource, tier };
@@ -315,6 +318,16 @@ impl Lists {
                 Ok(read(&Resource::new(ResourceKind::Job, row.job_id)))
             }
         }
+    }
+}
+
+impl Lists {
+    /// The experiment under its name, for those whose globs ask for it.
+    async fn named(&self, who: &Identity, mut experiment: Resource) -> Result<Resource, ListError> {
+        if who.needs_names() {
+            self.resolver.name(&mut experiment).await?;
+        }
+        Ok(experiment)
     }
 }
 
@@ -516,6 +529,7 @@ impl<'a> Page<'a> {
 #[derive(Deserialize)]
 struct ExperimentRow {
     experiment_id: String,
+    name: Option<String>,
 }
 
 #[derive(Deserialize)]

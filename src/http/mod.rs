@@ -3,18 +3,22 @@
 //! Pure, but for reading a bounded body.
 
 mod body;
+mod cookie;
 mod forwarded;
 mod head;
 mod path;
 mod query;
 mod reply;
+mod return_path;
 
 pub use body::{Body, BodyError, ReadError, Watcher, discard, read_bounded};
+pub use cookie::{Keep, all_cookies, cookies, set_cookie};
 pub use forwarded::{client_address, from_upstream, to_upstream};
 pub use head::{HeadError, check, host};
 pub use path::{CanonicalPath, PathError, decode_until_stable};
 pub use query::{Query, QueryError, Repeated};
 pub use reply::{ErrorCode, Reply};
+pub use return_path::ReturnPath;
 
 #[cfg(test)]
 mod tests;

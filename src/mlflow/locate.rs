@@ -19,6 +19,14 @@ pub struct Input<'i, 'b> {
     pub body: Option<&'i mut Json<'b>>,
 }
 
+impl<'b> Input<'_, 'b> {
+    /// The same request, to be read once more. What was found once stands in its canonical place.
+    pub fn again(&mut self) -> Input<'_, 'b> {
+        let Self { params, headers, query, body } = self;
+        Input { params, headers, query, body: body.as_deref_mut() }
+    }
+}
+
 /// One thing a request is about, and the level it takes.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Located {

@@ -15,6 +15,18 @@ pub struct Question {
     pub also: Vec<String>,
 }
 
+impl Question {
+    /// Says what the experiment is called that it is about: globs are compared with that.
+    pub fn is_called(&mut self, name: &std::sync::Arc<str>) {
+        if self.resource.kind == ResourceKind::Experiment {
+            self.resource.name = Some(std::sync::Arc::clone(name));
+        }
+        for experiment in self.requirements.iter_mut().flat_map(Requirement::experiments_mut) {
+            experiment.name = Some(std::sync::Arc::clone(name));
+        }
+    }
+}
+
 /// Why a question is not understood.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum QuestionError {

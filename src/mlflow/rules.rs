@@ -17,6 +17,8 @@ pub enum Demand {
     Located(Located),
     /// Nobody took this name's permissions away from the caller.
     NameIsFree { kind: ResourceKind, name: String },
+    /// Nobody took this name's permissions away from the caller; and where permissions follow names, renaming is sharing.
+    ExperimentName { renamed: Option<String>, name: String },
     /// Only administrators may do this; the words complete "Only an administrator may …".
     Privileged(&'static str),
     /// Only administrators, or anybody below one of the configured prefixes.
@@ -167,7 +169,13 @@ pub fn demands(
         Rule::TraceTags => tags_of(body, &[])?,
         Rule::ArtifactLocation => {
             let location = text_field(body, "artifact_location")?.filter(|location| !location.is_empty());
-            location.map(Demand::ArtifactLocation).into_iter().collect()
+            let name = text_field(body, "name")?.map(|name| Demand::ExperimentName { renamed: None, name });
+            location.map(Demand::ArtifactLocation).into_iter().chain(name).collect()
+        }
+        Rule::ExperimentName => {
+            let renamed = located.first().map(|located| located.id.clone());
+            let name = text_field(body, "new_name")?.filter(|name| !name.is_empty());
+            name.map(|name| Demand::ExperimentName { renamed, name }).into_iter().collect()
         }
         Rule::NewName => {
             let field = if operation.then == Some(Then::RenameModel) { "new_name" } else { "name" };

@@ -180,6 +180,8 @@ pub enum Then {
     RenameModel,
     LearnRun,
     LearnTrace,
+    /// Its name is another one from now on.
+    RenameExperiment,
     OwnQueue,
     /// The caller owns the MCP server, if its first version made it.
     OwnNewMcpServer,
@@ -190,6 +192,7 @@ pub enum Then {
 #[serde(rename_all = "kebab-case")]
 pub enum Rule {
     ArtifactLocation,
+    ExperimentName,
     Judge,
     NamedOrAdmin,
     NewName,
@@ -441,6 +444,7 @@ impl FromStr for Then {
             Some(("own", word)) => Ok(Self::Own(kind(word)?)),
             Some(("drop", word)) => Ok(Self::Drop(kind(word)?)),
             Some(("rename", "registered_model")) => Ok(Self::RenameModel),
+            Some(("rename", "experiment")) => Ok(Self::RenameExperiment),
             Some(("learn", "run")) => Ok(Self::LearnRun),
             Some(("learn", "trace")) => Ok(Self::LearnTrace),
             Some(_) | None => Err(format!("`{sentence}` is nothing that could follow")),

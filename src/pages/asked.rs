@@ -3,6 +3,7 @@
 //! Where MLflow 3.17 looks for parameters (`_get_request_param`): GET in the query, POST and PATCH in the JSON body,
 //! DELETE in the JSON body when it says it is one, else in the query. It reads the first of a repeated name; we refuse.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use serde_json::Value;
 
 use super::json::Fields;
 use super::{Parts, Refusal};
-use crate::authz::{Denied, Identity, Requirement, Scheme, authorize};
+use crate::authz::{Denied, Identity, Requirement, Resource, authorize};
 use crate::http::{Query, Reply};
 use crate::store::{Actor, User};
 
@@ -31,6 +32,8 @@ pub(super) struct Caller {
 pub(super) struct Asked {
     pub(super) identity: Arc<Identity>,
     pub(super) address: IpAddr,
+    /// What the client called us.
+    pub(super) host: String,
     method: Method,
     query: Option<String>,
     is_json: bool,
@@ -46,6 +49,7 @@ impl<S: Sync> FromRequestParts<S> for Asked {
         Ok(Self {
             identity,
             address,
+            host: host(head),
             method: head.method.clone(),
             query: head.uri.query().map(str::to_owned),
             is_json: is_json(&head.headers),
@@ -110,10 +114,7 @@ impl Asked {
 
     /// For the audit.
     pub(super) fn actor(&self) -> Actor {
-        let token = match self.identity.scheme {
-            Scheme::Password => None,
-            Scheme::Token(id) => Some(id),
-        };
+        let token = self.identity.scheme.token();
         Actor { name: self.identity.name.to_string(), token, address: Some(self.address) }
     }
 
@@ -168,18 +169,28 @@ impl Parts {
         if asked.is(name) { Ok(()) } else { self.require(asked, Requirement::Admin { change: false }) }
     }
 
+    /// The resource under its name, where globs of this identity's ask for it.
+    pub(super) async fn named(&self, who: &Identity, mut resource: Resource) -> Result<Resource, Refusal> {
+        if who.needs_names() {
+            self.resolver.name(&mut resource).await?;
+        }
+        Ok(resource)
+    }
+
     /// The user of this name, or MLflow's 404. Ask only after it is known that the caller may know.
     pub(super) async fn user(&self, name: &str) -> Result<User, Refusal> {
         self.store.user_by_name(name).await?.ok_or_else(|| Refusal::no_user(name))
     }
 }
 
-/// Refuses a token what only its owner's password may do.
+/// Refuses a token what only its owner in person may do.
 pub(super) fn refuse_tokens(asked: &Asked, what: &str) -> Result<(), Refusal> {
-    match asked.identity.scheme {
-        Scheme::Password => Ok(()),
-        Scheme::Token(_) if asked.identity.limits.read_only => Err(Denied::TokenIsReadOnly.into()),
-        Scheme::Token(_) => Err(Refusal::token_may_not(what)),
+    if asked.identity.scheme.is_personal() {
+        Ok(())
+    } else if asked.identity.limits.read_only {
+        Err(Denied::TokenIsReadOnly.into())
+    } else {
+        Err(Refusal::token_may_not(what))
     }
 }
 
@@ -260,6 +271,16 @@ impl Params {
         self.optional_integer(name)?.ok_or_else(|| missing(name))
     }
 
+    /// An object of texts that must be there.
+    pub(super) fn texts_by_name(&self, name: &str) -> Result<BTreeMap<String, String>, Refusal> {
+        let value = self.value(name)?.ok_or_else(|| missing(name))?;
+        let texts = value.as_object().and_then(|members| {
+            let texts = members.iter().map(|(key, text)| Some((key.clone(), text.as_str()?.to_owned())));
+            texts.collect::<Option<BTreeMap<_, _>>>()
+        });
+        texts.ok_or_else(|| wrong(name, &value))
+    }
+
     /// A list of texts that may be absent.
     pub(super) fn optional_texts(&self, name: &str) -> Result<Vec<String>, Refusal> {
         let Some(value) = self.value(name)? else { return Ok(Vec::new()) };
@@ -278,6 +299,13 @@ impl Params {
             Self::Fields(fields) => Ok(fields.get(name).cloned()),
         }
     }
+}
+
+/// Empty when it is unreadable, which the edge refuses.
+fn host(head: &Head) -> String {
+    let authority = head.uri.authority().map(|authority| authority.as_str());
+    let header = head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    authority.or(header).unwrap_or_default().to_owned()
 }
 
 /// As Flask's `Request.is_json`.

@@ -9,81 +9,107 @@ use serde_json::{Value, json};
 
 use super::asked::Asked;
 use super::{Answer, Parts, shapes};
-use crate::authz::{DEFAULT_WORKSPACE, Identity, Limits, Policy, Scheme, Subject, explain};
+use crate::authz::{Grant, Identity, Limits, Policy, PolicyFile, ResourceKind, Scheme, Source, Whom, explain};
 use crate::http::Reply;
 use crate::mlflow::Question;
-use crate::store::{self, Store, User};
+use crate::resolve::{self, Resolver};
+use crate::store::{Standing, User};
 
 /// Answers one question.
 pub(super) async fn get(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer {
     let params = asked.params()?;
     let (operation, resource) = (params.text("operation")?, params.text("resource")?);
-    let question =
+    let mut question =
         Question::parse(&parts.table, operation, resource).map_err(|error| Reply::invalid(error.to_string()))?;
     let name = params.optional_text("user")?.unwrap_or(&asked.identity.name);
     parts.require_self_or_admin(&asked, name)?;
     let user = parts.user(name).await?;
-    let limits = if asked.is(name) { asked.identity.limits.clone() } else { Limits::default() };
-    Ok(shapes::Shape::ok(explanation(&parts.store, parts.policy, &user, limits, operation, &question).await?))
+    let myself = asked.is(name);
+    let limits = if myself { asked.identity.limits.clone() } else { Limits::default() };
+    // Of oneself the groups as they were just proved, which may be newer than what the store remembers.
+    let groups = if myself { asked.identity.groups.to_vec() } else { user.groups().to_vec() };
+    let person = Person { standing: parts.store.standing_of(user.id, &groups).await?, user, groups, limits };
+    let file = parts.authn.policies().enforced();
+    if person.needs_names(&file) {
+        learn_name(&parts.resolver, &mut question).await?;
+    }
+    Ok(shapes::Shape::ok(explanation(&person, parts.policy, &file, operation, &question)))
 }
 
-/// The answer to a question about `user`, whose credential has these limits.
+/// Says in the question what its experiment is called; one that is not there stays without a name.
 ///
 /// # Errors
-/// The store does not answer.
-pub async fn explanation(
-    store: &Store,
-    policy: Policy,
-    user: &User,
-    limits: Limits,
-    operation: &str,
-    question: &Question,
-) -> Result<Value, store::Error> {
-    let roles = store.roles_of(user.id).await?;
-    // Outside the default workspace a role gives the workspace and nothing in it.
-    let mut held = store.grants_of(&Subject::User(user.id)).await?;
-    for role in roles.iter().filter(|role| role.workspace == DEFAULT_WORKSPACE) {
-        held.extend(role.grants.iter().map(|row| row.grant.clone()));
+/// MLflow could not be asked.
+pub async fn learn_name(resolver: &Resolver, question: &mut Question) -> Result<(), resolve::Error> {
+    let mut resource = question.resource.clone();
+    resolver.name(&mut resource).await?;
+    if let Some(name) = &resource.name {
+        question.is_called(name);
     }
+    Ok(())
+}
+
+/// Who is asked about.
+#[derive(Debug)]
+pub struct Person {
+    pub user: User,
+    pub groups: Vec<String>,
+    pub standing: Standing,
+    /// Of the credential.
+    pub limits: Limits,
+}
+
+impl Person {
+    /// Whether it takes the name of an experiment to answer.
+    #[must_use]
+    pub fn needs_names(&self, file: &PolicyFile) -> bool {
+        let member = self.standing.member(&self.user.name, &self.groups);
+        self.standing.grants(file, &member).has_globs(ResourceKind::Experiment)
+    }
+}
+
+/// The answer to a question about one person.
+#[must_use]
+pub fn explanation(person: &Person, policy: Policy, file: &PolicyFile, operation: &str, question: &Question) -> Value {
+    let Person { user, groups, standing, limits } = person;
+    let member = standing.member(&user.name, groups);
     let who = Identity {
         user: user.id,
         name: user.name.as_str().into(),
-        admin: user.admin,
+        admin: user.is_admin(),
         // Nothing is decided by how somebody signs in.
         scheme: Scheme::Password,
-        limits,
-        grants: Arc::new(store.held_by(user.id).await?),
+        groups: groups.as_slice().into(),
+        limits: limits.clone(),
+        grants: Arc::new(standing.grants(file, &member)),
+        shadow: None,
     };
+    let held = standing.sentences(file, &member);
     let explained = explain(&who, policy, &question.requirements, &question.resource, held);
-    let named = |subject: &Subject| match subject {
-        Subject::User(_) => ("user", user.name.clone()),
-        Subject::Group(path) => ("group", path.clone()),
-        Subject::Role(id) => {
-            let role = roles.iter().find(|role| role.id == *id);
-            ("role", role.map_or_else(|| id.to_string(), |role| format!("{}/{}", role.workspace, role.name)))
-        }
-    };
-    let grants = explained.grants.iter().map(|grant| {
-        let (subject_type, subject) = named(&grant.subject);
-        json!({
-            "subject_type": subject_type,
-            "subject": subject,
-            "resource_type": grant.kind.as_str(),
-            "resource": grant.selector.to_string(),
-            "permission": grant.permission.as_str(),
-        })
-    });
-    Ok(json!({
+    json!({
         "user": user.name,
+        "groups": groups,
         "operation": operation,
         "resource": format!("{}:{}", question.resource.kind, question.resource.key),
         "allowed": explained.allowed,
         "reason": explained.denied,
         "permission": explained.level.as_str(),
-        "grants": Value::from_iter(grants),
+        "grants": Value::from_iter(explained.grants.iter().map(shown)),
         "default_permission": policy.default_permission.as_str(),
-        "is_admin": user.admin,
+        "is_admin": user.is_admin(),
         "token_scopes": who.limits.scopes(),
         "also_needs": question.also,
-    }))
+    })
+}
+
+fn shown(grant: &Grant<(Source, Whom)>) -> Value {
+    let (source, whom) = &grant.subject;
+    json!({
+        "subject_type": whom.kind(),
+        "subject": whom.name(),
+        "resource_type": grant.kind.as_str(),
+        "resource": grant.selector.to_string(),
+        "permission": grant.permission.as_str(),
+        "source": source.to_string(),
+    })
 }

@@ -42,10 +42,17 @@ pub(super) async fn get(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer
     }
     let selector = selector(kind, params.text("resource_id")?)?;
     let user = parts.user(name).await?;
-    let grants = parts.store.held_by(user.id).await?;
+    let standing = parts.store.standing_of(user.id, user.groups()).await?;
+    let grants = standing.grants(&parts.authn.policies().enforced(), &standing.member(&user.name, user.groups()));
     let granted = match &selector {
         Selector::All => grants.level_of_all(kind),
-        Selector::Exact(key) => grants.level(kind, key),
+        Selector::Exact(key) => {
+            let mut resource = Resource::new(kind, key.as_str());
+            if grants.has_globs(kind) {
+                parts.resolver.name(&mut resource).await?;
+            }
+            grants.level(&resource)
+        }
         Selector::Glob(_) => {
             return Err(Reply::invalid("Ask for one resource or for '*'; a glob has no permission of its own.").into());
         }
@@ -58,7 +65,7 @@ pub(super) async fn get(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer
 /// `POST users/permissions/grant`: never changes a grant that exists.
 pub(super) async fn grant(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer {
     let params = asked.params()?;
-    let (kind, selector) = manageable(&parts, &asked, &params)?;
+    let (kind, selector) = manageable(&parts, &asked, &params).await?;
     let name = params.text("username")?;
     let permission = terms::level_for(kind, params.text("permission")?)?;
     let user = parts.user(name).await?;
@@ -76,7 +83,7 @@ pub(super) async fn grant(State(parts): State<Arc<Parts>>, asked: Asked) -> Answ
 /// `POST users/permissions/revoke`.
 pub(super) async fn revoke(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer {
     let params = asked.params()?;
-    let (kind, selector) = manageable(&parts, &asked, &params)?;
+    let (kind, selector) = manageable(&parts, &asked, &params).await?;
     let name = params.text("username")?;
     let user = parts.user(name).await?;
     let revoked = parts.store.delete_grant(&asked.actor(), &Subject::User(user.id), kind, &selector).await;
@@ -89,15 +96,15 @@ pub(super) async fn revoke(State(parts): State<Arc<Parts>>, asked: Asked) -> Ans
 }
 
 /// What the request speaks of, once it is known that the caller may manage it. Before anything is said of a user.
-fn manageable(parts: &Parts, asked: &Asked, params: &Params) -> Result<(ResourceKind, Selector), Refusal> {
+async fn manageable(parts: &Parts, asked: &Asked, params: &Params) -> Result<(ResourceKind, Selector), Refusal> {
     let kind = users_kind(params.text("resource_type")?)?;
     let selector = selector(kind, params.text("resource_id")?)?;
-    require_manage(parts, asked, kind, &selector)?;
+    require_manage(parts, asked, kind, &selector).await?;
     Ok((kind, selector))
 }
 
 /// What it takes to manage the grants on a selector. All of a kind is its workspace's.
-pub(super) fn require_manage(
+pub(super) async fn require_manage(
     parts: &Parts,
     asked: &Asked,
     kind: ResourceKind,
@@ -106,13 +113,14 @@ pub(super) fn require_manage(
     match selector {
         Selector::All | Selector::Glob(_) => parts.require_admin_of(asked, DEFAULT_WORKSPACE),
         Selector::Exact(key) => {
-            parts.require(asked, Requirement::level(Permission::Manage, Resource::new(kind, key.as_str())))
+            let resource = parts.named(&asked.identity, Resource::new(kind, key.as_str())).await?;
+            parts.require(asked, Requirement::level(Permission::Manage, resource))
         }
     }
 }
 
 /// What it takes to look at them: the same, but a read-only token does.
-pub(super) fn require_sight(
+pub(super) async fn require_sight(
     parts: &Parts,
     asked: &Asked,
     kind: ResourceKind,
@@ -121,7 +129,8 @@ pub(super) fn require_sight(
     match selector {
         Selector::All | Selector::Glob(_) => parts.require_sight_of(asked, DEFAULT_WORKSPACE),
         Selector::Exact(key) => {
-            parts.require_to_look(asked, Requirement::level(Permission::Manage, Resource::new(kind, key.as_str())))
+            let resource = parts.named(&asked.identity, Resource::new(kind, key.as_str())).await?;
+            parts.require_to_look(asked, Requirement::level(Permission::Manage, resource))
         }
     }
 }

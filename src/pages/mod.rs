@@ -13,6 +13,7 @@ use axum::routing::{MethodRouter, delete, get, patch, post};
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, Uri, header};
 use tower::ServiceExt as _;
+use url::Url;
 
 use crate::authn::Authn;
 use crate::authz::{Identity, Policy};
@@ -20,34 +21,50 @@ use crate::clock::Clock;
 use crate::config;
 use crate::http::{ErrorCode, Reply};
 use crate::mlflow::Table;
+use crate::resolve::Resolver;
 use crate::store::Store;
 
+mod account;
 mod asked;
+mod backchannel;
+mod callback;
 mod explain;
+mod form_token;
 mod grants;
 mod held;
+mod html;
 mod json;
+mod login;
+mod logout;
 mod refusal;
 mod resource_permissions;
 mod role_permissions;
 mod roles;
+mod sessions;
 mod shapes;
+mod sharing;
 mod signup;
 mod terms;
 mod tokens;
 mod users;
+mod visit;
 
-use asked::Caller;
+use asked::{Asked, Caller};
 use refusal::Refusal;
 use resource_permissions::{FAMILIES, Family};
+use visit::Visit;
 
-pub use explain::explanation;
+pub use explain::{Person, explanation, learn_name};
 pub use refusal::Denial;
+pub use visit::{SignIn, Visited};
 
 /// Answers management requests.
 #[derive(Clone, Debug)]
 pub struct Pages {
     router: Router,
+    parts: Arc<Parts>,
+    /// How people sign in, where they can.
+    sign_in: Option<Arc<SignIn>>,
 }
 
 /// What every answer may touch.
@@ -58,7 +75,19 @@ struct Parts {
     config: config::Authn,
     policy: Policy,
     table: Arc<Table>,
+    /// How clients reach us, where it is configured.
+    public_url: Option<Url>,
     clock: Clock,
+    /// What experiments are called.
+    resolver: Arc<Resolver>,
+}
+
+impl Parts {
+    /// How the one who asks reaches us, without a slash at its end.
+    fn address(&self, asked: &Asked) -> String {
+        let public = self.public_url.as_ref().map(|url| url.as_str().trim_end_matches('/').to_owned());
+        public.unwrap_or_else(|| format!("http://{}", asked.host))
+    }
 }
 
 /// What an answer's function gives: a success, or a refusal.
@@ -73,10 +102,49 @@ impl Pages {
         config: config::Authn,
         policy: Policy,
         table: Arc<Table>,
+        public_url: Option<Url>,
         clock: Clock,
+        resolver: Arc<Resolver>,
     ) -> Self {
-        let parts = Parts { store, authn, config, policy, table, clock };
-        Self { router: router().with_state(Arc::new(parts)) }
+        let parts = Arc::new(Parts { store, authn, config, policy, table, public_url, clock, resolver });
+        Self { router: router().with_state(Arc::clone(&parts)), parts, sign_in: None }
+    }
+
+    /// The same, where people sign in with their browser.
+    #[must_use]
+    pub fn with_sign_in(self, sign_in: SignIn) -> Self {
+        Self { sign_in: Some(Arc::new(sign_in)), ..self }
+    }
+
+    /// Whether a browser can be sent to sign in.
+    #[must_use]
+    pub fn can_sign_in(&self) -> bool {
+        self.sign_in.as_ref().is_some_and(|sign_in| sign_in.is_possible())
+    }
+
+    /// Whether nobody needs to be signed in for this canonical path.
+    #[must_use]
+    pub fn is_public(path: &str) -> bool {
+        ["/auth/login", "/auth/logout", "/auth/signed-out", "/auth/backchannel-logout"].contains(&path)
+            || path.starts_with("/auth/callback/")
+            || path.starts_with("/auth/static/")
+    }
+
+    /// Answers a request for such a path. `identity`: who this is, if the browser has a session.
+    ///
+    /// What it came to stands among the extensions, as [`Visited`], for metrics and audit.
+    pub async fn answer_visitor(
+        &self,
+        identity: Option<Arc<Identity>>,
+        address: IpAddr,
+        request: http::Request<Bytes>,
+    ) -> http::Response<Bytes> {
+        let (head, body) = request.into_parts();
+        let Some(sign_in) = &self.sign_in else {
+            let words = "Nobody signs in with a browser's page here.";
+            return visit::refusal(StatusCode::NOT_FOUND, ErrorCode::EndpointNotFound, words);
+        };
+        Visit { parts: &self.parts, sign_in, identity, address, head, body }.answer().await
     }
 
     /// Whether a request for this canonical path, without its query, is answered here and nowhere else.
@@ -129,8 +197,20 @@ fn router() -> Router<Arc<Parts>> {
     let own = Router::new()
         .route("/signup", get(signup::page))
         .route("/api/2.0/mlflow/users/create-ui", post(signup::create))
+        .route("/auth/account", get(account::page))
+        .route("/auth/account/tokens", post(account::create_token))
+        .route("/auth/account/tokens/{id}/rotate", post(account::rotate_token))
+        .route("/auth/account/tokens/{id}/revoke", post(account::revoke_token))
+        .route("/auth/account/sessions/end-others", post(account::end_other_sessions))
+        .route("/auth/account/sessions/{id}/end", post(account::end_session))
         .route("/auth/api/v1/me", get(users::me))
+        .route("/auth/api/v1/sessions", get(sessions::list).delete(sessions::end_all))
+        .route("/auth/api/v1/sessions/{id}", delete(sessions::end))
         .route("/auth/api/v1/explain", get(explain::get))
+        .route(
+            "/auth/api/v1/grants",
+            get(sharing::list).put(sharing::set).post(sharing::create).delete(sharing::revoke),
+        )
         .route("/auth/api/v1/tokens", get(tokens::list).post(tokens::create).delete(tokens::revoke))
         .route("/auth/api/v1/tokens/{id}", delete(tokens::revoke_by_path))
         .route("/auth/api/v1/tokens/{id}/rotate", post(tokens::rotate));

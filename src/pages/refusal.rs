@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 
 use crate::http::{ErrorCode, Reply};
-use crate::{authn, authz, store};
+use crate::{authn, authz, resolve, store};
 
 /// Why a 403, as a bounded word for log and metrics. Found among the extensions of the answer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -50,6 +50,19 @@ impl Refusal {
         Self { reply, denial: Some(Denial("token")) }
     }
 
+    /// Whether there was nothing of that kind.
+    pub(super) fn is_absent(&self) -> bool {
+        self.reply.status == StatusCode::NOT_FOUND
+    }
+
+    /// For a page: the status and the sentence. A denial stays one, so that it is written down.
+    ///
+    /// # Errors
+    /// The refusal itself, when it is a denial.
+    pub(super) fn into_words(self) -> Result<(StatusCode, String), Self> {
+        if self.denial.is_some() { Err(self) } else { Ok((self.reply.status, self.reply.message)) }
+    }
+
     /// 500, with nothing to learn from it.
     pub(super) fn internal() -> Self {
         let message = "Something went wrong in the proxy. Its log says what.";
@@ -73,6 +86,20 @@ impl IntoResponse for Refusal {
     }
 }
 
+impl From<resolve::Error> for Refusal {
+    fn from(error: resolve::Error) -> Self {
+        match error {
+            resolve::Error::NoSuchName(message) => Self::absent(message),
+            resolve::Error::Upstream(error) => {
+                tracing::warn!(%error, "MLflow could not be asked what an experiment is called");
+                let message =
+                    "MLflow does not say what this experiment is called, and grants depend on it. Try again later.";
+                Self::unavailable(message, 5)
+            }
+        }
+    }
+}
+
 impl From<Reply> for Refusal {
     fn from(reply: Reply) -> Self {
         Self { reply, denial: None }
@@ -89,7 +116,7 @@ impl From<authz::Denied> for Refusal {
 impl From<store::Error> for Refusal {
     fn from(error: store::Error) -> Self {
         match error {
-            store::Error::Exists(_) => Self::exists(capitalised(&error)),
+            store::Error::Exists(_) | store::Error::NameTaken(_) => Self::exists(capitalised(&error)),
             store::Error::NotFound(_) => Self::absent(capitalised(&error)),
             store::Error::LastAdmin(_) => {
                 Self::bad_request(format!("{}. Make somebody else an administrator first.", capitalised(&error)))
@@ -122,7 +149,7 @@ impl From<authn::Error> for Refusal {
             }
             authn::Error::Store(error) => error.into(),
             // The caller is known already; these belong to the way in.
-            authn::Error::Missing | authn::Error::Failed(_) => Self::internal(),
+            authn::Error::Missing | authn::Error::Failed(_) | authn::Error::NoKeys => Self::internal(),
         }
     }
 }

@@ -77,7 +77,7 @@ pub(super) static FAMILIES: [Family; 6] = [
 pub(super) async fn create(State(parts): State<Arc<Parts>>, asked: Asked, family: &Family) -> Answer {
     let params = asked.params()?;
     let named = family.named(&params)?;
-    require_manage(&parts, &asked, family.kind, &named.selector)?;
+    require_manage(&parts, &asked, family.kind, &named.selector).await?;
     let name = params.text("username")?;
     let permission = level(params.text("permission")?)?;
     let user = parts.user(name).await?;
@@ -97,7 +97,7 @@ pub(super) async fn create(State(parts): State<Arc<Parts>>, asked: Asked, family
 pub(super) async fn get(State(parts): State<Arc<Parts>>, asked: Asked, family: &Family) -> Answer {
     let params = asked.params()?;
     let named = family.named(&params)?;
-    require_sight(&parts, &asked, family.kind, &named.selector)?;
+    require_sight(&parts, &asked, family.kind, &named.selector).await?;
     let name = params.text("username")?;
     let user = parts.user(name).await?;
     let grants = parts.store.grants_of(&Subject::User(user.id)).await?;
@@ -110,7 +110,7 @@ pub(super) async fn get(State(parts): State<Arc<Parts>>, asked: Asked, family: &
 pub(super) async fn update(State(parts): State<Arc<Parts>>, asked: Asked, family: &Family) -> Answer {
     let params = asked.params()?;
     let named = family.named(&params)?;
-    require_manage(&parts, &asked, family.kind, &named.selector)?;
+    require_manage(&parts, &asked, family.kind, &named.selector).await?;
     let name = params.text("username")?;
     let permission = level(params.text("permission")?)?;
     let user = parts.user(name).await?;
@@ -126,7 +126,7 @@ pub(super) async fn update(State(parts): State<Arc<Parts>>, asked: Asked, family
 pub(super) async fn delete(State(parts): State<Arc<Parts>>, asked: Asked, family: &Family) -> Answer {
     let params = asked.params()?;
     let named = family.named(&params)?;
-    require_manage(&parts, &asked, family.kind, &named.selector)?;
+    require_manage(&parts, &asked, family.kind, &named.selector).await?;
     let name = params.text("username")?;
     let user = parts.user(name).await?;
     let deleted = parts.store.delete_grant(&asked.actor(), &Subject::User(user.id), family.kind, &named.selector).await;

@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::html;
 use crate::authz::{DEFAULT_WORKSPACE, Grant, ResourceKind, RoleId};
 use crate::clock::Timestamp;
-use crate::store::{Assignment, GrantRow, Role, Token, User};
+use crate::store::{Assignment, GrantRow, Role, Session, Token, User};
 
 /// A success.
 #[derive(Debug)]
@@ -22,10 +23,8 @@ pub(super) struct Shape {
 enum Body {
     Json(Value),
     Page(String),
+    SeeOther(String),
 }
-
-/// A page of ours runs nothing, loads nothing and sends its form here.
-const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'";
 
 impl Shape {
     /// 200.
@@ -45,19 +44,33 @@ impl Shape {
 
     /// 200 with a page for people.
     pub(super) fn page(page: String) -> Self {
-        Self { status: StatusCode::OK, body: Body::Page(page) }
+        Self::page_with(StatusCode::OK, page)
+    }
+
+    /// A page for people, with this status.
+    pub(super) fn page_with(status: StatusCode, page: String) -> Self {
+        Self { status, body: Body::Page(page) }
+    }
+
+    /// 303: the form was taken, look here.
+    pub(super) fn see_other(path: &str) -> Self {
+        Self { status: StatusCode::SEE_OTHER, body: Body::SeeOther(path.to_owned()) }
     }
 }
 
 impl IntoResponse for Shape {
     fn into_response(self) -> Response {
-        let page = [(header::CONTENT_TYPE, "text/html; charset=utf-8"), (header::CONTENT_SECURITY_POLICY, PAGE_POLICY)];
         let mut response = match self.body {
             // The newline is Flask's.
             Body::Json(body) => {
                 (self.status, [(header::CONTENT_TYPE, "application/json")], format!("{body}\n")).into_response()
             }
-            Body::Page(text) => (self.status, page, text).into_response(),
+            Body::Page(text) => {
+                let mut response = (self.status, text).into_response();
+                html::guard(response.headers_mut(), "");
+                response
+            }
+            Body::SeeOther(path) => (self.status, [(header::LOCATION, path)]).into_response(),
         };
         let headers = response.headers_mut();
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -67,7 +80,7 @@ impl IntoResponse for Shape {
 
 /// `User.to_json` of MLflow 3.17: three fields.
 pub(super) fn user(user: &User) -> Value {
-    json!({ "id": user.id.0, "username": user.name, "is_admin": user.admin })
+    json!({ "id": user.id.0, "username": user.name, "is_admin": user.is_admin() })
 }
 
 /// The same with the lists that clients before 3.13 read and fail without.
@@ -152,7 +165,7 @@ pub(super) fn permissions(user: &User, roles: &[Role]) -> Value {
             })
         })
     });
-    json!({ "is_admin": user.admin, "permissions": Value::from_iter(rows) })
+    json!({ "is_admin": user.is_admin(), "permissions": Value::from_iter(rows) })
 }
 
 /// An access token, without its secret.
@@ -175,6 +188,21 @@ pub(super) fn token(token: &Token, owner: &str, now: Timestamp) -> Value {
     })
 }
 
+/// A session, without anything of its cookie.
+pub(super) fn session(session: &Session, owner: &str, current: bool) -> Value {
+    json!({
+        "id": session.id.0,
+        "user": owner,
+        "provider": session.provider,
+        "created": moment(session.created),
+        "last_used": moment(session.last_used),
+        "expires": moment(session.expires),
+        "address": session.address,
+        "agent": session.agent,
+        "current": current,
+    })
+}
+
 /// An object with one more field.
 pub(super) fn with(mut object: Value, field: &str, value: impl Into<Value>) -> Value {
     if let Value::Object(fields) = &mut object {
@@ -191,6 +219,14 @@ fn scorer(key: &str) -> Value {
 }
 
 fn moment(at: Timestamp) -> Option<String> {
-    let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(at.0) * 1_000_000).ok()?;
-    at.format(&Rfc3339).ok()
+    point_in_time(at)?.format(&Rfc3339).ok()
+}
+
+/// For people, to the minute: `2026-11-21 09:30 UTC`.
+pub(super) fn minute(at: Timestamp) -> String {
+    point_in_time(at).map_or_else(String::new, |at| format!("{} {:02}:{:02} UTC", at.date(), at.hour(), at.minute()))
+}
+
+fn point_in_time(at: Timestamp) -> Option<OffsetDateTime> {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(at.0) * 1_000_000).ok()
 }

@@ -8,9 +8,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::*;
+use crate::authn::Shown;
 use crate::authz::{Grant, Limits, Permission, ResourceKind, Selector, Subject};
 use crate::clock::Timestamp;
-use crate::crypto::{AccessToken, PasswordHash};
+use crate::crypto::{AccessToken, PasswordHash, SessionSecret};
 use crate::mlflow::Table;
 use crate::store::{self, Actor, NewToken, User};
 
@@ -32,6 +33,20 @@ fn table() -> Arc<Table> {
     Arc::new(Table::built_in().unwrap())
 }
 
+/// Asks an MLflow that is not there.
+fn nowhere() -> Arc<Resolver> {
+    let upstream = config::Upstream {
+        url: "http://127.0.0.1:1".parse().unwrap(),
+        static_prefix: String::new(),
+        connect_timeout: Duration::from_secs(1),
+        response_timeout: Duration::from_secs(1),
+        pool_idle_timeout: Duration::from_secs(1),
+        pool_max_idle: 1,
+    };
+    let metrics = crate::telemetry::Metrics::new([]).unwrap();
+    Arc::new(Resolver::new(crate::upstream::Upstream::new(&upstream).unwrap(), Arc::new(metrics)))
+}
+
 impl World {
     async fn new() -> Self {
         Self::with(Permission::NoPermissions).await
@@ -42,7 +57,8 @@ impl World {
         let store = Arc::new(Store::open("sqlite::memory:", clock.clone()).await.unwrap());
         let authn = Arc::new(Authn::new(&config(), Arc::clone(&store), clock.clone()));
         let policy = Policy { default_permission };
-        let pages = Pages::new(Arc::clone(&store), Arc::clone(&authn), config(), policy, table(), clock.clone());
+        let (kept, known) = (Arc::clone(&store), Arc::clone(&authn));
+        let pages = Pages::new(kept, known, config(), policy, table(), None, clock.clone(), nowhere());
         let mut world = Self { pages, store, authn, clock, credentials: BTreeMap::new() };
         let admin = world.person("admin", true).await;
         let alice = world.person("alice", false).await;
@@ -84,7 +100,7 @@ impl World {
     }
 
     async fn identity(&self, who: &str) -> Result<Arc<Identity>, crate::authn::Error> {
-        self.authn.authenticate(Some(self.credentials[who].as_bytes()), HERE).await
+        self.authn.authenticate(Shown::authorization(self.credentials[who].as_bytes()), HERE).await
     }
 
     /// `request` is `METHOD path?query`; a body is sent as JSON, unless it starts with `text:`.
@@ -172,6 +188,8 @@ fn config() -> config::Authn {
         guesses_per_address: 20,
         guesses_per_account: 3,
         guess_window: Duration::from_mins(15),
+        password_form: false,
+        person_max_age: None,
         signup: true,
     }
 }
@@ -313,7 +331,7 @@ async fn grants_to_users_are_made_in_mlflows_words() {
         ("admin", grant("bob", "experiment", "*", "READ")),
         ("admin", grant("bob", "experiment", "99999", "DENY")),
         ("admin", grant("bob", "registered_model", "glob:team-*", "READ")),
-        ("admin", grant("bob", "experiment", "glob:team-*", "READ")),
+        ("admin", grant("bob", "scorer", "glob:team-*", "READ")),
         ("admin", grant("bob", "prompt", "p", "READ")),
         ("admin", grant("bob", "scorer", "1/my%20scorer", "READ")),
         ("admin", grant("bob", "mcp_server", "a/b", "USE")),
@@ -668,7 +686,7 @@ async fn an_account_is_made_on_the_page_for_it_and_from_nowhere_else() {
     };
     let (status, text) = send("admin", &form("%3Cb%3E", token)).await;
     assert_eq!(status, 200);
-    assert!(text.contains("Successfully signed up user: &lt;b&gt;<"), "{text}");
+    assert!(text.contains("Successfully signed up user: &#60;b&#62;<"), "{text}");
     assert!(world.store.user_by_name("<b>").await.unwrap().is_some());
     for (who, form, status, message) in [
         ("admin", form("dave", ""), 400, "The CSRF token is missing."),
@@ -688,8 +706,8 @@ async fn an_account_is_made_on_the_page_for_it_and_from_nowhere_else() {
     assert!(send("admin", &form("dave", token)).await.1.contains("The CSRF token has expired."));
     let off = config::Authn { signup: false, ..config() };
     let policy = Policy { default_permission: Permission::NoPermissions };
-    let pages =
-        Pages::new(Arc::clone(&world.store), Arc::clone(&world.authn), off, policy, table(), world.clock.clone());
+    let (store, authn) = (Arc::clone(&world.store), Arc::clone(&world.authn));
+    let pages = Pages::new(store, authn, off, policy, table(), None, world.clock.clone(), nowhere());
     for request in ["GET /signup", "POST /api/2.0/mlflow/users/create-ui"] {
         let (method, path) = request.split_once(' ').unwrap();
         let request = http::Request::builder().method(method).uri(path).body(Bytes::new()).unwrap();
@@ -800,11 +818,11 @@ async fn a_made_token_signs_in_and_a_rotated_one_no_longer() {
     };
     let made = world.ask("bob", "POST /auth/api/v1/tokens", r#"{"name":"ci","expires_in_days":1}"#).await;
     let old = format!("Bearer {}", secret(&made));
-    assert_eq!(&*world.authn.authenticate(Some(old.as_bytes()), HERE).await.unwrap().name, "bob");
+    assert_eq!(&*world.authn.authenticate(Shown::authorization(old.as_bytes()), HERE).await.unwrap().name, "bob");
     let rotated = world.ask("bob", "POST /auth/api/v1/tokens/6/rotate", "").await;
     let new = format!("Bearer {}", secret(&rotated));
-    assert!(world.authn.authenticate(Some(old.as_bytes()), HERE).await.is_err());
-    assert_eq!(&*world.authn.authenticate(Some(new.as_bytes()), HERE).await.unwrap().name, "bob");
+    assert!(world.authn.authenticate(Shown::authorization(old.as_bytes()), HERE).await.is_err());
+    assert_eq!(&*world.authn.authenticate(Shown::authorization(new.as_bytes()), HERE).await.unwrap().name, "bob");
 }
 
 #[tokio::test]
@@ -888,5 +906,161 @@ fn what_is_answered_here_is_answered_nowhere_else() {
         ("/", false),
     ] {
         assert_eq!(Pages::owns(path), ours, "{path}");
+    }
+}
+
+// ---- sessions and the account page
+
+impl World {
+    /// Signs somebody in from a browser; the session's number.
+    async fn browser(&self, who: &str) -> (i64, SessionSecret) {
+        let user = self.store.user_by_name(who).await.unwrap().unwrap();
+        let secret = SessionSecret::generate();
+        let session = store::NewSession {
+            hash: secret.hash(),
+            user: user.id,
+            provider: None,
+            issuer: None,
+            subject: None,
+            sid: None,
+            tokens: String::new(),
+            expires: self.clock.now().plus(DAY),
+            refresh_at: None,
+            address: "192.0.2.7".to_owned(),
+            agent: "Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0".to_owned(),
+        };
+        (self.store.create_session(&actor(), &session).await.unwrap().id.0, secret)
+    }
+
+    async fn ask_from(&self, session: &SessionSecret, request: &str, form: &str) -> http::Response<Bytes> {
+        let shown = Shown { authorization: None, session: Some(session.reveal()) };
+        let identity = self.authn.authenticate(shown, HERE).await.unwrap();
+        let (method, target) = request.split_once(' ').unwrap();
+        let request = http::Request::builder()
+            .method(method)
+            .uri(target)
+            .header(header::HOST, "mlflow.example")
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(Bytes::copy_from_slice(form.as_bytes()))
+            .unwrap();
+        self.pages.answer(identity, HERE, request).await
+    }
+
+    async fn is_signed_in(&self, session: &SessionSecret) -> bool {
+        let shown = Shown { authorization: None, session: Some(session.reveal()) };
+        self.authn.authenticate(shown, HERE).await.is_ok()
+    }
+}
+
+fn text(answer: &http::Response<Bytes>) -> &str {
+    str::from_utf8(answer.body()).unwrap()
+}
+
+fn form_token(page: &http::Response<Bytes>) -> String {
+    text(page).split("name=\"form_token\" value=\"").nth(1).unwrap().split('"').next().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn sessions_are_seen_and_ended_by_their_owner_and_by_administrators() {
+    let world = World::new().await;
+    let (first, alices) = world.browser("alice").await;
+    let (second, others) = world.browser("alice").await;
+    let (third, bobs) = world.browser("bob").await;
+    let listed = world.ask_from(&alices, "GET /auth/api/v1/sessions", "").await;
+    let listed: serde_json::Value = serde_json::from_slice(listed.body()).unwrap();
+    let rows: Vec<_> = listed["sessions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| (row["id"].as_i64(), row["current"].as_bool()))
+        .collect();
+    assert_eq!(rows, [(Some(second), Some(false)), (Some(first), Some(true))]);
+    assert!(!listed.to_string().contains(alices.reveal()));
+
+    // Another's looks as if there were none.
+    for request in [format!("DELETE /auth/api/v1/sessions/{third}"), "DELETE /auth/api/v1/sessions/99".to_owned()] {
+        assert_eq!(world.ask_from(&alices, &request, "").await.status(), 404);
+    }
+    assert_eq!(world.ask_from(&alices, "GET /auth/api/v1/sessions?user=bob", "").await.status(), 403);
+    assert_eq!(world.ask("alice/e1", &format!("DELETE /auth/api/v1/sessions/{first}"), "").await.status(), 403);
+
+    let ended = world.ask_from(&alices, "DELETE /auth/api/v1/sessions", "").await;
+    assert_eq!(text(&ended).trim(), r#"{"ended":1}"#);
+    assert!(world.is_signed_in(&alices).await && !world.is_signed_in(&others).await);
+    let request = format!("DELETE /auth/api/v1/sessions/{third}");
+    assert_eq!(world.ask("admin", &request, "").await.status(), 200);
+    assert!(!world.is_signed_in(&bobs).await);
+    assert_eq!(world.ask_from(&alices, &format!("DELETE /auth/api/v1/sessions/{first}"), "").await.status(), 200);
+    assert!(!world.is_signed_in(&alices).await);
+}
+
+#[tokio::test]
+async fn a_token_made_on_the_account_page_is_shown_once() {
+    let world = World::new().await;
+    let (_, browser) = world.browser("alice").await;
+    let page = world.ask_from(&browser, "GET /auth/account", "").await;
+    assert_eq!(page.status(), 200);
+    assert_eq!(page.headers()[header::CACHE_CONTROL], "no-store");
+    assert!(page.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap().contains("frame-ancestors 'none'"));
+    let token = form_token(&page);
+    let form = format!("form_token={token}&name=notebook&expires_in_days=30&read_only=yes&only=experiment%3A1");
+    let made = world.ask_from(&browser, "POST /auth/account/tokens", &form).await;
+    assert_eq!(made.status(), 200);
+    let secret = text(&made).split("mlap_").nth(1).unwrap().split('<').next().unwrap();
+    let header = format!("Bearer mlap_{secret}");
+    let identity = world.authn.authenticate(Shown::authorization(header.as_bytes()), HERE).await.unwrap();
+    assert_eq!(identity.limits.scopes(), ["read-only", "experiment:1"]);
+    assert!(text(&made).contains("export MLFLOW_TRACKING_URI=http://mlflow.example\n"), "{}", text(&made));
+    let again = world.ask_from(&browser, "GET /auth/account", "").await;
+    assert!(text(&again).contains("notebook") && !text(&again).contains(secret));
+
+    // A new secret, then none at all.
+    let id = identity.scheme.token().unwrap();
+    let form = format!("form_token={token}");
+    let rotated = world.ask_from(&browser, &format!("POST /auth/account/tokens/{id}/rotate"), &form).await;
+    assert!(text(&rotated).contains("mlap_") && !text(&rotated).contains(secret));
+    assert!(world.authn.authenticate(Shown::authorization(header.as_bytes()), HERE).await.is_err());
+    let revoked = world.ask_from(&browser, &format!("POST /auth/account/tokens/{id}/revoke"), &form).await;
+    assert_eq!(
+        (revoked.status(), &revoked.headers()[header::LOCATION]),
+        (StatusCode::SEE_OTHER, &"/auth/account".parse().unwrap())
+    );
+    assert!(!text(&world.ask_from(&browser, "GET /auth/account", "").await).contains(">notebook<"));
+}
+
+#[tokio::test]
+async fn a_form_of_another_page_or_time_changes_nothing() {
+    let world = World::new().await;
+    let (_, alice) = world.browser("alice").await;
+    let (_, bob) = world.browser("bob").await;
+    let bobs = form_token(&world.ask_from(&bob, "GET /auth/account", "").await);
+    let form = |token: &str| format!("form_token={token}&name=x&expires_in_days=30");
+    for token in ["", "x", &bobs] {
+        let answer = world.ask_from(&alice, "POST /auth/account/tokens", &form(token)).await;
+        assert_eq!(answer.status(), 400);
+        assert!(text(&answer).contains("CSRF token") && !text(&answer).contains("mlap_"));
+    }
+    let own = form_token(&world.ask_from(&alice, "GET /auth/account", "").await);
+    world.clock.advance(Duration::from_hours(1));
+    let (_, alice) = world.browser("alice").await;
+    let late = world.ask_from(&alice, "POST /auth/account/tokens", &form(&own)).await;
+    assert!(text(&late).contains("The CSRF token has expired."));
+    // What is wrong with a good form is said on the page.
+    let fresh = form_token(&world.ask_from(&alice, "GET /auth/account", "").await);
+    let wrong = format!("form_token={fresh}&name=x&expires_in_days=30&only=everything");
+    let wrong = world.ask_from(&alice, "POST /auth/account/tokens", &wrong).await;
+    assert_eq!(wrong.status(), 400);
+    assert!(text(&wrong).contains("role=\"alert\"") && text(&wrong).contains("is not a scope"));
+}
+
+#[tokio::test]
+async fn a_token_looks_at_the_account_and_changes_nothing() {
+    let world = World::new().await;
+    let page = world.ask("alice/e1", "GET /auth/account", "").await;
+    assert_eq!(page.status(), 200);
+    assert!(!text(&page).contains("form_token"));
+    for request in ["tokens", "tokens/1/revoke", "tokens/1/rotate", "sessions/1/end", "sessions/end-others"] {
+        let answer = world.ask("alice/e1", &format!("POST /auth/account/{request}"), "form:name=x").await;
+        assert_eq!(answer.status(), 403, "{request}");
     }
 }

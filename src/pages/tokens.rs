@@ -35,17 +35,29 @@ pub(super) async fn create(State(parts): State<Arc<Parts>>, asked: Asked) -> Ans
     refuse_tokens(&asked, "make access tokens")?;
     only_own(&asked)?;
     let params = asked.fields(&["name", "expires_in_days", "scopes"])?;
-    let name = params.text("name")?;
-    check_name(name)?;
-    let expires = expiry(&parts, params.integer("expires_in_days")?)?;
     let scopes = params.optional_texts("scopes")?;
+    let (token, secret) =
+        make(&parts, &asked, params.text("name")?, params.integer("expires_in_days")?, &scopes).await?;
+    Ok(shapes::Shape::created(with_secret(&parts, &asked, &token, &secret)))
+}
+
+/// Makes one of the caller's own.
+pub(super) async fn make(
+    parts: &Parts,
+    asked: &Asked,
+    name: &str,
+    expires_in_days: i64,
+    scopes: &[String],
+) -> Result<(Token, AccessToken), Refusal> {
+    check_name(name)?;
+    let expires = expiry(parts, expires_in_days)?;
     let limits = Limits::parse(scopes.iter().map(String::as_str))
         .map_err(|error| Reply::invalid(format!("Invalid value for parameter 'scopes' supplied: {error}.")))?;
     let secret = AccessToken::generate();
     let user = asked.identity.user;
     let token = NewToken { user, name, hash: secret.hash(), limits: &limits, expires };
     let token = parts.store.create_token(&asked.actor(), token).await.map_err(|error| taken(error, name))?;
-    Ok(shapes::Shape::created(with_secret(&parts, &asked, &token, &secret)))
+    Ok((token, secret))
 }
 
 /// `DELETE /auth/api/v1/tokens` with `{"id": ...}`.
@@ -63,11 +75,21 @@ pub(super) async fn revoke_by_path(State(parts): State<Arc<Parts>>, Path(id): Pa
 pub(super) async fn rotate(State(parts): State<Arc<Parts>>, Path(id): Path<String>, asked: Asked) -> Answer {
     refuse_tokens(&asked, "rotate access tokens")?;
     only_own(&asked)?;
-    let id = number(&id)?;
     let params = asked.fields(&["expires_in_days"])?;
-    let token = find(&parts, id, asked.identity.user).await?;
-    let expires = match params.optional_integer("expires_in_days")? {
-        Some(days) => expiry(&parts, days)?,
+    let (rotated, secret) = renew(&parts, &asked, number(&id)?, params.optional_integer("expires_in_days")?).await?;
+    Ok(shapes::Shape::ok(with_secret(&parts, &asked, &rotated, &secret)))
+}
+
+/// Gives one of the caller's own a new secret.
+pub(super) async fn renew(
+    parts: &Parts,
+    asked: &Asked,
+    id: TokenId,
+    expires_in_days: Option<i64>,
+) -> Result<(Token, AccessToken), Refusal> {
+    let token = find(parts, id, asked.identity.user).await?;
+    let expires = match expires_in_days {
+        Some(days) => expiry(parts, days)?,
         None if token.expires > parts.clock.now() => token.expires,
         None => return Err(Reply::invalid("The token has expired. Say 'expires_in_days' to renew it.").into()),
     };
@@ -78,17 +100,18 @@ pub(super) async fn rotate(State(parts): State<Arc<Parts>>, Path(id): Path<Strin
         store::Error::NotFound(_) => Refusal::absent(format!("Token with id={id} was revoked. Make a new one.")),
         other => taken(other, &token.name),
     })?;
-    Ok(shapes::Shape::ok(with_secret(&parts, &asked, &rotated, &secret)))
+    Ok((rotated, secret))
 }
 
-async fn end(parts: &Parts, asked: &Asked, id: TokenId) -> Answer {
+/// Ends one, at once.
+pub(super) async fn end(parts: &Parts, asked: &Asked, id: TokenId) -> Answer {
     if asked.identity.limits.read_only {
         return Err(Denied::TokenIsReadOnly.into());
     }
     match asked.identity.scheme {
-        Scheme::Password => {}
+        Scheme::Password | Scheme::Session(_) => {}
         Scheme::Token(own) if own == id => {}
-        Scheme::Token(_) => return Err(Refusal::token_may_not("revoke another access token")),
+        Scheme::Token(_) | Scheme::Jwt => return Err(Refusal::token_may_not("revoke another access token")),
     }
     let (owner, _) = owner(parts, asked, Requirement::Admin { change: true }).await?;
     let token = find(parts, id, owner).await?;
@@ -102,7 +125,7 @@ async fn end(parts: &Parts, asked: &Asked, id: TokenId) -> Answer {
 }
 
 /// Whose tokens are meant: `?user=`, which takes an administrator, or the caller.
-async fn owner(parts: &Parts, asked: &Asked, needed: Requirement) -> Result<(UserId, String), Refusal> {
+pub(super) async fn owner(parts: &Parts, asked: &Asked, needed: Requirement) -> Result<(UserId, String), Refusal> {
     let params = Params::Query(asked.query()?);
     match params.optional_text("user")? {
         Some(name) if !asked.is(name) => {
@@ -166,7 +189,7 @@ fn expiry(parts: &Parts, days: i64) -> Result<Timestamp, Refusal> {
     }
 }
 
-fn number(id: &str) -> Result<TokenId, Refusal> {
+pub(super) fn number(id: &str) -> Result<TokenId, Refusal> {
     let number = id.parse().map(TokenId);
     number.map_err(|_| Reply::invalid(format!("Parameter 'id' must be an integer. Got: '{id}'")).into())
 }

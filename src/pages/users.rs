@@ -86,6 +86,7 @@ pub(super) async fn list(State(parts): State<Arc<Parts>>, asked: Asked) -> Answe
 pub(super) async fn current(asked: Asked) -> Answer {
     let is_basic_auth = match asked.identity.scheme {
         Scheme::Password | Scheme::Token(_) => true,
+        Scheme::Session(_) | Scheme::Jwt => false,
     };
     let who = &asked.identity;
     let user = json!({ "id": who.user.0, "username": &*who.name, "is_admin": who.admin });
@@ -152,16 +153,13 @@ pub(super) async fn delete(State(parts): State<Arc<Parts>>, asked: Asked) -> Ans
 /// `GET /auth/api/v1/me`: who am I to this proxy, and what may this credential do?
 pub(super) async fn me(asked: Asked) -> Answer {
     let who = &asked.identity;
-    let token = match who.scheme {
-        Scheme::Password => None,
-        Scheme::Token(id) => Some(id.0),
-    };
     Ok(shapes::Shape::ok(json!({
         "id": who.user.0,
-        "name": &*who.name,
-        "admin": who.admin,
+        "username": &*who.name,
+        "groups": &*who.groups,
+        "is_admin": who.admin,
         "scheme": who.scheme.as_str(),
-        "token_id": token,
+        "token_id": who.scheme.token().map(|id| id.0),
         "scopes": who.limits.scopes(),
     })))
 }

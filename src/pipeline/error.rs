@@ -31,6 +31,9 @@ pub enum Error {
     Query(#[from] QueryError),
     #[error(transparent)]
     Authn(#[from] authn::Error),
+    /// A browser that is sent to sign in, and where.
+    #[error("not signed in")]
+    SignIn(HeaderValue),
     #[error(transparent)]
     Spans(#[from] OtlpError),
     /// What an export of spans must say and does not: 422, as MLflow answers.
@@ -88,6 +91,7 @@ impl Error {
         record.failed(&self);
         match self {
             Self::Authn(error) => own::unauthenticated(&error, record.is_browser_xhr()),
+            Self::SignIn(location) => own::to_sign_in(location),
             other => other.reply().into_response(),
         }
     }
@@ -106,8 +110,10 @@ impl Error {
                 authn::Error::Failed(reason) => reason.as_str(),
                 authn::Error::TooManyAttempts { .. } => "too_many_attempts",
                 authn::Error::Busy => "password_queue_full",
+                authn::Error::NoKeys => "jwt_no_keys",
                 authn::Error::Store(_) => "store",
             },
+            Self::SignIn(_) => "no_credentials",
             Self::Spans(_) | Self::SpansLack(_) => "spans",
             Self::Graphql(_) => "graphql",
             Self::Workspace => "workspace",
@@ -233,7 +239,9 @@ impl Error {
                 "MLflow made the change, but its permissions could not be written yet; they will be within minutes. \
                  Do not repeat the request.",
             ),
-            Self::Authn(_) => Reply::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthenticated, own::NOT_AUTHENTICATED),
+            Self::Authn(_) | Self::SignIn(_) => {
+                Reply::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthenticated, own::NOT_AUTHENTICATED)
+            }
         }
     }
 }

@@ -26,7 +26,9 @@ impl Proxy {
         let mut proven = vec![Requirement::SignedIn];
         let mut verdicts = Vec::with_capacity(query.fields().len());
         for field in query.fields() {
-            verdicts.push(self.verdict(identity, &field.ask, &mut proven).await?);
+            let verdict = self.verdict(identity, &field.ask, &mut proven).await?;
+            self.ask_beside(identity, &field.ask, &verdict).await;
+            verdicts.push(verdict);
         }
         let permit = authorize(identity, self.policy, &proven)?;
         let answer = match query.rewrite(&verdicts) {
@@ -38,7 +40,12 @@ impl Proxy {
         Ok(own::json(Bytes::from(body)))
     }
 
-    async fn verdict(&self, identity: &Identity, ask: &Ask, proven: &mut Vec<Requirement>) -> Result<Verdict, Error> {
+    pub(super) async fn verdict(
+        &self,
+        identity: &Identity,
+        ask: &Ask,
+        proven: &mut Vec<Requirement>,
+    ) -> Result<Verdict, Error> {
         let read = |thing, id: &str| Located { permission: Permission::Read, thing, id: id.to_owned() };
         let located = match ask {
             Ask::Open | Ask::Versions(_) => return Ok(Verdict::Keep),
@@ -51,15 +58,25 @@ impl Proxy {
                 if holds(identity, self.policy, &tier).is_err() {
                     return Ok(Verdict::Drop);
                 }
-                let experiment = |id: &String| Resource::new(ResourceKind::Experiment, id.as_str());
-                let readable = |id: &&String| may(identity, self.policy, Permission::Read, &experiment(id));
-                let kept: Vec<String> = ids.iter().filter(readable).cloned().collect();
+                let mut kept = Vec::new();
+                for id in ids {
+                    let mut experiment = Resource::new(ResourceKind::Experiment, id.as_str());
+                    if identity.needs_names() {
+                        self.resolver.name(&mut experiment).await?;
+                    }
+                    if may(identity, self.policy, Permission::Read, &experiment) {
+                        kept.push(id.clone());
+                    }
+                }
                 return Ok(if kept.is_empty() { Verdict::Drop } else { Verdict::Experiments(kept) });
             }
         };
         let mut needed = Vec::with_capacity(located.len());
         for located in located {
-            for requirement in self.resolver.requirements(located).await? {
+            for mut requirement in self.resolver.requirements(located).await? {
+                if identity.needs_names() {
+                    self.name_all(&mut requirement).await?;
+                }
                 if holds(identity, self.policy, &requirement).is_err() {
                     return Ok(Verdict::Drop);
                 }

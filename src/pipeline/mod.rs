@@ -6,7 +6,9 @@ mod error;
 mod graphql;
 mod own;
 mod record;
+mod shadow;
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -19,9 +21,9 @@ use url::Url;
 pub use error::Error;
 pub use record::Record;
 
-use crate::authn::Authn;
+use crate::authn::{Authn, SESSION_COOKIE, Shown};
 use crate::authz::{
-    Identity, Permission, Permit, Policy, Requirement, Resource, ResourceKind, Visibility, authorize, holds,
+    Identity, Permission, Permit, Policy, Requirement, Resource, ResourceKind, Scheme, Visibility, authorize, holds,
     open_to_all,
 };
 use crate::config;
@@ -114,18 +116,25 @@ impl Proxy {
         {
             take_provider_key(&mut checked);
         }
-        let credential = checked.head.headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
-        let identity = match credential.and_then(|credential| self.authn.recent(credential)) {
+        if Pages::is_public(path.decoded()) {
+            return Box::pin(self.answer_visitor(checked, record)).await;
+        }
+        let shown = shown(&checked.head.headers);
+        let identity = match self.authn.recent(shown) {
             Some(identity) => {
                 self.telemetry.metrics.identities.hits.inc();
                 identity
             }
             None => {
                 self.telemetry.metrics.identities.misses.inc();
-                Box::pin(self.authn.authenticate(credential, checked.address)).await?
+                let authenticated = Box::pin(self.authn.authenticate(shown, checked.address)).await;
+                authenticated.map_err(|error| self.perhaps_sign_in(&checked, error))?
             }
         };
         record.identity(&identity);
+        if matches!(identity.scheme, Scheme::Session(_)) {
+            self.check_site(&checked.head)?;
+        }
         if Pages::owns(path.decoded()) {
             return Box::pin(self.answer_ourselves(checked, identity, record)).await;
         }
@@ -235,6 +244,27 @@ impl Proxy {
         if ours || same { Ok(()) } else { Err(Error::CrossOrigin) }
     }
 
+    /// A browser sends its session along with whatever a page makes it send: only pages of ours may change things.
+    ///
+    /// Stricter than [`Proxy::check_origin`], which knows no scheme and believes what it does not know.
+    fn check_site(&self, head: &http::request::Parts) -> Result<(), Error> {
+        if matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS) {
+            return Ok(());
+        }
+        let site = head.headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
+        if !matches!(site, None | Some(b"same-origin" | b"none")) {
+            return Err(Error::CrossOrigin);
+        }
+        let (Some(origin), Some(public)) = (head.headers.get(header::ORIGIN), &self.server.public_url) else {
+            return Ok(());
+        };
+        // Under the public name there is one origin; under another, such as this machine's, the host was compared already.
+        let host = crate::http::host(head)?;
+        let is_public = public.host_str().is_some_and(|public| public.eq_ignore_ascii_case(&host));
+        let ours = origin.as_bytes() == public.origin().ascii_serialization().as_bytes();
+        if ours || !is_public { Ok(()) } else { Err(Error::CrossOrigin) }
+    }
+
     fn is_closed(&self, operation: &Operation) -> bool {
         let closed = |need: &Need| matches!(need, Need::Blocked(feature) if !self.authz.opened.contains(feature));
         operation.needs.iter().any(closed)
@@ -289,7 +319,7 @@ impl Proxy {
         };
         canonical_artifact_path(&mut checked, params)?;
         if let Some(field) = &operation.narrow
-            && self.narrow(identity, field, body.as_mut())? == Narrowed::Nothing
+            && self.narrow(identity, field, body.as_mut()).await? == Narrowed::Nothing
         {
             return Ok(own::json(EMPTY));
         }
@@ -305,6 +335,12 @@ impl Proxy {
             let done = self.effects.carry_out(identity, checked.address, permit, happening, outgoing).await?;
             record.upstream_answered();
             return Ok(self.whole(done.status, done.headers, done.body));
+        }
+        if operation.then == Some(Then::RenameExperiment) {
+            let renamed = body.as_mut().map(|body| text_field(body, "experiment_id")).transpose()?.flatten();
+            let answer = self.send(permit, outgoing, record).await;
+            self.resolver.forget_experiment(renamed.as_deref().unwrap_or_default()).await;
+            return answer;
         }
         if let Some(then @ (Then::LearnRun | Then::LearnTrace)) = operation.then {
             return self.send_and_learn(permit, outgoing, then, record).await;
@@ -392,7 +428,7 @@ impl Proxy {
     /// Steps 7 to 9: every id the request names, the resource each belongs to, and the decision.
     async fn permit(&self, identity: &Identity, operation: &Operation, input: Input<'_, '_>) -> Result<Permit, Error> {
         let server = mcp_server(input.params);
-        let decided = Box::pin(self.decide(identity, operation, input)).await;
+        let decided = self.decide_beside(identity, operation, input).await;
         // Names are no secret: the client registers a server when it hears that there is none.
         if let (Err(Error::Denied(_)), Some(server), None) = (&decided, server, operation.then)
             && !self.resolver.is_there(ResourceKind::McpServer, &server).await?
@@ -445,18 +481,40 @@ impl Proxy {
             for located in located {
                 // An experiment's own id needs nobody's help.
                 match Resolver::at_hand(located) {
-                    Ok(requirement) => requirements.add(requirement)?,
-                    Err(located) => requirements.add_all(Box::pin(self.resolver.requirements(located)).await?)?,
+                    Ok(requirement) => self.add(&mut requirements, requirement).await?,
+                    Err(located) => {
+                        for requirement in Box::pin(self.resolver.requirements(located)).await? {
+                            self.add(&mut requirements, requirement).await?;
+                        }
+                    }
                 }
             }
         }
         for demand in demanded {
             // What keeps MLflow's data together holds for administrators too.
             if !unlimited || matches!(demand, Demand::TraceIn { .. } | Demand::NoUsersName(_)) {
-                requirements.add_all(Box::pin(self.demand(demand)).await?)?;
+                for requirement in Box::pin(self.demand(demand)).await? {
+                    self.add(&mut requirements, requirement).await?;
+                }
             }
         }
         Ok(authorize(identity, self.policy, &requirements.all)?)
+    }
+
+    /// Adds one requirement, with the names that globs of the caller's ask for. Nobody else's request takes a look-up.
+    async fn add(&self, requirements: &mut Requirements<'_>, mut requirement: Requirement) -> Result<(), Error> {
+        if requirements.identity.needs_names() {
+            Box::pin(self.name_all(&mut requirement)).await?;
+        }
+        requirements.add(requirement)
+    }
+
+    /// Says what the experiments are called that it is about.
+    async fn name_all(&self, requirement: &mut Requirement) -> Result<(), Error> {
+        for experiment in requirement.experiments_mut() {
+            self.resolver.name(experiment).await?;
+        }
+        Ok(())
     }
 
     async fn demand(&self, demand: Demand) -> Result<Vec<Requirement>, Error> {
@@ -466,6 +524,17 @@ impl Proxy {
             Demand::NameIsFree { kind, name } => {
                 let not_refused = |kind: &ResourceKind| Requirement::NotRefused(Resource::new(*kind, name.as_str()));
                 kind.sharing_names().iter().map(not_refused).collect()
+            }
+            Demand::ExperimentName { renamed, name } => {
+                let mut needed = vec![Requirement::NotRefused(Resource::experiment(name.as_str(), &name))];
+                if let Some(id) = renamed
+                    && self.authn.names_experiments().await?
+                {
+                    // The new name may open it to others, and to the caller.
+                    let experiment = Resource::new(ResourceKind::Experiment, id);
+                    needed.push(Requirement::level(Permission::Manage, experiment));
+                }
+                needed
             }
             Demand::ArtifactLocation(location) => {
                 let plain = !location.contains(['%', '\\', '?', '#']) && !location.split('/').any(|part| part == "..");
@@ -523,16 +592,26 @@ impl Proxy {
         Ok(vec![Requirement::Any(ways)])
     }
 
-    fn narrow(&self, identity: &Identity, field: &Field, body: Option<&mut Json<'_>>) -> Result<Narrowed, Error> {
+    async fn narrow(&self, identity: &Identity, field: &Field, body: Option<&mut Json<'_>>) -> Result<Narrowed, Error> {
         if Visibility::of(identity, self.policy, ResourceKind::Experiment) == Visibility::All {
             return Ok(Narrowed::Some);
         }
         let Some(body) = body else { return Ok(Narrowed::Nothing) };
-        let read = |id: &str| {
-            let experiment = Resource::new(ResourceKind::Experiment, id);
-            crate::authz::may(identity, self.policy, Permission::Read, &experiment)
-        };
-        Ok(narrow(field, body, read)?)
+        let mut named = Vec::new();
+        narrow(field, body, |id| {
+            named.push(Resource::new(ResourceKind::Experiment, id));
+            true
+        })?;
+        let mut readable = HashSet::new();
+        for mut experiment in named {
+            if identity.needs_names() {
+                self.resolver.name(&mut experiment).await?;
+            }
+            if crate::authz::may(identity, self.policy, Permission::Read, &experiment) {
+                readable.insert(experiment.key);
+            }
+        }
+        Ok(narrow(field, body, |id| readable.contains(id))?)
     }
 
     #[expect(clippy::too_many_arguments, reason = "one private step of the request's life")]
@@ -724,10 +803,6 @@ impl Requirements<'_> {
         self.all.push(requirement);
         Ok(())
     }
-
-    fn add_all(&mut self, requirements: Vec<Requirement>) -> Result<(), Error> {
-        requirements.into_iter().try_for_each(|requirement| self.add(requirement))
-    }
 }
 
 /// Where MLflow's AI gateway passes `Authorization` on to the provider, the credential for the proxy may stand in
@@ -779,7 +854,7 @@ fn happening(
         Then::OwnNewMcpServer => {
             Happening::CreateMcpVersion { server: format!("{}/{}", field("namespace")?, field("slug")?) }
         }
-        Then::LearnRun | Then::LearnTrace => return Ok(None),
+        Then::LearnRun | Then::LearnTrace | Then::RenameExperiment => return Ok(None),
     }))
 }
 
@@ -807,3 +882,11 @@ const SMALL_BODY_BYTES: usize = 1024 * 1024;
 
 /// Of a refused body, at most this much is read and thrown away.
 const DISCARDED_BYTES: usize = 1024 * 1024 * 1024;
+
+/// What the request shows of who sends it. Two cookies of our session's name are as good as none: no browser sends that.
+fn shown(headers: &http::HeaderMap) -> Shown<'_> {
+    let authorization = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
+    let mut cookies = crate::http::cookies(headers, SESSION_COOKIE);
+    let session = cookies.next().filter(|_| cookies.next().is_none());
+    Shown { authorization, session }
+}

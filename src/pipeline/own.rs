@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use super::{Checked, Error, Proxy, Record};
-use crate::authn;
+use crate::authn::{self, Shown};
 use crate::authz::Identity;
 use crate::http::{Body, ErrorCode, Reply, Response, read_bounded};
 use crate::pages::Denial;
@@ -40,6 +40,74 @@ impl Proxy {
         }
         Ok(response.map(Body::from))
     }
+
+    /// Pages for whoever is not signed in: signing in and out. Only a session says here who it is.
+    pub(super) async fn answer_visitor(&self, checked: Checked<'_>, record: &mut Record) -> Result<Response, Error> {
+        record.own();
+        self.check_site(&checked.head)?;
+        let body = match checked.body.as_mut() {
+            Some(body) => read_bounded(body, OWN_BODY_BYTES).await?,
+            None => Bytes::new(),
+        };
+        let session = Shown { authorization: None, ..super::shown(&checked.head.headers) };
+        let identity = match self.authn.recent(session) {
+            Some(identity) => Some(identity),
+            None => self.authn.authenticate(session, checked.address).await.ok(),
+        };
+        if let Some(identity) = &identity {
+            record.identity(identity);
+        }
+        let request = http::Request::from_parts(checked.head, body);
+        let response = self.pages.answer_visitor(identity, checked.address, request).await;
+        if let Some(visited) = response.extensions().get() {
+            record.visited(visited);
+        }
+        Ok(response.map(Body::from))
+    }
+
+    /// Somebody at a browser who opens a page is sent to sign in; a program or a script hears that it must.
+    pub(super) fn perhaps_sign_in(&self, checked: &Checked<'_>, error: authn::Error) -> Error {
+        let head = &checked.head;
+        let nobody = match &error {
+            authn::Error::Missing => true,
+            authn::Error::Failed(_) => !head.headers.contains_key(header::AUTHORIZATION),
+            authn::Error::TooManyAttempts { .. }
+            | authn::Error::Busy
+            | authn::Error::NoKeys
+            | authn::Error::Store(_) => false,
+        };
+        if !nobody || !self.pages.can_sign_in() || !is_navigation(head, checked.path.decoded()) {
+            return error.into();
+        }
+        // As the browser has it, below MLflow's static prefix.
+        let wanted = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+        let wanted: String = url::form_urlencoded::byte_serialize(wanted.as_bytes()).collect();
+        match HeaderValue::try_from(format!("/auth/login?return_to={wanted}")) {
+            Ok(location) => Error::SignIn(location),
+            Err(_) => error.into(),
+        }
+    }
+}
+
+/// Whether somebody at a browser opened a page.
+fn is_navigation(head: &http::request::Parts, path: &str) -> bool {
+    let accepts = head.headers.get_all(header::ACCEPT).iter();
+    let mut accepts = accepts.filter_map(|accept| accept.to_str().ok());
+    let navigates = head.headers.get("sec-fetch-mode").is_none_or(|mode| mode.as_bytes() == b"navigate");
+    head.method == http::Method::GET
+        && navigates
+        && accepts.any(|accept| accept.contains("text/html"))
+        && !head.headers.contains_key("x-requested-with")
+        && !["/api/", "/ajax-api/", "/auth/api/"].iter().any(|api| path.starts_with(api))
+}
+
+/// 302 to the sign-in page. The browser carries what stands behind `#` along.
+pub(super) fn to_sign_in(location: HeaderValue) -> Response {
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = StatusCode::FOUND;
+    response.headers_mut().insert(header::LOCATION, location);
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
 /// 401 in MLflow's text form with a Basic challenge; for the browser's own XHR in JSON and without, or it would pop up a
@@ -71,6 +139,13 @@ pub(super) fn unauthenticated(error: &authn::Error, browser_xhr: bool) -> Respon
             "Too many passwords are being checked. Try again in a few seconds, or use an access token.",
         )
         .with(header::RETRY_AFTER, HeaderValue::from_static("2"))
+        .into_response(),
+        authn::Error::NoKeys => Reply::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            ErrorCode::TemporarilyUnavailable,
+            "The identity provider's keys could not be fetched yet, so its tokens cannot be checked. Try again later.",
+        )
+        .with(header::RETRY_AFTER, HeaderValue::from_static("5"))
         .into_response(),
         authn::Error::Store(_) => store_unavailable().into_response(),
     }

@@ -10,11 +10,12 @@ use http::{HeaderMap, Method, StatusCode};
 
 use super::Error;
 use crate::authn;
-use crate::authz::{Identity, Scheme};
+use crate::authz::Identity;
 use crate::clock::{Stopwatch, Timestamp};
 use crate::filter::{EffectError, ListError};
 use crate::http::{Body, Response, Watcher};
 use crate::mlflow::{Operation, Send};
+use crate::pages::Visited;
 use crate::resolve;
 use crate::server::Peer;
 use crate::store::{Actor, AuditEntry};
@@ -120,6 +121,7 @@ impl Record {
                 tracing::error!(operation = self.operation, %error, "an effect was not written");
             }
             Error::MethodNotAllowed(_)
+            | Error::SignIn(_)
             | Error::Workspace
             | Error::Graphql(_)
             | Error::Spans(_)
@@ -144,22 +146,39 @@ impl Record {
         self.audit(format!("refused: {reason}"));
     }
 
+    /// Somebody signed in or out, or could not. What changed the store is in its audit log already.
+    pub(super) fn visited(&mut self, visited: &Visited) {
+        let metrics = &self.telemetry.metrics;
+        match visited {
+            Visited::SignIn { provider, outcome, .. } if *outcome == "done" => metrics.signed_in(provider, outcome),
+            Visited::SignIn { provider, outcome, name } => {
+                metrics.signed_in(provider, outcome);
+                self.denied = Some(outcome);
+                if let Some(name) = name {
+                    self.audit_as(name.clone(), "login.failed", provider.clone(), (*outcome).to_owned());
+                }
+            }
+            Visited::SignOut(how) => metrics.signed_out(how),
+        }
+    }
+
     fn upstream_failed(&self, error: &upstream::Error) {
         self.telemetry.metrics.upstream_failed(error.kind());
         tracing::warn!(operation = self.operation, %error, "MLflow gave no usable answer");
     }
 
     fn audit(&self, detail: String) {
-        let token = self.identity.as_ref().and_then(|identity| match identity.scheme {
-            Scheme::Token(id) => Some(id),
-            Scheme::Password => None,
-        });
         let name = self.identity.as_ref().map_or_else(|| "-".to_owned(), |identity| identity.name.to_string());
+        self.audit_as(name, "request.denied", self.operation.to_owned(), detail);
+    }
+
+    fn audit_as(&self, name: String, action: &str, target: String, detail: String) {
+        let token = self.identity.as_ref().and_then(|identity| identity.scheme.token());
         self.telemetry.audit.record(AuditEntry {
             at: self.at,
             actor: Actor { name, token, address: Some(self.address) },
-            action: "request.denied".to_owned(),
-            target: self.operation.to_owned(),
+            action: action.to_owned(),
+            target,
             detail,
         });
     }

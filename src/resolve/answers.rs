@@ -17,6 +17,8 @@ pub(super) struct ExperimentAnswer {
 pub(super) struct ExperimentId {
     pub(super) experiment_id: String,
     #[serde(default)]
+    pub(super) name: Option<String>,
+    #[serde(default)]
     pub(super) creation_time: i64,
 }
 

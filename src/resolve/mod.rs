@@ -51,6 +51,8 @@ pub struct Resolver {
     endpoints: Cache<String, Arc<str>>,
     /// A name is a model or a prompt; short-lived, because other writers exist.
     names: Cache<String, Resource>,
+    /// What experiments are called, for globs. Short-lived: others may rename them.
+    experiments: Cache<String, Arc<str>>,
     /// Ids that were not found, so that guessing does not load MLflow.
     absent: Cache<(Owned, String), ()>,
 }
@@ -94,6 +96,7 @@ impl Owned {
 const ENTRIES: u64 = 1_000_000;
 const HOME_TTL: Duration = Duration::from_secs(60);
 const NAME_TTL: Duration = Duration::from_secs(5);
+const TITLE_TTL: Duration = Duration::from_secs(30);
 /// How many traces are asked for at once.
 const BATCH: usize = 100;
 const ABSENT_TTL: Duration = Duration::from_secs(2);
@@ -110,6 +113,7 @@ impl Resolver {
             others: Cache::builder().max_capacity(ENTRIES).time_to_live(HOME_TTL).build(),
             endpoints: Cache::builder().max_capacity(10_000).time_to_live(NAME_TTL).build(),
             names: Cache::builder().max_capacity(100_000).time_to_live(NAME_TTL).build(),
+            experiments: Cache::builder().max_capacity(100_000).time_to_live(TITLE_TTL).build(),
             absent: Cache::builder().max_capacity(100_000).time_to_live(ABSENT_TTL).build(),
         }
     }
@@ -435,6 +439,41 @@ impl Resolver {
         }
     }
 
+    /// Says what this experiment is called; one that is not there, and anything else, stays as it is.
+    ///
+    /// # Errors
+    /// MLflow could not be asked.
+    pub async fn name(&self, resource: &mut Resource) -> Result<(), Error> {
+        if resource.kind != ResourceKind::Experiment || resource.name.is_some() {
+            return Ok(());
+        }
+        if let Some(known) = self.experiments.get(&resource.key).await {
+            self.metrics.resources.hits.inc();
+            resource.name = Some(known);
+            return Ok(());
+        }
+        self.metrics.resources.misses.inc();
+        let found = self.experiments.try_get_with(resource.key.clone(), async {
+            let target = target("/api/2.0/mlflow/experiments/get", "experiment_id", &resource.key);
+            let found = self.find::<ExperimentAnswer>(target).await.map_err(Some)?;
+            found.and_then(|answer| answer.experiment.name).map(Arc::from).ok_or(None)
+        });
+        match found.await {
+            Ok(name) => resource.name = Some(name),
+            Err(error) => {
+                if let Some(error) = Option::<Error>::clone(&error) {
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets what an experiment is called, because it was just renamed through us.
+    pub async fn forget_experiment(&self, id: &str) {
+        self.experiments.invalidate(id).await;
+    }
+
     /// Forgets what a name stands for, because it was just created, deleted or renamed through us.
     pub async fn forget_name(&self, name: &str) {
         self.names.invalidate(name).await;
@@ -466,7 +505,8 @@ impl Resolver {
         match self.upstream.lookup(target).await.map_err(failed)? {
             Some(bytes) => {
                 let answer: ExperimentAnswer = parse(&bytes)?;
-                Ok(Resource::new(ResourceKind::Experiment, answer.experiment.experiment_id))
+                let resource = Resource::new(ResourceKind::Experiment, answer.experiment.experiment_id);
+                Ok(Resource { name: answer.experiment.name.map(Into::into), ..resource })
             }
             None => Err(Error::NoSuchName(format!("Could not find experiment with name '{name}'"))),
         }

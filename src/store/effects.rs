@@ -5,7 +5,7 @@
 
 use super::change::Change;
 use super::{Actor, Error, Result, Store, rows};
-use crate::authz::{Grant, Permission, ResourceKind, Selector, Subject, UserId};
+use crate::authz::{DEFAULT_WORKSPACE, Grant, OnCreate, Permission, ResourceKind, Selector, Subject, UserId, Whom};
 use crate::clock::Timestamp;
 
 /// What we are about to do in MLflow that must be followed by a change here.
@@ -62,8 +62,9 @@ impl Store {
         Ok(id)
     }
 
-    /// `Create` happened under this key: the creator gets MANAGE (an existing grant of theirs is raised), the intent
-    /// goes. One transaction. A creator whose account is gone by now gets nothing.
+    /// `Create` happened under this key: the creator gets MANAGE (an existing grant of theirs is raised), those with whom
+    /// the policy shares it get theirs (one that exists stays as it is), the intent goes. One transaction. A creator whose
+    /// account is gone by now gets nothing.
     ///
     /// # Errors
     /// As every method.
@@ -74,9 +75,10 @@ impl Store {
         kind: ResourceKind,
         key: &str,
         user: UserId,
+        shared: &[OnCreate],
     ) -> Result<()> {
         let mut change = self.change().await?;
-        let detail = match change.user(user).await {
+        let mut detail = match change.user(user).await {
             Ok(creator) => {
                 let (subject, selector) = (Subject::User(user), Selector::Exact(key.to_owned()));
                 change.put_grant(&Grant { subject, kind, selector, permission: Permission::Manage }).await?;
@@ -85,6 +87,13 @@ impl Store {
             Err(Error::NotFound(_)) => "the creator's account is gone".to_owned(),
             Err(error) => return Err(error),
         };
+        for OnCreate { to, permission, .. } in shared {
+            if change.share(kind, key, to, *permission).await? {
+                detail += &format!(", {to}: {permission}");
+            } else {
+                tracing::warn!(%to, %kind, key, "the policy shares what is made with nobody there is, or with who has a grant on it");
+            }
+        }
         change.end(intent).await?;
         change.commit(actor, "resource.create", format!("{kind}:{key}"), detail).await
     }
@@ -159,6 +168,19 @@ impl Store {
 }
 
 impl Change {
+    /// Makes a grant that is not there yet; whether it did.
+    async fn share(&mut self, kind: ResourceKind, key: &str, to: &Whom, permission: Permission) -> Result<bool> {
+        let subject = match to {
+            Whom::Everybody => None,
+            Whom::Group(group) => Some(Subject::Group(group.clone())),
+            Whom::User(name) => self.user_named(name).await?.map(Subject::User),
+            Whom::Role(name) => self.role_named(DEFAULT_WORKSPACE, name).await?.map(Subject::Role),
+        };
+        let Some(subject) = subject else { return Ok(false) };
+        let selector = Selector::Exact(key.to_owned());
+        Ok(self.add_grant(&Grant { subject, kind, selector, permission }).await?.is_some())
+    }
+
     async fn end(&mut self, intent: i64) -> Result<()> {
         sqlx::query("DELETE FROM intents WHERE id = $1").bind(intent).execute(self.on()).await?;
         Ok(())

@@ -43,6 +43,17 @@ impl Store {
         grants.iter().map(rows::grant).collect()
     }
 
+    /// Whether anything is granted by the names of experiments.
+    ///
+    /// # Errors
+    /// As every method.
+    pub async fn names_experiments(&self) -> Result<bool> {
+        let globs: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM grants WHERE kind = 'experiment' AND form = 'glob'")
+            .fetch_one(&self.readers)
+            .await?;
+        Ok(globs > 0)
+    }
+
     /// Every grant, by kind, selector, subject.
     ///
     /// # Errors
@@ -99,21 +110,7 @@ impl Store {
     pub async fn create_grant(&self, actor: &Actor, grant: &Grant) -> Result<i64> {
         let mut change = self.change().await?;
         let whom = change.subject(&grant.subject).await?;
-        let (subject_kind, subject) = subject_columns(&grant.subject);
-        let (form, selector) = selector_columns(&grant.selector);
-        let created: Option<i64> = sqlx::query_scalar(
-            "INSERT INTO grants (subject_kind, subject, kind, form, selector, permission)
-             VALUES ($1, $2, $3, $4, $5, $6)
-             ON CONFLICT (subject_kind, subject, kind, form, selector) DO NOTHING RETURNING id",
-        )
-        .bind(subject_kind)
-        .bind(subject)
-        .bind(grant.kind.as_str())
-        .bind(form)
-        .bind(selector)
-        .bind(grant.permission.as_str())
-        .fetch_optional(change.on())
-        .await?;
+        let created = change.add_grant(grant).await?;
         let id = created.ok_or_else(|| Error::Exists(sentence(&whom, grant.kind, &grant.selector)))?;
         change.commit_grant(actor, "grant.create", grant, &whom).await?;
         Ok(id)
@@ -199,6 +196,24 @@ impl Change {
             Subject::Group(name) => format!("group:{name}"),
             Subject::Role(id) => self.role(*id).await?.target(),
         })
+    }
+
+    /// Makes a grant and gives its number; `None` when the subject already has one on that selector.
+    pub(super) async fn add_grant(&mut self, grant: &Grant) -> Result<Option<i64>> {
+        let (subject_kind, subject) = subject_columns(&grant.subject);
+        let (form, selector) = selector_columns(&grant.selector);
+        let created = sqlx::query_scalar(
+            "INSERT INTO grants (subject_kind, subject, kind, form, selector, permission)
+             VALUES ($1, $2, $3, $4, $5, $6)
+             ON CONFLICT (subject_kind, subject, kind, form, selector) DO NOTHING RETURNING id",
+        )
+        .bind(subject_kind)
+        .bind(subject)
+        .bind(grant.kind.as_str())
+        .bind(form)
+        .bind(selector)
+        .bind(grant.permission.as_str());
+        Ok(created.fetch_optional(self.on()).await?)
     }
 
     /// Makes a grant or changes its level.

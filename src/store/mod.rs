@@ -12,15 +12,21 @@ mod change;
 mod effects;
 mod grants;
 mod open;
+mod people;
 mod roles;
 mod rows;
+mod sessions;
+mod standing;
 mod tokens;
 mod users;
 
 pub use audit::{Actor, AuditEntry};
 pub use effects::{Effect, Intent};
 pub use grants::GrantRow;
+pub use people::{Person, Seen};
 pub use roles::{Assignment, Role};
+pub use sessions::{Lease, NewSession, Session};
+pub use standing::Standing;
 pub use tokens::{NewToken, Token};
 pub use users::User;
 
@@ -62,7 +68,20 @@ impl Store {
     /// # Errors
     /// As every method.
     pub async fn sealing_key(&self) -> Result<[u8; 32]> {
-        let key: Vec<u8> = sqlx::query_scalar("SELECT value FROM sealing_keys WHERE name = 'page_tokens'")
+        self.key("page_tokens").await
+    }
+
+    /// The same, for the providers' tokens of sessions, where the configuration has no key for them.
+    ///
+    /// # Errors
+    /// As every method.
+    pub async fn session_key(&self) -> Result<[u8; 32]> {
+        self.key("sessions").await
+    }
+
+    async fn key(&self, name: &str) -> Result<[u8; 32]> {
+        let key: Vec<u8> = sqlx::query_scalar("SELECT value FROM sealing_keys WHERE name = $1")
+            .bind(name)
             .fetch_one(&self.readers)
             .await?;
         key.try_into().map_err(|_| Error::Corrupt("the sealing key has not 32 bytes".to_owned()))
@@ -84,6 +103,9 @@ pub enum Error {
     NotFound(String),
     #[error("`{0}` is the last administrator")]
     LastAdmin(String),
+    /// Somebody else is called this: an account with a password, or a person of another issuer or subject.
+    #[error("somebody else is already called `{0}`")]
+    NameTaken(String),
     #[error("the store cannot be opened: {0}")]
     Open(String),
     #[error("the store does not answer: {0}")]

@@ -56,10 +56,13 @@ impl Store {
     async fn migrate(&self) -> std::result::Result<(), sqlx::Error> {
         let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
         migrator().run_direct(None, &mut *tx, false).await?;
-        sqlx::query("INSERT INTO sealing_keys (name, value) VALUES ('page_tokens', $1) ON CONFLICT (name) DO NOTHING")
-            .bind(crypto::random::<32>().to_vec())
-            .execute(&mut *tx)
-            .await?;
+        for name in ["page_tokens", "sessions"] {
+            sqlx::query("INSERT INTO sealing_keys (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING")
+                .bind(name)
+                .bind(crypto::random::<32>().to_vec())
+                .execute(&mut *tx)
+                .await?;
+        }
         tx.commit().await
     }
 }
@@ -108,6 +111,7 @@ fn migrator() -> Migrator {
     let migrations = [
         (1, "ground", include_str!("../../migrations/sqlite/0001_ground.sql")),
         (2, "roles", include_str!("../../migrations/sqlite/0002_roles.sql")),
+        (3, "people", include_str!("../../migrations/sqlite/0003_people.sql")),
     ];
     let migrations = migrations.map(|(number, name, text)| {
         Migration::new(number, name.into(), MigrationType::Simple, text.into_sql_str(), false)

@@ -7,7 +7,7 @@ use sqlx::sqlite::SqliteRow;
 use super::change::Change;
 use super::grants::GrantRow;
 use super::{Actor, Error, Result, Store, rows};
-use crate::authz::{GrantSet, RoleId, Subject, UserId};
+use crate::authz::{RoleId, Subject, UserId};
 
 /// A role with what it gives.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -43,18 +43,6 @@ pub struct Assignment {
 }
 
 impl Store {
-    /// What somebody holds: their own grants and those of their roles.
-    ///
-    /// # Errors
-    /// As every method.
-    pub async fn held_by(&self, user: UserId) -> Result<GrantSet> {
-        let mut held: GrantSet = self.grants_of(&Subject::User(user)).await?.into_iter().collect();
-        for role in self.roles_of(user).await? {
-            held.join(&role.workspace, role.grants.into_iter().map(|row| row.grant));
-        }
-        Ok(held)
-    }
-
     /// The role of this number.
     ///
     /// # Errors
@@ -251,6 +239,16 @@ impl Change {
         let role = sqlx::query("SELECT id, workspace, name, description FROM roles WHERE id = $1").bind(id.0);
         let role = role.fetch_optional(self.on()).await?;
         rows::role(&role.ok_or_else(|| Error::NotFound(format!("role {id}")))?)
+    }
+
+    /// The number of the role of this name in that workspace.
+    pub(super) async fn role_named(&mut self, workspace: &str, name: &str) -> Result<Option<RoleId>> {
+        let id: Option<i64> = sqlx::query_scalar("SELECT id FROM roles WHERE workspace = $1 AND name = $2")
+            .bind(workspace)
+            .bind(name)
+            .fetch_optional(self.on())
+            .await?;
+        Ok(id.map(RoleId))
     }
 }
 

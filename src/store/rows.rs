@@ -6,13 +6,13 @@
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
-use super::{Assignment, AuditEntry, Error, GrantRow, Intent, Result, Role, Token, User};
+use super::{Assignment, AuditEntry, Error, GrantRow, Intent, Person, Result, Role, Token, User};
 use crate::authz::{Grant, Limits, Permission, ResourceKind, RoleId, Selector, Subject, TokenId, UserId};
 use crate::clock::Timestamp;
 use crate::crypto::PasswordHash;
 use crate::store::{Actor, Effect};
 
-/// From the columns `id, name, password, admin, created`.
+/// From the columns `id, name, password, admin, created` and those of [`person`].
 pub(super) fn user(row: &SqliteRow) -> Result<User> {
     Ok(User {
         id: UserId(row.try_get("id")?),
@@ -20,7 +20,23 @@ pub(super) fn user(row: &SqliteRow) -> Result<User> {
         admin: row.try_get("admin")?,
         password: row.try_get::<Option<String>, _>("password")?.map(PasswordHash),
         created: Timestamp(row.try_get("created")?),
+        person: person(row)?,
     })
+}
+
+/// From the columns `issuer, subject, groups, group_admin, allowed, seen, suspended`.
+fn person(row: &SqliteRow) -> Result<Option<Person>> {
+    let Some(issuer) = row.try_get("issuer")? else { return Ok(None) };
+    let groups = serde_json::from_str(row.try_get("groups")?);
+    Ok(Some(Person {
+        issuer,
+        subject: row.try_get("subject")?,
+        groups: groups.map_err(|error| Error::Corrupt(format!("the groups of a user: {error}")))?,
+        admin: row.try_get("group_admin")?,
+        allowed: row.try_get("allowed")?,
+        seen: Timestamp(row.try_get::<Option<i64>, _>("seen")?.unwrap_or_default()),
+        suspended: row.try_get::<Option<i64>, _>("suspended")?.map(Timestamp),
+    }))
 }
 
 /// From the columns `id, user_id, name, scopes, created, expires, last_used, revoked`.
@@ -37,7 +53,7 @@ pub(super) fn token(row: &SqliteRow) -> Result<Token> {
     })
 }
 
-/// From the columns of [`token`] and its owner's `owner_name, owner_password, owner_admin, owner_created`.
+/// From the columns of [`token`], [`person`] and its owner's `owner_name, owner_password, owner_admin, owner_created`.
 pub(super) fn token_and_owner(row: &SqliteRow) -> Result<(Token, User)> {
     let token = token(row)?;
     let owner = User {
@@ -46,6 +62,7 @@ pub(super) fn token_and_owner(row: &SqliteRow) -> Result<(Token, User)> {
         admin: row.try_get("owner_admin")?,
         password: row.try_get::<Option<String>, _>("owner_password")?.map(PasswordHash),
         created: Timestamp(row.try_get("owner_created")?),
+        person: person(row)?,
     };
     Ok((token, owner))
 }

@@ -8,7 +8,9 @@ use sqlx::{ConnectOptions as _, Connection as _};
 use tempfile::TempDir;
 
 use super::*;
-use crate::authz::{Grant, Limits, Permission, ResourceKind, RoleId, Selector, Subject, TokenId, UserId};
+use crate::authz::{
+    Grant, GrantSet, Limits, Permission, PolicyFile, Resource, ResourceKind, RoleId, Selector, Subject, TokenId, UserId,
+};
 use crate::clock::{Stopwatch, Timestamp};
 use crate::crypto::{AccessToken, PasswordHash};
 
@@ -247,11 +249,11 @@ async fn a_role_gives_its_members_what_it_was_granted_until_either_ends() {
     store.assign_role(&actor(), alice.id, elsewhere.id).await.unwrap();
     assert!(matches!(store.assign_role(&actor(), alice.id, role.id).await, Err(Error::Exists(_))));
 
-    let held = store.held_by(alice.id).await.unwrap();
-    assert_eq!(held.level(ResourceKind::Experiment, "1"), Some(Permission::Edit));
-    assert_eq!(held.level(ResourceKind::Experiment, "2"), None, "what is elsewhere is not given");
-    assert!(held.is_member("default") && held.is_member("team") && !held.is_member("other"));
-    assert_eq!(store.held_by(bob.id).await.unwrap().level(ResourceKind::Experiment, "1"), None);
+    let all = held(&store, alice.id, &[]).await;
+    assert_eq!(all.level(&Resource::new(ResourceKind::Experiment, "1")), Some(Permission::Edit));
+    assert_eq!(all.level(&Resource::new(ResourceKind::Experiment, "2")), None, "what is elsewhere is not given");
+    assert!(all.is_member("default") && all.is_member("team") && !all.is_member("other"));
+    assert_eq!(held(&store, bob.id, &[]).await.level(&Resource::new(ResourceKind::Experiment, "1")), None);
 
     let read = store.role(role.id).await.unwrap().unwrap();
     assert_eq!((read.name.as_str(), read.description.as_deref()), ("analysts", Some("they look")));
@@ -265,10 +267,10 @@ async fn a_role_gives_its_members_what_it_was_granted_until_either_ends() {
 
     store.unassign_role(&actor(), alice.id, role.id).await.unwrap();
     assert!(matches!(store.unassign_role(&actor(), alice.id, role.id).await, Err(Error::NotFound(_))));
-    assert_eq!(store.held_by(alice.id).await.unwrap().level(ResourceKind::Experiment, "1"), None);
+    assert_eq!(held(&store, alice.id, &[]).await.level(&Resource::new(ResourceKind::Experiment, "1")), None);
     store.assign_role(&actor(), bob.id, role.id).await.unwrap();
     store.delete_role(&actor(), role.id).await.unwrap();
-    assert_eq!(store.held_by(bob.id).await.unwrap().level(ResourceKind::Experiment, "1"), None);
+    assert_eq!(held(&store, bob.id, &[]).await.level(&Resource::new(ResourceKind::Experiment, "1")), None);
     assert!(store.role(role.id).await.unwrap().is_none());
     assert!(!store.grants().await.unwrap().contains(&edit));
     assert!(matches!(store.create_grant(&actor(), &edit).await, Err(Error::NotFound(_))));
@@ -308,11 +310,11 @@ async fn a_model_called_star_does_not_make_its_creator_master_of_all_models() {
     for name in ["*", "glob:*"] {
         let kind = ResourceKind::RegisteredModel;
         let intent = store.begin(&Effect::Create { kind, name: name.to_owned(), user: alice.id }).await.unwrap();
-        store.finish_create(&actor(), intent, kind, name, alice.id).await.unwrap();
+        store.finish_create(&actor(), intent, kind, name, alice.id, &[]).await.unwrap();
     }
-    let held: crate::authz::GrantSet = store.grants_of(&Subject::User(alice.id)).await.unwrap().into_iter().collect();
-    assert_eq!(held.level(ResourceKind::RegisteredModel, "*"), Some(Permission::Manage));
-    assert_eq!(held.level(ResourceKind::RegisteredModel, "fraud"), None);
+    let held: GrantSet = store.grants_of(&Subject::User(alice.id)).await.unwrap().into_iter().collect();
+    assert_eq!(held.level(&Resource::new(ResourceKind::RegisteredModel, "*")), Some(Permission::Manage));
+    assert_eq!(held.level(&Resource::new(ResourceKind::RegisteredModel, "fraud")), None);
 }
 
 #[tokio::test]
@@ -324,7 +326,7 @@ async fn a_creator_gets_manage_also_over_an_older_grant() {
     let effect = Effect::Create { kind, name: "fraud".to_owned(), user: alice.id };
     let intent = store.begin(&effect).await.unwrap();
     assert_eq!(store.intents().await.unwrap()[0].effect, effect);
-    store.finish_create(&actor(), intent, kind, "fraud", alice.id).await.unwrap();
+    store.finish_create(&actor(), intent, kind, "fraud", alice.id, &[]).await.unwrap();
     assert_eq!(store.grants_of(&subject).await.unwrap(), [grant(subject, kind, "fraud", Permission::Manage)]);
     assert!(store.intents().await.unwrap().is_empty());
 }
@@ -336,7 +338,7 @@ async fn a_creator_whose_account_is_gone_leaves_neither_grant_nor_intent() {
     let kind = ResourceKind::Experiment;
     let intent = store.begin(&Effect::Create { kind, name: "x".to_owned(), user: alice.id }).await.unwrap();
     store.delete_user(&actor(), alice.id).await.unwrap();
-    store.finish_create(&actor(), intent, kind, "12", alice.id).await.unwrap();
+    store.finish_create(&actor(), intent, kind, "12", alice.id, &[]).await.unwrap();
     assert!(store.grants().await.unwrap().is_empty());
     assert!(store.intents().await.unwrap().is_empty());
 }
@@ -616,4 +618,68 @@ async fn each_database_in_memory_is_a_world_of_its_own() {
     assert!(two.user_by_name("alice").await.unwrap().is_none());
     assert_ne!(one.sealing_key().await.unwrap(), two.sealing_key().await.unwrap());
     one.check().await.unwrap();
+}
+
+/// What somebody in these groups holds, without any policy.
+async fn held(store: &Store, user: UserId, groups: &[&str]) -> GrantSet {
+    let groups: Vec<String> = groups.iter().map(|group| (*group).to_owned()).collect();
+    let standing = store.standing_of(user, &groups).await.unwrap();
+    standing.grants(&PolicyFile::default(), &standing.member("somebody", &groups))
+}
+
+#[tokio::test]
+async fn a_group_gives_its_members_what_it_was_granted_and_so_do_those_above_it() {
+    let (store, _) = memory().await;
+    let alice = user(&store, "alice").await;
+    let to = |group: &str, key: &str, permission| {
+        grant(Subject::Group(group.to_owned()), ResourceKind::Experiment, key, permission)
+    };
+    for grant in [
+        to("/ml/a", "1", Permission::Edit),
+        to("/ml/**", "2", Permission::Read),
+        to("/**", "3", Permission::Read),
+        to("/ml", "4", Permission::Read),
+        to("/mlx/**", "5", Permission::Read),
+        to("/ml/**", "1", Permission::Deny),
+    ] {
+        store.create_grant(&actor(), &grant).await.unwrap();
+    }
+    let level = |held: &GrantSet, key: &str| held.level(&Resource::new(ResourceKind::Experiment, key));
+    let member = held(&store, alice.id, &["/ml/a", "/other"]).await;
+    let found: Vec<_> = ["1", "2", "3", "4", "5"].map(|key| level(&member, key)).into();
+    let read = Some(Permission::Read);
+    assert_eq!(found, [Some(Permission::Deny), read, read, None, None], "a refusal to a group above wins");
+    assert!(!member.is_member("default"), "a group is no membership of a workspace");
+    let nobody = held(&store, alice.id, &[]).await;
+    assert!(["1", "2", "3", "4", "5"].iter().all(|key| level(&nobody, key).is_none()));
+    // Far more groups than one statement takes.
+    let many: Vec<String> = (0..100).map(|n| format!("/g/{n}")).chain(["/ml/a".to_owned()]).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    assert_eq!(level(&held(&store, alice.id, &many).await, "2"), read);
+}
+
+#[tokio::test]
+async fn what_is_made_is_shared_along_and_no_grant_that_exists_is_changed() {
+    let (store, _) = memory().await;
+    let (alice, bob) = (user(&store, "alice").await, user(&store, "bob").await);
+    let role = store.create_role(&actor(), "default", "team", None).await.unwrap();
+    let policy = "[[on_create]]\nby = { user = \"alice\" }\nkinds = [\"experiment\"]\npermission = \"EDIT\"\nto = ";
+    let policy: String = ["{ group = \"/ml\" }", "{ user = \"bob\" }", "{ role = \"team\" }", "{ user = \"nobody\" }"]
+        .map(|to| format!("{policy}{to}\n"))
+        .concat();
+    let policy = PolicyFile::parse(&policy).unwrap();
+    let kind = ResourceKind::Experiment;
+    store.create_grant(&actor(), &grant(Subject::User(bob.id), kind, "12", Permission::Deny)).await.unwrap();
+    let intent = store.begin(&Effect::Create { kind, name: "x".to_owned(), user: alice.id }).await.unwrap();
+    let member = crate::authz::Member { name: "alice", ..Default::default() };
+    let shared: Vec<_> = policy.on_create(kind, &member).cloned().collect();
+    store.finish_create(&actor(), intent, kind, "12", alice.id, &shared).await.unwrap();
+    let on = store.grants_on(kind, &Selector::Exact("12".to_owned())).await.unwrap();
+    let level = |subject: Subject| on.iter().find(|grant| grant.subject == subject).map(|grant| grant.permission);
+    assert_eq!(level(Subject::User(alice.id)), Some(Permission::Manage));
+    assert_eq!(level(Subject::Group("/ml".to_owned())), Some(Permission::Edit));
+    assert_eq!(level(Subject::Role(role.id)), Some(Permission::Edit));
+    assert_eq!(level(Subject::User(bob.id)), Some(Permission::Deny), "what is there stays");
+    assert_eq!(on.len(), 4);
+    assert!(store.intents().await.unwrap().is_empty());
 }

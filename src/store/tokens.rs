@@ -68,7 +68,8 @@ impl Store {
         let token = sqlx::query(
             "SELECT t.id, t.user_id, t.name, t.scopes, t.created, t.expires, t.last_used, t.revoked,
                     u.name AS owner_name, u.password AS owner_password, u.admin AS owner_admin,
-                    u.created AS owner_created
+                    u.created AS owner_created, u.issuer, u.subject, u.groups, u.group_admin, u.allowed, u.seen,
+                    u.suspended
              FROM tokens t JOIN users u ON u.id = t.user_id WHERE t.hash = $1",
         )
         .bind(hash.0.to_vec());

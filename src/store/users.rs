@@ -4,7 +4,7 @@
 //! last.
 
 use super::change::Change;
-use super::{Actor, Error, Result, Store, rows};
+use super::{Actor, Error, Person, Result, Store, rows};
 use crate::authz::UserId;
 use crate::clock::Timestamp;
 use crate::crypto::PasswordHash;
@@ -14,10 +14,27 @@ use crate::crypto::PasswordHash;
 pub struct User {
     pub id: UserId,
     pub name: String,
+    /// Whether we say that they are an administrator; see [`User::is_admin`].
     pub admin: bool,
     /// `None`: this account has no password and signs in another way.
     pub password: Option<PasswordHash>,
     pub created: Timestamp,
+    /// `None`: an account of ours alone.
+    pub person: Option<Person>,
+}
+
+impl User {
+    /// Whether they are an administrator: because we say so, or by one of their groups.
+    #[must_use]
+    pub fn is_admin(&self) -> bool {
+        self.admin || self.person.as_ref().is_some_and(|person| person.admin)
+    }
+
+    /// The groups the provider last said.
+    #[must_use]
+    pub fn groups(&self) -> &[String] {
+        self.person.as_ref().map_or(&[], |person| &person.groups)
+    }
 }
 
 impl Store {
@@ -35,7 +52,8 @@ impl Store {
         let mut change = self.change().await?;
         let created = sqlx::query(
             "INSERT INTO users (name, password, admin, created) VALUES ($1, $2, $3, $4)
-             ON CONFLICT (name) DO NOTHING RETURNING id, name, password, admin, created",
+             ON CONFLICT (name) DO NOTHING
+             RETURNING id, name, password, admin, created, issuer, subject, groups, group_admin, allowed, seen, suspended",
         )
         .bind(name)
         .bind(password.map(|hash| hash.0.as_str()))
@@ -53,7 +71,11 @@ impl Store {
     /// # Errors
     /// As every method.
     pub async fn user_by_name(&self, name: &str) -> Result<Option<User>> {
-        let user = sqlx::query("SELECT id, name, password, admin, created FROM users WHERE name = $1").bind(name);
+        let user = sqlx::query(
+            "SELECT id, name, password, admin, created, issuer, subject, groups, group_admin, allowed, seen, suspended
+             FROM users WHERE name = $1",
+        )
+        .bind(name);
         user.fetch_optional(&self.readers).await?.as_ref().map(rows::user).transpose()
     }
 
@@ -62,7 +84,11 @@ impl Store {
     /// # Errors
     /// As every method.
     pub async fn user(&self, id: UserId) -> Result<Option<User>> {
-        let user = sqlx::query("SELECT id, name, password, admin, created FROM users WHERE id = $1").bind(id.0);
+        let user = sqlx::query(
+            "SELECT id, name, password, admin, created, issuer, subject, groups, group_admin, allowed, seen, suspended
+             FROM users WHERE id = $1",
+        )
+        .bind(id.0);
         user.fetch_optional(&self.readers).await?.as_ref().map(rows::user).transpose()
     }
 
@@ -71,11 +97,14 @@ impl Store {
     /// # Errors
     /// As every method.
     pub async fn users(&self) -> Result<Vec<User>> {
-        let users = sqlx::query("SELECT id, name, password, admin, created FROM users ORDER BY name");
+        let users = sqlx::query(
+            "SELECT id, name, password, admin, created, issuer, subject, groups, group_admin, allowed, seen, suspended
+             FROM users ORDER BY name",
+        );
         users.fetch_all(&self.readers).await?.iter().map(rows::user).collect()
     }
 
-    /// Replaces the password; access tokens stay.
+    /// Replaces the password; sessions that began with the old one end, access tokens stay.
     ///
     /// # Errors
     /// [`Error::NotFound`].
@@ -84,6 +113,10 @@ impl Store {
         let user = change.user(user).await?;
         sqlx::query("UPDATE users SET password = $1 WHERE id = $2")
             .bind(&password.0)
+            .bind(user.id.0)
+            .execute(change.on())
+            .await?;
+        sqlx::query("DELETE FROM sessions WHERE user_id = $1 AND provider IS NULL")
             .bind(user.id.0)
             .execute(change.on())
             .await?;
@@ -130,9 +163,20 @@ impl Store {
 impl Change {
     /// The user as this change sees them.
     pub(super) async fn user(&mut self, id: UserId) -> Result<User> {
-        let user = sqlx::query("SELECT id, name, password, admin, created FROM users WHERE id = $1").bind(id.0);
+        let user = sqlx::query(
+            "SELECT id, name, password, admin, created, issuer, subject, groups, group_admin, allowed, seen, suspended
+             FROM users WHERE id = $1",
+        )
+        .bind(id.0);
         let user = user.fetch_optional(self.on()).await?;
         rows::user(&user.ok_or_else(|| Error::NotFound(format!("user {id}")))?)
+    }
+
+    /// The number of the user of this name.
+    pub(super) async fn user_named(&mut self, name: &str) -> Result<Option<UserId>> {
+        let id: Option<i64> =
+            sqlx::query_scalar("SELECT id FROM users WHERE name = $1").bind(name).fetch_optional(self.on()).await?;
+        Ok(id.map(UserId))
     }
 
     async fn keep_an_admin(&mut self, leaving: &User) -> Result<()> {

@@ -22,9 +22,17 @@ pub struct Metrics {
     durations: [Histogram; RequestKind::ALL.len()],
     denials: IntCounterVec,
     authentication_failures: IntCounterVec,
+    logins: IntCounterVec,
+    logouts: IntCounterVec,
+    session_refreshes: IntCounterVec,
     edge_refusals: IntCounterVec,
     upstream_errors: IntCounterVec,
+    shadow_decisions: IntCounterVec,
+    policy_loaded: IntGaugeVec,
+    policy_loads: IntCounterVec,
     upstream_info: IntGaugeVec,
+    oidc_fetches: IntCounterVec,
+    oidc_keys_age: IntGaugeVec,
     /// Requests that no row of the route table knows.
     pub unlisted_requests: IntCounter,
     /// Open connections.
@@ -120,9 +128,32 @@ impl Metrics {
             durations: RequestKind::ALL.map(|kind| durations.with_label_values(&[kind.as_str()])),
             denials: counters(&r, "denials_total", "Requests refused with 403", &["reason"])?,
             authentication_failures: counters(&r, "authentication_failures_total", "Credentials refused", &["reason"])?,
+            logins: counters(&r, "logins_total", "Sign-ins with a browser", &["provider", "outcome"])?,
+            logouts: counters(&r, "logouts_total", "Sign-outs of browsers, also those refused", &["how"])?,
+            session_refreshes: counters(&r, "session_refreshes_total", "Refreshes of sessions", &["outcome"])?,
             edge_refusals: counters(&r, "edge_refusals_total", "Requests refused as unsafe", &["reason"])?,
             upstream_errors: counters(&r, "upstream_errors_total", "Requests MLflow did not answer", &["kind"])?,
+            shadow_decisions: counters(
+                &r,
+                "shadow_decisions_total",
+                "Requests that were decided under the shadow policy too",
+                &["outcome"],
+            )?,
+            policy_loaded: gauges(&r, "policy_loaded", "Whether the policy file as it stands holds", &["file"])?,
+            policy_loads: counters(&r, "policy_loads_total", "Contents of policy files read", &["file", "outcome"])?,
             upstream_info: gauges(&r, "upstream_info", "1 for the version of MLflow behind us", &["version"])?,
+            oidc_fetches: counters(
+                &r,
+                "oidc_fetches_total",
+                "Times that an identity provider's description or keys were asked for",
+                &["issuer", "what", "outcome"],
+            )?,
+            oidc_keys_age: gauges(
+                &r,
+                "oidc_keys_age_seconds",
+                "Since an identity provider's keys came; -1 while they never did",
+                &["issuer"],
+            )?,
             unlisted_requests: counter(&r, "unlisted_requests_total", "Requests to routes that are not in the table")?,
             connections: gauge(&r, "connections", "Open connections")?,
             connections_total: counter(&r, "connections_total", "Connections accepted")?,
@@ -161,6 +192,21 @@ impl Metrics {
         self.authentication_failures.with_label_values(&[reason]).inc();
     }
 
+    /// Counts somebody who signed in with a browser, or did not. `provider`: a configured name, or `password`.
+    pub fn signed_in(&self, provider: &str, outcome: &'static str) {
+        self.logins.with_label_values(&[provider, outcome]).inc();
+    }
+
+    /// Counts somebody who signed out. `how`: a bounded word.
+    pub fn signed_out(&self, how: &'static str) {
+        self.logouts.with_label_values(&[how]).inc();
+    }
+
+    /// Counts a session that was refreshed, or not. `outcome`: a bounded word.
+    pub fn session_refreshed(&self, outcome: &'static str) {
+        self.session_refreshes.with_label_values(&[outcome]).inc();
+    }
+
     /// Counts a request that was refused as unsafe, here or by `http`'s normaliser. `reason`: a bounded word.
     pub fn edge_refused(&self, reason: &'static str) {
         self.edge_refusals.with_label_values(&[reason]).inc();
@@ -171,10 +217,32 @@ impl Metrics {
         self.upstream_errors.with_label_values(&[kind]).inc();
     }
 
+    /// Counts a decision under the shadow policy. `outcome`: `same`, `would_deny`, `would_allow`, `undecided`.
+    pub fn shadow_decided(&self, outcome: &'static str) {
+        self.shadow_decisions.with_label_values(&[outcome]).inc();
+    }
+
+    /// Notes whether what a policy file says now holds. `file`: `policy` or `shadow_policy`.
+    pub fn policy_read(&self, file: &'static str, holds: bool) {
+        self.policy_loaded.with_label_values(&[file]).set(holds.into());
+        self.policy_loads.with_label_values(&[file, if holds { "loaded" } else { "refused" }]).inc();
+    }
+
     /// Says which MLflow is behind us; one at a time.
     pub fn upstream_is(&self, version: &str) {
         self.upstream_info.reset();
         self.upstream_info.with_label_values(&[version]).set(1);
+    }
+
+    /// Counts a call to an identity provider. `issuer`: its configured name; `what` and `outcome`: bounded words.
+    pub fn oidc_fetched(&self, issuer: &str, what: &'static str, outcome: &'static str) {
+        self.oidc_fetches.with_label_values(&[issuer, what, outcome]).inc();
+    }
+
+    /// Says how old an identity provider's keys are. `issuer`: its configured name.
+    pub fn oidc_keys_are(&self, issuer: &str, age: Option<Duration>) {
+        let age = age.map_or(-1, |age| i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
+        self.oidc_keys_age.with_label_values(&[issuer]).set(age);
     }
 
     /// Everything, as Prometheus reads it.

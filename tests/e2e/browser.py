@@ -16,7 +16,7 @@ HOW_TO_GET_IT = "sudo apt-get update && sudo apt-get install -y --no-install-rec
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
     " --disable-component-update --disable-sync --disable-dev-shm-usage --no-proxy-server"
-).split() + ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+).split() + ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"]
 # On a busy machine a page with many requests needs a while.
 PATIENCE = 20
 expect.set_options(timeout=PATIENCE * 1000)

@@ -1,8 +1,13 @@
 """One MLflow and one proxy for the whole session; every test brings its own users and unique names."""
 
+import os
+from pathlib import Path
+
 import pytest
 
+import browser
 from harness import PROXIES, Mlflow, Proxy, Tls, World
+from keycloak import Keycloak, behind_keycloak
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +34,24 @@ def proxy(mlflow_server, folder):
 def tls_proxy(mlflow_server, folder):
     """The same over TLS."""
     yield from running(Proxy(folder / "proxy-tls", mlflow_server.url, tls=Tls.make(folder)))
+
+
+@pytest.fixture(scope="session")
+def keycloak(folder):
+    """Takes most of a minute to start, so only when a test asks for it."""
+    server = Keycloak(folder)
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def front(keycloak, mlflow_server, folder):
+    """The proxy whose people sign in at Keycloak."""
+    one = behind_keycloak(Proxy(folder / "proxy-keycloak", mlflow_server.url), keycloak)
+    keycloak.send_back_to(one.url)
+    yield from running(one)
 
 
 @pytest.fixture
@@ -87,6 +110,36 @@ def people(proxy):
         return made
 
     return make
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory, request):
+    kept = os.environ.get("SCREENSHOTS")
+    folder = Path(kept).absolute() if kept else tmp_path_factory.mktemp("screenshots")
+    folder.mkdir(parents=True, exist_ok=True)
+    yield folder
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print(f"\nscreenshots in {folder}" + ("" if kept else "; SCREENSHOTS=DIR keeps them"))
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browser.launch() as one:
+        yield one
+
+
+@pytest.fixture
+def visit(chromium, pictures):
+    """Opens windows, and closes them."""
+    opened = []
+
+    def open_one(name, url, authorization=None):
+        opened.append(browser.Visitor(chromium, name, url, pictures, authorization))
+        return opened[-1]
+
+    yield open_one
+    for visitor in opened:
+        visitor.close()
 
 
 @pytest.hookimpl(hookwrapper=True)

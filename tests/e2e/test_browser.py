@@ -4,15 +4,12 @@ Every page leaves a picture. SCREENSHOTS=DIR keeps them.
 """
 
 import json
-import os
 import re
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from playwright.sync_api import expect
 
-from browser import Visitor, launch
 from conftest import running
 from harness import Proxy, basic, new_password, unique
 
@@ -25,16 +22,6 @@ BARE = {
 }
 # Asked by the form for grants. MLflow without workspaces answers so; the form then leaves them out.
 NO_WORKSPACES = {"503 GET /ajax-api/3.0/mlflow/workspaces"}
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory, request):
-    kept = os.environ.get("SCREENSHOTS")
-    folder = Path(kept).absolute() if kept else tmp_path_factory.mktemp("screenshots")
-    folder.mkdir(parents=True, exist_ok=True)
-    yield folder
-    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        print(f"\nscreenshots in {folder}" + ("" if kept else "; SCREENSHOTS=DIR keeps them"))
 
 
 @pytest.fixture(scope="module")
@@ -60,26 +47,6 @@ def reader(front, gallery):
 def give(giver, person, things):
     for kind, key in (("experiment", things.experiment), ("registered_model", things.model), ("prompt", things.prompt)):
         giver.grant(person, kind, key, "READ")
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with launch() as browser:
-        yield browser
-
-
-@pytest.fixture
-def visit(chromium, pictures):
-    """Opens windows, and closes them."""
-    opened = []
-
-    def open_one(name, url, authorization=None):
-        opened.append(Visitor(chromium, name, url, pictures, authorization))
-        return opened[-1]
-
-    yield open_one
-    for visitor in opened:
-        visitor.close()
 
 
 @pytest.fixture

@@ -70,6 +70,44 @@ fn a_wrong_configuration_ends_with_2_and_every_problem() {
 }
 
 #[test]
+fn the_example_policy_holds_and_decides_as_it_says() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/config/policy.toml");
+    let ok = |line: &str| succeeds(dir.path(), line, "");
+    assert!(ok(&format!("policy check {file}")).contains("right, 5 grants"));
+    assert!(ok(&format!("policy test {file}")).ends_with("5 tests, 0 failed\n"));
+    let ask = |who: &str| format!("policy test {file} --user {who} --operation EDIT --resource experiment:fraud-eu");
+    let allowed = ok(&ask("ann --groups /other,/ml/team-a"));
+    assert!(allowed.starts_with("allowed: ") && allowed.contains("group:/ml/team-a (policy file, line"), "{allowed}");
+    assert!(denies(dir.path(), &ask("ann --groups /ml/team-b")).starts_with("denied: EDIT on experiment:fraud-eu"));
+    let valid = ok(&format!("check-config --set authz.policy_file={file} --set authz.shadow_policy_file={file}"));
+    assert!(valid.ends_with("configuration is valid\n"), "{valid}");
+}
+
+#[test]
+fn a_policy_that_is_wrong_or_decides_otherwise_is_told() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let write = |text: &str| std::fs::write(dir.path().join("p.toml"), text).expect("a file");
+    let grant =
+        |to: &str| format!("[[grants]]\nto = {{ {to} }}\non = {{ experiment = \"x\" }}\npermission = \"READ\"\n");
+    write(&(grant("team = \"a\"") + &grant("group = \"/a*\"")));
+    for line in ["policy check p.toml", "policy test p.toml"] {
+        let said = fails(dir.path(), line, "", 2);
+        assert!(said.contains("line 1: grants 1") && said.contains("line 5: grants 2"), "{said}");
+    }
+    for line in ["check-config", "serve --listen 127.0.0.1:0"] {
+        let said = fails(dir.path(), &format!("{line} --set authz.policy_file=p.toml"), "", 2);
+        assert!(said.starts_with("authz.policy_file: line 1") && said.lines().count() == 2, "{said}");
+        let said = fails(dir.path(), &format!("{line} --set authz.shadow_policy_file=absent.toml"), "", 2);
+        assert!(said.starts_with("authz.shadow_policy_file: the file cannot be read"), "{said}");
+    }
+    let test = "[[tests]]\nwho = { user = \"ann\" }\noperation = \"EDIT\"\non = { experiment = \"x\" }\nexpect = \"allowed\"\n";
+    write(&(grant("user = \"ann\"") + test));
+    let said = denies(dir.path(), "policy test p.toml");
+    assert!(said.starts_with("FAILED line 5: ") && said.ends_with("1 tests, 1 failed\n"), "{said}");
+}
+
+#[test]
 fn serve_drains_at_the_first_signal_and_ends_at_the_second() {
     let dir = tempfile::tempdir().expect("a folder");
     let common = "serve --listen 127.0.0.1:0 --set admin.listen=127.0.0.1:0";
@@ -133,6 +171,13 @@ fn fails(here: &Path, line: &str, input: &str, code: i32) -> String {
     assert_eq!(output.status.code(), Some(code), "{line}: {said}");
     assert!(output.stdout.is_empty(), "{line}: an error is not an answer");
     said
+}
+
+/// What it said on standard output, when that is a no.
+fn denies(here: &Path, line: &str) -> String {
+    let output = run(here, line, "");
+    assert_eq!(output.status.code(), Some(1), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("UTF-8")
 }
 
 fn run(here: &Path, line: &str, input: &str) -> Output {

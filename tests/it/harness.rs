@@ -86,6 +86,15 @@ impl Proxy {
         self.runtime.block_on(Store::open(&url, Clock::default())).expect("the store opens twice")
     }
 
+    /// Another proxy on this one's store, as a second replica.
+    pub(crate) fn beside(&self, upstream: SocketAddr, change: impl FnOnce(&mut config::Config)) -> Self {
+        let url = store_url(&self.store);
+        Self::with(upstream, |config| {
+            change(config);
+            config.store.url = url;
+        })
+    }
+
     /// Holds the store's write lock until dropped, as a stuck process would.
     pub(crate) fn lock_store(&self) -> StoreLock {
         let path = self.store.path().join("proxy.db");
@@ -101,6 +110,15 @@ impl Proxy {
         let mut line = [0; 7];
         child.stdout.as_mut().expect("its output").read_exact(&mut line).expect("the lock is held");
         StoreLock(child)
+    }
+
+    /// What Prometheus would read.
+    pub(crate) fn metrics(&self) -> String {
+        let tcp = TcpStream::connect(self.running.as_ref().expect("it runs").admin).unwrap();
+        tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut client = Client { tcp, buffer: Vec::new() };
+        client.send("GET /metrics HTTP/1.1\r\nHost: probes\r\n\r\n");
+        client.answer().expect("metrics").text()
     }
 
     pub(crate) fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
@@ -209,6 +227,8 @@ fn configuration(upstream: SocketAddr, store: &tempfile::TempDir) -> config::Con
             guesses_per_address: 100_000,
             guesses_per_account: 100_000,
             guess_window: Duration::from_secs(60),
+            password_form: false,
+            person_max_age: None,
             signup: false,
         },
         authz: config::Authz {
@@ -217,7 +237,16 @@ fn configuration(upstream: SocketAddr, store: &tempfile::TempDir) -> config::Con
             authorship: true,
             opened: Vec::new(),
             unlisted_routes_for_admins: false,
+            policy_file: None,
+            shadow_policy_file: None,
         },
+        session: config::Session {
+            idle_timeout: Duration::from_hours(8),
+            lifetime: Duration::from_hours(168),
+            keys: Vec::new(),
+        },
+        providers: Vec::new(),
+        issuers: Vec::new(),
         log: config::Log { level: "warn".to_owned(), format: config::LogFormat::Text, access: false, user_names: true },
     }
 }

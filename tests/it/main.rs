@@ -11,9 +11,16 @@
 
 mod architecture;
 mod authorisation;
+mod bearers;
+mod browser;
 mod cli;
 mod dependencies;
 mod edge;
 mod harness;
+mod login;
+mod logout;
 mod matrix;
 mod permissions_page;
+#[allow(dead_code, reason = "shared with the library's own tests, which use the rest")]
+mod provider;
+mod sessions;

@@ -24,8 +24,10 @@ fn person(level: Option<Permission>, admin: bool, read_only: bool) -> Identity {
         name: "someone".into(),
         admin,
         scheme: Scheme::Password,
+        groups: Arc::default(),
         limits: Limits { read_only, ..Limits::default() },
         grants: Arc::new(grants.collect()),
+        shadow: None,
     }
 }
 

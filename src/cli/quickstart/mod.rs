@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, anyhow, ensure};
+use anyhow::{Context as _, anyhow};
 use clap::Args;
 
 use super::output;
@@ -57,7 +57,6 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(arguments: Arguments, flags: Flags) -> anyhow::Result<ExitCode> {
-    ensure!(flags.config.is_none(), "quickstart brings its own configuration; change single keys with --set KEY=VALUE");
     let mut signals = Signals::listen_also_to_the_terminal().context("signals cannot be listened to")?;
     let place = Place::open(&arguments.dir)?;
     free(arguments.port)?;
@@ -94,10 +93,11 @@ async fn open(
 ) -> anyhow::Result<()> {
     mlflow::ready(&config.upstream.url).await.map_err(|error| anyhow!("{error}; {}", place.tail_of_log()))?;
     let scheme = if config.server.tls.is_some() { "https" } else { "http" };
+    let public = config.server.public_url.as_ref().map(|url| url.as_str().trim_end_matches('/').to_owned());
     let accounts = Accounts::open(&config).await?;
     let administrator = accounts.administrator().await?;
     let running = proxy.insert(app::start(config).await.context("the proxy cannot be started")?);
-    let address = format!("{scheme}://{}", running.address);
+    let address = public.unwrap_or_else(|| format!("{scheme}://{}", running.address));
     let demo = if arguments.demo { Some(demo::make(&accounts, python, &address).await?) } else { None };
     accounts.close().await;
     output::line(&words::ready(&address, place, python, &administrator, demo.as_ref()))?;
@@ -111,7 +111,8 @@ async fn close(proxy: Option<Running>, mlflow: &mut Mlflow) {
     mlflow.stop().await;
 }
 
-/// Not from the environment: variables that are meant for another proxy must not bend this one.
+/// From a file that is named on the command line, not from the environment: variables that are meant for another proxy must
+/// not bend this one. Where things are is ours to say, whatever the file says.
 fn configuration(arguments: &Arguments, place: &Place, upstream_port: u16, flags: Flags) -> anyhow::Result<Config> {
     let ours = [
         ("server.listen", format!("127.0.0.1:{}", arguments.port)),
@@ -125,7 +126,7 @@ fn configuration(arguments: &Arguments, place: &Place, upstream_port: u16, flags
         ("log.access", "false".to_owned()),
     ];
     let set = ours.into_iter().map(|(key, value)| (key.to_owned(), value)).chain(flags.set).collect();
-    let (config, _) = load_from(&Flags { config: None, set }, &Environment::default())?;
+    let (config, _) = load_from(&Flags { config: flags.config, set }, &Environment::default())?;
     Ok(config)
 }
 

@@ -1,0 +1,151 @@
+//! The policy files: read at start, and again whenever their content changes.
+//!
+//! Content is compared, not the file's date or inode: Kubernetes swaps links under a path. What does not hold is said once
+//! and changes nothing: the last good policy stays.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt as _;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::authn::Authn;
+use crate::authz::{Policies, PolicyFile};
+use crate::config::{self, Origin, Problem, Problems};
+use crate::telemetry::Metrics;
+
+/// How often the files are looked at; SIGHUP does it at once.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// A little more than a policy may have, so that too much is seen as such.
+const MAX_BYTES: u64 = 1024 * 1024 + 1;
+
+/// Reads the files of this configuration. Without any, nothing is granted beside the store.
+///
+/// # Errors
+/// Everything that is wrong with either.
+pub async fn read_policies(authz: &config::Authz) -> Result<Policies, Problems> {
+    let (policies, mut problems) = (Policies::default(), Vec::new());
+    for file in files(authz) {
+        match text(&file.path).await.map_err(|error| vec![unreadable(&error)]).and_then(|text| parse(&text)) {
+            Ok(policy) => file.kind.replace(&policies, policy),
+            Err(messages) => problems.extend(messages.into_iter().map(|message| Problem {
+                key: file.kind.key().to_owned(),
+                message,
+                origin: Some(Origin::File(file.path.clone())),
+            })),
+        }
+    }
+    if problems.is_empty() { Ok(policies) } else { Err(Problems(problems)) }
+}
+
+/// Follows the files for as long as it is polled.
+pub(super) async fn follow(authz: config::Authz, authn: Arc<Authn>, metrics: Arc<Metrics>) {
+    let mut files = files(&authz);
+    if files.is_empty() {
+        return;
+    }
+    let mut hangup = signal(SignalKind::hangup()).ok();
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        for file in &mut files {
+            file.look(&authn, &metrics).await;
+        }
+        let told = async {
+            match &mut hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = ticks.tick() => {}
+            _ = told => {}
+        }
+    }
+}
+
+/// One of the two, and what it said when it was last looked at.
+#[derive(Debug)]
+struct Followed {
+    kind: Kind,
+    path: PathBuf,
+    /// The text, or why there is none; `None` before the first look.
+    seen: Option<Result<String, String>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Enforced,
+    Shadow,
+}
+
+impl Kind {
+    const fn key(self) -> &'static str {
+        match self {
+            Self::Enforced => "authz.policy_file",
+            Self::Shadow => "authz.shadow_policy_file",
+        }
+    }
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Enforced => "policy",
+            Self::Shadow => "shadow_policy",
+        }
+    }
+
+    fn replace(self, policies: &Policies, policy: PolicyFile) {
+        match self {
+            Self::Enforced => policies.enforce(policy),
+            Self::Shadow => policies.try_beside(policy),
+        }
+    }
+}
+
+impl Followed {
+    async fn look(&mut self, authn: &Authn, metrics: &Metrics) {
+        let now = text(&self.path).await.map_err(|error| unreadable(&error));
+        if self.seen.as_ref() == Some(&now) {
+            return;
+        }
+        let (key, path) = (self.kind.key(), self.path.display());
+        let read = now.as_deref().map_err(|message| vec![message.to_owned()]).and_then(parse);
+        metrics.policy_read(self.kind.label(), read.is_ok());
+        match read {
+            Ok(policy) => {
+                tracing::info!(grants = policy.grants(), "{key}: {path} holds from now on");
+                self.kind.replace(authn.policies(), policy);
+                // After it: what is loaded from here on sees the new one.
+                authn.forget_all();
+            }
+            Err(messages) => {
+                for message in messages {
+                    tracing::error!("{key}: {message} ({path}); what held before still holds");
+                }
+            }
+        }
+        self.seen = Some(now);
+    }
+}
+
+fn files(authz: &config::Authz) -> Vec<Followed> {
+    let both = [(Kind::Enforced, &authz.policy_file), (Kind::Shadow, &authz.shadow_policy_file)];
+    let given = both.into_iter().filter_map(|(kind, path)| Some((kind, path.clone()?)));
+    given.map(|(kind, path)| Followed { kind, path, seen: None }).collect()
+}
+
+async fn text(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    tokio::fs::File::open(path).await?.take(MAX_BYTES).read_to_string(&mut text).await?;
+    Ok(text)
+}
+
+fn unreadable(error: &io::Error) -> String {
+    format!("the file cannot be read: {error}")
+}
+
+fn parse(text: &str) -> Result<PolicyFile, Vec<String>> {
+    PolicyFile::parse(text).map_err(|problems| problems.0.iter().map(ToString::to_string).collect())
+}

@@ -1,0 +1,187 @@
+//! Bearer tokens of identity providers.
+//!
+//! A token is verified once; what it says is kept until it expires or its key is withdrawn, so its next use costs one
+//! look-up. What it may do is what it says; what is kept of its owner is what a log-in would keep, and never older news.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use moka::sync::Cache;
+use secrecy::{ExposeSecret as _, SecretString};
+
+use super::{Authn, Error, Reason, Recognised};
+use crate::authz::Scheme;
+use crate::clock::Timestamp;
+use crate::config;
+use crate::oidc::Remote;
+use crate::oidc::claims::{self, Person, Standing};
+use crate::oidc::token::{self, Refusal, Unverified, Verified};
+use crate::store::{self, Actor, Seen, User};
+
+/// An issuer whose tokens are believed.
+#[derive(Debug)]
+pub struct Trusted {
+    pub issuer: config::Issuer,
+    pub remote: Arc<Remote>,
+    /// How log-in reads the claims of the same issuer, where people sign in there too: one person, one set of facts.
+    pub login: Option<config::Claims>,
+}
+
+/// Tokens that were verified, by their place.
+pub(super) type Verifications = Cache<[u8; 32], Arc<Known>>;
+
+/// What a verified token says.
+#[derive(Debug)]
+pub(super) struct Known {
+    issuer: String,
+    key: Arc<str>,
+    expires: Timestamp,
+    issued: Option<Timestamp>,
+    person: Person,
+}
+
+/// The longest that a token is believed without its signature being looked at again.
+const LONGEST: Duration = Duration::from_hours(24);
+
+pub(super) fn verifications(entries: u64) -> Verifications {
+    Cache::builder().max_capacity(entries).time_to_live(LONGEST).build()
+}
+
+impl Authn {
+    /// The same, believing these issuers' tokens.
+    #[must_use]
+    pub fn trusting(mut self, issuers: Vec<Trusted>) -> Self {
+        self.issuers = issuers;
+        self
+    }
+
+    /// Who this JWT is, by the issuer that signed it.
+    pub(super) async fn by_jwt(&self, place: [u8; 32], token: &SecretString) -> Result<Recognised, Error> {
+        if let Some(known) = self.verifications.get(&place)
+            && self.is_still_good(&known)
+            && let Some(user) = self.store.user_by_identity(&known.issuer, &known.person.subject).await?
+        {
+            return recognised(user, &known);
+        }
+        let token = Unverified::parse(token.expose_secret()).map_err(refused)?;
+        // To the letter: no issuer of ours, no I/O.
+        let is_its = |trusted: &&Trusted| Some(trusted.issuer.endpoint.issuer.as_str()) == token.issuer();
+        let trusted = self.issuers.iter().find(is_its).ok_or(refused(Refusal::Issuer))?;
+        let keys = trusted.remote.keys_for(&token).await.map_err(refused)?;
+        let verified = token::verify(token, &trusted.issuer, &keys, self.clock.now()).map_err(refused)?;
+        let (user, known) = self.meet(trusted, verified).await?;
+        let recognised = recognised(user, &known)?;
+        self.verifications.insert(place, Arc::new(known));
+        Ok(recognised)
+    }
+
+    fn is_still_good(&self, known: &Known) -> bool {
+        let issuer = self.issuers.iter().find(|trusted| trusted.issuer.endpoint.issuer == known.issuer);
+        let keys = issuer.and_then(|trusted| trusted.remote.keys());
+        self.clock.now() < known.expires && keys.is_some_and(|keys| keys.hold(&known.key))
+    }
+
+    /// Finds or makes the account of a token's owner, and keeps what the token says of them.
+    async fn meet(&self, trusted: &Trusted, verified: Verified) -> Result<(User, Known), Error> {
+        let issuer = trusted.issuer.endpoint.issuer.as_str();
+        let rules = trusted.login.as_ref().unwrap_or(&trusted.issuer.claims);
+        let read = || {
+            let person = claims::read_bearer(&trusted.issuer, &verified.claims)?;
+            let kept = if person.machine { person.standing() } else { claims::standing(rules, &[&verified.claims])? };
+            Ok((person, kept))
+        };
+        let (person, kept) = read().map_err(|error: claims::ClaimError| {
+            // The token is genuine, so whoever configured this wants to know.
+            tracing::info!(issuer = %trusted.issuer.name, "a token of {} names nobody: {error}", trusted.issuer.name);
+            refused(Refusal::Claims)
+        })?;
+        let user = self.store.user_by_identity(issuer, &person.subject).await?;
+        if let Some(reason) = user.as_ref().and_then(|user| overruled(user, verified.issued)) {
+            return Err(Error::Failed(reason));
+        }
+        let refused = !person.allowed || kept.says_groups && !kept.allowed;
+        let kept = Kept::new(kept, user.as_ref());
+        let user = match user {
+            Some(user) if is_old_news(&user, verified.issued) => user,
+            // Somebody who may not come in gets no account, but whose account there is, their access tokens stop.
+            None if refused => return Err(Error::Failed(Reason::OwnerNotAllowed)),
+            user => {
+                // Where people sign in too, log-in says what they are called.
+                let named = user.as_ref().filter(|_| trusted.login.is_some() && !person.machine);
+                let name = named.map_or(person.name.as_str(), |user| user.name.as_str());
+                self.keep(issuer, &person.subject, name, &kept).await?
+            }
+        };
+        if refused {
+            return Err(Error::Failed(Reason::OwnerNotAllowed));
+        }
+        let (issuer, expires, issued) = (issuer.to_owned(), verified.expires, verified.issued);
+        Ok((user, Known { issuer, key: verified.key, expires, issued, person }))
+    }
+
+    async fn keep(&self, issuer: &str, subject: &str, name: &str, kept: &Kept) -> Result<User, Error> {
+        let Kept { groups, admin, allowed } = kept;
+        let seen = Seen { issuer, subject, name, groups, admin: *admin, allowed: *allowed };
+        let actor = Actor { name: name.to_owned(), token: None, address: None };
+        self.store.meet(&actor, seen).await.map_err(|error| match error {
+            store::Error::NameTaken(_) => Error::Failed(Reason::NameTaken),
+            error => Error::Store(error),
+        })
+    }
+}
+
+/// What the store shall know of somebody.
+struct Kept {
+    groups: Vec<String>,
+    admin: bool,
+    allowed: bool,
+}
+
+impl Kept {
+    /// What the token says; a token without any groups claim says nothing about groups, so what was known stays.
+    fn new(said: Standing, user: Option<&User>) -> Self {
+        match user.and_then(|user| user.person.as_ref()) {
+            Some(person) if !said.says_groups => {
+                Self { groups: person.groups.clone(), admin: person.admin, allowed: person.allowed }
+            }
+            _ => Self { groups: said.groups, admin: said.admin, allowed: said.allowed },
+        }
+    }
+}
+
+/// The identity of a token: its owner's account, with what the token says.
+fn recognised(user: User, known: &Known) -> Result<Recognised, Error> {
+    if let Some(reason) = overruled(&user, known.issued) {
+        return Err(Error::Failed(reason));
+    }
+    let recognised = Recognised::new(user, Scheme::Jwt, known.expires);
+    let admin = recognised.user.admin || known.person.admin;
+    Ok(Recognised { groups: known.person.groups.clone(), admin, ..recognised })
+}
+
+/// Whether the provider said something of the owner after it made the token, which the token cannot know.
+fn overruled(user: &User, issued: Option<Timestamp>) -> Option<Reason> {
+    let person = user.person.as_ref()?;
+    if person.suspended.is_some_and(|since| issued.is_none_or(|issued| issued <= since)) {
+        return Some(Reason::OwnerSuspended);
+    }
+    (!person.allowed && is_old_news(user, issued)).then_some(Reason::OwnerNotAllowed)
+}
+
+/// Whether the provider was heard of after it made the token. `iat` has whole seconds.
+fn is_old_news(user: &User, issued: Option<Timestamp>) -> bool {
+    let seconds = |at: Timestamp| at.0.div_euclid(1000);
+    let seen = user.person.as_ref().map(|person| person.seen);
+    seen.zip(issued).is_some_and(|(seen, issued)| seconds(issued) < seconds(seen))
+}
+
+fn refused(refusal: Refusal) -> Error {
+    match refusal {
+        // Not the token's fault: it may be good.
+        Refusal::NoKeys => Error::NoKeys,
+        refusal => Error::Failed(Reason::RefusedJwt(refusal)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,93 @@
+//! `doctor`: does what is around the proxy fit what is configured? For each failure, the setting to change.
+//!
+//! Asks and reads, changes nothing: no code is redeemed, nobody is signed in or out. What belongs to Keycloak is said in the
+//! words of its own console.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use clap::Args;
+use url::Url;
+
+use super::output::Format;
+use crate::clock::Clock;
+use crate::config::{self, Config, Flags};
+use crate::crypto::{self, KeyRing};
+use crate::oidc::{Providers, Remote};
+
+mod certificate;
+mod finding;
+mod local;
+mod provider;
+mod token;
+
+use finding::Report;
+
+/// What to look at.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  mlflow-auth-proxy doctor --config proxy.toml
+  mlflow-auth-proxy doctor --token-file token.jwt      # also: what a token of the identity provider would be here
+  mlflow-auth-proxy doctor --json | jq '.findings[] | select(.outcome == \"failed\")'
+
+Exit code 0: nothing failed, though there may be warnings. 1: something failed. 2: the configuration is wrong.
+A token for --token-file, from Keycloak's console: Clients > ID > Client scopes > Evaluate > Generated access token.")]
+pub(super) struct Arguments {
+    /// A file with an access token of the identity provider, to say which of its claims hold groups and who it would be
+    #[arg(long, value_name = "PATH")]
+    token_file: Option<PathBuf>,
+    #[command(flatten)]
+    format: Format,
+}
+
+pub(super) async fn run(arguments: Arguments, flags: &Flags) -> anyhow::Result<ExitCode> {
+    let config = config::load(flags)?;
+    let token = match &arguments.token_file {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
+            Some(text.trim().to_owned())
+        }
+        None => None,
+    };
+    let report = examine(&config, token.as_deref(), &Clock::default()).await?;
+    report.show(arguments.format)?;
+    Ok(if report.has_failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Everything there is to look at, the near things first.
+async fn examine(config: &Config, token: Option<&str>, clock: &Clock) -> anyhow::Result<Report> {
+    let mut report = Report::default();
+    local::tls(config, clock, &mut report);
+    local::store(config, clock, &mut report).await;
+    local::policies(config, &mut report);
+    local::upstream(config, &mut report).await;
+
+    let mut issuers = Vec::new();
+    for provider in &config.providers {
+        issuers.push((provider, Remote::new(&provider.endpoint)?));
+    }
+    // Nothing is kept that it seals.
+    let keys = Arc::new(KeyRing::of("doctor", &crypto::random()));
+    let configured = issuers.iter().map(|(provider, remote)| (*provider, Arc::clone(remote)));
+    let providers = Providers::new(configured, config.server.public_url.as_ref(), keys, clock)?;
+    let public_url = config.server.public_url.as_ref().map_or("PUBLIC_URL", Url::as_str).trim_end_matches('/');
+    for one in providers.iter() {
+        provider::check(one, &providers.attempts, public_url, clock, &mut report).await;
+    }
+    let mut trusted = Vec::new();
+    for issuer in &config.issuers {
+        let remote = Remote::new(&issuer.endpoint)?;
+        provider::check_issuer(issuer, &remote, &mut report).await;
+        trusted.push((issuer, remote));
+    }
+    if let Some(token) = token {
+        token::check(token, config, &trusted, clock, &mut report);
+    }
+    Ok(report)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,86 @@
+//! What was found: in order, each with what to change when something is wrong.
+
+use serde::Serialize;
+
+use super::super::output::{Format, printable};
+
+/// How something is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Outcome {
+    Ok,
+    Warning,
+    Failed,
+}
+
+impl Outcome {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Failed => "FAILED",
+        }
+    }
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Serialize)]
+pub(super) struct Finding {
+    /// What it is about, such as `provider keycloak: redirect URI`.
+    pub(super) check: String,
+    pub(super) outcome: Outcome,
+    pub(super) found: String,
+    /// The setting to change.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) change: Option<String>,
+}
+
+/// Everything that was looked at.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Report {
+    pub(super) findings: Vec<Finding>,
+}
+
+impl Report {
+    pub(super) fn ok(&mut self, check: impl Into<String>, found: impl Into<String>) {
+        self.add(check.into(), Outcome::Ok, found.into(), None);
+    }
+
+    pub(super) fn warn(&mut self, check: impl Into<String>, found: impl Into<String>, change: impl Into<String>) {
+        self.add(check.into(), Outcome::Warning, found.into(), Some(change.into()));
+    }
+
+    pub(super) fn fail(&mut self, check: impl Into<String>, found: impl Into<String>, change: impl Into<String>) {
+        self.add(check.into(), Outcome::Failed, found.into(), Some(change.into()));
+    }
+
+    fn add(&mut self, check: String, outcome: Outcome, found: String, change: Option<String>) {
+        self.findings.push(Finding { check, outcome, found, change });
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
+        self.count(Outcome::Failed) > 0
+    }
+
+    fn count(&self, outcome: Outcome) -> usize {
+        self.findings.iter().filter(|finding| finding.outcome == outcome).count()
+    }
+
+    /// To whoever asked.
+    pub(super) fn show(&self, format: Format) -> anyhow::Result<()> {
+        format.done(self, &self.text())
+    }
+
+    fn text(&self) -> String {
+        let mut lines = Vec::new();
+        for finding in &self.findings {
+            // Much of it is what a provider or a token said.
+            let found = printable(&finding.found);
+            lines.push(format!("{:<8} {}: {found}", finding.outcome.as_str(), printable(&finding.check)));
+            lines.extend(finding.change.as_ref().map(|change| format!("         -> {}", printable(change))));
+        }
+        let (failed, warned) = (self.count(Outcome::Failed), self.count(Outcome::Warning));
+        lines.push(format!("\n{} looked at, {failed} failed, {warned} to think about", self.findings.len()));
+        lines.join("\n")
+    }
+}

@@ -1,0 +1,129 @@
+//! What is near: files, the store, MLflow.
+
+use std::path::Path;
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+
+use super::certificate;
+use super::finding::Report;
+use crate::authz::PolicyFile;
+use crate::clock::Clock;
+use crate::config::{self, Config};
+use crate::server::tls::Acceptor;
+use crate::store::Store;
+use crate::upstream::{Error, Upstream};
+
+/// Days before its end from which a certificate is mentioned.
+const SOON_DAYS: i64 = 21;
+const DAY_SECONDS: i64 = 86_400;
+
+/// Certificate and key belong together, and for how long.
+pub(super) fn tls(config: &Config, clock: &Clock, report: &mut Report) {
+    const CHECK: &str = "TLS";
+    let Some(tls) = &config.server.tls else {
+        let found = "not here: server.tls is not set";
+        return report.ok(CHECK, found);
+    };
+    if let Err(error) = Acceptor::load(tls) {
+        return report.fail(CHECK, error.to_string(), "server.tls.cert and server.tls.key");
+    }
+    let leaf = CertificateDer::pem_file_iter(&tls.cert).ok().and_then(|mut chain| chain.next()?.ok());
+    let Some(end) = leaf.and_then(|leaf| certificate::not_after(&leaf)) else {
+        let found = format!("it is not readable until when {} is valid", tls.cert.display());
+        return report.warn(CHECK, found, "server.tls.cert");
+    };
+    let days = (end.unix_timestamp() - clock.now().0.div_euclid(1000)).div_euclid(DAY_SECONDS);
+    let change = format!("a new certificate in {}, then restart the proxy", tls.cert.display());
+    match days {
+        ..0 => report.fail(CHECK, format!("the certificate ended {} days ago", -days), change),
+        0..SOON_DAYS => report.warn(CHECK, format!("the certificate ends in {days} days"), change),
+        _ => report.ok(CHECK, format!("certificate and key belong together, for {days} more days")),
+    }
+}
+
+/// It opens, and may be written to: opening takes its write lock.
+pub(super) async fn store(config: &Config, clock: &Clock, report: &mut Report) {
+    const CHECK: &str = "store";
+    let url = &config.store.url;
+    if let Some(file) = url.strip_prefix("sqlite://").map(Path::new)
+        && !file.exists()
+    {
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        return if folder.is_dir() {
+            report.ok(CHECK, format!("{url} is made at the first start"))
+        } else {
+            report.fail(CHECK, format!("the folder {} is not there", folder.display()), "store.url, or make the folder")
+        };
+    }
+    match Store::open(url, clock.clone()).await {
+        Ok(store) => {
+            store.close().await;
+            report.ok(CHECK, format!("{url} opens and can be written"));
+        }
+        Err(error) => report.fail(CHECK, error.to_string(), "store.url, or who may write that file and its folder"),
+    }
+}
+
+/// The files can be read.
+pub(super) fn policies(config: &Config, report: &mut Report) {
+    let files = [
+        ("authz.policy_file", &config.authz.policy_file),
+        ("authz.shadow_policy_file", &config.authz.shadow_policy_file),
+    ];
+    for (key, path) in files {
+        let Some(path) = path else { continue };
+        let read = std::fs::read_to_string(path).map_err(|error| error.to_string());
+        match read.and_then(|text| PolicyFile::parse(&text).map_err(|error| error.to_string())) {
+            Ok(policy) => report.ok(key, format!("{} has {} grants", path.display(), policy.grants())),
+            Err(error) => report.fail(key, format!("{}: {error}", path.display()), format!("the file, or {key}")),
+        }
+    }
+}
+
+/// Which MLflow is behind us, and whether others may reach it as well.
+pub(super) async fn upstream(config: &Config, report: &mut Report) {
+    const CHECK: &str = "MLflow";
+    let url = config.upstream.url.as_str().trim_end_matches('/');
+    let asked = match Upstream::new(&config.upstream) {
+        Ok(upstream) => upstream.learn_version().await,
+        Err(error) => return report.fail(CHECK, error.to_string(), "upstream.url"),
+    };
+    match asked {
+        Ok(version) if version.is_known() => report.ok(CHECK, format!("{version} answers at {url}")),
+        Ok(version) => report.warn(
+            CHECK,
+            format!("{version} answers at {url}, which this proxy was not made with"),
+            "a newer proxy; until then, routes that it does not know are refused",
+        ),
+        Err(Error::NotUnderstood) => {
+            report.fail(
+                CHECK,
+                format!("what answers at {url} does not say its version as MLflow does"),
+                "upstream.url",
+            );
+        }
+        Err(Error::Unexpected(status)) => report.fail(
+            CHECK,
+            format!("{url} answers {status} without credentials"),
+            "start MLflow without `--app-name basic-auth`; behind a prefix, set upstream.static_prefix; when MLflow \
+             refuses the host name, add it to its `--allowed-hosts`",
+        ),
+        Err(error) => {
+            return report.fail(CHECK, error.to_string(), format!("upstream.url: is MLflow running at {url}?"));
+        }
+    }
+    around(config, url, report);
+}
+
+fn around(config: &Config, url: &str, report: &mut Report) {
+    const CHECK: &str = "a way around the proxy";
+    if config::is_loopback(&config.upstream.url) {
+        return report.ok(CHECK, "MLflow is called on loopback; see that it listens nowhere else");
+    }
+    report.warn(
+        CHECK,
+        format!("{url} answers without credentials, to this machine at least: whoever reaches it needs no permission"),
+        "MLflow's `--host`, the network policy or the firewall: only the proxy may reach that port",
+    );
+}

@@ -1,0 +1,343 @@
+//! What an identity provider says of itself, and what it says to us and to browsers that we send.
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
+use url::Url;
+
+use super::finding::Report;
+use crate::clock::Clock;
+use crate::config::{self, ClientAuth, Endpoint};
+use crate::http::ReturnPath;
+use crate::oidc::client::{self, PATIENCE};
+use crate::oidc::{Attempts, Error, LoginError, Metadata, MetadataError, Provider, Refused, Remote, Tokens};
+
+/// Seconds by which clocks may differ before it is mentioned; tokens are refused from about thirty on.
+const SKEW_SECONDS: u64 = 5;
+const MAX_SKEW_SECONDS: u64 = 30;
+
+/// One that people sign in at.
+pub(super) async fn check(
+    provider: &Provider,
+    attempts: &Attempts,
+    public_url: &str,
+    clock: &Clock,
+    report: &mut Report,
+) {
+    let one = One { provider, about: format!("provider {}", provider.config.name), public_url };
+    let key = format!("oidc.providers.{}", provider.config.name);
+    let Some(metadata) = described(&provider.remote, &one.about, &key, report).await else { return };
+    one.endpoints(&metadata, report);
+    one.scopes(&metadata, report);
+    one.redirect(attempts, report).await;
+    one.client(attempts, report).await;
+    one.logout(&metadata, report).await;
+    one.clock(clock, report).await;
+}
+
+/// One whose tokens programs bring.
+pub(super) async fn check_issuer(issuer: &config::Issuer, remote: &Remote, report: &mut Report) {
+    let key = format!("jwt.issuers.{}", issuer.name);
+    described(remote, &format!("issuer {}", issuer.name), &key, report).await;
+}
+
+/// Its description and its keys. `None` when there is no description to go on with.
+async fn described(remote: &Remote, about: &str, key: &str, report: &mut Report) -> Option<std::sync::Arc<Metadata>> {
+    let outcome = remote.refresh(&|_, _| ()).await;
+    let (metadata, keys) = (remote.metadata(), remote.keys());
+    let endpoint = remote.endpoint();
+    let error = outcome.err();
+    let check = format!("{about}: description");
+    match (&metadata, &error) {
+        (Some(_), _) => report.ok(check, format!("{} says that it is {}", endpoint.discovery_url, endpoint.issuer)),
+        (None, _) if endpoint.jwks_url.is_some() => {}
+        (None, Some(error)) => report.fail(check, error.to_string(), how_to_reach(error, endpoint, key)),
+        (None, None) => report.fail(check, "it is not there", format!("{key}.issuer")),
+    }
+    let check = format!("{about}: keys");
+    match (keys, error) {
+        (Some(keys), _) => report.ok(check, format!("{} can verify signatures as configured", keys.len())),
+        (None, Some(Error::Keys(error))) => report.fail(
+            check,
+            error.to_string(),
+            format!(
+                "{key}.algorithms, or Realm settings > Keys > Add providers > rsa-generated with Use `SIG` and one of the \
+                 configured algorithms"
+            ),
+        ),
+        (None, Some(error)) if metadata.is_some() || endpoint.jwks_url.is_some() => {
+            report.fail(check, error.to_string(), how_to_reach(&error, endpoint, key));
+        }
+        (None, _) => {}
+    }
+    metadata
+}
+
+/// What to change when it could not be asked.
+fn how_to_reach(error: &Error, endpoint: &Endpoint, key: &str) -> String {
+    match error {
+        Error::Metadata(MetadataError::AnotherIssuer { said, .. }) => format!(
+            "{key}.issuer = \"{said}\", if that is the right realm; otherwise Keycloak's `hostname` option, or Realm settings > \
+             General > Frontend URL"
+        ),
+        Error::Client(client::Error::Status(StatusCode::NOT_FOUND)) => format!(
+            "{key}.issuer: Keycloak's is https://HOST/realms/REALM, in Realm settings > General > Endpoints > OpenID Endpoint \
+             Configuration"
+        ),
+        Error::Client(client::Error::Connect(_)) => format!(
+            "{key}.issuer, or {key}.internal_url when this machine reaches it under another address, or {key}.ca_file when its \
+             certificate is not signed by an authority that the system knows: is {} answering?",
+            endpoint.discovery_url
+        ),
+        Error::Client(client::Error::Unsafe(_)) | Error::Metadata(MetadataError::Unsafe(_)) => {
+            format!("https, or {key}.internal_url for plain HTTP inside the cluster")
+        }
+        Error::Bearer(_) => format!("{key}.bearer_file"),
+        Error::Client(_) | Error::Metadata(_) | Error::Keys(_) | Error::NoKeySet => {
+            format!("{key}.issuer or {key}.discovery_url: what answers there is no OpenID provider")
+        }
+    }
+}
+
+/// What a browser is told at the first step.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Shown {
+    /// A page to sign in on, or the way to one.
+    SignIn,
+    /// Sent back to us, with this error.
+    Scope,
+    SentBack,
+    NoClient,
+    NoRedirect,
+    Refused(StatusCode),
+}
+
+impl Shown {
+    /// Read from status, `Location` and page.
+    pub(super) fn of(answer: &Response<Bytes>, redirect: &str) -> Self {
+        if answer.status().is_success() {
+            return Self::SignIn;
+        }
+        if answer.status().is_redirection() {
+            let to = answer.headers().get(header::LOCATION).and_then(|to| to.to_str().ok()).unwrap_or_default();
+            return match to.strip_prefix(redirect) {
+                Some(back) if back.contains("error=invalid_scope") => Self::Scope,
+                Some(back) if back.contains("error=") => Self::SentBack,
+                Some(_) | None => Self::SignIn,
+            };
+        }
+        let page = String::from_utf8_lossy(answer.body()).to_lowercase();
+        if page.contains("client not found") || page.contains("invalid_client") {
+            Self::NoClient
+        } else if page.contains("redirect_uri") || page.contains("redirect uri") {
+            Self::NoRedirect
+        } else {
+            Self::Refused(answer.status())
+        }
+    }
+}
+
+struct One<'p> {
+    provider: &'p Provider,
+    about: String,
+    public_url: &'p str,
+}
+
+impl One<'_> {
+    fn check(&self, what: &str) -> String {
+        format!("{}: {what}", self.about)
+    }
+
+    /// The path to something of our client in Keycloak's console.
+    fn console(&self, rest: &str) -> String {
+        format!("Clients > {} > {rest}", self.provider.config.client_id)
+    }
+
+    fn key(&self, key: &str) -> String {
+        format!("oidc.providers.{}.{key}", self.provider.config.name)
+    }
+
+    fn endpoints(&self, metadata: &Metadata, report: &mut Report) {
+        if metadata.authorization.is_none() || metadata.token.is_none() {
+            let found = "its description names no authorization or token endpoint";
+            report.fail(self.check("endpoints"), found, self.key("issuer"));
+        }
+        if !metadata.code_challenge_methods.iter().any(|method| method == "S256") {
+            let change = self.console("Advanced > Proof Key for Code Exchange Code Challenge Method: S256");
+            report.warn(self.check("PKCE"), "its description does not say that it knows S256", change);
+        }
+        let config = &self.provider.config;
+        let method = match config.client_auth {
+            ClientAuth::Basic => "client_secret_basic",
+            ClientAuth::Post => "client_secret_post",
+        };
+        let methods = &metadata.token_auth_methods;
+        if config.client_secret.is_some() && !methods.is_empty() && !methods.iter().any(|known| known == method) {
+            let found = format!("it takes {}, not {method}", methods.join(", "));
+            report.fail(self.check("client authentication"), found, self.key("client_auth"));
+        }
+    }
+
+    fn scopes(&self, metadata: &Metadata, report: &mut Report) {
+        let unknown = |scope: &&String| !metadata.scopes.is_empty() && !metadata.scopes.contains(scope);
+        let unknown: Vec<&str> = self.provider.config.scopes.iter().filter(unknown).map(String::as_str).collect();
+        if unknown.is_empty() {
+            let found = format!("it knows {}", self.provider.config.scopes.join(", "));
+            return report.ok(self.check("scopes"), found);
+        }
+        let change = format!(
+            "Client scopes > Create client scope `{}`, then {}; or leave it out of {}",
+            unknown.join("`, `"),
+            self.console("Client scopes > Add client scope"),
+            self.key("scopes"),
+        );
+        report.fail(self.check("scopes"), format!("it does not know {}", unknown.join(", ")), change);
+    }
+
+    /// Goes as far as a browser does before anybody types a password.
+    async fn redirect(&self, attempts: &Attempts, report: &mut Report) {
+        let check = self.check("redirect URI");
+        let redirect = format!("{}/auth/callback/{}", self.public_url, self.provider.config.name);
+        let begun = attempts.begin(&self.provider.config.name, &ReturnPath::parse_or("/", "/"), 0, &HeaderMap::new());
+        let answer = match self.provider.sign_in_at(&begun).await {
+            Ok(url) => self.get(&url).await,
+            Err(error) => return report.fail(check, error.to_string(), self.key("issuer")),
+        };
+        let answer = match answer {
+            Ok(answer) => answer,
+            // Browsers may reach what this machine does not.
+            Err(error) => {
+                return report.warn(check, format!("not known: the sign-in page {error}"), "try it in a browser");
+            }
+        };
+        let client = &self.provider.config.client_id;
+        match Shown::of(&answer, &redirect) {
+            Shown::SignIn => report.ok(check, format!("{redirect} is accepted")),
+            Shown::NoRedirect => report.fail(
+                check,
+                format!("{redirect} is refused"),
+                self.console(&format!("Settings > Valid redirect URIs: {redirect}")),
+            ),
+            Shown::NoClient => report.fail(
+                check,
+                format!("it has no client `{client}`"),
+                format!("{}: it is the Client ID in Clients, in this very realm", self.key("client_id")),
+            ),
+            Shown::Scope => report.fail(
+                check,
+                "the client may not ask for the configured scopes",
+                format!("{}, or {}", self.console("Client scopes > Add client scope"), self.key("scopes")),
+            ),
+            Shown::SentBack => report.fail(
+                check,
+                "it sends browsers back with an error at once",
+                self.console("Settings > Capability config > Standard flow: On; the provider's log has the reason"),
+            ),
+            Shown::Refused(status) => report.fail(
+                check,
+                format!("its sign-in page answers {status}"),
+                self.console(&format!(
+                    "Settings > Enabled: On; Capability config > Standard flow: On; Valid redirect URIs: {redirect}"
+                )),
+            ),
+        }
+    }
+
+    /// A code that nobody gave out: only a client that is recognised learns that it is wrong.
+    async fn client(&self, attempts: &Attempts, report: &mut Report) {
+        let check = self.check("client credentials");
+        let begun = attempts.begin(&self.provider.config.name, &ReturnPath::parse_or("/", "/"), 0, &HeaderMap::new());
+        let Err(error) = self.provider.redeem("mlflow-auth-proxy-doctor", &begun.attempt).await else {
+            return report.warn(check, "it took a code that it did not give out", "another identity provider");
+        };
+        match error {
+            LoginError::Refused(Refused::Grant) => report.ok(check, "the client is recognised"),
+            LoginError::Refused(Refused::Client) => report.fail(
+                check,
+                "the client is not recognised",
+                format!(
+                    "{} must be what stands in {}; without one, {}",
+                    self.key("client_secret"),
+                    self.console("Credentials > Client Secret"),
+                    self.console("Settings > Capability config > Client authentication: Off"),
+                ),
+            ),
+            LoginError::Unreachable(_)
+            | LoginError::NotReady
+            | LoginError::Refused(Refused::Request)
+            | LoginError::NotUnderstood
+            | LoginError::NoIdToken
+            | LoginError::Token(_)
+            | LoginError::Claims(_)
+            | LoginError::SomebodyElse => {
+                report.fail(check, format!("the token endpoint: {error}"), self.key("internal_url"));
+            }
+        }
+    }
+
+    async fn logout(&self, metadata: &Metadata, report: &mut Report) {
+        let check = self.check("logout");
+        let back = format!("{}/auth/signed-out", self.public_url);
+        match self.provider.sign_out_at(&Tokens::default()) {
+            None => report.warn(
+                check,
+                "it has no end_session_endpoint: people sign out here, and stay signed in there",
+                "nothing, if that is how it should be",
+            ),
+            Some(url) => match self.get(&url).await {
+                Ok(answer) if answer.status().is_client_error() => report.fail(
+                    check,
+                    format!("{back} is refused as the way back"),
+                    self.console(&format!("Settings > Valid post logout redirect URIs: {back}")),
+                ),
+                Ok(_) => report.ok(check, format!("people come back to {back}")),
+                Err(error) => {
+                    report.warn(check, format!("not known: the sign-out page {error}"), "try it in a browser")
+                }
+            },
+        }
+        let check = self.check("back-channel logout");
+        let here = format!("{}/auth/backchannel-logout", self.public_url);
+        let set = self.console(&format!("Settings > Logout settings > Backchannel logout URL: {here}"));
+        if metadata.backchannel_logout && metadata.backchannel_logout_session {
+            // Whether the client has it, only an administrator there can see.
+            let found = format!("it can announce logouts; see that {set}, and that it reaches that address");
+            report.ok(check, found);
+        } else {
+            let found = "it announces no logouts: sessions end at the next refresh, within minutes";
+            report.warn(check, found, "nothing, if that is soon enough");
+        }
+    }
+
+    async fn clock(&self, clock: &Clock, report: &mut Report) {
+        let check = self.check("clock");
+        let url = self.provider.remote.endpoint().discovery_url.clone();
+        let Ok(answer) = self.get(&url).await else { return };
+        let date = answer.headers().get(header::DATE).and_then(|date| date.to_str().ok());
+        let Some(there) = date.and_then(|date| OffsetDateTime::parse(date, &Rfc2822).ok()) else {
+            let found = "it does not say what time it is (no `Date`); a token with --token-file does";
+            return report.ok(check, found);
+        };
+        let here = clock.now().0.div_euclid(1000);
+        compared(check, here.abs_diff(there.unix_timestamp()), report);
+    }
+
+    async fn get(&self, url: &Url) -> Result<Response<Bytes>, client::Error> {
+        let mut request = Request::new(Vec::new());
+        *request.method_mut() = Method::GET;
+        *request.uri_mut() = url.as_str().parse().map_err(|_| client::Error::Unwritable)?;
+        self.provider.remote.client().send(request, PATIENCE).await
+    }
+}
+
+/// Two clocks that are so many seconds apart.
+pub(super) fn compared(check: String, seconds: u64, report: &mut Report) {
+    let found = format!("its clock and this machine's differ by {seconds} seconds");
+    let change = "synchronise both machines' clocks (NTP)";
+    match seconds {
+        0..=SKEW_SECONDS => report.ok(check, found),
+        ..MAX_SKEW_SECONDS => report.warn(check, found, change),
+        _ => report.fail(check, found, change),
+    }
+}

@@ -1,0 +1,199 @@
+//! What a token of an identity provider would be here: who, with which groups, and what is missing in it.
+//!
+//! Pure, but for the keys that were fetched before. Nothing of the token is shown but what its claims are called, and names.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::Value;
+
+use super::finding::Report;
+use super::provider::compared;
+use crate::clock::Clock;
+use crate::config::{Claims, Config, Issuer};
+use crate::oidc::Remote;
+use crate::oidc::claims::{self, ClaimError};
+use crate::oidc::token::{self, Refusal, Unverified};
+
+/// How deep claims that look like groups are looked for.
+const MAX_DEPTH: usize = 4;
+
+/// Says what each rule makes of it.
+pub(super) fn check(
+    text: &str,
+    config: &Config,
+    trusted: &[(&Issuer, Arc<Remote>)],
+    clock: &Clock,
+    report: &mut Report,
+) {
+    let (Ok(unverified), Some(claims)) = (Unverified::parse(text), payload(text)) else {
+        let change = "--token-file: the access token alone, as the provider gave it";
+        return report.fail("token", "the file holds no JSON Web Token", change);
+    };
+    let issuer = unverified.issuer().unwrap_or_default().to_owned();
+    let client = claims.get("azp").and_then(Value::as_str).unwrap_or("CLIENT");
+    let mut known = false;
+    for provider in config.providers.iter().filter(|provider| provider.endpoint.issuer == issuer) {
+        known = true;
+        let key = format!("oidc.providers.{}", provider.name);
+        groups(
+            &claims,
+            &provider.claims,
+            &format!("token: groups for provider {}", provider.name),
+            &key,
+            client,
+            report,
+        );
+    }
+    if let Some((issuer, remote)) = trusted.iter().find(|(trusted, _)| trusted.endpoint.issuer == issuer) {
+        known = true;
+        bearer(unverified, &claims, issuer, remote, client, clock, report);
+    }
+    if !known {
+        let change = format!("a section [jwt.issuers.NAME] with issuer = \"{issuer}\" and audiences, if it should be");
+        report.fail("token: issuer", format!("`{issuer}` is not configured"), change);
+    }
+}
+
+fn bearer(
+    unverified: Unverified<'_>,
+    claims: &Value,
+    issuer: &Issuer,
+    remote: &Remote,
+    client: &str,
+    clock: &Clock,
+    report: &mut Report,
+) {
+    let check = format!("token: as a bearer of issuer {}", issuer.name);
+    let key = format!("jwt.issuers.{}", issuer.name);
+    let now = clock.now();
+    if let Some(issued) = claims.get("iat").and_then(Value::as_i64) {
+        let here = now.0.div_euclid(1000);
+        if issued > here {
+            compared("token: clock".to_owned(), issued.abs_diff(here), report);
+        }
+    }
+    let keys = remote.keys().ok_or(Refusal::NoKeys);
+    match keys.and_then(|keys| token::verify(unverified, issuer, &keys, now)) {
+        Ok(verified) => match claims::read_bearer(issuer, &verified.claims) {
+            Ok(person) if person.allowed => {
+                let what = if person.admin { ", an administrator" } else { "" };
+                report.ok(&check, format!("it would be {}{what}, in {}", person.name, listed(&person.groups)));
+            }
+            Ok(person) => report.fail(
+                &check,
+                format!("{} is in none of the allowed groups, but in {}", person.name, listed(&person.groups)),
+                format!("{key}.allowed_groups, or Users > USER > Groups > Join Group"),
+            ),
+            Err(error) => report.fail(&check, error.to_string(), unnamed(&error, &key)),
+        },
+        Err(refusal) => report.fail(&check, refusal.to_string(), refused(refusal, issuer, &key, client)),
+    }
+    groups(claims, &issuer.claims, &format!("token: groups for issuer {}", issuer.name), &key, client, report);
+}
+
+/// What to change when a token is refused.
+fn refused(refusal: Refusal, issuer: &Issuer, key: &str, client: &str) -> String {
+    let audience = issuer.audiences.first().map_or("mlflow", String::as_str);
+    match refusal {
+        Refusal::Audience => format!(
+            "Clients > {client} > Client scopes > {client}-dedicated > Add mapper > By configuration > Audience, with Included \
+             Client Audience `{audience}` and Add to access token On; or, if such tokens are meant for this proxy, {key}.audiences"
+        ),
+        Refusal::AuthorizedParty => {
+            format!("{key}.authorized_parties, if `{client}` may ask for tokens for this proxy")
+        }
+        Refusal::Kind => "the access token: ID, refresh and logout tokens are never taken".to_owned(),
+        Refusal::Expired => "a token that was just made; Realm settings > Tokens > Access Token Lifespan".to_owned(),
+        Refusal::Algorithm => {
+            format!("{key}.algorithms, or Clients > {client} > Advanced > Access token signature algorithm")
+        }
+        Refusal::NotBefore | Refusal::IssuedAt => "the clocks: synchronise both machines (NTP)".to_owned(),
+        Refusal::UnknownKey | Refusal::NoKeys | Refusal::Signature | Refusal::Issuer => {
+            format!("{key}.issuer: is this token of that very realm?")
+        }
+        Refusal::Subject => format!("Clients > {client} > Client scopes > Add client scope > basic (Default)"),
+        Refusal::Malformed
+        | Refusal::TooLarge
+        | Refusal::Header
+        | Refusal::Expiry
+        | Refusal::Nonce
+        | Refusal::Events
+        | Refusal::Jti
+        | Refusal::Claims => "a token as RFC 9068 describes it".to_owned(),
+    }
+}
+
+/// What to change when a genuine token names nobody.
+fn unnamed(error: &ClaimError, key: &str) -> String {
+    match error {
+        ClaimError::Unverified => {
+            format!("Users > USER > Email verified: On; or {key}.require_verified_email = false")
+        }
+        ClaimError::NoName(claim) => format!(
+            "Client scopes > email, as a Default client scope of the client, puts `email` in; or {key}.username_claim, now \
+             `{claim}`"
+        ),
+        ClaimError::BadName { .. } => format!("{key}.username_claim"),
+        ClaimError::ServiceAccount(_)
+        | ClaimError::NoMachine(_)
+        | ClaimError::OpenIssuer(_)
+        | ClaimError::Template(_) => format!("{key}.machines"),
+        ClaimError::TooManyGroups => format!("{key}.groups_claims, or a mapper that puts fewer groups in"),
+        ClaimError::Subject => "Client scopes > basic, as a Default client scope of the client".to_owned(),
+    }
+}
+
+fn groups(claims: &Value, rules: &Claims, check: &str, key: &str, client: &str, report: &mut Report) {
+    let mut found = Vec::new();
+    let mut absent = Vec::new();
+    for source in &rules.groups {
+        match claims::at(claims, &source.claim) {
+            Some(value) => {
+                found.push(format!("{} in `{}`", value.as_array().map_or(1, Vec::len), source.claim));
+            }
+            None => absent.push(format!("`{}`", source.claim)),
+        }
+    }
+    let not_there = if absent.is_empty() { String::new() } else { format!("; not there: {}", absent.join(", ")) };
+    if !found.is_empty() {
+        return report.ok(check, format!("{}{not_there}", found.join(", ")));
+    }
+    let mut others = Vec::new();
+    lists(claims, "", 0, &mut others);
+    let hint = if others.is_empty() { String::new() } else { format!("; lists stand in {}", others.join(", ")) };
+    report.warn(
+        check,
+        format!("none of the configured claims is there{not_there}{hint}"),
+        format!(
+            "Clients > {client} > Client scopes > {client}-dedicated > Add mapper > By configuration > Group Membership, with Token \
+             Claim Name `groups`, Full group path On, Add to access token On; or {key}.groups_claims; somebody in no group has \
+             no such claim either"
+        ),
+    );
+}
+
+/// The paths of lists of texts.
+fn lists(value: &Value, path: &str, depth: usize, found: &mut Vec<String>) {
+    let Some(members) = value.as_object().filter(|_| depth < MAX_DEPTH) else { return };
+    for (name, member) in members {
+        let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        let is_list = member.as_array().is_some_and(|all| !all.is_empty() && all.iter().all(Value::is_string));
+        if is_list && name != "aud" && name != "allowed-origins" {
+            found.push(format!("`{path}`"));
+        } else {
+            lists(member, &path, depth + 1, found);
+        }
+    }
+}
+
+fn listed(groups: &[String]) -> String {
+    if groups.is_empty() { "no group".to_owned() } else { groups.join(", ") }
+}
+
+/// What it says, unverified: for looking at, never for deciding.
+fn payload(token: &str) -> Option<Value> {
+    let mut parts = token.split('.').skip(1);
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(parts.next()?).ok()?).ok()
+}

@@ -1,0 +1,186 @@
+//! `policy`: whether a policy file is right, and whether it decides as it should. Needs neither store nor MLflow.
+//!
+//! A file brings its expectations along, `[[tests]]`; a question on the command line is asked of it too.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context as _, anyhow};
+use clap::{Args, Subcommand};
+
+use super::output;
+use crate::authz::{Expectation, Identity, Limits, Member, Policy, PolicyFile, Resource, Scheme, UserId, holds};
+use crate::config::{self, Flags, Origin, Problem, Problems};
+use crate::mlflow::{Question, Table};
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  mlflow-auth-proxy policy check policy.toml
+  mlflow-auth-proxy policy test policy.toml
+  mlflow-auth-proxy policy test policy.toml --user ann --groups /ml/team-a --operation EDIT --resource experiment:fraud-eu
+
+An experiment is named by its name here, because there is no MLflow to ask. What the store grants is not counted;
+`explain` counts it.")]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Say whether the file is right
+    Check {
+        /// The policy file
+        file: PathBuf,
+    },
+    /// Ask the file's own [[tests]], or one question
+    Test {
+        /// The policy file
+        file: PathBuf,
+        /// Expectations in a file of their own, in place of those in the policy file
+        #[arg(long, value_name = "FILE", conflicts_with = "user")]
+        tests: Option<PathBuf>,
+        /// Who
+        #[arg(long, requires = "operation", requires = "resource")]
+        user: Option<String>,
+        /// The groups they are in
+        #[arg(long, value_delimiter = ',', requires = "user")]
+        groups: Vec<String>,
+        /// The roles of the default workspace that they have
+        #[arg(long, value_delimiter = ',', requires = "user")]
+        roles: Vec<String>,
+        /// READ, USE, EDIT or MANAGE, or the name of an operation
+        #[arg(long, requires = "user")]
+        operation: Option<String>,
+        /// TYPE:ID or TYPE:NAME; for experiments the name
+        #[arg(long, requires = "user")]
+        resource: Option<String>,
+    },
+}
+
+pub(super) fn run(arguments: Arguments, flags: &Flags) -> anyhow::Result<ExitCode> {
+    match arguments.command {
+        Command::Check { file } => {
+            let policy = read(&file)?;
+            let (grants, tests) = (policy.grants(), policy.tests().len());
+            output::line(&format!("{}: right, {grants} grants, {tests} tests", file.display()))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Test { file, tests, user, groups, roles, operation, resource } => {
+            let asker = Asker {
+                file: read(&file)?,
+                rules: Policy { default_permission: config::load(flags)?.authz.default_permission },
+                table: Table::built_in()?,
+            };
+            match (user, operation, resource) {
+                (Some(user), Some(operation), Some(resource)) => {
+                    let resource = named(&resource);
+                    let (line, allowed) = (0, true);
+                    asker.answer(&Expectation { line, user, groups, roles, operation, resource: resource?, allowed })
+                }
+                _ => {
+                    let own = tests.as_deref().map(read).transpose()?;
+                    let (beside, from) = match (&own, &tests) {
+                        (Some(own), Some(path)) => (own.tests(), path),
+                        _ => (asker.file.tests(), &file),
+                    };
+                    asker.try_all(beside, from)
+                }
+            }
+        }
+    }
+}
+
+/// The experiment of that name, or what else `TYPE:KEY` names.
+fn named(text: &str) -> anyhow::Result<Resource> {
+    let (kind, key) = text.split_once(':').context("a resource is written TYPE:NAME, such as experiment:fraud-eu")?;
+    let kind = kind.parse().map_err(|error| anyhow!("{error}"))?;
+    let resource = Resource::new(kind, key);
+    let is_experiment = kind == crate::authz::ResourceKind::Experiment;
+    Ok(if is_experiment { Resource::experiment(key, key) } else { resource })
+}
+
+fn read(path: &Path) -> anyhow::Result<PolicyFile> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    PolicyFile::parse(&text).map_err(|problems| {
+        let problem = |message: String| {
+            let origin = Some(Origin::File(path.to_owned()));
+            Problem { key: "policy".to_owned(), message, origin }
+        };
+        anyhow!(Problems(problems.0.iter().map(|found| problem(found.to_string())).collect()))
+    })
+}
+
+struct Asker {
+    file: PolicyFile,
+    rules: Policy,
+    table: Table,
+}
+
+impl Asker {
+    /// One question, answered in words.
+    fn answer(&self, asked: &Expectation) -> anyhow::Result<ExitCode> {
+        let denied = self.decide(asked)?;
+        let on = format!("{}:{}", asked.resource.kind, asked.resource.key);
+        let verdict = if denied.is_none() { "allowed" } else { "denied" };
+        output::line(&output::printable(&format!("{verdict}: {} on {on} for `{}`", asked.operation, asked.user)))?;
+        let member = member(asked);
+        for grant in self.file.grants_for(&member).filter(|grant| grant.kind == asked.resource.kind) {
+            if grant.selector.selects(&asked.resource) {
+                let (source, whom) = &grant.subject;
+                let line = format!("  {} on {}:{} to {whom} ({source})", grant.permission, grant.kind, grant.selector);
+                output::line(&output::printable(&line))?;
+            }
+        }
+        Ok(if denied.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    /// Every expectation; fails when one does.
+    fn try_all(&self, tests: &[Expectation], from: &Path) -> anyhow::Result<ExitCode> {
+        let mut failed = 0;
+        for test in tests {
+            let denied = self.decide(test).with_context(|| format!("{}, line {}", from.display(), test.line))?;
+            if denied.is_none() == test.allowed {
+                continue;
+            }
+            failed += 1;
+            let words = |allowed: bool| if allowed { "allowed" } else { "denied" };
+            let on = format!("{}:{}", test.resource.kind, test.resource.name.as_deref().unwrap_or(&test.resource.key));
+            let (wanted, found) = (words(test.allowed), words(!test.allowed));
+            output::line(&output::printable(&format!(
+                "FAILED line {}: {} on {on} for `{}` is {found}, expected {wanted}",
+                test.line, test.operation, test.user
+            )))?;
+        }
+        output::line(&format!("{}: {} tests, {failed} failed", from.display(), tests.len()))?;
+        Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    /// Why it is denied; `None` when it is not.
+    fn decide(&self, asked: &Expectation) -> anyhow::Result<Option<String>> {
+        let resource = &asked.resource;
+        let text = format!("{}:{}", resource.kind, resource.key);
+        let mut question = Question::parse(&self.table, &asked.operation, &text)?;
+        if let Some(name) = &resource.name {
+            question.is_called(name);
+        }
+        let who = Identity {
+            user: UserId(0),
+            name: asked.user.as_str().into(),
+            admin: false,
+            scheme: Scheme::Password,
+            groups: asked.groups.as_slice().into(),
+            limits: Limits::default(),
+            grants: Arc::new(self.file.alone(&member(asked))),
+            shadow: None,
+        };
+        let denied = question.requirements.iter().find_map(|requirement| holds(&who, self.rules, requirement).err());
+        Ok(denied.map(|denied| denied.to_string()))
+    }
+}
+
+fn member(asked: &Expectation) -> Member<'_> {
+    Member { name: &asked.user, groups: &asked.groups, roles: asked.roles.iter().map(String::as_str).collect() }
+}

@@ -1,0 +1,467 @@
+//! What is configured about identity providers: browsers' log-in, bearer tokens, sessions.
+//!
+//! From the configuration as written to one that cannot be wrong, as in [`super::parse`].
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use jsonwebtoken::Algorithm;
+use rustls_pki_types::CertificateDer;
+use secrecy::SecretString;
+use url::Url;
+
+use super::parse::{DAY, each, optional};
+use super::report::Report;
+use super::{checks, raw};
+
+/// An identity provider that people sign in at.
+#[derive(Clone, Debug)]
+pub struct Provider {
+    /// The configuration's own name for it; part of its callback's path.
+    pub name: String,
+    /// What the sign-in page calls it.
+    pub display_name: String,
+    pub client_id: String,
+    /// `None`: a public client.
+    pub client_secret: Option<SecretString>,
+    pub client_auth: ClientAuth,
+    pub scopes: Vec<String>,
+    pub endpoint: Endpoint,
+    pub claims: Claims,
+    /// Whether a back-channel logout also lets the person's access tokens rest.
+    pub logout_suspends_tokens: bool,
+    /// How often Keycloak's admin API is asked who is enabled and in which groups; `None`: never.
+    pub sync: Option<Duration>,
+}
+
+/// How a confidential client proves itself at the token endpoint (RFC 6749 §2.3.1).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ClientAuth {
+    Basic,
+    Post,
+}
+
+/// An issuer whose tokens programs bring.
+#[derive(Clone, Debug)]
+pub struct Issuer {
+    /// The configuration's own name for it.
+    pub name: String,
+    pub endpoint: Endpoint,
+    /// One of these must be in `aud`; never empty.
+    pub audiences: Vec<String>,
+    /// When not empty, `azp` must be one of these.
+    pub authorized_parties: Vec<String>,
+    /// How far clocks may differ.
+    pub leeway: Duration,
+    pub claims: Claims,
+    /// What kind of issuer this is, for what such tokens need not have.
+    pub preset: Preset,
+    /// Rules that say which program a token is; the first that matches names it.
+    pub machines: Vec<Machine>,
+}
+
+/// Where an issuer is and what it signs with.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Letter for letter what tokens have in `iss`.
+    pub issuer: String,
+    pub discovery_url: Url,
+    /// Scheme, host and port under which we reach it, when not the issuer's own: tokens, keys and user info are asked for
+    /// there. Browsers are still sent to what discovery says.
+    pub internal_url: Option<Url>,
+    /// Where its keys are, when discovery need not be asked.
+    pub jwks_url: Option<Url>,
+    /// Trusted beside the system's roots.
+    pub ca: Vec<CertificateDer<'static>>,
+    /// A file with a bearer token that the key set takes, as Kubernetes' does.
+    pub bearer_file: Option<PathBuf>,
+    /// What signatures may be made with, whatever tokens or discovery say. Never empty, never a shared secret's.
+    pub algorithms: Vec<Algorithm>,
+}
+
+/// How an issuer's kind of token differs from a person's.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Preset {
+    /// Keycloak and what speaks like it.
+    Standard,
+    /// Service-account tokens: `sub` is `system:serviceaccount:NAMESPACE:NAME`.
+    Kubernetes,
+    GithubActions,
+    GitlabCi,
+}
+
+/// Who somebody is, by the claims of a token.
+#[derive(Clone, Debug)]
+pub struct Claims {
+    pub groups: Vec<GroupSource>,
+    pub form: GroupForm,
+    /// Globs; empty: everybody may come in.
+    pub allowed: Vec<String>,
+    /// Globs.
+    pub admin: Vec<String>,
+    /// The claim that is shown as the name.
+    pub username: String,
+    /// Whether an `email` that is not verified is no name.
+    pub verified_email: bool,
+}
+
+/// One place where groups stand.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct GroupSource {
+    /// A dotted path, such as `realm_access.roles`. A claim whose own name has dots is found too.
+    pub claim: String,
+    /// Put before each of its values.
+    pub prefix: String,
+}
+
+/// What of a group's path grants see.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum GroupForm {
+    /// `/ml/team-a`
+    Full,
+    /// `team-a`
+    Leaf,
+    Both,
+}
+
+/// A rule: tokens whose claims match are this program.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Machine {
+    /// Dotted claim paths and the globs that their values must match, all of them; never empty.
+    pub conditions: Vec<(String, String)>,
+    /// `{claim}` stands for the claim's value.
+    pub name: String,
+    pub groups: Vec<String>,
+}
+
+/// Sessions of browsers.
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// Ends one that is not used.
+    pub idle_timeout: Duration,
+    /// Ends one however much it is used.
+    pub lifetime: Duration,
+    /// The provider's tokens are sealed with the first; the others still open. Empty: with a key kept in the store.
+    pub keys: Vec<SealingKey>,
+}
+
+/// A key with the name that stands beside what it sealed.
+#[derive(Clone, Debug)]
+pub struct SealingKey {
+    pub id: String,
+    /// Base64 of 32 bytes.
+    pub secret: SecretString,
+}
+
+pub(super) fn providers(raw: raw::Oidc, report: &mut Report) -> Option<Vec<Provider>> {
+    let parsed: Vec<_> = raw.providers.into_iter().map(|(name, raw)| provider(&name, raw, report)).collect();
+    parsed.into_iter().collect()
+}
+
+pub(super) fn issuers(raw: raw::Jwt, report: &mut Report) -> Option<Vec<Issuer>> {
+    let parsed: Vec<_> = raw.issuers.into_iter().map(|(name, raw)| issuer(&name, raw, report)).collect();
+    let parsed: Vec<Issuer> = parsed.into_iter().collect::<Option<_>>()?;
+    for (at, issuer) in parsed.iter().enumerate() {
+        // One issuer, one rule: otherwise a token would mean what the order says.
+        if parsed.iter().take(at).any(|other| other.endpoint.issuer == issuer.endpoint.issuer) {
+            report.add(&format!("jwt.issuers.{}.issuer", issuer.name), "is the issuer of another entry, too");
+        }
+    }
+    Some(parsed)
+}
+
+fn provider(name: &str, raw: raw::Provider, report: &mut Report) -> Option<Provider> {
+    let at = |key: &str| format!("oidc.providers.{name}.{key}");
+    let client_id = match raw.client_id {
+        Some(id) if !id.contains(char::is_control) => Some(id),
+        Some(_) => {
+            report.add(&at("client_id"), "must not contain control characters");
+            None
+        }
+        None => {
+            report.add(&at("client_id"), "is missing: the client's id at the provider");
+            None
+        }
+    };
+    let client_secret = secret(&at("client_secret"), raw.client_secret, raw.client_secret_file.as_deref(), report);
+    let client_auth = match raw.client_auth.as_str() {
+        "basic" => Some(ClientAuth::Basic),
+        "post" => Some(ClientAuth::Post),
+        _ => {
+            report.add(&at("client_auth"), "must be `basic` or `post`");
+            None
+        }
+    };
+    if !raw.scopes.iter().any(|scope| scope == "openid") {
+        report.add(&at("scopes"), "must contain `openid`");
+    }
+    let logout_suspends_tokens = match raw.logout_tokens.as_str() {
+        "keep" => Some(false),
+        "suspend" => Some(true),
+        _ => {
+            report.add(&at("logout_tokens"), "must be `keep` or `suspend`");
+            None
+        }
+    };
+    let sync = report.check(&at("sync_seconds"), checks::seconds(raw.sync_seconds, 0..=DAY));
+    let endpoint = endpoint(
+        &at,
+        &RawEndpoint {
+            issuer: raw.issuer.as_deref(),
+            discovery_url: raw.discovery_url.as_deref(),
+            internal_url: raw.internal_url.as_deref(),
+            jwks_url: None,
+            ca_file: raw.ca_file.as_deref(),
+            bearer_file: None,
+            algorithms: &raw.algorithms,
+        },
+        report,
+    );
+    let claims = claims(
+        &at,
+        &RawClaims {
+            claims: &raw.groups_claims,
+            prefixes: &raw.groups_prefixes,
+            form: &raw.groups_form,
+            allowed: &raw.allowed_groups,
+            admin: &raw.admin_groups,
+            username: &raw.username_claim,
+            verified_email: raw.require_verified_email,
+        },
+        report,
+    );
+    Some(Provider {
+        display_name: raw.display_name.unwrap_or_else(|| name.to_owned()),
+        name: name.to_owned(),
+        client_id: client_id?,
+        client_secret: client_secret?,
+        client_auth: client_auth?,
+        scopes: raw.scopes,
+        endpoint: endpoint?,
+        claims: claims?,
+        logout_suspends_tokens: logout_suspends_tokens?,
+        sync: sync.map(|every| (!every.is_zero()).then_some(every))?,
+    })
+}
+
+fn issuer(name: &str, raw: raw::Issuer, report: &mut Report) -> Option<Issuer> {
+    let at = |key: &str| format!("jwt.issuers.{name}.{key}");
+    if raw.audiences.is_empty() || raw.audiences.iter().any(String::is_empty) {
+        report.add(
+            &at("audiences"),
+            "must name what tokens for this proxy have in `aud`; otherwise tokens made for other applications would do",
+        );
+    }
+    let preset = match raw.preset.as_deref() {
+        None => Some(Preset::Standard),
+        Some("kubernetes") => Some(Preset::Kubernetes),
+        Some("github-actions") => Some(Preset::GithubActions),
+        Some("gitlab-ci") => Some(Preset::GitlabCi),
+        Some(_) => {
+            report.add(&at("preset"), "must be `kubernetes`, `github-actions` or `gitlab-ci`");
+            None
+        }
+    };
+    let leeway = report.check(&at("leeway_seconds"), checks::seconds(raw.leeway_seconds, 0..=300));
+    let endpoint = endpoint(
+        &at,
+        &RawEndpoint {
+            issuer: raw.issuer.as_deref(),
+            discovery_url: raw.discovery_url.as_deref(),
+            internal_url: raw.internal_url.as_deref(),
+            jwks_url: raw.jwks_url.as_deref(),
+            ca_file: raw.ca_file.as_deref(),
+            bearer_file: raw.bearer_file.as_deref(),
+            algorithms: &raw.algorithms,
+        },
+        report,
+    );
+    let claims = claims(
+        &at,
+        &RawClaims {
+            claims: &raw.groups_claims,
+            prefixes: &raw.groups_prefixes,
+            form: &raw.groups_form,
+            allowed: &raw.allowed_groups,
+            admin: &raw.admin_groups,
+            username: &raw.username_claim,
+            verified_email: raw.require_verified_email,
+        },
+        report,
+    );
+    for machine in &raw.machines {
+        if machine.conditions.is_empty() || machine.name.is_empty() {
+            report.add(&at("machines"), "each rule needs a `where` with at least one claim, and a `name`");
+        }
+    }
+    let machines = raw.machines.into_iter().map(|raw| Machine {
+        conditions: raw.conditions.into_iter().collect(),
+        name: raw.name,
+        groups: raw.groups,
+    });
+    Some(Issuer {
+        name: name.to_owned(),
+        endpoint: endpoint?,
+        audiences: raw.audiences,
+        authorized_parties: raw.authorized_parties,
+        leeway: leeway?,
+        claims: claims?,
+        preset: preset?,
+        machines: machines.collect(),
+    })
+}
+
+/// The keys about where an issuer is.
+struct RawEndpoint<'r> {
+    issuer: Option<&'r str>,
+    discovery_url: Option<&'r str>,
+    internal_url: Option<&'r str>,
+    jwks_url: Option<&'r str>,
+    ca_file: Option<&'r str>,
+    bearer_file: Option<&'r str>,
+    algorithms: &'r [String],
+}
+
+fn endpoint(at: &impl Fn(&str) -> String, raw: &RawEndpoint<'_>, report: &mut Report) -> Option<Endpoint> {
+    let Some(issuer) = raw.issuer else {
+        report.add(&at("issuer"), "is missing: the issuer's URL, letter for letter as its tokens have it in `iss`");
+        return None;
+    };
+    let issuer_url = report.check(&at("issuer"), checks::provider_url(issuer));
+    let well_known = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
+    let discovery_url = match raw.discovery_url {
+        Some(url) => report.check(&at("discovery_url"), checks::provider_url(url)),
+        None => checks::provider_url(&well_known).ok(),
+    };
+    let internal = optional(raw.internal_url, |url| report.check(&at("internal_url"), checks::origin(url)));
+    let jwks_url = optional(raw.jwks_url, |url| report.check(&at("jwks_url"), checks::provider_url(url)));
+    let ca = optional(raw.ca_file, |path| report.check(&at("ca_file"), checks::certificates(Path::new(path))));
+    let algorithms = each(&at("algorithms"), raw.algorithms, algorithm, report);
+    if raw.algorithms.is_empty() {
+        report.add(&at("algorithms"), "must name at least one, such as RS256");
+    }
+    issuer_url?;
+    Some(Endpoint {
+        issuer: issuer.to_owned(),
+        discovery_url: discovery_url?,
+        internal_url: internal?,
+        jwks_url: jwks_url?,
+        ca: ca?.unwrap_or_default(),
+        bearer_file: raw.bearer_file.map(PathBuf::from),
+        algorithms: algorithms?,
+    })
+}
+
+/// The keys about what claims mean.
+struct RawClaims<'r> {
+    claims: &'r [String],
+    prefixes: &'r [String],
+    form: &'r str,
+    allowed: &'r [String],
+    admin: &'r [String],
+    username: &'r str,
+    verified_email: bool,
+}
+
+fn claims(at: &impl Fn(&str) -> String, raw: &RawClaims<'_>, report: &mut Report) -> Option<Claims> {
+    let form = match raw.form {
+        "full" => Some(GroupForm::Full),
+        "leaf" => Some(GroupForm::Leaf),
+        "both" => Some(GroupForm::Both),
+        _ => {
+            report.add(&at("groups_form"), "must be `full`, `leaf` or `both`");
+            None
+        }
+    };
+    if raw.prefixes.len() > raw.claims.len() {
+        report.add(&at("groups_prefixes"), "has more entries than groups_claims: one for each, in the same order");
+    }
+    if raw.claims.iter().any(String::is_empty) {
+        report.add(&at("groups_claims"), "must not contain an empty path");
+    }
+    if raw.allowed.iter().chain(raw.admin).any(String::is_empty) {
+        report.add(&at("allowed_groups"), "and admin_groups must not contain an empty name");
+    }
+    let sources = raw.claims.iter().enumerate().map(|(at, claim)| GroupSource {
+        claim: claim.clone(),
+        prefix: raw.prefixes.get(at).cloned().unwrap_or_default(),
+    });
+    Some(Claims {
+        groups: sources.collect(),
+        form: form?,
+        allowed: raw.allowed.to_vec(),
+        admin: raw.admin.to_vec(),
+        username: raw.username.to_owned(),
+        verified_email: raw.verified_email,
+    })
+}
+
+pub(super) fn session(raw: raw::Session, report: &mut Report) -> Option<Session> {
+    let idle = report.check("session.idle_timeout_seconds", checks::seconds(raw.idle_timeout_seconds, 60..=30 * DAY));
+    let lifetime = report.check("session.lifetime_seconds", checks::seconds(raw.lifetime_seconds, 60..=90 * DAY));
+    let keys = match (raw.keys.is_empty(), raw.keys_file) {
+        (false, Some(_)) => {
+            report.add("session.keys", "is given twice, also as keys_file; remove one");
+            return None;
+        }
+        (_, None) => raw.keys.into_iter().map(|key| key.0).collect(),
+        (true, Some(path)) => {
+            let text = report.check("session.keys_file", checks::secret_file(Path::new(&path)))?;
+            text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect::<Vec<_>>()
+        }
+    };
+    let keys: Vec<_> = keys.iter().map(|key| report.check("session.keys", sealing_key(key))).collect();
+    Some(Session { idle_timeout: idle?, lifetime: lifetime?, keys: keys.into_iter().collect::<Option<_>>()? })
+}
+
+/// `ID:BASE64`, without repeating it in what is wrong.
+fn sealing_key(text: &str) -> Result<SealingKey, &'static str> {
+    const HOW: &str =
+        "each key is ID:BASE64, with a short id and 32 random bytes, such as 2026-11:$(openssl rand -base64 32)";
+    let (id, secret) = text.split_once(':').ok_or(HOW)?;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    let named = !id.is_empty() && id.len() <= 32 && id.bytes().all(plain);
+    let right = STANDARD.decode(secret).is_ok_and(|bytes| bytes.len() == 32);
+    if named && right { Ok(SealingKey { id: id.to_owned(), secret: secret.into() }) } else { Err(HOW) }
+}
+
+/// `Some(None)`: none is given, and that is fine.
+fn secret(
+    key: &str,
+    given: Option<raw::Secret>,
+    file: Option<&str>,
+    report: &mut Report,
+) -> Option<Option<SecretString>> {
+    match (given, file) {
+        (Some(_), Some(_)) => {
+            report.add(key, "is given twice, also as a file; remove one");
+            None
+        }
+        (Some(secret), None) => Some(Some(secret.0.into())),
+        (None, Some(path)) => {
+            let text = report.check(&format!("{key}_file"), checks::secret_file(Path::new(path)))?;
+            Some(Some(text.into()))
+        }
+        (None, None) => Some(None),
+    }
+}
+
+fn algorithm(name: &str) -> Result<Algorithm, String> {
+    let refusal = || format!("`{name}` must be one of RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA");
+    let algorithm: Algorithm = name.parse().map_err(|_| refusal())?;
+    match algorithm {
+        Algorithm::RS256
+        | Algorithm::RS384
+        | Algorithm::RS512
+        | Algorithm::PS256
+        | Algorithm::PS384
+        | Algorithm::PS512
+        | Algorithm::ES256
+        | Algorithm::ES384
+        | Algorithm::EdDSA => Ok(algorithm),
+        // A secret that both sides know proves nothing to a third.
+        _ => Err(refusal()),
+    }
+}

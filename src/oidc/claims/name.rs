@@ -1,0 +1,72 @@
+//! User names out of claims.
+
+use serde_json::Value;
+
+use super::{ClaimError, Claims, at, check_username};
+
+/// The name of a person, in lower case.
+pub(super) fn of_person(rules: &Claims, documents: &[&Value]) -> Result<String, ClaimError> {
+    let claim = rules.username.as_str();
+    let Some((document, value)) = documents.iter().find_map(|claims| Some((claims, at(claims, claim)?))) else {
+        return Err(nameless(claim, documents));
+    };
+    let Some(text) = value.as_str() else { return Err(ClaimError::NoName(claim.to_owned())) };
+    let bad = |problem| ClaimError::BadName { claim: claim.to_owned(), problem };
+    let name = plain(text).map_err(bad)?;
+    if claim == "email" {
+        check_email(&name).map_err(bad)?;
+        // Said beside the address, by the same document, as a truth value.
+        if rules.verified_email && document.get("email_verified") != Some(&Value::Bool(true)) {
+            return Err(ClaimError::Unverified);
+        }
+    }
+    Ok(name)
+}
+
+/// Keycloak's service accounts have no e-mail address, so the usual claim does not name them.
+fn nameless(claim: &str, documents: &[&Value]) -> ClaimError {
+    let text = |name| documents.iter().find_map(|claims| claims.get(name)).and_then(Value::as_str);
+    let is_service = text("preferred_username").is_some_and(|name| name.starts_with("service-account-"));
+    match text("client_id").or_else(|| text("azp")) {
+        Some(client) if is_service => ClaimError::ServiceAccount(client.chars().take(100).collect()),
+        _ => ClaimError::NoName(claim.to_owned()),
+    }
+}
+
+/// Trimmed, in lower case, and without anything that hides or imitates.
+pub(super) fn plain(text: &str) -> Result<String, &'static str> {
+    let text = text.trim();
+    if text.chars().any(is_hidden) {
+        return Err("must not contain characters that cannot be seen or turn the text around");
+    }
+    // The Kelvin sign and the dotted capital I become ASCII letters, and somebody else's name with them.
+    if text.chars().any(|c| !c.is_ascii() && c.to_lowercase().any(|lower| lower.is_ascii())) {
+        return Err("must not contain characters that imitate letters");
+    }
+    let name = text.to_lowercase();
+    check_username(&name)?;
+    Ok(name)
+}
+
+fn check_email(name: &str) -> Result<(), &'static str> {
+    if name.chars().any(char::is_whitespace) {
+        return Err("must not contain spaces");
+    }
+    match name.split_once('@') {
+        Some((local, domain)) if !local.is_empty() && !domain.is_empty() && !domain.contains('@') => Ok(()),
+        _ => Err("must be an e-mail address: one `@`, with something on both sides"),
+    }
+}
+
+/// Controls, and what formats or fills without being seen: soft hyphen, joiners, marks of direction, variation selectors, tags,
+/// blanks that look like nothing or like a plain space.
+fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || c.is_whitespace() && c != ' '
+        || matches!(c,
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
+            | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+            | '\u{2800}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{ffff}'
+            | '\u{e000}'..='\u{f8ff}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..='\u{e0fff}' | '\u{f0000}'..='\u{10ffff}')
+}

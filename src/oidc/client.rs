@@ -1,0 +1,202 @@
+//! The one HTTP client that talks to identity providers.
+//!
+//! Every call ends in time, reads a bounded answer and follows no redirect: what is asked for where is the configuration's
+//! and discovery's to say, not an answer's.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls_pki_types::CertificateDer;
+use secrecy::{ExposeSecret as _, SecretString};
+use url::Url;
+
+use crate::config::{Endpoint, is_loopback};
+use crate::http::{ReadError, read_bounded};
+
+/// How long a call takes at most unless somebody is more patient or less.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+const CONNECT: Duration = Duration::from_secs(3);
+const IDLE: Duration = Duration::from_secs(10);
+/// Metadata, key sets, tokens, user info. Real ones have a few kilobytes.
+const MAX_BYTES: usize = 1024 * 1024;
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// Why a provider gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot be reached: {0}")]
+    Connect(#[source] legacy::Error),
+    #[error("gave no answer within {0:?}")]
+    TimedOut(Duration),
+    #[error("the connection broke: {0}")]
+    Broken(#[source] legacy::Error),
+    #[error("the answer could not be read: {0}")]
+    Unreadable(#[from] ReadError),
+    #[error("answered {0}")]
+    Status(StatusCode),
+    #[error("`{0}` is neither https, nor on this machine, nor the configured internal_url")]
+    Unsafe(String),
+    #[error("the request cannot be written as HTTP")]
+    Unwritable,
+}
+
+impl Error {
+    /// A bounded word for logs and metrics.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Connect(_) => "connect",
+            Self::TimedOut(_) => "timeout",
+            Self::Broken(_) => "broken",
+            Self::Unreadable(_) => "unreadable",
+            Self::Status(_) => "status",
+            Self::Unsafe(_) => "unsafe",
+            Self::Unwritable => "unwritable",
+        }
+    }
+
+    /// Whether the request may have arrived, so that what it carried may be used up.
+    #[must_use]
+    pub const fn may_have_arrived(&self) -> bool {
+        match self {
+            Self::TimedOut(_) | Self::Broken(_) | Self::Unreadable(_) | Self::Status(_) => true,
+            Self::Connect(_) | Self::Unsafe(_) | Self::Unwritable => false,
+        }
+    }
+}
+
+/// A pooled client for one provider. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Client {
+    pool: legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    /// Plain HTTP is spoken with nobody else but this machine.
+    internal: Option<Url>,
+}
+
+impl Client {
+    /// A client that trusts the system's roots and the endpoint's own; connects on first use.
+    ///
+    /// # Errors
+    /// One of the endpoint's certificates is none.
+    pub fn new(endpoint: &Endpoint) -> std::io::Result<Self> {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.enforce_http(false);
+        connector.set_connect_timeout(Some(CONNECT));
+        let tls = HttpsConnectorBuilder::new().with_tls_config(tls(&endpoint.ca)?);
+        let connector = tls.https_or_http().enable_http1().wrap_connector(connector);
+        let mut builder = legacy::Client::builder(TokioExecutor::new());
+        builder
+            .pool_timer(TokioTimer::new())
+            .timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(4)
+            .http1_max_buf_size(BUFFER_BYTES);
+        Ok(Self { pool: builder.build(connector), internal: endpoint.internal_url.clone() })
+    }
+
+    /// Asks for something, with a bearer token perhaps.
+    ///
+    /// # Errors
+    /// See [`Error`]; any status but 200 is one.
+    pub async fn get(
+        &self,
+        url: &Url,
+        accept: &'static str,
+        bearer: Option<&SecretString>,
+        patience: Duration,
+    ) -> Result<Bytes, Error> {
+        let mut request = Request::new(Vec::new());
+        request.headers_mut().insert(header::ACCEPT, HeaderValue::from_static(accept));
+        if let Some(bearer) = bearer {
+            let value = format!("Bearer {}", bearer.expose_secret());
+            let mut value = HeaderValue::try_from(value).map_err(|_| Error::Unwritable)?;
+            value.set_sensitive(true);
+            request.headers_mut().insert(header::AUTHORIZATION, value);
+        }
+        *request.uri_mut() = url.as_str().parse().map_err(|_| Error::Unwritable)?;
+        let (head, body) = self.send(request, patience).await?.into_parts();
+        if head.status == StatusCode::OK { Ok(body) } else { Err(Error::Status(head.status)) }
+    }
+
+    /// Sends a form, whose answer is read whatever its status.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn post_form(
+        &self,
+        url: &Url,
+        headers: HeaderMap,
+        body: String,
+        patience: Duration,
+    ) -> Result<Response<Bytes>, Error> {
+        let mut request = Request::new(body.into_bytes());
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = url.as_str().parse().map_err(|_| Error::Unwritable)?;
+        *request.headers_mut() = headers;
+        let form = HeaderValue::from_static("application/x-www-form-urlencoded");
+        request.headers_mut().insert(header::CONTENT_TYPE, form);
+        request.headers_mut().entry(header::ACCEPT).or_insert(HeaderValue::from_static("application/json"));
+        self.send(request, patience).await
+    }
+
+    /// Sends any request and reads the whole answer, whatever its status.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn send(&self, request: Request<Vec<u8>>, patience: Duration) -> Result<Response<Bytes>, Error> {
+        let url = Url::parse(&request.uri().to_string()).map_err(|_| Error::Unwritable)?;
+        if !is_safe(&url, self.internal.as_ref()) {
+            return Err(Error::Unsafe(url.origin().ascii_serialization()));
+        }
+        let request = request.map(|body| Full::new(Bytes::from(body)));
+        let exchange = async {
+            let response = self
+                .pool
+                .request(request)
+                .await
+                .map_err(|error| if error.is_connect() { Error::Connect(error) } else { Error::Broken(error) })?;
+            let (head, body) = response.into_parts();
+            Ok(Response::from_parts(head, read_bounded(body, MAX_BYTES).await?))
+        };
+        tokio::time::timeout(patience, exchange).await.unwrap_or(Err(Error::TimedOut(patience)))
+    }
+}
+
+impl<'c> openidconnect::AsyncHttpClient<'c> for Client {
+    type Error = Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Vec<u8>>, Error>> + Send + 'c>>;
+
+    fn call(&'c self, request: Request<Vec<u8>>) -> Self::Future {
+        Box::pin(async move { Ok(self.send(request, PATIENCE).await?.map(Vec::from)) })
+    }
+}
+
+/// Whether we may call this: over TLS, on this machine, or where the configuration says so.
+pub(super) fn is_safe(url: &Url, internal: Option<&Url>) -> bool {
+    match url.scheme() {
+        "https" => url.host().is_some(),
+        "http" => is_loopback(url) || internal.is_some_and(|internal| internal.origin() == url.origin()),
+        _ => false,
+    }
+}
+
+fn tls(ca: &[CertificateDer<'static>]) -> std::io::Result<rustls::ClientConfig> {
+    let mut roots = rustls::RootCertStore::empty();
+    // Some of the system's may be unreadable or too old to parse; what they would have vouched for is then not trusted.
+    let _ = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    for certificate in ca {
+        roots.add(certificate.clone()).map_err(std::io::Error::other)?;
+    }
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = config.map_err(std::io::Error::other)?;
+    Ok(config.with_root_certificates(roots).with_no_client_auth())
+}

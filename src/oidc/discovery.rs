@@ -1,0 +1,129 @@
+//! What a provider says about itself: OpenID Connect Discovery 1.0, RFC 8414.
+//!
+//! Read strictly and believed only as far as it speaks for the configured issuer, so that one provider cannot describe
+//! itself as another. Which algorithms are trusted is never its choice.
+
+use serde::Deserialize;
+use url::Url;
+
+use super::client::is_safe;
+use crate::config::Endpoint;
+
+/// A provider's description of itself.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Metadata {
+    /// The same as the configured one.
+    pub issuer: String,
+    /// Where browsers sign in. Issuers of machines' tokens have none.
+    pub authorization: Option<Url>,
+    /// Where we redeem codes and refresh.
+    pub token: Option<Url>,
+    pub jwks: Option<Url>,
+    pub userinfo: Option<Url>,
+    /// Where browsers sign out.
+    pub end_session: Option<Url>,
+    /// Whether its answers in browsers carry `iss` (RFC 9207).
+    pub sends_iss: bool,
+    pub backchannel_logout: bool,
+    /// Whether its logout tokens carry `sid`.
+    pub backchannel_logout_session: bool,
+    pub scopes: Vec<String>,
+    /// How a code may be bound to who asked for it (RFC 7636); we need `S256`.
+    pub code_challenge_methods: Vec<String>,
+    pub token_auth_methods: Vec<String>,
+}
+
+/// Why a description is not believed.
+#[derive(Debug, thiserror::Error)]
+pub enum MetadataError {
+    #[error("its description is not what OpenID Connect Discovery says: {0}")]
+    NotUnderstood(#[source] serde_json::Error),
+    #[error(
+        "it calls itself `{said}`, but the configured issuer is `{configured}`: both must be the same to the letter"
+    )]
+    AnotherIssuer { said: String, configured: String },
+    #[error("its `{0}` is neither https nor on this machine")]
+    Unsafe(&'static str),
+}
+
+/// The members that we read, as they are written.
+#[derive(Deserialize)]
+struct Raw {
+    issuer: String,
+    authorization_endpoint: Option<String>,
+    token_endpoint: Option<String>,
+    jwks_uri: Option<String>,
+    userinfo_endpoint: Option<String>,
+    end_session_endpoint: Option<String>,
+    #[serde(default)]
+    authorization_response_iss_parameter_supported: bool,
+    #[serde(default)]
+    backchannel_logout_supported: bool,
+    #[serde(default)]
+    backchannel_logout_session_supported: bool,
+    #[serde(default)]
+    scopes_supported: Vec<String>,
+    #[serde(default)]
+    code_challenge_methods_supported: Vec<String>,
+    #[serde(default)]
+    token_endpoint_auth_methods_supported: Vec<String>,
+}
+
+impl Metadata {
+    /// Reads a description; what we call ourselves then lies at the endpoint's `internal_url`, if it has one.
+    ///
+    /// # Errors
+    /// See [`MetadataError`].
+    pub fn parse(json: &[u8], endpoint: &Endpoint) -> Result<Self, MetadataError> {
+        let raw: Raw = serde_json::from_slice(json).map_err(MetadataError::NotUnderstood)?;
+        // RFC 8414 §3.3: identical, not merely equal after some normalisation.
+        if raw.issuer != endpoint.issuer {
+            let said = raw.issuer.chars().take(200).collect();
+            return Err(MetadataError::AnotherIssuer { said, configured: endpoint.issuer.clone() });
+        }
+        let internal = endpoint.internal_url.as_ref();
+        let ours = |name, text: Option<&str>| Ok(place(name, text, internal)?.map(|url| within(&url, internal)));
+        Ok(Self {
+            authorization: place("authorization_endpoint", raw.authorization_endpoint.as_deref(), internal)?,
+            token: ours("token_endpoint", raw.token_endpoint.as_deref())?,
+            jwks: ours("jwks_uri", raw.jwks_uri.as_deref())?,
+            userinfo: ours("userinfo_endpoint", raw.userinfo_endpoint.as_deref())?,
+            end_session: place("end_session_endpoint", raw.end_session_endpoint.as_deref(), internal)?,
+            issuer: raw.issuer,
+            sends_iss: raw.authorization_response_iss_parameter_supported,
+            backchannel_logout: raw.backchannel_logout_supported,
+            backchannel_logout_session: raw.backchannel_logout_session_supported,
+            scopes: raw.scopes_supported,
+            code_challenge_methods: raw.code_challenge_methods_supported,
+            token_auth_methods: raw.token_endpoint_auth_methods_supported,
+        })
+    }
+}
+
+/// Where the description of this issuer is asked for: at `internal_url` when it lies on the issuer's own host.
+pub(super) fn description_of(endpoint: &Endpoint) -> Url {
+    let issuer = Url::parse(&endpoint.issuer).map(|issuer| issuer.origin()).ok();
+    let is_issuers = issuer.is_some_and(|origin| origin == endpoint.discovery_url.origin());
+    let internal = endpoint.internal_url.as_ref().filter(|_| is_issuers);
+    within(&endpoint.discovery_url, internal)
+}
+
+/// The same path and query at another scheme, host and port.
+fn within(url: &Url, internal: Option<&Url>) -> Url {
+    let Some(internal) = internal else { return url.clone() };
+    let mut moved = internal.clone();
+    moved.set_path(url.path());
+    moved.set_query(url.query());
+    moved
+}
+
+fn place(name: &'static str, text: Option<&str>, internal: Option<&Url>) -> Result<Option<Url>, MetadataError> {
+    // Kubernetes says `urn:kubernetes:programmatic_authorization` where browsers would sign in: nowhere.
+    let Some(text) = text.filter(|text| !text.starts_with("urn:")) else { return Ok(None) };
+    let url = Url::parse(text).map_err(|_| MetadataError::Unsafe(name))?;
+    let plain = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
+    if plain && is_safe(&url, internal) { Ok(Some(url)) } else { Err(MetadataError::Unsafe(name)) }
+}
+
+#[cfg(test)]
+mod tests;

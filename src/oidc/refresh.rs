@@ -1,0 +1,86 @@
+//! When a session's tokens are refreshed, and what follows when that fails.
+//!
+//! Pure. A provider in trouble and a fault of ours keep the session; only a provider that says no ends it.
+
+use std::time::Duration;
+
+use super::login::{Error, Refused};
+
+/// A refresh that takes longer may be begun by somebody else; also how long a token that was perhaps used is left alone.
+pub const LEASE: Duration = Duration::from_mins(1);
+/// Groups are looked at this often, however long the provider's tokens live; Keycloak forgets who is silent for half an hour.
+const AT_MOST: Duration = Duration::from_mins(5);
+/// Before the token ends, so that there is time to ask twice.
+const BEFORE_END: Duration = Duration::from_secs(5);
+const FIRST_RETRY: Duration = Duration::from_secs(5);
+const MAX_DOUBLINGS: u32 = 6;
+
+/// What follows a refresh that failed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum After {
+    /// The session is over.
+    End,
+    /// It stays, and is tried again after this.
+    Retry(Duration),
+}
+
+/// When to refresh tokens that end after `expires_in`: at two thirds, some seconds before the end, every few minutes.
+#[must_use]
+pub fn due(expires_in: Option<Duration>) -> Duration {
+    let lifetime = expires_in.unwrap_or(AT_MOST);
+    let due = (lifetime * 2 / 3).min(lifetime.saturating_sub(BEFORE_END));
+    // Near the end of its session Keycloak grants seconds.
+    due.clamp(Duration::from_secs(1), AT_MOST)
+}
+
+/// What follows this failure, the one after `failures` others.
+#[must_use]
+pub fn after(error: &Error, failures: u32) -> After {
+    let again = (FIRST_RETRY * 2_u32.pow(failures.min(MAX_DOUBLINGS))).min(AT_MOST);
+    match error {
+        Error::Refused(Refused::Grant) | Error::Claims(_) | Error::SomebodyElse => After::End,
+        // It may be carried out later still; a second use meanwhile would look like a thief's.
+        Error::Unreachable(error) if error.may_have_arrived() => After::Retry(again.max(LEASE)),
+        Error::NotUnderstood => After::Retry(again.max(LEASE)),
+        Error::NotReady
+        | Error::Unreachable(_)
+        | Error::Refused(Refused::Client | Refused::Request)
+        | Error::NoIdToken
+        | Error::Token(_) => After::Retry(again),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn tokens_are_refreshed_before_they_end() {
+        for (lifetime, expected) in [(60, 40), (300, 200), (12, 7), (3, 1), (0, 1), (36_000, 300)] {
+            assert_eq!(due(Some(seconds(lifetime))), seconds(expected), "{lifetime}");
+        }
+        assert_eq!(due(None), seconds(200));
+    }
+
+    #[test]
+    fn only_a_refusal_ends_a_session() {
+        assert_eq!(after(&Error::Refused(Refused::Grant), 0), After::End);
+        assert_eq!(after(&Error::SomebodyElse, 0), After::End);
+        for ours in [Error::NotReady, Error::Refused(Refused::Client), Error::Refused(Refused::Request)] {
+            assert_eq!(after(&ours, 0), After::Retry(seconds(5)), "{ours}");
+            assert_eq!(after(&ours, 3), After::Retry(seconds(40)));
+            assert_eq!(after(&ours, 3000), After::Retry(seconds(300)));
+        }
+    }
+
+    #[test]
+    fn a_token_that_was_perhaps_used_rests_for_a_lease() {
+        let silent = || super::super::client::Error::TimedOut(seconds(10));
+        assert_eq!(after(&Error::Unreachable(silent()), 0), After::Retry(LEASE));
+        assert_eq!(after(&Error::NotUnderstood, 0), After::Retry(LEASE));
+    }
+}

@@ -1,0 +1,95 @@
+//! Why a token was refused, in bounded words.
+
+use std::fmt;
+
+/// Why a token was refused. Holds nothing of the token.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Refusal {
+    /// No compact JWT.
+    Malformed,
+    TooLarge,
+    /// Its issuer is none of ours, or another than expected.
+    Issuer,
+    /// Signed with what is not pinned for its issuer; `none` and shared secrets never are.
+    Algorithm,
+    /// Its header asks for what we do not do: `crit`, `b64`, `zip`.
+    Header,
+    /// No key of the issuer has its `kid` and fits its algorithm.
+    UnknownKey,
+    /// The issuer's keys could never be fetched.
+    NoKeys,
+    Signature,
+    /// `exp` is missing or no time.
+    Expiry,
+    Expired,
+    NotBefore,
+    IssuedAt,
+    Audience,
+    AuthorizedParty,
+    Subject,
+    /// An ID, refresh or logout token where another kind is expected.
+    Kind,
+    Nonce,
+    Events,
+    Jti,
+    /// It is genuine, but says nobody that we can name.
+    Claims,
+}
+
+impl Refusal {
+    /// A bounded word for logs and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Malformed => "jwt_malformed",
+            Self::TooLarge => "jwt_too_large",
+            Self::Issuer => "jwt_issuer",
+            Self::Algorithm => "jwt_algorithm",
+            Self::Header => "jwt_header",
+            Self::UnknownKey => "jwt_unknown_key",
+            Self::NoKeys => "jwt_no_keys",
+            Self::Signature => "jwt_signature",
+            Self::Expiry => "jwt_exp",
+            Self::Expired => "jwt_expired",
+            Self::NotBefore => "jwt_nbf",
+            Self::IssuedAt => "jwt_iat",
+            Self::Audience => "jwt_audience",
+            Self::AuthorizedParty => "jwt_azp",
+            Self::Subject => "jwt_subject",
+            Self::Kind => "jwt_kind",
+            Self::Nonce => "jwt_nonce",
+            Self::Events => "jwt_events",
+            Self::Jti => "jwt_jti",
+            Self::Claims => "jwt_claims",
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Malformed => "it is no JSON Web Token in compact form",
+            Self::TooLarge => "it is too large",
+            Self::Issuer => "its `iss` is not an issuer that is configured",
+            Self::Algorithm => "its `alg` is not among the configured `algorithms`",
+            Self::Header => "its header asks for what is not supported (`crit`, `b64`, `zip`)",
+            Self::UnknownKey => "its issuer has no key with this `kid` that fits its `alg`",
+            Self::NoKeys => "its issuer's keys could not be fetched yet",
+            Self::Signature => "its signature is wrong",
+            Self::Expiry => "its `exp` is missing or not a time",
+            Self::Expired => "it has expired",
+            Self::NotBefore => "its `nbf` lies in the future or is not a time",
+            Self::IssuedAt => "its `iat` is missing, lies in the future or is not a time",
+            Self::Audience => "its `aud` names none of ours",
+            Self::AuthorizedParty => "its `azp` is not a client that may ask for it",
+            Self::Subject => "its `sub` (or `sid`) is missing or strange",
+            Self::Kind => "it is another kind of token than is expected here",
+            Self::Nonce => "its `nonce` is not the expected one",
+            Self::Events => "its `events` do not say that it is a logout",
+            Self::Jti => "its `jti` is missing or strange",
+            Self::Claims => "its claims name nobody",
+        })
+    }
+}
+
+impl std::error::Error for Refusal {}

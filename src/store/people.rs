@@ -1,0 +1,189 @@
+//! People as identity providers know them.
+//!
+//! Issuer and subject say who it is; the name is what is shown, and two never share one. What the provider last said of
+//! somebody's groups is kept, so that their access tokens follow.
+
+use std::time::Duration;
+
+use super::change::Change;
+use super::{Actor, Error, Result, Store, User, rows};
+use crate::authz::UserId;
+use crate::clock::Timestamp;
+
+/// What a provider last said of a user.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Person {
+    pub issuer: String,
+    pub subject: String,
+    /// As grants name them: after prefixes and paths were applied.
+    pub groups: Vec<String>,
+    /// Whether one of the groups makes an administrator.
+    pub admin: bool,
+    /// Whether they may come in at all, by the provider's allowed groups.
+    pub allowed: bool,
+    /// When the provider said so.
+    pub seen: Timestamp,
+    /// Since when their access tokens rest, because the provider ended their sessions.
+    pub suspended: Option<Timestamp>,
+}
+
+/// What a provider says of somebody now.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'a> {
+    pub issuer: &'a str,
+    pub subject: &'a str,
+    pub name: &'a str,
+    pub groups: &'a [String],
+    pub admin: bool,
+    pub allowed: bool,
+}
+
+impl Store {
+    /// The user that this issuer calls this.
+    ///
+    /// # Errors
+    /// As every method.
+    pub async fn user_by_identity(&self, issuer: &str, subject: &str) -> Result<Option<User>> {
+        let user = sqlx::query(
+            "SELECT id, name, password, admin, created, issuer, subject, groups, group_admin, allowed, seen, suspended
+             FROM users WHERE issuer = $1 AND subject = $2",
+        );
+        user.bind(issuer).bind(subject).fetch_optional(&self.readers).await?.as_ref().map(rows::user).transpose()
+    }
+
+    /// Writes down what a provider says of somebody: an account is made at the first meeting, their groups are kept, and
+    /// what suspended their tokens is over. A name that changed follows, unless somebody else has the new one.
+    ///
+    /// An account of that name without a password and without a provider waits for its owner and becomes theirs.
+    /// Nothing is announced, and no audit row written, when nothing but the moment is new.
+    ///
+    /// # Errors
+    /// [`Error::NameTaken`] when somebody new has the name of another.
+    pub async fn meet(&self, actor: &Actor, seen: Seen<'_>) -> Result<User> {
+        if let Some(user) = self.user_by_identity(seen.issuer, seen.subject).await?
+            && says_nothing_new(&user, seen)
+        {
+            if self.clock.now().since(user.person.as_ref().map_or(Timestamp(0), |person| person.seen)) < SEEN_EVERY {
+                return Ok(user);
+            }
+            sqlx::query("UPDATE users SET seen = $1 WHERE id = $2")
+                .bind(self.clock.now().0)
+                .bind(user.id.0)
+                .execute(&self.writer)
+                .await?;
+            return Ok(user);
+        }
+        let mut change = self.change().await?;
+        let (id, action) = match change.user_by_identity(seen).await? {
+            Some(user) => {
+                change.rename_person(&user, seen.name).await?;
+                (user.id, "person.update")
+            }
+            None => (change.new_person(seen).await?, "person.create"),
+        };
+        change.write_person(id, seen).await?;
+        let user = change.user(id).await?;
+        let detail = format!("{} groups, {}", seen.groups.len(), words(seen));
+        change.commit(actor, action, format!("user:{}", user.name), detail).await?;
+        Ok(user)
+    }
+
+    /// Lets somebody's access tokens rest until the provider is heard of again.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn suspend(&self, actor: &Actor, user: UserId, why: &str) -> Result<()> {
+        let mut change = self.change().await?;
+        let user = change.user(user).await?;
+        sqlx::query("UPDATE users SET suspended = $1 WHERE id = $2")
+            .bind(change.at.0)
+            .bind(user.id.0)
+            .execute(change.on())
+            .await?;
+        change.commit(actor, "person.suspend", format!("user:{}", user.name), why.to_owned()).await
+    }
+}
+
+/// How often it is written down that nothing is new.
+const SEEN_EVERY: Duration = Duration::from_mins(1);
+
+fn says_nothing_new(user: &User, seen: Seen<'_>) -> bool {
+    user.name == seen.name
+        && user.person.as_ref().is_some_and(|person| {
+            person.groups == seen.groups
+                && person.admin == seen.admin
+                && person.allowed == seen.allowed
+                && person.suspended.is_none()
+        })
+}
+
+const fn words(seen: Seen<'_>) -> &'static str {
+    match (seen.allowed, seen.admin) {
+        (false, _) => "not in any allowed group",
+        (true, true) => "administrator by a group",
+        (true, false) => "allowed",
+    }
+}
+
+impl Change {
+    async fn user_by_identity(&mut self, seen: Seen<'_>) -> Result<Option<User>> {
+        let user = sqlx::query(
+            "SELECT id, name, password, admin, created, issuer, subject, groups, group_admin, allowed, seen, suspended
+             FROM users WHERE issuer = $1 AND subject = $2",
+        );
+        let user = user.bind(seen.issuer).bind(seen.subject).fetch_optional(self.on()).await?;
+        user.as_ref().map(rows::user).transpose()
+    }
+
+    /// An account of its own, or the one that waits under this name.
+    async fn new_person(&mut self, seen: Seen<'_>) -> Result<UserId> {
+        let at = self.at.0;
+        sqlx::query(
+            "INSERT INTO users (name, password, admin, created) VALUES ($1, NULL, $2, $3) ON CONFLICT (name) DO NOTHING",
+        )
+        .bind(seen.name)
+        .bind(false)
+        .bind(at)
+        .execute(self.on())
+        .await?;
+        let id: Option<i64> =
+            sqlx::query_scalar("SELECT id FROM users WHERE name = $1 AND password IS NULL AND issuer IS NULL")
+                .bind(seen.name)
+                .fetch_optional(self.on())
+                .await?;
+        id.map(UserId).ok_or_else(|| Error::NameTaken(seen.name.to_owned()))
+    }
+
+    async fn rename_person(&mut self, user: &User, name: &str) -> Result<()> {
+        if user.name == name {
+            return Ok(());
+        }
+        let taken: i64 =
+            sqlx::query_scalar("SELECT COUNT(*) FROM users WHERE name = $1").bind(name).fetch_one(self.on()).await?;
+        if taken > 0 {
+            tracing::warn!(user = %user.name, %name, "somebody else has the new name; the old one stays");
+            return Ok(());
+        }
+        sqlx::query("UPDATE users SET name = $1 WHERE id = $2").bind(name).bind(user.id.0).execute(self.on()).await?;
+        Ok(())
+    }
+
+    async fn write_person(&mut self, id: UserId, seen: Seen<'_>) -> Result<()> {
+        let (at, groups) = (self.at.0, serde_json::Value::from(seen.groups).to_string());
+        sqlx::query(
+            "UPDATE users SET issuer = $1, subject = $2, groups = $3, group_admin = $4, allowed = $5, seen = $6,
+                    suspended = NULL
+             WHERE id = $7",
+        )
+        .bind(seen.issuer)
+        .bind(seen.subject)
+        .bind(groups)
+        .bind(seen.admin)
+        .bind(seen.allowed)
+        .bind(at)
+        .bind(id.0)
+        .execute(self.on())
+        .await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,118 @@
+"""examples/keycloak, followed as its README says: everything is started, people sign in, and the notebook's cells are run."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from harness import Process, binary, free_port, plain_environment, secret, wait_until
+from keycloak import EXAMPLE, Visitor
+from test_quickstart import children
+
+# It starts a Keycloak of its own.
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("keycloak-example")
+    ports = {"PROXY_PORT": str(free_port()), "KEYCLOAK_PORT": str(free_port())}
+    env = plain_environment() | ports | {"MLFLOW_AUTH_PROXY_BINARY": binary(), "MLFLOW_PYTHON": sys.executable}
+    process = Process([EXAMPLE / "demo.sh"], folder / "demo.log", env, folder)
+    process.url = f"http://localhost:{ports['PROXY_PORT']}"
+    process.folder = folder
+
+    def ready():
+        process.check_alive()
+        return "Press Ctrl-C to stop." in process.output()
+
+    try:
+        wait_until(ready, 600, "the demo is ready", every=0.5)
+        yield process
+    finally:
+        process.stop(60)
+        for log in (folder / "keycloak-demo").glob("*.log"):
+            print(log, log.read_text(errors="replace")[-2000:])
+
+
+def token_of(demo, name):
+    """As in steps 2 and 3: signs in, and makes a token on the account page."""
+    visitor = Visitor(demo.url, None)
+    page = visitor.follow(visitor.fill(visitor.begin("/auth/account"), name, name))
+    assert page.status_code == 200 and f"{name}@example.com" in page.text, page.text[:500]
+    form_token = re.search(r'name="form_token" value="([^"]+)"', page.text).group(1)
+    made = visitor.follow(visitor.post("/auth/account/tokens", {
+        "form_token": form_token, "name": "notebook", "expires_in_days": "30", "only": ""}))
+    return secret(re.search(r"mlap_\w+", made.text).group(0))
+
+
+def cells(demo, number, token):
+    """Runs one of the README's Python blocks, which asks for the token; what it printed."""
+    code = re.findall(r"```python\n(.*?)```", (EXAMPLE / "README.md").read_text(), re.S)[number]
+    done = subprocess.run(
+        [sys.executable, "-c", code.replace("http://localhost:8080", demo.url)], input=token + "\n", text=True,
+        capture_output=True, timeout=150, env=plain_environment(), cwd=demo.folder, start_new_session=True,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_the_notebooks_sessions_obey_what_groups_were_granted(demo):
+    alice = cells(demo, 0, token_of(demo, "alice"))
+    assert "logged " in alice and "may read ['team-a-fraud']" in alice
+    bob = cells(demo, 1, token_of(demo, "bob"))
+    assert "may read team-a-fraud 1 run(s)" in bob
+    assert "refused: PERMISSION_DENIED" in bob or "refused: Permission denied" in bob, bob
+
+
+def test_the_pipelines_token_comes_in_as_the_rule_says(demo):
+    said = demo.output()
+    command = said[said.index("curl -s"):said.index("\n\nWho may do what")]
+    answer = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, env=plain_environment())
+    token = secret(re.search(r'"access_token":"([^"]+)"', answer.stdout).group(1))
+    me = Visitor(demo.url, None).http.get(
+        f"{demo.url}/auth/api/v1/me", headers={"Authorization": f"Bearer {token}"}, timeout=30).json()
+    assert (me["username"], me["scheme"]) == ("pipeline-ci", "jwt") and "/ml/team-a" in me["groups"]
+
+
+def test_the_doctor_finds_nothing_wrong_with_it(demo):
+    argv = [binary(), "doctor", "--config", demo.folder / "keycloak-demo" / "proxy.toml"]
+    argv += ["--set", f"server.public_url={demo.url}", "--set", f"authz.policy_file={EXAMPLE / 'policy.toml'}"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, env=plain_environment(), cwd=demo.folder)
+    lines = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "warning"))]
+    # The file's MLflow is where a person would start one; quickstart chose another port.
+    assert [line for line in lines if "MLflow" not in line] == [], done.stdout + done.stderr
+    assert "http" in done.stdout and "is accepted" in done.stdout and "the client is recognised" in done.stdout
+
+
+def test_the_doctor_names_keycloaks_setting_for_what_is_wrong(demo):
+    def doctor(*more, secret_of_client=None):
+        argv = [binary(), "doctor", "--config", demo.folder / "keycloak-demo" / "proxy.toml"]
+        argv += ["--set", f"server.public_url={demo.url}", "--set", f"authz.policy_file={EXAMPLE / 'policy.toml'}"]
+        for setting in more:
+            argv += ["--set", setting]
+        env = plain_environment()
+        if secret_of_client:
+            env["MLFLOW_AUTH_PROXY_OIDC__PROVIDERS__KEYCLOAK__CLIENT_SECRET"] = secret_of_client
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, env=env, cwd=demo.folder)
+        assert done.returncode == 1, done.stdout + done.stderr
+        return done.stdout
+
+    wrong = doctor("server.public_url=http://localhost:1", secret_of_client="another-secret-here")
+    assert "Clients > mlflow > Settings > Valid redirect URIs: http://localhost:1/auth/callback/keycloak" in wrong
+    assert "Clients > mlflow > Settings > Valid post logout redirect URIs: http://localhost:1/auth/signed-out" in wrong
+    assert "Clients > mlflow > Credentials > Client Secret" in wrong
+    assert "another-secret-here" not in wrong
+    assert "it has no client `nobody`" in doctor("oidc.providers.keycloak.client_id=nobody")
+    assert "Create client scope `nonsense`" in doctor('oidc.providers.keycloak.scopes=["openid", "nonsense"]')
+
+
+def test_ctrl_c_stops_all_of_it(demo):
+    session = demo.child.pid
+    assert len(children(session)) >= 3
+    os.killpg(session, signal.SIGINT)
+    demo.child.wait(60)
+    assert children(session) == []

@@ -1,0 +1,226 @@
+//! Sessions over time: refreshed behind everybody's back, kept through trouble, ended by a refusal.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use mlflow_auth_proxy::clock::Stopwatch;
+use serde_json::{Value, json};
+
+use crate::browser::{PUBLIC, SESSION, TOKEN, World, configured, endpoint, eventually, granted};
+use crate::harness::{PATIENCE, pause};
+use crate::provider::{self, RSA};
+
+/// Somebody signed in with tokens that end in three seconds, so a refresh is due within one.
+fn restless(world: &World) -> crate::browser::Browser<'_> {
+    world.signed_in_for(3)
+}
+
+fn refused(error: &str) -> Value {
+    json!({ "error": error, "error_description": "Call 0800-EVIL" })
+}
+
+#[test]
+fn a_refresh_happens_once_however_many_replicas_there_are_and_tokens_rotate() {
+    let world = World::start();
+    let mut browser = restless(&world);
+    let issuer = world.provider.issuer();
+    let replicas: Vec<_> = (0..2)
+        .map(|_| {
+            world.proxy.beside(world.recorder.address, |config| {
+                config.server.public_url = Some(PUBLIC.parse().unwrap());
+                config.providers = vec![configured("keycloak", endpoint(&issuer))];
+            })
+        })
+        .collect();
+    // As Keycloak does it: each refresh token works once, and what comes again kills everything.
+    let next = Arc::new(AtomicUsize::new(1));
+    let dead = Arc::new(AtomicUsize::new(0));
+    let (expected, killed) = (Arc::clone(&next), Arc::clone(&dead));
+    let claims = world.claims("none");
+    world.answers(move |request| {
+        let number = expected.load(Ordering::SeqCst);
+        if request.body.contains("grant_type=refresh_token")
+            && request.body.contains(&format!("refresh_token=refresh-{number}"))
+        {
+            expected.store(number + 1, Ordering::SeqCst);
+            let mut claims = claims.clone();
+            claims.as_object_mut().unwrap().remove("nonce");
+            return (200, granted(&claims, &format!("refresh-{}", number + 1), 3));
+        }
+        killed.fetch_add(1, Ordering::SeqCst);
+        (400, refused("invalid_grant"))
+    });
+    eventually("five rounds", || next.load(Ordering::SeqCst) > 5);
+    assert_eq!(dead.load(Ordering::SeqCst), 0, "no token was ever used twice");
+    assert!(browser.is_signed_in());
+    assert!(browser.at(&replicas[0]).is_signed_in() && browser.at(&replicas[1]).is_signed_in());
+}
+
+#[test]
+fn while_a_provider_hangs_sessions_answer_within_a_second() {
+    let world = World::start();
+    let mut browser = restless(&world);
+    let before = world.token_requests();
+    world.provider.answer(TOKEN, provider::Answer::Hang);
+    eventually("the refresh hangs", || world.token_requests() > before);
+    for _ in 0..20 {
+        let watch = Stopwatch::start();
+        assert!(browser.is_signed_in());
+        assert!(watch.elapsed() < Duration::from_secs(1), "{:?}", watch.elapsed());
+    }
+    // No second try while the first may still be carried out.
+    pause(Duration::from_secs(3));
+    assert_eq!(world.token_requests(), before + 1);
+    assert_eq!(world.sessions_of("alice@example.com").len(), 1);
+}
+
+#[test]
+fn a_provider_in_trouble_and_a_fault_of_ours_keep_the_session() {
+    let body = || json!({ "error": "invalid_grant" });
+    for (status, answer) in [
+        (401, refused("unauthorized_client")),
+        (401, refused("invalid_client")),
+        (400, refused("unsupported_grant_type")),
+        (500, body()),
+        (503, body()),
+        (429, body()),
+        (200, json!({ "no": "token" })),
+    ] {
+        let world = World::start();
+        let mut browser = restless(&world);
+        let before = world.token_requests();
+        let said = answer.clone();
+        world.answers(move |_| (status, said.clone()));
+        eventually("a refresh fails", || world.token_requests() > before);
+        let failed = || world.sessions_of("alice@example.com").iter().any(|session| session.failures == 1);
+        eventually("the failure is counted", failed);
+        assert!(browser.is_signed_in(), "{status} {answer}");
+    }
+}
+
+#[test]
+fn a_provider_that_answers_again_is_asked_again() {
+    let world = World::start();
+    let mut browser = restless(&world);
+    world.answers(|_| (401, refused("invalid_client")));
+    eventually("a refresh fails", || world.sessions_of("alice@example.com").iter().any(|it| it.failures > 0));
+    let mut claims = world.claims("none");
+    claims["groups"] = json!(["/ml/team-b"]);
+    world.grants(&claims);
+    eventually("a refresh succeeds", || {
+        let me = browser.send("GET", "/auth/api/v1/me", "Sec-Fetch-Mode: cors\r\n", "");
+        me.text().contains("/ml/team-b") || world.sessions_of("alice@example.com").iter().any(|it| it.failures == 0)
+    });
+    assert!(browser.is_signed_in());
+}
+
+#[test]
+fn a_refusal_ends_the_session() {
+    let world = World::start();
+    let mut browser = restless(&world);
+    world.answers(|_| (400, refused("invalid_grant")));
+    eventually("the session is over", || !browser.is_signed_in());
+    assert!(world.sessions_of("alice@example.com").is_empty());
+    let again = browser.open("/");
+    assert_eq!(again.status, 302, "on to sign in again");
+}
+
+#[test]
+fn who_left_the_allowed_groups_is_out_at_the_next_refresh() {
+    let world = World::start();
+    let mut browser = restless(&world);
+    let mut claims = world.claims("none");
+    claims["groups"] = json!(["/sales"]);
+    world.grants(&claims);
+    eventually("the session is over", || !browser.is_signed_in());
+    let store = world.proxy.store();
+    let user = world.proxy.block_on(store.user_by_name("alice@example.com")).unwrap().unwrap();
+    assert!(!user.person.unwrap().allowed, "so access tokens stop as well");
+}
+
+#[test]
+fn groups_are_those_of_the_last_refresh() {
+    let world = World::start();
+    let mut browser = restless(&world);
+    let mut claims = world.claims("none");
+    claims["groups"] = json!(["/ml/admins"]);
+    world.grants(&claims);
+    eventually("an administrator by now", || {
+        let me = browser.send("GET", "/auth/api/v1/me", "Sec-Fetch-Mode: cors\r\n", "");
+        serde_json::from_slice::<Value>(&me.body).unwrap()["is_admin"] == json!(true)
+    });
+}
+
+#[test]
+fn a_refreshed_token_of_somebody_else_ends_the_session() {
+    let world = World::start();
+    let mut browser = restless(&world);
+    let mut claims = world.claims("none");
+    claims["sub"] = json!("subject-2");
+    world.grants(&claims);
+    eventually("the session is over", || !browser.is_signed_in());
+}
+
+#[test]
+fn a_session_outlives_its_tokens_many_times() {
+    let world = World::start();
+    let mut browser = restless(&world);
+    let claims = world.claims("none");
+    let now = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&now);
+    world.answers(move |_| {
+        count.fetch_add(1, Ordering::SeqCst);
+        // No new refresh token: this provider does not rotate.
+        (200, json!({ "token_type": "Bearer", "access_token": "a", "expires_in": 3, "id_token": RSA.token("RS256", &claims) }))
+    });
+    eventually("four rounds", || now.load(Ordering::SeqCst) >= 4);
+    assert!(browser.is_signed_in());
+}
+
+#[test]
+fn a_session_that_nobody_uses_ends_and_one_in_use_does_not() {
+    let short = Duration::from_secs(2);
+    let world = World::with(|config| config.session.idle_timeout = short);
+    let (mut used, mut idle) = (world.signed_in(), world.signed_in());
+    let watch = Stopwatch::start();
+    while watch.elapsed() < short * 2 {
+        assert!(used.is_signed_in(), "after {:?}", watch.elapsed());
+        pause(Duration::from_millis(200));
+    }
+    assert!(!idle.is_signed_in());
+}
+
+#[test]
+fn a_session_ends_at_its_end_however_much_it_is_used() {
+    let world = World::with(|config| config.session.lifetime = Duration::from_secs(2));
+    let mut browser = world.signed_in();
+    let watch = Stopwatch::start();
+    while browser.is_signed_in() {
+        assert!(watch.elapsed() < PATIENCE);
+        pause(Duration::from_millis(100));
+    }
+    assert!(watch.elapsed() > Duration::from_millis(1500), "{:?}", watch.elapsed());
+}
+
+#[test]
+fn a_cookie_that_is_almost_right_is_nobodys() {
+    let world = World::start();
+    let browser = world.signed_in();
+    let right = browser.jar[SESSION].clone();
+    for at in 0..right.len() {
+        let mut altered = right.clone().into_bytes();
+        altered[at] = if altered[at] == b'A' { b'B' } else { b'A' };
+        let mut other = browser.clone();
+        other.jar.insert(SESSION.to_owned(), String::from_utf8(altered).unwrap());
+        assert!(!other.is_signed_in(), "{at}");
+    }
+    for wrong in [String::new(), right[1..].to_owned(), format!("{right}A"), format!("{right}=")] {
+        let mut other = browser.clone();
+        other.jar.insert(SESSION.to_owned(), wrong.clone());
+        assert!(!other.is_signed_in(), "{wrong}");
+    }
+    let mut twice = world.browser();
+    let both = format!("Cookie: {SESSION}={right}; {SESSION}={right}\r\nSec-Fetch-Mode: cors\r\n");
+    assert_eq!(twice.send("GET", "/auth/api/v1/me", &both, "").status, 401, "two are as good as none");
+}
