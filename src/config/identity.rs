@@ -32,8 +32,6 @@ pub struct Provider {
     pub claims: Claims,
     /// Whether a back-channel logout also lets the person's access tokens rest.
     pub logout_suspends_tokens: bool,
-    /// How often Keycloak's admin API is asked who is enabled and in which groups; `None`: never.
-    pub sync: Option<Duration>,
 }
 
 /// How a confidential client proves itself at the token endpoint (RFC 6749 §2.3.1).
@@ -205,7 +203,6 @@ fn provider(name: &str, raw: raw::Provider, report: &mut Report) -> Option<Provi
             None
         }
     };
-    let sync = report.check(&at("sync_seconds"), checks::seconds(raw.sync_seconds, 0..=DAY));
     let endpoint = endpoint(
         &at,
         &RawEndpoint {
@@ -242,7 +239,6 @@ fn provider(name: &str, raw: raw::Provider, report: &mut Report) -> Option<Provi
         endpoint: endpoint?,
         claims: claims?,
         logout_suspends_tokens: logout_suspends_tokens?,
-        sync: sync.map(|every| (!every.is_zero()).then_some(every))?,
     })
 }
 

@@ -252,7 +252,6 @@ pub(super) struct Provider {
     pub(super) username_claim: String,
     pub(super) require_verified_email: bool,
     pub(super) logout_tokens: String,
-    pub(super) sync_seconds: u64,
 }
 
 impl Default for Provider {
@@ -278,7 +277,6 @@ impl Default for Provider {
             username_claim: "email".to_owned(),
             require_verified_email: true,
             logout_tokens: "keep".to_owned(),
-            sync_seconds: 0,
         }
     }
 }

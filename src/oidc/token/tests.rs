@@ -60,7 +60,6 @@ fn provider() -> Provider {
         endpoint: endpoint(),
         claims: rules(),
         logout_suspends_tokens: false,
-        sync: None,
     }
 }
 
