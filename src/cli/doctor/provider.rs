@@ -335,9 +335,11 @@ impl One<'_> {
 pub(super) fn compared(check: String, seconds: u64, report: &mut Report) {
     let found = format!("its clock and this machine's differ by {seconds} seconds");
     let change = "synchronise both machines' clocks (NTP)";
-    match seconds {
-        0..=SKEW_SECONDS => report.ok(check, found),
-        ..MAX_SKEW_SECONDS => report.warn(check, found, change),
-        _ => report.fail(check, found, change),
+    if seconds <= SKEW_SECONDS {
+        report.ok(check, found);
+    } else if seconds < MAX_SKEW_SECONDS {
+        report.warn(check, found, change);
+    } else {
+        report.fail(check, found, change);
     }
 }
