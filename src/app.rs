@@ -24,7 +24,7 @@ use crate::crypto::{KeyRing, Sealer, random_password};
 use crate::filter::{Effects, Lists};
 use crate::mlflow::Table;
 use crate::oidc::{self, Providers, Remote};
-use crate::pages::{Pages, SignIn};
+use crate::pages::{Pages, Reached, SignIn};
 use crate::pipeline::Proxy;
 use crate::resolve::Resolver;
 use crate::server::admin::{Check, Health};
@@ -130,7 +130,10 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
             config.authn.clone(),
             policy,
             table,
-            config.server.public_url.clone(),
+            Reached {
+                public_url: config.server.public_url.clone(),
+                static_prefix: config.upstream.static_prefix.clone(),
+            },
             clock.clone(),
             resolver,
         )

@@ -102,7 +102,7 @@ trap 'exit 143' TERM
 say "Starting Keycloak (the first time most of a minute), MLflow and the proxy ..."
 start_keycloak
 start_proxy
-wait_for Keycloak "$keycloak_pid" "$folder/keycloak.log" 180 \
+wait_for Keycloak "$keycloak_pid" "$folder/keycloak.log" 400 \
     answers "$keycloak_port" "127.0.0.1:$keycloak_port" /realms/mlflow/.well-known/openid-configuration
 wait_for "MLflow or the proxy" "$proxy_pid" "$folder/proxy.log" 600 grep -q "Ctrl-C to stop" "$folder/proxy.log"
 

@@ -156,7 +156,10 @@ fn recognised(user: User, known: &Known) -> Result<Recognised, Error> {
     }
     let recognised = Recognised::new(user, Scheme::Jwt, known.expires);
     let admin = recognised.user.admin || known.person.admin;
-    Ok(Recognised { groups: known.person.groups.clone(), admin, ..recognised })
+    // A token that says nothing of groups must not lose what is denied to one.
+    let silent = !known.person.says_groups && !known.person.machine && recognised.user.person.is_some();
+    let groups = if silent { recognised.groups.clone() } else { known.person.groups.clone() };
+    Ok(Recognised { groups, admin, ..recognised })
 }
 
 /// Whether the provider said something of the owner after it made the token, which the token cannot know.
@@ -168,11 +171,11 @@ fn overruled(user: &User, issued: Option<Timestamp>) -> Option<Reason> {
     (!person.allowed && is_old_news(user, issued)).then_some(Reason::OwnerNotAllowed)
 }
 
-/// Whether the provider was heard of after it made the token. `iat` has whole seconds.
+/// Whether the provider was heard of after it made the token, or may have been. `iat` has whole seconds.
 fn is_old_news(user: &User, issued: Option<Timestamp>) -> bool {
     let seconds = |at: Timestamp| at.0.div_euclid(1000);
     let seen = user.person.as_ref().map(|person| person.seen);
-    seen.zip(issued).is_some_and(|(seen, issued)| seconds(issued) < seconds(seen))
+    seen.is_some_and(|seen| issued.is_none_or(|issued| seconds(issued) < seconds(seen)))
 }
 
 fn refused(refusal: Refusal) -> Error {

@@ -216,6 +216,12 @@ impl Authn {
         Ok(self.policies.enforced().names_experiments() || self.store.names_experiments().await?)
     }
 
+    /// Whether a user's name decides anything by itself: policies grant to names, and people of an issuer bring theirs.
+    #[must_use]
+    pub fn names_say_something(&self) -> bool {
+        !self.issuers.is_empty() || self.policies.enforced().grants() > 0
+    }
+
     /// What is granted beside the store.
     #[must_use]
     pub fn policies(&self) -> &Policies {
@@ -258,6 +264,9 @@ impl Authn {
             Credential::Token { owner, token } => self.by_token(owner.as_deref(), &token, address).await?,
             Credential::Password { name, password } => {
                 let user = self.by_password(&name, password, address).await?;
+                if let Some(reason) = self.let_go(&user) {
+                    return Err(Error::Failed(reason));
+                }
                 Recognised::new(user, Scheme::Password, Timestamp(i64::MAX))
             }
             Credential::Jwt(token) => self.by_jwt(place, &token).await?,
@@ -312,9 +321,9 @@ impl Authn {
     /// See [`Error`]; a person whom the identity provider does not let in any more is [`Reason::OwnerNotAllowed`].
     pub async fn sign_in(&self, name: &str, password: SecretString, address: IpAddr) -> Result<User, Error> {
         let user = self.by_password(name, password, address).await?;
-        match &user.person {
-            Some(person) if !person.allowed => Err(Error::Failed(Reason::OwnerNotAllowed)),
-            Some(_) | None => Ok(user),
+        match self.let_go(&user) {
+            Some(reason) => Err(Error::Failed(reason)),
+            None => Ok(user),
         }
     }
 
@@ -460,7 +469,7 @@ impl Authn {
         hashed.await
     }
 
-    /// Why somebody's access tokens rest, when they do: they follow what the identity provider says of their owner.
+    /// Why somebody's access tokens and password rest, when they do: they follow what the identity provider says of their owner.
     fn let_go(&self, user: &User) -> Option<Reason> {
         let person = user.person.as_ref()?;
         if person.suspended.is_some() {

@@ -24,6 +24,9 @@ fn each_wrong_command_line_is_refused_with_2() {
     wrong("role assign analysts");
     wrong("token create --user a");
     wrong("user set-admin a maybe");
+    wrong("session end");
+    wrong("session end 1 --user a");
+    wrong("session end everything");
     wrong("quickstart --mlflow-version ../x");
     wrong("quickstart --mlflow-version 3.17.2 --mlflow-python python3");
     wrong("check-config --set listen");
@@ -41,6 +44,9 @@ fn each_right_command_line_is_understood() {
     right("role assign analysts --user alice --json");
     right("token create --user a --name n --scope read-only --scope experiment:1 --expires-in-days 3");
     right("user set-admin a false --store sqlite://x.db");
+    right("session list --json");
+    right("session end 12");
+    right("session end --user a --json");
     right("quickstart --demo --dir d --mlflow-version 3.9.0 --port 0");
 }
 

@@ -110,6 +110,7 @@ fn check_host(head: &Parts) -> Result<(), HeadError> {
     let hosts = head.headers.get_all(header::HOST).iter().count();
     match head.uri.authority() {
         // HTTP/2: `:authority` counts; a Host beside it must say the same (RFC 9113 §8.3.1).
+        Some(authority) if !is_host(authority.as_str().as_bytes()) => Err(HeadError::BadHost),
         Some(authority) => match head.headers.get(header::HOST) {
             None => Ok(()),
             Some(host) if hosts == 1 && host.as_bytes() == authority.as_str().as_bytes() => Ok(()),
@@ -118,10 +119,15 @@ fn check_host(head: &Parts) -> Result<(), HeadError> {
         None if hosts != 1 => Err(HeadError::Host),
         None => {
             let host = head.headers.get(header::HOST).map_or(&[][..], http::HeaderValue::as_bytes);
-            let part_of_a_host = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:[]%".contains(byte);
-            if !host.is_empty() && host.iter().all(part_of_a_host) { Ok(()) } else { Err(HeadError::BadHost) }
+            if is_host(host) { Ok(()) } else { Err(HeadError::BadHost) }
         }
     }
+}
+
+/// Nothing but what names, addresses and ports are made of: a shell, say, gives the rest a meaning.
+fn is_host(text: &[u8]) -> bool {
+    let part = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:[]%".contains(byte);
+    !text.is_empty() && text.iter().all(part)
 }
 
 fn check_headers(headers: &HeaderMap) -> Result<(), HeadError> {

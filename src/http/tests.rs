@@ -176,6 +176,20 @@ fn a_get_with_a_body_is_refused() {
 }
 
 #[test]
+fn a_host_is_plain_in_both_versions_of_http() {
+    let second = |authority: &str| {
+        let request = Request::builder().version(http::Version::HTTP_2).uri(format!("https://{authority}/x"));
+        let (head, ()) = request.body(()).expect("a request").into_parts();
+        check(&head, false)
+    };
+    assert_eq!(second("proxy.example:8443"), Ok(()));
+    assert_eq!(second("[::1]:8443"), Ok(()));
+    for hostile in ["a$(id)", "a;b", "a'b", "a&b", "a=b"] {
+        assert_eq!(second(hostile), Err(HeadError::BadHost), "{hostile}");
+    }
+}
+
+#[test]
 fn only_trusted_proxies_may_say_who_the_client_is() {
     let trusted = ["10.0.0.0/8".parse().expect("a net"), "::1/128".parse().expect("a net")];
     let seen = |peer: &str, forwarded: &[&'static str]| {

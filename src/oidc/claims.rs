@@ -63,7 +63,7 @@ pub enum ClaimError {
     Unverified,
     #[error(
         "this is the service account of client `{0}`, which has no user name; a rule in `machines` must name it, such as \
-         where = {{ azp = \"{0}\" }}"
+         where = {{ client_id = \"{0}\" }}"
     )]
     ServiceAccount(String),
     #[error("there are more than {MAX_GROUPS} groups")]

@@ -18,6 +18,7 @@ use openidconnect::{
 };
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
+use tokio::sync::Semaphore;
 use url::Url;
 
 use super::attempt::Begun;
@@ -47,8 +48,13 @@ pub struct Provider {
     redirect: RedirectUrl,
     /// Where its logout leads back to.
     signed_out: Url,
+    /// Codes that are being redeemed: anybody may bring one, and each is a request to the provider.
+    redeeming: Semaphore,
     clock: Clock,
 }
+
+/// Codes that are redeemed at the same time at one provider.
+const REDEEMING: usize = 32;
 
 /// What a provider grants for a code or a refresh token. Nobody has looked yet whose it is.
 #[derive(Debug)]
@@ -171,6 +177,7 @@ impl Provider {
             remote,
             redirect: RedirectUrl::from_url(at(&format!("/auth/callback/{}", config.name))?),
             signed_out: at("/auth/signed-out")?,
+            redeeming: Semaphore::new(REDEEMING),
             config: config.clone(),
             clock: clock.clone(),
         })
@@ -211,6 +218,7 @@ impl Provider {
     /// # Errors
     /// See [`Error`].
     pub async fn redeem(&self, code: &str, attempt: &Attempt) -> Result<Granted, Error> {
+        let _turn = self.redeeming.try_acquire().map_err(|_| Error::NotReady)?;
         let client = self.client().await?;
         let request = client
             .exchange_code(AuthorizationCode::new(code.to_owned()))

@@ -101,7 +101,7 @@ async fn reveal_or_show(parts: &Parts, asked: &Asked, made: Result<(Token, Acces
         Ok((token, secret)) => Ok(Shape::page(html::new_token(&NewTokenPage {
             name: &token.name,
             expires: minute(token.expires),
-            blocks: blocks(&parts.address(asked), secret.reveal()),
+            blocks: blocks(&parts.tracking_uri(asked), secret.reveal()),
         }))),
         Err(refusal) => show(parts, asked, Some(refusal)).await,
     }

@@ -32,8 +32,8 @@ pub(super) struct Caller {
 pub(super) struct Asked {
     pub(super) identity: Arc<Identity>,
     pub(super) address: IpAddr,
-    /// What the client called us.
-    pub(super) host: String,
+    /// What the client called us, as an address without a path.
+    pub(super) called: String,
     method: Method,
     query: Option<String>,
     is_json: bool,
@@ -49,7 +49,7 @@ impl<S: Sync> FromRequestParts<S> for Asked {
         Ok(Self {
             identity,
             address,
-            host: host(head),
+            called: called(head),
             method: head.method.clone(),
             query: head.uri.query().map(str::to_owned),
             is_json: is_json(&head.headers),
@@ -301,11 +301,13 @@ impl Params {
     }
 }
 
-/// Empty when it is unreadable, which the edge refuses.
-fn host(head: &Head) -> String {
-    let authority = head.uri.authority().map(|authority| authority.as_str());
-    let header = head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    authority.or(header).unwrap_or_default().to_owned()
+/// Without a host when that is unreadable, which the edge refuses. Only a browser's form says whether it is TLS, which may
+/// also end in front of us.
+fn called(head: &Head) -> String {
+    let text = |name| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let host = head.uri.authority().map_or_else(|| text(header::HOST), |authority| authority.as_str());
+    let scheme = if text(header::ORIGIN).starts_with("https://") { "https" } else { "http" };
+    format!("{scheme}://{host}")
 }
 
 /// As Flask's `Request.is_json`.

@@ -5,7 +5,7 @@
 
 use http::StatusCode;
 
-use super::html;
+use super::html::{self, DeniedPage};
 use super::login::{failed, no_such_provider, to_provider};
 use super::visit::{Page, Proved, Visit, Visited, add_cookie, see_other, with};
 use crate::http::Keep;
@@ -73,7 +73,15 @@ async fn enter(visit: &Visit<'_>, provider: &Provider, code: &str, attempt: &Att
         meet(visit, provider, &person).await.map_err(|error| Box::new(not_met(visit, provider, &person, &error)))?;
     let Some(user) = user.filter(|_| person.allowed) else {
         tracing::info!(provider = %provider.config.name, groups = ?person.groups, "somebody is in no allowed group");
-        let page = visit.show(StatusCode::FORBIDDEN, html::denied(&person.name, &provider.config.claims.allowed));
+        // Nothing of theirs is in the link, so the provider asks first.
+        let sign_out = provider.sign_out_at(&Tokens::default());
+        let page = html::denied(&DeniedPage {
+            name: &person.name,
+            groups: &person.groups,
+            allowed: &provider.config.claims.allowed,
+            sign_out: sign_out.as_ref().map(url::Url::as_str),
+        });
+        let page = visit.show(StatusCode::FORBIDDEN, page);
         return Err(Box::new(outcome_of(&person, page, provider, "not_allowed")));
     };
     // Changed groups count at once, here as well.

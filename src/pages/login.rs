@@ -118,7 +118,8 @@ pub(super) async fn with_password(visit: &Visit<'_>) -> Page {
         }
         Err(authn::Error::Busy) => {
             let words = "Too many passwords are being checked. Try again in a few seconds.";
-            outcome(wrong(StatusCode::SERVICE_UNAVAILABLE, words), "busy")
+            let page = wrong(StatusCode::SERVICE_UNAVAILABLE, words);
+            with(page, Visited::SignIn { provider: "password".to_owned(), outcome: "busy", name: None })
         }
         Err(authn::Error::Store(error)) => outcome(visit.store_is_away(&error), "store"),
         Err(authn::Error::Missing | authn::Error::Failed(_) | authn::Error::NoKeys) => {

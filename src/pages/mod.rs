@@ -11,7 +11,7 @@ use axum::Router;
 use axum::body::to_bytes;
 use axum::routing::{MethodRouter, delete, get, patch, post};
 use bytes::Bytes;
-use http::{HeaderValue, Method, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use tower::ServiceExt as _;
 use url::Url;
 
@@ -75,18 +75,33 @@ struct Parts {
     config: config::Authn,
     policy: Policy,
     table: Arc<Table>,
-    /// How clients reach us, where it is configured.
-    public_url: Option<Url>,
+    reached: Reached,
     clock: Clock,
     /// What experiments are called.
     resolver: Arc<Resolver>,
 }
 
+/// How clients reach us.
+#[derive(Debug, Default)]
+pub struct Reached {
+    /// Where it is configured.
+    pub public_url: Option<Url>,
+    /// What stands before MLflow's paths.
+    pub static_prefix: String,
+}
+
 impl Parts {
-    /// How the one who asks reaches us, without a slash at its end.
-    fn address(&self, asked: &Asked) -> String {
-        let public = self.public_url.as_ref().map(|url| url.as_str().trim_end_matches('/').to_owned());
-        public.unwrap_or_else(|| format!("http://{}", asked.host))
+    /// What the one who asks would set as tracking URI: without a slash at its end.
+    fn tracking_uri(&self, asked: &Asked) -> String {
+        let public = self.reached.public_url.as_ref().map(|url| url.as_str().trim_end_matches('/'));
+        format!("{}{}", public.unwrap_or(&asked.called), self.reached.static_prefix)
+    }
+
+    /// Whoever was here over TLS comes back over TLS only.
+    fn stay_secure(&self, headers: &mut HeaderMap) {
+        if self.reached.public_url.as_ref().is_some_and(|url| url.scheme() == "https") {
+            headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=15768000"));
+        }
     }
 }
 
@@ -96,17 +111,18 @@ type Answer = Result<shapes::Shape, Refusal>;
 impl Pages {
     /// Pages over this store.
     #[must_use]
+    #[expect(clippy::too_many_arguments, reason = "the parts that answers may touch, each of a type of its own")]
     pub fn new(
         store: Arc<Store>,
         authn: Arc<Authn>,
         config: config::Authn,
         policy: Policy,
         table: Arc<Table>,
-        public_url: Option<Url>,
+        reached: Reached,
         clock: Clock,
         resolver: Arc<Resolver>,
     ) -> Self {
-        let parts = Arc::new(Parts { store, authn, config, policy, table, public_url, clock, resolver });
+        let parts = Arc::new(Parts { store, authn, config, policy, table, reached, clock, resolver });
         Self { router: router().with_state(Arc::clone(&parts)), parts, sign_in: None }
     }
 
@@ -144,7 +160,9 @@ impl Pages {
             let words = "Nobody signs in with a browser's page here.";
             return visit::refusal(StatusCode::NOT_FOUND, ErrorCode::EndpointNotFound, words);
         };
-        Visit { parts: &self.parts, sign_in, identity, address, head, body }.answer().await
+        let mut response = Visit { parts: &self.parts, sign_in, identity, address, head, body }.answer().await;
+        self.parts.stay_secure(response.headers_mut());
+        response
     }
 
     /// Whether a request for this canonical path, without its query, is answered here and nowhere else.
@@ -177,6 +195,7 @@ impl Pages {
         let (mut head, body) = response.into_parts();
         // Secrets and other people's names: for this caller and this moment only.
         head.headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        self.parts.stay_secure(&mut head.headers);
         // No limit: it is ours and in memory already.
         let body = to_bytes(body, usize::MAX).await.unwrap_or_else(|error| {
             tracing::error!(%error, "an answer of our own broke off");

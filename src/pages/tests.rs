@@ -57,8 +57,16 @@ impl World {
         let store = Arc::new(Store::open("sqlite::memory:", clock.clone()).await.unwrap());
         let authn = Arc::new(Authn::new(&config(), Arc::clone(&store), clock.clone()));
         let policy = Policy { default_permission };
-        let (kept, known) = (Arc::clone(&store), Arc::clone(&authn));
-        let pages = Pages::new(kept, known, config(), policy, table(), None, clock.clone(), nowhere());
+        let pages = Pages::new(
+            Arc::clone(&store),
+            Arc::clone(&authn),
+            config(),
+            policy,
+            table(),
+            Reached::default(),
+            clock.clone(),
+            nowhere(),
+        );
         let mut world = Self { pages, store, authn, clock, credentials: BTreeMap::new() };
         let admin = world.person("admin", true).await;
         let alice = world.person("alice", false).await;
@@ -707,7 +715,7 @@ async fn an_account_is_made_on_the_page_for_it_and_from_nowhere_else() {
     let off = config::Authn { signup: false, ..config() };
     let policy = Policy { default_permission: Permission::NoPermissions };
     let (store, authn) = (Arc::clone(&world.store), Arc::clone(&world.authn));
-    let pages = Pages::new(store, authn, off, policy, table(), None, world.clock.clone(), nowhere());
+    let pages = Pages::new(store, authn, off, policy, table(), Reached::default(), world.clock.clone(), nowhere());
     for request in ["GET /signup", "POST /api/2.0/mlflow/users/create-ui"] {
         let (method, path) = request.split_once(' ').unwrap();
         let request = http::Request::builder().method(method).uri(path).body(Bytes::new()).unwrap();
@@ -1026,6 +1034,44 @@ async fn a_token_made_on_the_account_page_is_shown_once() {
         (StatusCode::SEE_OTHER, &"/auth/account".parse().unwrap())
     );
     assert!(!text(&world.ask_from(&browser, "GET /auth/account", "").await).contains(">notebook<"));
+}
+
+#[tokio::test]
+async fn what_is_pasted_leads_back_here_and_browsers_stay_on_tls() {
+    let World { store, authn, clock, .. } = World::new().await;
+    let ask = async |reached: Reached, request: &str, origin: &'static str, form: &str| {
+        let policy = Policy { default_permission: Permission::NoPermissions };
+        let (store, authn) = (Arc::clone(&store), Arc::clone(&authn));
+        let pages = Pages::new(store, Arc::clone(&authn), config(), policy, table(), reached, clock.clone(), nowhere());
+        let alice = basic("alice", "alice-password");
+        let alice = authn.authenticate(Shown::authorization(alice.as_bytes()), HERE).await.unwrap();
+        let (method, path) = request.split_once(' ').unwrap();
+        let request = http::Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "host.example:8080")
+            .header(header::ORIGIN, origin)
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(Bytes::copy_from_slice(form.as_bytes()))
+            .unwrap();
+        pages.answer(alice, HERE, request).await
+    };
+    let public =
+        || Reached { public_url: Some("https://mlflow.example/".parse().unwrap()), static_prefix: "/ml".to_owned() };
+    let page = ask(public(), "GET /auth/account", "", "").await;
+    assert!(page.headers().contains_key(header::STRICT_TRANSPORT_SECURITY));
+    let token = form_token(&page);
+    for (name, reached, origin, uri) in [
+        ("one", public(), "https://mlflow.example", "https://mlflow.example/ml"),
+        ("two", Reached::default(), "http://host.example:8080", "http://host.example:8080"),
+        ("three", Reached::default(), "https://host.example:8080", "https://host.example:8080"),
+    ] {
+        let form = format!("form_token={token}&name={name}&expires_in_days=7");
+        let made = ask(reached, "POST /auth/account/tokens", origin, &form).await;
+        assert!(text(&made).contains(&format!("export MLFLOW_TRACKING_URI={uri}\n")), "{}", text(&made));
+        let secure = made.headers().contains_key(header::STRICT_TRANSPORT_SECURITY);
+        assert_eq!(secure, name == "one", "only where TLS is configured");
+    }
 }
 
 #[tokio::test]

@@ -31,8 +31,12 @@ pub(super) async fn create(State(parts): State<Arc<Parts>>, asked: Asked) -> Ans
 }
 
 impl Parts {
-    /// Makes an account. It may do nothing yet, so administrators of workspaces may make one too, as in MLflow.
+    /// Makes an account. It may do nothing yet, so administrators of workspaces may make one too, as in MLflow; unless a name
+    /// says something by itself, in a policy or because an identity provider's people are called by theirs.
     pub(super) async fn sign_up(&self, asked: &Asked, name: &str, password: &str) -> Result<User, Refusal> {
+        if self.authn.names_say_something() {
+            self.require(asked, Requirement::Admin { change: true })?;
+        }
         if name.is_empty() || password.is_empty() {
             return Err(Reply::invalid("Username and password cannot be empty.").into());
         }

@@ -15,7 +15,7 @@ use crate::authn::SESSION_COOKIE;
 use crate::authz::Identity;
 use crate::clock::Timestamp;
 use crate::config;
-use crate::crypto::SessionSecret;
+use crate::crypto::{SessionSecret, short_hash};
 use crate::http::{ErrorCode, Keep, Query, QueryError, Reply, ReturnPath, set_cookie};
 use crate::oidc::Providers;
 use crate::store::{self, Actor, NewSession, User};
@@ -75,7 +75,7 @@ impl Visit<'_> {
             "/auth/backchannel-logout" if post => backchannel::answer(&self).await,
             other => match (other.strip_prefix("/auth/callback/"), other.strip_prefix("/auth/static/")) {
                 (Some(provider), _) if get => callback::answer(&self, provider).await,
-                (_, Some(name)) if get => asset(name),
+                (_, Some(name)) if get => asset(name, &self.head.headers),
                 _ => self.otherwise(),
             },
         }
@@ -256,12 +256,21 @@ pub(super) fn with(mut page: Page, visited: Visited) -> Page {
     page
 }
 
-fn asset(name: &str) -> Page {
+/// Browsers ask each time whether it is still the same, which costs them next to nothing.
+fn asset(name: &str, headers: &HeaderMap) -> Page {
     let Some((kind, text)) = html::asset(name) else {
         return refusal(StatusCode::NOT_FOUND, ErrorCode::EndpointNotFound, "There is no such file.");
     };
-    let mut response = Response::new(Bytes::from_static(text.as_bytes()));
+    let tag = format!("\"{}\"", short_hash(text));
+    let known = headers.get(header::IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes());
+    let mut response = Response::new(if known { Bytes::new() } else { Bytes::from_static(text.as_bytes()) });
+    if known {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+    }
     let headers = response.headers_mut();
+    if let Ok(tag) = HeaderValue::try_from(tag) {
+        headers.insert(header::ETAG, tag);
+    }
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

@@ -106,6 +106,8 @@ impl Record {
             // The server counted it already.
             Error::Edge(_) => {}
             Error::Head(_) | Error::UnknownHost | Error::Path(_) | Error::Query(_) => metrics.edge_refused(reason),
+            // Before anybody is known it costs nothing to send, so it must cost nothing to keep.
+            Error::CrossOrigin if self.identity.is_none() => metrics.denied(reason),
             Error::CrossOrigin | Error::Denied(_) | Error::UnknownRoute | Error::Blocked(_) => {
                 metrics.denied(reason);
                 self.audit(error.to_string());

@@ -170,11 +170,12 @@ impl Store {
         if first.rows_affected() == 0 {
             return Ok(None);
         }
-        // With both, the sid decides and the subject must agree.
+        // With both, the sid decides and the subject must agree; a session whose provider told no sid ends, too.
         let ended: Vec<i64> = match (sid, subject) {
             (Some(sid), Some(subject)) => {
                 sqlx::query_scalar(
-                    "DELETE FROM sessions WHERE issuer = $1 AND sid = $2 AND subject = $3 RETURNING user_id",
+                    "DELETE FROM sessions WHERE issuer = $1 AND (sid = $2 OR sid IS NULL) AND subject = $3
+                     RETURNING user_id",
                 )
                 .bind(issuer)
                 .bind(sid)

@@ -75,7 +75,7 @@ class Keycloak:
             with contextlib.suppress(requests.RequestException):
                 return requests.get(f"{self.issuer}/.well-known/openid-configuration", timeout=5).ok
 
-        wait_until(answers, 300, "Keycloak answers", every=0.5)
+        wait_until(answers, 400, "Keycloak answers", every=0.5)
         return self
 
     def stop(self):

@@ -251,7 +251,7 @@ fn a_service_account_without_a_rule_is_told_which_rule_it_needs() {
     });
     let refusal = read_bearer(&issuer(Preset::Standard, Vec::new()), &claims).unwrap_err();
     assert_eq!(refusal, ClaimError::ServiceAccount("ci".to_owned()));
-    assert!(refusal.to_string().contains("where = { azp = \"ci\" }"), "{refusal}");
+    assert!(refusal.to_string().contains("where = { client_id = \"ci\" }"), "{refusal}");
     let ruled = issuer(Preset::Standard, vec![machine("azp", "c*", "bot-{azp}", &["/ml/ci"])]);
     let bot = read_bearer(&ruled, &claims).unwrap();
     assert_eq!((bot.name.as_str(), bot.subject.as_str()), ("bot-ci", "machine:bot-ci"));

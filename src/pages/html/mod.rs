@@ -34,11 +34,17 @@ struct SignedOut;
 #[template(path = "confirm_logout.html")]
 struct ConfirmLogout;
 
+/// The page for somebody in none of the groups that may come in.
 #[derive(Debug, Template)]
 #[template(path = "denied.html")]
-struct DeniedPage<'p> {
-    name: &'p str,
-    allowed: &'p [String],
+pub(super) struct DeniedPage<'p> {
+    pub(super) name: &'p str,
+    /// What the provider says that they are in.
+    pub(super) groups: &'p [String],
+    /// One of these would do.
+    pub(super) allowed: &'p [String],
+    /// Where to sign out at the provider, so as to come back as somebody else.
+    pub(super) sign_out: Option<&'p str>,
 }
 
 #[derive(Debug, Template)]
@@ -137,8 +143,8 @@ pub(super) fn confirm_logout() -> String {
 }
 
 /// Signed in at the provider, and in none of the groups that may come in.
-pub(super) fn denied(name: &str, allowed: &[String]) -> String {
-    rendered(&DeniedPage { name, allowed })
+pub(super) fn denied(page: &DeniedPage<'_>) -> String {
+    rendered(page)
 }
 
 /// Something did not work.

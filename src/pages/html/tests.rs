@@ -12,7 +12,12 @@ fn no_text_becomes_markup() {
             return_to: HOSTILE,
             wrong: Some(HOSTILE),
         }),
-        denied(HOSTILE, &[HOSTILE.to_owned()]),
+        denied(&DeniedPage {
+            name: HOSTILE,
+            groups: &[HOSTILE.to_owned()],
+            allowed: &[HOSTILE.to_owned()],
+            sign_out: Some(HOSTILE),
+        }),
         error(HOSTILE, HOSTILE),
         signed_up(HOSTILE),
         new_token(&NewTokenPage {
