@@ -146,7 +146,9 @@ class Mlflow:
         # The provider of the AI gateway's tests stands on loopback, and so would a webhook's receiver.
         local = {"MLFLOW_GATEWAY_API_BASE_ALLOW_PRIVATE_IPS": "true", "MLFLOW_GATEWAY_API_BASE_ALLOWED_SCHEMES": "http,https",
                  "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true"}
-        env = plain_environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false") | local | (env or {})
+        # An answer comes after everything it caused is stored: a late trace would look like the next request's work.
+        settled = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_ENABLE_ASYNC_TRACE_LOGGING": "false"}
+        env = plain_environment(**settled) | local | (env or {})
         # 2.x starts the gunicorn that it finds.
         env["PATH"] = f"{Path(python).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
         self.reader = self.seen = None
@@ -263,6 +265,12 @@ class Proxy:
 
     def probe(self, path):
         return requests.get(self.admin_url + path, timeout=5)
+
+    def counted(self, name, **labels):
+        """The sum of a counter's series with these labels."""
+        wanted = {f'{key}="{value}"' for key, value in labels.items()}
+        lines = re.findall(rf"^\w*{name}(?:{{(.*)}})? (\S+)$", self.probe("/metrics").text, re.MULTILINE)
+        return sum(float(value) for found, value in lines if wanted <= set(found.split(",")))
 
     def stop(self):
         return self.process.stop() if self.process else None

@@ -125,11 +125,12 @@ fn python_that(cache: &Path, does: &str) -> PathBuf {
     let bin = cache.join("mlflow-3.17.2/bin");
     fs::create_dir_all(&bin).unwrap();
     let executable = bin.join("python");
-    // Written beside and moved: a file that is open for writing cannot be run.
-    let fresh = bin.join("fresh");
-    fs::write(&fresh, format!("#!/bin/sh\n{does}\n")).unwrap();
-    fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755)).unwrap();
-    fs::rename(&fresh, &executable).unwrap();
+    // A process of its own writes it: what we write may stay open in a child that another test starts meanwhile, and
+    // a file that is open for writing cannot be run.
+    let text = bin.join("text");
+    fs::write(&text, format!("#!/bin/sh\n{does}\n")).unwrap();
+    let installed = std::process::Command::new("install").arg("-m755").args([&text, &executable]).status().unwrap();
+    assert!(installed.success());
     executable
 }
 
