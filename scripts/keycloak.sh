@@ -15,7 +15,8 @@ artifact=org.keycloak:keycloak-quarkus-dist:$version:zip
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/mlflow-auth-proxy
 home=$cache/keycloak-$version
 
-say() { printf '%s\n' "$*" >&2; }
+# shellcheck source=scripts/packages.sh
+. "$(dirname "${BASH_SOURCE[0]}")/packages.sh"
 
 java_is_new_enough() {
     local major
@@ -31,19 +32,7 @@ system_packages() {
         command -v mvn >/dev/null || missing+=(maven)
         command -v unzip >/dev/null || missing+=(unzip)
     fi
-    [ ${#missing[@]} = 0 ] && return
-    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        say "Installing ${missing[*]} ..."
-        if apt-get update -qq >&2 &&
-            DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2; then
-            return
-        fi
-        say "apt-get could not install: ${missing[*]}"
-        exit 1
-    fi
-    say "Keycloak needs packages that are missing on this machine: ${missing[*]}. Run this once, then try again:"
-    say "    sudo apt-get update && sudo apt-get install -y --no-install-recommends ${missing[*]}"
-    exit 1
+    [ ${#missing[@]} = 0 ] || need_packages "${missing[@]}"
 }
 
 # Every file of the unpacked folder with its size, in one line.

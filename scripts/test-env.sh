@@ -8,6 +8,8 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=scripts/packages.sh
+. "$here/scripts/packages.sh"
 file=$here/tests/e2e/requirements.txt
 ours=$(sed -n 's/^mlflow\[auth\]==//p' "$file")
 version=${1:-$ours}
@@ -23,8 +25,6 @@ case $version in
 esac
 modules=(flask flask_wtf sqlalchemy requests)
 [ "$version" != "$ours" ] || modules+=(sklearn pytest pytest_timeout playwright.sync_api uvicorn)
-
-say() { printf '%s\n' "$*" >&2; }
 
 # The browser of tests/e2e/test_browser.py: Debian's, or the one that CHROMIUM names. Playwright's own is never downloaded.
 browser() {
@@ -43,24 +43,6 @@ need_browser() {
     fi
     say "Chromium is missing, and the tests in a browser will fail. Run this once, or name one with CHROMIUM=PATH:"
     say "    sudo apt-get update && sudo apt-get install -y --no-install-recommends chromium"
-}
-
-# need_packages PACKAGE... : Debian packages without which the tests cannot run.
-need_packages() {
-    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        say "Installing $* ..."
-        if apt-get update -qq >&2 &&
-            DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2; then
-            return
-        fi
-        say "apt-get could not install: $*"
-        exit 1
-    fi
-    local sudo=sudo
-    [ "$(id -u)" = 0 ] && sudo=
-    say "Missing on this machine: $*. Run this once, then try again:"
-    say "    $sudo apt-get update && $sudo apt-get install -y $*"
-    exit 1
 }
 
 system_packages() {

@@ -84,8 +84,7 @@ pub(super) fn origin(text: &str) -> Result<Url, &'static str> {
     Ok(url)
 }
 
-/// Where an identity provider is: https, or plain HTTP on loopback or inside a cluster where `http://` was written on
-/// purpose. With a path, perhaps.
+/// Where an identity provider is: https, or plain HTTP on this machine. With a path, perhaps.
 pub(super) fn provider_url(text: &str) -> Result<Url, &'static str> {
     let url = Url::parse(text).map_err(|_| "must be a URL, such as https://keycloak.example.com/realms/company")?;
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {

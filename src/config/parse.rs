@@ -145,14 +145,8 @@ fn one_listener_each(server: SocketAddr, admin: SocketAddr, report: &mut Report)
 }
 
 fn not_ourselves(listen: SocketAddr, upstream: &Url, report: &mut Report) {
-    let loopback = match upstream.host() {
-        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(url::Host::Ipv6(ip)) => ip.to_canonical().is_loopback(),
-        Some(url::Host::Domain(name)) => name == "localhost",
-        None => false,
-    };
     let ours = listen.ip().is_loopback() || listen.ip().is_unspecified();
-    if loopback && ours && upstream.port_or_known_default() == Some(listen.port()) {
+    if checks::is_loopback(upstream) && ours && upstream.port_or_known_default() == Some(listen.port()) {
         report.add("upstream.url", "is the address this proxy listens on; it must be MLflow's");
     }
 }
@@ -223,6 +217,10 @@ fn authn(raw: &raw::Authn, report: &mut Report) -> Option<Authn> {
     let account = checks::number(raw.guesses_per_account, 1..=1_000_000);
     let account = report.check("authn.guesses_per_account", account);
     let window = report.check("authn.guess_window_seconds", checks::seconds(raw.guess_window_seconds, 1..=DAY));
+    let person_days = checks::number::<u64>(raw.person_max_age_days, 0..=3650);
+    let person_max_age = report
+        .check("authn.person_max_age_days", person_days)
+        .map(|days| (days > 0).then(|| Duration::from_secs(days * DAY)));
     Some(Authn {
         token_max_days: token_max_days?,
         cache_ttl: cache_ttl?,
@@ -234,9 +232,7 @@ fn authn(raw: &raw::Authn, report: &mut Report) -> Option<Authn> {
         guess_window: window?,
         signup: raw.signup,
         password_form: raw.password_form,
-        person_max_age: report
-            .check("authn.person_max_age_days", checks::number::<u64>(raw.person_max_age_days, 0..=3650))
-            .map(|days| (days > 0).then(|| Duration::from_secs(days * DAY)))?,
+        person_max_age: person_max_age?,
     })
 }
 

@@ -6,9 +6,11 @@
 use cookie::{Cookie, SameSite};
 use http::{HeaderMap, HeaderValue, header};
 
-/// The values of every cookie of this name, in the order in which they came. Bounded by the size of the head.
-pub fn cookies<'h>(headers: &'h HeaderMap, name: &'h str) -> impl Iterator<Item = &'h str> {
-    all_cookies(headers).filter_map(move |(found, value)| (found == name).then_some(value))
+/// The value of the cookie of this name. Two of it are as good as none: no browser sends that.
+#[must_use]
+pub fn only_cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    let mut values = all_cookies(headers).filter_map(|(found, value)| (found == name).then_some(value));
+    values.next().filter(|_| values.next().is_none())
 }
 
 /// Every cookie, with its name.

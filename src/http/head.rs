@@ -124,6 +124,13 @@ fn check_host(head: &Parts) -> Result<(), HeadError> {
     }
 }
 
+/// Whether a browser opens a page, as far as headers say; what a page's script asks for is not that.
+#[must_use]
+pub fn navigates(headers: &HeaderMap) -> bool {
+    headers.get("sec-fetch-mode").is_none_or(|mode| mode.as_bytes() == b"navigate")
+        && !headers.contains_key("x-requested-with")
+}
+
 /// Nothing but what names, addresses and ports are made of: a shell, say, gives the rest a meaning.
 fn is_host(text: &[u8]) -> bool {
     let part = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:[]%".contains(byte);

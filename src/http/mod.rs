@@ -12,9 +12,9 @@ mod reply;
 mod return_path;
 
 pub use body::{Body, BodyError, ReadError, Watcher, discard, read_bounded};
-pub use cookie::{Keep, all_cookies, cookies, set_cookie};
+pub use cookie::{Keep, all_cookies, only_cookie, set_cookie};
 pub use forwarded::{client_address, from_upstream, to_upstream};
-pub use head::{HeadError, check, host};
+pub use head::{HeadError, check, host, navigates};
 pub use path::{CanonicalPath, PathError, decode_until_stable};
 pub use query::{Query, QueryError, Repeated};
 pub use reply::{ErrorCode, Reply};

@@ -71,8 +71,14 @@ impl Reply {
     /// As a response.
     #[must_use]
     pub fn into_response(self) -> Response {
+        self.into_whole().map(Body::from)
+    }
+
+    /// As a response with its body in memory.
+    #[must_use]
+    pub fn into_whole(self) -> http::Response<Bytes> {
         let text = serde_json::json!({ "error_code": self.code.as_str(), "message": self.message }).to_string();
-        let mut response = http::Response::new(Body::from(Bytes::from(text)));
+        let mut response = http::Response::new(Bytes::from(text));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

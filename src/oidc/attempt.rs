@@ -107,8 +107,7 @@ impl Attempts {
     #[must_use]
     pub fn take(&self, sealed: &str, state: &State, headers: &HeaderMap) -> Returned {
         let name = cookie_name(sealed);
-        let mut cookies = crate::http::cookies(headers, &name);
-        let (Some(cookie), None) = (cookies.next(), cookies.next()) else { return Returned::Stale };
+        let Some(cookie) = crate::http::only_cookie(headers, &name) else { return Returned::Stale };
         let Some(attempt) = self.attempt(cookie) else { return Returned::Stale };
         let right = attempt.id == state.id && self.is_fresh(state.at) && self.is_fresh(attempt.at);
         if right && self.spent.entry(state.id.clone()).or_insert(()).is_fresh() {

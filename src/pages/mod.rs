@@ -69,16 +69,16 @@ pub struct Pages {
 
 /// What every answer may touch.
 #[derive(Debug)]
-struct Parts {
-    store: Arc<Store>,
-    authn: Arc<Authn>,
-    config: config::Authn,
-    policy: Policy,
-    table: Arc<Table>,
-    reached: Reached,
-    clock: Clock,
+pub struct Parts {
+    pub store: Arc<Store>,
+    pub authn: Arc<Authn>,
+    pub config: config::Authn,
+    pub policy: Policy,
+    pub table: Arc<Table>,
+    pub reached: Reached,
+    pub clock: Clock,
     /// What experiments are called.
-    resolver: Arc<Resolver>,
+    pub resolver: Arc<Resolver>,
 }
 
 /// How clients reach us.
@@ -109,20 +109,10 @@ impl Parts {
 type Answer = Result<shapes::Shape, Refusal>;
 
 impl Pages {
-    /// Pages over this store.
+    /// Pages over these, where nobody signs in with a browser yet.
     #[must_use]
-    #[expect(clippy::too_many_arguments, reason = "the parts that answers may touch, each of a type of its own")]
-    pub fn new(
-        store: Arc<Store>,
-        authn: Arc<Authn>,
-        config: config::Authn,
-        policy: Policy,
-        table: Arc<Table>,
-        reached: Reached,
-        clock: Clock,
-        resolver: Arc<Resolver>,
-    ) -> Self {
-        let parts = Arc::new(Parts { store, authn, config, policy, table, reached, clock, resolver });
+    pub fn new(parts: Parts) -> Self {
+        let parts = Arc::new(parts);
         Self { router: router().with_state(Arc::clone(&parts)), parts, sign_in: None }
     }
 

@@ -47,6 +47,20 @@ fn nowhere() -> Arc<Resolver> {
     Arc::new(Resolver::new(crate::upstream::Upstream::new(&upstream).unwrap(), Arc::new(metrics)))
 }
 
+/// By default nobody may do anything, and nothing is configured.
+fn parts(store: &Arc<Store>, authn: &Arc<Authn>, clock: &Clock) -> Parts {
+    Parts {
+        store: Arc::clone(store),
+        authn: Arc::clone(authn),
+        config: config(),
+        policy: Policy { default_permission: Permission::NoPermissions },
+        table: table(),
+        reached: Reached::default(),
+        clock: clock.clone(),
+        resolver: nowhere(),
+    }
+}
+
 impl World {
     async fn new() -> Self {
         Self::with(Permission::NoPermissions).await
@@ -57,16 +71,7 @@ impl World {
         let store = Arc::new(Store::open("sqlite::memory:", clock.clone()).await.unwrap());
         let authn = Arc::new(Authn::new(&config(), Arc::clone(&store), clock.clone()));
         let policy = Policy { default_permission };
-        let pages = Pages::new(
-            Arc::clone(&store),
-            Arc::clone(&authn),
-            config(),
-            policy,
-            table(),
-            Reached::default(),
-            clock.clone(),
-            nowhere(),
-        );
+        let pages = Pages::new(Parts { policy, ..parts(&store, &authn, &clock) });
         let mut world = Self { pages, store, authn, clock, credentials: BTreeMap::new() };
         let admin = world.person("admin", true).await;
         let alice = world.person("alice", false).await;
@@ -713,9 +718,7 @@ async fn an_account_is_made_on_the_page_for_it_and_from_nowhere_else() {
     world.clock.advance(Duration::from_hours(1));
     assert!(send("admin", &form("dave", token)).await.1.contains("The CSRF token has expired."));
     let off = config::Authn { signup: false, ..config() };
-    let policy = Policy { default_permission: Permission::NoPermissions };
-    let (store, authn) = (Arc::clone(&world.store), Arc::clone(&world.authn));
-    let pages = Pages::new(store, authn, off, policy, table(), Reached::default(), world.clock.clone(), nowhere());
+    let pages = Pages::new(Parts { config: off, ..parts(&world.store, &world.authn, &world.clock) });
     for request in ["GET /signup", "POST /api/2.0/mlflow/users/create-ui"] {
         let (method, path) = request.split_once(' ').unwrap();
         let request = http::Request::builder().method(method).uri(path).body(Bytes::new()).unwrap();
@@ -1040,9 +1043,7 @@ async fn a_token_made_on_the_account_page_is_shown_once() {
 async fn what_is_pasted_leads_back_here_and_browsers_stay_on_tls() {
     let World { store, authn, clock, .. } = World::new().await;
     let ask = async |reached: Reached, request: &str, origin: &'static str, form: &str| {
-        let policy = Policy { default_permission: Permission::NoPermissions };
-        let (store, authn) = (Arc::clone(&store), Arc::clone(&authn));
-        let pages = Pages::new(store, Arc::clone(&authn), config(), policy, table(), reached, clock.clone(), nowhere());
+        let pages = Pages::new(Parts { reached, ..parts(&store, &authn, &clock) });
         let alice = basic("alice", "alice-password");
         let alice = authn.authenticate(Shown::authorization(alice.as_bytes()), HERE).await.unwrap();
         let (method, path) = request.split_once(' ').unwrap();

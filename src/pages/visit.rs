@@ -16,7 +16,7 @@ use crate::authz::Identity;
 use crate::clock::Timestamp;
 use crate::config;
 use crate::crypto::{SessionSecret, short_hash};
-use crate::http::{ErrorCode, Keep, Query, QueryError, Reply, ReturnPath, set_cookie};
+use crate::http::{ErrorCode, Keep, Query, QueryError, Reply, ReturnPath, navigates, only_cookie, set_cookie};
 use crate::oidc::Providers;
 use crate::store::{self, Actor, NewSession, User};
 
@@ -120,9 +120,7 @@ impl Visit<'_> {
 
     /// Signing in is for people at a browser: what a script or a program asks for is refused.
     pub(super) fn refuse_programs(&self) -> Option<Page> {
-        let headers = &self.head.headers;
-        let navigates = headers.get("sec-fetch-mode").is_none_or(|mode| mode.as_bytes() == b"navigate");
-        if navigates && !headers.contains_key("x-requested-with") {
+        if navigates(&self.head.headers) {
             return None;
         }
         let words = "Please sign in. This page is for people at a browser; programs use an access token.";
@@ -147,19 +145,13 @@ impl Visit<'_> {
         ReturnPath::parse_or(&self.sign_in.home, text.unwrap_or_default())
     }
 
-    /// The value of the browser's session cookie. Two are as good as none.
-    pub(super) fn cookie(&self) -> Option<&str> {
-        let mut cookies = crate::http::cookies(&self.head.headers, SESSION_COOKIE);
-        cookies.next().filter(|_| cookies.next().is_none())
-    }
-
     pub(super) fn actor(&self, name: &str) -> Actor {
         Actor { name: name.to_owned(), token: None, address: Some(self.address) }
     }
 
     /// Ends the session that this browser had; its cookie is about to go.
     pub(super) async fn end_session(&self, why: &str) -> store::Result<Option<store::Session>> {
-        let Some(cookie) = self.cookie() else { return Ok(None) };
+        let Some(cookie) = only_cookie(&self.head.headers, SESSION_COOKIE) else { return Ok(None) };
         let session = self.parts.authn.session(cookie).await.map_err(|error| match error {
             crate::authn::Error::Store(error) => error,
             other => store::Error::Corrupt(other.to_string()),
@@ -245,10 +237,7 @@ pub(super) fn add_cookie(response: &mut Page, name: &str, value: &str, keep: Kee
 
 /// In MLflow's JSON, for programs.
 pub(super) fn refusal(status: StatusCode, code: ErrorCode, words: &str) -> Page {
-    let (mut head, _) = Reply::new(status, code, words).into_response().into_parts();
-    head.headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    let body = serde_json::json!({ "error_code": code.as_str(), "message": words }).to_string();
-    Response::from_parts(head, Bytes::from(body))
+    Reply::new(status, code, words).with(header::CACHE_CONTROL, HeaderValue::from_static("no-store")).into_whole()
 }
 
 pub(super) fn with(mut page: Page, visited: Visited) -> Page {

@@ -883,10 +883,8 @@ const SMALL_BODY_BYTES: usize = 1024 * 1024;
 /// Of a refused body, at most this much is read and thrown away.
 const DISCARDED_BYTES: usize = 1024 * 1024 * 1024;
 
-/// What the request shows of who sends it. Two cookies of our session's name are as good as none: no browser sends that.
+/// What the request shows of who sends it.
 fn shown(headers: &http::HeaderMap) -> Shown<'_> {
     let authorization = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
-    let mut cookies = crate::http::cookies(headers, SESSION_COOKIE);
-    let session = cookies.next().filter(|_| cookies.next().is_none());
-    Shown { authorization, session }
+    Shown { authorization, session: crate::http::only_cookie(headers, SESSION_COOKIE) }
 }

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use super::{Checked, Error, Proxy, Record};
 use crate::authn::{self, Shown};
 use crate::authz::Identity;
-use crate::http::{Body, ErrorCode, Reply, Response, read_bounded};
+use crate::http::{Body, ErrorCode, Reply, Response, navigates, read_bounded};
 use crate::pages::Denial;
 
 /// What MLflow says to whoever is not signed in.
@@ -93,11 +93,9 @@ impl Proxy {
 fn is_navigation(head: &http::request::Parts, path: &str) -> bool {
     let accepts = head.headers.get_all(header::ACCEPT).iter();
     let mut accepts = accepts.filter_map(|accept| accept.to_str().ok());
-    let navigates = head.headers.get("sec-fetch-mode").is_none_or(|mode| mode.as_bytes() == b"navigate");
     head.method == http::Method::GET
-        && navigates
+        && navigates(&head.headers)
         && accepts.any(|accept| accept.contains("text/html"))
-        && !head.headers.contains_key("x-requested-with")
         && !["/api/", "/ajax-api/", "/auth/api/"].iter().any(|api| path.starts_with(api))
 }
 
