@@ -2,6 +2,7 @@
 //!
 //! Order matters on the way down: unready, pause, no new connections, requests, effects, audit, probes last.
 
+mod identity;
 mod policies;
 
 use std::net::SocketAddr;
@@ -16,20 +17,20 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::authn::{Authn, Renewal, Renewed, Trusted};
+use crate::authn::{Authn, DirectorySync, Renewal};
 use crate::authz::Policy;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
-use crate::crypto::{KeyRing, Sealer, random_password};
+use crate::crypto::{Sealer, random_password};
 use crate::filter::{Effects, Lists};
 use crate::mlflow::Table;
-use crate::oidc::{self, Providers, Remote};
-use crate::pages::{Pages, Reached, SignIn};
+use crate::oidc::{Providers, Remote};
+use crate::pages::{self, Pages, Reached, SignIn};
 use crate::pipeline::Proxy;
 use crate::resolve::Resolver;
 use crate::server::admin::{Check, Health};
 use crate::server::{self, tls};
-use crate::store::{Actor, Lease, Store};
+use crate::store::{Actor, Store};
 use crate::telemetry::access::Writer;
 use crate::telemetry::{AccessLog, AuditQueue, Metrics, Telemetry};
 use crate::upstream::Upstream;
@@ -84,11 +85,11 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let store = Arc::new(store.with_context(|| format!("store.url: `{}` cannot be opened", config.store.url))?);
     let first_password =
         bootstrap(&config, &store, &clock).await.context("the first administrator could not be made")?;
-    let remotes = remotes(&config)?;
+    let remotes = identity::remotes(&config)?;
     let authn = Authn::new(&config.authn, Arc::clone(&store), clock.clone()).with_policies(policies);
     let authn = authn.trusting(remotes.trusted(&config));
     let authn = Arc::new(authn.with_idle_sessions_ending_after(config.session.idle_timeout));
-    let keys = session_keys(&config, &store).await?;
+    let keys = identity::session_keys(&config, &store).await?;
     let known = config.providers.iter().zip(remotes.providers.iter().cloned());
     let providers = Providers::new(known, config.server.public_url.as_ref(), keys, &clock);
     let providers = Arc::new(providers.context("oidc.providers")?);
@@ -124,19 +125,19 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         upstream: upstream.clone(),
         lists: Lists::new(upstream.clone(), Arc::clone(&resolver), Sealer::new(&store.sealing_key().await?)),
         effects: effects.clone(),
-        pages: Pages::new(
-            Arc::clone(&store),
-            Arc::clone(&authn),
-            config.authn.clone(),
+        pages: Pages::new(pages::Parts {
+            store: Arc::clone(&store),
+            authn: Arc::clone(&authn),
+            config: config.authn.clone(),
             policy,
             table,
-            Reached {
+            reached: Reached {
                 public_url: config.server.public_url.clone(),
                 static_prefix: config.upstream.static_prefix.clone(),
             },
-            clock.clone(),
+            clock: clock.clone(),
             resolver,
-        )
+        })
         .with_sign_in(SignIn {
             providers: Arc::clone(&providers),
             session: config.session.clone(),
@@ -162,7 +163,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         }
     };
     serving.spawn(server::serve(&config.server, listener, acceptor, handler, Arc::clone(&metrics), stop.clone()));
-    let sessions = Sessions {
+    let sessions = identity::Sessions {
         renewal: Renewal::new(
             Arc::clone(&store),
             Arc::clone(&authn),
@@ -187,8 +188,15 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     timers.spawn(stop_last.clone().run_until_cancelled_owned(sessions.clone().keep_swept()));
     timers.spawn(stop_last.clone().run_until_cancelled_owned(reconcile(effects, clock)));
     timers.spawn(stop_last.clone().run_until_cancelled_owned(watch_version(behind, seen)));
+    for sync in identity::syncs(&DirectorySync::new(Arc::clone(&store)), &providers, &telling) {
+        timers.spawn(stop.clone().run_until_cancelled_owned(sync));
+    }
     for (name, remote) in remotes.all() {
-        timers.spawn(stop_last.clone().run_until_cancelled_owned(keep_fresh(name, remote, Arc::clone(&telling))));
+        timers.spawn(stop_last.clone().run_until_cancelled_owned(identity::keep_fresh(
+            name,
+            remote,
+            Arc::clone(&telling),
+        )));
     }
 
     Ok(Running {
@@ -238,58 +246,6 @@ impl Running {
         }
         self.store.close().await;
     }
-}
-
-/// The identity providers that we talk to, each beside its configuration.
-struct Remotes {
-    providers: Vec<Arc<Remote>>,
-    issuers: Vec<Arc<Remote>>,
-    /// What metrics call them.
-    names: Vec<String>,
-}
-
-/// One for each provider and issuer; connects to none.
-fn remotes(config: &Config) -> anyhow::Result<Remotes> {
-    let of = |key: &str, name: &str, endpoint| {
-        Remote::new(endpoint).with_context(|| format!("{key}.{name}: its certificates cannot be used"))
-    };
-    let providers = config.providers.iter().map(|it| of("oidc.providers", &it.name, &it.endpoint));
-    let issuers = config.issuers.iter().map(|it| of("jwt.issuers", &it.name, &it.endpoint));
-    let names = config.providers.iter().map(|it| format!("oidc.{}", it.name));
-    let names = names.chain(config.issuers.iter().map(|it| format!("jwt.{}", it.name)));
-    Ok(Remotes {
-        names: names.collect(),
-        providers: providers.collect::<anyhow::Result<_>>()?,
-        issuers: issuers.collect::<anyhow::Result<_>>()?,
-    })
-}
-
-impl Remotes {
-    fn all(&self) -> Vec<(String, Arc<Remote>)> {
-        let remotes = self.providers.iter().chain(&self.issuers).cloned();
-        self.names.iter().cloned().zip(remotes).collect()
-    }
-
-    /// Whose bearer tokens are believed.
-    fn trusted(&self, config: &Config) -> Vec<Trusted> {
-        let login = |issuer: &str| config.providers.iter().find(|provider| provider.endpoint.issuer == issuer);
-        let issuers = config.issuers.iter().zip(&self.issuers);
-        issuers
-            .map(|(issuer, remote)| Trusted {
-                issuer: issuer.clone(),
-                remote: Arc::clone(remote),
-                login: login(&issuer.endpoint.issuer).map(|provider| provider.claims.clone()),
-            })
-            .collect()
-    }
-}
-
-/// Keeps an identity provider's description and keys fresh. One that is away makes nobody unready: what was good stays.
-async fn keep_fresh(name: String, remote: Arc<Remote>, metrics: Arc<Metrics>) {
-    let told = |what: oidc::What, outcome: Result<(), &oidc::Error>| {
-        metrics.oidc_fetched(&name, what.as_str(), outcome.err().map_or("ok", oidc::Error::kind));
-    };
-    remote.keep_fresh(told).await;
 }
 
 /// Learns which MLflow is behind us, and says so when it changes.
@@ -343,70 +299,6 @@ async fn bootstrap(config: &Config, store: &Store, clock: &Clock) -> anyhow::Res
     store.create_user(&actor, &config.bootstrap.admin_username, Some(&hash), true).await?;
     Ok(if given.is_none() { Some(password) } else { None })
 }
-
-/// What the provider's tokens of sessions are sealed with.
-async fn session_keys(config: &Config, store: &Store) -> anyhow::Result<Arc<KeyRing>> {
-    let keys = config.session.keys.iter().map(|key| (key.id.as_str(), &key.secret));
-    if let Some(ring) = KeyRing::parse(keys) {
-        return Ok(Arc::new(ring));
-    }
-    if !config.providers.is_empty() {
-        tracing::warn!(
-            "session.keys is empty: the identity provider's tokens are sealed with a key that lies in the store beside them"
-        );
-    }
-    Ok(Arc::new(KeyRing::of("store", &store.session_key().await?)))
-}
-
-/// Keeps sessions in step with the identity providers.
-#[derive(Clone, Debug)]
-struct Sessions {
-    renewal: Renewal,
-    metrics: Arc<Metrics>,
-    renewing: TaskTracker,
-}
-
-impl Sessions {
-    /// A silent provider holds up refreshes only, and this many at most.
-    async fn keep_renewed(self) {
-        let mut ticks = tokio::time::interval(RENEW);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            let room = RENEWALS.saturating_sub(self.renewing.len());
-            let due = if room == 0 { Ok(Vec::new()) } else { self.renewal.due(room).await };
-            match due {
-                Ok(due) => due.into_iter().for_each(|lease| drop(self.renewing.spawn(self.clone().renew(lease)))),
-                Err(error) => tracing::warn!(%error, "sessions that are due cannot be found"),
-            }
-        }
-    }
-
-    async fn renew(self, lease: Lease) {
-        let outcome = self.renewal.renew(lease).await.map(Renewed::as_str).unwrap_or_else(|error| {
-            tracing::error!(%error, "a session was not refreshed: the store does not answer");
-            "store"
-        });
-        self.metrics.session_refreshed(outcome);
-    }
-
-    async fn keep_swept(self) {
-        let mut ticks = tokio::time::interval(SWEEP);
-        loop {
-            ticks.tick().await;
-            if let Err(error) = self.renewal.sweep().await {
-                tracing::warn!(%error, "sessions that are over are still there");
-            }
-        }
-    }
-}
-
-/// How often sessions that are due are looked for.
-const RENEW: Duration = Duration::from_secs(1);
-/// Refreshes at a time, of one process.
-const RENEWALS: usize = 32;
-/// How often sessions that are over are dropped.
-const SWEEP: Duration = Duration::from_hours(1);
 
 async fn refresh(authn: Arc<Authn>) {
     let mut ticks = tokio::time::interval(REFRESH);

@@ -10,7 +10,7 @@ use moka::sync::Cache;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{Authn, Error, Reason, Recognised};
-use crate::authz::Scheme;
+use crate::authz::{Identity, Scheme};
 use crate::clock::Timestamp;
 use crate::config;
 use crate::oidc::Remote;
@@ -40,6 +40,13 @@ pub(super) struct Known {
     person: Person,
 }
 
+/// Who a token is.
+pub(super) enum Found {
+    /// Whoever another token is that said the same, until this one expires.
+    Same(Arc<Identity>, Timestamp),
+    Owner(Recognised),
+}
+
 /// The longest that a token is believed without its signature being looked at again.
 const LONGEST: Duration = Duration::from_hours(24);
 
@@ -56,12 +63,12 @@ impl Authn {
     }
 
     /// Who this JWT is, by the issuer that signed it.
-    pub(super) async fn by_jwt(&self, place: [u8; 32], token: &SecretString) -> Result<Recognised, Error> {
+    pub(super) async fn by_jwt(&self, place: [u8; 32], token: &SecretString) -> Result<Found, Error> {
         if let Some(known) = self.verifications.get(&place)
             && self.is_still_good(&known)
             && let Some(user) = self.store.user_by_identity(&known.issuer, &known.person.subject).await?
         {
-            return recognised(user, &known);
+            return Ok(Found::Owner(recognised(user, &known)?));
         }
         let token = Unverified::parse(token.expose_secret()).map_err(refused)?;
         // To the letter: no issuer of ours, no I/O.
@@ -69,10 +76,39 @@ impl Authn {
         let trusted = self.issuers.iter().find(is_its).ok_or(refused(Refusal::Issuer))?;
         let keys = trusted.remote.keys_for(&token).await.map_err(refused)?;
         let verified = token::verify(token, &trusted.issuer, &keys, self.clock.now()).map_err(refused)?;
-        let (user, known) = self.meet(trusted, verified).await?;
-        let recognised = recognised(user, &known)?;
+        let (person, kept) = read(trusted, &verified)?;
+        let said = self.said(trusted, &person, &kept);
+        let known = Known {
+            issuer: trusted.issuer.endpoint.issuer.clone(),
+            key: verified.key,
+            expires: verified.expires,
+            issued: verified.issued,
+            person,
+        };
+        let found = match self.identities.get(&said, self.clock.now()) {
+            Some(identity) => Found::Same(identity, known.expires),
+            None => {
+                let user = self.meet(trusted, &known, kept).await?;
+                // Where it counts when a token was made, each is looked at by itself.
+                let settled = user.person.as_ref().is_some_and(|it| it.allowed && it.suspended.is_none());
+                Found::Owner(Recognised { said: settled.then_some(said), ..recognised(user, &known)? })
+            }
+        };
         self.verifications.insert(place, Arc::new(known));
-        Ok(recognised)
+        Ok(found)
+    }
+
+    /// The place of everything that decides who a token is and what is kept of them: whoever is found there was met with
+    /// the very same lately, and nothing in the store has changed since.
+    fn said(&self, trusted: &Trusted, person: &Person, kept: &Standing) -> [u8; 32] {
+        let flags = [person.says_groups, person.admin, person.allowed, person.machine];
+        let kept_flags = [kept.says_groups, kept.admin, kept.allowed];
+        let flags: Vec<u8> = flags.into_iter().chain(kept_flags).map(u8::from).collect();
+        let (issuer, count) = (&trusted.issuer.endpoint.issuer, person.groups.len().to_be_bytes());
+        let mut parts: Vec<&[u8]> =
+            vec![issuer.as_bytes(), person.subject.as_bytes(), person.name.as_bytes(), &flags, &count];
+        parts.extend(person.groups.iter().chain(&kept.groups).map(String::as_bytes));
+        self.keys.key_of("said by a token", &parts)
     }
 
     fn is_still_good(&self, known: &Known) -> bool {
@@ -82,27 +118,16 @@ impl Authn {
     }
 
     /// Finds or makes the account of a token's owner, and keeps what the token says of them.
-    async fn meet(&self, trusted: &Trusted, verified: Verified) -> Result<(User, Known), Error> {
-        let issuer = trusted.issuer.endpoint.issuer.as_str();
-        let rules = trusted.login.as_ref().unwrap_or(&trusted.issuer.claims);
-        let read = || {
-            let person = claims::read_bearer(&trusted.issuer, &verified.claims)?;
-            let kept = if person.machine { person.standing() } else { claims::standing(rules, &[&verified.claims])? };
-            Ok((person, kept))
-        };
-        let (person, kept) = read().map_err(|error: claims::ClaimError| {
-            // The token is genuine, so whoever configured this wants to know.
-            tracing::info!(issuer = %trusted.issuer.name, "a token of {} names nobody: {error}", trusted.issuer.name);
-            refused(Refusal::Claims)
-        })?;
+    async fn meet(&self, trusted: &Trusted, known: &Known, said: Standing) -> Result<User, Error> {
+        let (issuer, person) = (known.issuer.as_str(), &known.person);
         let user = self.store.user_by_identity(issuer, &person.subject).await?;
-        if let Some(reason) = user.as_ref().and_then(|user| overruled(user, verified.issued)) {
+        if let Some(reason) = user.as_ref().and_then(|user| overruled(user, known.issued)) {
             return Err(Error::Failed(reason));
         }
-        let refused = !person.allowed || kept.says_groups && !kept.allowed;
-        let kept = Kept::new(kept, user.as_ref());
+        let refused = !person.allowed || said.says_groups && !said.allowed;
+        let kept = Kept::new(said, user.as_ref());
         let user = match user {
-            Some(user) if is_old_news(&user, verified.issued) => user,
+            Some(user) if is_old_news(&user, known.issued) => user,
             // Somebody who may not come in gets no account, but whose account there is, their access tokens stop.
             None if refused => return Err(Error::Failed(Reason::OwnerNotAllowed)),
             user => {
@@ -112,22 +137,33 @@ impl Authn {
                 self.keep(issuer, &person.subject, name, &kept).await?
             }
         };
-        if refused {
-            return Err(Error::Failed(Reason::OwnerNotAllowed));
-        }
-        let (issuer, expires, issued) = (issuer.to_owned(), verified.expires, verified.issued);
-        Ok((user, Known { issuer, key: verified.key, expires, issued, person }))
+        if refused { Err(Error::Failed(Reason::OwnerNotAllowed)) } else { Ok(user) }
     }
 
     async fn keep(&self, issuer: &str, subject: &str, name: &str, kept: &Kept) -> Result<User, Error> {
         let Kept { groups, admin, allowed } = kept;
-        let seen = Seen { issuer, subject, name, groups, admin: *admin, allowed: *allowed };
+        let seen = Seen { issuer, subject, name, groups, admin: *admin, allowed: *allowed, came: true };
         let actor = Actor { name: name.to_owned(), token: None, address: None };
         self.store.meet(&actor, seen).await.map_err(|error| match error {
             store::Error::NameTaken(_) => Error::Failed(Reason::NameTaken),
             error => Error::Store(error),
         })
     }
+}
+
+/// Who a token is, and what is to be kept of them.
+fn read(trusted: &Trusted, verified: &Verified) -> Result<(Person, Standing), Error> {
+    let rules = trusted.login.as_ref().unwrap_or(&trusted.issuer.claims);
+    let read = || {
+        let person = claims::read_bearer(&trusted.issuer, &verified.claims)?;
+        let kept = if person.machine { person.standing() } else { claims::standing(rules, &[&verified.claims])? };
+        Ok((person, kept))
+    };
+    read().map_err(|error: claims::ClaimError| {
+        // The token is genuine, so whoever configured this wants to know.
+        tracing::info!(issuer = %trusted.issuer.name, "a token of {} names nobody: {error}", trusted.issuer.name);
+        refused(Refusal::Claims)
+    })
 }
 
 /// What the store shall know of somebody.

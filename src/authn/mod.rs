@@ -16,8 +16,7 @@ use crate::authz::{Identity, Limits, Policies, Scheme, UserId};
 use crate::clock::{Clock, Timestamp};
 use crate::config;
 use crate::crypto::{AccessToken, CacheKeys, PasswordHash};
-use crate::oidc::token::Refusal;
-use crate::store::{self, Store, User};
+use crate::store::{self, Actor, Store, User};
 
 mod credential;
 mod flights;
@@ -25,117 +24,25 @@ mod guesses;
 mod hashing;
 mod identities;
 mod jwt;
+mod refusal;
 mod renewal;
 mod session;
+mod sync;
 
 use credential::Credential;
 use flights::Flights;
 use guesses::Guesses;
 use hashing::Hashing;
-use identities::{Identities, Used};
+use identities::{Epoch, Identities, Used};
 use jwt::Verifications;
 
 pub use jwt::Trusted;
+pub use refusal::{Error, Reason};
 pub use renewal::{Renewal, Renewed};
+pub use sync::{DirectorySync, SyncError};
 
 /// The cookie of a session. Its prefix makes browsers keep it to this very host, and to TLS (loopback aside).
 pub const SESSION_COOKIE: &str = "__Host-mlflow-session";
-
-/// Why nobody was recognised.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// No credential at all.
-    #[error("no credentials were sent")]
-    Missing,
-    /// A credential that is wrong, expired, revoked or unreadable. One answer for all, so nothing can be learnt from it.
-    #[error("the credentials were refused: {0}")]
-    Failed(Reason),
-    #[error("too many failed attempts")]
-    TooManyAttempts { retry_after: Duration },
-    /// The password queue is full.
-    #[error("too many passwords are being checked")]
-    Busy,
-    /// A JWT of an issuer whose keys could never be fetched.
-    #[error("the identity provider's keys could not be fetched yet")]
-    NoKeys,
-    #[error(transparent)]
-    Store(#[from] store::Error),
-}
-
-/// Why a credential failed: for our log and metrics, never for the client.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Reason {
-    Unreadable,
-    UnknownScheme,
-    UnknownUser,
-    WrongPassword,
-    MalformedToken,
-    UnknownToken,
-    ExpiredToken,
-    RevokedToken,
-    TokenOfAnother,
-    /// A token whose owner the identity provider let go: out of all allowed groups, logged out, or not heard of for long.
-    OwnerNotAllowed,
-    OwnerSuspended,
-    OwnerOutOfTouch,
-    /// A session that is over, or never was.
-    UnknownSession,
-    /// A JWT of no issuer of ours, or one that does not hold what it must.
-    RefusedJwt(Refusal),
-    /// The name that a token or provider says is somebody else's here.
-    NameTaken,
-}
-
-impl Reason {
-    /// Whether it counts as a guess. Somebody who holds a token that was once valid is not guessing, and what cannot
-    /// possibly succeed costs nothing: a job with an expired token must not block the passwords of its whole address.
-    #[must_use]
-    pub const fn is_guess(self) -> bool {
-        match self {
-            Self::UnknownUser | Self::WrongPassword | Self::UnknownToken => true,
-            Self::Unreadable
-            | Self::UnknownScheme
-            | Self::MalformedToken
-            | Self::ExpiredToken
-            | Self::RevokedToken
-            | Self::TokenOfAnother
-            | Self::OwnerNotAllowed
-            | Self::OwnerSuspended
-            | Self::OwnerOutOfTouch
-            | Self::UnknownSession
-            | Self::RefusedJwt(_)
-            | Self::NameTaken => false,
-        }
-    }
-
-    /// A bounded word.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Unreadable => "unreadable",
-            Self::UnknownScheme => "unknown_scheme",
-            Self::UnknownUser => "unknown_user",
-            Self::WrongPassword => "wrong_password",
-            Self::MalformedToken => "malformed_token",
-            Self::UnknownToken => "unknown_token",
-            Self::ExpiredToken => "expired_token",
-            Self::RevokedToken => "revoked_token",
-            Self::TokenOfAnother => "token_of_another",
-            Self::OwnerNotAllowed => "owner_not_allowed",
-            Self::OwnerSuspended => "owner_suspended",
-            Self::OwnerOutOfTouch => "owner_out_of_touch",
-            Self::UnknownSession => "unknown_session",
-            Self::RefusedJwt(refusal) => refusal.as_str(),
-            Self::NameTaken => "name_taken",
-        }
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 
 /// Recognises people and programs.
 pub struct Authn {
@@ -269,14 +176,35 @@ impl Authn {
                 }
                 Recognised::new(user, Scheme::Password, Timestamp(i64::MAX))
             }
-            Credential::Jwt(token) => self.by_jwt(place, &token).await?,
+            Credential::Jwt(token) => match self.by_jwt(place, &token).await? {
+                jwt::Found::Owner(recognised) => recognised,
+                jwt::Found::Same(identity, expires) => {
+                    self.remember(place, started, &identity, expires, None);
+                    return Ok(identity);
+                }
+            },
             Credential::Session(secret) => self.by_session(&secret).await?,
         };
-        let (expires, last_used) = (recognised.expires, recognised.last_used);
+        let (expires, last_used, said) = (recognised.expires, recognised.last_used, recognised.said);
         let identity = Arc::new(self.identity(recognised).await?);
-        let until = self.clock.now().plus(self.cache_ttl).min(expires);
-        self.identities.insert(place, started, Arc::clone(&identity), until, last_used, self.clock.now());
+        self.remember(place, started, &identity, expires, last_used);
+        if let Some(said) = said {
+            self.remember(said, started, &identity, Timestamp(i64::MAX), None);
+        }
         Ok(identity)
+    }
+
+    fn remember(
+        &self,
+        place: [u8; 32],
+        started: Epoch,
+        identity: &Arc<Identity>,
+        expires: Timestamp,
+        last_used: Option<Timestamp>,
+    ) {
+        let now = self.clock.now();
+        let until = now.plus(self.cache_ttl).min(expires);
+        self.identities.insert(place, started, Arc::clone(identity), until, last_used, now);
     }
 
     /// What a recognised user may do now: by themselves, by their groups and by their roles.
@@ -520,14 +448,21 @@ struct Recognised {
     expires: Timestamp,
     /// When a use of it was last written down.
     last_used: Option<Timestamp>,
+    /// The place of what a token said of them, for others that say the same.
+    said: Option<[u8; 32]>,
 }
 
 impl Recognised {
     /// With all that the user has.
     fn new(user: User, scheme: Scheme, expires: Timestamp) -> Self {
         let (groups, admin) = (user.groups().to_vec(), user.is_admin());
-        Self { user, scheme, limits: Limits::default(), groups, admin, expires, last_used: None }
+        Self { user, scheme, limits: Limits::default(), groups, admin, expires, last_used: None, said: None }
     }
+}
+
+/// Who it was when nobody asked.
+fn proxy() -> Actor {
+    Actor { name: "proxy".to_owned(), token: None, address: None }
 }
 
 #[cfg(test)]

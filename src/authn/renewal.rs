@@ -6,12 +6,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Authn;
+use super::{Authn, proxy};
 use crate::authz::SessionId;
 use crate::clock::{Clock, Timestamp};
 use crate::oidc::refresh::{After, LEASE, after, due};
 use crate::oidc::{Granted, LoginError, Person, Provider, Providers, Tokens};
-use crate::store::{self, Actor, Lease, Seen, Store};
+use crate::store::{self, Lease, Seen, Store};
 
 /// Refreshes sessions.
 #[derive(Clone, Debug)]
@@ -139,6 +139,7 @@ impl Renewal {
             groups: &person.groups,
             admin: person.admin,
             allowed: person.allowed,
+            came: true,
         };
         self.store.meet(&proxy(), seen).await?;
         if self.store.revision().await? != before {
@@ -185,10 +186,6 @@ impl Renewal {
             Err(error) => Err(error),
         }
     }
-}
-
-fn proxy() -> Actor {
-    Actor { name: "proxy".to_owned(), token: None, address: None }
 }
 
 const WRITE_ATTEMPTS: usize = 4;

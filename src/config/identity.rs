@@ -32,6 +32,16 @@ pub struct Provider {
     pub claims: Claims,
     /// Whether a back-channel logout also lets the person's access tokens rest.
     pub logout_suspends_tokens: bool,
+    /// How often Keycloak's list of people is asked; `None`: never.
+    pub sync: Option<Sync>,
+}
+
+/// Asking Keycloak's admin API about everybody who has been here.
+#[derive(Clone, Debug)]
+pub struct Sync {
+    pub every: Duration,
+    /// The admin API of the issuer's realm.
+    pub realm: Url,
 }
 
 /// How a confidential client proves itself at the token endpoint (RFC 6749 §2.3.1).
@@ -203,32 +213,10 @@ fn provider(name: &str, raw: raw::Provider, report: &mut Report) -> Option<Provi
             None
         }
     };
-    let endpoint = endpoint(
-        &at,
-        &RawEndpoint {
-            issuer: raw.issuer.as_deref(),
-            discovery_url: raw.discovery_url.as_deref(),
-            internal_url: raw.internal_url.as_deref(),
-            jwks_url: None,
-            ca_file: raw.ca_file.as_deref(),
-            bearer_file: None,
-            algorithms: &raw.algorithms,
-        },
-        report,
-    );
-    let claims = claims(
-        &at,
-        &RawClaims {
-            claims: &raw.groups_claims,
-            prefixes: &raw.groups_prefixes,
-            form: &raw.groups_form,
-            allowed: &raw.allowed_groups,
-            admin: &raw.admin_groups,
-            username: &raw.username_claim,
-            verified_email: raw.require_verified_email,
-        },
-        report,
-    );
+    let endpoint = endpoint(&at, &raw.endpoint, report);
+    let claims = claims(&at, raw.claims, report);
+    let has_secret = client_secret.as_ref().is_some_and(Option::is_some);
+    let sync = sync(&at, raw.sync_seconds, endpoint.as_ref(), has_secret, report);
     Some(Provider {
         display_name: raw.display_name.unwrap_or_else(|| name.to_owned()),
         name: name.to_owned(),
@@ -239,7 +227,40 @@ fn provider(name: &str, raw: raw::Provider, report: &mut Report) -> Option<Provi
         endpoint: endpoint?,
         claims: claims?,
         logout_suspends_tokens: logout_suspends_tokens?,
+        sync: sync?,
     })
+}
+
+/// `Some(None)`: never.
+fn sync(
+    at: &impl Fn(&str) -> String,
+    seconds: u64,
+    endpoint: Option<&Endpoint>,
+    has_secret: bool,
+    report: &mut Report,
+) -> Option<Option<Sync>> {
+    if seconds == 0 {
+        return Some(None);
+    }
+    let key = at("sync_seconds");
+    let every = report.check(&key, checks::seconds(seconds, 1..=DAY));
+    if !has_secret {
+        report.add(&key, "needs client_secret: Keycloak's admin API is asked with the client's service account");
+    }
+    let realm = admin_api(endpoint?);
+    if realm.is_none() {
+        report.add(&key, "is for Keycloak, whose issuers end with /realms/NAME");
+    }
+    Some(Some(Sync { every: every?, realm: realm? }))
+}
+
+/// `https://HOST/realms/NAME` -> `https://HOST/admin/realms/NAME`, under the address that we reach it at.
+fn admin_api(endpoint: &Endpoint) -> Option<Url> {
+    let issuer = Url::parse(&endpoint.issuer).ok()?;
+    let (before, realm) = issuer.path().trim_end_matches('/').rsplit_once("/realms/")?;
+    let mut url = endpoint.internal_url.clone().unwrap_or_else(|| issuer.clone());
+    url.set_path(&format!("{before}/admin/realms/{realm}"));
+    (!realm.is_empty() && !realm.contains('/')).then_some(url)
 }
 
 fn issuer(name: &str, raw: raw::Issuer, report: &mut Report) -> Option<Issuer> {
@@ -261,32 +282,9 @@ fn issuer(name: &str, raw: raw::Issuer, report: &mut Report) -> Option<Issuer> {
         }
     };
     let leeway = report.check(&at("leeway_seconds"), checks::seconds(raw.leeway_seconds, 0..=300));
-    let endpoint = endpoint(
-        &at,
-        &RawEndpoint {
-            issuer: raw.issuer.as_deref(),
-            discovery_url: raw.discovery_url.as_deref(),
-            internal_url: raw.internal_url.as_deref(),
-            jwks_url: raw.jwks_url.as_deref(),
-            ca_file: raw.ca_file.as_deref(),
-            bearer_file: raw.bearer_file.as_deref(),
-            algorithms: &raw.algorithms,
-        },
-        report,
-    );
-    let claims = claims(
-        &at,
-        &RawClaims {
-            claims: &raw.groups_claims,
-            prefixes: &raw.groups_prefixes,
-            form: &raw.groups_form,
-            allowed: &raw.allowed_groups,
-            admin: &raw.admin_groups,
-            username: &raw.username_claim,
-            verified_email: raw.require_verified_email,
-        },
-        report,
-    );
+    let endpoint = endpoint(&at, &raw.endpoint, report);
+    let jwks_url = optional(raw.jwks_url.as_deref(), |url| report.check(&at("jwks_url"), checks::provider_url(url)));
+    let claims = claims(&at, raw.claims, report);
     for machine in &raw.machines {
         if machine.conditions.is_empty() || machine.name.is_empty() {
             report.add(&at("machines"), "each rule needs a `where` with at least one claim, and a `name`");
@@ -297,9 +295,10 @@ fn issuer(name: &str, raw: raw::Issuer, report: &mut Report) -> Option<Issuer> {
         name: raw.name,
         groups: raw.groups,
     });
+    let bearer_file = raw.bearer_file.map(PathBuf::from);
     Some(Issuer {
         name: name.to_owned(),
-        endpoint: endpoint?,
+        endpoint: Endpoint { jwks_url: jwks_url?, bearer_file, ..endpoint? },
         audiences: raw.audiences,
         authorized_parties: raw.authorized_parties,
         leeway: leeway?,
@@ -309,32 +308,21 @@ fn issuer(name: &str, raw: raw::Issuer, report: &mut Report) -> Option<Issuer> {
     })
 }
 
-/// The keys about where an issuer is.
-struct RawEndpoint<'r> {
-    issuer: Option<&'r str>,
-    discovery_url: Option<&'r str>,
-    internal_url: Option<&'r str>,
-    jwks_url: Option<&'r str>,
-    ca_file: Option<&'r str>,
-    bearer_file: Option<&'r str>,
-    algorithms: &'r [String],
-}
-
-fn endpoint(at: &impl Fn(&str) -> String, raw: &RawEndpoint<'_>, report: &mut Report) -> Option<Endpoint> {
-    let Some(issuer) = raw.issuer else {
+fn endpoint(at: &impl Fn(&str) -> String, raw: &raw::Endpoint, report: &mut Report) -> Option<Endpoint> {
+    let Some(issuer) = raw.issuer.as_deref() else {
         report.add(&at("issuer"), "is missing: the issuer's URL, letter for letter as its tokens have it in `iss`");
         return None;
     };
     let issuer_url = report.check(&at("issuer"), checks::provider_url(issuer));
     let well_known = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
-    let discovery_url = match raw.discovery_url {
+    let discovery_url = match raw.discovery_url.as_deref() {
         Some(url) => report.check(&at("discovery_url"), checks::provider_url(url)),
         None => checks::provider_url(&well_known).ok(),
     };
-    let internal = optional(raw.internal_url, |url| report.check(&at("internal_url"), checks::origin(url)));
-    let jwks_url = optional(raw.jwks_url, |url| report.check(&at("jwks_url"), checks::provider_url(url)));
-    let ca = optional(raw.ca_file, |path| report.check(&at("ca_file"), checks::certificates(Path::new(path))));
-    let algorithms = each(&at("algorithms"), raw.algorithms, algorithm, report);
+    let internal = optional(raw.internal_url.as_deref(), |url| report.check(&at("internal_url"), checks::origin(url)));
+    let ca =
+        optional(raw.ca_file.as_deref(), |path| report.check(&at("ca_file"), checks::certificates(Path::new(path))));
+    let algorithms = each(&at("algorithms"), &raw.algorithms, algorithm, report);
     if raw.algorithms.is_empty() {
         report.add(&at("algorithms"), "must name at least one, such as RS256");
     }
@@ -343,26 +331,15 @@ fn endpoint(at: &impl Fn(&str) -> String, raw: &RawEndpoint<'_>, report: &mut Re
         issuer: issuer.to_owned(),
         discovery_url: discovery_url?,
         internal_url: internal?,
-        jwks_url: jwks_url?,
+        jwks_url: None,
         ca: ca?.unwrap_or_default(),
-        bearer_file: raw.bearer_file.map(PathBuf::from),
+        bearer_file: None,
         algorithms: algorithms?,
     })
 }
 
-/// The keys about what claims mean.
-struct RawClaims<'r> {
-    claims: &'r [String],
-    prefixes: &'r [String],
-    form: &'r str,
-    allowed: &'r [String],
-    admin: &'r [String],
-    username: &'r str,
-    verified_email: bool,
-}
-
-fn claims(at: &impl Fn(&str) -> String, raw: &RawClaims<'_>, report: &mut Report) -> Option<Claims> {
-    let form = match raw.form {
+fn claims(at: &impl Fn(&str) -> String, raw: raw::Claims, report: &mut Report) -> Option<Claims> {
+    let form = match raw.groups_form.as_str() {
         "full" => Some(GroupForm::Full),
         "leaf" => Some(GroupForm::Leaf),
         "both" => Some(GroupForm::Both),
@@ -371,26 +348,24 @@ fn claims(at: &impl Fn(&str) -> String, raw: &RawClaims<'_>, report: &mut Report
             None
         }
     };
-    if raw.prefixes.len() > raw.claims.len() {
+    if raw.groups_prefixes.len() > raw.groups_claims.len() {
         report.add(&at("groups_prefixes"), "has more entries than groups_claims: one for each, in the same order");
     }
-    if raw.claims.iter().any(String::is_empty) {
+    if raw.groups_claims.iter().any(String::is_empty) {
         report.add(&at("groups_claims"), "must not contain an empty path");
     }
-    if raw.allowed.iter().chain(raw.admin).any(String::is_empty) {
+    if raw.allowed_groups.iter().chain(&raw.admin_groups).any(String::is_empty) {
         report.add(&at("allowed_groups"), "and admin_groups must not contain an empty name");
     }
-    let sources = raw.claims.iter().enumerate().map(|(at, claim)| GroupSource {
-        claim: claim.clone(),
-        prefix: raw.prefixes.get(at).cloned().unwrap_or_default(),
-    });
+    let prefixes = raw.groups_prefixes.into_iter().chain(std::iter::repeat(String::new()));
+    let sources = raw.groups_claims.into_iter().zip(prefixes).map(|(claim, prefix)| GroupSource { claim, prefix });
     Some(Claims {
         groups: sources.collect(),
         form: form?,
-        allowed: raw.allowed.to_vec(),
-        admin: raw.admin.to_vec(),
-        username: raw.username.to_owned(),
-        verified_email: raw.verified_email,
+        allowed: raw.allowed_groups,
+        admin: raw.admin_groups,
+        username: raw.username_claim,
+        verified_email: raw.require_verified_email,
     })
 }
 

@@ -24,7 +24,7 @@ mod schema;
 
 pub use checks::{check_password, check_username, is_loopback};
 pub use identity::{
-    Claims, ClientAuth, Endpoint, GroupForm, GroupSource, Issuer, Machine, Preset, Provider, SealingKey, Session,
+    Claims, ClientAuth, Endpoint, GroupForm, GroupSource, Issuer, Machine, Preset, Provider, SealingKey, Session, Sync,
 };
 pub use layers::Environment;
 pub use load::{Flags, Setting, load, load_from};

@@ -230,20 +230,68 @@ pub(super) struct Oidc {
     pub(super) providers: BTreeMap<String, Provider>,
 }
 
+/// serde refuses no unknown field beside a flattened one; [`super::layers`] has refused them before.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub(super) struct Provider {
-    pub(super) issuer: Option<String>,
+    #[serde(flatten)]
+    pub(super) endpoint: Endpoint,
     pub(super) client_id: Option<String>,
     pub(super) client_secret: Option<Secret>,
     pub(super) client_secret_file: Option<String>,
     pub(super) client_auth: String,
     pub(super) display_name: Option<String>,
     pub(super) scopes: Vec<String>,
+    #[serde(flatten)]
+    pub(super) claims: Claims,
+    pub(super) logout_tokens: String,
+    pub(super) sync_seconds: u64,
+}
+
+impl Default for Provider {
+    fn default() -> Self {
+        Self {
+            endpoint: Endpoint::default(),
+            client_id: None,
+            client_secret: None,
+            client_secret_file: None,
+            client_auth: "basic".to_owned(),
+            display_name: None,
+            scopes: words(&["openid", "email", "profile"]),
+            claims: Claims::default(),
+            logout_tokens: "keep".to_owned(),
+            sync_seconds: 0,
+        }
+    }
+}
+
+/// Where an issuer is and what it signs with.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default)]
+pub(super) struct Endpoint {
+    pub(super) issuer: Option<String>,
     pub(super) discovery_url: Option<String>,
     pub(super) internal_url: Option<String>,
     pub(super) ca_file: Option<String>,
     pub(super) algorithms: Vec<String>,
+}
+
+impl Default for Endpoint {
+    fn default() -> Self {
+        Self {
+            issuer: None,
+            discovery_url: None,
+            internal_url: None,
+            ca_file: None,
+            algorithms: words(&["RS256", "ES256", "PS256", "EdDSA"]),
+        }
+    }
+}
+
+/// Who somebody is, by the claims of a token.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default)]
+pub(super) struct Claims {
     pub(super) groups_claims: Vec<String>,
     pub(super) groups_prefixes: Vec<String>,
     pub(super) groups_form: String,
@@ -251,24 +299,11 @@ pub(super) struct Provider {
     pub(super) admin_groups: Vec<String>,
     pub(super) username_claim: String,
     pub(super) require_verified_email: bool,
-    pub(super) logout_tokens: String,
 }
 
-impl Default for Provider {
+impl Default for Claims {
     fn default() -> Self {
-        let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
         Self {
-            issuer: None,
-            client_id: None,
-            client_secret: None,
-            client_secret_file: None,
-            client_auth: "basic".to_owned(),
-            display_name: None,
-            scopes: words(&["openid", "email", "profile"]),
-            discovery_url: None,
-            internal_url: None,
-            ca_file: None,
-            algorithms: words(&["RS256", "ES256", "PS256", "EdDSA"]),
             groups_claims: words(&["groups"]),
             groups_prefixes: Vec::new(),
             groups_form: "full".to_owned(),
@@ -276,9 +311,12 @@ impl Default for Provider {
             admin_groups: Vec::new(),
             username_claim: "email".to_owned(),
             require_verified_email: true,
-            logout_tokens: "keep".to_owned(),
         }
     }
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|&word| word.to_owned()).collect()
 }
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -288,51 +326,33 @@ pub(super) struct Jwt {
     pub(super) issuers: BTreeMap<String, Issuer>,
 }
 
+/// As [`Provider`] with unknown fields.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub(super) struct Issuer {
-    pub(super) issuer: Option<String>,
+    #[serde(flatten)]
+    pub(super) endpoint: Endpoint,
     pub(super) audiences: Vec<String>,
     pub(super) authorized_parties: Vec<String>,
-    pub(super) discovery_url: Option<String>,
-    pub(super) internal_url: Option<String>,
     pub(super) jwks_url: Option<String>,
-    pub(super) ca_file: Option<String>,
     pub(super) bearer_file: Option<String>,
-    pub(super) algorithms: Vec<String>,
     pub(super) leeway_seconds: u64,
-    pub(super) groups_claims: Vec<String>,
-    pub(super) groups_prefixes: Vec<String>,
-    pub(super) groups_form: String,
-    pub(super) allowed_groups: Vec<String>,
-    pub(super) admin_groups: Vec<String>,
-    pub(super) username_claim: String,
-    pub(super) require_verified_email: bool,
+    #[serde(flatten)]
+    pub(super) claims: Claims,
     pub(super) preset: Option<String>,
     pub(super) machines: Vec<Machine>,
 }
 
 impl Default for Issuer {
     fn default() -> Self {
-        let as_provider = Provider::default();
         Self {
-            issuer: None,
+            endpoint: Endpoint::default(),
             audiences: Vec::new(),
             authorized_parties: Vec::new(),
-            discovery_url: None,
-            internal_url: None,
             jwks_url: None,
-            ca_file: None,
             bearer_file: None,
-            algorithms: as_provider.algorithms,
             leeway_seconds: 30,
-            groups_claims: as_provider.groups_claims,
-            groups_prefixes: Vec::new(),
-            groups_form: as_provider.groups_form,
-            allowed_groups: Vec::new(),
-            admin_groups: Vec::new(),
-            username_claim: as_provider.username_claim,
-            require_verified_email: as_provider.require_verified_email,
+            claims: Claims::default(),
             preset: None,
             machines: Vec::new(),
         }

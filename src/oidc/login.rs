@@ -99,7 +99,7 @@ pub enum Error {
 /// What a provider calls its refusal.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Refused {
-    /// `invalid_grant`: the code or token is of no use, now and later.
+    /// `invalid_grant`, or one of [`SIGN_IN_AGAIN`]: the code or token is of no use, now and later.
     Grant,
     /// `invalid_client`, `unauthorized_client`: it does not know us. Ours to mend, not the person's.
     Client,
@@ -110,7 +110,7 @@ pub enum Refused {
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Grant => "invalid_grant",
+            Self::Grant => "the code or token is of no use (any more)",
             Self::Client => "it does not know us: check client_id, client_secret and client_auth",
             Self::Request => "the request",
         })
@@ -234,6 +234,16 @@ impl Provider {
         let client = self.client().await?;
         let token = RefreshToken::new(refresh_token.expose_secret().to_owned());
         granted(client.exchange_refresh_token(&token).request_async(&Sure(self.remote.client())).await)
+    }
+
+    /// An access token of the client's own (RFC 6749 §4.4), and how long it is good for.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn own_token(&self) -> Result<(SecretString, Option<Duration>), Error> {
+        let client = self.client().await?;
+        let granted = granted(client.exchange_client_credentials().request_async(&Sure(self.remote.client())).await)?;
+        Ok((granted.access_token, granted.expires_in))
     }
 
     /// Who signed in: by the ID token, and by the access token as far as it adds groups.
@@ -365,12 +375,16 @@ impl Tokens {
 
 const PURPOSE: &str = "session tokens";
 
+/// What OpenID Connect Core §3.1.2.6 and RFC 6749 §4.1.2.1 say to a browser; some providers say it to a refresh.
+const SIGN_IN_AGAIN: [&str; 4] = ["access_denied", "consent_required", "interaction_required", "login_required"];
+
 fn granted(answer: Answer) -> Result<Granted, Error> {
     let answer = answer.map_err(|error| match error {
         RequestTokenError::Request(error) => Error::Unreachable(error),
         RequestTokenError::ServerResponse(response) => Error::Refused(match response.error() {
             CoreErrorResponseType::InvalidGrant => Refused::Grant,
             CoreErrorResponseType::InvalidClient | CoreErrorResponseType::UnauthorizedClient => Refused::Client,
+            CoreErrorResponseType::Extension(word) if SIGN_IN_AGAIN.contains(&word.as_str()) => Refused::Grant,
             CoreErrorResponseType::InvalidRequest
             | CoreErrorResponseType::InvalidScope
             | CoreErrorResponseType::UnsupportedGrantType

@@ -6,6 +6,7 @@
 mod attempt;
 pub mod claims;
 pub mod client;
+mod directory;
 mod discovery;
 mod keys;
 mod login;
@@ -19,6 +20,7 @@ pub use attempt::{
 };
 pub use claims::Person;
 pub use client::Client;
+pub use directory::{Directory, Error as DirectoryError, Found};
 pub use discovery::{Metadata, MetadataError};
 pub use keys::{Key, Keys, KeysError};
 pub use login::{Error as LoginError, Granted, Provider, Providers, Refused, Tokens};

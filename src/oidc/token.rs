@@ -224,6 +224,10 @@ pub fn verify(token: Unverified<'_>, issuer: &Issuer, keys: &Keys, now: Timestam
     if other || said_other {
         return Err(Refusal::Kind);
     }
+    // RFC 9449 §7.2, RFC 8705 §3: of no use without a proof that its bearer has the key, and we ask for none.
+    if token.claims.contains_key("cnf") {
+        return Err(Refusal::Bound);
+    }
     let subject = token.id("sub", Refusal::Subject)?.ok_or(Refusal::Subject)?;
     Ok(Verified { claims: Value::Object(token.claims), subject, expires, issued, key })
 }

@@ -36,6 +36,8 @@ pub struct Seen<'a> {
     pub groups: &'a [String],
     pub admin: bool,
     pub allowed: bool,
+    /// Whether they came themselves: what suspended their tokens is over then.
+    pub came: bool,
 }
 
 impl Store {
@@ -52,7 +54,7 @@ impl Store {
     }
 
     /// Writes down what a provider says of somebody: an account is made at the first meeting, their groups are kept, and
-    /// what suspended their tokens is over. A name that changed follows, unless somebody else has the new one.
+    /// what suspended their tokens is over when they came themselves. A name that changed follows, unless somebody else has the new one.
     ///
     /// An account of that name without a password and without a provider waits for its owner and becomes theirs.
     /// Nothing is announced, and no audit row written, when nothing but the moment is new.
@@ -88,6 +90,18 @@ impl Store {
         Ok(user)
     }
 
+    /// The people whom this issuer knows; programs are none.
+    ///
+    /// # Errors
+    /// As every method.
+    pub async fn people_of(&self, issuer: &str) -> Result<Vec<User>> {
+        let users = sqlx::query(
+            "SELECT id, name, password, admin, created, issuer, subject, groups, group_admin, allowed, seen, suspended
+             FROM users WHERE issuer = $1 AND subject NOT LIKE 'machine:%' ORDER BY id",
+        );
+        users.bind(issuer).fetch_all(&self.readers).await?.iter().map(rows::user).collect()
+    }
+
     /// Lets somebody's access tokens rest until the provider is heard of again.
     ///
     /// # Errors
@@ -113,7 +127,7 @@ fn says_nothing_new(user: &User, seen: Seen<'_>) -> bool {
             person.groups == seen.groups
                 && person.admin == seen.admin
                 && person.allowed == seen.allowed
-                && person.suspended.is_none()
+                && (person.suspended.is_none() || !seen.came)
         })
 }
 
@@ -139,7 +153,8 @@ impl Change {
     async fn new_person(&mut self, seen: Seen<'_>) -> Result<UserId> {
         let at = self.at.0;
         sqlx::query(
-            "INSERT INTO users (name, password, admin, created) VALUES ($1, NULL, $2, $3) ON CONFLICT (name) DO NOTHING",
+            "INSERT INTO users (name, password, admin, created)
+             SELECT $1, NULL, $2, $3 WHERE NOT EXISTS (SELECT 1 FROM users WHERE lower(name) = lower($1))",
         )
         .bind(seen.name)
         .bind(false)
@@ -158,8 +173,11 @@ impl Change {
         if user.name == name {
             return Ok(());
         }
-        let taken: i64 =
-            sqlx::query_scalar("SELECT COUNT(*) FROM users WHERE name = $1").bind(name).fetch_one(self.on()).await?;
+        let taken: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM users WHERE lower(name) = lower($1) AND id <> $2")
+            .bind(name)
+            .bind(user.id.0)
+            .fetch_one(self.on())
+            .await?;
         if taken > 0 {
             tracing::warn!(user = %user.name, %name, "somebody else has the new name; the old one stays");
             return Ok(());
@@ -172,8 +190,8 @@ impl Change {
         let (at, groups) = (self.at.0, serde_json::Value::from(seen.groups).to_string());
         sqlx::query(
             "UPDATE users SET issuer = $1, subject = $2, groups = $3, group_admin = $4, allowed = $5, seen = $6,
-                    suspended = NULL
-             WHERE id = $7",
+                    suspended = CASE WHEN $7 THEN NULL ELSE suspended END
+             WHERE id = $8",
         )
         .bind(seen.issuer)
         .bind(seen.subject)
@@ -181,6 +199,7 @@ impl Change {
         .bind(seen.admin)
         .bind(seen.allowed)
         .bind(at)
+        .bind(seen.came)
         .bind(id.0)
         .execute(self.on())
         .await?;

@@ -38,7 +38,7 @@ impl User {
 }
 
 impl Store {
-    /// Makes an account.
+    /// Makes an account. Names that differ only in case are one name: policies and people compare them so.
     ///
     /// # Errors
     /// [`Error::Exists`] when the name is taken.
@@ -51,8 +51,8 @@ impl Store {
     ) -> Result<User> {
         let mut change = self.change().await?;
         let created = sqlx::query(
-            "INSERT INTO users (name, password, admin, created) VALUES ($1, $2, $3, $4)
-             ON CONFLICT (name) DO NOTHING
+            "INSERT INTO users (name, password, admin, created)
+             SELECT $1, $2, $3, $4 WHERE NOT EXISTS (SELECT 1 FROM users WHERE lower(name) = lower($1))
              RETURNING id, name, password, admin, created, issuer, subject, groups, group_admin, allowed, seen, suspended",
         )
         .bind(name)

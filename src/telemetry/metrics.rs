@@ -25,6 +25,7 @@ pub struct Metrics {
     logins: IntCounterVec,
     logouts: IntCounterVec,
     session_refreshes: IntCounterVec,
+    directory_syncs: IntCounterVec,
     edge_refusals: IntCounterVec,
     upstream_errors: IntCounterVec,
     shadow_decisions: IntCounterVec,
@@ -131,6 +132,12 @@ impl Metrics {
             logins: counters(&r, "logins_total", "Sign-ins with a browser", &["provider", "outcome"])?,
             logouts: counters(&r, "logouts_total", "Sign-outs of browsers, also those refused", &["how"])?,
             session_refreshes: counters(&r, "session_refreshes_total", "Refreshes of sessions", &["outcome"])?,
+            directory_syncs: counters(
+                &r,
+                "directory_syncs_total",
+                "Times that a provider's list of people was gone through",
+                &["provider", "outcome"],
+            )?,
             edge_refusals: counters(&r, "edge_refusals_total", "Requests refused as unsafe", &["reason"])?,
             upstream_errors: counters(&r, "upstream_errors_total", "Requests MLflow did not answer", &["kind"])?,
             shadow_decisions: counters(
@@ -205,6 +212,11 @@ impl Metrics {
     /// Counts a session that was refreshed, or not. `outcome`: a bounded word.
     pub fn session_refreshed(&self, outcome: &'static str) {
         self.session_refreshes.with_label_values(&[outcome]).inc();
+    }
+
+    /// Counts a round through a provider's list of people. `outcome`: `ok` or a bounded word.
+    pub fn directory_synced(&self, provider: &str, outcome: &'static str) {
+        self.directory_syncs.with_label_values(&[provider, outcome]).inc();
     }
 
     /// Counts a request that was refused as unsafe, here or by `http`'s normaliser. `reason`: a bounded word.

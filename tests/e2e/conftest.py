@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import browser
-from harness import PROXIES, Mlflow, Proxy, Tls, World
+from harness import PROXIES, ROOT, Mlflow, Proxy, Tls, World
 from keycloak import Keycloak, behind_keycloak
 
 
@@ -113,13 +113,14 @@ def people(proxy):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory, request):
-    kept = os.environ.get("SCREENSHOTS")
-    folder = Path(kept).absolute() if kept else tmp_path_factory.mktemp("screenshots")
+def pictures(request):
+    """What pages looked like in this run: below target/screenshots, or where SCREENSHOTS says."""
+    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    folder = Path(os.environ.get("SCREENSHOTS", target / "screenshots")).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     yield folder
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        print(f"\nscreenshots in {folder}" + ("" if kept else "; SCREENSHOTS=DIR keeps them"))
+        print(f"\nscreenshots in {folder}")
 
 
 @pytest.fixture(scope="module")

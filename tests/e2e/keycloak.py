@@ -165,6 +165,18 @@ class Keycloak:
             "backchannel.logout.url": f"{public_url}/auth/backchannel-logout",
         })
 
+    @contextlib.contextmanager
+    def without_service_account_roles(self, client_id):
+        """The client's service account may look at nothing, for a while."""
+        account = self.admin("GET", f"/clients/{self.client(client_id)['id']}/service-account-user")["id"]
+        path = f"/users/{account}/role-mappings/clients/{self.client('realm-management')['id']}"
+        roles = self.admin("GET", path)
+        self.admin("DELETE", path, roles)
+        try:
+            yield
+        finally:
+            self.admin("POST", path, roles)
+
     def user(self, name):
         return self.admin("GET", "/users", params={"username": name, "exact": "true"})[0]
 

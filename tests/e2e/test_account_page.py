@@ -1,6 +1,6 @@
 """The pages of our own in a real Chromium, without an identity provider: the password form, the account page, tokens.
 
-By keyboard, without JavaScript, on a narrow screen, in light and dark. SCREENSHOTS=DIR keeps the pictures.
+By keyboard, without JavaScript, on a narrow screen, in light and dark.
 """
 
 import re

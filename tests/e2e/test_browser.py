@@ -1,6 +1,6 @@
 """MLflow's own web UI through the proxy in a real browser, as an administrator and as somebody who may read a little.
 
-Every page leaves a picture. SCREENSHOTS=DIR keeps them.
+Every page leaves a picture.
 """
 
 import json

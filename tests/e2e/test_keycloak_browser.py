@@ -1,6 +1,6 @@
 """Signing in and out as people see it: a real Chromium between the proxy and a real Keycloak.
 
-Each page of ours leaves a picture, in light and dark. SCREENSHOTS=DIR keeps them.
+Each page of ours leaves a picture, in light and dark.
 """
 
 import threading

@@ -252,5 +252,6 @@ pub(crate) fn configured(name: &str, endpoint: config::Endpoint) -> config::Prov
             verified_email: true,
         },
         logout_suspends_tokens: false,
+        sync: None,
     }
 }

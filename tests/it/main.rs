@@ -15,6 +15,7 @@ mod bearers;
 mod browser;
 mod cli;
 mod dependencies;
+mod directory;
 mod edge;
 mod harness;
 mod login;

@@ -117,13 +117,15 @@ fn a_provider_that_answers_again_is_asked_again() {
 
 #[test]
 fn a_refusal_ends_the_session() {
-    let world = World::start();
-    let mut browser = restless(&world);
-    world.answers(|_| (400, refused("invalid_grant")));
-    eventually("the session is over", || !browser.is_signed_in());
-    assert!(world.sessions_of("alice@example.com").is_empty());
-    let again = browser.open("/");
-    assert_eq!(again.status, 302, "on to sign in again");
+    for code in ["invalid_grant", "access_denied", "interaction_required"] {
+        let world = World::start();
+        let mut browser = restless(&world);
+        world.answers(move |_| (400, refused(code)));
+        eventually("the session is over", || !browser.is_signed_in());
+        assert!(world.sessions_of("alice@example.com").is_empty());
+        let again = browser.open("/");
+        assert_eq!(again.status, 302, "{code}: on to sign in again");
+    }
 }
 
 #[test]

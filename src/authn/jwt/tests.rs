@@ -282,6 +282,52 @@ async fn a_token_from_before_the_provider_ended_everything_rests_and_a_newer_one
 }
 
 #[tokio::test]
+async fn a_token_that_says_what_another_said_costs_no_look_into_the_store() {
+    let world = World::new().await;
+    let (first, second) = (world.token(&json!({})), world.token(&json!({ "jti": "2", "exp": world.now() + 7200 })));
+    let user = world.ask(&first).await.unwrap().user;
+    world.store.close().await;
+    assert_eq!(world.ask(&second).await.unwrap().user, user);
+    for other in [json!({ "groups": ["/ml/team-b"] }), json!({ "email": "ann@example.org" }), json!({ "sub": "f3a2" })]
+    {
+        assert!(matches!(world.ask(&world.token(&other)).await, Err(Error::Store(_))), "{other}");
+    }
+    assert_eq!(world.answer(&OTHER_RSA.token("RS256", &world.claims(&json!({})))).await, "jwt_unknown_key");
+    assert_eq!(world.answer(&world.token(&json!({ "aud": "other" }))).await, "jwt_audience");
+    world.authn.forget_all();
+    assert!(matches!(world.ask(&world.token(&json!({ "jti": "3" }))).await, Err(Error::Store(_))), "something changed");
+}
+
+#[tokio::test]
+async fn a_token_that_outlived_a_suspension_wakes_no_older_one() {
+    let world = World::new().await;
+    let old = world.token(&json!({}));
+    let user = world.ask(&world.token(&json!({ "jti": "2" }))).await.unwrap().user;
+    let actor = Actor { name: "test".to_owned(), token: None, address: None };
+    world.clock.advance(Duration::from_secs(5));
+    world.store.suspend(&actor, user, "logout").await.unwrap();
+    world.clock.advance(Duration::from_secs(5));
+    let newer = world.token(&json!({ "jti": "3" }));
+    world.clock.advance(Duration::from_secs(5));
+    // The provider's list says that all is well, which ends no suspension.
+    let (issuer, groups) = (world.provider.issuer(), ["/ml/team-a".to_owned(), "/ml/team-b".to_owned()]);
+    let seen = Seen {
+        issuer: &issuer,
+        subject: "f3a1",
+        name: "ann@example.com",
+        groups: &groups,
+        admin: false,
+        allowed: true,
+        came: false,
+    };
+    world.store.meet(&actor, seen).await.unwrap();
+    world.authn.forget_all();
+    assert!(world.person().await.suspended.is_some());
+    assert_eq!(world.answer(&newer).await, "ann@example.com");
+    assert_eq!(world.answer(&old).await, "owner_suspended");
+}
+
+#[tokio::test]
 async fn where_people_sign_in_too_what_is_kept_of_them_is_what_log_in_would_keep() {
     let login = Claims { allowed: vec!["/ml/**".to_owned()], admin: Vec::new(), ..claims() };
     let world = World::with(|trusted| trusted.login = Some(login)).await;

@@ -11,7 +11,9 @@ use crate::clock::Clock;
 use crate::config::{self, ClientAuth, Endpoint};
 use crate::http::ReturnPath;
 use crate::oidc::client::{self, PATIENCE};
-use crate::oidc::{Attempts, Error, LoginError, Metadata, MetadataError, Provider, Refused, Remote, Tokens};
+use crate::oidc::{
+    Attempts, Directory, DirectoryError, Error, LoginError, Metadata, MetadataError, Provider, Refused, Remote, Tokens,
+};
 
 /// Seconds by which clocks may differ before it is mentioned; tokens are refused from about thirty on.
 const SKEW_SECONDS: u64 = 5;
@@ -33,6 +35,7 @@ pub(super) async fn check(
     one.redirect(attempts, report).await;
     one.client(attempts, report).await;
     one.logout(&metadata, report).await;
+    one.directory(report).await;
     one.clock(clock, report).await;
 }
 
@@ -308,6 +311,27 @@ impl One<'_> {
             let found = "it announces no logouts: sessions end at the next refresh, within minutes";
             report.warn(check, found, "nothing, if that is soon enough");
         }
+    }
+
+    /// Only where it is configured: nobody else needs it.
+    async fn directory(&self, report: &mut Report) {
+        let Some(sync) = &self.provider.config.sync else { return };
+        let check = self.check("list of people");
+        let Err(error) = Directory::open(self.provider, &sync.realm).await else {
+            return report.ok(check, "it can be asked who was disabled, and which groups people are in");
+        };
+        let change = match &error {
+            DirectoryError::Forbidden => self.console(
+                "Service accounts roles > Assign role > Client roles: `view-users` and `view-clients` of `realm-management`",
+            ),
+            DirectoryError::Login(_) => self.console("Settings > Capability config > Service accounts roles: On"),
+            DirectoryError::NoClient(_) => self.key("client_id"),
+            DirectoryError::OtherSubject(_) => format!("{} = 0: this client cannot be asked about", self.key("sync_seconds")),
+            DirectoryError::Client(_) | DirectoryError::NotUnderstood => {
+                format!("{}: its admin API must be reached at {}", self.key("internal_url"), sync.realm)
+            }
+        };
+        report.fail(check, error.to_string(), change);
     }
 
     async fn clock(&self, clock: &Clock, report: &mut Report) {

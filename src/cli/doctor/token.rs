@@ -105,6 +105,7 @@ fn refused(refusal: Refusal, issuer: &Issuer, key: &str, client: &str) -> String
             format!("{key}.authorized_parties, if `{client}` may ask for tokens for this proxy")
         }
         Refusal::Kind => "the access token: ID, refresh and logout tokens are never taken".to_owned(),
+        Refusal::Bound => format!("Clients > {client} > Settings > Capability config > Require DPoP bound tokens: Off"),
         Refusal::Expired => "a token that was just made; Realm settings > Tokens > Access Token Lifespan".to_owned(),
         Refusal::Algorithm => {
             format!("{key}.algorithms, or Clients > {client} > Advanced > Access token signature algorithm")

@@ -29,6 +29,8 @@ pub enum Refusal {
     Subject,
     /// An ID, refresh or logout token where another kind is expected.
     Kind,
+    /// Bound to a key (RFC 7800), so that it is nobody's who only has the token.
+    Bound,
     Nonce,
     Events,
     Jti,
@@ -57,6 +59,7 @@ impl Refusal {
             Self::AuthorizedParty => "jwt_azp",
             Self::Subject => "jwt_subject",
             Self::Kind => "jwt_kind",
+            Self::Bound => "jwt_bound",
             Self::Nonce => "jwt_nonce",
             Self::Events => "jwt_events",
             Self::Jti => "jwt_jti",
@@ -84,6 +87,9 @@ impl fmt::Display for Refusal {
             Self::AuthorizedParty => "its `azp` is not a client that may ask for it",
             Self::Subject => "its `sub` (or `sid`) is missing or strange",
             Self::Kind => "it is another kind of token than is expected here",
+            Self::Bound => {
+                "it is bound to a key (`cnf`), which a bearer does not show: ask for one without DPoP or mTLS"
+            }
             Self::Nonce => "its `nonce` is not the expected one",
             Self::Events => "its `events` do not say that it is a logout",
             Self::Jti => "its `jti` is missing or strange",

@@ -60,6 +60,7 @@ fn provider() -> Provider {
         endpoint: endpoint(),
         claims: rules(),
         logout_suspends_tokens: false,
+        sync: None,
     }
 }
 
@@ -289,6 +290,7 @@ fn a_refresh_or_offline_token_is_no_bearer() {
 fn a_logout_token_is_no_bearer() {
     check(json!({ "typ": "Logout" }), Err(Refusal::Kind));
     check(json!({ "events": { LOGOUT_EVENT: {} }, "typ": "absent" }), Err(Refusal::Kind));
+    check(json!({ "cnf": { "jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I" } }), Err(Refusal::Bound));
     let header = |typ: &str| json!({ "alg": "RS256", "kid": "rsa-1", "typ": typ });
     for typ in ["logout+jwt", "application/logout+jwt", "LOGOUT+JWT", "secevent+jwt", "dpop+jwt", "JOSE", ""] {
         assert_eq!(bearer(&RSA.token_with(&header(typ), &access())).unwrap_err(), Refusal::Kind, "{typ}");

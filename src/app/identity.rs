@@ -1,0 +1,171 @@
+//! The tasks that keep what is known of people in step with their identity providers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio_util::task::TaskTracker;
+
+use crate::authn::{DirectorySync, Renewal, Renewed, SyncError, Trusted};
+use crate::config::{self, Config};
+use crate::crypto::KeyRing;
+use crate::oidc::{self, Providers, Remote};
+use crate::store::{Lease, Store};
+use crate::telemetry::Metrics;
+
+/// The identity providers that we talk to, each beside its configuration.
+pub(super) struct Remotes {
+    pub(super) providers: Vec<Arc<Remote>>,
+    issuers: Vec<Arc<Remote>>,
+    /// What metrics call them.
+    names: Vec<String>,
+}
+
+/// One for each provider and issuer; connects to none.
+pub(super) fn remotes(config: &Config) -> anyhow::Result<Remotes> {
+    let of = |key: &str, name: &str, endpoint| {
+        Remote::new(endpoint).with_context(|| format!("{key}.{name}: its certificates cannot be used"))
+    };
+    let providers = config.providers.iter().map(|it| of("oidc.providers", &it.name, &it.endpoint));
+    let issuers = config.issuers.iter().map(|it| of("jwt.issuers", &it.name, &it.endpoint));
+    let names = config.providers.iter().map(|it| format!("oidc.{}", it.name));
+    let names = names.chain(config.issuers.iter().map(|it| format!("jwt.{}", it.name)));
+    Ok(Remotes {
+        names: names.collect(),
+        providers: providers.collect::<anyhow::Result<_>>()?,
+        issuers: issuers.collect::<anyhow::Result<_>>()?,
+    })
+}
+
+impl Remotes {
+    pub(super) fn all(&self) -> Vec<(String, Arc<Remote>)> {
+        let remotes = self.providers.iter().chain(&self.issuers).cloned();
+        self.names.iter().cloned().zip(remotes).collect()
+    }
+
+    /// Whose bearer tokens are believed.
+    pub(super) fn trusted(&self, config: &Config) -> Vec<Trusted> {
+        let login = |issuer: &str| config.providers.iter().find(|provider| provider.endpoint.issuer == issuer);
+        let issuers = config.issuers.iter().zip(&self.issuers);
+        issuers
+            .map(|(issuer, remote)| Trusted {
+                issuer: issuer.clone(),
+                remote: Arc::clone(remote),
+                login: login(&issuer.endpoint.issuer).map(|provider| provider.claims.clone()),
+            })
+            .collect()
+    }
+}
+
+/// Keeps an identity provider's description and keys fresh. One that is away makes nobody unready: what was good stays.
+pub(super) async fn keep_fresh(name: String, remote: Arc<Remote>, metrics: Arc<Metrics>) {
+    let told = |what: oidc::What, outcome: Result<(), &oidc::Error>| {
+        metrics.oidc_fetched(&name, what.as_str(), outcome.err().map_or("ok", oidc::Error::kind));
+    };
+    remote.keep_fresh(told).await;
+}
+
+/// What the provider's tokens of sessions are sealed with.
+pub(super) async fn session_keys(config: &Config, store: &Store) -> anyhow::Result<Arc<KeyRing>> {
+    let keys = config.session.keys.iter().map(|key| (key.id.as_str(), &key.secret));
+    if let Some(ring) = KeyRing::parse(keys) {
+        return Ok(Arc::new(ring));
+    }
+    if !config.providers.is_empty() {
+        tracing::warn!(
+            "session.keys is empty: the identity provider's tokens are sealed with a key that lies in the store beside them"
+        );
+    }
+    Ok(Arc::new(KeyRing::of("store", &store.session_key().await?)))
+}
+
+/// Keeps sessions in step with the identity providers.
+#[derive(Clone, Debug)]
+pub(super) struct Sessions {
+    pub(super) renewal: Renewal,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) renewing: TaskTracker,
+}
+
+impl Sessions {
+    /// A silent provider holds up refreshes only, and this many at most.
+    pub(super) async fn keep_renewed(self) {
+        let mut ticks = tokio::time::interval(RENEW);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let room = RENEWALS.saturating_sub(self.renewing.len());
+            let due = if room == 0 { Ok(Vec::new()) } else { self.renewal.due(room).await };
+            match due {
+                Ok(due) => due.into_iter().for_each(|lease| drop(self.renewing.spawn(self.clone().renew(lease)))),
+                Err(error) => tracing::warn!(%error, "sessions that are due cannot be found"),
+            }
+        }
+    }
+
+    async fn renew(self, lease: Lease) {
+        let outcome = self.renewal.renew(lease).await.map(Renewed::as_str).unwrap_or_else(|error| {
+            tracing::error!(%error, "a session was not refreshed: the store does not answer");
+            "store"
+        });
+        self.metrics.session_refreshed(outcome);
+    }
+
+    pub(super) async fn keep_swept(self) {
+        let mut ticks = tokio::time::interval(SWEEP);
+        loop {
+            ticks.tick().await;
+            if let Err(error) = self.renewal.sweep().await {
+                tracing::warn!(%error, "sessions that are over are still there");
+            }
+        }
+    }
+}
+
+/// How often sessions that are due are looked for.
+const RENEW: Duration = Duration::from_secs(1);
+/// Refreshes at a time, of one process.
+const RENEWALS: usize = 32;
+/// How often sessions that are over are dropped.
+const SWEEP: Duration = Duration::from_hours(1);
+
+/// Goes through the lists of the providers that have one configured, each in its own time, for ever.
+pub(super) fn syncs(
+    sync: &DirectorySync,
+    providers: &Arc<Providers>,
+    metrics: &Arc<Metrics>,
+) -> impl Iterator<Item = impl Future<Output = ()> + Send + 'static> {
+    let names =
+        providers.iter().filter_map(|provider| Some((provider.config.name.clone(), provider.config.sync.clone()?)));
+    let names: Vec<_> = names.collect();
+    names
+        .into_iter()
+        .map(|(name, config)| keep_synced(sync.clone(), Arc::clone(providers), Arc::clone(metrics), name, config))
+}
+
+async fn keep_synced(
+    sync: DirectorySync,
+    providers: Arc<Providers>,
+    metrics: Arc<Metrics>,
+    name: String,
+    config: config::Sync,
+) {
+    let Some(provider) = providers.get(&name) else { return };
+    let mut ticks = tokio::time::interval(config.every);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut failing = false;
+    loop {
+        ticks.tick().await;
+        let outcome = sync.round(provider, &config.realm).await;
+        metrics.directory_synced(&name, outcome.as_ref().err().map_or("ok", SyncError::kind));
+        // Said once, not every round.
+        match &outcome {
+            Err(error) if !failing => {
+                tracing::warn!(provider = %name, %error, "who was disabled at {name} is not known: {error}");
+            }
+            Ok(()) if failing => tracing::info!(provider = %name, "the list of people of {name} can be read again"),
+            Ok(()) | Err(_) => {}
+        }
+        failing = outcome.is_err();
+    }
+}
