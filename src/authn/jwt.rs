@@ -44,7 +44,7 @@ pub(super) struct Known {
 pub(super) enum Found {
     /// Whoever another token is that said the same, until this one expires.
     Same(Arc<Identity>, Timestamp),
-    Owner(Recognised),
+    Owner(Box<Recognised>),
 }
 
 /// The longest that a token is believed without its signature being looked at again.
@@ -68,7 +68,7 @@ impl Authn {
             && self.is_still_good(&known)
             && let Some(user) = self.store.user_by_identity(&known.issuer, &known.person.subject).await?
         {
-            return Ok(Found::Owner(recognised(user, &known)?));
+            return Ok(Found::Owner(Box::new(recognised(user, &known)?)));
         }
         let token = Unverified::parse(token.expose_secret()).map_err(refused)?;
         // To the letter: no issuer of ours, no I/O.
@@ -91,7 +91,8 @@ impl Authn {
                 let user = self.meet(trusted, &known, kept).await?;
                 // Where it counts when a token was made, each is looked at by itself.
                 let settled = user.person.as_ref().is_some_and(|it| it.allowed && it.suspended.is_none());
-                Found::Owner(Recognised { said: settled.then_some(said), ..recognised(user, &known)? })
+                let recognised = recognised(user, &known)?;
+                Found::Owner(Box::new(Recognised { said: settled.then_some(said), ..recognised }))
             }
         };
         self.verifications.insert(place, Arc::new(known));

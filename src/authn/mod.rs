@@ -177,7 +177,7 @@ impl Authn {
                 Recognised::new(user, Scheme::Password, Timestamp(i64::MAX))
             }
             Credential::Jwt(token) => match self.by_jwt(place, &token).await? {
-                jwt::Found::Owner(recognised) => recognised,
+                jwt::Found::Owner(recognised) => *recognised,
                 jwt::Found::Same(identity, expires) => {
                     self.remember(place, started, &identity, expires, None);
                     return Ok(identity);
