@@ -125,7 +125,8 @@ impl Authn {
         if let Some(reason) = user.as_ref().and_then(|user| overruled(user, known.issued)) {
             return Err(Error::Failed(reason));
         }
-        let refused = !person.allowed || said.says_groups && !said.allowed;
+        // Whom nobody has heard of, nothing else vouches for.
+        let refused = !person.allowed || (said.says_groups || user.is_none()) && !said.allowed;
         let kept = Kept::new(said, user.as_ref());
         let user = match user {
             Some(user) if is_old_news(&user, known.issued) => user,
@@ -157,7 +158,13 @@ fn read(trusted: &Trusted, verified: &Verified) -> Result<(Person, Standing), Er
     let rules = trusted.login.as_ref().unwrap_or(&trusted.issuer.claims);
     let read = || {
         let person = claims::read_bearer(&trusted.issuer, &verified.claims)?;
-        let kept = if person.machine { person.standing() } else { claims::standing(rules, &[&verified.claims])? };
+        if person.machine {
+            let kept = person.standing();
+            return Ok((person, kept));
+        }
+        let mut kept = claims::standing(rules, &[&verified.claims])?;
+        // A log-in sees the ID token, too: what has only a part of the groups takes none of the others away.
+        kept.says_groups &= trusted.login.is_none() || claims::says_all_groups(rules, &verified.claims);
         Ok((person, kept))
     };
     read().map_err(|error: claims::ClaimError| {

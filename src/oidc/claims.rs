@@ -118,6 +118,12 @@ pub fn standing(rules: &Claims, documents: &[&Value]) -> Result<Standing, ClaimE
     Ok(Standing { admin: is_in(&rules.admin, &groups), allowed: is_allowed(rules, &groups), groups, says_groups })
 }
 
+/// Whether every configured groups claim is there: otherwise somebody may be in more groups than are said.
+#[must_use]
+pub fn says_all_groups(rules: &Claims, claims: &Value) -> bool {
+    rules.groups.iter().all(|source| at(claims, &source.claim).is_some())
+}
+
 /// Who the claims of a bearer token name: a program by the issuer's rules or preset, else a person.
 ///
 /// # Errors

@@ -339,6 +339,29 @@ async fn where_people_sign_in_too_what_is_kept_of_them_is_what_log_in_would_keep
 }
 
 #[tokio::test]
+async fn a_token_with_a_part_of_the_groups_takes_none_of_the_others_away() {
+    let source = |claim: &str| GroupSource { claim: claim.to_owned(), prefix: String::new() };
+    let both = vec![source("groups"), source("realm_access.roles")];
+    let login = Claims { groups: both.clone(), allowed: vec!["/ml/**".to_owned()], ..claims() };
+    let world = World::with(|trusted| {
+        trusted.issuer.claims.groups = both;
+        trusted.login = Some(login);
+    })
+    .await;
+    let roles = |roles: &[&str]| json!({ "roles": roles });
+    let part = json!({ "groups": null, "realm_access": roles(&["reader"]) });
+    assert_eq!(world.answer(&world.token(&part)).await, "owner_not_allowed", "nobody vouches for them yet");
+    assert!(world.user().await.is_none());
+    world.ask(&world.token(&json!({ "realm_access": roles(&["reader"]) }))).await.unwrap();
+    let identity = world.ask(&world.token(&part)).await.unwrap();
+    assert_eq!(&*identity.groups, ["reader"], "by what it says");
+    assert_eq!(world.person().await.groups, ["/ml/team-a", "reader"]);
+    assert!(world.person().await.allowed);
+    world.ask(&world.token(&json!({ "groups": ["/ml/team-b"], "realm_access": roles(&[]) }))).await.unwrap();
+    assert_eq!(world.person().await.groups, ["/ml/team-b"]);
+}
+
+#[tokio::test]
 async fn a_program_that_a_rule_names_needs_no_account_before_and_is_the_same_in_every_run() {
     let world = World::new().await;
     let job = |sub: &str| json!({ "sub": sub, "azp": "ci", "email": null, "email_verified": null, "groups": null });
