@@ -18,7 +18,8 @@ pub enum SyncError {
     Directory(#[from] DirectoryError),
     #[error(transparent)]
     Store(#[from] store::Error),
-    /// A realm that was made anew, or a user federation that is away. Everybody would be signed out.
+    /// A realm that was made anew, a user federation that is away, a `sub` that is no id of Keycloak's: everybody would be
+    /// signed out.
     #[error("it knows none of the {0} people who have been here; they are left as they are")]
     NobodyFound(usize),
 }
@@ -83,7 +84,7 @@ impl DirectorySync {
                 Found::Refused(error) => tracing::debug!(user = %user.name, %error, "a sign-in would be refused"),
             }
         }
-        if deleted.len() > 1 && deleted.len() == people.len() {
+        if !deleted.is_empty() && deleted.len() == people.len() {
             return Err(SyncError::NobodyFound(people.len()));
         }
         for user in deleted {

@@ -166,6 +166,17 @@ fn a_list_that_knows_nobody_signs_nobody_out() {
 }
 
 #[test]
+fn the_only_person_is_not_signed_out_for_being_unknown() {
+    let listed = Listed::start();
+    let mut person = listed.person("one");
+    listed.say("one", Said::Is(404, json!({})));
+    listed.two_rounds();
+    assert!(person.is_signed_in());
+    listed.say("one", Said::Is(200, json!({ "id": "one", "enabled": false })));
+    eventually("who is disabled is out, alone or not", || !person.is_signed_in());
+}
+
+#[test]
 fn a_client_that_gives_people_another_subject_is_not_asked_about() {
     let listed = Listed::start();
     let mut people = [listed.person("one"), listed.person("two")];
