@@ -186,11 +186,11 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     timers.spawn(stop_last.clone().run_until_cancelled_owned(follow_policies));
     timers.spawn(stop.clone().run_until_cancelled_owned(sessions.clone().keep_renewed()));
     timers.spawn(stop_last.clone().run_until_cancelled_owned(sessions.clone().keep_swept()));
-    timers.spawn(stop_last.clone().run_until_cancelled_owned(reconcile(effects, clock)));
-    timers.spawn(stop_last.clone().run_until_cancelled_owned(watch_version(behind, seen)));
-    for sync in identity::syncs(&DirectorySync::new(Arc::clone(&store)), &providers, &telling) {
+    for sync in identity::syncs(&DirectorySync::new(Arc::clone(&store), clock.clone()), &providers, &telling) {
         timers.spawn(stop.clone().run_until_cancelled_owned(sync));
     }
+    timers.spawn(stop_last.clone().run_until_cancelled_owned(reconcile(effects, clock)));
+    timers.spawn(stop_last.clone().run_until_cancelled_owned(watch_version(behind, seen)));
     for (name, remote) in remotes.all() {
         timers.spawn(stop_last.clone().run_until_cancelled_owned(identity::keep_fresh(
             name,

@@ -70,12 +70,17 @@ impl Identities {
     }
 
     pub(super) fn get(&self, place: &[u8; 32], now: Timestamp) -> Option<Arc<Identity>> {
+        self.get_with_end(place, now).map(|(identity, _)| identity)
+    }
+
+    /// The same with the moment until which it is believed.
+    pub(super) fn get_with_end(&self, place: &[u8; 32], now: Timestamp) -> Option<(Arc<Identity>, Timestamp)> {
         let entry = self.entries.get(place)?;
         if entry.epoch != self.start() || entry.until <= now {
             return None;
         }
         self.note_use(&entry, now);
-        Some(Arc::clone(&entry.identity))
+        Some((Arc::clone(&entry.identity), entry.until))
     }
 
     pub(super) fn insert(

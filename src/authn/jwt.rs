@@ -85,14 +85,13 @@ impl Authn {
             issued: verified.issued,
             person,
         };
-        let found = match self.identities.get(&said, self.clock.now()) {
-            Some(identity) => Found::Same(identity, known.expires),
+        let found = match self.identities.get_with_end(&said, self.clock.now()) {
+            Some((identity, until)) => Found::Same(identity, known.expires.min(until)),
             None => {
-                let user = self.meet(trusted, &known, kept).await?;
-                // Where it counts when a token was made, each is looked at by itself.
-                let settled = user.person.as_ref().is_some_and(|it| it.allowed && it.suspended.is_none());
+                let (user, is_kept) = self.meet(trusted, &known, kept).await?;
                 let recognised = recognised(user, &known)?;
-                Found::Owner(Box::new(Recognised { said: settled.then_some(said), ..recognised }))
+                // Only what the store has from this very token: then another that says the same would change nothing.
+                Found::Owner(Box::new(Recognised { said: is_kept.then_some(said), ..recognised }))
             }
         };
         self.verifications.insert(place, Arc::new(known));
@@ -118,8 +117,9 @@ impl Authn {
         self.clock.now() < known.expires && keys.is_some_and(|keys| keys.hold(&known.key))
     }
 
-    /// Finds or makes the account of a token's owner, and keeps what the token says of them.
-    async fn meet(&self, trusted: &Trusted, known: &Known, said: Standing) -> Result<User, Error> {
+    /// Finds or makes the account of a token's owner, and keeps what the token says of them, unless it is old news. Says
+    /// whether it was kept.
+    async fn meet(&self, trusted: &Trusted, known: &Known, said: Standing) -> Result<(User, bool), Error> {
         let (issuer, person) = (known.issuer.as_str(), &known.person);
         let user = self.store.user_by_identity(issuer, &person.subject).await?;
         if let Some(reason) = user.as_ref().and_then(|user| overruled(user, known.issued)) {
@@ -128,23 +128,28 @@ impl Authn {
         // Whom nobody has heard of, nothing else vouches for.
         let refused = !person.allowed || (said.says_groups || user.is_none()) && !said.allowed;
         let kept = Kept::new(said, user.as_ref());
-        let user = match user {
-            Some(user) if is_old_news(&user, known.issued) => user,
+        let (user, is_kept) = match user {
+            Some(user) if is_old_news(&user, known.issued) => (user, false),
             // Somebody who may not come in gets no account, but whose account there is, their access tokens stop.
             None if refused => return Err(Error::Failed(Reason::OwnerNotAllowed)),
-            user => {
+            before => {
                 // Where people sign in too, log-in says what they are called.
-                let named = user.as_ref().filter(|_| trusted.login.is_some() && !person.machine);
+                let named = before.as_ref().filter(|_| trusted.login.is_some() && !person.machine);
                 let name = named.map_or(person.name.as_str(), |user| user.name.as_str());
-                self.keep(issuer, &person.subject, name, &kept).await?
+                let user = self.keep(issuer, &person.subject, name, &kept).await?;
+                // What was loaded before is of another time.
+                if before.is_some_and(|before| is_another(&before, &user)) {
+                    self.forget_all();
+                }
+                (user, true)
             }
         };
-        if refused { Err(Error::Failed(Reason::OwnerNotAllowed)) } else { Ok(user) }
+        if refused { Err(Error::Failed(Reason::OwnerNotAllowed)) } else { Ok((user, is_kept)) }
     }
 
     async fn keep(&self, issuer: &str, subject: &str, name: &str, kept: &Kept) -> Result<User, Error> {
         let Kept { groups, admin, allowed } = kept;
-        let seen = Seen { issuer, subject, name, groups, admin: *admin, allowed: *allowed, came: true };
+        let seen = Seen { issuer, subject, name, groups, admin: *admin, allowed: *allowed };
         let actor = Actor { name: name.to_owned(), token: None, address: None };
         self.store.meet(&actor, seen).await.map_err(|error| match error {
             store::Error::NameTaken(_) => Error::Failed(Reason::NameTaken),
@@ -213,6 +218,12 @@ fn overruled(user: &User, issued: Option<Timestamp>) -> Option<Reason> {
         return Some(Reason::OwnerSuspended);
     }
     (!person.allowed && is_old_news(user, issued)).then_some(Reason::OwnerNotAllowed)
+}
+
+/// Whether more than the moment is new.
+fn is_another(before: &User, after: &User) -> bool {
+    let facts = |user: &User| user.person.as_ref().map(|it| (it.groups.clone(), it.admin, it.allowed, it.suspended));
+    before.name != after.name || facts(before) != facts(after)
 }
 
 /// Whether the provider was heard of after it made the token, or may have been. `iat` has whole seconds.

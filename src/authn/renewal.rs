@@ -139,7 +139,6 @@ impl Renewal {
             groups: &person.groups,
             admin: person.admin,
             allowed: person.allowed,
-            came: true,
         };
         self.store.meet(&proxy(), seen).await?;
         if self.store.revision().await? != before {

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use url::Url;
 
 use super::proxy;
-use crate::oidc::{Directory, DirectoryError, Found, Provider};
+use crate::clock::{Clock, Timestamp};
+use crate::oidc::{Directory, DirectoryError, Found, Provider, claims};
 use crate::store::{self, Seen, Store, User};
 
 /// Why a round was not finished.
@@ -22,6 +23,9 @@ pub enum SyncError {
     /// signed out.
     #[error("it knows none of the {0} people who have been here; they are left as they are")]
     NobodyFound(usize),
+    /// Everybody else's news was heard.
+    #[error("the answers about {0} people are not understood; they are left as they are")]
+    Odd(usize),
 }
 
 impl SyncError {
@@ -32,6 +36,7 @@ impl SyncError {
             Self::Directory(error) => error.kind(),
             Self::Store(_) => "store",
             Self::NobodyFound(_) => "nobody_found",
+            Self::Odd(_) => "not_understood",
         }
     }
 }
@@ -40,72 +45,77 @@ impl SyncError {
 #[derive(Clone, Debug)]
 pub struct DirectorySync {
     store: Arc<Store>,
+    clock: Clock,
 }
 
 impl DirectorySync {
     /// Of this store's people.
     #[must_use]
-    pub const fn new(store: Arc<Store>) -> Self {
-        Self { store }
+    pub const fn new(store: Arc<Store>, clock: Clock) -> Self {
+        Self { store, clock }
     }
 
-    /// Looks everybody up once; `realm` is where the provider's admin API is. Who has been heard of meanwhile counts at
-    /// once, also when the round breaks off.
+    /// Looks everybody up once; `realm` is where the provider's admin API is. What is known of one counts at once, also
+    /// when the round breaks off later; who seems deleted is asked about once more at its end.
     ///
     /// # Errors
     /// See [`SyncError`].
     pub async fn round(&self, provider: &Provider, realm: &Url) -> Result<(), SyncError> {
         let people = self.store.people_of(&provider.config.endpoint.issuer).await?;
         let mut directory = Directory::open(provider, realm).await?;
-        let mut deleted = Vec::new();
+        let (mut missing, mut odd) = (Vec::new(), 0);
         for user in &people {
             if directory.is_old() {
                 directory = Directory::open(provider, realm).await?;
             }
-            let Some(person) = &user.person else { continue };
-            match directory.find(&person.subject).await? {
-                Found::Deleted => deleted.push(user),
-                Found::Disabled => self.let_go(user, "the identity provider disabled them").await?,
-                Found::Active(now) => {
-                    let seen = Seen {
-                        issuer: &person.issuer,
-                        subject: &person.subject,
-                        name: &now.name,
-                        groups: &now.groups,
-                        admin: now.admin,
-                        allowed: now.allowed,
-                        came: false,
-                    };
-                    self.store.meet(&proxy(), seen).await?;
-                    if !now.allowed {
-                        self.end_sessions(user, "in no allowed group any more").await?;
-                    }
-                }
-                Found::Refused(error) => tracing::debug!(user = %user.name, %error, "a sign-in would be refused"),
+            let asked = self.clock.now();
+            match find(&directory, user).await {
+                Ok(Found::Deleted) => missing.push(user),
+                Ok(found) => self.follow(provider, user, found, asked).await?,
+                Err(DirectoryError::NotUnderstood) => odd += 1,
+                Err(error) => return Err(error.into()),
             }
         }
-        if !deleted.is_empty() && deleted.len() == people.len() {
+        if !missing.is_empty() && missing.len() == people.len() {
             return Err(SyncError::NobodyFound(people.len()));
         }
-        for user in deleted {
-            self.let_go(user, "the identity provider deleted them").await?;
+        for user in missing {
+            directory = Directory::open(provider, realm).await?;
+            let asked = self.clock.now();
+            match find(&directory, user).await {
+                Ok(Found::Deleted) => self.let_go(user, asked, "the identity provider deleted them").await?,
+                Ok(_) | Err(DirectoryError::NotUnderstood) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
-        Ok(())
+        if odd > 0 { Err(SyncError::Odd(odd)) } else { Ok(()) }
     }
 
-    /// Somebody may not come in any more: their access tokens stop, their sessions end.
-    async fn let_go(&self, user: &User, why: &str) -> store::Result<()> {
+    async fn follow(&self, provider: &Provider, user: &User, found: Found, asked: Timestamp) -> store::Result<()> {
         let Some(person) = &user.person else { return Ok(()) };
+        let (name, standing) = match found {
+            Found::Disabled => return self.let_go(user, asked, "the identity provider disabled them").await,
+            Found::Active { name, standing } => (name, standing),
+            // As far as is known: they may have been disabled before.
+            Found::Enabled | Found::Deleted => {
+                (None, claims::standing_in(&provider.config.claims, person.groups.clone()))
+            }
+        };
         let seen = Seen {
             issuer: &person.issuer,
             subject: &person.subject,
-            name: &user.name,
-            groups: &person.groups,
-            admin: person.admin,
-            allowed: false,
-            came: false,
+            name: name.as_deref().unwrap_or(&user.name),
+            groups: &standing.groups,
+            admin: standing.admin,
+            allowed: standing.allowed,
         };
-        self.store.meet(&proxy(), seen).await?;
+        self.store.follow(&proxy(), user, seen, asked).await?;
+        if standing.allowed { Ok(()) } else { self.end_sessions(user, "in no allowed group any more").await }
+    }
+
+    /// Somebody may not come in any more: their access tokens stop, their sessions end.
+    async fn let_go(&self, user: &User, asked: Timestamp, why: &str) -> store::Result<()> {
+        self.store.disallow(&proxy(), user, asked, why).await?;
         self.end_sessions(user, why).await
     }
 
@@ -118,4 +128,8 @@ impl DirectorySync {
         }
         Ok(())
     }
+}
+
+async fn find(directory: &Directory<'_>, user: &User) -> Result<Found, DirectoryError> {
+    directory.find(user.person.as_ref().map_or("", |person| &person.subject)).await
 }

@@ -114,8 +114,13 @@ pub fn read_all(rules: &Claims, documents: &[&Value]) -> Result<Person, ClaimErr
 pub fn standing(rules: &Claims, documents: &[&Value]) -> Result<Standing, ClaimError> {
     let said = groups::said(rules, documents)?;
     let says_groups = said.is_some();
-    let groups = said.unwrap_or_default();
-    Ok(Standing { admin: is_in(&rules.admin, &groups), allowed: is_allowed(rules, &groups), groups, says_groups })
+    Ok(Standing { says_groups, ..standing_in(rules, said.unwrap_or_default()) })
+}
+
+/// What follows from being in these groups.
+#[must_use]
+pub fn standing_in(rules: &Claims, groups: Vec<String>) -> Standing {
+    Standing { admin: is_in(&rules.admin, &groups), allowed: is_allowed(rules, &groups), groups, says_groups: true }
 }
 
 /// Whether every configured groups claim is there: otherwise somebody may be in more groups than are said.

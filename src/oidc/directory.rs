@@ -6,12 +6,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::StatusCode;
-use secrecy::SecretString;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 use url::Url;
 
-use super::claims::{self, ClaimError, Person};
+use super::claims::{self, Standing};
 use super::client::{self, PATIENCE};
 use super::login::{Error as LoginError, Provider};
 use crate::clock::Stopwatch;
@@ -23,15 +23,14 @@ pub enum Error {
     Login(#[from] LoginError),
     #[error("the admin API {0}")]
     Client(#[from] client::Error),
-    #[error(
-        "the client's service account may not ask: it needs the roles `view-users` and `view-clients` of `realm-management`"
-    )]
+    #[error("the client's service account may not ask: it needs the role `view-users` of `realm-management`")]
     Forbidden,
     #[error("the admin API knows no client `{0}`")]
     NoClient(String),
-    #[error("the client gives people a `sub` that is not Keycloak's id of them (mapper `{0}`): nobody would be found")]
-    OtherSubject(String),
-    #[error("the admin API's answer is not Keycloak's")]
+    #[error("the mapper `{0}` writes what only a sign-in knows into `sub` or a groups claim: nobody can be looked up")]
+    Mapper(String),
+    /// About one person; of the others something may be known.
+    #[error("the admin API's answer about somebody is not Keycloak's")]
     NotUnderstood,
 }
 
@@ -43,7 +42,7 @@ impl Error {
             Self::Login(error) => error.kind(),
             Self::Client(error) => error.kind(),
             Self::Forbidden => "forbidden",
-            Self::NoClient(_) | Self::OtherSubject(_) => "client",
+            Self::NoClient(_) | Self::Mapper(_) => "client",
             Self::NotUnderstood => "not_understood",
         }
     }
@@ -54,10 +53,13 @@ impl Error {
 pub enum Found {
     Deleted,
     Disabled,
-    /// As a sign-in now would say.
-    Active(Box<Person>),
-    /// A sign-in now would be refused for what the claims say.
-    Refused(ClaimError),
+    /// The service account may not see more.
+    Enabled,
+    /// As a sign-in now would say. `name`: unless a sign-in would be refused for it.
+    Active {
+        name: Option<String>,
+        standing: Standing,
+    },
 }
 
 /// The list, open for as long as one token of the service account is good.
@@ -65,9 +67,9 @@ pub enum Found {
 pub struct Directory<'p> {
     provider: &'p Provider,
     realm: Url,
-    /// Keycloak's own id of our client.
-    client: String,
     token: SecretString,
+    /// Keycloak's own id of our client; `None`: the service account may not look at clients, so nothing is known of groups.
+    client: Option<String>,
     opened: Stopwatch,
     good_for: Duration,
 }
@@ -81,9 +83,12 @@ impl<'p> Directory<'p> {
         let opened = Stopwatch::start();
         let (token, expires_in) = provider.own_token().await?;
         let good_for = expires_in.unwrap_or(SHORTEST) * 2 / 3;
-        let client = String::new();
-        let mut directory = Self { provider, realm: realm.clone(), client, token, opened, good_for };
-        directory.client = directory.our_client().await?;
+        let mut directory = Self { provider, realm: realm.clone(), token, client: None, opened, good_for };
+        directory.client = match directory.our_client().await {
+            Ok(client) => Some(client),
+            Err(Error::Forbidden) => None,
+            Err(error) => return Err(error),
+        };
         Ok(directory)
     }
 
@@ -93,34 +98,48 @@ impl<'p> Directory<'p> {
         self.opened.elapsed() > self.good_for
     }
 
+    /// Whether it tells groups, too.
+    #[must_use]
+    pub const fn tells_groups(&self) -> bool {
+        self.client.is_some()
+    }
+
     /// How the person of this subject is.
     ///
     /// # Errors
     /// See [`Error`]; nothing is known of them then.
     pub async fn find(&self, subject: &str) -> Result<Found, Error> {
-        let user = match self.get(&["users", subject], &[]).await {
-            Err(Error::Client(client::Error::Status(StatusCode::NOT_FOUND))) => return Ok(Found::Deleted),
-            answer => answer?,
-        };
+        // They would lead elsewhere.
+        if matches!(subject, "" | "." | "..") {
+            return Err(Error::NotUnderstood);
+        }
+        let answer = self.ask(&["users", subject], &[]).await?;
+        if is_no_user(&answer) {
+            return Ok(Found::Deleted);
+        }
+        let user = understood(answer)?;
         let is_theirs = user.get("id").and_then(Value::as_str) == Some(subject);
         match user.get("enabled").and_then(Value::as_bool).filter(|_| is_theirs) {
             Some(true) => {}
             Some(false) => return Ok(Found::Disabled),
             None => return Err(Error::NotUnderstood),
         }
-        let id_token = self.example("generate-example-id-token", subject).await?;
-        let access_token = self.example("generate-example-access-token", subject).await?;
-        match claims::read_all(&self.provider.config.claims, &[&id_token, &access_token]) {
-            Ok(person) if person.subject == subject => Ok(Found::Active(Box::new(person))),
-            Ok(_) => Err(Error::NotUnderstood),
-            Err(error) => Ok(Found::Refused(error)),
+        let Some(client) = &self.client else { return Ok(Found::Enabled) };
+        let id_token = self.example(client, "generate-example-id-token", subject).await?;
+        let access_token = self.example(client, "generate-example-access-token", subject).await?;
+        if id_token.get("sub").and_then(Value::as_str) != Some(subject) {
+            return Err(Error::NotUnderstood);
         }
+        let (rules, documents) = (&self.provider.config.claims, [&id_token, &access_token]);
+        let standing = claims::standing(rules, &documents).map_err(|_| Error::NotUnderstood)?;
+        let name = claims::read_all(rules, &documents).ok().map(|person| person.name);
+        Ok(Found::Active { name, standing })
     }
 
     /// What such a token would say of this person, were it made now.
-    async fn example(&self, kind: &str, subject: &str) -> Result<Value, Error> {
+    async fn example(&self, client: &str, kind: &str, subject: &str) -> Result<Value, Error> {
         let scopes = self.provider.config.scopes.join(" ");
-        let path = ["clients", &self.client, "evaluate-scopes", kind];
+        let path = ["clients", client, "evaluate-scopes", kind];
         let claims = self.get(&path, &[("userId", subject), ("scope", &scopes)]).await?;
         if claims.is_object() { Ok(claims) } else { Err(Error::NotUnderstood) }
     }
@@ -128,40 +147,75 @@ impl<'p> Directory<'p> {
     async fn our_client(&self) -> Result<String, Error> {
         let client_id = self.provider.config.client_id.as_str();
         let found = self.get(&["clients"], &[("clientId", client_id)]).await?;
-        let of_that_name = |client: &&Value| client.get("clientId").and_then(Value::as_str) == Some(client_id);
-        let client = found.as_array().ok_or(Error::NotUnderstood)?.iter().find(of_that_name);
+        let of_that_name = |client: &&Value| text(client, "clientId") == Some(client_id);
+        let client = found.as_array().and_then(|clients| clients.iter().find(of_that_name));
         let client = client.ok_or_else(|| Error::NoClient(client_id.to_owned()))?;
-        if let Some(mapper) = subject_mapper(client) {
-            return Err(Error::OtherSubject(mapper));
+        let scopes = self.get(&["client-scopes"], &[]).await?;
+        if let Some(mapper) = self.mappers(client, &scopes).find(|mapper| self.is_strange(mapper)) {
+            return Err(Error::Mapper(text(mapper, "name").unwrap_or("?").to_owned()));
         }
-        client.get("id").and_then(Value::as_str).map(str::to_owned).ok_or(Error::NotUnderstood)
+        text(client, "id").map(str::to_owned).ok_or_else(|| Error::NoClient(client_id.to_owned()))
+    }
+
+    /// The mappers of the client and of the scopes that its tokens have.
+    fn mappers<'v>(&self, client: &'v Value, scopes: &'v Value) -> impl Iterator<Item = &'v Value> {
+        let default = list(client, "defaultClientScopes").filter_map(Value::as_str);
+        let asked = self.provider.config.scopes.iter().map(String::as_str);
+        let names: Vec<String> = default.chain(asked).map(str::to_owned).collect();
+        let has = move |scope: &&Value| text(scope, "name").is_some_and(|name| names.iter().any(|it| it == name));
+        let scopes = scopes.as_array().map(Vec::as_slice).unwrap_or_default().iter().filter(has);
+        list(client, "protocolMappers").chain(scopes.flat_map(|scope| list(scope, "protocolMappers")))
+    }
+
+    /// Whether an example of a token lacks what this mapper writes, or people are called otherwise than in the list.
+    fn is_strange(&self, mapper: &Value) -> bool {
+        let kind = text(mapper, "protocolMapper").unwrap_or_default();
+        let claim = mapper.get("config").and_then(|config| text(config, "claim.name")).unwrap_or_default();
+        let is_groups = || self.provider.config.claims.groups.iter().any(|source| source.claim == claim);
+        kind.contains("pairwise") || claim == "sub" || kind == "oidc-usersessionmodel-note-mapper" && is_groups()
     }
 
     async fn get(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Value, Error> {
+        understood(self.ask(path, query).await?)
+    }
+
+    async fn ask(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Response<Bytes>, Error> {
         let mut url = self.realm.clone();
         url.path_segments_mut().map_err(|()| Error::NotUnderstood)?.pop_if_empty().extend(path);
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        let answer = self.provider.remote.client().get(&url, "application/json", Some(&self.token), PATIENCE).await;
-        let json: Bytes = answer.map_err(|error| match error {
-            client::Error::Status(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => Error::Forbidden,
-            error => Error::Client(error),
-        })?;
-        serde_json::from_slice(&json).map_err(|_| Error::NotUnderstood)
+        let unwritable = |_| client::Error::Unwritable;
+        let bearer = format!("Bearer {}", self.token.expose_secret());
+        let mut bearer = HeaderValue::try_from(bearer).map_err(|_| client::Error::Unwritable)?;
+        bearer.set_sensitive(true);
+        let request = Request::get(url.as_str()).header(header::AUTHORIZATION, bearer);
+        let request = request.header(header::ACCEPT, "application/json").body(Vec::new()).map_err(unwritable)?;
+        Ok(self.provider.remote.client().send(request, PATIENCE).await?)
     }
 }
 
-/// The mapper of this client that writes `sub`, if one does.
-fn subject_mapper(client: &Value) -> Option<String> {
-    let mappers = client.get("protocolMappers")?.as_array()?;
-    let writes_subject = |mapper: &&Value| {
-        let kind = mapper.get("protocolMapper").and_then(Value::as_str).unwrap_or_default();
-        let claim = mapper.get("config").and_then(|config| config.get("claim.name")).and_then(Value::as_str);
-        kind.contains("pairwise") || claim == Some("sub")
-    };
-    let mapper = mappers.iter().find(writes_subject)?;
-    Some(mapper.get("name").and_then(Value::as_str).unwrap_or("?").to_owned())
+/// Keycloak says so in JSON; a 404 of whatever stands before it means something else.
+fn is_no_user(answer: &Response<Bytes>) -> bool {
+    let said = || serde_json::from_slice::<Value>(answer.body()).ok();
+    let is_said = |json: Value| text(&json, "error").is_some_and(|error| error.eq_ignore_ascii_case("user not found"));
+    answer.status() == StatusCode::NOT_FOUND && said().is_some_and(is_said)
+}
+
+fn understood(answer: Response<Bytes>) -> Result<Value, Error> {
+    match answer.status() {
+        StatusCode::OK => serde_json::from_slice(answer.body()).map_err(|_| Error::NotUnderstood),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Error::Forbidden),
+        status => Err(Error::Client(client::Error::Status(status))),
+    }
+}
+
+fn text<'v>(object: &'v Value, name: &str) -> Option<&'v str> {
+    object.get(name)?.as_str()
+}
+
+fn list<'v>(object: &'v Value, name: &str) -> impl Iterator<Item = &'v Value> {
+    object.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default().iter()
 }
 
 /// A token whose end is not said is used this long, and a little less.

@@ -375,8 +375,8 @@ impl Tokens {
 
 const PURPOSE: &str = "session tokens";
 
-/// What OpenID Connect Core §3.1.2.6 and RFC 6749 §4.1.2.1 say to a browser; some providers say it to a refresh.
-const SIGN_IN_AGAIN: [&str; 4] = ["access_denied", "consent_required", "interaction_required", "login_required"];
+/// What OpenID Connect Core §3.1.2.6 says to a browser; some providers say it to a refresh.
+const SIGN_IN_AGAIN: [&str; 3] = ["consent_required", "interaction_required", "login_required"];
 
 fn granted(answer: Answer) -> Result<Granted, Error> {
     let answer = answer.map_err(|error| match error {

@@ -114,7 +114,6 @@ async fn meet(visit: &Visit<'_>, provider: &Provider, person: &Person) -> store:
         groups: &person.groups,
         admin: person.admin,
         allowed: person.allowed,
-        came: true,
     };
     let user = store.meet(&visit.actor(&person.name), seen).await?;
     visit.parts.authn.forget_all();

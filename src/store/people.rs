@@ -36,8 +36,6 @@ pub struct Seen<'a> {
     pub groups: &'a [String],
     pub admin: bool,
     pub allowed: bool,
-    /// Whether they came themselves: what suspended their tokens is over then.
-    pub came: bool,
 }
 
 impl Store {
@@ -54,7 +52,7 @@ impl Store {
     }
 
     /// Writes down what a provider says of somebody: an account is made at the first meeting, their groups are kept, and
-    /// what suspended their tokens is over when they came themselves. A name that changed follows, unless somebody else has the new one.
+    /// what suspended their tokens is over. A name that changed follows, unless somebody else has the new one.
     ///
     /// An account of that name without a password and without a provider waits for its owner and becomes theirs.
     /// Nothing is announced, and no audit row written, when nothing but the moment is new.
@@ -88,6 +86,59 @@ impl Store {
         let detail = format!("{} groups, {}", seen.groups.len(), words(seen));
         change.commit(actor, action, format!("user:{}", user.name), detail).await?;
         Ok(user)
+    }
+
+    /// Writes down what a provider's list of people said of somebody at this moment: groups and what follows from them, and
+    /// a name that changed. Makes no account, wakes no suspended token, and does nothing when the provider was heard of
+    /// since.
+    ///
+    /// # Errors
+    /// As every method.
+    pub async fn follow(&self, actor: &Actor, user: &User, seen: Seen<'_>, at: Timestamp) -> Result<()> {
+        let known = user.person.as_ref();
+        let said = (seen.groups, seen.admin, seen.allowed);
+        let is_known = known.is_some_and(|it| (it.groups.as_slice(), it.admin, it.allowed) == said);
+        if is_known && user.name == seen.name {
+            if at.since(known.map_or(Timestamp(0), |person| person.seen)) < SEEN_EVERY {
+                return Ok(());
+            }
+            let touched = sqlx::query("UPDATE users SET seen = $1 WHERE id = $2 AND seen <= $1");
+            touched.bind(at.0).bind(user.id.0).execute(&self.writer).await?;
+            return Ok(());
+        }
+        let mut change = self.change().await?;
+        let groups = serde_json::Value::from(seen.groups).to_string();
+        let followed = sqlx::query(
+            "UPDATE users SET groups = $1, group_admin = $2, allowed = $3, seen = $4
+             WHERE id = $5 AND issuer = $6 AND subject = $7 AND seen <= $4",
+        );
+        let followed = followed.bind(groups).bind(seen.admin).bind(seen.allowed).bind(at.0).bind(user.id.0);
+        if followed.bind(seen.issuer).bind(seen.subject).execute(change.on()).await?.rows_affected() == 0 {
+            return Ok(());
+        }
+        change.rename_person(user, seen.name).await?;
+        let user = change.user(user.id).await?;
+        let detail = format!("{} groups, {}", seen.groups.len(), words(seen));
+        change.commit(actor, "person.update", format!("user:{}", user.name), detail).await
+    }
+
+    /// Somebody may not come in any more, as a provider's list of people said at this moment; groups stay as they were
+    /// known. Does nothing when the provider was heard of since, or they may not already.
+    ///
+    /// # Errors
+    /// As every method.
+    pub async fn disallow(&self, actor: &Actor, user: &User, at: Timestamp, why: &str) -> Result<()> {
+        let Some(person) = user.person.as_ref().filter(|person| person.allowed) else { return Ok(()) };
+        let mut change = self.change().await?;
+        let disallowed = sqlx::query(
+            "UPDATE users SET allowed = $1, seen = $2
+             WHERE id = $3 AND issuer = $4 AND subject = $5 AND seen <= $2 AND allowed <> $1",
+        );
+        let disallowed = disallowed.bind(false).bind(at.0).bind(user.id.0).bind(&person.issuer).bind(&person.subject);
+        if disallowed.execute(change.on()).await?.rows_affected() == 0 {
+            return Ok(());
+        }
+        change.commit(actor, "person.update", format!("user:{}", user.name), why.to_owned()).await
     }
 
     /// The people whom this issuer knows; programs are none.
@@ -127,7 +178,7 @@ fn says_nothing_new(user: &User, seen: Seen<'_>) -> bool {
             person.groups == seen.groups
                 && person.admin == seen.admin
                 && person.allowed == seen.allowed
-                && (person.suspended.is_none() || !seen.came)
+                && person.suspended.is_none()
         })
 }
 
@@ -152,9 +203,11 @@ impl Change {
     /// An account of its own, or the one that waits under this name.
     async fn new_person(&mut self, seen: Seen<'_>) -> Result<UserId> {
         let at = self.at.0;
+        if self.called_alike(seen.name).await?.is_some_and(|name| name != seen.name) {
+            return Err(Error::NameTaken(seen.name.to_owned()));
+        }
         sqlx::query(
-            "INSERT INTO users (name, password, admin, created)
-             SELECT $1, NULL, $2, $3 WHERE NOT EXISTS (SELECT 1 FROM users WHERE lower(name) = lower($1))",
+            "INSERT INTO users (name, password, admin, created) VALUES ($1, NULL, $2, $3) ON CONFLICT (name) DO NOTHING",
         )
         .bind(seen.name)
         .bind(false)
@@ -173,12 +226,8 @@ impl Change {
         if user.name == name {
             return Ok(());
         }
-        let taken: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM users WHERE lower(name) = lower($1) AND id <> $2")
-            .bind(name)
-            .bind(user.id.0)
-            .fetch_one(self.on())
-            .await?;
-        if taken > 0 {
+        let taken = self.called_alike(name).await?.is_some_and(|taken| taken != user.name);
+        if taken {
             tracing::warn!(user = %user.name, %name, "somebody else has the new name; the old one stays");
             return Ok(());
         }
@@ -190,8 +239,8 @@ impl Change {
         let (at, groups) = (self.at.0, serde_json::Value::from(seen.groups).to_string());
         sqlx::query(
             "UPDATE users SET issuer = $1, subject = $2, groups = $3, group_admin = $4, allowed = $5, seen = $6,
-                    suspended = CASE WHEN $7 THEN NULL ELSE suspended END
-             WHERE id = $8",
+                    suspended = NULL
+             WHERE id = $7",
         )
         .bind(seen.issuer)
         .bind(seen.subject)
@@ -199,7 +248,6 @@ impl Change {
         .bind(seen.admin)
         .bind(seen.allowed)
         .bind(at)
-        .bind(seen.came)
         .bind(id.0)
         .execute(self.on())
         .await?;

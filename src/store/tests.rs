@@ -67,11 +67,12 @@ async fn a_user_is_found_by_the_exact_name_only() {
 async fn a_name_is_taken_in_every_case() {
     let (store, _) = memory().await;
     user(&store, "alice").await;
-    for name in ["alice", "Alice", "ALICE"] {
+    user(&store, "j\u{f6}rg").await;
+    for name in ["alice", "Alice", "ALICE", "J\u{d6}RG"] {
         let again = store.create_user(&actor(), name, None, true).await;
         assert!(matches!(again, Err(Error::Exists(taken)) if taken == name));
     }
-    assert_eq!(store.users().await.unwrap().len(), 1);
+    assert_eq!(store.users().await.unwrap().len(), 2);
 }
 
 #[tokio::test]
@@ -682,4 +683,45 @@ async fn what_is_made_is_shared_along_and_no_grant_that_exists_is_changed() {
     assert_eq!(level(Subject::User(bob.id)), Some(Permission::Deny), "what is there stays");
     assert_eq!(on.len(), 4);
     assert!(store.intents().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_providers_list_is_followed_and_makes_and_wakes_nobody() {
+    let (store, clock) = memory().await;
+    let said = |groups: &'static [String], allowed| Seen {
+        issuer: "https://id.example",
+        subject: "s-1",
+        name: "ann",
+        groups,
+        admin: false,
+        allowed,
+    };
+    let groups: &'static [String] = Box::leak(Box::new(["/a".to_owned()]));
+    let user = store.meet(&actor(), said(&[], true)).await.unwrap();
+    store.suspend(&actor(), user.id, "logout").await.unwrap();
+    let before = clock.now();
+    clock.advance(Duration::from_secs(10));
+    let person = async || store.user(user.id).await.unwrap().unwrap().person.unwrap();
+    store.follow(&actor(), &user, said(groups, true), clock.now()).await.unwrap();
+    assert_eq!((person().await.groups.as_slice(), person().await.suspended), (groups, Some(before)));
+
+    // Asked before the provider was heard of last.
+    store.follow(&actor(), &user, said(&[], false), before).await.unwrap();
+    store.disallow(&actor(), &user, before, "old news").await.unwrap();
+    assert_eq!((person().await.groups.as_slice(), person().await.allowed), (groups, true));
+    store.disallow(&actor(), &user, clock.now(), "disabled").await.unwrap();
+    assert_eq!((person().await.groups.as_slice(), person().await.allowed), (groups, false));
+
+    let revision = store.revision().await.unwrap();
+    let user = store.user(user.id).await.unwrap().unwrap();
+    clock.advance(Duration::from_mins(5));
+    store.disallow(&actor(), &user, clock.now(), "disabled").await.unwrap();
+    store.follow(&actor(), &user, said(groups, false), clock.now()).await.unwrap();
+    assert_eq!(store.revision().await.unwrap(), revision, "nothing new, nobody is loaded again");
+    assert_eq!(person().await.seen, clock.now());
+
+    store.delete_user(&actor(), user.id).await.unwrap();
+    store.follow(&actor(), &user, said(&[], true), clock.now()).await.unwrap();
+    store.disallow(&actor(), &user, clock.now(), "disabled").await.unwrap();
+    assert!(store.users().await.unwrap().is_empty());
 }

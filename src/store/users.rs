@@ -50,18 +50,20 @@ impl Store {
         admin: bool,
     ) -> Result<User> {
         let mut change = self.change().await?;
+        if change.called_alike(name).await?.is_some() {
+            return Err(Error::Exists(name.to_owned()));
+        }
         let created = sqlx::query(
-            "INSERT INTO users (name, password, admin, created)
-             SELECT $1, $2, $3, $4 WHERE NOT EXISTS (SELECT 1 FROM users WHERE lower(name) = lower($1))
+            "INSERT INTO users (name, password, admin, created) VALUES ($1, $2, $3, $4)
              RETURNING id, name, password, admin, created, issuer, subject, groups, group_admin, allowed, seen, suspended",
         )
         .bind(name)
         .bind(password.map(|hash| hash.0.as_str()))
         .bind(admin)
         .bind(change.at.0)
-        .fetch_optional(change.on())
+        .fetch_one(change.on())
         .await?;
-        let user = rows::user(&created.ok_or_else(|| Error::Exists(name.to_owned()))?)?;
+        let user = rows::user(&created)?;
         change.commit(actor, "user.create", target(name), role(admin).to_owned()).await?;
         Ok(user)
     }
@@ -170,6 +172,14 @@ impl Change {
         .bind(id.0);
         let user = user.fetch_optional(self.on()).await?;
         rows::user(&user.ok_or_else(|| Error::NotFound(format!("user {id}")))?)
+    }
+
+    /// What somebody is called whose name differs from this one in case at most. Compared here, because databases know the
+    /// cases of different alphabets.
+    pub(super) async fn called_alike(&mut self, name: &str) -> Result<Option<String>> {
+        let folded = name.to_lowercase();
+        let names: Vec<String> = sqlx::query_scalar("SELECT name FROM users").fetch_all(self.on()).await?;
+        Ok(names.into_iter().filter(|taken| taken.to_lowercase() == folded).max_by_key(|taken| taken == name))
     }
 
     /// The number of the user of this name.

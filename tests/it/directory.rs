@@ -17,6 +17,15 @@ enum Said {
     Is(u16, Value),
     /// Enabled, in these groups.
     In(&'static [&'static str]),
+    /// As [`Said::In`], with an address that nobody verified.
+    Unverified(&'static [&'static str]),
+}
+
+fn unknown() -> Said {
+    Said::Is(
+        404,
+        json!({ "error": "User not found", "error_description": "For more on this error consult the server log." }),
+    )
 }
 
 /// A world whose proxy asks every second, and people of whom the list says something.
@@ -33,7 +42,8 @@ impl Listed {
             provider.sync = Some(config::Sync { every: Duration::from_millis(200), realm: issuer.parse().unwrap() });
         });
         let listed = Self { world, said: Arc::default() };
-        listed.client(&json!([{ "clientId": "mlflow", "id": "uuid-1" }]));
+        listed.client(&json!([{ "clientId": "mlflow", "id": "uuid-1", "defaultClientScopes": ["basic"] }]));
+        listed.scopes(&json!([]));
         for kind in ["id", "access"] {
             let said = Arc::clone(&listed.said);
             let path = format!("{REALM}/clients/uuid-1/evaluate-scopes/generate-example-{kind}-token");
@@ -49,6 +59,11 @@ impl Listed {
     /// What is known of our client.
     fn client(&self, clients: &Value) {
         self.world.provider.answer(&format!("{REALM}/clients"), Answer::Json(clients.clone()));
+    }
+
+    /// The realm's scopes.
+    fn scopes(&self, scopes: &Value) {
+        self.world.provider.answer(&format!("{REALM}/client-scopes"), Answer::Json(scopes.clone()));
     }
 
     /// Somebody who signed in, enabled and in a group.
@@ -71,7 +86,7 @@ impl Listed {
     fn say(&self, subject: &str, said: Said) {
         let user = match &said {
             Said::Is(status, json) => (*status, json.clone()),
-            Said::In(_) => (200, json!({ "id": subject, "enabled": true })),
+            Said::In(_) | Said::Unverified(_) => (200, json!({ "id": subject, "enabled": true })),
         };
         {
             let mut all = self.said.lock().unwrap();
@@ -99,13 +114,13 @@ fn example(said: &[(String, Said)], request: &Request) -> (u16, Value) {
     assert!(request.head.contains("scope=openid+email+profile"), "{}", request.head);
     assert!(request.head.contains("Bearer of-the-service-account"), "{}", request.head);
     let about = |(subject, _): &&(String, Said)| request.head.contains(&format!("userId={subject}&"));
-    match said.iter().find(about) {
-        Some((subject, Said::In(groups))) => (
-            200,
-            json!({ "sub": subject, "email": format!("{subject}@example.com"), "email_verified": true, "groups": groups }),
-        ),
-        Some((_, Said::Is(..))) | None => (404, json!({})),
-    }
+    let (subject, groups, verified) = match said.iter().find(about) {
+        Some((subject, Said::In(groups))) => (subject, groups, true),
+        Some((subject, Said::Unverified(groups))) => (subject, groups, false),
+        Some((_, Said::Is(..))) | None => return (404, json!({})),
+    };
+    let email = format!("{subject}@example.com");
+    (200, json!({ "sub": subject, "email": email, "email_verified": verified, "groups": groups }))
 }
 
 #[test]
@@ -115,7 +130,7 @@ fn who_is_disabled_or_deleted_or_out_of_all_groups_is_out_and_nobody_else() {
     listed.two_rounds();
     assert!(people.iter_mut().all(Browser::is_signed_in));
     listed.say("disabled", Said::Is(200, json!({ "id": "disabled", "enabled": false })));
-    listed.say("deleted", Said::Is(404, json!({ "error": "User not found" })));
+    listed.say("deleted", unknown());
     listed.say("left", Said::In(&["/other"]));
     for gone in &mut people[1..] {
         eventually("they are out", || !gone.is_signed_in());
@@ -129,8 +144,10 @@ fn a_list_that_cannot_be_read_changes_nothing() {
     let listed = Listed::start();
     let mut person = listed.person("one");
     let mut other = listed.person("two");
-    let odd: [(u16, Value); 6] = [
+    let odd: [(u16, Value); 8] = [
         (403, json!({ "error": "HTTP 403 Forbidden" })),
+        (404, json!({})),
+        (404, json!({ "error": "no backend" })),
         (500, json!({})),
         (200, json!([])),
         (200, json!({ "id": "somebody else", "enabled": false })),
@@ -145,6 +162,7 @@ fn a_list_that_cannot_be_read_changes_nothing() {
     listed.say("one", Said::In(&["/ml/team-a"]));
     for clients in [json!([]), json!({}), json!([{ "clientId": "other", "id": "uuid-1" }])] {
         listed.client(&clients);
+        listed.two_rounds();
         listed.say("two", Said::Is(200, json!({ "id": "two", "enabled": false })));
         listed.two_rounds();
         assert!(person.is_signed_in() && other.is_signed_in(), "{clients}");
@@ -156,7 +174,7 @@ fn a_list_that_knows_nobody_signs_nobody_out() {
     let listed = Listed::start();
     let mut people = [listed.person("one"), listed.person("two")];
     for subject in ["one", "two"] {
-        listed.say(subject, Said::Is(404, json!({})));
+        listed.say(subject, unknown());
     }
     listed.two_rounds();
     assert!(people.iter_mut().all(Browser::is_signed_in), "a realm that was made anew");
@@ -169,7 +187,7 @@ fn a_list_that_knows_nobody_signs_nobody_out() {
 fn the_only_person_is_not_signed_out_for_being_unknown() {
     let listed = Listed::start();
     let mut person = listed.person("one");
-    listed.say("one", Said::Is(404, json!({})));
+    listed.say("one", unknown());
     listed.two_rounds();
     assert!(person.is_signed_in());
     listed.say("one", Said::Is(200, json!({ "id": "one", "enabled": false })));
@@ -177,16 +195,85 @@ fn the_only_person_is_not_signed_out_for_being_unknown() {
 }
 
 #[test]
-fn a_client_that_gives_people_another_subject_is_not_asked_about() {
+fn one_odd_answer_holds_up_nobody_elses() {
+    let listed = Listed::start();
+    let mut people = [listed.person("one"), listed.person("two"), listed.person("three")];
+    listed.say("one", Said::Is(200, json!({ "id": "one" })));
+    listed.say("two", unknown());
+    listed.say("three", Said::Is(200, json!({ "id": "three", "enabled": false })));
+    eventually("the others are out", || !people[1].is_signed_in() && !people[2].is_signed_in());
+    assert!(people[0].is_signed_in());
+}
+
+#[test]
+fn a_name_that_is_refused_hides_no_groups() {
+    let listed = Listed::start();
+    let mut person = listed.person("one");
+    listed.say("one", Said::Unverified(&["/ml/team-a", "/ml/team-b"]));
+    eventually("the groups follow", || {
+        let me = person.send("GET", "/auth/api/v1/me", "Sec-Fetch-Mode: cors\r\n", "");
+        me.text().contains("/ml/team-b") && me.text().contains("one@example.com")
+    });
+    listed.say("one", Said::Unverified(&["/other"]));
+    eventually("out of all groups is out", || !person.is_signed_in());
+}
+
+#[test]
+fn an_account_that_was_deleted_here_does_not_come_back() {
+    let listed = Listed::start();
+    let _people = [listed.person("one"), listed.person("two")];
+    let store = listed.world.proxy.store();
+    let actor = mlflow_auth_proxy::store::Actor { name: "admin".to_owned(), token: None, address: None };
+    listed.world.proxy.block_on(async {
+        let user = store.user_by_name("one@example.com").await.unwrap().unwrap();
+        store.delete_user(&actor, user.id).await.unwrap();
+    });
+    listed.two_rounds();
+    let names = listed.world.proxy.block_on(async { store.users().await.unwrap() });
+    assert!(names.iter().all(|user| user.name != "one@example.com"));
+}
+
+#[test]
+fn a_service_account_that_sees_no_clients_still_tells_who_was_disabled() {
     let listed = Listed::start();
     let mut people = [listed.person("one"), listed.person("two")];
-    let pairwise = json!({ "name": "pairwise", "protocolMapper": "oidc-sha256-pairwise-sub-mapper", "config": {} });
-    let attribute =
-        json!({ "name": "id", "protocolMapper": "oidc-usermodel-attribute-mapper", "config": { "claim.name": "sub" } });
-    for mapper in [pairwise, attribute] {
-        listed.client(&json!([{ "clientId": "mlflow", "id": "uuid-1", "protocolMappers": [mapper] }]));
-        listed.say("one", Said::Is(404, json!({})));
-        listed.two_rounds();
-        assert!(people.iter_mut().all(Browser::is_signed_in));
+    listed.world.provider.answer(&format!("{REALM}/clients"), Answer::Status(403));
+    listed.say("one", Said::In(&["/other"]));
+    listed.say("two", Said::Is(200, json!({ "id": "two", "enabled": false })));
+    eventually("the disabled is out", || !people[1].is_signed_in());
+    listed.two_rounds();
+    assert!(people[0].is_signed_in(), "groups it does not tell");
+}
+
+#[test]
+fn a_client_whose_tokens_say_what_the_list_does_not_know_is_not_asked_about() {
+    let listed = Listed::start();
+    let mut people = [listed.person("one"), listed.person("two")];
+    let mapper =
+        |kind: &str, claim: &str| json!([{ "name": "m", "protocolMapper": kind, "config": { "claim.name": claim } }]);
+    let client = |mappers: Value| json!([{ "clientId": "mlflow", "id": "uuid-1", "defaultClientScopes": ["basic"], "protocolMappers": mappers }]);
+    for mappers in [
+        mapper("oidc-sha256-pairwise-sub-mapper", ""),
+        mapper("oidc-usermodel-attribute-mapper", "sub"),
+        mapper("oidc-usersessionmodel-note-mapper", "groups"),
+    ] {
+        for (own, of_scope, of_other) in
+            [(mappers.clone(), json!([]), json!([])), (json!([]), mappers.clone(), json!([]))]
+        {
+            listed.client(&client(own));
+            listed.scopes(&json!([{ "name": "basic", "protocolMappers": of_scope }, { "name": "x", "protocolMappers": of_other }]));
+            listed.two_rounds();
+            listed.say("one", unknown());
+            listed.say("two", Said::In(&["/other"]));
+            listed.two_rounds();
+            assert!(people.iter_mut().all(Browser::is_signed_in), "{mappers}");
+            listed.say("one", Said::In(&["/ml/team-a"]));
+            listed.say("two", Said::In(&["/ml/team-a"]));
+        }
     }
+    // What another client's scope or a note of no interest has disturbs nobody.
+    listed.client(&client(mapper("oidc-usersessionmodel-note-mapper", "client_id")));
+    listed.scopes(&json!([{ "name": "x", "protocolMappers": mapper("oidc-sha256-pairwise-sub-mapper", "") }]));
+    listed.say("one", unknown());
+    eventually("the list counts again", || !people[0].is_signed_in());
 }

@@ -82,6 +82,8 @@ fn a_provider_in_trouble_and_a_fault_of_ours_keep_the_session() {
         (401, refused("unauthorized_client")),
         (401, refused("invalid_client")),
         (400, refused("unsupported_grant_type")),
+        // A firewall in between says so, too.
+        (403, refused("access_denied")),
         (500, body()),
         (503, body()),
         (429, body()),
@@ -117,7 +119,7 @@ fn a_provider_that_answers_again_is_asked_again() {
 
 #[test]
 fn a_refusal_ends_the_session() {
-    for code in ["invalid_grant", "access_denied", "interaction_required"] {
+    for code in ["invalid_grant", "consent_required", "interaction_required"] {
         let world = World::start();
         let mut browser = restless(&world);
         world.answers(move |_| (400, refused(code)));

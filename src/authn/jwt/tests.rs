@@ -318,13 +318,34 @@ async fn a_token_that_outlived_a_suspension_wakes_no_older_one() {
         groups: &groups,
         admin: false,
         allowed: true,
-        came: false,
     };
-    world.store.meet(&actor, seen).await.unwrap();
+    let user = world.user().await.unwrap();
+    world.store.follow(&actor, &user, seen, world.clock.now()).await.unwrap();
     world.authn.forget_all();
     assert!(world.person().await.suspended.is_some());
     assert_eq!(world.answer(&newer).await, "ann@example.com");
     assert_eq!(world.answer(&old).await, "owner_suspended");
+}
+
+#[tokio::test]
+async fn an_old_token_hides_no_news_that_a_newer_one_brings() {
+    let world = World::new().await;
+    let old = world.token(&json!({}));
+    world.clock.advance(Duration::from_secs(10));
+    world.ask(&world.token(&json!({ "groups": ["/admins"] }))).await.unwrap();
+    assert!(world.person().await.admin);
+    world.clock.advance(Duration::from_secs(10));
+    let newer = world.token(&json!({ "jti": "2" }));
+    world.ask(&old).await.unwrap();
+    world.ask(&newer).await.unwrap();
+    assert!(!world.person().await.admin, "they are no administrator any more");
+    // The same within the half second before the store's revision is looked at.
+    world.clock.advance(Duration::from_secs(10));
+    for groups in [["/admins"], ["/ml/team-a"], ["/admins"], ["/ml/team-a"]] {
+        world.ask(&world.token(&json!({ "groups": groups, "jti": world.clock.now().0.to_string() }))).await.unwrap();
+        assert_eq!(world.person().await.groups, groups);
+        world.clock.advance(Duration::from_secs(1));
+    }
 }
 
 #[tokio::test]

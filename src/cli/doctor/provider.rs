@@ -317,16 +317,34 @@ impl One<'_> {
     async fn directory(&self, report: &mut Report) {
         let Some(sync) = &self.provider.config.sync else { return };
         let check = self.check("list of people");
-        let Err(error) = Directory::open(self.provider, &sync.realm).await else {
-            return report.ok(check, "it can be asked who was disabled, and which groups people are in");
+        let roles = |roles: &str| {
+            self.console(&format!("Service accounts roles > Assign role > Client roles: {roles} of `realm-management`"))
+        };
+        let asked = async {
+            let directory = Directory::open(self.provider, &sync.realm).await?;
+            // Somebody whom there is not: whether one may ask is what counts.
+            directory.find("00000000-0000-0000-0000-000000000000").await.map(|_| directory.tells_groups())
+        };
+        let error = match asked.await {
+            Ok(true) => return report.ok(check, "it tells who was disabled, and which groups people are in"),
+            Ok(false) => {
+                let found =
+                    "it tells who was disabled; which groups people are in, only their next sign-in or refresh does";
+                return report.warn(
+                    check,
+                    found,
+                    format!("{}, or nothing, if that is enough", roles("`view-clients`")),
+                );
+            }
+            Err(error) => error,
         };
         let change = match &error {
-            DirectoryError::Forbidden => self.console(
-                "Service accounts roles > Assign role > Client roles: `view-users` and `view-clients` of `realm-management`",
-            ),
+            DirectoryError::Forbidden => roles("`view-users`"),
             DirectoryError::Login(_) => self.console("Settings > Capability config > Service accounts roles: On"),
             DirectoryError::NoClient(_) => self.key("client_id"),
-            DirectoryError::OtherSubject(_) => format!("{} = 0: this client cannot be asked about", self.key("sync_seconds")),
+            DirectoryError::Mapper(_) => {
+                format!("{} = 0, or a service account without `view-clients`", self.key("sync_seconds"))
+            }
             DirectoryError::Client(_) | DirectoryError::NotUnderstood => {
                 format!("{}: its admin API must be reached at {}", self.key("internal_url"), sync.realm)
             }
