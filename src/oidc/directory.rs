@@ -117,7 +117,7 @@ impl<'p> Directory<'p> {
         if is_no_user(&answer) {
             return Ok(Found::Deleted);
         }
-        let user = understood(answer)?;
+        let user = understood(&answer)?;
         let is_theirs = user.get("id").and_then(Value::as_str) == Some(subject);
         match user.get("enabled").and_then(Value::as_bool).filter(|_| is_theirs) {
             Some(true) => {}
@@ -176,7 +176,7 @@ impl<'p> Directory<'p> {
     }
 
     async fn get(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Value, Error> {
-        understood(self.ask(path, query).await?)
+        understood(&self.ask(path, query).await?)
     }
 
     async fn ask(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Response<Bytes>, Error> {
@@ -202,7 +202,7 @@ fn is_no_user(answer: &Response<Bytes>) -> bool {
     answer.status() == StatusCode::NOT_FOUND && said().is_some_and(is_said)
 }
 
-fn understood(answer: Response<Bytes>) -> Result<Value, Error> {
+fn understood(answer: &Response<Bytes>) -> Result<Value, Error> {
     match answer.status() {
         StatusCode::OK => serde_json::from_slice(answer.body()).map_err(|_| Error::NotUnderstood),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Error::Forbidden),
