@@ -179,7 +179,7 @@ impl<'t> Values<'t> {
         let read = match value {
             Value::Variable(name) => {
                 let found = self.variables.get(name).ok_or_else(|| GraphqlError::Variable((*name).to_owned()))?;
-                let size = found.as_ref().map_or(0, Literal::size);
+                let size = found.as_ref().map_or(size_of::<Literal>(), Literal::size);
                 self.left = self.left.checked_sub(size).ok_or(GraphqlError::TooMany("values"))?;
                 return Ok(found.clone());
             }

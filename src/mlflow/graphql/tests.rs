@@ -224,6 +224,11 @@ fn a_long_value_in_many_places_is_refused() {
             "...f ".repeat(50),
             "x".repeat(50_000)
         ),
+        format!(
+            "query A($c: Int) {{ {} }} fragment f on Query {{ test(x: [{}]) }}",
+            "...f ".repeat(400),
+            "$c ".repeat(200)
+        ),
         format!("query A($b: [Int] = [{}]) {{ test(x: [{}]) {{ output }} }}", "1 ".repeat(10_000), "$b ".repeat(500)),
     ] {
         let refused = parse_with(&query, &long, None).map(drop);
