@@ -42,7 +42,8 @@ impl ReturnPath {
             return None;
         }
         let written = url.as_str().strip_prefix(ORIGIN)?;
-        is_plain(written).then(|| Self(written.to_owned()))
+        // Some letters are written as three, and what is kept must be taken when it comes back.
+        (written.len() <= Self::MAX_BYTES && is_plain(written)).then(|| Self(written.to_owned()))
     }
 
     /// As it is written in `Location`.

@@ -43,13 +43,15 @@ impl Chunked {
                     take
                 }
                 Self::Trailer => {
-                    let end = rest.iter().position(|&byte| byte == b'\r' || byte == b'\n');
-                    match end.and_then(|end| rest.get(end)) {
-                        Some(b'\r') => *self = Self::TrailerLineFeed,
-                        Some(_) => return Err((at, Broken)),
-                        None => {}
+                    let end = rest.iter().position(|&byte| byte == b'\r' || byte == b'\n').unwrap_or(rest.len());
+                    match rest.get(end) {
+                        Some(b'\r') => {
+                            *self = Self::TrailerLineFeed;
+                            end + 1
+                        }
+                        Some(_) => return Err((at + end, Broken)),
+                        None => end,
                     }
-                    end.map_or(rest.len(), |end| end + 1)
                 }
                 state => {
                     let byte = rest.first().copied().unwrap_or_default();

@@ -14,6 +14,11 @@ const MAX_ROOT_FIELDS: usize = 10;
 const MAX_ALIASES: usize = 10;
 const MAX_DEPTH: usize = 10;
 const MAX_SELECTIONS: usize = 1000;
+/// More than any field takes.
+const MAX_ARGUMENTS: usize = 10;
+const MAX_VARIABLES: usize = 100;
+/// What all values may take, in bytes, each as often as it stands somewhere: no more than a body that brings them.
+const MAX_VALUES: usize = 1024 * 1024;
 
 /// Names in the query that are ours.
 const PRIVATE: &str = "mlflowAuthProxy";
@@ -83,7 +88,7 @@ pub(super) fn read(
             return Err(GraphqlError::Directive(directive.name.to_owned()));
         }
     }
-    let values = values(operation.variables, variables)?;
+    let values = Values::of(operation.variables, variables)?;
     let mut reader = Reader { fragments, values, open: Vec::new(), left: MAX_SELECTIONS };
     let mut fields = Vec::new();
     reader.collect(operation.selections, &mut fields, 1)?;
@@ -130,33 +135,82 @@ impl<'d, 't> Parts<'d, 't> {
     }
 }
 
-/// The variables' values; one without a value and without a default is not in it.
-fn values<'t>(
-    definitions: &[VariableDefinition<'t, &'t str>],
-    given: &[(std::borrow::Cow<'_, str>, Json<'_>)],
-) -> Result<HashMap<&'t str, Option<Literal>>, GraphqlError> {
-    let mut values = HashMap::new();
-    for definition in definitions {
-        let name = definition.name;
-        let required = matches!(definition.var_type, graphql_parser::query::Type::NonNullType(_));
-        let value = match (given.iter().find(|(key, _)| key == name), &definition.default_value) {
-            (Some((_, value)), _) => Some(Literal::of_json(value, name)?),
-            (None, Some(default)) => Some(Literal::of_value(default, &HashMap::new())?.unwrap_or(Literal::Null)),
-            (None, None) => None,
-        };
-        if required && value.as_ref().is_none_or(|value| *value == Literal::Null) {
-            return Err(GraphqlError::Variable(name.to_owned()));
+/// The variables' values, and how much may still be put in their places.
+struct Values<'t> {
+    /// One without a value and without a default has none.
+    variables: HashMap<&'t str, Option<Literal>>,
+    left: usize,
+}
+
+impl<'t> Values<'t> {
+    fn of(
+        definitions: &[VariableDefinition<'t, &'t str>],
+        given: &[(std::borrow::Cow<'_, str>, Json<'_>)],
+    ) -> Result<Self, GraphqlError> {
+        if definitions.len() > MAX_VARIABLES {
+            return Err(GraphqlError::TooMany("variables"));
         }
-        if values.insert(name, value).is_some() {
-            return Err(GraphqlError::Variable(name.to_owned()));
+        let mut variables = HashMap::new();
+        for definition in definitions {
+            let name = definition.name;
+            let required = matches!(definition.var_type, graphql_parser::query::Type::NonNullType(_));
+            let value = match (given.iter().find(|(key, _)| key == name), &definition.default_value) {
+                (Some((_, value)), _) => Some(Literal::of_json(value, name)?),
+                (None, Some(default)) => Some(Self::none().read(default)?.unwrap_or(Literal::Null)),
+                (None, None) => None,
+            };
+            if required && value.as_ref().is_none_or(|value| *value == Literal::Null) {
+                return Err(GraphqlError::Variable(name.to_owned()));
+            }
+            if variables.insert(name, value).is_some() {
+                return Err(GraphqlError::Variable(name.to_owned()));
+            }
         }
+        Ok(Self { variables, left: MAX_VALUES })
     }
-    Ok(values)
+
+    /// What a default may refer to.
+    fn none() -> Self {
+        Self { variables: HashMap::new(), left: MAX_VALUES }
+    }
+
+    /// A value with its variables replaced. `None`: a variable that has no value, so that what it stands for is absent.
+    fn read(&mut self, value: &Value<'t, &'t str>) -> Result<Option<Literal>, GraphqlError> {
+        let read = match value {
+            Value::Variable(name) => {
+                let found = self.variables.get(name).ok_or_else(|| GraphqlError::Variable((*name).to_owned()))?;
+                let size = found.as_ref().map_or(size_of::<Literal>(), Literal::size);
+                self.left = self.left.checked_sub(size).ok_or(GraphqlError::TooMany("values"))?;
+                return Ok(found.clone());
+            }
+            Value::Int(number) => {
+                Literal::Number(number.as_i64().ok_or(GraphqlError::Syntax("a number is too large"))?)
+            }
+            Value::Float(_) => return Err(GraphqlError::Syntax("fractions are not used")),
+            Value::String(text) => Literal::String(text.clone()),
+            Value::Boolean(value) => Literal::Boolean(*value),
+            Value::Null => Literal::Null,
+            Value::Enum(word) => Literal::Word((*word).to_owned()),
+            Value::List(items) => {
+                let item = |item| Ok(self.read(item)?.unwrap_or(Literal::Null));
+                Literal::List(items.iter().map(item).collect::<Result<_, GraphqlError>>()?)
+            }
+            Value::Object(fields) => {
+                let mut read = Vec::with_capacity(fields.len());
+                for (name, value) in fields {
+                    read.extend(self.read(value)?.map(|value| ((*name).to_owned(), value)));
+                }
+                Literal::Object(read)
+            }
+        };
+        self.left = self.left.checked_sub(read.own_size()).ok_or(GraphqlError::TooMany("values"))?;
+        Ok(Some(read))
+    }
 }
 
 struct Reader<'d, 't> {
     fragments: HashMap<&'t str, &'d FragmentDefinition<'t, &'t str>>,
-    values: HashMap<&'t str, Option<Literal>>,
+    values: Values<'t>,
     /// The fragments that are being put in place, so that none contains itself.
     open: Vec<&'t str>,
     left: usize,
@@ -222,12 +276,12 @@ impl<'d, 't> Reader<'d, 't> {
         Ok(())
     }
 
-    fn applies(&self, directives: &[Directive<'t, &'t str>]) -> Result<bool, GraphqlError> {
+    fn applies(&mut self, directives: &[Directive<'t, &'t str>]) -> Result<bool, GraphqlError> {
         let mut applies = true;
         for directive in directives {
             let unclear = || GraphqlError::Directive(directive.name.to_owned());
             let [("if", value)] = directive.arguments.as_slice() else { return Err(unclear()) };
-            let Some(Literal::Boolean(condition)) = Literal::of_value(value, &self.values)? else {
+            let Some(Literal::Boolean(condition)) = self.values.read(value)? else {
                 return Err(unclear());
             };
             match directive.name {
@@ -239,13 +293,19 @@ impl<'d, 't> Reader<'d, 't> {
         Ok(applies)
     }
 
-    fn arguments(&self, arguments: &[(&'t str, Value<'t, &'t str>)]) -> Result<Vec<(String, Literal)>, GraphqlError> {
+    fn arguments(
+        &mut self,
+        arguments: &[(&'t str, Value<'t, &'t str>)],
+    ) -> Result<Vec<(String, Literal)>, GraphqlError> {
+        if arguments.len() > MAX_ARGUMENTS {
+            return Err(GraphqlError::TooMany("arguments"));
+        }
         let mut read: Vec<(String, Literal)> = Vec::with_capacity(arguments.len());
         for (name, value) in arguments {
             if read.iter().any(|(other, _)| other == name) {
                 return Err(GraphqlError::Argument((*name).to_owned()));
             }
-            read.extend(Literal::of_value(value, &self.values)?.map(|value| ((*name).to_owned(), value)));
+            read.extend(self.values.read(value)?.map(|value| ((*name).to_owned(), value)));
         }
         Ok(read)
     }
@@ -381,33 +441,24 @@ const BRANCHES: [&str; 21] = [
 ];
 
 impl Literal {
-    /// `None`: a variable that has no value, so that what it stands for is absent.
-    fn of_value<'t>(
-        value: &Value<'t, &'t str>,
-        variables: &HashMap<&'t str, Option<Self>>,
-    ) -> Result<Option<Self>, GraphqlError> {
-        Ok(Some(match value {
-            Value::Variable(name) => {
-                return variables.get(name).cloned().ok_or_else(|| GraphqlError::Variable((*name).to_owned()));
+    /// Roughly the bytes that it takes.
+    fn size(&self) -> usize {
+        let inner = match self {
+            Self::Null | Self::Boolean(_) | Self::Number(_) | Self::String(_) | Self::Word(_) => 0,
+            Self::List(items) => items.iter().map(Self::size).sum(),
+            Self::Object(fields) => fields.iter().map(|(_, value)| value.size()).sum(),
+        };
+        self.own_size() + inner
+    }
+
+    /// The same without what is inside.
+    fn own_size(&self) -> usize {
+        size_of::<Self>()
+            + match self {
+                Self::Null | Self::Boolean(_) | Self::Number(_) | Self::List(_) => 0,
+                Self::String(text) | Self::Word(text) => text.len(),
+                Self::Object(fields) => fields.iter().map(|(name, _)| size_of::<String>() + name.len()).sum(),
             }
-            Value::Int(number) => Self::Number(number.as_i64().ok_or(GraphqlError::Syntax("a number is too large"))?),
-            Value::Float(_) => return Err(GraphqlError::Syntax("fractions are not used")),
-            Value::String(text) => Self::String(text.clone()),
-            Value::Boolean(value) => Self::Boolean(*value),
-            Value::Null => Self::Null,
-            Value::Enum(word) => Self::Word((*word).to_owned()),
-            Value::List(items) => {
-                let item = |item| Ok(Self::of_value(item, variables)?.unwrap_or(Self::Null));
-                Self::List(items.iter().map(item).collect::<Result<_, GraphqlError>>()?)
-            }
-            Value::Object(fields) => {
-                let mut read = Vec::with_capacity(fields.len());
-                for (name, value) in fields {
-                    read.extend(Self::of_value(value, variables)?.map(|value| ((*name).to_owned(), value)));
-                }
-                Self::Object(read)
-            }
-        }))
     }
 
     fn of_json(value: &Json<'_>, variable: &str) -> Result<Self, GraphqlError> {

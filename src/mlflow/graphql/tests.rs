@@ -206,6 +206,48 @@ fn what_is_not_known_is_refused() {
     assert!(parse_with("query A($i: X) { mlflowGetRun(input: $i) { run { info { runId } } } }", &odd, None).is_err());
 }
 
+/// A variable stands in as many places as fit into a query: together their values must not take more than a body may.
+#[test]
+fn a_long_value_in_many_places_is_refused() {
+    let long = json!({ "a": "x".repeat(100_000) });
+    let fields = |places: usize| (0..places).map(|n| format!("f{n}(x: $a) ")).collect::<String>();
+    for query in [
+        format!("query A($a: String) {{ test(x: [{}]) {{ output }} }}", "$a ".repeat(20)),
+        format!(
+            "query A($a: String) {{ test(x: {{ {} }}) {{ output }} }}",
+            fields(20).replace("(x: ", ": ").replace(')', "")
+        ),
+        format!("query A($a: String) {{ __schema {{ {} }} }}", fields(20)),
+        format!("query A($a: String) {{ test(x: $a) @skip(if: [{}]) {{ output }} }}", "$a ".repeat(20)),
+        format!(
+            "{{ {} }} fragment f on Query {{ test(x: \"{}\") {{ output }} }}",
+            "...f ".repeat(50),
+            "x".repeat(50_000)
+        ),
+        format!(
+            "query A($c: Int) {{ {} }} fragment f on Query {{ test(x: [{}]) }}",
+            "...f ".repeat(400),
+            "$c ".repeat(200)
+        ),
+        format!("query A($b: [Int] = [{}]) {{ test(x: [{}]) {{ output }} }}", "1 ".repeat(10_000), "$b ".repeat(500)),
+    ] {
+        let refused = parse_with(&query, &long, None).map(drop);
+        assert_eq!(refused, Err(GraphqlError::TooMany("values")), "{query:.80}");
+    }
+    assert!(parse_with(&format!("query A($a: String) {{ __schema {{ {} }} }}", fields(5)), &long, None).is_ok());
+}
+
+/// Each is looked up among the others, and a fragment does so again wherever it stands.
+#[test]
+fn many_arguments_or_variables_are_refused() {
+    let arguments: String = (0..11).map(|n| format!("a{n}: {n} ")).collect();
+    let query = format!("{{ test({arguments}) {{ output }} }}");
+    assert_eq!(parse(&query).map(drop), Err(GraphqlError::TooMany("arguments")));
+    let variables: String = (0..101).map(|n| format!("$a{n}: Int ")).collect();
+    let query = format!("query A({variables}) {{ __typename }}");
+    assert_eq!(parse(&query).map(drop), Err(GraphqlError::TooMany("variables")));
+}
+
 #[test]
 fn what_is_dropped_is_null_in_its_place() {
     let read = parse(

@@ -120,13 +120,23 @@ fn broken_chunks_end_the_stream() {
         ("3\r\nabc\n", 6),
         ("11111111111111111\r\n", 16),
         ("0\r\n\n", 3),
-        ("0\r\nT: v\n\r\n", 4),
+        ("0\r\nT: v\n\r\n", 7),
         ("0\r\n\rX", 4),
     ] {
         let verdict = feed([format!("{head}{body}GET / HTTP/1.1\r\n\r\n").as_bytes()]);
         let expected = Verdict { heads: 1, passed: head.len() + good, then: Then::Break };
         assert_eq!(verdict, expected, "{body:?}");
     }
+}
+
+/// The bytes of a trailer before the mistake had passed when they came alone, and had not when all came at once.
+#[test]
+fn a_broken_trailer_ends_the_stream_where_it_is_broken() {
+    let head = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let stream = format!("{head}0\r\nT: v\n\r\n");
+    let expected = Verdict { heads: 1, passed: head.len() + "0\r\nT: v".len(), then: Then::Break };
+    assert_eq!(feed(stream.as_bytes().chunks(1)), expected);
+    assert_eq!(feed([stream.as_bytes()]), expected);
 }
 
 /// Pieces of streams, good and bad.
