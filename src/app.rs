@@ -85,6 +85,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let store = Arc::new(store.with_context(|| format!("store.url: `{}` cannot be opened", config.store.url))?);
     let first_password =
         bootstrap(&config, &store, &clock).await.context("the first administrator could not be made")?;
+    identity::tighten(&config, &store).await.context("people could not be compared with the configuration")?;
     let remotes = identity::remotes(&config)?;
     let authn = Authn::new(&config.authn, Arc::clone(&store), clock.clone()).with_policies(policies);
     let authn = authn.trusting(remotes.trusted(&config));

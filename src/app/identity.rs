@@ -9,8 +9,8 @@ use tokio_util::task::TaskTracker;
 use crate::authn::{DirectorySync, Renewal, Renewed, SyncError, Trusted};
 use crate::config::{self, Config};
 use crate::crypto::KeyRing;
-use crate::oidc::{self, Providers, Remote};
-use crate::store::{Lease, Store};
+use crate::oidc::{self, Providers, Remote, claims};
+use crate::store::{self, Actor, Lease, Seen, Store};
 use crate::telemetry::Metrics;
 
 /// The identity providers that we talk to, each beside its configuration.
@@ -63,6 +63,31 @@ pub(super) async fn keep_fresh(name: String, remote: Arc<Remote>, metrics: Arc<M
         metrics.oidc_fetched(&name, what.as_str(), outcome.err().map_or("ok", oidc::Error::kind));
     };
     remote.keep_fresh(told).await;
+}
+
+/// Who is in no allowed group any more, or in no administrators', by what the configuration says now, is let go at once.
+/// What it gives anew counts from the next sign-in or refresh, when the provider says that it is still so.
+pub(super) async fn tighten(config: &Config, store: &Store) -> store::Result<()> {
+    let providers = config.providers.iter().map(|it| (&it.endpoint.issuer, &it.claims));
+    let signs_in = |issuer: &str| config.providers.iter().any(|it| it.endpoint.issuer == issuer);
+    let bearers = config.issuers.iter().map(|it| (&it.endpoint.issuer, &it.claims));
+    let actor = Actor { name: "configuration".to_owned(), token: None, address: None };
+    for (issuer, rules) in providers.chain(bearers.filter(|(issuer, _)| !signs_in(issuer))) {
+        for user in store.people_of(issuer).await? {
+            let Some(person) = &user.person else { continue };
+            let now = claims::standing_in(rules, person.groups.clone());
+            let seen = Seen {
+                issuer,
+                subject: &person.subject,
+                name: &user.name,
+                groups: &person.groups,
+                admin: person.admin && now.admin,
+                allowed: person.allowed && now.allowed,
+            };
+            store.follow(&actor, &user, seen, person.seen).await?;
+        }
+    }
+    Ok(())
 }
 
 /// What the provider's tokens of sessions are sealed with.

@@ -144,6 +144,24 @@ fn who_left_the_allowed_groups_is_out_at_the_next_refresh() {
 }
 
 #[test]
+fn rules_that_were_tightened_count_from_the_start_on() {
+    let world = World::start();
+    let mut browser = world.signed_in();
+    let stricter = |allowed: &str| {
+        let mut provider = configured("keycloak", endpoint(&world.provider.issuer()));
+        provider.claims.allowed = vec![allowed.to_owned()];
+        world.proxy.beside(world.recorder.address, |config| {
+            config.server.public_url = Some(PUBLIC.parse().unwrap());
+            config.providers = vec![provider];
+        })
+    };
+    assert!(browser.at(&stricter("/ml/*")).is_signed_in(), "the same in other words");
+    let replica = stricter("/ml/team-b");
+    assert!(!browser.at(&replica).is_signed_in());
+    eventually("the other one follows", || !browser.is_signed_in());
+}
+
+#[test]
 fn groups_are_those_of_the_last_refresh() {
     let world = World::start();
     let mut browser = restless(&world);
