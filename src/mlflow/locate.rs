@@ -3,6 +3,7 @@
 //! Every id named anywhere is found, one spelling each; what could be read in two ways is refused as MLflow words it.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 
 use http::HeaderMap;
 
@@ -76,7 +77,7 @@ pub fn locate(operation: &Operation, input: &mut Input<'_, '_>) -> Result<Found,
         if values.is_empty() && !field.optional {
             missing.get_or_insert_with(|| field.name().to_owned());
         }
-        for value in values {
+        for value in each_once(values) {
             let id = check_id(*thing, field, value)?;
             if *thing == Thing::Artifact && field.source == Source::Query {
                 // What we read is what MLflow gets.
@@ -92,6 +93,15 @@ pub fn locate(operation: &Operation, input: &mut Input<'_, '_>) -> Result<Found,
         }
     }
     Ok(Found { located, missing })
+}
+
+/// In their order. A batch may name the same thing a million times.
+fn each_once(values: Vec<String>) -> Vec<String> {
+    if values.len() < 2 {
+        return values;
+    }
+    let mut seen = HashSet::new();
+    values.into_iter().filter(|value| seen.insert(value.clone())).collect()
 }
 
 /// What [`locate`] found.
