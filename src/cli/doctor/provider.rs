@@ -322,9 +322,9 @@ impl One<'_> {
         };
         let change = match &error {
             DirectoryError::Forbidden => self.console(
-                "Service accounts roles > Assign role > Client roles: `view-users` and `view-clients` of `realm-management`",
+                "Service account roles > Assign role > Client roles: `view-users` and `view-clients` of `realm-management`",
             ),
-            DirectoryError::Login(_) => self.console("Settings > Capability config > Service accounts roles: On"),
+            DirectoryError::Login(_) => self.console("Settings > Capability config > Service account roles: On"),
             DirectoryError::NoClient(_) => self.key("client_id"),
             DirectoryError::OtherSubject(_) => format!("{} = 0: this client cannot be asked about", self.key("sync_seconds")),
             DirectoryError::Client(_) | DirectoryError::NotUnderstood => {
