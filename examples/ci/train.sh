@@ -8,7 +8,7 @@ set -eu
 # The token goes in through standard input, so that it does not show in the list of processes.
 status=$(printf 'header = "Authorization: Bearer %s"\n' "$MLFLOW_TRACKING_TOKEN" |
     curl --silent --show-error --config - --output /dev/null --write-out '%{http_code}' \
-        "$MLFLOW_TRACKING_URI/api/2.0/mlflow/users/current")
+        "${MLFLOW_TRACKING_URI%/}/api/2.0/mlflow/users/current")
 case "$status" in
     200) ;;
     401) echo "The access token is wrong, expired or revoked: make a new one." >&2; exit 1 ;;

@@ -27,7 +27,7 @@ def main() -> None:
     try:
         mlflow.get_experiment("0")
     except MlflowException as refusal:
-        print("not granted:", refusal.error_code, refusal.message)
+        print("not granted:", refusal.message)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,8 @@ Examples:
   mlflow-auth-proxy doctor --json | jq '.findings[] | select(.outcome == \"failed\")'
 
 Exit code 0: nothing failed, though there may be warnings. 1: something failed. 2: the configuration is wrong.
-A token for --token-file, from Keycloak's console: Clients > ID > Client scopes > Evaluate > Generated access token.")]
+For --token-file, from Keycloak's console: Clients > ID > Client scopes > Evaluate > Generated access token, which shows the
+claims that a token would have; or a token itself.")]
 pub(super) struct Arguments {
     /// A file with an access token of the identity provider, to say which of its claims hold groups and who it would be
     #[arg(long, value_name = "PATH")]

@@ -318,7 +318,7 @@ impl One<'_> {
         let Some(sync) = &self.provider.config.sync else { return };
         let check = self.check("list of people");
         let roles = |roles: &str| {
-            self.console(&format!("Service accounts roles > Assign role > Client roles: {roles} of `realm-management`"))
+            self.console(&format!("Service account roles > Assign role > Client roles: {roles} of `realm-management`"))
         };
         let asked = async {
             let directory = Directory::open(self.provider, &sync.realm).await?;
@@ -340,7 +340,7 @@ impl One<'_> {
         };
         let change = match &error {
             DirectoryError::Forbidden => roles("`view-users`"),
-            DirectoryError::Login(_) => self.console("Settings > Capability config > Service accounts roles: On"),
+            DirectoryError::Login(_) => self.console("Settings > Capability config > Service account roles: On"),
             DirectoryError::NoClient(_) => self.key("client_id"),
             DirectoryError::Mapper(_) => {
                 format!("{} = 0, or a service account without `view-clients`", self.key("sync_seconds"))

@@ -197,6 +197,38 @@ async fn lists_elsewhere_in_a_token_are_pointed_out() {
 }
 
 #[tokio::test]
+async fn a_program_that_a_rule_names_needs_no_groups_in_its_token() {
+    let provider = provider();
+    let rule = r#"[{ where = { azp = "ci" }, name = "pipeline-ci", groups = ["/ml/team-a"] }]"#;
+    let mut claims = claims(&provider, &json!({ "azp": "ci" }));
+    claims.as_object_mut().unwrap().remove("groups");
+    let more = [("jwt.issuers.keycloak.machines", rule)];
+    let report = report(&provider, &more, Some(&RSA.token("RS256", &claims))).await;
+    assert!(find(&report, "token: as a bearer of issuer keycloak").found.contains("pipeline-ci, in /ml/team-a"));
+    let warned = report.findings.iter().filter(|it| it.check.starts_with("token") && it.outcome != Outcome::Ok);
+    assert_eq!(warned.count(), 0, "{:#?}", report.findings);
+}
+
+#[tokio::test]
+async fn the_claims_that_keycloaks_console_shows_will_do() {
+    const BEARER: &str = "token: as a bearer of issuer keycloak";
+    let provider = provider();
+    let ask = async |more: Value| {
+        let claims = serde_json::to_string_pretty(&claims(&provider, &more)).unwrap();
+        report(&provider, &[("jwt.issuers.keycloak.authorized_parties", "notebooks,mlflow")], Some(&claims)).await
+    };
+    let right = ask(json!({ "aud": ["account", "mlflow"], "azp": "mlflow" })).await;
+    check(&right, BEARER, Outcome::Ok, "");
+    assert!(find(&right, BEARER).found.contains("ann@example.com, in /ml/team-a; nothing but its claims"));
+    check(&right, "token: groups for provider keycloak", Outcome::Ok, "");
+    let nowhere = ask(json!({ "aud": "account", "azp": "mlflow", "groups": null })).await;
+    check(&nowhere, BEARER, Outcome::Failed, "Audience, with Included Client Audience `mlflow`");
+    let other = ask(json!({ "azp": "other" })).await;
+    check(&other, BEARER, Outcome::Failed, "authorized_parties");
+    check(&report(&provider, &[], Some("{ no token")).await, "token", Outcome::Failed, "--token-file");
+}
+
+#[tokio::test]
 async fn nothing_of_a_token_or_secret_is_shown() {
     let provider = provider();
     let token = OTHER_RSA.token("RS256", &claims(&provider, &json!({ "secret-claim": "secret-value" })));

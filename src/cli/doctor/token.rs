@@ -10,10 +10,10 @@ use serde_json::Value;
 
 use super::finding::Report;
 use super::provider::compared;
-use crate::clock::Clock;
-use crate::config::{Claims, Config, Issuer};
+use crate::clock::{Clock, Timestamp};
+use crate::config::{Claims, Config, Issuer, Provider};
 use crate::oidc::Remote;
-use crate::oidc::claims::{self, ClaimError};
+use crate::oidc::claims::{self, ClaimError, Person};
 use crate::oidc::token::{self, Refusal, Unverified};
 
 /// How deep claims that look like groups are looked for.
@@ -27,28 +27,20 @@ pub(super) fn check(
     clock: &Clock,
     report: &mut Report,
 ) {
-    let (Ok(unverified), Some(claims)) = (Unverified::parse(text), payload(text)) else {
-        let change = "--token-file: the access token alone, as the provider gave it";
+    let Some(given) = Given::read(text) else {
+        let change =
+            "--token-file: the access token alone, as the provider gave it, or its claims as Keycloak shows them";
         return report.fail("token", "the file holds no JSON Web Token", change);
     };
-    let issuer = unverified.issuer().unwrap_or_default().to_owned();
-    let client = claims.get("azp").and_then(Value::as_str).unwrap_or("CLIENT");
+    let issuer = given.claims.get("iss").and_then(Value::as_str).unwrap_or_default().to_owned();
     let mut known = false;
     for provider in config.providers.iter().filter(|provider| provider.endpoint.issuer == issuer) {
         known = true;
-        let key = format!("oidc.providers.{}", provider.name);
-        groups(
-            &claims,
-            &provider.claims,
-            &format!("token: groups for provider {}", provider.name),
-            &key,
-            client,
-            report,
-        );
+        signing_in(&given, provider, report);
     }
     if let Some((issuer, remote)) = trusted.iter().find(|(trusted, _)| trusted.endpoint.issuer == issuer) {
         known = true;
-        bearer(unverified, &claims, issuer, remote, client, clock, report);
+        bearer(given, issuer, remote, clock, report);
     }
     if !known {
         let change = format!("a section [jwt.issuers.NAME] with issuer = \"{issuer}\" and audiences, if it should be");
@@ -56,41 +48,100 @@ pub(super) fn check(
     }
 }
 
-fn bearer(
-    unverified: Unverified<'_>,
-    claims: &Value,
-    issuer: &Issuer,
-    remote: &Remote,
-    client: &str,
-    clock: &Clock,
-    report: &mut Report,
-) {
+/// What the file holds: a token, or only the claims of one, which nobody signed.
+struct Given<'t> {
+    claims: Value,
+    token: Option<Unverified<'t>>,
+}
+
+impl<'t> Given<'t> {
+    fn read(text: &'t str) -> Option<Self> {
+        if text.starts_with('{') {
+            return Some(Self { claims: serde_json::from_str(text).ok()?, token: None });
+        }
+        Some(Self { claims: payload(text)?, token: Some(Unverified::parse(text).ok()?) })
+    }
+
+    /// The client that it was made for, to name its settings.
+    fn client(&self) -> &str {
+        self.claims.get("azp").and_then(Value::as_str).unwrap_or("CLIENT")
+    }
+}
+
+/// Only what was made for the client that people sign in at tells which groups they would have.
+fn signing_in(given: &Given<'_>, provider: &Provider, report: &mut Report) {
+    let check = format!("token: groups for provider {}", provider.name);
+    let ours = &provider.client_id;
+    if given.claims.get("azp").and_then(Value::as_str).is_some_and(|client| client != ours) {
+        return report.ok(check, format!("made for `{}`, while people sign in at `{ours}`", given.client()));
+    }
+    let key = format!("oidc.providers.{}", provider.name);
+    groups(&given.claims, &provider.claims, &check, &key, given.client(), report);
+}
+
+fn bearer(given: Given<'_>, issuer: &Issuer, remote: &Remote, clock: &Clock, report: &mut Report) {
     let check = format!("token: as a bearer of issuer {}", issuer.name);
     let key = format!("jwt.issuers.{}", issuer.name);
     let now = clock.now();
-    if let Some(issued) = claims.get("iat").and_then(Value::as_i64) {
+    if let Some(issued) = given.claims.get("iat").and_then(Value::as_i64) {
         let here = now.0.div_euclid(1000);
         if issued > here {
             compared("token: clock".to_owned(), issued.abs_diff(here), report);
         }
     }
-    let keys = remote.keys().ok_or(Refusal::NoKeys);
-    match keys.and_then(|keys| token::verify(unverified, issuer, &keys, now)) {
-        Ok(verified) => match claims::read_bearer(issuer, &verified.claims) {
-            Ok(person) if person.allowed => {
-                let what = if person.admin { ", an administrator" } else { "" };
-                report.ok(&check, format!("it would be {}{what}, in {}", person.name, listed(&person.groups)));
+    let client = given.client().to_owned();
+    let (believed, unsigned) = match given.token {
+        Some(token) => (genuine(token, issuer, remote, now), ""),
+        None => (meant_for(&given.claims, issuer), "; nothing but its claims was looked at"),
+    };
+    match believed {
+        Ok(()) => match claims::read_bearer(issuer, &given.claims) {
+            Ok(person) => {
+                standing(&person, unsigned, &check, &key, report);
+                // A rule has named it, and says its groups.
+                if person.machine {
+                    return;
+                }
             }
-            Ok(person) => report.fail(
-                &check,
-                format!("{} is in none of the allowed groups, but in {}", person.name, listed(&person.groups)),
-                format!("{key}.allowed_groups, or Users > USER > Groups > Join Group"),
-            ),
             Err(error) => report.fail(&check, error.to_string(), unnamed(&error, &key)),
         },
-        Err(refusal) => report.fail(&check, refusal.to_string(), refused(refusal, issuer, &key, client)),
+        Err(refusal) => report.fail(&check, refusal.to_string(), refused(refusal, issuer, &key, &client)),
     }
-    groups(claims, &issuer.claims, &format!("token: groups for issuer {}", issuer.name), &key, client, report);
+    let check = format!("token: groups for issuer {}", issuer.name);
+    groups(&given.claims, &issuer.claims, &check, &key, &client, report);
+}
+
+fn genuine(token: Unverified<'_>, issuer: &Issuer, remote: &Remote, now: Timestamp) -> Result<(), Refusal> {
+    let keys = remote.keys().ok_or(Refusal::NoKeys)?;
+    token::verify(token, issuer, &keys, now).map(|_| ())
+}
+
+/// What claims alone can be asked: whether a token that has them would be for this proxy.
+fn meant_for(claims: &Value, issuer: &Issuer) -> Result<(), Refusal> {
+    let said =
+        claims.get("aud").map_or(&[][..], |said| said.as_array().map_or(std::slice::from_ref(said), Vec::as_slice));
+    let ours = |audience: &Value| issuer.audiences.iter().any(|ours| audience.as_str() == Some(ours));
+    if !said.iter().any(ours) {
+        return Err(Refusal::Audience);
+    }
+    let parties = &issuer.authorized_parties;
+    let party = claims.get("azp").and_then(Value::as_str);
+    if parties.is_empty() || parties.iter().any(|ours| party == Some(ours)) {
+        Ok(())
+    } else {
+        Err(Refusal::AuthorizedParty)
+    }
+}
+
+fn standing(person: &Person, unsigned: &str, check: &str, key: &str, report: &mut Report) {
+    let groups = listed(&person.groups);
+    if person.allowed {
+        let what = if person.admin { ", an administrator" } else { "" };
+        report.ok(check, format!("it would be {}{what}, in {groups}{unsigned}", person.name));
+    } else {
+        let change = format!("{key}.allowed_groups, or Users > USER > Groups > Join Group");
+        report.fail(check, format!("{} is in none of the allowed groups, but in {groups}", person.name), change);
+    }
 }
 
 /// What to change when a token is refused.
