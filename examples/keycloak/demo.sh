@@ -30,6 +30,9 @@ find_binary() {
 # Whoever listens on a port answers a connection.
 taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
+# What is missing on this machine is said before the build, which takes minutes.
+fetch_keycloak() { "$repository/scripts/keycloak.sh" >/dev/null; }
+
 # Keycloak keeps what the realm was made with, the proxy's address too.
 prepare() {
     umask 077
@@ -93,18 +96,22 @@ proxy_pid='' keycloak_pid=''
 for port in "$proxy_port" "$keycloak_port"; do
     if taken "$port"; then fail "port $port is taken; choose others with PROXY_PORT and KEYCLOAK_PORT"; fi
 done
+fetch_keycloak
 binary=$(find_binary)
 prepare
 trap stop EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-say "Starting Keycloak (the first time most of a minute), MLflow and the proxy ..."
+say "Starting Keycloak, MLflow and the proxy; the first time MLflow is installed, which takes some minutes ..."
 start_keycloak
 start_proxy
 wait_for Keycloak "$keycloak_pid" "$folder/keycloak.log" 400 \
     answers "$keycloak_port" "127.0.0.1:$keycloak_port" /realms/mlflow/.well-known/openid-configuration
 wait_for "MLflow or the proxy" "$proxy_pid" "$folder/proxy.log" 600 grep -q "Ctrl-C to stop" "$folder/proxy.log"
+
+# From here on Ctrl-C is how it ends.
+trap 'say "Stopping ..." && exit 0' INT
 
 cat <<TEXT
 

@@ -6,12 +6,15 @@ import signal
 import subprocess
 import sys
 
+from functools import lru_cache
+
 import pytest
 
-from harness import Process, binary, free_port, plain_environment, secret, wait_until
-from keycloak import EXAMPLE, Visitor
+from harness import Http, Process, binary, free_port, plain_environment, secret, wait_until
+from keycloak import CLIENTS, EXAMPLE, Visitor
 from test_quickstart import children
 
+CI = EXAMPLE.parent / "ci"
 # It starts a Keycloak of its own.
 pytestmark = pytest.mark.timeout(900)
 
@@ -23,6 +26,7 @@ def demo(tmp_path_factory):
     env = plain_environment() | ports | {"MLFLOW_AUTH_PROXY_BINARY": binary(), "MLFLOW_PYTHON": sys.executable}
     process = Process([EXAMPLE / "demo.sh"], folder / "demo.log", env, folder)
     process.url = f"http://localhost:{ports['PROXY_PORT']}"
+    process.keycloak = f"http://127.0.0.1:{ports['KEYCLOAK_PORT']}"
     process.folder = folder
 
     def ready():
@@ -38,6 +42,7 @@ def demo(tmp_path_factory):
             print(log, log.read_text(errors="replace")[-2000:])
 
 
+@lru_cache
 def token_of(demo, name):
     """As in steps 2 and 3: signs in, and makes a token on the account page."""
     visitor = Visitor(demo.url, None)
@@ -50,22 +55,48 @@ def token_of(demo, name):
 
 
 def cells(demo, number, token):
-    """Runs one of the README's Python blocks, which asks for the token; what it printed."""
-    code = re.findall(r"```python\n(.*?)```", (EXAMPLE / "README.md").read_text(), re.S)[number]
+    """Types two of the README's Python blocks into an interactive Python: the first, which asks for the token, and this one."""
+    blocks = re.findall(r"```python\n(.*?)```", (EXAMPLE / "README.md").read_text(), re.S)
+    # A terminal throws away what was pasted behind a question for a secret.
+    assert "getpass(" in blocks[0].splitlines()[-1]
+    typed = f"{blocks[0]}{token}\n{blocks[number]}".replace("http://localhost:8080", demo.url)
     done = subprocess.run(
-        [sys.executable, "-c", code.replace("http://localhost:8080", demo.url)], input=token + "\n", text=True,
+        [sys.executable, "-c", "import code; code.interact(banner='', exitmsg='')"], input=typed, text=True,
         capture_output=True, timeout=150, env=plain_environment(), cwd=demo.folder, start_new_session=True,
     )
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert "Traceback" not in done.stderr and "Error: " not in done.stderr, f"{done.stdout}\n{done.stderr}"
     return done.stdout
 
 
 def test_the_notebooks_sessions_obey_what_groups_were_granted(demo):
-    alice = cells(demo, 0, token_of(demo, "alice"))
+    alice = cells(demo, 1, token_of(demo, "alice"))
     assert "logged " in alice and "may read ['team-a-fraud']" in alice
-    bob = cells(demo, 1, token_of(demo, "bob"))
+    bob = cells(demo, 2, token_of(demo, "bob"))
     assert "may read team-a-fraud 1 run(s)" in bob
     assert "refused: PERMISSION_DENIED" in bob or "refused: Permission denied" in bob, bob
+    assert "sees ['team-a-fraud']" in bob
+
+
+def test_team_b_reads_team_as_models_too(demo):
+    alice, bob = (Http(demo.url, f"Bearer {token_of(demo, name)}") for name in ("alice", "bob"))
+    model = {"name": "team-a-model"}
+    alice.ok("POST", "/api/2.0/mlflow/registered-models/create", model)
+    assert bob.get("/api/2.0/mlflow/registered-models/get", model).status_code == 200
+    assert bob.patch("/api/2.0/mlflow/registered-models/update", model | {"description": "ours"}).status_code == 403
+
+
+def test_the_examples_for_ci_work_with_keycloaks_token(demo):
+    """As examples/ci/README.md asks Keycloak, with a secret from a file that ends as editors end files."""
+    command = next(block for block in re.findall(r"```sh\n(.*?)```", (CI / "README.md").read_text(), re.S) if "client_secret@" in block)
+    command = command.replace("https://keycloak.example.com/realms/company", f"{demo.keycloak}/realms/mlflow")
+    (demo.folder / "secret-file").write_text(CLIENTS["ci"] + "\n")
+    (demo.folder / "train.py").write_text("print('trained')\n")
+    path = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-ec", f"{command}export MLFLOW_TRACKING_TOKEN\nsh {CI / 'train.sh'}"], text=True, capture_output=True, timeout=60,
+        env=plain_environment(MLFLOW_TRACKING_URI=f"{demo.url}/", PATH=path), cwd=demo.folder,
+    )
+    assert (done.returncode, done.stdout) == (0, "trained\n"), done.stderr
 
 
 def test_the_pipelines_token_comes_in_as_the_rule_says(demo):
@@ -114,5 +145,5 @@ def test_ctrl_c_stops_all_of_it(demo):
     session = demo.child.pid
     assert len(children(session)) >= 3
     os.killpg(session, signal.SIGINT)
-    demo.child.wait(60)
+    assert demo.child.wait(60) == 0
     assert children(session) == []
