@@ -3,7 +3,7 @@
 SHELL := bash
 CARGO ?= cargo
 
-.PHONY: help run keycloak-demo test test-unit test-e2e test-versions slow test-env check bench bench-mlflow clean
+.PHONY: help run keycloak-demo test test-unit test-e2e test-versions slow fuzz test-env check bench bench-mlflow clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
@@ -29,6 +29,9 @@ test-versions: needs-cargo ## every MLflow we know, old and new: its routes, its
 
 slow: needs-cargo ## thousands of generated requests: what was decided about is what MLflow acts on
 	@scripts/test slow
+
+fuzz: needs-cargo ## the parsers of untrusted input, FUZZ_SECONDS=60 each; FUZZ_TARGET=jwt alone
+	@scripts/fuzz
 
 test-env: ## the private Python environment of the end-to-end tests
 	@scripts/test-env.sh

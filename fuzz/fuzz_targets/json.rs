@@ -1,0 +1,45 @@
+//! JSON has one spelling: what is sent is read again as the same tree, and another parser reads it as it reads the original.
+#![no_main]
+
+use std::collections::HashSet;
+
+use libfuzzer_sys::fuzz_target;
+use mlflow_auth_proxy::mlflow::{Json, MAX_DEPTH};
+use serde_json::Value;
+
+fuzz_target!(|input: &[u8]| {
+    let Ok(json) = Json::parse_object(input) else { return };
+    check(&json, 0);
+    let sent = json.to_bytes();
+    let again = Json::parse_object(&sent).expect("what is sent is accepted");
+    assert_eq!(again, json);
+    assert_eq!(again.to_bytes(), sent);
+    // It may refuse both, for a number that it cannot hold.
+    let read = |text: &[u8]| serde_json::from_slice::<Value>(text).ok();
+    assert_eq!(read(&sent), read(input));
+});
+
+fn check(json: &Json<'_>, depth: usize) {
+    assert!(depth <= MAX_DEPTH);
+    match json {
+        Json::Scalar(text) => assert!(is_word(text) || is_number(text), "{text:?}"),
+        Json::String(_) => {}
+        Json::Array(items) => items.iter().for_each(|item| check(item, depth + 1)),
+        Json::Object(members) => {
+            let mut keys = HashSet::new();
+            for (key, value) in members {
+                assert!(keys.insert(key) && !key.starts_with('['), "{key:?}");
+                check(value, depth + 1);
+            }
+        }
+    }
+}
+
+fn is_word(text: &str) -> bool {
+    matches!(text, "null" | "true" | "false")
+}
+
+/// Neither spaces nor `NaN` nor anything that would end the value.
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte))
+}

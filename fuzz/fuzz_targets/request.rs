@@ -1,0 +1,121 @@
+//! What is decided about is what is sent: the request that goes to MLflow is found, located and judged as the original was.
+#![no_main]
+
+use std::sync::LazyLock;
+
+use http::{HeaderMap, Method, uri::PathAndQuery};
+use libfuzzer_sys::fuzz_target;
+use mlflow_auth_proxy::http::{CanonicalPath, Query};
+use mlflow_auth_proxy::mlflow::{
+    Demand, Found, Input, Json, Located, Narrowed, Need, Operation, Send, Source, Table, demands, locate, narrow, sign,
+};
+use mlflow_auth_proxy_fuzz::{camel, request};
+
+static TABLE: LazyLock<Table> = LazyLock::new(|| Table::built_in().expect("the table this program is built with"));
+
+fuzz_target!(|input: &[u8]| {
+    let Some((head, body)) = request(input) else { return };
+    let Some(target) = head.uri.path_and_query() else { return };
+    let Some(first) = read(&head.method, &head.headers, target, body) else { return };
+    let target = first.target.parse().expect("what is sent is a target");
+    check(&first);
+    let second = read(&head.method, &head.headers, &target, &first.body).expect("what is sent is accepted");
+    assert_eq!(second, first);
+});
+
+/// A request as it goes to MLflow, and what was found in it before.
+#[derive(Debug, Eq, PartialEq)]
+struct Sent {
+    operation: &'static str,
+    located: Vec<Located>,
+    missing: Option<String>,
+    demanded: Vec<Demand>,
+    target: String,
+    body: Vec<u8>,
+}
+
+/// What MLflow finds under the names that were asked about was judged, stands first, and stands under no other name.
+fn check(sent: &Sent) {
+    let Ok(Json::Object(members)) = Json::parse_object(&sent.body) else { return };
+    let operation = TABLE.operations().iter().find(|operation| operation.name == sent.operation).expect("a row");
+    let mut fields = Vec::new();
+    for need in &operation.needs {
+        let Need::Level { thing, field, .. } = need else { continue };
+        // Keys of two parts and fields within fields are put together by the library.
+        if field.source == Source::Body && field.steps.len() == 1 && field.with.is_none() {
+            fields.extend(field.last().names.iter().map(|name| (*thing, name.as_str())));
+        }
+    }
+    for (thing, name) in &fields {
+        let other = camel(name);
+        assert!(other == *name || members.iter().all(|(key, _)| *key != other), "{sent:?}");
+        let Some((_, value)) = members.iter().find(|(key, _)| key == name) else { continue };
+        for id in texts(value).filter(|id| !id.is_empty()) {
+            assert!(sent.located.iter().any(|one| one.thing == *thing && one.id == id), "{sent:?}");
+        }
+    }
+    let is_there = members.iter().any(|(key, _)| fields.iter().any(|(_, name)| key == name));
+    let is_first = members.first().is_some_and(|(first, _)| fields.iter().any(|(_, name)| first == name));
+    // Of others that stand first, the rules and longer ways see to it that they do.
+    let others = operation.rule.is_some() || operation.narrow.is_some() || operation.needs.len() > fields.len();
+    assert!(!is_there || is_first || others, "{sent:?}");
+}
+
+fn texts<'j>(value: &'j Json<'_>) -> Box<dyn Iterator<Item = &'j str> + 'j> {
+    match value {
+        Json::String(text) => Box::new(std::iter::once(text.as_ref())),
+        Json::Array(items) => Box::new(items.iter().flat_map(texts)),
+        Json::Scalar(_) | Json::Object(_) => Box::new(std::iter::empty()),
+    }
+}
+
+/// In the order of the pipeline; `None` when it is refused.
+fn read(method: &Method, headers: &HeaderMap, target: &PathAndQuery, body: &[u8]) -> Option<Sent> {
+    let names = target.path().contains("/3.0/mlflow/mcp-servers/");
+    let path = if names { CanonicalPath::parse_names(target) } else { CanonicalPath::parse(target) }.ok()?;
+    let mut query = Query::parse(target.query().unwrap_or_default()).ok()?;
+    let Found::Operation { operation, params } = TABLE.find(method, path.decoded()) else { return None };
+    // What is left encoded is for artifact paths, which have a target of their own.
+    if path.decoded().contains('%') || matches!(operation.send, Send::Graphql | Send::Otlp) {
+        return None;
+    }
+    let is_json = operation.send == Send::Json;
+    if is_json && !operation.with_query {
+        query = Query::default();
+    }
+    let mut json = if is_json && !body.is_empty() { Some(Json::parse_object(body).ok()?) } else { None };
+    let mut input = Input { params: &params, headers, query: &mut query, body: json.as_mut() };
+    let found = locate(operation, &mut input).ok()?;
+    let demanded = demands(operation, &found.located, json.as_mut()).ok()?;
+    if let Some(json) = &mut json {
+        rewrite(operation, json)?;
+    }
+    Some(Sent {
+        operation: operation.name,
+        located: found.located,
+        missing: found.missing,
+        demanded,
+        target: format!("{}?{}", path.encoded(), query.encoded()),
+        body: json.map(|json| json.to_bytes()).unwrap_or_default(),
+    })
+}
+
+/// What becomes of a body that was allowed: only what may be read is searched, and the author is who asks.
+fn rewrite(operation: &Operation, json: &mut Json<'_>) -> Option<()> {
+    let even = |id: &str| id.ends_with(['0', '2', '4', '6', '8']);
+    if let Some(field) = &operation.narrow {
+        // Nothing is left: MLflow is not asked.
+        if narrow(field, json, even).ok()? == Narrowed::Nothing {
+            return None;
+        }
+        narrow(field, json, |id| {
+            assert!(even(id), "`{id}` was not left");
+            true
+        })
+        .ok()?;
+    }
+    if let Some(author) = operation.author {
+        sign(author, json, "ada").ok()?;
+    }
+    Some(())
+}
