@@ -35,7 +35,7 @@ enum Command {
         /// The policy file
         file: PathBuf,
     },
-    /// Ask the file's own [[tests]], or one question
+    /// Ask the file's own `[[tests]]`, or one question
     Test {
         /// The policy file
         file: PathBuf,

@@ -30,7 +30,7 @@ pub use layers::Environment;
 pub use load::{Flags, Setting, load, load_from};
 pub use report::{Origin, Problem, Problems};
 
-/// Everything the proxy was told. Built only by [`load`].
+/// Everything the proxy was told. Built only by [`load()`].
 #[derive(Clone, Debug)]
 pub struct Config {
     pub server: Server,
