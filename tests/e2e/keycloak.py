@@ -76,6 +76,8 @@ class Keycloak:
                 return requests.get(f"{self.issuer}/.well-known/openid-configuration", timeout=5).ok
 
         wait_until(answers, 400, "Keycloak answers", every=0.5)
+        # Its first token takes it long, longer than the proxy waits on a busy machine.
+        self.token("ci", grant_type="client_credentials")
         return self
 
     def stop(self):
@@ -96,7 +98,7 @@ class Keycloak:
     def token(self, client, **form):
         """The token endpoint's answer, a refusal too."""
         form = {"client_id": client, "client_secret": CLIENTS[client]} | form
-        return self.http.post(f"{self.issuer}/protocol/openid-connect/token", data=form, timeout=30)
+        return self.http.post(f"{self.issuer}/protocol/openid-connect/token", data=form, timeout=60)
 
     def machine_token(self, client="ci"):
         """What a pipeline gets for its own credentials."""
