@@ -109,6 +109,9 @@ start_proxy
 wait_for Keycloak "$keycloak_pid" "$folder/keycloak.log" 400 \
     answers "$keycloak_port" "127.0.0.1:$keycloak_port" /realms/mlflow/.well-known/openid-configuration
 wait_for "MLflow or the proxy" "$proxy_pid" "$folder/proxy.log" 600 grep -q "Ctrl-C to stop" "$folder/proxy.log"
+# Who is invited to sign in can: Keycloak's first answers take it long, longer than the proxy waits.
+wait_for "The proxy's sign-in" "$proxy_pid" "$folder/proxy.log" 120 \
+    answers "$proxy_port" "localhost:$proxy_port" "/auth/login?provider=keycloak"
 
 # From here on Ctrl-C is how it ends.
 trap 'say "Stopping ..." && exit 0' INT
