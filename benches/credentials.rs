@@ -8,7 +8,7 @@ use std::time::Duration;
 use criterion::Criterion;
 use mlflow_auth_proxy::authn::{Authn, Shown, Trusted};
 use mlflow_auth_proxy::authz::Limits;
-use mlflow_auth_proxy::clock::{Clock, Timestamp};
+use mlflow_auth_proxy::clock::{Clock, Stopwatch, Timestamp};
 use mlflow_auth_proxy::config;
 use mlflow_auth_proxy::crypto::AccessToken;
 use mlflow_auth_proxy::oidc::token::{self, Unverified};
@@ -31,8 +31,8 @@ pub(crate) fn recognise(criterion: &mut Criterion) {
     let set = json!({ "keys": [RSA.jwk(), p256.jwk()] }).to_string();
     let keys = Keys::parse(set.as_bytes(), &issuer.endpoint.algorithms).unwrap();
     for (alg, signer) in [("RS256", &*RSA), ("ES256", &p256)] {
-        let token = signer.token(alg, &claims(&provider, now));
-        group.bench_function(format!("a JWT never seen before, {alg}"), |bencher| {
+        let token = signer.token(alg, &claims(&provider, now, 0));
+        group.bench_function(format!("the signature and claims of a JWT, {alg}"), |bencher| {
             bencher.iter(|| {
                 let token = Unverified::parse(black_box(&token)).unwrap();
                 token::verify(token, &issuer, &keys, now).unwrap()
@@ -41,8 +41,8 @@ pub(crate) fn recognise(criterion: &mut Criterion) {
     }
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let jwt = format!("Bearer {}", RSA.token("RS256", &claims(&provider, now)));
-    let (authn, access) = runtime.block_on(async {
+    let jwt = format!("Bearer {}", RSA.token("RS256", &claims(&provider, now, 0)));
+    let (store, remote, access) = runtime.block_on(async {
         let remote = Remote::new(&issuer.endpoint).unwrap();
         remote.refresh(&|_, _| {}).await.unwrap();
         let store = Arc::new(Store::open("sqlite::memory:", clock.clone()).await.unwrap());
@@ -52,27 +52,58 @@ pub(crate) fn recognise(criterion: &mut Criterion) {
         let expires = now.plus(Duration::from_hours(1));
         let new = NewToken { user: user.id, name: "bench", hash: secret.hash(), limits: &limits, expires };
         store.create_token(&actor, new).await.unwrap();
-        let authn = Authn::new(&config(), store, clock.clone());
-        let authn = authn.trusting(vec![Trusted { issuer: issuer.clone(), remote, login: None }]);
-        let access = format!("Bearer {}", secret.reveal());
+        (store, remote, format!("Bearer {}", secret.reveal()))
+    });
+    let fresh = || {
+        let trusted = Trusted { issuer: issuer.clone(), remote: Arc::clone(&remote), login: None };
+        Authn::new(&config(), Arc::clone(&store), clock.clone()).trusting(vec![trusted])
+    };
+    let authn = fresh();
+    runtime.block_on(async {
         for credential in [&jwt, &access] {
             authn.authenticate(Shown::authorization(credential.as_bytes()), HERE).await.unwrap();
         }
-        (authn, access)
     });
     for (name, credential) in [("a warm access token", &access), ("a warm JWT", &jwt)] {
         group.bench_function(name, |bencher| {
             bencher.iter(|| authn.recent(Shown::authorization(black_box(credential.as_bytes()))).unwrap());
         });
     }
+
+    // Signing takes twenty times as long as what is measured, so the same are new again to whoever has forgotten them.
+    // They are from after the moment at which their owner was last heard of, or else the store is asked.
+    let later = now.plus(Duration::from_secs(20));
+    let unseen: Vec<_> =
+        (1..=2_000).map(|id| format!("Bearer {}", RSA.token("RS256", &claims(&provider, later, id)))).collect();
+    let (first, unseen) = unseen.split_first().unwrap();
+    group.bench_function("a JWT never seen before, RS256", |bencher| {
+        bencher.iter_custom(|iterations| {
+            let mut spent = Duration::ZERO;
+            let mut left = usize::try_from(iterations).unwrap();
+            while left > 0 {
+                let authn = fresh();
+                let (some, _) = unseen.split_at(left.min(unseen.len()));
+                left -= some.len();
+                spent += runtime.block_on(async {
+                    authn.authenticate(Shown::authorization(first.as_bytes()), HERE).await.unwrap();
+                    let started = Stopwatch::start();
+                    for bearer in some {
+                        black_box(authn.authenticate(Shown::authorization(bearer.as_bytes()), HERE).await.unwrap());
+                    }
+                    started.elapsed()
+                });
+            }
+            spent
+        });
+    });
     group.finish();
 }
 
 /// As large as Keycloak's are.
-fn claims(provider: &FakeProvider, now: Timestamp) -> Value {
+fn claims(provider: &FakeProvider, now: Timestamp, id: u32) -> Value {
     let now = now.0 / 1000;
     json!({
-        "exp": now + 3600, "iat": now, "auth_time": now, "jti": "onrtac:6f1d0c1e-2b7a-4a53-9c0c-0123456789ab",
+        "exp": now + 3600, "iat": now, "auth_time": now, "jti": format!("onrtac:6f1d0c1e-2b7a-4a53-9c0c-{id:012}"),
         "iss": provider.issuer(), "aud": ["mlflow", "account"], "sub": "f3a1c2d4-0000-4000-8000-0123456789ab", "typ": "Bearer",
         "azp": "notebooks", "sid": "0123456789abcdef01234567", "acr": "1", "allowed-origins": ["https://mlflow.example.com"],
         "realm_access": { "roles": ["offline_access", "default-roles-company", "uma_authorization", "data-scientist"] },

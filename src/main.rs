@@ -10,7 +10,5 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     // Fails only when one was installed before; then that one is used.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    // Named, so that it would not compile if the feature that brings it went missing; otherwise the first token would panic.
-    let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
     cli::run(std::env::args_os())
 }

@@ -27,7 +27,9 @@ pub(crate) struct Measured {
     token: Vec<f64>,
     session: Vec<f64>,
     jwt: Vec<f64>,
+    /// JWTs that come for the first time, and the same when they come again.
     unseen: Vec<f64>,
+    seen: Vec<f64>,
 }
 
 pub(crate) async fn measure(settings: &Settings, workshop: &contender::Workshop) -> anyhow::Result<Option<Measured>> {
@@ -60,9 +62,8 @@ pub(crate) async fn measure(settings: &Settings, workshop: &contender::Workshop)
             }
         }
         let unseen: Vec<_> = (0..UNSEEN).map(|number| bearer(&issuer, &format!("{round}-{number}"))).collect();
-        let before = process.cpu()?;
-        target.each(CONNECTIONS, &unseen).await?;
-        measured.unseen.push(process.cpu()?.since(&before).as_secs_f64() * 1e6 / UNSEEN as f64);
+        measured.unseen.push(each(&process, &target, &unseen).await?);
+        measured.seen.push(each(&process, &target, &unseen).await?);
     }
     process.stop().await?;
     Ok(Some(measured))
@@ -72,6 +73,13 @@ async fn warm(process: &Process, target: &Target) -> anyhow::Result<f64> {
     let before = process.cpu()?;
     let load = target.saturate(CONNECTIONS, SLOT).await?;
     Ok(process.cpu()?.since(&before).as_secs_f64() * 1e6 / load.latencies.len() as f64)
+}
+
+/// Each of these once.
+async fn each(process: &Process, target: &Target, authorizations: &[String]) -> anyhow::Result<f64> {
+    let before = process.cpu()?;
+    target.each(CONNECTIONS, authorizations).await?;
+    Ok(process.cpu()?.since(&before).as_secs_f64() * 1e6 / authorizations.len() as f64)
 }
 
 /// Signs in as a browser does; the cookie.
@@ -124,12 +132,12 @@ impl Measured {
             let verdict = if ratio <= GOAL { "met" } else { "MISSED" };
             println!("  {name:<28} {:>8.1}   {ratio:.2}x   <= {GOAL}x  {verdict}", median(slots));
         }
-        // Beyond what any request costs.
-        let more = median(&self.unseen) - median(&self.jwt);
+        let more = median(&self.unseen) - median(&self.seen);
         all_met &= more <= UNSEEN_GOAL_US;
         let verdict = if more <= UNSEEN_GOAL_US { "met" } else { "MISSED" };
-        let whole = median(&self.unseen);
-        println!("  JWT (RS256) never seen       {whole:>8.1}   {more:+.1} us   <= {UNSEEN_GOAL_US} us  {verdict}");
+        println!("  JWT (RS256), the first time  {:>8.1}", median(&self.unseen));
+        println!("    the same, a second time    {:>8.1}", median(&self.seen));
+        println!("    what the first costs more  {more:>+8.1}           <= {UNSEEN_GOAL_US} us  {verdict}");
         all_met
     }
 }

@@ -10,9 +10,8 @@ use secrecy::zeroize::Zeroizing;
 use super::{Reason, Shown};
 use crate::crypto::AccessToken;
 
-/// What somebody shows to be recognised.
-#[derive(Debug)]
-pub(super) enum Credential {
+/// What somebody shows to be recognised. Has no `Debug`, so nothing can print it.
+pub(super) enum Credential<'h> {
     Password {
         name: String,
         password: SecretString,
@@ -23,26 +22,26 @@ pub(super) enum Credential {
         token: AccessToken,
     },
     /// A bearer that looks like a JWT: three parts between dots.
-    Jwt(SecretString),
+    Jwt(&'h str),
     /// The secret in a session's cookie.
-    Session(SecretString),
+    Session(&'h str),
 }
 
-impl Credential {
+impl<'h> Credential<'h> {
     /// The longest value that is read, in bytes. A JWT that lists hundreds of groups is as large.
     const MAX_BYTES: usize = 16 * 1024;
     /// The longest of a password.
     const MAX_BASIC_BYTES: usize = 4096;
 
-    pub(super) fn read(shown: Shown<'_>) -> Result<Self, Reason> {
+    pub(super) fn read(shown: Shown<'h>) -> Result<Self, Reason> {
         match shown {
             Shown { authorization: Some(value), .. } => Self::authorization(value),
-            Shown { session: Some(secret), .. } => Ok(Self::Session(secret.into())),
+            Shown { session: Some(secret), .. } => Ok(Self::Session(secret)),
             Shown { authorization: None, session: None } => Err(Reason::Unreadable),
         }
     }
 
-    fn authorization(value: &[u8]) -> Result<Self, Reason> {
+    fn authorization(value: &'h [u8]) -> Result<Self, Reason> {
         if value.is_empty() || value.len() > Self::MAX_BYTES {
             return Err(Reason::Unreadable);
         }
@@ -77,11 +76,11 @@ impl Credential {
         Ok(Self::Password { name: name.to_owned(), password: secret.into() })
     }
 
-    fn bearer(credentials: &[u8]) -> Result<Self, Reason> {
+    fn bearer(credentials: &'h [u8]) -> Result<Self, Reason> {
         let text = str::from_utf8(credentials).map_err(|_| Reason::UnknownScheme)?;
         if !AccessToken::looks_like(text) {
             let is_jwt = text.bytes().filter(|byte| *byte == b'.').count() == 2;
-            return if is_jwt { Ok(Self::Jwt(text.into())) } else { Err(Reason::UnknownScheme) };
+            return if is_jwt { Ok(Self::Jwt(text)) } else { Err(Reason::UnknownScheme) };
         }
         let token = AccessToken::parse(text).ok_or(Reason::MalformedToken)?;
         Ok(Self::Token { owner: None, token })

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moka::sync::Cache;
-use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{Authn, Error, Reason, Recognised};
 use crate::authz::{Identity, Scheme};
@@ -63,14 +62,14 @@ impl Authn {
     }
 
     /// Who this JWT is, by the issuer that signed it.
-    pub(super) async fn by_jwt(&self, place: [u8; 32], token: &SecretString) -> Result<Found, Error> {
+    pub(super) async fn by_jwt(&self, place: [u8; 32], token: &str) -> Result<Found, Error> {
         if let Some(known) = self.verifications.get(&place)
             && self.is_still_good(&known)
             && let Some(user) = self.store.user_by_identity(&known.issuer, &known.person.subject).await?
         {
             return Ok(Found::Owner(Box::new(recognised(user, &known)?)));
         }
-        let token = Unverified::parse(token.expose_secret()).map_err(refused)?;
+        let token = Unverified::parse(token).map_err(refused)?;
         // To the letter: no issuer of ours, no I/O.
         let is_its = |trusted: &&Trusted| Some(trusted.issuer.endpoint.issuer.as_str()) == token.issuer();
         let trusted = self.issuers.iter().find(is_its).ok_or(refused(Refusal::Issuer))?;
@@ -160,16 +159,17 @@ impl Authn {
 
 /// Who a token is, and what is to be kept of them.
 fn read(trusted: &Trusted, verified: &Verified) -> Result<(Person, Standing), Error> {
-    let rules = trusted.login.as_ref().unwrap_or(&trusted.issuer.claims);
     let read = || {
         let person = claims::read_bearer(&trusted.issuer, &verified.claims)?;
-        if person.machine {
-            let kept = person.standing();
-            return Ok((person, kept));
-        }
-        let mut kept = claims::standing(rules, &[&verified.claims])?;
-        // A log-in sees the ID token, too: what has only a part of the groups takes none of the others away.
-        kept.says_groups &= trusted.login.is_none() || claims::says_all_groups(rules, &verified.claims);
+        let kept = match &trusted.login {
+            Some(rules) if !person.machine => {
+                let standing = claims::standing(rules, &[&verified.claims])?;
+                // A log-in sees the ID token, too: what has only a part of the groups takes none of the others away.
+                let says_groups = standing.says_groups && claims::says_all_groups(rules, &verified.claims);
+                Standing { says_groups, ..standing }
+            }
+            _ => person.standing(),
+        };
         Ok((person, kept))
     };
     read().map_err(|error: claims::ClaimError| {

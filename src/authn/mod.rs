@@ -176,14 +176,14 @@ impl Authn {
                 }
                 Recognised::new(user, Scheme::Password, Timestamp(i64::MAX))
             }
-            Credential::Jwt(token) => match self.by_jwt(place, &token).await? {
+            Credential::Jwt(token) => match self.by_jwt(place, token).await? {
                 jwt::Found::Owner(recognised) => *recognised,
                 jwt::Found::Same(identity, expires) => {
                     self.remember(place, started, &identity, expires, None);
                     return Ok(identity);
                 }
             },
-            Credential::Session(secret) => self.by_session(&secret).await?,
+            Credential::Session(secret) => self.by_session(secret).await?,
         };
         let (expires, last_used, said) = (recognised.expires, recognised.last_used, recognised.said);
         let identity = Arc::new(self.identity(recognised).await?);
@@ -420,12 +420,18 @@ impl Authn {
 }
 
 /// What a request shows of who sends it. A credential in `Authorization` was sent on purpose and goes before a cookie.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Default)]
 pub struct Shown<'h> {
     /// The value of `Authorization`.
     pub authorization: Option<&'h [u8]>,
     /// The value of our session's cookie.
     pub session: Option<&'h str>,
+}
+
+impl fmt::Debug for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shown").finish_non_exhaustive()
+    }
 }
 
 impl<'h> Shown<'h> {

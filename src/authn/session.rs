@@ -3,8 +3,6 @@
 //! A session ends at its own end, when it is not used for too long, when somebody ends it, and when the identity provider
 //! no longer lets its owner in. What is cached never outlives any of these.
 
-use secrecy::{ExposeSecret as _, SecretString};
-
 use super::{Authn, Error, Reason, Recognised};
 use crate::authz::Scheme;
 use crate::crypto::SessionSecret;
@@ -12,9 +10,9 @@ use crate::store::Session;
 
 impl Authn {
     /// Whose session this is, while it lasts.
-    pub(super) async fn by_session(&self, secret: &SecretString) -> Result<Recognised, Error> {
+    pub(super) async fn by_session(&self, secret: &str) -> Result<Recognised, Error> {
         let unknown = Error::Failed(Reason::UnknownSession);
-        let Some(session) = self.session(secret.expose_secret()).await? else { return Err(unknown) };
+        let Some(session) = self.session(secret).await? else { return Err(unknown) };
         let Some(user) = self.store.user(session.user).await? else { return Err(unknown) };
         if user.person.as_ref().is_some_and(|person| !person.allowed) {
             return Err(Error::Failed(Reason::OwnerNotAllowed));

@@ -5,9 +5,10 @@
 
 use std::sync::Arc;
 
+use aws_lc_rs::signature::{self, ParsedPublicKey, RsaParameters, RsaPublicKeyComponents, VerificationAlgorithm};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::{Algorithm, DecodingKey};
+use jsonwebtoken::Algorithm;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -19,10 +20,8 @@ pub struct Keys(Vec<Key>);
 #[derive(Clone, Debug)]
 pub struct Key {
     kid: Option<String>,
-    /// The only algorithm it is for, when the provider says so.
-    only: Option<Algorithm>,
-    fits: &'static [Algorithm],
-    decoding: DecodingKey,
+    /// For each algorithm that it may verify, the key made ready: done for every signature, that costs half as much again.
+    verifying: Vec<(Algorithm, Arc<ParsedPublicKey>)>,
     material: Arc<str>,
 }
 
@@ -41,8 +40,6 @@ pub enum KeysError {
 const MAX_KEYS: usize = 100;
 const MIN_RSA_BITS: usize = 2048;
 const MAX_RSA_BITS: usize = 8192;
-const RSA: [Algorithm; 6] =
-    [Algorithm::RS256, Algorithm::RS384, Algorithm::RS512, Algorithm::PS256, Algorithm::PS384, Algorithm::PS512];
 
 #[derive(Deserialize)]
 struct RawSet {
@@ -80,8 +77,7 @@ impl Keys {
         }
         // RFC 7517 §5: keys that are not understood are ignored.
         let raw = set.keys.into_iter().filter_map(|key| serde_json::from_value(key).ok());
-        let usable = |key: &Key| pinned.iter().any(|algorithm| key.fits(*algorithm));
-        let keys: Vec<Key> = raw.filter_map(Key::read).filter(usable).collect();
+        let keys: Vec<Key> = raw.filter_map(|raw| Key::read(raw, pinned)).collect();
         if keys.is_empty() { Err(KeysError::NoneUsable) } else { Ok(Self(keys)) }
     }
 
@@ -112,7 +108,7 @@ impl Keys {
 }
 
 impl Key {
-    fn read(raw: Raw) -> Option<Self> {
+    fn read(raw: Raw, pinned: &[Algorithm]) -> Option<Self> {
         let verifies = |ops: &Vec<String>| ops.iter().any(|op| op == "verify");
         if raw.usage.as_ref().is_some_and(|usage| usage != "sig") || !raw.key_ops.as_ref().is_none_or(verifies) {
             return None;
@@ -120,41 +116,23 @@ impl Key {
         if raw.d.is_some() || raw.k.is_some() {
             return None;
         }
+        // The only algorithm it is for, when the provider says so.
         let only = raw.alg.as_ref().map(|alg| alg.parse::<Algorithm>()).transpose().ok()?;
-        let crv = raw.crv.as_deref();
-        let (fits, decoding, material): (&[Algorithm], _, _) = match (raw.kty.as_str(), crv) {
-            ("RSA", _) => {
-                let (n, e) = (raw.n?, raw.e?);
-                let decoding = rsa(&n, &e)?;
-                (&RSA, decoding, format!("RSA {n} {e}"))
-            }
-            ("EC", Some(curve @ ("P-256" | "P-384"))) => {
-                let (x, y) = (raw.x?, raw.y?);
-                let (fits, bytes): (&[Algorithm], _) =
-                    if curve == "P-256" { (&[Algorithm::ES256], 32) } else { (&[Algorithm::ES384], 48) };
-                if decode(&x)?.len() != bytes || decode(&y)?.len() != bytes {
-                    return None;
-                }
-                (fits, DecodingKey::from_ec_components(&x, &y).ok()?, format!("{curve} {x} {y}"))
-            }
-            ("OKP", Some("Ed25519")) => {
-                let x = raw.x?;
-                if decode(&x)?.len() != 32 {
-                    return None;
-                }
-                (&[Algorithm::EdDSA], DecodingKey::from_ed_components(&x).ok()?, format!("Ed25519 {x}"))
-            }
-            _ => return None,
-        };
-        Some(Self { kid: raw.kid, only, fits, decoding, material: material.into() })
+        let public = Public::read(&raw)?;
+        let allowed = pinned.iter().filter(|algorithm| only.is_none_or(|only| only == **algorithm));
+        let ready = |algorithm: &Algorithm| Some((*algorithm, Arc::new(public.ready_for(*algorithm)?)));
+        let verifying: Vec<_> = allowed.filter_map(ready).collect();
+        (!verifying.is_empty()).then(|| Self { kid: raw.kid, verifying, material: public.material().into() })
     }
 
     fn fits(&self, algorithm: Algorithm) -> bool {
-        self.fits.contains(&algorithm) && self.only.is_none_or(|only| only == algorithm)
+        self.verifying.iter().any(|(fitting, _)| *fitting == algorithm)
     }
 
-    pub(super) const fn decoding(&self) -> &DecodingKey {
-        &self.decoding
+    /// Whether this key signed the message, with this algorithm.
+    pub(super) fn signed(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
+        let ready = self.verifying.iter().find(|(fitting, _)| *fitting == algorithm);
+        ready.is_some_and(|(_, key)| key.verify_sig(message, signature).is_ok())
     }
 
     pub(super) const fn material(&self) -> &Arc<str> {
@@ -162,16 +140,76 @@ impl Key {
     }
 }
 
+/// What a public key is made of.
+enum Public {
+    Rsa(RsaPublicKeyComponents<Vec<u8>>),
+    /// An uncompressed point (SEC 1 §2.3.3).
+    P256(Vec<u8>),
+    P384(Vec<u8>),
+    Ed25519(Vec<u8>),
+}
+
+impl Public {
+    fn read(raw: &Raw) -> Option<Self> {
+        match (raw.kty.as_str(), raw.crv.as_deref()) {
+            ("RSA", _) => rsa(decode(raw.n.as_ref()?)?, decode(raw.e.as_ref()?)?).map(Self::Rsa),
+            ("EC", Some("P-256")) => point(raw, 32).map(Self::P256),
+            ("EC", Some("P-384")) => point(raw, 48).map(Self::P384),
+            ("OKP", Some("Ed25519")) => decode(raw.x.as_ref()?).map(Self::Ed25519),
+            _ => None,
+        }
+    }
+
+    /// Ready to verify signatures of this algorithm; `None` if it is for others, or no key at all (not on its curve).
+    fn ready_for(&self, algorithm: Algorithm) -> Option<ParsedPublicKey> {
+        let other = |verification: &'static dyn VerificationAlgorithm, bytes: &[u8]| {
+            ParsedPublicKey::new(verification, bytes).ok()
+        };
+        match (self, algorithm) {
+            (Self::Rsa(components), algorithm) => components.to_parsed_public_key(rsa_parameters(algorithm)?).ok(),
+            (Self::P256(point), Algorithm::ES256) => other(&signature::ECDSA_P256_SHA256_FIXED, point),
+            (Self::P384(point), Algorithm::ES384) => other(&signature::ECDSA_P384_SHA384_FIXED, point),
+            (Self::Ed25519(bytes), Algorithm::EdDSA) => other(&signature::ED25519, bytes),
+            _ => None,
+        }
+    }
+
+    /// The same for the same key, whatever it is called.
+    fn material(&self) -> String {
+        let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        match self {
+            Self::Rsa(components) => format!("RSA {} {}", encode(&components.n), encode(&components.e)),
+            Self::P256(point) => format!("P-256 {}", encode(point)),
+            Self::P384(point) => format!("P-384 {}", encode(point)),
+            Self::Ed25519(bytes) => format!("Ed25519 {}", encode(bytes)),
+        }
+    }
+}
+
 /// An RSA key of a size that is neither weak nor expensive on purpose.
-fn rsa(modulus: &str, exponent: &str) -> Option<DecodingKey> {
-    let (n, e) = (decode(modulus)?, decode(exponent)?);
-    let n: Vec<u8> = n.into_iter().skip_while(|byte| *byte == 0).collect();
+fn rsa(modulus: Vec<u8>, exponent: Vec<u8>) -> Option<RsaPublicKeyComponents<Vec<u8>>> {
+    let without_zeros = |bytes: Vec<u8>| bytes.into_iter().skip_while(|byte| *byte == 0).collect::<Vec<u8>>();
+    let (n, e) = (without_zeros(modulus), without_zeros(exponent));
     let bits = n.len() * 8 - n.first().map_or(0, |first| first.leading_zeros() as usize);
     let odd = e.last().is_some_and(|last| last % 2 == 1) && e != [1];
-    if !(MIN_RSA_BITS..=MAX_RSA_BITS).contains(&bits) || e.len() > 4 || !odd {
-        return None;
+    ((MIN_RSA_BITS..=MAX_RSA_BITS).contains(&bits) && e.len() <= 4 && odd).then_some(RsaPublicKeyComponents { n, e })
+}
+
+const fn rsa_parameters(algorithm: Algorithm) -> Option<&'static RsaParameters> {
+    match algorithm {
+        Algorithm::RS256 => Some(&signature::RSA_PKCS1_2048_8192_SHA256),
+        Algorithm::RS384 => Some(&signature::RSA_PKCS1_2048_8192_SHA384),
+        Algorithm::RS512 => Some(&signature::RSA_PKCS1_2048_8192_SHA512),
+        Algorithm::PS256 => Some(&signature::RSA_PSS_2048_8192_SHA256),
+        Algorithm::PS384 => Some(&signature::RSA_PSS_2048_8192_SHA384),
+        Algorithm::PS512 => Some(&signature::RSA_PSS_2048_8192_SHA512),
+        _ => None,
     }
-    Some(DecodingKey::from_rsa_raw_components(&n, &e))
+}
+
+fn point(raw: &Raw, bytes: usize) -> Option<Vec<u8>> {
+    let (x, y) = (decode(raw.x.as_ref()?)?, decode(raw.y.as_ref()?)?);
+    (x.len() == bytes && y.len() == bytes).then(|| [vec![4], x, y].concat())
 }
 
 fn decode(text: &str) -> Option<Vec<u8>> {

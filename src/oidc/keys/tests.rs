@@ -51,6 +51,9 @@ fn weak_private_and_shared_keys_are_not_used() {
     check(&json!({ "n": "not base64!" }), 0);
     check(&json!({ "kty": "EC", "crv": "P-256", "x": "AA", "y": "AA" }), 0);
     check(&json!({ "kty": "EC", "crv": "secp256k1" }), 0);
+    let (far, out) = (URL_SAFE_NO_PAD.encode([7; 32]), URL_SAFE_NO_PAD.encode([0xff; 32]));
+    check(&json!({ "kty": "EC", "crv": "P-256", "x": far, "y": far }), 0);
+    check(&json!({ "kty": "EC", "crv": "P-256", "x": out, "y": out }), 0);
     check(&json!({ "kty": "OKP", "crv": "Ed25519", "x": "AA" }), 0);
     check(&json!({ "kty": 5 }), 0);
 }
