@@ -24,6 +24,10 @@ mod credentials;
 #[path = "../tests/it/provider.rs"]
 mod provider;
 
+/// The proxy's own.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     let criterion =
         Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));

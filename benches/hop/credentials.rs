@@ -15,8 +15,13 @@ use crate::{Settings, contender, setup};
 const SLOT: Duration = Duration::from_millis(1_250);
 const WARM_UP: Duration = Duration::from_millis(250);
 const CONNECTIONS: usize = 32;
-/// JWTs that are seen once, in one slot.
-const UNSEEN: usize = 1_500;
+/// JWTs that come twice, in each round.
+const UNSEEN: usize = 3_000;
+/// So many at once come for the first time, then for the second: whatever slows the machine down for a moment hits both.
+const CHUNK: usize = 100;
+const CHUNK_CONNECTIONS: usize = 8;
+/// So few that neither is at the limit: there, whoever answers more slowly pays more for waking those who wait.
+const UNSEEN_PER_SECOND: u32 = 4_000;
 /// A warm credential of any kind may cost this much of a warm access token's request.
 const GOAL: f64 = 1.15;
 const UNSEEN_GOAL_US: f64 = 50.0;
@@ -62,8 +67,11 @@ pub(crate) async fn measure(settings: &Settings, workshop: &contender::Workshop)
             }
         }
         let unseen: Vec<_> = (0..UNSEEN).map(|number| bearer(&issuer, &format!("{round}-{number}"))).collect();
-        measured.unseen.push(each(&process, &target, &unseen).await?);
-        measured.seen.push(each(&process, &target, &unseen).await?);
+        for some in unseen.chunks(CHUNK) {
+            for (target, into) in [(&target, &mut measured.unseen), (&target, &mut measured.seen)] {
+                into.push(each(&process, target, some).await?);
+            }
+        }
     }
     process.stop().await?;
     Ok(Some(measured))
@@ -75,10 +83,10 @@ async fn warm(process: &Process, target: &Target) -> anyhow::Result<f64> {
     Ok(process.cpu()?.since(&before).as_secs_f64() * 1e6 / load.latencies.len() as f64)
 }
 
-/// Each of these once.
+/// CPU time per request, each of these once.
 async fn each(process: &Process, target: &Target, authorizations: &[String]) -> anyhow::Result<f64> {
     let before = process.cpu()?;
-    target.each(CONNECTIONS, authorizations).await?;
+    target.each(CHUNK_CONNECTIONS, UNSEEN_PER_SECOND, authorizations).await?;
     Ok(process.cpu()?.since(&before).as_secs_f64() * 1e6 / authorizations.len() as f64)
 }
 
@@ -132,7 +140,8 @@ impl Measured {
             let verdict = if ratio <= GOAL { "met" } else { "MISSED" };
             println!("  {name:<28} {:>8.1}   {ratio:.2}x   <= {GOAL}x  {verdict}", median(slots));
         }
-        let more = median(&self.unseen) - median(&self.seen);
+        let differences: Vec<_> = self.unseen.iter().zip(&self.seen).map(|(first, second)| first - second).collect();
+        let more = median(&differences);
         all_met &= more <= UNSEEN_GOAL_US;
         let verdict = if more <= UNSEEN_GOAL_US { "met" } else { "MISSED" };
         println!("  JWT (RS256), the first time  {:>8.1}", median(&self.unseen));

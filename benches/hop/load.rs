@@ -10,7 +10,7 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use tokio_rustls::TlsConnector;
 
 pub(crate) const GET: &str = "/api/2.0/mlflow/experiments/get?experiment_id=1";
@@ -85,16 +85,27 @@ impl Target {
         Ok(String::from_utf8_lossy(&answer).into_owned())
     }
 
-    /// One small request for each of these `Authorization` values, over so many connections.
-    pub(crate) async fn each(&self, connections: usize, authorizations: &[String]) -> anyhow::Result<()> {
+    /// One small request for each of these `Authorization` values, spread over `connections` and over time.
+    pub(crate) async fn each(
+        &self,
+        connections: usize,
+        per_second: u32,
+        authorizations: &[String],
+    ) -> anyhow::Result<()> {
         let mut tasks = JoinSet::new();
+        let begin = Instant::now();
         for turn in 0..connections {
             let mut connection = self.connect().await?;
-            let mine = authorizations.iter().skip(turn).step_by(connections);
-            let requests: Vec<_> =
-                mine.map(|value| connection.head("GET", GET, &format!("Authorization: {value}\r\n"))).collect();
+            let mine = authorizations.iter().enumerate().skip(turn).step_by(connections);
+            let requests: Vec<_> = mine
+                .map(|(index, value)| {
+                    let at = begin + Duration::from_secs(1) * u32::try_from(index).unwrap_or(u32::MAX) / per_second;
+                    (at, connection.head("GET", GET, &format!("Authorization: {value}\r\n")))
+                })
+                .collect();
             tasks.spawn(async move {
-                for request in requests {
+                for (at, request) in requests {
+                    sleep_until(at).await;
                     connection.exchange(request.as_bytes()).await?;
                 }
                 anyhow::Ok(())
@@ -209,7 +220,7 @@ impl Connection {
         let mut next = pace.map(|(first, interval)| (Instant::now() + first, interval));
         while begin.elapsed() < duration {
             if let Some((at, interval)) = &mut next {
-                tokio::time::sleep_until(*at).await;
+                sleep_until(*at).await;
                 *at += *interval;
             }
             let sent = Stopwatch::start();
