@@ -146,7 +146,7 @@ enum Public {
     /// An uncompressed point (SEC 1 §2.3.3).
     P256(Vec<u8>),
     P384(Vec<u8>),
-    Ed25519(Vec<u8>),
+    Ed25519([u8; 32]),
 }
 
 impl Public {
@@ -155,7 +155,7 @@ impl Public {
             ("RSA", _) => rsa(decode(raw.n.as_ref()?)?, decode(raw.e.as_ref()?)?).map(Self::Rsa),
             ("EC", Some("P-256")) => point(raw, 32).map(Self::P256),
             ("EC", Some("P-384")) => point(raw, 48).map(Self::P384),
-            ("OKP", Some("Ed25519")) => decode(raw.x.as_ref()?).map(Self::Ed25519),
+            ("OKP", Some("Ed25519")) => Some(Self::Ed25519(decode(raw.x.as_ref()?)?.try_into().ok()?)),
             _ => None,
         }
     }

@@ -3,6 +3,7 @@
 //! Pure: the moment and the keys are arguments. A token is read once; what was verified is what is believed. Nothing it says
 //! about how to verify it counts, but for picking among the keys and algorithms that were pinned before it came.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,7 +34,6 @@ const MAX_ID_BYTES: usize = 255;
 const LOGOUT_EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";
 
 /// A compact JWT that was taken apart, and of which nothing is believed yet.
-#[derive(Debug)]
 pub struct Unverified<'t> {
     algorithm: Algorithm,
     kid: Option<String>,
@@ -65,6 +65,13 @@ pub struct Logout {
     /// To be remembered until `expires`, so that it works once.
     pub jti: String,
     pub expires: Timestamp,
+}
+
+/// Without anything that somebody could use as a token.
+impl fmt::Debug for Unverified<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Unverified").field("algorithm", &self.algorithm).field("kid", &self.kid).finish_non_exhaustive()
+    }
 }
 
 impl<'t> Unverified<'t> {

@@ -31,12 +31,18 @@ fn account(person: &Person, place: &Place) -> String {
     let password = match &person.password {
         Some(password) => format!("{}   (shown once)", crypto::reveal(password)),
         None => format!(
-            "as before; a new one: mlflow-auth-proxy user set-password {} --store {}",
+            "as before; a new one: {} user set-password {} --store {}",
+            quoted(&program()),
             quoted(name),
             quoted(&format!("sqlite://{}", place.store()))
         ),
     };
     format!("  user      {name}\n  password  {password}\n")
+}
+
+/// This program, as a shell finds it: it need not be on the `PATH`.
+fn program() -> String {
+    std::env::current_exe().map_or_else(|_| "mlflow-auth-proxy".to_owned(), |path| path.display().to_string())
 }
 
 fn pasted(address: &str, python: &str, person: &Person) -> String {

@@ -54,7 +54,18 @@ fn weak_private_and_shared_keys_are_not_used() {
     let (far, out) = (URL_SAFE_NO_PAD.encode([7; 32]), URL_SAFE_NO_PAD.encode([0xff; 32]));
     check(&json!({ "kty": "EC", "crv": "P-256", "x": far, "y": far }), 0);
     check(&json!({ "kty": "EC", "crv": "P-256", "x": out, "y": out }), 0);
-    check(&json!({ "kty": "OKP", "crv": "Ed25519", "x": "AA" }), 0);
+    for bytes in [0, 31, 33, 44] {
+        check(&json!({ "kty": "OKP", "crv": "Ed25519", "x": URL_SAFE_NO_PAD.encode(vec![9; bytes]) }), 0);
+    }
+    // RFC 8037 knows the bare key; what certificates hold is the same behind a prefix (RFC 8410).
+    let prefix = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+    let bare = URL_SAFE_NO_PAD.decode(Signer::ed25519("ed").jwk()["x"].as_str().unwrap()).unwrap();
+    let wrapped = [prefix.as_slice(), &bare].concat();
+    check(&json!({ "kty": "OKP", "crv": "Ed25519", "x": URL_SAFE_NO_PAD.encode(bare) }), 1);
+    check(&json!({ "kty": "OKP", "crv": "Ed25519", "x": URL_SAFE_NO_PAD.encode(wrapped) }), 0);
+    // The same number, however many zeros it begins with.
+    check(&json!({ "e": "AAEAAQ" }), 1);
+    check(&json!({ "e": "AAE" }), 0);
     check(&json!({ "kty": 5 }), 0);
 }
 

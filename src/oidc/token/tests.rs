@@ -465,6 +465,14 @@ proptest! {
     }
 }
 
+#[test]
+fn a_token_that_is_printed_is_no_token() {
+    let token = RSA.token("RS256", &access());
+    let shown = format!("{:?}", Unverified::parse(&token).unwrap());
+    assert!(shown.contains("RS256"), "{shown}");
+    assert!(token.split('.').all(|part| !shown.contains(part)), "{shown}");
+}
+
 fn plain() -> Unverified<'static> {
     Unverified { algorithm: Algorithm::RS256, kid: None, kind: None, claims: Map::new(), message: "", signature: "" }
 }

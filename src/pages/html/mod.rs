@@ -175,6 +175,7 @@ pub(super) fn new_token(page: &NewTokenPage<'_>) -> String {
 /// A file that pages load, and what it is.
 pub(super) fn asset(name: &str) -> Option<(&'static str, &'static str)> {
     match name {
+        "icon.svg" => Some(("image/svg+xml", include_str!("icon.svg"))),
         "pages.js" => Some(("text/javascript; charset=utf-8", include_str!("pages.js"))),
         "style.css" => Some(("text/css; charset=utf-8", include_str!("style.css"))),
         _ => None,
