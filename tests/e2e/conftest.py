@@ -1,6 +1,7 @@
 """One MLflow and one proxy for the whole session; every test brings its own users and unique names."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,11 @@ import pytest
 import browser
 from harness import PROXIES, ROOT, Mlflow, Proxy, Tls, World
 from keycloak import Keycloak, behind_keycloak
+
+
+def pytest_configure():
+    # A shell starts what runs in its background with Ctrl-C ignored, and everything started from here would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
