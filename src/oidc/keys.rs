@@ -120,19 +120,22 @@ impl Key {
         let only = raw.alg.as_ref().map(|alg| alg.parse::<Algorithm>()).transpose().ok()?;
         let public = Public::read(&raw)?;
         let allowed = pinned.iter().filter(|algorithm| only.is_none_or(|only| only == **algorithm));
-        let ready = |algorithm: &Algorithm| Some((*algorithm, Arc::new(public.ready_for(*algorithm)?)));
+        let ready = |algorithm: &Algorithm| Some((*algorithm, Arc::new(public.made_ready(*algorithm)?)));
         let verifying: Vec<_> = allowed.filter_map(ready).collect();
         (!verifying.is_empty()).then(|| Self { kid: raw.kid, verifying, material: public.material().into() })
     }
 
     fn fits(&self, algorithm: Algorithm) -> bool {
-        self.verifying.iter().any(|(fitting, _)| *fitting == algorithm)
+        self.ready_for(algorithm).is_some()
     }
 
     /// Whether this key signed the message, with this algorithm.
     pub(super) fn signed(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
-        let ready = self.verifying.iter().find(|(fitting, _)| *fitting == algorithm);
-        ready.is_some_and(|(_, key)| key.verify_sig(message, signature).is_ok())
+        self.ready_for(algorithm).is_some_and(|key| key.verify_sig(message, signature).is_ok())
+    }
+
+    fn ready_for(&self, algorithm: Algorithm) -> Option<&ParsedPublicKey> {
+        self.verifying.iter().find(|(fitting, _)| *fitting == algorithm).map(|(_, key)| &**key)
     }
 
     pub(super) const fn material(&self) -> &Arc<str> {
@@ -160,18 +163,16 @@ impl Public {
         }
     }
 
-    /// Ready to verify signatures of this algorithm; `None` if it is for others, or no key at all (not on its curve).
-    fn ready_for(&self, algorithm: Algorithm) -> Option<ParsedPublicKey> {
-        let other = |verification: &'static dyn VerificationAlgorithm, bytes: &[u8]| {
-            ParsedPublicKey::new(verification, bytes).ok()
+    /// Ready to verify signatures of this algorithm; `None` if it is for others, or a point that is not on its curve.
+    fn made_ready(&self, algorithm: Algorithm) -> Option<ParsedPublicKey> {
+        let (verification, bytes): (&'static dyn VerificationAlgorithm, &[u8]) = match (self, algorithm) {
+            (Self::Rsa(components), _) => return components.to_parsed_public_key(rsa_parameters(algorithm)?).ok(),
+            (Self::P256(point), Algorithm::ES256) => (&signature::ECDSA_P256_SHA256_FIXED, point),
+            (Self::P384(point), Algorithm::ES384) => (&signature::ECDSA_P384_SHA384_FIXED, point),
+            (Self::Ed25519(bytes), Algorithm::EdDSA) => (&signature::ED25519, bytes),
+            _ => return None,
         };
-        match (self, algorithm) {
-            (Self::Rsa(components), algorithm) => components.to_parsed_public_key(rsa_parameters(algorithm)?).ok(),
-            (Self::P256(point), Algorithm::ES256) => other(&signature::ECDSA_P256_SHA256_FIXED, point),
-            (Self::P384(point), Algorithm::ES384) => other(&signature::ECDSA_P384_SHA384_FIXED, point),
-            (Self::Ed25519(bytes), Algorithm::EdDSA) => other(&signature::ED25519, bytes),
-            _ => None,
-        }
+        ParsedPublicKey::new(verification, bytes).ok()
     }
 
     /// The same for the same key, whatever it is called.
