@@ -42,6 +42,12 @@ def short_tokens(keycloak, seconds, **more):
     return keycloak.with_settings(accessTokenLifespan=seconds, **more)
 
 
+def assert_nobody_waited(took):
+    """Answers come within a second. A busy machine may hold one up; whoever waits for Keycloak waits ten seconds."""
+    took = sorted(took)
+    assert took[len(took) // 2] < 1 and took[-1] < 5, took
+
+
 # ---- coming in
 
 
@@ -311,14 +317,14 @@ def test_sessions_and_known_tokens_answer_while_the_provider_hangs(keycloak, mlf
             assert visitor.sign_in(name).status_code == 200
             assert bearer(proxy, token).get("/auth/api/v1/me").status_code == 200
             delay.hang()
-            slowest, end = 0, time.monotonic() + 25
+            took, end = [], time.monotonic() + 25
             while time.monotonic() < end:
                 began = time.monotonic()
                 assert visitor.me() is not None
                 assert bearer(proxy, token).get("/auth/api/v1/me").status_code == 200
-                slowest = max(slowest, time.monotonic() - began)
+                took.append(time.monotonic() - began)
                 time.sleep(0.2)
-            assert slowest < 1
+            assert_nobody_waited(took)
             delay.work()
             time.sleep(15)
             assert visitor.me() is not None, "and after it"
@@ -336,12 +342,13 @@ def test_who_is_signed_in_stays_so_while_keycloak_is_down(front, keycloak):
         visitor.sign_in(name)
         keycloak.stop()
         try:
-            end = time.monotonic() + 20
+            took, end = [], time.monotonic() + 20
             while time.monotonic() < end:
                 began = time.monotonic()
                 assert visitor.me() is not None
-                assert time.monotonic() - began < 1
+                took.append(time.monotonic() - began)
                 time.sleep(0.3)
+            assert_nobody_waited(took)
             # Known keys still verify what was signed before, for the first time too.
             assert bearer(front, token).get("/auth/api/v1/me").status_code == 200
             shown = Visitor(front.url, keycloak).get("/auth/login?provider=keycloak")

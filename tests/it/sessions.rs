@@ -64,11 +64,15 @@ fn while_a_provider_hangs_sessions_answer_within_a_second() {
     let before = world.token_requests();
     world.provider.answer(TOKEN, provider::Answer::Hang);
     eventually("the refresh hangs", || world.token_requests() > before);
-    for _ in 0..20 {
+    let mut took = [Duration::ZERO; 21];
+    for took in &mut took {
         let watch = Stopwatch::start();
         assert!(browser.is_signed_in());
-        assert!(watch.elapsed() < Duration::from_secs(1), "{:?}", watch.elapsed());
+        *took = watch.elapsed();
     }
+    took.sort();
+    // A busy machine may hold up one of them; who waits for the provider waits ten seconds.
+    assert!(took[10] < Duration::from_secs(1) && took[20] < Duration::from_secs(5), "{took:?}");
     // No second try while the first may still be carried out.
     pause(Duration::from_secs(3));
     assert_eq!(world.token_requests(), before + 1);

@@ -75,16 +75,12 @@ impl World {
         let store = Arc::new(Store::open("sqlite::memory:", clock.clone()).await.unwrap());
         let authn = Authn::new(&crate::authn::tests::config(), Arc::clone(&store), clock.clone());
         let authn = Arc::new(authn.trusting(vec![trusted]));
-        remote.refresh(&|_, _| {}).await.unwrap();
         let mut background = JoinSet::new();
         let kept = Arc::clone(&remote);
         background.spawn(async move { kept.keep_fresh(|_, _| {}).await });
-        let world = Self { provider, authn, store, clock, remote, _background: background };
-        // The background's own first look, so that tests count only what follows.
-        while world.provider.requests(CERTS).len() < 2 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        world
+        // Waits for the first round's end: until then nobody makes a provider be asked again.
+        remote.description().await.expect("the provider's description");
+        Self { provider, authn, store, clock, remote, _background: background }
     }
 
     fn now(&self) -> i64 {
