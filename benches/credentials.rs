@@ -43,7 +43,7 @@ pub(crate) fn recognise(criterion: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let jwt = format!("Bearer {}", RSA.token("RS256", &claims(&provider, now, 0)));
     let (store, remote, access) = runtime.block_on(async {
-        let remote = Remote::new(&issuer.endpoint).unwrap();
+        let remote = Remote::new(&issuer.endpoint, &config::Egress::default()).unwrap();
         remote.refresh(&|_, _| {}).await.unwrap();
         let store = Arc::new(Store::open("sqlite::memory:", clock.clone()).await.unwrap());
         let actor = Actor { name: "bench".to_owned(), token: None, address: None };

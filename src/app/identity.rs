@@ -24,7 +24,13 @@ pub(super) struct Remotes {
 /// One for each provider and issuer; connects to none.
 pub(super) fn remotes(config: &Config) -> anyhow::Result<Remotes> {
     let of = |key: &str, name: &str, endpoint| {
-        Remote::new(endpoint).with_context(|| format!("{key}.{name}: its certificates cannot be used"))
+        let remote = Remote::new(endpoint, &config.egress);
+        let remote = remote.with_context(|| format!("{key}.{name}: its certificates cannot be used"))?;
+        if let Some(proxy) = remote.proxy() {
+            let issuer = &endpoint.issuer;
+            tracing::info!(%issuer, %proxy, "the identity provider {issuer} is asked through the proxy {proxy}");
+        }
+        anyhow::Ok(remote)
     };
     let providers = config.providers.iter().map(|it| of("oidc.providers", &it.name, &it.endpoint));
     let issuers = config.issuers.iter().map(|it| of("jwt.issuers", &it.name, &it.endpoint));

@@ -68,7 +68,7 @@ async fn examine(config: &Config, token: Option<&str>, clock: &Clock) -> anyhow:
 
     let mut issuers = Vec::new();
     for provider in &config.providers {
-        issuers.push((provider, Remote::new(&provider.endpoint)?));
+        issuers.push((provider, Remote::new(&provider.endpoint, &config.egress)?));
     }
     // Nothing is kept that it seals.
     let keys = Arc::new(KeyRing::of("doctor", &crypto::random()));
@@ -80,7 +80,7 @@ async fn examine(config: &Config, token: Option<&str>, clock: &Clock) -> anyhow:
     }
     let mut trusted = Vec::new();
     for issuer in &config.issuers {
-        let remote = Remote::new(&issuer.endpoint)?;
+        let remote = Remote::new(&issuer.endpoint, &config.egress)?;
         provider::check_issuer(issuer, &remote, &mut report).await;
         trusted.push((issuer, remote));
     }

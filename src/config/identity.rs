@@ -89,6 +89,14 @@ pub struct Endpoint {
     pub algorithms: Vec<Algorithm>,
 }
 
+impl Endpoint {
+    /// Where the first call to it goes.
+    #[must_use]
+    pub fn called_at(&self) -> &Url {
+        self.jwks_url.as_ref().or(self.internal_url.as_ref()).unwrap_or(&self.discovery_url)
+    }
+}
+
 /// How an issuer's kind of token differs from a person's.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Preset {

@@ -31,7 +31,13 @@ impl Environment {
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect()
     }
 
-    fn get(&self, name: &str) -> Option<&OsStr> {
+    /// The same without this program's own variables.
+    #[must_use]
+    pub fn without_ours(self) -> Self {
+        Self(self.0.into_iter().filter(|(name, _)| !name.starts_with(PREFIX)).collect())
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&OsStr> {
         self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_os_str())
     }
 }

@@ -7,6 +7,7 @@ use figment::providers::Serialized;
 use figment::value::Value;
 
 use super::Config;
+use super::egress::Egress;
 use super::layers::{self, Environment, Given};
 use super::parse;
 use super::raw::{Raw, Secret};
@@ -54,7 +55,7 @@ pub fn load_from(flags: &Flags, environment: &Environment) -> Result<(Config, Ve
     }
     let Ok(raw) = overlay(&given).extract::<Raw>() else { return Err(unreadable(report)) };
     let settings = settings(&raw, &report);
-    let config = parse::config(raw, &mut report);
+    let config = parse::config(raw, Egress::of(environment), &mut report);
     report.finish(config.map(|config| (config, settings)))
 }
 

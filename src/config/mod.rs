@@ -14,6 +14,7 @@ use crate::authz::Permission;
 use crate::mlflow::Feature;
 
 mod checks;
+mod egress;
 mod identity;
 mod layers;
 mod load;
@@ -23,6 +24,7 @@ mod report;
 mod schema;
 
 pub use checks::{check_password, check_username, is_loopback};
+pub use egress::Egress;
 pub use identity::{
     Claims, ClientAuth, Endpoint, GroupForm, GroupSource, Issuer, Machine, Preset, Provider, SealingKey, Session, Sync,
 };
@@ -45,6 +47,8 @@ pub struct Config {
     pub providers: Vec<Provider>,
     /// Issuers whose tokens programs bring, by name; no issuer twice.
     pub issuers: Vec<Issuer>,
+    /// How they are reached.
+    pub egress: Egress,
     pub log: Log,
 }
 

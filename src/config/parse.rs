@@ -8,6 +8,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use url::Url;
 
+use super::egress::Egress;
 use super::report::Report;
 use super::{
     Admin, Authn, Authz, Bootstrap, Config, Log, Provider, Server, Store, Tls, Upstream, checks, identity, raw,
@@ -15,7 +16,7 @@ use super::{
 use crate::mlflow::Feature;
 
 /// Parses everything; `None` when a part could not be made, with the reasons in the report.
-pub(super) fn config(raw: raw::Raw, report: &mut Report) -> Option<Config> {
+pub(super) fn config(raw: raw::Raw, egress: Egress, report: &mut Report) -> Option<Config> {
     let server = server(&raw.server, report);
     let admin = admin(&raw.admin, report);
     let upstream = upstream(&raw.upstream, report);
@@ -36,6 +37,16 @@ pub(super) fn config(raw: raw::Raw, report: &mut Report) -> Option<Config> {
     if let (Some(server), Some(providers)) = (&server, &providers) {
         reachable_for_log_in(server, providers, report);
     }
+    let providers_at = providers.iter().flatten().map(|it| (format!("oidc.providers.{}", it.name), &it.endpoint));
+    let issuers_at = issuers.iter().flatten().map(|it| (format!("jwt.issuers.{}", it.name), &it.endpoint));
+    for (key, endpoint) in providers_at.chain(issuers_at) {
+        if let Some(variable) = egress.obstacle(endpoint.called_at()) {
+            let message = format!(
+                "would be reached through {variable}, which must be http://HOST:PORT; NO_PROXY lists what is reached straight"
+            );
+            report.add(&format!("{key}.issuer"), message);
+        }
+    }
     Some(Config {
         server: server?,
         admin: admin?,
@@ -47,6 +58,7 @@ pub(super) fn config(raw: raw::Raw, report: &mut Report) -> Option<Config> {
         session: session?,
         providers: providers?,
         issuers: issuers?,
+        egress,
         log: log?,
     })
 }

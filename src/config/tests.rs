@@ -295,6 +295,57 @@ fn no_message_and_no_listing_shows_a_secret() {
     assert!(settings.iter().any(|s| s.key == "bootstrap.admin_password" && s.value == "[redacted]"));
 }
 
+// ---- the way out
+
+#[test]
+fn the_way_out_is_what_curl_and_go_would_take() {
+    for (variables, to, proxy) in [
+        (vec![], "https://keycloak.example/", None),
+        (vec![("HTTPS_PROXY", "http://out:3128")], "https://keycloak.example/", Some("http://out:3128/")),
+        (vec![("https_proxy", "out:3128")], "https://keycloak.example:8443/x", Some("http://out:3128/")),
+        (vec![("ALL_PROXY", "http://out:3128")], "https://keycloak.example/", Some("http://out:3128/")),
+        (vec![("HTTPS_PROXY", ""), ("https_proxy", "http://out")], "https://10.0.0.1/", Some("http://out/")),
+        (vec![("HTTPS_PROXY", "http://ann:pw@out:3128")], "https://keycloak.example/", Some("http://out:3128/")),
+        // Only TLS, whose end is the provider's.
+        (vec![("HTTPS_PROXY", "http://out"), ("HTTP_PROXY", "http://out")], "http://keycloak.example/", None),
+        (vec![("HTTP_PROXY", "http://out")], "https://keycloak.example/", None),
+        (vec![("HTTPS_PROXY", "http://out"), ("NO_PROXY", "keycloak.example")], "https://keycloak.example/", None),
+        (vec![("HTTPS_PROXY", "http://out"), ("no_proxy", ".example,x")], "https://keycloak.example/", None),
+        (vec![("HTTPS_PROXY", "http://out"), ("NO_PROXY", "10.0.0.0/8")], "https://10.1.2.3:8443/", None),
+        (vec![("HTTPS_PROXY", "http://out"), ("NO_PROXY", "*")], "https://keycloak.example/", None),
+        (
+            vec![("HTTPS_PROXY", "http://out"), ("NO_PROXY", "cloak.example")],
+            "https://keycloak.example/",
+            Some("http://out/"),
+        ),
+        (vec![("HTTPS_PROXY", "http://out")], "https://localhost:8443/", None),
+        (vec![("HTTPS_PROXY", "http://out")], "https://127.8.8.8/", None),
+        (vec![("HTTPS_PROXY", "http://out")], "https://[::1]/", None),
+    ] {
+        let found = Egress::of(&variables.iter().copied().collect()).proxy_for(&to.parse().unwrap());
+        assert_eq!(found.map(|found| found.uri().to_string()).as_deref(), proxy, "{variables:?} {to}");
+    }
+}
+
+#[test]
+fn a_way_out_that_cannot_be_taken_is_said_where_it_matters() {
+    let issuer = [
+        ("MLFLOW_AUTH_PROXY_JWT__ISSUERS__CI__ISSUER", "https://ci.example"),
+        ("MLFLOW_AUTH_PROXY_JWT__ISSUERS__CI__AUDIENCES", "mlflow"),
+    ];
+    for proxy in ["socks5://out:1080", "https://ann:hidden@out:3128", "http://", "a b"] {
+        let [a, b] = issuer;
+        refused(
+            [a, b, ("HTTPS_PROXY", proxy)],
+            "jwt.issuers.ci.issuer: would be reached through HTTPS_PROXY, which must be",
+        );
+        from_env([a, b, ("HTTPS_PROXY", proxy), ("NO_PROXY", "ci.example")]).unwrap();
+        from_env([("HTTPS_PROXY", proxy)]).unwrap();
+        let problems = from_env([a, b, ("ALL_PROXY", proxy)]).unwrap_err().to_string();
+        assert!(problems.contains("ALL_PROXY") && !problems.contains("hidden"), "{problems}");
+    }
+}
+
 // ---- tools
 
 fn env<const N: usize>(variables: [(&str, &str); N]) -> Environment {

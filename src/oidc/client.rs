@@ -4,20 +4,24 @@
 //! and discovery's to say, not an answer's.
 
 use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::Full;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::client::legacy::connect::proxy::Tunnel;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls_pki_types::CertificateDer;
 use secrecy::{ExposeSecret as _, SecretString};
+use tokio::net::TcpStream;
+use tower::Service;
 use url::Url;
 
-use crate::config::{Endpoint, is_loopback};
+use crate::config::{Egress, Endpoint, is_loopback};
 use crate::http::{ReadError, read_bounded};
 
 /// How long a call takes at most unless somebody is more patient or less.
@@ -31,11 +35,15 @@ const BUFFER_BYTES: usize = 64 * 1024;
 /// Why a provider gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot be reached: {0}")]
-    Connect(#[source] legacy::Error),
+    #[error("cannot be reached{}: {}", through(.proxy.as_deref()), innermost(.source))]
+    Connect {
+        /// What was to lead there.
+        proxy: Option<Box<Uri>>,
+        source: legacy::Error,
+    },
     #[error("gave no answer within {0:?}")]
     TimedOut(Duration),
-    #[error("the connection broke: {0}")]
+    #[error("the connection broke: {}", innermost(.0))]
     Broken(#[source] legacy::Error),
     #[error("the answer could not be read: {0}")]
     Unreadable(#[from] ReadError),
@@ -52,7 +60,7 @@ impl Error {
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {
-            Self::Connect(_) => "connect",
+            Self::Connect { .. } => "connect",
             Self::TimedOut(_) => "timeout",
             Self::Broken(_) => "broken",
             Self::Unreadable(_) => "unreadable",
@@ -67,7 +75,7 @@ impl Error {
     pub const fn may_have_arrived(&self) -> bool {
         match self {
             Self::TimedOut(_) | Self::Broken(_) | Self::Unreadable(_) | Self::Status(_) => true,
-            Self::Connect(_) | Self::Unsafe(_) | Self::Unwritable => false,
+            Self::Connect { .. } | Self::Unsafe(_) | Self::Unwritable => false,
         }
     }
 }
@@ -75,7 +83,8 @@ impl Error {
 /// A pooled client for one provider. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Client {
-    pool: legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    pool: legacy::Client<HttpsConnector<Way>, Full<Bytes>>,
+    egress: Egress,
     /// Plain HTTP is spoken with nobody else but this machine.
     internal: Option<Url>,
 }
@@ -85,13 +94,14 @@ impl Client {
     ///
     /// # Errors
     /// One of the endpoint's certificates is none.
-    pub fn new(endpoint: &Endpoint) -> std::io::Result<Self> {
+    pub fn new(endpoint: &Endpoint, egress: &Egress) -> std::io::Result<Self> {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.enforce_http(false);
         connector.set_connect_timeout(Some(CONNECT));
         let tls = HttpsConnectorBuilder::new().with_tls_config(tls(&endpoint.ca)?);
-        let connector = tls.https_or_http().enable_http1().wrap_connector(connector);
+        let connector =
+            tls.https_or_http().enable_http1().wrap_connector(Way { straight: connector, egress: egress.clone() });
         let mut builder = legacy::Client::builder(TokioExecutor::new());
         builder
             .pool_timer(TokioTimer::new())
@@ -99,7 +109,12 @@ impl Client {
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(4)
             .http1_max_buf_size(BUFFER_BYTES);
-        Ok(Self { pool: builder.build(connector), internal: endpoint.internal_url.clone() })
+        Ok(Self { pool: builder.build(connector), egress: egress.clone(), internal: endpoint.internal_url.clone() })
+    }
+
+    /// The proxy that calls to this place go through.
+    pub(super) fn proxy_for(&self, to: &Uri) -> Option<Uri> {
+        self.egress.proxy_for(to).map(|proxy| proxy.uri().clone())
     }
 
     /// Asks for something, with a bearer token perhaps.
@@ -156,18 +171,61 @@ impl Client {
         if !is_safe(&url, self.internal.as_ref()) {
             return Err(Error::Unsafe(url.origin().ascii_serialization()));
         }
+        let proxy = self.proxy_for(request.uri()).map(Box::new);
         let request = request.map(|body| Full::new(Bytes::from(body)));
         let exchange = async {
-            let response = self
-                .pool
-                .request(request)
-                .await
-                .map_err(|error| if error.is_connect() { Error::Connect(error) } else { Error::Broken(error) })?;
+            let response = self.pool.request(request).await.map_err(|source| {
+                if source.is_connect() { Error::Connect { proxy, source } } else { Error::Broken(source) }
+            })?;
             let (head, body) = response.into_parts();
             Ok(Response::from_parts(head, read_bounded(body, MAX_BYTES).await?))
         };
         tokio::time::timeout(patience, exchange).await.unwrap_or(Err(Error::TimedOut(patience)))
     }
+}
+
+/// The way to a host: straight, or through a tunnel that the proxy on the way out digs (RFC 9110 §9.3.6).
+#[derive(Clone, Debug)]
+struct Way {
+    straight: HttpConnector,
+    egress: Egress,
+}
+
+impl Service<Uri> for Way {
+    type Response = TokioIo<TcpStream>;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.straight.poll_ready(context).map_err(Into::into)
+    }
+
+    fn call(&mut self, to: Uri) -> Self::Future {
+        let Some(proxy) = self.egress.proxy_for(&to) else {
+            let connecting = self.straight.call(to);
+            return Box::pin(async move { Ok(connecting.await?) });
+        };
+        let tunnel = Tunnel::new(proxy.uri().clone(), self.straight.clone());
+        let mut tunnel = match proxy.basic_auth() {
+            Some(credential) => tunnel.with_auth(credential.clone()),
+            None => tunnel,
+        };
+        let connecting = tunnel.call(to);
+        Box::pin(async move { Ok(connecting.await?) })
+    }
+}
+
+fn through(proxy: Option<&Uri>) -> String {
+    proxy.map_or_else(String::new, |proxy| format!(" through the proxy {proxy}"))
+}
+
+/// What happened in the end: hyper's own words are "client error (Connect)".
+fn innermost(error: &legacy::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
 }
 
 impl<'c> openidconnect::AsyncHttpClient<'c> for Client {
@@ -200,3 +258,6 @@ fn tls(ca: &[CertificateDer<'static>]) -> std::io::Result<rustls::ClientConfig> 
     let config = config.map_err(std::io::Error::other)?;
     Ok(config.with_root_certificates(roots).with_no_client_auth())
 }
+
+#[cfg(test)]
+mod tests;

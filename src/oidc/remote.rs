@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use http::Uri;
 use secrecy::SecretString;
 use tokio::sync::{Notify, Semaphore, watch};
 
@@ -16,7 +17,7 @@ use super::discovery::{Metadata, MetadataError, description_of};
 use super::keys::{Keys, KeysError};
 use super::token::{Refusal, Unverified};
 use crate::clock::Stopwatch;
-use crate::config::Endpoint;
+use crate::config::{Egress, Endpoint};
 
 /// Why a description or keys are not new.
 #[derive(Debug, thiserror::Error)]
@@ -123,17 +124,17 @@ impl Remote {
     ///
     /// # Errors
     /// One of the endpoint's certificates is none.
-    pub fn new(endpoint: &Endpoint) -> std::io::Result<Arc<Self>> {
-        Self::with_timing(endpoint, Timing::default())
+    pub fn new(endpoint: &Endpoint, egress: &Egress) -> std::io::Result<Arc<Self>> {
+        Self::with_timing(endpoint, egress, Timing::default())
     }
 
     /// As [`Remote::new`], in other steps.
     ///
     /// # Errors
     /// As [`Remote::new`].
-    pub fn with_timing(endpoint: &Endpoint, timing: Timing) -> std::io::Result<Arc<Self>> {
+    pub fn with_timing(endpoint: &Endpoint, egress: &Egress, timing: Timing) -> std::io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
-            client: Client::new(endpoint)?,
+            client: Client::new(endpoint, egress)?,
             endpoint: endpoint.clone(),
             timing,
             metadata: ArcSwapOption::empty(),
@@ -159,6 +160,12 @@ impl Remote {
     #[must_use]
     pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// The proxy on the way out that leads to it.
+    #[must_use]
+    pub fn proxy(&self) -> Option<Uri> {
+        self.client.proxy_for(&self.endpoint.called_at().as_str().parse().ok()?)
     }
 
     /// Its description as it was good last; never waits.

@@ -188,6 +188,7 @@ impl Drop for Proxy {
 fn configuration(upstream: SocketAddr, store: &tempfile::TempDir) -> config::Config {
     let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
     config::Config {
+        egress: config::Egress::default(),
         server: config::Server {
             listen: anywhere,
             public_url: None,

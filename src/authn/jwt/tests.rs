@@ -54,7 +54,7 @@ impl World {
             bearer_file: None,
             algorithms: vec![Algorithm::RS256],
         };
-        let remote = Remote::new(&endpoint).unwrap();
+        let remote = Remote::new(&endpoint, &config::Egress::default()).unwrap();
         let issuer = config::Issuer {
             name: "keycloak".to_owned(),
             endpoint,
@@ -397,7 +397,12 @@ async fn without_keys_the_answer_is_try_again_and_not_wrong_credentials() {
         discovery_url: away.url(METADATA).parse().unwrap(),
         ..world.remote.endpoint().clone()
     };
-    let remote = Remote::with_timing(&endpoint, Timing { patience: Duration::ZERO, ..Timing::default() }).unwrap();
+    let remote = Remote::with_timing(
+        &endpoint,
+        &config::Egress::default(),
+        Timing { patience: Duration::ZERO, ..Timing::default() },
+    )
+    .unwrap();
     let trusted = &world.authn.issuers[0];
     let issuer = config::Issuer { endpoint, ..trusted.issuer.clone() };
     let config = crate::authn::tests::config();

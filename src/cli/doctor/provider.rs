@@ -53,7 +53,10 @@ async fn described(remote: &Remote, about: &str, key: &str, report: &mut Report)
     let error = outcome.err();
     let check = format!("{about}: description");
     match (&metadata, &error) {
-        (Some(_), _) => report.ok(check, format!("{} says that it is {}", endpoint.discovery_url, endpoint.issuer)),
+        (Some(_), _) => {
+            let way = remote.proxy().map(|proxy| format!(", through the proxy {proxy}")).unwrap_or_default();
+            report.ok(check, format!("{} says that it is {}{way}", endpoint.discovery_url, endpoint.issuer));
+        }
         (None, _) if endpoint.jwks_url.is_some() => {}
         (None, Some(error)) => report.fail(check, error.to_string(), how_to_reach(error, endpoint, key)),
         (None, None) => report.fail(check, "it is not there", format!("{key}.issuer")),
@@ -88,7 +91,11 @@ fn how_to_reach(error: &Error, endpoint: &Endpoint, key: &str) -> String {
             "{key}.issuer: Keycloak's is https://HOST/realms/REALM, in Realm settings > General > Endpoints > OpenID Endpoint \
              Configuration"
         ),
-        Error::Client(client::Error::Connect(_)) => format!(
+        Error::Client(client::Error::Connect { proxy: Some(proxy), .. }) => format!(
+            "HTTPS_PROXY, NO_PROXY: does {proxy} lead to {}, or should its host stand in NO_PROXY? Otherwise {key}.ca_file",
+            endpoint.discovery_url
+        ),
+        Error::Client(client::Error::Connect { proxy: None, .. }) => format!(
             "{key}.issuer, or {key}.internal_url when this machine reaches it under another address, or {key}.ca_file when its \
              certificate is not signed by an authority that the system knows: is {} answering?",
             endpoint.discovery_url

@@ -126,7 +126,7 @@ fn configuration(arguments: &Arguments, place: &Place, upstream_port: u16, flags
         ("log.access", "false".to_owned()),
     ];
     let set = ours.into_iter().map(|(key, value)| (key.to_owned(), value)).chain(flags.set).collect();
-    let (config, _) = load_from(&Flags { config: flags.config, set }, &Environment::default())?;
+    let (config, _) = load_from(&Flags { config: flags.config, set }, &Environment::of_process().without_ours())?;
     Ok(config)
 }
 

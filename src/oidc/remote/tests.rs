@@ -37,7 +37,7 @@ struct World {
 
 impl World {
     fn start(endpoint: &Endpoint, timing: Timing) -> Self {
-        let remote = Remote::with_timing(endpoint, timing).unwrap();
+        let remote = Remote::with_timing(endpoint, &Egress::default(), timing).unwrap();
         let mut background = JoinSet::new();
         let kept = Arc::clone(&remote);
         background.spawn(async move { kept.keep_fresh(|_, _| {}).await });
@@ -252,7 +252,7 @@ async fn a_slow_provider_holds_up_no_other() {
 #[tokio::test]
 async fn every_call_is_told_with_a_bounded_word() {
     let provider = FakeProvider::start(&[&RSA]);
-    let remote = Remote::with_timing(&endpoint(&provider), QUICK).unwrap();
+    let remote = Remote::with_timing(&endpoint(&provider), &Egress::default(), QUICK).unwrap();
     let told = Mutex::new(Vec::new());
     let tell = |what: What, outcome: Result<(), &Error>| {
         told.lock().unwrap().push((what.as_str(), outcome.err().map_or("ok", Error::kind)));
@@ -283,7 +283,7 @@ async fn keys_behind_a_bearer_are_asked_for_with_the_one_that_is_in_the_file_now
         bearer_file: Some(path.clone()),
         ..endpoint(&provider)
     };
-    let remote = Remote::with_timing(&endpoint, QUICK).unwrap();
+    let remote = Remote::with_timing(&endpoint, &Egress::default(), QUICK).unwrap();
     assert!(matches!(remote.refresh(&|_, _| {}).await, Err(Error::Bearer(_))));
     for token in ["first", "second"] {
         std::fs::write(&path, format!("{token}\n")).unwrap();
@@ -297,7 +297,7 @@ async fn keys_behind_a_bearer_are_asked_for_with_the_one_that_is_in_the_file_now
 #[tokio::test]
 async fn nothing_is_asked_over_plain_http_of_another_machine() {
     let provider = FakeProvider::start(&[]);
-    let client = Client::new(&endpoint(&provider)).unwrap();
+    let client = Client::new(&endpoint(&provider), &Egress::default()).unwrap();
     for url in ["http://keycloak.example.com/x", "http://10.0.0.1/x", "http://localhost.example.com/"] {
         let outcome = client.get(&url.parse().unwrap(), "*/*", None, QUICK.call).await;
         assert!(matches!(outcome, Err(client::Error::Unsafe(_))), "{url}");
