@@ -2,7 +2,9 @@
 //!
 //! Order matters on the way down: unready, pause, no new connections, requests, effects, audit, probes last.
 
+mod certificate;
 mod identity;
+mod looks;
 mod policies;
 
 use std::net::SocketAddr;
@@ -163,6 +165,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
             Box::pin(async move { proxy.handle(request, peer, edge).await })
         }
     };
+    let certificate = acceptor.clone();
     serving.spawn(server::serve(&config.server, listener, acceptor, handler, Arc::clone(&metrics), stop.clone()));
     let sessions = identity::Sessions {
         renewal: Renewal::new(
@@ -185,6 +188,10 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     timers.spawn(server::admin::serve(probes, probe, stop_last.clone()));
     timers.spawn(stop_last.clone().run_until_cancelled_owned(refresh(authn)));
     timers.spawn(stop_last.clone().run_until_cancelled_owned(follow_policies));
+    if let Some(acceptor) = certificate {
+        let follow = certificate::follow(acceptor, Arc::clone(&telling));
+        timers.spawn(stop_last.clone().run_until_cancelled_owned(follow));
+    }
     timers.spawn(stop.clone().run_until_cancelled_owned(sessions.clone().keep_renewed()));
     timers.spawn(stop_last.clone().run_until_cancelled_owned(sessions.clone().keep_swept()));
     for sync in identity::syncs(&DirectorySync::new(Arc::clone(&store), clock.clone()), &providers, &telling) {

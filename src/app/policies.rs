@@ -6,18 +6,15 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::io::AsyncReadExt as _;
-use tokio::signal::unix::{SignalKind, signal};
 
+use super::looks::Looks;
 use crate::authn::Authn;
 use crate::authz::{Policies, PolicyFile};
 use crate::config::{self, Origin, Problem, Problems};
 use crate::telemetry::Metrics;
 
-/// How often the files are looked at; SIGHUP does it at once.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// A little more than a policy may have, so that too much is seen as such.
 const MAX_BYTES: u64 = 1024 * 1024 + 1;
 
@@ -46,22 +43,11 @@ pub(super) async fn follow(authz: config::Authz, authn: Arc<Authn>, metrics: Arc
     if files.is_empty() {
         return;
     }
-    let mut hangup = signal(SignalKind::hangup()).ok();
-    let mut ticks = tokio::time::interval(LOOK_EVERY);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut looks = Looks::start();
     loop {
+        looks.next().await;
         for file in &mut files {
             file.look(&authn, &metrics).await;
-        }
-        let told = async {
-            match &mut hangup {
-                Some(hangup) => hangup.recv().await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            _ = ticks.tick() => {}
-            _ = told => {}
         }
     }
 }

@@ -17,7 +17,6 @@ use crate::config::{self, Config, Flags};
 use crate::crypto::{self, KeyRing};
 use crate::oidc::{Providers, Remote};
 
-mod certificate;
 mod finding;
 mod local;
 mod provider;

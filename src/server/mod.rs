@@ -18,6 +18,7 @@ use crate::http::Response;
 use crate::telemetry::Metrics;
 
 pub mod admin;
+mod certificate;
 mod chunked;
 mod connection;
 mod guard;

@@ -80,6 +80,10 @@ async fn answer(
 
 async fn start(config: config::Server) -> Running {
     let tls = config.tls.as_ref().map(|tls| tls::Acceptor::load(tls).unwrap());
+    start_tls(config, tls).await
+}
+
+async fn start_tls(config: config::Server, tls: Option<tls::Acceptor>) -> Running {
     let listener = TcpListener::bind(config.listen).await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, tasks, cancelled) = (CancellationToken::new(), TaskTracker::new(), Arc::<AtomicBool>::default());
@@ -315,6 +319,33 @@ fn tls_problems_name_the_file() {
     assert!(problem(&good.cert, &empty).contains("empty.pem` holds no private key"));
     let other = tempfile::tempdir().unwrap();
     assert!(problem(&good.cert, &certificate(other.path()).key).contains("do not work together"));
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_is_served_to_whoever_comes_next_and_a_broken_one_to_nobody() {
+    let (folder, next) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (files, renewed) = (certificate(folder.path()), certificate(next.path()));
+    let first = config::Tls { cert: next.path().join("first.pem"), ..files.clone() };
+    std::fs::copy(&files.cert, &first.cert).unwrap();
+    let acceptor = tls::Acceptor::load(&files).unwrap();
+    let server = start_tls(config(), Some(acceptor.clone())).await;
+    let mut before = tls_connect(&server, &first, b"http/1.1").await;
+
+    assert!(!acceptor.reload().unwrap(), "nothing is new");
+    std::fs::copy(&renewed.cert, &files.cert).unwrap();
+    assert!(acceptor.reload().unwrap_err().to_string().contains("do not work together"));
+    tls_connect(&server, &first, b"http/1.1").await;
+    std::fs::copy(&renewed.key, &files.key).unwrap();
+    assert!(acceptor.reload().unwrap());
+    tls_connect(&server, &renewed, b"http/1.1").await;
+
+    std::fs::remove_file(&files.cert).unwrap();
+    assert!(acceptor.reload().is_err());
+    tls_connect(&server, &renewed, b"http/1.1").await;
+    before.write_all(b"GET /s HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    before.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "who was connected stays so: {answer}");
 }
 
 fn certificate(folder: &Path) -> config::Tls {

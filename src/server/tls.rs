@@ -1,17 +1,22 @@
 //! Certificate chain and key from PEM files to a TLS 1.2/1.3 acceptor that speaks HTTP/2 and HTTP/1.1.
+//!
+//! The files can be read again while serving: handshakes that begin after it use what is new, the rest go on.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use time::OffsetDateTime;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::certificate;
 use crate::config;
 
 /// Why TLS cannot start. Names the file.
@@ -29,13 +34,22 @@ pub enum Error {
     Provider(rustls::Error),
 }
 
-/// Turns a TCP connection into a TLS one.
+/// Turns a TCP connection into a TLS one. Clones share what is served.
 #[derive(Clone)]
-pub struct Acceptor(TlsAcceptor);
+pub struct Acceptor {
+    files: config::Tls,
+    served: Arc<ArcSwap<Served>>,
+}
+
+/// What handshakes use.
+struct Served {
+    chain: Vec<CertificateDer<'static>>,
+    tls: Arc<ServerConfig>,
+}
 
 impl fmt::Debug for Acceptor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Acceptor")
+        f.debug_struct("Acceptor").field("files", &self.files).finish_non_exhaustive()
     }
 }
 
@@ -45,23 +59,50 @@ impl Acceptor {
     /// # Errors
     /// A file cannot be read, holds nothing of use, or the two do not belong together.
     pub fn load(config: &config::Tls) -> Result<Self, Error> {
-        let chain = chain(&config.cert)?;
-        let key = key(&config.key)?;
+        let served = Served::load(config)?;
+        Ok(Self { files: config.clone(), served: Arc::new(ArcSwap::from_pointee(served)) })
+    }
+
+    /// Loads them again, and serves them from now on if the chain is another one, which is what it says. Reads files.
+    ///
+    /// # Errors
+    /// As [`Acceptor::load`]. What was served still is.
+    pub fn reload(&self) -> Result<bool, Error> {
+        let loaded = Served::load(&self.files)?;
+        let is_new = loaded.chain != self.served.load().chain;
+        if is_new {
+            self.served.store(Arc::new(loaded));
+        }
+        Ok(is_new)
+    }
+
+    /// Until when the certificate that is served is valid; `None` when that cannot be read.
+    #[must_use]
+    pub fn not_after(&self) -> Option<OffsetDateTime> {
+        certificate::not_after(self.served.load().chain.first()?)
+    }
+
+    pub(super) async fn accept(&self, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        let acceptor = TlsAcceptor::from(Arc::clone(&self.served.load().tls));
+        acceptor.accept(tcp).await
+    }
+}
+
+impl Served {
+    fn load(files: &config::Tls) -> Result<Self, Error> {
+        let chain = chain(&files.cert)?;
+        let key = key(&files.key)?;
         let provider = rustls::crypto::aws_lc_rs::default_provider();
         let ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().map_err(Error::Provider)?;
         let mut tls = ServerConfig::builder_with_provider(Arc::new(provider))
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
             .map_err(Error::Provider)?
             .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .map_err(|source| Error::Mismatch { cert: config.cert.clone(), key: config.key.clone(), source })?;
+            .with_single_cert(chain.clone(), key)
+            .map_err(|source| Error::Mismatch { cert: files.cert.clone(), key: files.key.clone(), source })?;
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         tls.ticketer = ticketer;
-        Ok(Self(TlsAcceptor::from(Arc::new(tls))))
-    }
-
-    pub(super) async fn accept(&self, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        self.0.accept(tcp).await
+        Ok(Self { chain, tls: Arc::new(tls) })
     }
 }
 

@@ -32,6 +32,8 @@ pub struct Metrics {
     policy_loaded: IntGaugeVec,
     policy_loads: IntCounterVec,
     upstream_info: IntGaugeVec,
+    tls_certificate_loaded: IntGaugeVec,
+    tls_certificate_not_after: IntGaugeVec,
     oidc_fetches: IntCounterVec,
     oidc_keys_age: IntGaugeVec,
     /// Requests that no row of the route table knows.
@@ -148,6 +150,19 @@ impl Metrics {
             )?,
             policy_loaded: gauges(&r, "policy_loaded", "Whether the policy file as it stands holds", &["file"])?,
             policy_loads: counters(&r, "policy_loads_total", "Contents of policy files read", &["file", "outcome"])?,
+            // Without labels, but absent where no TLS is.
+            tls_certificate_loaded: gauges(
+                &r,
+                "tls_certificate_loaded",
+                "Whether the TLS files as they stand are what new connections get",
+                &[],
+            )?,
+            tls_certificate_not_after: gauges(
+                &r,
+                "tls_certificate_not_after_seconds",
+                "The end of the certificate that new connections get, in Unix time",
+                &[],
+            )?,
             upstream_info: gauges(&r, "upstream_info", "1 for the version of MLflow behind us", &["version"])?,
             oidc_fetches: counters(
                 &r,
@@ -238,6 +253,16 @@ impl Metrics {
     pub fn policy_read(&self, file: &'static str, holds: bool) {
         self.policy_loaded.with_label_values(&[file]).set(holds.into());
         self.policy_loads.with_label_values(&[file, if holds { "loaded" } else { "refused" }]).inc();
+    }
+
+    /// Notes whether the TLS files, as they were just read, are served.
+    pub fn tls_certificate_read(&self, is_served: bool) {
+        self.tls_certificate_loaded.with_label_values::<&str>(&[]).set(is_served.into());
+    }
+
+    /// Notes the end of the certificate that is served, in seconds of Unix time.
+    pub fn tls_certificate_ends(&self, seconds: i64) {
+        self.tls_certificate_not_after.with_label_values::<&str>(&[]).set(seconds);
     }
 
     /// Says which MLflow is behind us; one at a time.

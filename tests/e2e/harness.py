@@ -208,10 +208,11 @@ class Tls:
     key: Path
 
     @classmethod
-    def make(cls, folder):
+    def make(cls, folder, days=2):
+        Path(folder).mkdir(exist_ok=True)
         tls = cls(Path(folder) / "cert.pem", Path(folder) / "key.pem")
         argv = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-        argv += ["-days", "2", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
+        argv += ["-days", str(days), "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
         argv += ["-addext", "basicConstraints=critical,CA:FALSE", "-addext", "extendedKeyUsage=serverAuth"]
         subprocess.run([*argv, "-keyout", tls.key, "-out", tls.cert], check=True, capture_output=True)
         return tls

@@ -324,6 +324,47 @@ def test_plain_http_on_the_tls_port_is_closed(tls_proxy):
     assert tls_proxy.anonymous().get("/health").status_code == 200
 
 
+def test_a_renewed_certificate_is_served_without_a_restart(mlflow_server, tmp_path):
+    tls, renewed = Tls.make(tmp_path), Tls.make(tmp_path / "renewed", days=90)
+    first = tls.cert.read_text()
+    proxy = Proxy(tmp_path / "proxy", mlflow_server.url, tls=tls).start()
+
+    def served():
+        return ssl.get_server_certificate(("127.0.0.1", proxy.port)).strip()
+
+    def take(file, now):
+        # As renewers do it: whoever reads sees the old or the new one, never a half.
+        staged = tmp_path / "staged"
+        staged.write_text(now)
+        staged.replace(file)
+
+    try:
+        connected = requests.Session()
+        connected.verify = str(tmp_path / "first.pem")
+        (tmp_path / "first.pem").write_text(first)
+        assert connected.get(proxy.url + "/health", timeout=5).ok
+        assert served() == first.strip()
+        days = (proxy.counted("tls_certificate_not_after_seconds") - time.time()) / 86400
+        assert 1 < days < 3, "two days"
+
+        take(tls.cert, renewed.cert.read_text())
+        take(tls.key, renewed.key.read_text())
+        proxy.process.child.send_signal(signal.SIGHUP)
+        wait_until(lambda: served() == renewed.cert.read_text().strip(), 3, "SIGHUP is heard")
+        assert 89 < (proxy.counted("tls_certificate_not_after_seconds") - time.time()) / 86400 < 91
+        assert connected.get(proxy.url + "/health", timeout=5).ok, "who was connected stays so"
+        assert requests.get(proxy.url + "/health", timeout=5, verify=renewed.cert).ok
+
+        take(tls.cert, first)
+        wait_until(lambda: proxy.counted("tls_certificate_loaded") == 0, 20, "a key that does not fit is noticed")
+        assert served() == renewed.cert.read_text().strip()
+        assert proxy.process.output().count("do not work together") == 1, proxy.process.output()
+        take(tls.cert, renewed.cert.read_text())
+        wait_until(lambda: proxy.counted("tls_certificate_loaded") == 1, 20, "and that it fits again")
+    finally:
+        proxy.stop()
+
+
 # ---- refusing to start
 
 

@@ -2,10 +2,6 @@
 
 use std::path::Path;
 
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
-
-use super::certificate;
 use super::finding::Report;
 use crate::authz::PolicyFile;
 use crate::clock::Clock;
@@ -25,16 +21,17 @@ pub(super) fn tls(config: &Config, clock: &Clock, report: &mut Report) {
         let found = "not here: server.tls is not set";
         return report.ok(CHECK, found);
     };
-    if let Err(error) = Acceptor::load(tls) {
-        return report.fail(CHECK, error.to_string(), "server.tls.cert and server.tls.key");
-    }
-    let leaf = CertificateDer::pem_file_iter(&tls.cert).ok().and_then(|mut chain| chain.next()?.ok());
-    let Some(end) = leaf.and_then(|leaf| certificate::not_after(&leaf)) else {
+    let acceptor = match Acceptor::load(tls) {
+        Ok(acceptor) => acceptor,
+        Err(error) => return report.fail(CHECK, error.to_string(), "server.tls.cert and server.tls.key"),
+    };
+    let Some(end) = acceptor.not_after() else {
         let found = format!("it is not readable until when {} is valid", tls.cert.display());
         return report.warn(CHECK, found, "server.tls.cert");
     };
     let days = (end.unix_timestamp() - clock.now().0.div_euclid(1000)).div_euclid(DAY_SECONDS);
-    let change = format!("a new certificate in {}, then restart the proxy", tls.cert.display());
+    let change =
+        format!("a new certificate in {}, with its key; a running proxy takes it by itself", tls.cert.display());
     match days {
         ..0 => report.fail(CHECK, format!("the certificate ended {} days ago", -days), change),
         0..SOON_DAYS => report.warn(CHECK, format!("the certificate ends in {days} days"), change),
