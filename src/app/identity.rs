@@ -27,8 +27,8 @@ pub(super) fn remotes(config: &Config) -> anyhow::Result<Remotes> {
         let remote = Remote::new(endpoint, &config.egress);
         let remote = remote.with_context(|| format!("{key}.{name}: its certificates cannot be used"))?;
         if let Some(proxy) = remote.proxy() {
-            let issuer = &endpoint.issuer;
-            tracing::info!(%issuer, %proxy, "the identity provider {issuer} is asked through the proxy {proxy}");
+            let (issuer, variable, proxy) = (&endpoint.issuer, proxy.variable, &proxy.uri);
+            tracing::info!(%issuer, %proxy, "the identity provider {issuer} is asked through the proxy {proxy} ({variable})");
         }
         anyhow::Ok(remote)
     };

@@ -90,10 +90,28 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// Where its description is asked for: at `internal_url` when it lies on the issuer's own host.
+    #[must_use]
+    pub fn description_url(&self) -> Url {
+        let issuer = Url::parse(&self.issuer).map(|issuer| issuer.origin());
+        let is_issuers = issuer.is_ok_and(|origin| origin == self.discovery_url.origin());
+        if is_issuers { self.inside(&self.discovery_url) } else { self.discovery_url.clone() }
+    }
+
+    /// The same path and query at `internal_url`, if there is one.
+    #[must_use]
+    pub fn inside(&self, url: &Url) -> Url {
+        let Some(internal) = &self.internal_url else { return url.clone() };
+        let mut moved = internal.clone();
+        moved.set_path(url.path());
+        moved.set_query(url.query());
+        moved
+    }
+
     /// Where the first call to it goes.
     #[must_use]
-    pub fn called_at(&self) -> &Url {
-        self.jwks_url.as_ref().or(self.internal_url.as_ref()).unwrap_or(&self.discovery_url)
+    pub fn called_at(&self) -> Url {
+        self.jwks_url.clone().unwrap_or_else(|| self.description_url())
     }
 }
 

@@ -24,7 +24,7 @@ mod report;
 mod schema;
 
 pub use checks::{check_password, check_username, is_loopback};
-pub use egress::Egress;
+pub use egress::{Egress, Proxy, Way};
 pub use identity::{
     Claims, ClientAuth, Endpoint, GroupForm, GroupSource, Issuer, Machine, Preset, Provider, SealingKey, Session, Sync,
 };

@@ -37,16 +37,6 @@ pub(super) fn config(raw: raw::Raw, egress: Egress, report: &mut Report) -> Opti
     if let (Some(server), Some(providers)) = (&server, &providers) {
         reachable_for_log_in(server, providers, report);
     }
-    let providers_at = providers.iter().flatten().map(|it| (format!("oidc.providers.{}", it.name), &it.endpoint));
-    let issuers_at = issuers.iter().flatten().map(|it| (format!("jwt.issuers.{}", it.name), &it.endpoint));
-    for (key, endpoint) in providers_at.chain(issuers_at) {
-        if let Some(variable) = egress.obstacle(endpoint.called_at()) {
-            let message = format!(
-                "would be reached through {variable}, which must be http://HOST:PORT; NO_PROXY lists what is reached straight"
-            );
-            report.add(&format!("{key}.issuer"), message);
-        }
-    }
     Some(Config {
         server: server?,
         admin: admin?,

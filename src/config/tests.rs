@@ -297,53 +297,120 @@ fn no_message_and_no_listing_shows_a_secret() {
 
 // ---- the way out
 
-#[test]
-fn the_way_out_is_what_curl_and_go_would_take() {
-    for (variables, to, proxy) in [
-        (vec![], "https://keycloak.example/", None),
-        (vec![("HTTPS_PROXY", "http://out:3128")], "https://keycloak.example/", Some("http://out:3128/")),
-        (vec![("https_proxy", "out:3128")], "https://keycloak.example:8443/x", Some("http://out:3128/")),
-        (vec![("ALL_PROXY", "http://out:3128")], "https://keycloak.example/", Some("http://out:3128/")),
-        (vec![("HTTPS_PROXY", ""), ("https_proxy", "http://out")], "https://10.0.0.1/", Some("http://out/")),
-        (vec![("HTTPS_PROXY", "http://ann:pw@out:3128")], "https://keycloak.example/", Some("http://out:3128/")),
-        // Only TLS, whose end is the provider's.
-        (vec![("HTTPS_PROXY", "http://out"), ("HTTP_PROXY", "http://out")], "http://keycloak.example/", None),
-        (vec![("HTTP_PROXY", "http://out")], "https://keycloak.example/", None),
-        (vec![("HTTPS_PROXY", "http://out"), ("NO_PROXY", "keycloak.example")], "https://keycloak.example/", None),
-        (vec![("HTTPS_PROXY", "http://out"), ("no_proxy", ".example,x")], "https://keycloak.example/", None),
-        (vec![("HTTPS_PROXY", "http://out"), ("NO_PROXY", "10.0.0.0/8")], "https://10.1.2.3:8443/", None),
-        (vec![("HTTPS_PROXY", "http://out"), ("NO_PROXY", "*")], "https://keycloak.example/", None),
-        (
-            vec![("HTTPS_PROXY", "http://out"), ("NO_PROXY", "cloak.example")],
-            "https://keycloak.example/",
-            Some("http://out/"),
-        ),
-        (vec![("HTTPS_PROXY", "http://out")], "https://localhost:8443/", None),
-        (vec![("HTTPS_PROXY", "http://out")], "https://127.8.8.8/", None),
-        (vec![("HTTPS_PROXY", "http://out")], "https://[::1]/", None),
-    ] {
-        let found = Egress::of(&variables.iter().copied().collect()).proxy_for(&to.parse().unwrap());
-        assert_eq!(found.map(|found| found.uri().to_string()).as_deref(), proxy, "{variables:?} {to}");
+fn way(variables: &[(&str, &str)], to: &str) -> String {
+    let egress = Egress::of(&variables.iter().copied().collect());
+    match egress.way_to(&to.parse().unwrap()) {
+        Way::Straight => "straight".to_owned(),
+        Way::Through(proxy) => proxy.uri.to_string(),
+        Way::Barred(variable) => variable.to_owned(),
     }
 }
 
 #[test]
-fn a_way_out_that_cannot_be_taken_is_said_where_it_matters() {
-    let issuer = [
-        ("MLFLOW_AUTH_PROXY_JWT__ISSUERS__CI__ISSUER", "https://ci.example"),
-        ("MLFLOW_AUTH_PROXY_JWT__ISSUERS__CI__AUDIENCES", "mlflow"),
-    ];
-    for proxy in ["socks5://out:1080", "https://ann:hidden@out:3128", "http://", "a b"] {
-        let [a, b] = issuer;
-        refused(
-            [a, b, ("HTTPS_PROXY", proxy)],
-            "jwt.issuers.ci.issuer: would be reached through HTTPS_PROXY, which must be",
-        );
-        from_env([a, b, ("HTTPS_PROXY", proxy), ("NO_PROXY", "ci.example")]).unwrap();
-        from_env([("HTTPS_PROXY", proxy)]).unwrap();
-        let problems = from_env([a, b, ("ALL_PROXY", proxy)]).unwrap_err().to_string();
-        assert!(problems.contains("ALL_PROXY") && !problems.contains("hidden"), "{problems}");
+fn the_way_out_is_what_https_proxy_names() {
+    let keycloak = "https://keycloak.example/x";
+    for (variables, to, expected) in [
+        (vec![], keycloak, "straight"),
+        (vec![("HTTPS_PROXY", "http://out:3128")], keycloak, "http://out:3128/"),
+        (vec![("HTTPS_PROXY", " http://out:3128/\n")], keycloak, "http://out:3128/"),
+        (vec![("https_proxy", "out:3128")], "https://keycloak.example:8443/x", "http://out:3128/"),
+        (vec![("HTTPS_PROXY", ""), ("https_proxy", "http://out")], keycloak, "http://out:80/"),
+        (vec![("HTTPS_PROXY", "http://[::2]:3128")], keycloak, "http://[::2]:3128/"),
+        // Only TLS, whose end is the provider's, and nothing on this machine.
+        (vec![("HTTPS_PROXY", "http://out"), ("HTTP_PROXY", "http://out")], "http://keycloak.example/", "straight"),
+        (vec![("HTTP_PROXY", "http://out"), ("ALL_PROXY", "http://out")], keycloak, "straight"),
+        (vec![("HTTPS_PROXY", "http://out")], "https://localhost:8443/", "straight"),
+        (vec![("HTTPS_PROXY", "http://out")], "https://LOCALHOST./", "straight"),
+        (vec![("HTTPS_PROXY", "http://out")], "https://127.8.8.8/", "straight"),
+        (vec![("HTTPS_PROXY", "http://out")], "https://[::1]/", "straight"),
+        (vec![("HTTPS_PROXY", "http://out")], "https://[::ffff:127.0.0.1]/", "straight"),
+    ] {
+        assert_eq!(way(&variables, to), expected, "{variables:?} {to}");
     }
+}
+
+#[test]
+fn a_proxy_that_is_none_bars_the_way_and_shows_no_password() {
+    for proxy in [
+        "socks5://out:1080",
+        "https://ann:hidden@out:3128",
+        "http://",
+        "http://:3128",
+        "a b",
+        "http://out:99999",
+        "http://out:abc",
+        "http://out:3128/path",
+        "http://out:3128?hidden",
+        "http://ann:hid/den@out:3128",
+        "http://ann:12/hidden@out:3128",
+        "http://ann:hid#den@out:3128",
+    ] {
+        assert_eq!(way(&[("HTTPS_PROXY", proxy)], "https://keycloak.example/"), "HTTPS_PROXY", "{proxy}");
+        let straight = [("https_proxy", proxy), ("NO_PROXY", "keycloak.example")];
+        assert_eq!(way(&straight, "https://keycloak.example/"), "straight", "{proxy}");
+    }
+    for (proxy, credential) in [
+        ("http://ann:p%40ss@out:3128", "Basic YW5uOnBAc3M="),
+        ("http://ann:p@ss@out:3128", "Basic YW5uOnBAc3M="),
+        ("ann:p@ss@out:3128", "Basic YW5uOnBAc3M="),
+        ("http://ann:p%2Fss@out:3128", "Basic YW5uOnAvc3M="),
+        ("http://ann@out:3128", "Basic YW5uOg=="),
+    ] {
+        let egress = Egress::of(&env([("HTTPS_PROXY", proxy)]));
+        let Way::Through(found) = egress.way_to(&"https://keycloak.example/".parse().unwrap()) else {
+            panic!("{proxy}")
+        };
+        assert_eq!(found.uri, "http://out:3128/", "{proxy}");
+        assert_eq!(found.credential.as_ref().unwrap(), credential, "{proxy}");
+        let shown = format!("{egress:?} {found:?}");
+        assert!(!shown.contains("ss@") && !shown.contains("ann") && !shown.contains("Basic"), "{shown}");
+    }
+}
+
+#[test]
+fn no_proxy_means_what_it_means_to_go() {
+    for (list, to, straight) in [
+        ("keycloak.example", "https://keycloak.example/", true),
+        ("KEYCLOAK.example.", "https://Keycloak.Example./", true),
+        ("example", "https://keycloak.example/", true),
+        (".example", "https://keycloak.example/", true),
+        ("*.example", "https://keycloak.example/", true),
+        (".keycloak.example", "https://keycloak.example/", false),
+        ("*.keycloak.example", "https://keycloak.example/", false),
+        ("cloak.example", "https://keycloak.example/", false),
+        ("keycloak.example.com", "https://keycloak.example/", false),
+        ("a, b keycloak.example", "https://keycloak.example/", true),
+        ("keycloak.example:443", "https://keycloak.example/", true),
+        ("keycloak.example:8443", "https://keycloak.example/", false),
+        ("keycloak.example:8443", "https://keycloak.example:8443/", true),
+        ("keycloak.example:x", "https://keycloak.example/", false),
+        ("b\u{fc}cher.example", "https://xn--bcher-kva.example/", true),
+        ("*", "https://keycloak.example/", true),
+        ("*", "https://10.0.0.1/", true),
+        ("*", "https://[2001:db8::1]/", true),
+        ("10.0.0.0/8", "https://10.1.2.3:8443/", true),
+        ("10.0.0.0/8", "https://11.1.2.3/", false),
+        ("10.0.0.1", "https://10.0.0.1/", true),
+        ("10.0.0.1:8443", "https://10.0.0.1:8443/", true),
+        ("10.0.0.1:8443", "https://10.0.0.1/", false),
+        ("10.0.0.1", "https://[::ffff:10.0.0.1]/", true),
+        ("2001:db8::1", "https://[2001:db8::1]/", true),
+        ("[2001:db8::1]", "https://[2001:db8::1]/", true),
+        ("[2001:db8::1]:443", "https://[2001:db8::1]/", true),
+        ("2001:db8::/32", "https://[2001:db8::1]/", true),
+        ("10.0.0.0/8", "https://keycloak.example/", false),
+        (", ,:,.,*.,/8,[", "https://keycloak.example/", false),
+    ] {
+        let found = way(&[("HTTPS_PROXY", "http://out:3128"), ("no_proxy", list)], to);
+        assert_eq!(found == "straight", straight, "{list} {to}: {found}");
+    }
+}
+
+#[test]
+fn another_programs_way_out_is_kept_without_our_own_variables() {
+    let environment = env([("HTTPS_PROXY", "http://out"), ("MLFLOW_AUTH_PROXY_LOG__LEVEL", "nonsense")]).without_ours();
+    let (config, _) = load_from(&Flags::default(), &environment).unwrap();
+    assert!(matches!(config.egress.way_to(&"https://keycloak.example/".parse().unwrap()), Way::Through(_)));
 }
 
 // ---- tools

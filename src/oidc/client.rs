@@ -21,12 +21,14 @@ use tokio::net::TcpStream;
 use tower::Service;
 use url::Url;
 
-use crate::config::{Egress, Endpoint, is_loopback};
+use crate::config::{self, Egress, Endpoint, Proxy, is_loopback};
 use crate::http::{ReadError, read_bounded};
 
 /// How long a call takes at most unless somebody is more patient or less.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 const CONNECT: Duration = Duration::from_secs(3);
+/// To the proxy on the way out, and by it to the provider. Less than anybody's patience: what never left is not "perhaps arrived".
+const TUNNEL: Duration = Duration::from_secs(6);
 const IDLE: Duration = Duration::from_secs(10);
 /// Metadata, key sets, tokens, user info. Real ones have a few kilobytes.
 const MAX_BYTES: usize = 1024 * 1024;
@@ -35,12 +37,10 @@ const BUFFER_BYTES: usize = 64 * 1024;
 /// Why a provider gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot be reached{}: {}", through(.proxy.as_deref()), innermost(.source))]
-    Connect {
-        /// What was to lead there.
-        proxy: Option<Box<Uri>>,
-        source: legacy::Error,
-    },
+    #[error(transparent)]
+    Connect(Box<Unreached>),
+    #[error("{to} cannot be reached: {variable} names no proxy of the form http://[USER:PASSWORD@]HOST:PORT")]
+    Barred { to: String, variable: &'static str },
     #[error("gave no answer within {0:?}")]
     TimedOut(Duration),
     #[error("the connection broke: {}", innermost(.0))]
@@ -60,7 +60,7 @@ impl Error {
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {
-            Self::Connect { .. } => "connect",
+            Self::Connect(_) | Self::Barred { .. } => "connect",
             Self::TimedOut(_) => "timeout",
             Self::Broken(_) => "broken",
             Self::Unreadable(_) => "unreadable",
@@ -75,9 +75,20 @@ impl Error {
     pub const fn may_have_arrived(&self) -> bool {
         match self {
             Self::TimedOut(_) | Self::Broken(_) | Self::Unreadable(_) | Self::Status(_) => true,
-            Self::Connect { .. } | Self::Unsafe(_) | Self::Unwritable => false,
+            Self::Connect(_) | Self::Barred { .. } | Self::Unsafe(_) | Self::Unwritable => false,
         }
     }
+}
+
+/// Where no connection came about. Nothing was sent there.
+#[derive(Debug, thiserror::Error)]
+#[error("{to} cannot be reached{}: {}", through(.proxy.as_ref()), innermost(.source))]
+pub struct Unreached {
+    /// Scheme, host and port.
+    pub to: String,
+    /// What was to lead there.
+    pub proxy: Option<Proxy>,
+    source: legacy::Error,
 }
 
 /// A pooled client for one provider. Cheap to clone.
@@ -113,8 +124,11 @@ impl Client {
     }
 
     /// The proxy that calls to this place go through.
-    pub(super) fn proxy_for(&self, to: &Uri) -> Option<Uri> {
-        self.egress.proxy_for(to).map(|proxy| proxy.uri().clone())
+    pub(super) fn proxy_for(&self, to: &Uri) -> Option<&Proxy> {
+        match self.egress.way_to(to) {
+            config::Way::Through(proxy) => Some(proxy),
+            config::Way::Straight | config::Way::Barred(_) => None,
+        }
     }
 
     /// Asks for something, with a bearer token perhaps.
@@ -171,11 +185,19 @@ impl Client {
         if !is_safe(&url, self.internal.as_ref()) {
             return Err(Error::Unsafe(url.origin().ascii_serialization()));
         }
-        let proxy = self.proxy_for(request.uri()).map(Box::new);
+        let to = || url.origin().ascii_serialization();
+        let proxy = match self.egress.way_to(request.uri()) {
+            config::Way::Straight => None,
+            config::Way::Through(proxy) => Some(proxy.clone()),
+            config::Way::Barred(variable) => return Err(Error::Barred { to: to(), variable }),
+        };
         let request = request.map(|body| Full::new(Bytes::from(body)));
         let exchange = async {
             let response = self.pool.request(request).await.map_err(|source| {
-                if source.is_connect() { Error::Connect { proxy, source } } else { Error::Broken(source) }
+                if !source.is_connect() {
+                    return Error::Broken(source);
+                }
+                Error::Connect(Box::new(Unreached { to: to(), proxy, source }))
             })?;
             let (head, body) = response.into_parts();
             Ok(Response::from_parts(head, read_bounded(body, MAX_BYTES).await?))
@@ -201,31 +223,38 @@ impl Service<Uri> for Way {
     }
 
     fn call(&mut self, to: Uri) -> Self::Future {
-        let Some(proxy) = self.egress.proxy_for(&to) else {
-            let connecting = self.straight.call(to);
-            return Box::pin(async move { Ok(connecting.await?) });
+        let proxy = match self.egress.way_to(&to) {
+            config::Way::Straight => {
+                let connecting = self.straight.call(to);
+                return Box::pin(async move { Ok(connecting.await?) });
+            }
+            config::Way::Through(proxy) => proxy,
+            config::Way::Barred(variable) => return Box::pin(async move { Err(variable.into()) }),
         };
-        let tunnel = Tunnel::new(proxy.uri().clone(), self.straight.clone());
-        let mut tunnel = match proxy.basic_auth() {
+        let tunnel = Tunnel::new(proxy.uri.clone(), self.straight.clone());
+        let mut tunnel = match &proxy.credential {
             Some(credential) => tunnel.with_auth(credential.clone()),
             None => tunnel,
         };
         let connecting = tunnel.call(to);
-        Box::pin(async move { Ok(connecting.await?) })
+        Box::pin(async move {
+            let dug = tokio::time::timeout(TUNNEL, connecting).await;
+            Ok(dug.map_err(|_| format!("it did not connect us within {TUNNEL:?}"))??)
+        })
     }
 }
 
-fn through(proxy: Option<&Uri>) -> String {
-    proxy.map_or_else(String::new, |proxy| format!(" through the proxy {proxy}"))
+fn through(proxy: Option<&Proxy>) -> String {
+    proxy.map_or_else(String::new, |proxy| format!(" through the proxy {} ({})", proxy.uri, proxy.variable))
 }
 
-/// What happened in the end: hyper's own words are "client error (Connect)".
+/// What happened in the end: hyper's own words are "client error (Connect)". A certificate's names may be in it, so not all.
 fn innermost(error: &legacy::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(source) = cause.source() {
         cause = source;
     }
-    cause.to_string()
+    cause.to_string().chars().filter(|c| !c.is_control()).take(300).collect()
 }
 
 impl<'c> openidconnect::AsyncHttpClient<'c> for Client {

@@ -82,7 +82,7 @@ impl Metadata {
             return Err(MetadataError::AnotherIssuer { said, configured: endpoint.issuer.clone() });
         }
         let internal = endpoint.internal_url.as_ref();
-        let ours = |name, text: Option<&str>| Ok(place(name, text, internal)?.map(|url| within(&url, internal)));
+        let ours = |name, text: Option<&str>| Ok(place(name, text, internal)?.map(|url| endpoint.inside(&url)));
         Ok(Self {
             authorization: place("authorization_endpoint", raw.authorization_endpoint.as_deref(), internal)?,
             token: ours("token_endpoint", raw.token_endpoint.as_deref())?,
@@ -98,23 +98,6 @@ impl Metadata {
             token_auth_methods: raw.token_endpoint_auth_methods_supported,
         })
     }
-}
-
-/// Where the description of this issuer is asked for: at `internal_url` when it lies on the issuer's own host.
-pub(super) fn description_of(endpoint: &Endpoint) -> Url {
-    let issuer = Url::parse(&endpoint.issuer).map(|issuer| issuer.origin()).ok();
-    let is_issuers = issuer.is_some_and(|origin| origin == endpoint.discovery_url.origin());
-    let internal = endpoint.internal_url.as_ref().filter(|_| is_issuers);
-    within(&endpoint.discovery_url, internal)
-}
-
-/// The same path and query at another scheme, host and port.
-fn within(url: &Url, internal: Option<&Url>) -> Url {
-    let Some(internal) = internal else { return url.clone() };
-    let mut moved = internal.clone();
-    moved.set_path(url.path());
-    moved.set_query(url.query());
-    moved
 }
 
 fn place(name: &'static str, text: Option<&str>, internal: Option<&Url>) -> Result<Option<Url>, MetadataError> {

@@ -8,16 +8,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use http::Uri;
 use secrecy::SecretString;
 use tokio::sync::{Notify, Semaphore, watch};
 
 use super::client::{self, Client};
-use super::discovery::{Metadata, MetadataError, description_of};
+use super::discovery::{Metadata, MetadataError};
 use super::keys::{Keys, KeysError};
 use super::token::{Refusal, Unverified};
 use crate::clock::Stopwatch;
-use crate::config::{Egress, Endpoint};
+use crate::config::{Egress, Endpoint, Proxy};
 
 /// Why a description or keys are not new.
 #[derive(Debug, thiserror::Error)]
@@ -164,7 +163,7 @@ impl Remote {
 
     /// The proxy on the way out that leads to it.
     #[must_use]
-    pub fn proxy(&self) -> Option<Uri> {
+    pub fn proxy(&self) -> Option<&Proxy> {
         self.client.proxy_for(&self.endpoint.called_at().as_str().parse().ok()?)
     }
 
@@ -292,7 +291,7 @@ impl Remote {
     }
 
     async fn describe(&self) -> Result<(), Error> {
-        let url = description_of(&self.endpoint);
+        let url = self.endpoint.description_url();
         let json = self.client.get(&url, "application/json", self.bearer().await?.as_ref(), self.timing.call).await?;
         self.metadata.store(Some(Arc::new(Metadata::parse(&json, &self.endpoint)?)));
         Ok(())

@@ -8,7 +8,7 @@ use url::Url;
 
 use super::finding::Report;
 use crate::clock::Clock;
-use crate::config::{self, ClientAuth, Endpoint};
+use crate::config::{self, ClientAuth};
 use crate::http::ReturnPath;
 use crate::oidc::client::{self, PATIENCE};
 use crate::oidc::{
@@ -54,11 +54,11 @@ async fn described(remote: &Remote, about: &str, key: &str, report: &mut Report)
     let check = format!("{about}: description");
     match (&metadata, &error) {
         (Some(_), _) => {
-            let way = remote.proxy().map(|proxy| format!(", through the proxy {proxy}")).unwrap_or_default();
-            report.ok(check, format!("{} says that it is {}{way}", endpoint.discovery_url, endpoint.issuer));
+            let way = remote.proxy().map(|proxy| format!(", through the proxy {}", proxy.uri)).unwrap_or_default();
+            report.ok(check, format!("{} says that it is {}{way}", endpoint.description_url(), endpoint.issuer));
         }
         (None, _) if endpoint.jwks_url.is_some() => {}
-        (None, Some(error)) => report.fail(check, error.to_string(), how_to_reach(error, endpoint, key)),
+        (None, Some(error)) => report.fail(check, error.to_string(), how_to_reach(error, key)),
         (None, None) => report.fail(check, "it is not there", format!("{key}.issuer")),
     }
     let check = format!("{about}: keys");
@@ -73,7 +73,7 @@ async fn described(remote: &Remote, about: &str, key: &str, report: &mut Report)
             ),
         ),
         (None, Some(error)) if metadata.is_some() || endpoint.jwks_url.is_some() => {
-            report.fail(check, error.to_string(), how_to_reach(&error, endpoint, key));
+            report.fail(check, error.to_string(), how_to_reach(&error, key));
         }
         (None, _) => {}
     }
@@ -81,7 +81,7 @@ async fn described(remote: &Remote, about: &str, key: &str, report: &mut Report)
 }
 
 /// What to change when it could not be asked.
-fn how_to_reach(error: &Error, endpoint: &Endpoint, key: &str) -> String {
+fn how_to_reach(error: &Error, key: &str) -> String {
     match error {
         Error::Metadata(MetadataError::AnotherIssuer { said, .. }) => format!(
             "{key}.issuer = \"{said}\", if that is the right realm; otherwise Keycloak's `hostname` option, or Realm settings > \
@@ -91,15 +91,22 @@ fn how_to_reach(error: &Error, endpoint: &Endpoint, key: &str) -> String {
             "{key}.issuer: Keycloak's is https://HOST/realms/REALM, in Realm settings > General > Endpoints > OpenID Endpoint \
              Configuration"
         ),
-        Error::Client(client::Error::Connect { proxy: Some(proxy), .. }) => format!(
-            "HTTPS_PROXY, NO_PROXY: does {proxy} lead to {}, or should its host stand in NO_PROXY? Otherwise {key}.ca_file",
-            endpoint.discovery_url
-        ),
-        Error::Client(client::Error::Connect { proxy: None, .. }) => format!(
-            "{key}.issuer, or {key}.internal_url when this machine reaches it under another address, or {key}.ca_file when its \
-             certificate is not signed by an authority that the system knows: is {} answering?",
-            endpoint.discovery_url
-        ),
+        Error::Client(client::Error::Connect(unreached)) => match &unreached.proxy {
+            Some(proxy) => format!(
+                "{}: does the proxy lead to {}, without looking inside? Or NO_PROXY, to reach it straight. {key}.ca_file when the \
+                 provider's own certificate is not signed by an authority that the system knows",
+                proxy.variable, unreached.to
+            ),
+            None => format!(
+                "{key}.issuer, or {key}.internal_url when this machine reaches it under another address, HTTPS_PROXY when it \
+                 reaches it only through a proxy, or {key}.ca_file when its certificate is not signed by an authority that the \
+                 system knows: is {} answering?",
+                unreached.to
+            ),
+        },
+        Error::Client(client::Error::Barred { to, variable }) => {
+            format!("{variable}: http://HOST:PORT, or {to} in NO_PROXY to reach it straight")
+        }
         Error::Client(client::Error::Unsafe(_)) | Error::Metadata(MetadataError::Unsafe(_)) => {
             format!("https, or {key}.internal_url for plain HTTP inside the cluster")
         }
@@ -361,7 +368,7 @@ impl One<'_> {
 
     async fn clock(&self, clock: &Clock, report: &mut Report) {
         let check = self.check("clock");
-        let url = self.provider.remote.endpoint().discovery_url.clone();
+        let url = self.provider.remote.endpoint().description_url();
         let Ok(answer) = self.get(&url).await else { return };
         let date = answer.headers().get(header::DATE).and_then(|date| date.to_str().ok());
         let Some(there) = date.and_then(|date| OffsetDateTime::parse(date, &Rfc2822).ok()) else {

@@ -98,7 +98,7 @@ async fn a_realm_that_is_not_there_is_told_from_a_server_that_is_not() {
         &report(&provider, &away, None).await,
         "provider keycloak: description",
         Outcome::Failed,
-        "is http://127.0.0.1:1/realms/test answering?",
+        "is http://127.0.0.1:1 answering?",
     );
 }
 

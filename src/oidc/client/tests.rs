@@ -109,8 +109,11 @@ async fn whoever_answers_at_the_end_of_the_tunnel_must_be_the_provider() {
     let error = get(&way.client("{}", &[]), "https://other.example:8443/certs").await.unwrap_err();
     assert!(way.heads().join("").starts_with("CONNECT other.example:8443 "));
     let text = error.to_string();
-    assert!(text.starts_with(&format!("cannot be reached through the proxy http://{}/: ", way.address)), "{text}");
-    assert!(text.contains("certificate"), "{text}");
+    let expected = format!(
+        "https://other.example:8443 cannot be reached through the proxy http://{}/ (HTTPS_PROXY): ",
+        way.address
+    );
+    assert!(text.starts_with(&expected) && text.contains("certificate"), "{text}");
 }
 
 #[tokio::test]
@@ -130,14 +133,33 @@ async fn a_proxy_that_refuses_is_named_and_its_password_is_not() {
 }
 
 #[tokio::test]
-async fn what_is_listed_or_on_this_machine_is_reached_straight() {
+async fn a_proxy_that_says_nothing_is_given_up_before_anything_was_sent() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let way = WayOut::start("200 OK").await;
-    let client = way.client("http://{}", &[("NO_PROXY", "internal.invalid, 10.0.0.0/8")]);
-    for url in
-        ["https://keycloak.internal.invalid/", "https://127.0.0.1:1/", "https://localhost:1/", "https://[::1]:1/"]
-    {
+    let client = way.client(&silent.local_addr().unwrap().to_string(), &[]);
+    let url = "https://keycloak.example/".parse().unwrap();
+    let error = client.get(&url, "*/*", None, PATIENCE).await.unwrap_err();
+    assert!(matches!(&error, Error::Connect(_)) && error.to_string().contains("did not connect us"), "{error}");
+    assert!(!error.may_have_arrived());
+}
+
+#[tokio::test]
+async fn what_is_no_proxy_is_never_called() {
+    let way = WayOut::start("200 OK").await;
+    let error = get(&way.client("socks5://ann:hidden@{}", &[]), "https://keycloak.example/certs").await.unwrap_err();
+    let expected = "https://keycloak.example cannot be reached: HTTPS_PROXY names no proxy of the form \
+                    http://[USER:PASSWORD@]HOST:PORT";
+    assert_eq!(error.to_string(), expected);
+    assert!(way.heads().is_empty());
+}
+
+#[tokio::test]
+async fn what_is_on_this_machine_is_reached_straight() {
+    let way = WayOut::start("200 OK").await;
+    let client = way.client("http://{}", &[]);
+    for url in ["https://127.0.0.1:1", "https://localhost:1", "https://[::1]:1", "http://127.0.0.1:1"] {
         let text = get(&client, url).await.unwrap_err().to_string();
-        assert!(text.starts_with("cannot be reached: "), "{text}");
+        assert!(text.starts_with(&format!("{url} cannot be reached: ")), "{text}");
     }
     assert!(way.heads().is_empty());
 }

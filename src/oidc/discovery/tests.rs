@@ -80,11 +80,11 @@ fn with_an_internal_url_we_go_there_and_browsers_do_not() {
     assert_eq!(metadata.end_session.unwrap().as_str(), "https://sso.example.com/realms/x/logout");
     let mut endpoint = endpoint(Some("http://keycloak.svc:8080"));
     assert_eq!(
-        description_of(&endpoint).as_str(),
+        endpoint.description_url().as_str(),
         "http://keycloak.svc:8080/realms/x/.well-known/openid-configuration"
     );
     endpoint.discovery_url = "https://elsewhere.example.com/d".parse().unwrap();
-    assert_eq!(description_of(&endpoint).as_str(), "https://elsewhere.example.com/d");
+    assert_eq!(endpoint.description_url().as_str(), "https://elsewhere.example.com/d");
 }
 
 #[test]
