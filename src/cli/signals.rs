@@ -21,8 +21,9 @@ pub(super) enum Stop {
 }
 
 impl Signals {
-    /// SIGTERM and SIGINT.
+    /// SIGTERM and SIGINT. SIGHUP ends nothing from now on: it makes files be looked at, which may be none.
     pub(super) fn listen() -> std::io::Result<Self> {
+        let _ = signal(SignalKind::hangup())?;
         let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         Ok(Self { terminate, interrupt, hangup: None })
     }

@@ -9,7 +9,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use url::Url;
 
@@ -203,38 +202,12 @@ pub(super) fn secret_file(path: &Path) -> Result<String, String> {
     if text.is_empty() { Err(format!("{} is empty", path.display())) } else { Ok(text.to_owned()) }
 }
 
-/// The certificate chain, leaf first.
-pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let cannot =
-        |error: rustls_pki_types::pem::Error| format!("{} cannot be read: {}", path.display(), pem_error(&error));
-    let chain: Vec<_> = CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(cannot)?;
-    if chain.is_empty() {
-        return Err(format!("{} holds no PEM certificate", path.display()));
-    }
-    Ok(chain)
-}
-
-pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
-    PrivateKeyDer::from_pem_file(path)
-        .map_err(|error| format!("{} cannot be read: {}", path.display(), pem_error(&error)))
-}
-
 /// Whether the key belongs to the first certificate.
 pub(super) fn belongs(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<(), String> {
     let provider = rustls::crypto::aws_lc_rs::default_provider();
     rustls::sign::CertifiedKey::from_der(chain, key, &provider)
         .map(|_| ())
         .map_err(|error| format!("does not belong to the first certificate of server.tls.cert ({error})"))
-}
-
-/// Not the error's own text, which may quote the file.
-fn pem_error(error: &rustls_pki_types::pem::Error) -> String {
-    use rustls_pki_types::pem::Error;
-    match error {
-        Error::Io(error) => error.to_string(),
-        Error::NoItemsFound => "it holds no PEM of the expected kind".to_owned(),
-        _ => "it is not PEM".to_owned(),
-    }
 }
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];

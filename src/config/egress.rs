@@ -1,6 +1,6 @@
 //! How calls to identity providers leave this machine: straight, or through the proxy that `HTTPS_PROXY` names.
 //!
-//! `HTTPS_PROXY` and `NO_PROXY`, in capitals or not, mean what they mean to Go's programs. Only TLS goes through a proxy.
+//! `HTTPS_PROXY` and `NO_PROXY`, in capitals or not, are read as Go's programs read them. Only TLS goes through a proxy.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -57,7 +57,7 @@ impl Egress {
         };
         let Some((variable, proxy)) = given(["HTTPS_PROXY", "https_proxy"]) else { return Self::default() };
         let hosts = given(["NO_PROXY", "no_proxy"]).map_or_else(String::new, |(_, hosts)| hosts);
-        let entries = hosts.split(|c: char| c == ',' || c.is_whitespace()).filter(|entry| !entry.is_empty());
+        let entries = hosts.split(',').map(str::trim).filter(|entry| !entry.is_empty());
         let proxy = Proxy::parse(variable, &proxy).ok_or(variable);
         Self(Some(Arc::new(Gate { proxy, straight: entries.filter_map(Exception::parse).collect() })))
     }
@@ -78,16 +78,17 @@ impl Egress {
 }
 
 impl Proxy {
-    /// `[http://][USER:PASSWORD@]HOST[:PORT]`
+    /// `[http://][USER:PASSWORD@]HOST[:PORT][/]`
     fn parse(variable: &'static str, text: &str) -> Option<Self> {
-        let url = if text.contains("://") { text.parse::<Url>() } else { format!("http://{text}").parse() };
-        // Of anything else, a part of a password may have become a host or a path.
-        let url = url.ok().filter(|url| url.scheme() == "http" && url.path() == "/")?;
-        if url.query().is_some() || url.fragment().is_some() {
+        let rest = text.strip_prefix("http://").unwrap_or(text);
+        let authority = rest.strip_suffix('/').unwrap_or(rest);
+        // With any of these, a part of a password could be taken for a host, or the scheme is another.
+        if authority.contains(|c: char| matches!(c, '/' | '\\' | '?' | '#') || c.is_whitespace() || c.is_control()) {
             return None;
         }
-        let authority = format!("{}:{}", url.host_str()?, url.port_or_known_default()?);
-        let uri = Uri::builder().scheme(Scheme::HTTP).authority(authority).path_and_query("/").build().ok()?;
+        let url = Url::parse(&format!("http://{authority}")).ok()?;
+        let address = format!("{}:{}", url.host_str()?, url.port_or_known_default()?);
+        let uri = Uri::builder().scheme(Scheme::HTTP).authority(address).path_and_query("/").build().ok()?;
         let (user, password) = (url.username(), url.password().unwrap_or_default());
         let credential = if user.is_empty() && password.is_empty() { None } else { Some(basic(user, password)?) };
         Some(Self { variable, uri, credential })
@@ -121,36 +122,38 @@ enum Hosts {
 }
 
 impl Exception {
-    /// `*`, an address, a network, a name and all below it, or (`.name`, `*.name`) only what is below; but for networks perhaps
-    /// with a port. What is none of these covers nothing.
+    /// `*`, an address, a network, a name and all below it, or (`.name`, `*.name`) only what is below. Addresses and names
+    /// perhaps with a port. What is none of these covers nothing.
     fn parse(entry: &str) -> Option<Self> {
-        if let Ok(network) = entry.parse() {
+        if entry == "*" {
+            return Some(Self { hosts: Hosts::All, port: None });
+        }
+        if let Some(network) = entry.parse().ok().or_else(|| alone(entry)) {
             return Some(Self { hosts: Hosts::Network(network), port: None });
         }
-        if let Ok(ip) = entry.trim_matches(['[', ']']).parse::<IpAddr>() {
-            return Some(Self { hosts: Hosts::Network(ip.into()), port: None });
+        let (text, port) = entry.rsplit_once(':').unwrap_or((entry, ""));
+        if !port.bytes().all(|digit| digit.is_ascii_digit()) {
+            return None;
         }
-        let (name, port) = match entry.rsplit_once(':') {
-            Some((name, port)) => (name, Some(port.parse().ok()?)),
-            None => (entry, None),
-        };
-        if name == "*" {
-            return Some(Self { hosts: Hosts::All, port });
+        let port = if port.is_empty() { None } else { Some(port.parse().ok()?) };
+        if let Some(network) = alone(text) {
+            return Some(Self { hosts: Hosts::Network(network), port });
         }
-        let below = name.strip_prefix("*.").or_else(|| name.strip_prefix('.'));
-        let hosts = match host(below.unwrap_or(name))? {
-            Host::Domain(name) => Hosts::Domain { name, itself: below.is_none() },
-            Host::Ipv4(ip) => Hosts::Network(IpAddr::from(ip).into()),
-            Host::Ipv6(ip) => Hosts::Network(IpAddr::from(ip).into()),
-        };
-        Some(Self { hosts, port })
+        let below = text.strip_prefix("*.").or_else(|| text.strip_prefix('.'));
+        match host(below.unwrap_or(text))? {
+            Host::Domain(name) => Some(Self { hosts: Hosts::Domain { name, itself: below.is_none() }, port }),
+            // Written as nobody means it, such as `192.168.`.
+            Host::Ipv4(_) | Host::Ipv6(_) => None,
+        }
     }
 
     fn covers(&self, host: &Host<String>, port: u16) -> bool {
         let covers = match (&self.hosts, host) {
             (Hosts::All, _) => true,
-            (Hosts::Network(network), Host::Ipv4(ip)) => network.contains(&IpAddr::from(*ip)),
-            (Hosts::Network(network), Host::Ipv6(ip)) => network.contains(&ip.to_canonical()),
+            (Hosts::Network(network), Host::Ipv4(ip)) => network.contains(&IpAddr::V4(*ip)),
+            (Hosts::Network(network), Host::Ipv6(ip)) => {
+                network.contains(&ip.to_canonical()) || network.contains(&IpAddr::V6(*ip))
+            }
             (Hosts::Domain { name, itself }, Host::Domain(host)) => match host.strip_suffix(name.as_str()) {
                 Some("") => *itself,
                 Some(below) => below.ends_with('.'),
@@ -162,7 +165,14 @@ impl Exception {
     }
 }
 
+/// A network of one address, which may stand in brackets.
+fn alone(text: &str) -> Option<IpNet> {
+    let inside = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    inside.parse().ok().map(|ip: IpAddr| ip.to_canonical().into())
+}
+
 /// In one spelling: lower case, IDNA, without the root's dot.
 fn host(text: &str) -> Option<Host<String>> {
-    Host::parse(text.strip_suffix('.').unwrap_or(text)).ok()
+    let text = text.strip_suffix('.').unwrap_or(text);
+    if text.contains('%') { None } else { Host::parse(text).ok() }
 }

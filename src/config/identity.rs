@@ -14,7 +14,7 @@ use url::Url;
 
 use super::parse::{DAY, each, optional};
 use super::report::Report;
-use super::{checks, raw};
+use super::{checks, pem, raw};
 
 /// An identity provider that people sign in at.
 #[derive(Clone, Debug)]
@@ -346,8 +346,7 @@ fn endpoint(at: &impl Fn(&str) -> String, raw: &raw::Endpoint, report: &mut Repo
         None => checks::provider_url(&well_known).ok(),
     };
     let internal = optional(raw.internal_url.as_deref(), |url| report.check(&at("internal_url"), checks::origin(url)));
-    let ca =
-        optional(raw.ca_file.as_deref(), |path| report.check(&at("ca_file"), checks::certificates(Path::new(path))));
+    let ca = optional(raw.ca_file.as_deref(), |path| report.check(&at("ca_file"), pem::certificates(Path::new(path))));
     let algorithms = each(&at("algorithms"), &raw.algorithms, algorithm, report);
     if raw.algorithms.is_empty() {
         report.add(&at("algorithms"), "must name at least one, such as RS256");

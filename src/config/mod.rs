@@ -19,6 +19,7 @@ mod identity;
 mod layers;
 mod load;
 mod parse;
+mod pem;
 mod raw;
 mod report;
 mod schema;
@@ -30,6 +31,7 @@ pub use identity::{
 };
 pub use layers::Environment;
 pub use load::{Flags, Setting, load, load_from};
+pub use pem::{certificates, private_key};
 pub use report::{Origin, Problem, Problems};
 
 /// Everything the proxy was told. Built only by [`load()`].

@@ -11,7 +11,7 @@ use url::Url;
 use super::egress::Egress;
 use super::report::Report;
 use super::{
-    Admin, Authn, Authz, Bootstrap, Config, Log, Provider, Server, Store, Tls, Upstream, checks, identity, raw,
+    Admin, Authn, Authz, Bootstrap, Config, Log, Provider, Server, Store, Tls, Upstream, checks, identity, pem, raw,
 };
 use crate::mlflow::Feature;
 
@@ -110,8 +110,8 @@ fn tls(raw: &raw::Tls, report: &mut Report) -> Option<Option<Tls>> {
             return None;
         }
     };
-    let chain = report.check("server.tls.cert", checks::certificates(cert));
-    let private = report.check("server.tls.key", checks::private_key(key));
+    let chain = report.check("server.tls.cert", pem::certificates(cert));
+    let private = report.check("server.tls.key", pem::private_key(key));
     report.check("server.tls.key", checks::belongs(chain?, private?))?;
     Some(Some(Tls { cert: cert.to_owned(), key: key.to_owned() }))
 }

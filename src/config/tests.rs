@@ -343,6 +343,9 @@ fn a_proxy_that_is_none_bars_the_way_and_shows_no_password() {
         "http://out:3128?hidden",
         "http://ann:hid/den@out:3128",
         "http://ann:12/hidden@out:3128",
+        "http://ann:12/hidden@out:3128/..",
+        "http://ann:hid\tden@out:3128",
+        "http://ann:hid\\den@out:3128",
         "http://ann:hid#den@out:3128",
     ] {
         assert_eq!(way(&[("HTTPS_PROXY", proxy)], "https://keycloak.example/"), "HTTPS_PROXY", "{proxy}");
@@ -368,7 +371,7 @@ fn a_proxy_that_is_none_bars_the_way_and_shows_no_password() {
 }
 
 #[test]
-fn no_proxy_means_what_it_means_to_go() {
+fn no_proxy_is_read_as_go_reads_it() {
     for (list, to, straight) in [
         ("keycloak.example", "https://keycloak.example/", true),
         ("KEYCLOAK.example.", "https://Keycloak.Example./", true),
@@ -379,11 +382,16 @@ fn no_proxy_means_what_it_means_to_go() {
         ("*.keycloak.example", "https://keycloak.example/", false),
         ("cloak.example", "https://keycloak.example/", false),
         ("keycloak.example.com", "https://keycloak.example/", false),
-        ("a, b keycloak.example", "https://keycloak.example/", true),
+        ("a,  keycloak.example ,b", "https://keycloak.example/", true),
+        ("a keycloak.example", "https://keycloak.example/", false),
         ("keycloak.example:443", "https://keycloak.example/", true),
         ("keycloak.example:8443", "https://keycloak.example/", false),
         ("keycloak.example:8443", "https://keycloak.example:8443/", true),
+        ("keycloak.example:", "https://keycloak.example:8443/", true),
         ("keycloak.example:x", "https://keycloak.example/", false),
+        ("keycloak.example:+443", "https://keycloak.example/", false),
+        ("keycloak.exampl%65", "https://keycloak.example/", false),
+        ("*:443", "https://keycloak.example/", false),
         ("b\u{fc}cher.example", "https://xn--bcher-kva.example/", true),
         ("*", "https://keycloak.example/", true),
         ("*", "https://10.0.0.1/", true),
@@ -394,6 +402,12 @@ fn no_proxy_means_what_it_means_to_go() {
         ("10.0.0.1:8443", "https://10.0.0.1:8443/", true),
         ("10.0.0.1:8443", "https://10.0.0.1/", false),
         ("10.0.0.1", "https://[::ffff:10.0.0.1]/", true),
+        ("::ffff:10.0.0.1", "https://10.0.0.1/", true),
+        ("192.168.", "https://192.0.0.168/", false),
+        ("10", "https://0.0.0.10/", false),
+        ("010.0.0.1", "https://8.0.0.1/", false),
+        (".8.8.8.8", "https://8.8.8.8/", false),
+        ("[10.0.0.1]:443", "https://10.0.0.1/", true),
         ("2001:db8::1", "https://[2001:db8::1]/", true),
         ("[2001:db8::1]", "https://[2001:db8::1]/", true),
         ("[2001:db8::1]:443", "https://[2001:db8::1]/", true),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::Full;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
@@ -27,8 +27,9 @@ use crate::http::{ReadError, read_bounded};
 /// How long a call takes at most unless somebody is more patient or less.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 const CONNECT: Duration = Duration::from_secs(3);
-/// To the proxy on the way out, and by it to the provider. Less than anybody's patience: what never left is not "perhaps arrived".
-const TUNNEL: Duration = Duration::from_secs(6);
+/// From the look-up of a name to the end of the TLS handshake, through whatever proxy. Less than [`PATIENCE`]: what never left did
+/// not "perhaps arrive".
+const REACH: Duration = Duration::from_secs(8);
 const IDLE: Duration = Duration::from_secs(10);
 /// Metadata, key sets, tokens, user info. Real ones have a few kilobytes.
 const MAX_BYTES: usize = 1024 * 1024;
@@ -94,7 +95,7 @@ pub struct Unreached {
 /// A pooled client for one provider. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Client {
-    pool: legacy::Client<HttpsConnector<Way>, Full<Bytes>>,
+    pool: legacy::Client<Reach, Full<Bytes>>,
     egress: Egress,
     /// Plain HTTP is spoken with nobody else but this machine.
     internal: Option<Url>,
@@ -120,7 +121,11 @@ impl Client {
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(4)
             .http1_max_buf_size(BUFFER_BYTES);
-        Ok(Self { pool: builder.build(connector), egress: egress.clone(), internal: endpoint.internal_url.clone() })
+        Ok(Self {
+            pool: builder.build(Reach(connector)),
+            egress: egress.clone(),
+            internal: endpoint.internal_url.clone(),
+        })
     }
 
     /// The proxy that calls to this place go through.
@@ -206,6 +211,28 @@ impl Client {
     }
 }
 
+/// Connects in time or not at all.
+#[derive(Clone, Debug)]
+struct Reach(HttpsConnector<Way>);
+
+impl Service<Uri> for Reach {
+    type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
+    type Error = BoxError;
+    type Future = Connecting<Self::Response>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, to: Uri) -> Self::Future {
+        let connecting = tokio::time::timeout(REACH, self.0.call(to));
+        Box::pin(async move { connecting.await.map_err(|_| format!("no connection within {REACH:?}"))? })
+    }
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+type Connecting<S> = Pin<Box<dyn Future<Output = Result<S, BoxError>> + Send>>;
+
 /// The way to a host: straight, or through a tunnel that the proxy on the way out digs (RFC 9110 §9.3.6).
 #[derive(Clone, Debug)]
 struct Way {
@@ -215,8 +242,8 @@ struct Way {
 
 impl Service<Uri> for Way {
     type Response = TokioIo<TcpStream>;
-    type Error = Box<dyn std::error::Error + Send + Sync>;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+    type Error = BoxError;
+    type Future = Connecting<Self::Response>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.straight.poll_ready(context).map_err(Into::into)
@@ -237,10 +264,7 @@ impl Service<Uri> for Way {
             None => tunnel,
         };
         let connecting = tunnel.call(to);
-        Box::pin(async move {
-            let dug = tokio::time::timeout(TUNNEL, connecting).await;
-            Ok(dug.map_err(|_| format!("it did not connect us within {TUNNEL:?}"))??)
-        })
+        Box::pin(async move { Ok(connecting.await?) })
     }
 }
 

@@ -314,9 +314,14 @@ fn tls_problems_name_the_file() {
         tls::Acceptor::load(&config::Tls { cert: cert.to_owned(), key: key.to_owned() }).unwrap_err().to_string()
     };
     let missing = folder.path().join("missing.pem");
-    assert!(problem(&missing, &good.key).contains("missing.pem` cannot be read"));
-    assert!(problem(&empty, &good.key).contains("empty.pem` holds no certificate"));
-    assert!(problem(&good.cert, &empty).contains("empty.pem` holds no private key"));
+    assert!(problem(&missing, &good.key).contains("missing.pem cannot be read"));
+    assert!(problem(&empty, &good.key).contains("empty.pem holds no PEM certificate"));
+    assert!(problem(&good.cert, &empty).contains("empty.pem cannot be read: it holds no PEM"));
+    assert!(problem(&good.cert, Path::new("/dev/zero")).contains("/dev/zero cannot be read: it is no file"));
+    // As it comes out of an environment variable; a parser's own words would quote it.
+    let key = std::fs::read_to_string(&good.key).unwrap();
+    std::fs::write(&empty, key.replace('\n', "\\n")).unwrap();
+    assert_eq!(problem(&good.cert, &empty), format!("{} cannot be read: it is not PEM", empty.display()));
     let other = tempfile::tempdir().unwrap();
     assert!(problem(&good.cert, &certificate(other.path()).key).contains("do not work together"));
 }
@@ -331,16 +336,16 @@ async fn a_renewed_certificate_is_served_to_whoever_comes_next_and_a_broken_one_
     let server = start_tls(config(), Some(acceptor.clone())).await;
     let mut before = tls_connect(&server, &first, b"http/1.1").await;
 
-    assert!(!acceptor.reload().unwrap(), "nothing is new");
+    assert!(!acceptor.reload().await.unwrap(), "nothing is new");
     std::fs::copy(&renewed.cert, &files.cert).unwrap();
-    assert!(acceptor.reload().unwrap_err().to_string().contains("do not work together"));
+    assert!(acceptor.reload().await.unwrap_err().to_string().contains("do not work together"));
     tls_connect(&server, &first, b"http/1.1").await;
     std::fs::copy(&renewed.key, &files.key).unwrap();
-    assert!(acceptor.reload().unwrap());
+    assert!(acceptor.reload().await.unwrap());
     tls_connect(&server, &renewed, b"http/1.1").await;
 
     std::fs::remove_file(&files.cert).unwrap();
-    assert!(acceptor.reload().is_err());
+    assert!(acceptor.reload().await.is_err());
     tls_connect(&server, &renewed, b"http/1.1").await;
     before.write_all(b"GET /s HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
     let mut answer = String::new();

@@ -4,13 +4,13 @@
 
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
-use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
@@ -22,17 +22,16 @@ use crate::config;
 /// Why TLS cannot start. Names the file.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("`{}` cannot be read: {source}", path.display())]
-    Unreadable { path: PathBuf, source: pem::Error },
-    #[error("`{}` holds no certificate in PEM form", path.display())]
-    NoCertificate { path: PathBuf },
-    #[error("`{}` holds no private key in PEM form", path.display())]
-    NoKey { path: PathBuf },
+    #[error("{0}")]
+    Unreadable(String),
     #[error("certificate `{}` and key `{}` do not work together: {source}", cert.display(), key.display())]
     Mismatch { cert: PathBuf, key: PathBuf, source: rustls::Error },
     #[error("TLS cannot be set up: {0}")]
     Provider(rustls::Error),
 }
+
+/// Between noticing that the files changed and believing them.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// Turns a TCP connection into a TLS one. Clones share what is served.
 #[derive(Clone)]
@@ -63,17 +62,31 @@ impl Acceptor {
         Ok(Self { files: config.clone(), served: Arc::new(ArcSwap::from_pointee(served)) })
     }
 
-    /// Loads them again, and serves them from now on if the chain is another one, which is what it says. Reads files.
+    /// Loads them again, and serves them from now on if the chain is another one, which is what it says. Takes a second when
+    /// anything changed.
     ///
     /// # Errors
     /// As [`Acceptor::load`]. What was served still is.
-    pub fn reload(&self) -> Result<bool, Error> {
-        let loaded = Served::load(&self.files)?;
-        let is_new = loaded.chain != self.served.load().chain;
+    pub async fn reload(&self) -> Result<bool, Error> {
+        let is_new = |loaded: &Served| loaded.chain != self.served.load().chain;
+        if self.load_aside().await.is_ok_and(|loaded| !is_new(&loaded)) {
+            return Ok(false);
+        }
+        // Whoever renews writes two files, each perhaps in pieces: what they say counts once they had time to be whole.
+        tokio::time::sleep(SETTLE).await;
+        let loaded = self.load_aside().await?;
+        let is_new = is_new(&loaded);
         if is_new {
             self.served.store(Arc::new(loaded));
         }
         Ok(is_new)
+    }
+
+    /// Files may be slow.
+    async fn load_aside(&self) -> Result<Served, Error> {
+        let files = self.files.clone();
+        let loaded = tokio::task::spawn_blocking(move || Served::load(&files)).await;
+        loaded.unwrap_or_else(|_| Err(Error::Unreadable("the files could not be looked at".to_owned())))
     }
 
     /// Until when the certificate that is served is valid; `None` when that cannot be read.
@@ -90,8 +103,8 @@ impl Acceptor {
 
 impl Served {
     fn load(files: &config::Tls) -> Result<Self, Error> {
-        let chain = chain(&files.cert)?;
-        let key = key(&files.key)?;
+        let chain = config::certificates(&files.cert).map_err(Error::Unreadable)?;
+        let key = config::private_key(&files.key).map_err(Error::Unreadable)?;
         let provider = rustls::crypto::aws_lc_rs::default_provider();
         let ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().map_err(Error::Provider)?;
         let mut tls = ServerConfig::builder_with_provider(Arc::new(provider))
@@ -104,18 +117,4 @@ impl Served {
         tls.ticketer = ticketer;
         Ok(Self { chain, tls: Arc::new(tls) })
     }
-}
-
-fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let unreadable = |source| Error::Unreadable { path: path.to_path_buf(), source };
-    let chain =
-        CertificateDer::pem_file_iter(path).map_err(unreadable)?.collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
-    if chain.is_empty() { Err(Error::NoCertificate { path: path.to_path_buf() }) } else { Ok(chain) }
-}
-
-fn key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
-    PrivateKeyDer::from_pem_file(path).map_err(|source| match source {
-        pem::Error::NoItemsFound => Error::NoKey { path: path.to_path_buf() },
-        source => Error::Unreadable { path: path.to_path_buf(), source },
-    })
 }

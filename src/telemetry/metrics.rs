@@ -255,14 +255,13 @@ impl Metrics {
         self.policy_loads.with_label_values(&[file, if holds { "loaded" } else { "refused" }]).inc();
     }
 
-    /// Notes whether the TLS files, as they were just read, are served.
-    pub fn tls_certificate_read(&self, is_served: bool) {
-        self.tls_certificate_loaded.with_label_values::<&str>(&[]).set(is_served.into());
-    }
-
-    /// Notes the end of the certificate that is served, in seconds of Unix time.
-    pub fn tls_certificate_ends(&self, seconds: i64) {
-        self.tls_certificate_not_after.with_label_values::<&str>(&[]).set(seconds);
+    /// Notes whether the TLS files, as they stand, are served, and the end of the certificate that is, in seconds of Unix time.
+    pub fn tls_certificate(&self, is_loaded: bool, not_after: Option<i64>) {
+        self.tls_certificate_loaded.with_label_values::<&str>(&[]).set(is_loaded.into());
+        match not_after {
+            Some(seconds) => self.tls_certificate_not_after.with_label_values::<&str>(&[]).set(seconds),
+            None => self.tls_certificate_not_after.reset(),
+        }
     }
 
     /// Says which MLflow is behind us; one at a time.

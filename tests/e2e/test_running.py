@@ -303,6 +303,13 @@ def refuses(port):
     return False
 
 
+def test_a_hangup_ends_nothing(start_proxy):
+    proxy = start_proxy()
+    proxy.process.child.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    assert proxy.admin().get(WHO).status_code == 200
+
+
 # ---- TLS
 
 
@@ -329,6 +336,9 @@ def test_a_renewed_certificate_is_served_without_a_restart(mlflow_server, tmp_pa
     first = tls.cert.read_text()
     proxy = Proxy(tmp_path / "proxy", mlflow_server.url, tls=tls).start()
 
+    def days_left():
+        return (proxy.counted("tls_certificate_not_after_seconds") - time.time()) / 86400
+
     def served():
         return ssl.get_server_certificate(("127.0.0.1", proxy.port)).strip()
 
@@ -340,23 +350,24 @@ def test_a_renewed_certificate_is_served_without_a_restart(mlflow_server, tmp_pa
 
     try:
         connected = requests.Session()
+        connected.trust_env = False
         connected.verify = str(tmp_path / "first.pem")
         (tmp_path / "first.pem").write_text(first)
         assert connected.get(proxy.url + "/health", timeout=5).ok
         assert served() == first.strip()
-        days = (proxy.counted("tls_certificate_not_after_seconds") - time.time()) / 86400
-        assert 1 < days < 3, "two days"
+        wait_until(lambda: 1 < days_left() < 3, 10, "two days")
+        assert proxy.counted("tls_certificate_loaded") == 1
 
         take(tls.cert, renewed.cert.read_text())
         take(tls.key, renewed.key.read_text())
         proxy.process.child.send_signal(signal.SIGHUP)
-        wait_until(lambda: served() == renewed.cert.read_text().strip(), 3, "SIGHUP is heard")
-        assert 89 < (proxy.counted("tls_certificate_not_after_seconds") - time.time()) / 86400 < 91
+        wait_until(lambda: served() == renewed.cert.read_text().strip(), 20, "the new one is served")
+        wait_until(lambda: 89 < days_left() < 91, 10, "and its end told")
         assert connected.get(proxy.url + "/health", timeout=5).ok, "who was connected stays so"
-        assert requests.get(proxy.url + "/health", timeout=5, verify=renewed.cert).ok
 
         take(tls.cert, first)
         wait_until(lambda: proxy.counted("tls_certificate_loaded") == 0, 20, "a key that does not fit is noticed")
+        time.sleep(6)
         assert served() == renewed.cert.read_text().strip()
         assert proxy.process.output().count("do not work together") == 1, proxy.process.output()
         take(tls.cert, renewed.cert.read_text())

@@ -133,14 +133,19 @@ async fn a_proxy_that_refuses_is_named_and_its_password_is_not() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_says_nothing_is_given_up_before_anything_was_sent() {
+async fn whoever_says_nothing_is_given_up_before_anything_was_sent() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent = silent.local_addr().unwrap();
     let way = WayOut::start("200 OK").await;
-    let client = way.client(&silent.local_addr().unwrap().to_string(), &[]);
-    let url = "https://keycloak.example/".parse().unwrap();
-    let error = client.get(&url, "*/*", None, PATIENCE).await.unwrap_err();
-    assert!(matches!(&error, Error::Connect(_)) && error.to_string().contains("did not connect us"), "{error}");
-    assert!(!error.may_have_arrived());
+    let given_up = async |proxy: &str, url: &str| {
+        let client = way.client(proxy, &[]);
+        let error = client.get(&url.parse().unwrap(), "*/*", None, PATIENCE).await.unwrap_err();
+        assert!(matches!(&error, Error::Connect(_)) && error.to_string().contains("no connection within"), "{error}");
+        assert!(!error.may_have_arrived());
+    };
+    // The proxy, and a provider in the middle of TLS.
+    let (silent, provider) = (silent.to_string(), format!("https://{silent}/"));
+    tokio::join!(given_up(&silent, "https://keycloak.example/"), given_up("{}", &provider));
 }
 
 #[tokio::test]
