@@ -3,6 +3,7 @@
 //! Pure, but for reading a bounded body.
 
 mod body;
+mod cause;
 mod cookie;
 mod forwarded;
 mod head;
@@ -12,6 +13,7 @@ mod reply;
 mod return_path;
 
 pub use body::{Body, BodyError, ReadError, Watcher, discard, read_bounded};
+pub use cause::cause;
 pub use cookie::{Keep, all_cookies, only_cookie, set_cookie};
 pub use forwarded::{client_address, from_upstream, to_upstream};
 pub use head::{HeadError, check, host, navigates};

@@ -232,3 +232,13 @@ fn mlflows_answer_loses_what_concerns_only_our_connection() {
     assert_eq!(names, ["content-disposition", "content-type", "location"]);
     assert_eq!(headers["location"], "/a?b=c");
 }
+
+#[test]
+fn a_cause_is_one_short_line() {
+    #[derive(Debug, thiserror::Error)]
+    #[error("client error (Connect)")]
+    struct Outer(#[source] std::io::Error);
+    assert_eq!(cause(&Outer(std::io::Error::other("Connection refused"))), "Connection refused");
+    let long = cause(&std::io::Error::other(format!("name \r\n\u{1b}[31m{}", "x".repeat(10_000))));
+    assert!(long.starts_with("name [31mxx") && long.chars().count() == 300, "{long}");
+}

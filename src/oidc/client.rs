@@ -22,7 +22,7 @@ use tower::Service;
 use url::Url;
 
 use crate::config::{self, Egress, Endpoint, Proxy, is_loopback};
-use crate::http::{ReadError, read_bounded};
+use crate::http::{ReadError, cause, read_bounded};
 
 /// How long a call takes at most unless somebody is more patient or less.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -44,7 +44,7 @@ pub enum Error {
     Barred { to: String, variable: &'static str },
     #[error("gave no answer within {0:?}")]
     TimedOut(Duration),
-    #[error("the connection broke: {}", innermost(.0))]
+    #[error("the connection broke: {}", cause(.0))]
     Broken(#[source] legacy::Error),
     #[error("the answer could not be read: {0}")]
     Unreadable(#[from] ReadError),
@@ -83,7 +83,7 @@ impl Error {
 
 /// Where no connection came about. Nothing was sent there.
 #[derive(Debug, thiserror::Error)]
-#[error("{to} cannot be reached{}: {}", through(.proxy.as_ref()), innermost(.source))]
+#[error("{to} cannot be reached{}: {}", through(.proxy.as_ref()), cause(.source))]
 pub struct Unreached {
     /// Scheme, host and port.
     pub to: String,
@@ -270,15 +270,6 @@ impl Service<Uri> for Way {
 
 fn through(proxy: Option<&Proxy>) -> String {
     proxy.map_or_else(String::new, |proxy| format!(" through the proxy {} ({})", proxy.uri, proxy.variable))
-}
-
-/// What happened in the end: hyper's own words are "client error (Connect)". A certificate's names may be in it, so not all.
-fn innermost(error: &legacy::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string().chars().filter(|c| !c.is_control()).take(300).collect()
 }
 
 impl<'c> openidconnect::AsyncHttpClient<'c> for Client {

@@ -21,16 +21,16 @@ pub use version::{NoVersion, Version};
 
 use crate::authz::Permit;
 use crate::config;
-use crate::http::{Body, ReadError, read_bounded};
+use crate::http::{Body, ReadError, cause, read_bounded};
 
 /// Why MLflow gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("MLflow cannot be reached: {0}")]
+    #[error("MLflow cannot be reached: {}", cause(.0))]
     Connect(#[source] legacy::Error),
     #[error("MLflow sent no response head within {0:?}")]
     TimedOut(Duration),
-    #[error("the connection to MLflow broke: {0}")]
+    #[error("the connection to MLflow broke: {}", cause(.0))]
     Broken(#[source] legacy::Error),
     #[error("MLflow's answer could not be read: {0}")]
     Unreadable(#[from] ReadError),
