@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 use tower::Service;
 use url::Url;
 
-use crate::config::{self, Egress, Endpoint, Proxy, is_loopback};
+use crate::config::{Egress, Endpoint, Proxy, Way, is_loopback};
 use crate::http::{ReadError, cause, read_bounded};
 
 /// How long a call takes at most unless somebody is more patient or less.
@@ -112,8 +112,10 @@ impl Client {
         connector.enforce_http(false);
         connector.set_connect_timeout(Some(CONNECT));
         let tls = HttpsConnectorBuilder::new().with_tls_config(tls(&endpoint.ca)?);
-        let connector =
-            tls.https_or_http().enable_http1().wrap_connector(Way { straight: connector, egress: egress.clone() });
+        let connector = tls
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(Connector { straight: connector, egress: egress.clone() });
         let mut builder = legacy::Client::builder(TokioExecutor::new());
         builder
             .pool_timer(TokioTimer::new())
@@ -131,8 +133,8 @@ impl Client {
     /// The proxy that calls to this place go through.
     pub(super) fn proxy_for(&self, to: &Uri) -> Option<&Proxy> {
         match self.egress.way_to(to) {
-            config::Way::Through(proxy) => Some(proxy),
-            config::Way::Straight | config::Way::Barred(_) => None,
+            Way::Through(proxy) => Some(proxy),
+            Way::Straight | Way::Barred(_) => None,
         }
     }
 
@@ -192,9 +194,9 @@ impl Client {
         }
         let to = || url.origin().ascii_serialization();
         let proxy = match self.egress.way_to(request.uri()) {
-            config::Way::Straight => None,
-            config::Way::Through(proxy) => Some(proxy.clone()),
-            config::Way::Barred(variable) => return Err(Error::Barred { to: to(), variable }),
+            Way::Straight => None,
+            Way::Through(proxy) => Some(proxy.clone()),
+            Way::Barred(variable) => return Err(Error::Barred { to: to(), variable }),
         };
         let request = request.map(|body| Full::new(Bytes::from(body)));
         let exchange = async {
@@ -213,7 +215,7 @@ impl Client {
 
 /// Connects in time or not at all.
 #[derive(Clone, Debug)]
-struct Reach(HttpsConnector<Way>);
+struct Reach(HttpsConnector<Connector>);
 
 impl Service<Uri> for Reach {
     type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
@@ -235,12 +237,12 @@ type Connecting<S> = Pin<Box<dyn Future<Output = Result<S, BoxError>> + Send>>;
 
 /// The way to a host: straight, or through a tunnel that the proxy on the way out digs (RFC 9110 §9.3.6).
 #[derive(Clone, Debug)]
-struct Way {
+struct Connector {
     straight: HttpConnector,
     egress: Egress,
 }
 
-impl Service<Uri> for Way {
+impl Service<Uri> for Connector {
     type Response = TokioIo<TcpStream>;
     type Error = BoxError;
     type Future = Connecting<Self::Response>;
@@ -251,12 +253,12 @@ impl Service<Uri> for Way {
 
     fn call(&mut self, to: Uri) -> Self::Future {
         let proxy = match self.egress.way_to(&to) {
-            config::Way::Straight => {
+            Way::Straight => {
                 let connecting = self.straight.call(to);
                 return Box::pin(async move { Ok(connecting.await?) });
             }
-            config::Way::Through(proxy) => proxy,
-            config::Way::Barred(variable) => return Box::pin(async move { Err(variable.into()) }),
+            Way::Through(proxy) => proxy,
+            Way::Barred(variable) => return Box::pin(async move { Err(variable.into()) }),
         };
         let tunnel = Tunnel::new(proxy.uri.clone(), self.straight.clone());
         let mut tunnel = match &proxy.credential {
