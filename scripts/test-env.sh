@@ -16,14 +16,22 @@ version=${1:-$ours}
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/mlflow-auth-proxy
 env=$cache/mlflow-$version
 
+dependencies=
 case $version in
     "$ours") mapfile -t requirements < <(sed 's/#.*//; /^ *$/d' "$file") ;;
     # It imports pkg_resources, breaks with what pandas 3 and SQLAlchemy 2.1 do differently, and before 2.11 there is no
     # extra `auth`, which brings Flask-WTF.
     2.*) requirements=("mlflow[auth]==$version" 'setuptools<80' 'pandas<3' 'sqlalchemy==2.0.58' 'flask-wtf==1.3.0') ;;
+    # It requires mlflow-skinny and mlflow-tracing 3.18.0, which were never published. The package mlflow contains their
+    # modules too, so it is installed without its requirements, over the dependencies of 3.17.2.
+    3.18.0)
+        requirements=("mlflow==$version" 'flask-wtf<2' 'python-multipart<1')
+        dependencies='mlflow[auth]==3.17.2'
+        ;;
     *) requirements=("mlflow[auth]==$version") ;;
 esac
 modules=(flask flask_wtf sqlalchemy requests)
+[ -z "$dependencies" ] || modules+=(python_multipart mlflow.server.fastapi_app)
 [ "$version" != "$ours" ] || modules+=(sklearn pytest pytest_timeout playwright.sync_api uvicorn)
 
 # The browser of tests/e2e/test_browser.py: Debian's, or the one that CHROMIUM names. Playwright's own is never downloaded.
@@ -88,7 +96,19 @@ make_it() {
         python3 -m venv "$env"
     fi
     say "Installing ${requirements[*]} (a minute or two) ..."
-    "$env/bin/python" -m pip install --quiet --disable-pip-version-check --no-input "${requirements[@]}" >&2
+    if [ -z "$dependencies" ]; then
+        pip install "${requirements[@]}"
+    else
+        pip install "$dependencies" "${requirements[@]:1}"
+        pip uninstall --yes mlflow mlflow-skinny mlflow-tracing
+        pip install --no-deps "${requirements[0]}"
+    fi
+}
+
+pip() {
+    local command=$1
+    shift
+    "$env/bin/python" -m pip "$command" --quiet --disable-pip-version-check --no-input "$@" >&2
 }
 
 system_packages

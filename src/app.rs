@@ -109,6 +109,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         audit: audit.clone(),
         clock: clock.clone(),
         user_names: config.log.user_names,
+        named: std::sync::Mutex::default(),
     };
     let effects = Effects::new(
         Arc::clone(&store),

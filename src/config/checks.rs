@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use url::Url;
 
-use super::LogFormat;
+use super::{LogFormat, UnknownFields};
 use crate::crypto::AccessToken;
 
 /// Whether this may be the password of an account.
@@ -188,6 +188,14 @@ pub(super) fn log_format(text: &str) -> Result<LogFormat, &'static str> {
         "json" => Ok(LogFormat::Json),
         "text" => Ok(LogFormat::Text),
         _ => Err("must be `json` or `text`"),
+    }
+}
+
+pub(super) fn unknown_fields(text: &str) -> Result<UnknownFields, &'static str> {
+    match text {
+        "drop" => Ok(UnknownFields::Drop),
+        "refuse" => Ok(UnknownFields::Refuse),
+        _ => Err("must be `drop` or `refuse`"),
     }
 }
 

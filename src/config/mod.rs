@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use secrecy::SecretString;
 
 use crate::authz::Permission;
-use crate::mlflow::Feature;
+use crate::mlflow::{Feature, ProviderHosts};
 
 mod checks;
 mod egress;
@@ -157,10 +157,23 @@ pub struct Authz {
     pub opened: Vec<Feature>,
     /// Whether administrators may use routes that the table does not know.
     pub unlisted_routes_for_admins: bool,
+    /// Hosts that MLflow may connect to for model providers.
+    pub provider_hosts: ProviderHosts,
+    /// Handling of request fields that no known version of MLflow has.
+    pub unknown_fields: UnknownFields,
     /// Grants beside the store's.
     pub policy_file: Option<PathBuf>,
     /// Grants that are tried beside the ones that hold, and never enforced.
     pub shadow_policy_file: Option<PathBuf>,
+}
+
+/// Handling of request fields that no known version of MLflow has. They reach MLflow in no case.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum UnknownFields {
+    /// Remove them from the request and forward the rest, so that clients newer than the proxy keep working.
+    Drop,
+    /// Answer 400.
+    Refuse,
 }
 
 /// What we write down.

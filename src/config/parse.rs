@@ -13,7 +13,7 @@ use super::report::Report;
 use super::{
     Admin, Authn, Authz, Bootstrap, Config, Log, Provider, Server, Store, Tls, Upstream, checks, identity, pem, raw,
 };
-use crate::mlflow::Feature;
+use crate::mlflow::{Feature, ProviderHost};
 
 /// Parses everything; `None` when a part could not be made, with the reasons in the report.
 pub(super) fn config(raw: raw::Raw, egress: Egress, report: &mut Report) -> Option<Config> {
@@ -242,12 +242,16 @@ fn authz(raw: &raw::Authz, report: &mut Report) -> Option<Authz> {
     let default = report.check("authz.default_permission", raw.default_permission.parse());
     let locations = each("authz.artifact_locations", &raw.artifact_locations, checks::artifact_location, report);
     let opened = each("authz.opened", &raw.opened, |word| word.parse::<Feature>(), report);
+    let hosts = each("authz.provider_hosts", &raw.provider_hosts, str::parse::<ProviderHost>, report);
+    let unknown = report.check("authz.unknown_fields", checks::unknown_fields(&raw.unknown_fields));
     Some(Authz {
         default_permission: default?,
         artifact_locations: locations?,
         authorship: raw.authorship,
         opened: opened?,
         unlisted_routes_for_admins: raw.unlisted_routes_for_admins,
+        unknown_fields: unknown?,
+        provider_hosts: hosts?.into_iter().collect(),
         policy_file: raw.policy_file.as_deref().map(PathBuf::from),
         shadow_policy_file: raw.shadow_policy_file.as_deref().map(PathBuf::from),
     })

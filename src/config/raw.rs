@@ -190,6 +190,8 @@ pub(super) struct Authz {
     pub(super) authorship: bool,
     pub(super) opened: Vec<String>,
     pub(super) unlisted_routes_for_admins: bool,
+    pub(super) unknown_fields: String,
+    pub(super) provider_hosts: Vec<String>,
     pub(super) policy_file: Option<String>,
     pub(super) shadow_policy_file: Option<String>,
 }
@@ -202,6 +204,8 @@ impl Default for Authz {
             authorship: true,
             opened: Vec::new(),
             unlisted_routes_for_admins: false,
+            unknown_fields: "drop".to_owned(),
+            provider_hosts: vec!["public".to_owned()],
             policy_file: None,
             shadow_policy_file: None,
         }

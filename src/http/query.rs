@@ -69,6 +69,24 @@ impl Query {
         }
     }
 
+    /// Keeps the pairs for which `keep` returns true; it may rewrite the values of those.
+    ///
+    /// # Errors
+    /// The first error of `keep`.
+    pub fn try_retain<E>(&mut self, mut keep: impl FnMut(&str, &mut String) -> Result<bool, E>) -> Result<(), E> {
+        let mut failed = None;
+        self.pairs.retain_mut(|(name, value)| {
+            if failed.is_some() {
+                return true;
+            }
+            keep(name, value).unwrap_or_else(|error| {
+                failed = Some(error);
+                true
+            })
+        });
+        failed.map_or(Ok(()), Err)
+    }
+
     /// Whether there is nothing to send.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -86,7 +104,9 @@ impl Query {
             // Writing to a `String` cannot fail.
             let _ = write!(text, "{}={}", utf8_percent_encode(name, ENCODED), utf8_percent_encode(value, ENCODED));
         }
-        text
+        // MLflow 2.10 replaces `%5B%5D` by `%5B0%5D` everywhere in a query, values included. The other case of the same
+        // digits means the same to every parser (RFC 3986 section 2.1).
+        if text.contains("%5B%5D") { text.replace("%5B%5D", "%5b%5d") } else { text }
     }
 }
 

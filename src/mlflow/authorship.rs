@@ -2,7 +2,7 @@
 //!
 //! An unmodified MLflow asks nobody who they are and stores what the client says. [`sign`] rewrites the canonical body:
 //! a field that only says who acts is always set; a tag that says it is set when a thing is made, and replaced wherever
-//! else it is given. Either spelling of a protobuf field is understood, and left in one.
+//! else it is given. The body has one spelling of each field: [`super::Schema`] rebuilt it.
 //!
 //! Left alone on purpose:
 //! - `mlflow.trace.user`: the user of the traced application, whom its author names (`mlflow.tracing.constant`); who
@@ -13,7 +13,7 @@
 
 use std::borrow::Cow;
 
-use super::locate::{invalid, take_spelling};
+use super::locate::{invalid, member};
 use super::{Json, LocateError};
 
 /// Where an operation's body says who did it.
@@ -32,6 +32,8 @@ pub enum Author {
     CreatedBy,
     /// `updated_by`
     UpdatedBy,
+    /// `last_updated_by`
+    LastUpdatedBy,
     /// `completed_by`, but not of what is opened again.
     CompletedBy,
     /// `assessment.source.source_id`, unless a judge or code assessed.
@@ -50,6 +52,25 @@ pub enum Author {
     DatasetRecords,
 }
 
+impl Author {
+    /// The field that holds the author; the operation's request must have it.
+    pub(super) const fn field(self) -> &'static str {
+        match self {
+            Self::Run | Self::PromptlabRun => "user_id",
+            Self::CreatedBy => "created_by",
+            Self::UpdatedBy => "updated_by",
+            Self::LastUpdatedBy => "last_updated_by",
+            Self::CompletedBy => "completed_by",
+            Self::Assessment => "assessment",
+            Self::Trace => "trace",
+            Self::TraceV2 | Self::TraceV2End => "request_metadata",
+            Self::Tags | Self::Dataset | Self::DatasetTags => "tags",
+            Self::Tag => "key",
+            Self::DatasetRecords => "records",
+        }
+    }
+}
+
 /// Puts the caller's name where the operation's author stands.
 ///
 /// # Errors
@@ -57,19 +78,32 @@ pub enum Author {
 pub fn sign(author: Author, body: &mut Json<'_>, name: &str) -> Result<(), LocateError> {
     match author {
         Author::Run => {
-            set(body, "user_id", name)?;
+            body.set("user_id", text(name));
             sign_list(body, "tags", name, Absent::Append)
         }
         Author::PromptlabRun => {
-            set(body, "user_id", name)?;
+            body.set("user_id", text(name));
             sign_list(body, "tags", name, Absent::Leave)
         }
         Author::Tags => sign_list(body, "tags", name, Absent::Leave),
         Author::Tag => sign_tag(body, name),
-        Author::CreatedBy => set(body, "created_by", name),
-        Author::UpdatedBy => set(body, "updated_by", name),
-        Author::CompletedBy => sign_completion(body, name),
-        Author::Assessment => match take_spelling(body, "assessment")? {
+        Author::CreatedBy => {
+            body.set("created_by", text(name));
+            Ok(())
+        }
+        Author::UpdatedBy => {
+            body.set("updated_by", text(name));
+            Ok(())
+        }
+        Author::LastUpdatedBy => {
+            body.set("last_updated_by", text(name));
+            Ok(())
+        }
+        Author::CompletedBy => {
+            sign_completion(body, name);
+            Ok(())
+        }
+        Author::Assessment => match member(body, "assessment") {
             None => Ok(()),
             Some(assessment) => sign_assessment(assessment, name),
         },
@@ -83,11 +117,11 @@ pub fn sign(author: Author, body: &mut Json<'_>, name: &str) -> Result<(), Locat
             sign_list(body, "request_metadata", name, Absent::Leave)
         }
         Author::Dataset => sign_written(body, "tags", "{}", |tags| sign_map(tags, "tags", name, Absent::Append)),
-        Author::DatasetTags => match take_spelling(body, "tags")? {
+        Author::DatasetTags => match member(body, "tags") {
             None => Ok(()),
             Some(_) => sign_written(body, "tags", "{}", |tags| sign_map(tags, "tags", name, Absent::Leave)),
         },
-        Author::DatasetRecords => match take_spelling(body, "records")? {
+        Author::DatasetRecords => match member(body, "records") {
             None => Ok(()),
             Some(_) => sign_written(body, "records", "[]", |records| sign_records(records, name)),
         },
@@ -101,14 +135,8 @@ enum Absent {
     Leave,
 }
 
-fn set(object: &mut Json<'_>, field: &str, name: &str) -> Result<(), LocateError> {
-    take_spelling(object, field)?;
-    object.set(field, text(name));
-    Ok(())
-}
-
 fn sign_tag(body: &mut Json<'_>, name: &str) -> Result<(), LocateError> {
-    let key = match take_spelling(body, "key")? {
+    let key = match member(body, "key") {
         None => return Ok(()),
         Some(Json::String(key)) => key,
         Some(other) => return Err(invalid("key", other, "a string")),
@@ -121,7 +149,7 @@ fn sign_tag(body: &mut Json<'_>, name: &str) -> Result<(), LocateError> {
 
 /// Tags as protobuf has them: a list of objects with `key` and `value`.
 fn sign_list(body: &mut Json<'_>, field: &str, name: &str, absent: Absent) -> Result<(), LocateError> {
-    let items = match take_spelling(body, field)? {
+    let items = match member(body, field) {
         None if matches!(absent, Absent::Leave) => return Ok(()),
         None => &mut Vec::new(),
         Some(Json::Array(items)) => items,
@@ -174,9 +202,9 @@ fn sign_map(map: &mut Json<'_>, field: &str, name: &str, absent: Absent) -> Resu
 }
 
 fn sign_trace(body: &mut Json<'_>, name: &str) -> Result<(), LocateError> {
-    let Some(trace) = take_spelling(body, "trace")? else { return Ok(()) };
-    let Some(info) = take_spelling(trace, "trace_info")? else { return Ok(()) };
-    match take_spelling(info, "assessments")? {
+    let Some(trace) = member(body, "trace") else { return Ok(()) };
+    let Some(info) = member(trace, "trace_info") else { return Ok(()) };
+    match member(info, "assessments") {
         None => {}
         Some(Json::Array(assessments)) => {
             for assessment in assessments {
@@ -185,10 +213,10 @@ fn sign_trace(body: &mut Json<'_>, name: &str) -> Result<(), LocateError> {
         }
         Some(other) => return Err(invalid("assessments", other, "a list")),
     }
-    if let Some(tags) = take_spelling(info, "tags")? {
+    if let Some(tags) = member(info, "tags") {
         sign_map(tags, "tags", name, Absent::Leave)?;
     }
-    match take_spelling(info, "trace_metadata")? {
+    match member(info, "trace_metadata") {
         Some(metadata) => sign_map(metadata, "trace_metadata", name, Absent::Append),
         None => {
             let mut metadata = Json::Object(Vec::new());
@@ -201,37 +229,22 @@ fn sign_trace(body: &mut Json<'_>, name: &str) -> Result<(), LocateError> {
 
 /// A person's assessment is the caller's. What is not clearly a judge's or a program's counts as a person's.
 fn sign_assessment(assessment: &mut Json<'_>, name: &str) -> Result<(), LocateError> {
-    let Some(source) = take_spelling(assessment, "source")? else { return Ok(()) };
+    let Some(source) = member(assessment, "source") else { return Ok(()) };
     if !matches!(source, Json::Object(_)) {
         return Err(invalid("source", source, "an object"));
     }
-    // Enums come by name or by number (`AssessmentSource.SourceType`).
-    let by_machine = match take_spelling(source, "source_type")? {
-        Some(Json::String(kind)) => matches!(kind.as_ref(), "LLM_JUDGE" | "CODE"),
-        Some(Json::Scalar(number)) => matches!(*number, "2" | "3"),
-        Some(Json::Array(_) | Json::Object(_)) | None => false,
-    };
-    if by_machine {
-        take_spelling(source, "source_id")?;
-        return Ok(());
+    if !matches!(source.text("source_type"), Some("LLM_JUDGE" | "CODE")) {
+        source.set("source_id", text(name));
     }
-    set(source, "source_id", name)
+    Ok(())
 }
 
-/// MLflow keeps nobody's name at a review that is opened again, and refuses one.
-fn sign_completion(body: &mut Json<'_>, name: &str) -> Result<(), LocateError> {
-    let open = match take_spelling(body, "status")? {
-        None | Some(Json::Scalar("0" | "1")) => true,
-        Some(Json::String(status)) => matches!(status.as_ref(), "PENDING" | "REVIEW_STATUS_UNSPECIFIED"),
-        Some(Json::Scalar(_) | Json::Array(_) | Json::Object(_)) => false,
-    };
-    take_spelling(body, "completed_by")?;
+/// MLflow keeps no name at a review that is opened again, and refuses one.
+fn sign_completion(body: &mut Json<'_>, name: &str) {
+    let open = matches!(body.text("status"), None | Some("PENDING" | "REVIEW_STATUS_UNSPECIFIED"));
     match body {
-        Json::Object(members) if open => {
-            members.retain(|(key, _)| key != "completed_by");
-            Ok(())
-        }
-        Json::Object(_) | Json::Scalar(_) | Json::String(_) | Json::Array(_) => set(body, "completed_by", name),
+        Json::Object(members) if open => members.retain(|(key, _)| key != "completed_by"),
+        Json::Object(_) | Json::Scalar(_) | Json::String(_) | Json::Array(_) => body.set("completed_by", text(name)),
     }
 }
 
@@ -261,7 +274,7 @@ fn sign_written(
     empty: &str,
     sign: impl FnOnce(&mut Json<'_>) -> Result<(), LocateError>,
 ) -> Result<(), LocateError> {
-    let written = match take_spelling(body, field)? {
+    let written = match member(body, field) {
         None => empty.to_owned(),
         // MLflow takes an empty string for none.
         Some(Json::String(written)) if written.is_empty() => empty.to_owned(),

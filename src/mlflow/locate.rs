@@ -52,6 +52,12 @@ pub enum LocateError {
     Repeated(String),
     #[error("The parameters '{0}' and '{1}' name different things; give one of them.")]
     Contradiction(String, String),
+    #[error("The parameters '{0}' and '{1}' exclude each other; give one of them.")]
+    Exclusive(String, String),
+    #[error("The key '{0}' holds a control character.")]
+    ControlCharacter(String),
+    #[error("The parameter '{0}' is not known. This proxy is configured to refuse unknown parameters.")]
+    Unknown(String),
     #[error("The request names more than {MAX_THINGS} different things. Send it in parts.")]
     TooMany,
     #[error(transparent)]
@@ -112,23 +118,26 @@ pub struct Found {
     pub missing: Option<String>,
 }
 
-/// A text field of the body in its one spelling; `None` when absent or `null`.
+/// Returns a text field of the body; `None` when absent or `null`.
 ///
 /// # Errors
-/// Not a string, or given in both spellings.
+/// Not a string.
 pub fn text_field(body: &mut Json<'_>, name: &str) -> Result<Option<String>, LocateError> {
-    match take_spelling(body, name)? {
+    match member(body, name) {
         None => Ok(None),
         Some(Json::String(text)) => Ok(Some(text.clone().into_owned())),
         Some(other) => Err(invalid(name, other, "a string")),
     }
 }
 
-/// A field that stands in the path and again in the body must be the same: MLflow acts on one or the other.
+/// A field that stands in the path and again in the body or the query must be the same: MLflow acts on one or the other.
 fn agree_with_path(input: &mut Input<'_, '_>) -> Result<(), LocateError> {
-    let Some(body) = input.body.as_deref_mut() else { return Ok(()) };
     for (name, value) in input.params {
-        if let Some(in_body) = text_field(body, name)?
+        if input.query.all(name).any(|in_query| in_query != *value) {
+            return Err(LocateError::Contradiction(format!("{name} (path)"), format!("{name} (query)")));
+        }
+        if let Some(body) = input.body.as_deref_mut()
+            && let Some(in_body) = text_field(body, name)?
             && in_body != *value
         {
             return Err(LocateError::Contradiction(format!("{name} (path)"), format!("{name} (body)")));
@@ -221,7 +230,7 @@ fn in_body(field: &Field, steps: &[Step], object: &mut Json<'_>, found: &mut Vec
         found.extend(if step.each { list_of(object, name)? } else { of_object(field, object)? });
         return Ok(());
     }
-    match take_spelling(object, name)? {
+    match member(object, name) {
         None => Ok(()),
         Some(Json::Array(items)) if step.each => {
             for item in items {
@@ -242,8 +251,7 @@ fn in_body(field: &Field, steps: &[Step], object: &mut Json<'_>, found: &mut Vec
 /// came after it would be one of all of them. What was asked about therefore stands first.
 pub(super) fn to_front(object: &mut Json<'_>, name: &str) {
     let Json::Object(members) = object else { return };
-    let camel = lower_camel(name);
-    let at = members.iter().position(|(key, _)| key == name || *key == camel);
+    let at = members.iter().position(|(key, _)| key == name);
     if let Some(before) = at.and_then(|at| members.get_mut(..=at)) {
         before.rotate_right(1);
     }
@@ -261,16 +269,16 @@ fn of_object(field: &Field, object: &mut Json<'_>) -> Result<Vec<String>, Locate
     one_of(found)
 }
 
-/// A list of texts in the body; empty when absent.
+/// Returns a list of texts in the body; empty when absent.
 ///
 /// # Errors
-/// Not a list of strings, or given in both spellings.
+/// Not a list of strings.
 pub(super) fn list_of(object: &mut Json<'_>, name: &str) -> Result<Vec<String>, LocateError> {
     let text = |item: &Json<'_>| match item {
         Json::String(text) => Ok(text.clone().into_owned()),
         other => Err(invalid(name, other, "a list of strings")),
     };
-    match take_spelling(object, name)? {
+    match member(object, name) {
         None => Ok(Vec::new()),
         Some(Json::Array(items)) => items.iter().map(text).collect(),
         Some(other) => Err(invalid(name, other, "a list of strings")),
@@ -287,35 +295,10 @@ fn one_of(found: Vec<(String, String)>) -> Result<Vec<String>, LocateError> {
     }
 }
 
-/// Finds a field under its name or protobuf's lowerCamelCase spelling of it, and leaves it under its name only.
-pub(super) fn take_spelling<'j, 'b>(
-    object: &'j mut Json<'b>,
-    name: &str,
-) -> Result<Option<&'j mut Json<'b>>, LocateError> {
-    let Json::Object(members) = object else { return Ok(None) };
-    let camel = lower_camel(name);
-    if camel != name && members.iter().any(|(key, _)| *key == camel) {
-        if members.iter().any(|(key, _)| key == name) {
-            return Err(LocateError::Repeated(name.to_owned()));
-        }
-        for (key, _) in members.iter_mut().filter(|(key, _)| *key == camel) {
-            *key = Cow::Owned(name.to_owned());
-        }
-    }
-    Ok(members.iter_mut().find(|(key, _)| key == name).map(|(_, value)| value).filter(|value| !value.is_null()))
-}
-
-fn lower_camel(name: &str) -> String {
-    let mut out = String::with_capacity(name.len());
-    let mut upper = false;
-    for letter in name.chars() {
-        match letter {
-            '_' => upper = true,
-            _ if std::mem::take(&mut upper) => out.push(letter.to_ascii_uppercase()),
-            _ => out.push(letter),
-        }
-    }
-    out
+/// The value of a field that is there and not `null`. [`super::Schema`] has left one spelling of it.
+pub(super) fn member<'j, 'b>(object: &'j mut Json<'b>, name: &str) -> Option<&'j mut Json<'b>> {
+    let Json::Object(members) = object else { return None };
+    members.iter_mut().find(|(key, _)| key == name).map(|(_, value)| value).filter(|value| !value.is_null())
 }
 
 fn check_id(thing: Thing, field: &Field, value: String) -> Result<String, LocateError> {
@@ -392,7 +375,14 @@ pub(super) fn is_opaque_id(text: &str) -> bool {
 }
 
 pub(super) fn invalid(name: &str, value: &Json<'_>, expected: &'static str) -> LocateError {
-    LocateError::Invalid { name: name.to_owned(), value: shown(&String::from_utf8_lossy(&value.to_bytes())), expected }
+    let value = if is_secret(name) { "***".to_owned() } else { shown(&String::from_utf8_lossy(&value.to_bytes())) };
+    LocateError::Invalid { name: shown(name), value, expected }
+}
+
+/// Whether a field's value may be a key or a password, which no message repeats.
+fn is_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ["secret", "key", "token", "password", "credential", "auth", "header"].iter().any(|word| name.contains(word))
 }
 
 pub(super) fn shown(text: &str) -> String {

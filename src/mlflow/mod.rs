@@ -2,25 +2,33 @@
 //!
 //! Pure: no I/O. Facts were verified on MLflow 3.17.2; what differs in other versions is said where it matters.
 
+mod address;
 mod artifact;
 mod authorship;
 mod graphql;
 mod json;
+mod judge;
 mod locate;
 mod otlp;
+mod provider;
 mod question;
 mod rules;
+mod schema;
 mod table;
 
 pub use crate::authz::scorer_key;
+pub use address::{AddressError, ProviderHost, ProviderHosts};
 pub use artifact::ArtifactPath;
 pub use authorship::{Author, sign};
 pub use graphql::{Ask, GraphqlError, Query as GraphqlQuery, RootField, Verdict};
 pub use json::{Json, JsonError, MAX_DEPTH};
+pub use judge::Judge;
 pub use locate::{Input, LocateError, Located, Narrowed, locate, narrow, text_field};
 pub use otlp::{OtlpError, Spans, read as read_spans};
+pub use provider::{Model as ProviderModel, StoredSecret};
 pub use question::{Question, QuestionError};
 pub use rules::{Demand, QueuePart, SourceUri, demands, names_a_version};
+pub use schema::{MessageId, RequestFields, Schema, SchemaError, Unknown};
 pub use table::{
     Feature, Field, Filter, Found, Need, Operation, Rule, Send, Source, Step, Table, TableError, Then, Thing,
 };

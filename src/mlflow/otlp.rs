@@ -23,7 +23,10 @@ use flate2::{Decompress, FlushDecompress, Status};
 use http::StatusCode;
 use prost::Message;
 
-use super::Json;
+use super::locate::member;
+use super::{Json, Schema, Unknown};
+
+mod wire;
 
 /// What one export carries.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -82,11 +85,18 @@ const MAX_TRACES: usize = 1000;
 const PROTOBUF: &str = "application/x-protobuf";
 const JSON: &str = "application/json";
 
-/// Reads an export. `limit` holds for the body as it came and as it is unpacked.
+/// Reads an export, and leaves the fields that OTLP has. `limit` holds for the body as it came and as it is unpacked.
 ///
 /// # Errors
 /// See [`OtlpError`].
-pub fn read(content_type: Option<&str>, encoding: Option<&str>, raw: &[u8], limit: usize) -> Result<Spans, OtlpError> {
+pub fn read(
+    schema: &Schema,
+    content_type: Option<&str>,
+    encoding: Option<&str>,
+    raw: &[u8],
+    limit: usize,
+    unknown: &mut Unknown,
+) -> Result<Spans, OtlpError> {
     let media_type = content_type.and_then(|text| text.split(';').next()).map(str::trim);
     let content_type = match media_type {
         Some(PROTOBUF) => PROTOBUF,
@@ -97,9 +107,11 @@ pub fn read(content_type: Option<&str>, encoding: Option<&str>, raw: &[u8], limi
     let mut found = Found::default();
     let body = if content_type == JSON {
         let mut json = Json::parse_object(&body).map_err(|_| OtlpError::Format)?;
+        schema.rebuild_body(schema.spans(), &mut json, unknown).map_err(|_| OtlpError::Format)?;
         read_json(&mut json, &mut found)?;
         json.to_bytes()
     } else {
+        let body = wire::keep_known(body, unknown)?;
         read_protobuf(&body, &mut found)?;
         body
     };
@@ -172,6 +184,9 @@ impl Found {
 
 /// Some databases compare keys without case.
 fn check_attribute(key: &str) -> Result<(), OtlpError> {
+    if key.contains(char::is_control) {
+        return Err(OtlpError::Format);
+    }
     let Some(tag) = key.strip_prefix("mlflow.traceTag.") else { return Ok(()) };
     let reserved = tag.to_ascii_lowercase().starts_with("mlflow.") && tag != "mlflow.traceName";
     if reserved { Err(OtlpError::ReservedTag(shown(tag))) } else { Ok(()) }
@@ -230,15 +245,15 @@ fn read_protobuf(body: &[u8], found: &mut Found) -> Result<(), OtlpError> {
     Ok(())
 }
 
-/// In JSON the ids are hex. MLflow turns them into bytes only under their lowerCamelCase names, so only those are taken.
+/// In JSON the ids are hex. The schema has left lowerCamelCase names, which are the only ones that MLflow decodes.
 fn read_json(export: &mut Json<'_>, found: &mut Found) -> Result<(), OtlpError> {
-    let resources = list(export, "resourceSpans", "resource_spans")?;
+    let resources = list(export, "resourceSpans")?;
     if resources.is_empty() {
         return Err(OtlpError::NoSpans);
     }
     for resource in resources {
-        for scope in list(resource, "scopeSpans", "scope_spans")? {
-            for span in list(scope, "spans", "spans")? {
+        for scope in list(resource, "scopeSpans")? {
+            for span in list(scope, "spans")? {
                 read_json_span(span, found)?;
             }
         }
@@ -247,43 +262,28 @@ fn read_json(export: &mut Json<'_>, found: &mut Found) -> Result<(), OtlpError> 
 }
 
 fn read_json_span(span: &mut Json<'_>, found: &mut Found) -> Result<(), OtlpError> {
-    let trace_id = hex_id(span, "traceId", "trace_id")?;
-    let span_id = hex_id(span, "spanId", "span_id")?;
-    let parent_id = hex_id(span, "parentSpanId", "parent_span_id")?;
+    let trace_id = hex_id(span, "traceId")?;
+    let span_id = hex_id(span, "spanId")?;
+    let parent_id = hex_id(span, "parentSpanId")?;
     found.span(&trace_id, &span_id, &parent_id)?;
-    for attribute in list(span, "attributes", "attributes")? {
-        match attribute.get("key") {
-            None => {}
-            Some(Json::String(key)) => check_attribute(key)?,
-            Some(Json::Scalar(_) | Json::Array(_) | Json::Object(_)) => return Err(OtlpError::Format),
-        }
+    for attribute in list(span, "attributes")? {
+        attribute.text("key").map_or(Ok(()), check_attribute)?;
     }
     Ok(())
 }
 
 /// A list of objects; empty when absent.
-fn list<'j, 'b>(object: &'j mut Json<'b>, name: &str, other_spelling: &str) -> Result<&'j mut [Json<'b>], OtlpError> {
-    let Json::Object(members) = object else { return Err(OtlpError::Format) };
-    if name != other_spelling && members.iter().any(|(key, _)| key == other_spelling) {
-        return Err(OtlpError::Format);
-    }
-    match members.iter_mut().find(|(key, _)| key == name) {
+fn list<'j, 'b>(object: &'j mut Json<'b>, name: &str) -> Result<&'j mut [Json<'b>], OtlpError> {
+    match member(object, name) {
         None => Ok(&mut []),
-        Some((_, Json::Array(items))) if items.iter().all(|item| matches!(item, Json::Object(_))) => Ok(items),
+        Some(Json::Array(items)) => Ok(items),
         Some(_) => Err(OtlpError::Format),
     }
 }
 
 /// The bytes of an id, empty when absent; leaves it in lower case.
-fn hex_id(span: &mut Json<'_>, name: &str, other_spelling: &str) -> Result<Vec<u8>, OtlpError> {
-    if span.get(other_spelling).is_some() {
-        return Err(OtlpError::Format);
-    }
-    let text = match span.get(name) {
-        None => return Ok(Vec::new()),
-        Some(Json::String(text)) => text.to_ascii_lowercase(),
-        Some(Json::Scalar(_) | Json::Array(_) | Json::Object(_)) => return Err(OtlpError::Format),
-    };
+fn hex_id(span: &mut Json<'_>, name: &str) -> Result<Vec<u8>, OtlpError> {
+    let Some(text) = span.text(name).map(str::to_ascii_lowercase) else { return Ok(Vec::new()) };
     let digit = |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     let digits: Vec<u8> = text.as_bytes().iter().map(digit).collect::<Option<_>>().ok_or(OtlpError::Format)?;
     let (pairs, []) = digits.as_chunks::<2>() else { return Err(OtlpError::Format) };

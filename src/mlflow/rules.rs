@@ -4,8 +4,9 @@
 
 use std::borrow::Cow;
 
-use super::locate::{Located, invalid, is_opaque_id, list_of, shown, take_spelling, text_field, to_front};
-use super::{ArtifactPath, Json, LocateError, Need, Operation, PROMPT_TAG, Rule, Then, Thing};
+use super::judge::{self, Judge};
+use super::locate::{Located, invalid, is_opaque_id, list_of, member, shown, text_field, to_front};
+use super::{ArtifactPath, Json, LocateError, Need, Operation, PROMPT_TAG, Rule, Then, Thing, provider};
 use crate::authz::{Permission, ResourceKind, scorer_key};
 
 const PROMPT_SOURCES: [&str; 2] = ["dummy-source", "prompt-template"];
@@ -34,6 +35,20 @@ pub enum Demand {
     UsageExperiment { name: Option<String>, endpoint: Option<String> },
     /// The caller's part in a review queue.
     Queue { queue: Located, part: QueuePart },
+    /// MLflow will connect to this URL for a model provider; `authz.provider_hosts` must allow it.
+    Address(String),
+    /// MLflow will connect to this URL, which an administrator chose; it must be public or allowed.
+    PublicAddress(String),
+    /// Every address that MLflow connects to for this endpoint of the AI gateway, by name, must be allowed.
+    Endpoint(String),
+    /// The same for this secret of the AI gateway, by its ID, with this provider.
+    Secret { id: String, provider: String },
+    /// A model definition of the AI gateway: its provider and its secret, after the change, must fit each other.
+    Definition { definition: Option<String>, provider: Option<String>, secret: Option<String> },
+    /// A scorer that MLflow will run. `version`: the latest when absent.
+    StoredScorer { experiment: String, name: String, version: Option<String> },
+    /// What a guardrail calls must be the caller's to use.
+    Guardrail(String),
 }
 
 /// What somebody must be to a review queue (`mlflow.server.auth`, 3.17.2); whoever holds MANAGE on the experiment is all.
@@ -122,31 +137,44 @@ pub fn demands(
             // What comes of it is a further version of that prompt.
             let mut demands =
                 vec![Demand::Located(Located { permission: Permission::Edit, thing: Thing::VersionOf, id: name })];
-            if let Some(config) = inner(body, &["config"])?
-                && let Some(optimizer) = text_field(config, "optimizer_config_json")?.filter(|text| !text.is_empty())
+            let experiment = text_field(body, "experiment_id")?.unwrap_or_default();
+            if let Some(config) = inner(body, &["config"])? {
+                if let Some(written) = text_field(config, "optimizer_config_json")?.filter(|text| !text.is_empty()) {
+                    let (rebuilt, endpoints) = judge::optimizer("optimizer_config_json", &written)?;
+                    config.set("optimizer_config_json", Json::String(Cow::Owned(rebuilt)));
+                    demands.extend(endpoints.iter().flat_map(|endpoint| uses(endpoint)));
+                }
+                // MLflow takes the name of a built-in scorer first.
+                let stored =
+                    list_of(config, "scorers")?.into_iter().filter(|name| !judge::CLASSES.contains(&name.as_str()));
+                demands.extend(stored.map(|name| stored_scorer(&experiment, name, None)));
+            }
+            demands
+        }
+        Rule::Judge => judges(body)?,
+        Rule::OnlineScorer => {
+            let experiment = text_field(body, "experiment_id")?.unwrap_or_default();
+            text_field(body, "name")?.map(|name| stored_scorer(&experiment, name, None)).into_iter().collect()
+        }
+        Rule::IssueDetection => issue_detection(body)?,
+        Rule::ScheduleTag => {
+            let key = text_field(body, "key")?.unwrap_or_default();
+            let value = text_field(body, "value")?;
+            schedule_tag(&key, value.as_deref())?
+        }
+        Rule::ProviderSecret => provider::of_secret(body)?,
+        Rule::ProviderModel => provider::of_definition(body)?,
+        Rule::Invocation => {
+            if let Json::Object(members) = &*body
+                && let Some((key, value)) = members.iter().find(|(key, _)| judge::steers(key))
             {
-                demands.extend(endpoints_of("optimizer_config_json", &optimizer)?);
+                return Err(invalid(key, value, "left out: it is set where the endpoint is configured"));
             }
-            demands
+            let endpoints = located.iter().filter(|one| one.thing == Thing::EndpointName);
+            endpoints.map(|one| Demand::Endpoint(one.id.clone())).collect()
         }
-        Rule::Judge => {
-            let mut judges = list_of(body, "serialized_scorers")?;
-            judges.extend(text_field(body, "serialized_scorer")?);
-            let mut demands = Vec::new();
-            for judge in &judges {
-                demands.extend(endpoints_of("serialized_scorer", judge)?);
-            }
-            if let Some(name) = text_field(body, "scorer_name")? {
-                let experiment = text_field(body, "experiment_id")?.unwrap_or_default();
-                let id = scorer_key(&experiment, &name);
-                demands.push(Demand::Located(Located {
-                    permission: Permission::Read,
-                    thing: Thing::ScorerVersion,
-                    id,
-                }));
-            }
-            demands
-        }
+        Rule::GuardrailUse => text_field(body, "guardrail_id")?.map(Demand::Guardrail).into_iter().collect(),
+        Rule::WebhookUrl => text_field(body, "url")?.map(Demand::PublicAddress).into_iter().collect(),
         Rule::TraceStays => {
             let mut demands = tags_of(body, &["trace", "trace_info"])?;
             let trace = inner(body, &["trace", "trace_info"])?;
@@ -170,7 +198,13 @@ pub fn demands(
         Rule::ArtifactLocation => {
             let location = text_field(body, "artifact_location")?.filter(|location| !location.is_empty());
             let name = text_field(body, "name")?.map(|name| Demand::ExperimentName { renamed: None, name });
-            location.map(Demand::ArtifactLocation).into_iter().chain(name).collect()
+            let mut demands: Vec<Demand> = location.map(Demand::ArtifactLocation).into_iter().chain(name).collect();
+            if let Some(Json::Array(tags)) = body.get("tags") {
+                for tag in tags {
+                    demands.extend(schedule_tag(tag.text("key").unwrap_or_default(), tag.text("value"))?);
+                }
+            }
+            demands
         }
         Rule::ExperimentName => {
             let renamed = located.first().map(|located| located.id.clone());
@@ -194,7 +228,7 @@ pub fn demands(
             let endpoint = text_field(body, "endpoint_id")?;
             let name = text_field(body, "name")?.filter(|name| !name.is_empty());
             let chosen = text_field(body, "experiment_id")?.is_some_and(|id| !id.is_empty());
-            let tracks = match take_spelling(body, "usage_tracking")? {
+            let tracks = match member(body, "usage_tracking") {
                 // What MLflow does with a new endpoint; an old one stays as it is.
                 None => endpoint.is_none(),
                 Some(Json::Scalar("true")) => true,
@@ -243,33 +277,166 @@ fn tags_of(body: &mut Json<'_>, path: &[&str]) -> Result<Vec<Demand>, LocateErro
     Ok(if chooses { vec![CHOOSES_ARTIFACTS] } else { Vec::new() })
 }
 
-/// The endpoints of the AI gateway that written JSON names as models, `gateway:/NAME`. MLflow calls them itself, and then
-/// nobody asks who wanted it.
-fn endpoints_of(field: &str, written: &str) -> Result<Vec<Demand>, LocateError> {
-    let unreadable = || invalid(field, &Json::String(Cow::Borrowed(written)), "a string that holds a JSON object");
-    let parsed = Json::parse_object(written.as_bytes()).map_err(|_| unreadable())?;
-    let mut names = Vec::new();
-    endpoint_names(&parsed, &mut names);
-    let used = |id| Demand::Located(Located { permission: Permission::Use, thing: Thing::EndpointName, id });
-    Ok(names.into_iter().map(used).collect())
+/// The demands of calling an endpoint of the AI gateway, by name. MLflow calls it itself, with its own rights.
+fn uses(endpoint: &str) -> [Demand; 2] {
+    // The leading slashes of `gateway://NAME` are none of the name.
+    let id = endpoint.trim_start_matches('/').to_owned();
+    let located = Located { permission: Permission::Use, thing: Thing::EndpointName, id: id.clone() };
+    [Demand::Located(located), Demand::Endpoint(id)]
 }
 
-fn endpoint_names(json: &Json<'_>, names: &mut Vec<String>) {
-    match json {
-        Json::Scalar(_) => {}
-        Json::String(text) => {
-            let name = text.trim().split_once(":/").filter(|(provider, _)| provider.eq_ignore_ascii_case("gateway"));
-            names.extend(name.map(|(_, name)| name.trim_start_matches('/').to_owned()));
+fn stored_scorer(experiment: &str, name: String, version: Option<String>) -> Demand {
+    Demand::StoredScorer { experiment: experiment.to_owned(), name, version }
+}
+
+/// The scorers that a request brings or names; those that it brings are rebuilt from known members.
+fn judges(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateError> {
+    let experiment = text_field(body, "experiment_id")?.unwrap_or_default();
+    let read = |id| Demand::Located(Located { permission: Permission::Read, thing: Thing::ScorerVersion, id });
+    let mut demands = Vec::new();
+    let mut rebuilt = Vec::new();
+    let mut names = Vec::new();
+    let mut rebuild = |field, written: &str| {
+        let judge = Judge::read(field, written)?;
+        demands.extend(judge.endpoints.iter().flat_map(|endpoint| uses(endpoint)));
+        let examples = |id| Demand::Located(Located { permission: Permission::Read, thing: Thing::Trace, id });
+        if let Some(odd) = judge.traces.iter().find(|id| !is_opaque_id(id)) {
+            return Err(invalid("episodic_trace_ids", &Json::String(Cow::Borrowed(odd)), "a list of trace IDs"));
         }
-        Json::Array(items) => items.iter().for_each(|item| endpoint_names(item, names)),
-        Json::Object(members) => members.iter().for_each(|(_, value)| endpoint_names(value, names)),
+        demands.extend(judge.traces.into_iter().map(examples));
+        names.push(judge.name);
+        Ok(Json::String(Cow::Owned(judge.written)))
+    };
+    for written in list_of(body, "serialized_scorers")? {
+        rebuilt.push(rebuild("serialized_scorers", &written)?);
     }
+    let single = text_field(body, "serialized_scorer")?;
+    let single = single.map(|written| rebuild("serialized_scorer", &written)).transpose()?;
+    if !rebuilt.is_empty() {
+        body.set("serialized_scorers", Json::Array(rebuilt));
+    }
+    if let Some(single) = single {
+        body.set("serialized_scorer", single);
+    }
+    // Where a version is given, MLflow runs the registered scorer of that name instead.
+    if let Some(Json::Array(versions)) = body.get("scorer_versions") {
+        for (version, name) in versions.iter().zip(names) {
+            if let (Json::Scalar(version), Some(name)) = (version, name.filter(|_| !version.is_null())) {
+                demands.push(read(scorer_key(&experiment, &name)));
+                demands.push(stored_scorer(&experiment, name, Some((*version).to_owned())));
+            }
+        }
+    }
+    if let Some(name) = text_field(body, "scorer_name")? {
+        let version = match body.get("scorer_version") {
+            Some(Json::Scalar(version)) => Some((*version).to_owned()),
+            Some(Json::String(version)) => Some(version.clone().into_owned()),
+            Some(Json::Array(_) | Json::Object(_)) | None => None,
+        };
+        demands.push(read(scorer_key(&experiment, &name)));
+        demands.push(stored_scorer(&experiment, name, version));
+    }
+    Ok(demands)
+}
+
+/// Issue detection calls a model: an endpoint, or a provider with a secret or with the server's own key.
+fn issue_detection(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateError> {
+    let mut text = |name| text_field(body, name).map(|text| text.filter(|text| !text.is_empty()));
+    let choice = ModelChoice {
+        provider: text("provider")?,
+        model: text("model")?,
+        secret: text("secret_id")?,
+        endpoint: text("endpoint_name")?,
+    };
+    choice.demands()
+}
+
+/// A choice of model as issue detection has it (`mlflow/genai/discovery`, 3.13 to 3.18).
+struct ModelChoice {
+    provider: Option<String>,
+    model: Option<String>,
+    secret: Option<String>,
+    endpoint: Option<String>,
+}
+
+impl ModelChoice {
+    fn demands(self) -> Result<Vec<Demand>, LocateError> {
+        let invalid = |name: &str, value: &str, expected| LocateError::Invalid {
+            name: name.to_owned(),
+            value: shown(&format!("'{value}'")),
+            expected,
+        };
+        let mut demands = Vec::new();
+        if let Some(endpoint) = &self.endpoint {
+            demands.extend(uses(endpoint));
+        }
+        if let Some(provider) = self.provider.as_ref().filter(|provider| !provider::is_word(provider)) {
+            return Err(invalid("provider", provider, "a provider's name"));
+        }
+        // MLflow calls `PROVIDER:/MODEL`.
+        if let (Some(provider), Some(model)) = (&self.provider, &self.model)
+            && provider.eq_ignore_ascii_case("gateway")
+        {
+            demands.extend(uses(model));
+        }
+        if let Some(id) = self.secret {
+            if !is_opaque_id(&id) {
+                return Err(invalid("secret_id", &id, "the ID of a secret"));
+            }
+            demands.push(Demand::Located(Located {
+                permission: Permission::Use,
+                thing: Thing::Secret,
+                id: id.clone(),
+            }));
+            demands.push(Demand::Secret { id, provider: self.provider.unwrap_or_default() });
+        }
+        Ok(demands)
+    }
+}
+
+/// The tag by which an experiment's issues are detected on a schedule (`mlflow/genai/discovery/schedule.py`, 3.18), and the
+/// tags in which MLflow keeps how far it is.
+const SCHEDULE: &str = "mlflow.issueDetection.schedule";
+const SCHEDULERS_OWN: [&str; 2] = ["mlflow.issueDetection.scheduleState", "mlflow.issueDetection.checkpoint"];
+
+/// The demands of setting a tag, or of deleting it without a value. MLflow's scheduler uses what the schedule names with its own
+/// rights.
+fn schedule_tag(key: &str, value: Option<&str>) -> Result<Vec<Demand>, LocateError> {
+    // Some databases compare keys without case and without blanks at the end.
+    let is = |tag: &str| key.trim_end().eq_ignore_ascii_case(tag);
+    if SCHEDULERS_OWN.iter().any(|tag| is(tag)) {
+        return Ok(vec![Demand::Privileged("set or delete the state of scheduled issue detection")]);
+    }
+    let Some(value) = value.filter(|_| is(SCHEDULE)) else { return Ok(Vec::new()) };
+    let malformed = |name: &str| LocateError::Invalid {
+        name: name.to_owned(),
+        value: shown(value),
+        expected: "a schedule of issue detection, a JSON object as MLflow's pages write it",
+    };
+    let schedule = Json::parse_object(value.as_bytes()).map_err(|_| malformed(SCHEDULE))?;
+    let model = match schedule.get("model") {
+        None => return Ok(Vec::new()),
+        Some(model @ Json::Object(_)) => model,
+        Some(Json::Scalar(_) | Json::String(_) | Json::Array(_)) => return Err(malformed("model")),
+    };
+    let text = |name: &str| match model.get(name) {
+        None => Ok(None),
+        Some(Json::String(text)) => Ok(Some(text.trim().to_owned()).filter(|text| !text.is_empty())),
+        Some(Json::Scalar(_) | Json::Array(_) | Json::Object(_)) => Err(malformed(name)),
+    };
+    let choice = ModelChoice {
+        provider: text("provider")?,
+        model: text("model")?,
+        secret: text("secretId")?,
+        endpoint: text("endpointName")?,
+    };
+    choice.demands()
 }
 
 fn inner<'j, 'b>(body: &'j mut Json<'b>, path: &[&str]) -> Result<Option<&'j mut Json<'b>>, LocateError> {
     let mut object = body;
     for name in path {
-        match take_spelling(object, name)? {
+        match member(object, name) {
             Some(found) => object = found,
             None => return Ok(None),
         }

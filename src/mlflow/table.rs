@@ -7,8 +7,9 @@ use std::str::FromStr;
 use http::Method;
 use serde::Deserialize;
 
-use super::Author;
+use super::{Author, Json, LocateError, RequestFields, Schema, SchemaError, Unknown};
 use crate::authz::{Permission, ResourceKind, UnknownKind};
+use crate::http::Query;
 
 /// Where in a request a field stands.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -193,23 +194,31 @@ pub enum Then {
 pub enum Rule {
     ArtifactLocation,
     ExperimentName,
+    GuardrailUse,
+    Invocation,
+    IssueDetection,
     Judge,
     NamedOrAdmin,
     NewName,
     OneNamed,
+    OnlineScorer,
     PromptSource,
     PromptTag,
+    ProviderModel,
+    ProviderSecret,
     QueueMember,
     QueueName,
     QueueOwner,
     QueueReader,
     QueueUpdate,
+    ScheduleTag,
     ScorerDelete,
     TraceStays,
     TraceTag,
     TraceTags,
     UsageExperiment,
     VersionSource,
+    WebhookUrl,
 }
 
 /// One row: what an MLflow endpoint does and needs.
@@ -219,10 +228,10 @@ pub struct Operation {
     pub name: &'static str,
     pub needs: Vec<Need>,
     pub send: Send,
+    /// Its known fields; everything else is removed from a request.
+    pub fields: RequestFields,
     /// Its JSON may be as large as the configuration allows; that of all others is small.
     pub large: bool,
-    /// Its query goes to MLflow beside the body.
-    pub with_query: bool,
     /// The caller's own key for a provider may stand in `Authorization`; the proxy's credential then stands elsewhere.
     pub provider_key: bool,
     /// Where its body says who did it.
@@ -254,6 +263,8 @@ pub enum TableError {
     Toml(#[from] toml::de::Error),
     #[error("routes.toml: `{operation}`: {what}")]
     Row { operation: String, what: String },
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
 }
 
 /// The answer of a look-up.
@@ -273,6 +284,7 @@ pub enum Found<'t, 'p> {
 #[derive(Debug)]
 pub struct Table {
     operations: Vec<Operation>,
+    schema: Schema,
     router: matchit::Router<Vec<(Method, usize)>>,
 }
 
@@ -282,15 +294,16 @@ impl Table {
     /// # Errors
     /// A row that cannot be understood; a unit test reads it too, so a release never starts into this.
     pub fn built_in() -> Result<Self, TableError> {
-        Self::parse(include_str!("routes.toml"))
+        Self::parse(include_str!("routes.toml"), include_str!("requests.toml"))
     }
 
-    /// Reads a table.
+    /// Reads a table: the text of `routes.toml`, and that of `requests.toml`.
     ///
     /// # Errors
-    /// Anything that is not understood entirely.
-    pub fn parse(text: &str) -> Result<Self, TableError> {
-        let rows: Rows = toml::from_str(text)?;
+    /// Anything that is not understood entirely, and a row whose request has no known fields or needs an unknown one.
+    pub fn parse(routes: &str, requests: &str) -> Result<Self, TableError> {
+        let schema = Schema::parse(requests)?;
+        let rows: Rows = toml::from_str(routes)?;
         let mut operations = Vec::with_capacity(rows.operation.len());
         let mut paths: Vec<(String, Vec<(Method, usize)>)> = Vec::new();
         for row in rows.operation {
@@ -303,6 +316,11 @@ impl Table {
             let narrow = row.narrow.as_deref().map(Field::from_str).transpose().map_err(wrong)?;
             let reads = methods.iter().all(|method| *method == Method::GET || *method == Method::HEAD);
             let send = row.send.unwrap_or(if reads { Send::Query } else { Send::Json });
+            let fields = known_fields(&schema, &row.name, send, &needs, narrow.as_ref()).map_err(wrong)?;
+            let author = row.author.map(Author::field);
+            if author.is_some_and(|field| !schema.has(fields.body, [[field].into_iter()].into_iter(), None)) {
+                return Err(wrong("its request has no field for the author".to_owned()));
+            }
             for path in twins(&path) {
                 let entries: Vec<_> = methods.iter().map(|method| (method.clone(), operations.len())).collect();
                 match paths.iter_mut().find(|(known, _)| *known == path) {
@@ -315,8 +333,8 @@ impl Table {
                 name: Box::leak(row.name.into_boxed_str()),
                 needs,
                 send,
+                fields,
                 large: row.large,
-                with_query: row.with_query,
                 provider_key: row.provider_key,
                 author: row.author,
                 narrow,
@@ -334,13 +352,39 @@ impl Table {
                 |error: matchit::InsertError| TableError::Row { operation: path.clone(), what: error.to_string() };
             router.insert(&path, entries).map_err(what)?;
         }
-        Ok(Self { operations, router })
+        Ok(Self { operations, schema, router })
+    }
+
+    /// The known fields of all requests.
+    #[must_use]
+    pub const fn schema(&self) -> &Schema {
+        &self.schema
     }
 
     /// Every row.
     #[must_use]
     pub fn operations(&self) -> &[Operation] {
         &self.operations
+    }
+
+    /// Rebuilds a request from the known fields of its operation.
+    ///
+    /// # Errors
+    /// See [`Schema::rebuild_body`] and [`Schema::rebuild_query`].
+    pub fn rebuild(
+        &self,
+        operation: &Operation,
+        query: &mut Query,
+        body: Option<&mut Json<'_>>,
+        unknown: &mut Unknown,
+    ) -> Result<(), LocateError> {
+        match operation.fields.query {
+            // MLflow reads no parameter there: a query is no part of the request.
+            None => *query = Query::default(),
+            message if !query.is_empty() => self.schema.rebuild_query(message, query, unknown)?,
+            Some(_) => {}
+        }
+        body.map_or(Ok(()), |body| self.schema.rebuild_body(operation.fields.body, body, unknown))
     }
 
     /// What a request is. `path` is canonical: [`crate::http::CanonicalPath::decoded`].
@@ -371,8 +415,6 @@ struct Row {
     #[serde(default)]
     large: bool,
     #[serde(default)]
-    with_query: bool,
-    #[serde(default)]
     provider_key: bool,
     author: Option<Author>,
     narrow: Option<String>,
@@ -383,6 +425,38 @@ struct Row {
     empty: bool,
     then: Option<String>,
     rule: Option<Rule>,
+}
+
+/// The known fields of a row's request. Each field that the row speaks of must be one of them.
+fn known_fields(
+    schema: &Schema,
+    name: &str,
+    send: Send,
+    needs: &[Need],
+    narrow: Option<&Field>,
+) -> Result<RequestFields, String> {
+    // Both are rebuilt by readers of their own.
+    if matches!(send, Send::Otlp | Send::Graphql) {
+        return Ok(RequestFields::default());
+    }
+    let mut fields = schema.of(name).ok_or("requests.toml does not have its fields")?;
+    // One message in two places belongs to two rows: MLflow reads it from the query of a GET, else from the body.
+    if send == Send::Json && fields.query == fields.body {
+        fields.query = None;
+    }
+    let needed = needs.iter().filter_map(|need| if let Need::Level { field, .. } = need { Some(field) } else { None });
+    for field in needed.chain(narrow) {
+        let message = match field.source {
+            Source::Query => fields.query,
+            Source::Body => fields.body,
+            Source::Path | Source::Header => continue,
+        };
+        let steps = field.steps.iter().map(|step| step.names.iter().map(String::as_str));
+        if !schema.has(message, steps, field.with.as_deref()) {
+            return Err(format!("requests.toml does not know the field `{}`", field.name()));
+        }
+    }
+    Ok(fields)
 }
 
 fn parse_route(route: &str) -> Result<(Vec<Method>, String), String> {

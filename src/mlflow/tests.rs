@@ -98,7 +98,7 @@ fn a_table_with_a_mistake_does_not_load() {
            needs = ["PUBLIC"]
            typo = 1"#,
     ] {
-        assert!(Table::parse(&format!("[[operation]]\n{row}")).is_err(), "{row}");
+        assert!(Table::parse(&format!("[[operation]]\n{row}"), "[operation.A]").is_err(), "{row}");
     }
 }
 
@@ -107,6 +107,7 @@ fn locate_in(method: &Method, path: &str, query: &str, body: &str) -> Result<Vec
     let Found::Operation { operation, params } = table.find(method, path) else { panic!("{path} is in the table") };
     let mut query = Query::parse(query).expect("a query");
     let mut json = (!body.is_empty()).then(|| Json::parse_object(body.as_bytes()).expect("JSON"));
+    table.rebuild(operation, &mut query, json.as_mut(), &mut Unknown::default())?;
     let headers = http::HeaderMap::new();
     let mut input = Input { params: &params, headers: &headers, query: &mut query, body: json.as_mut() };
     let found = locate(operation, &mut input)?;

@@ -9,7 +9,7 @@ use crate::authn;
 use crate::authz::Denied;
 use crate::filter::{EffectError, ListError};
 use crate::http::{ErrorCode, HeadError, PathError, QueryError, ReadError, Reply, Response};
-use crate::mlflow::{Feature, GraphqlError, JsonError, LocateError, OtlpError};
+use crate::mlflow::{AddressError, Feature, GraphqlError, JsonError, LocateError, OtlpError};
 use crate::resolve;
 use crate::server::EdgeRefusal;
 use crate::upstream;
@@ -65,6 +65,9 @@ pub enum Error {
     Json(#[from] JsonError),
     #[error(transparent)]
     Locate(#[from] LocateError),
+    /// MLflow would connect to an address that is not allowed.
+    #[error(transparent)]
+    Address(#[from] AddressError),
     #[error(transparent)]
     Resolve(#[from] resolve::Error),
     #[error(transparent)]
@@ -128,6 +131,7 @@ impl Error {
             Self::Body(ReadError::Broken) => "body_broken",
             Self::Json(_) => "json",
             Self::Locate(_) => "parameters",
+            Self::Address(_) => "address",
             Self::Resolve(resolve::Error::NoSuchName(_)) => "no_such_name",
             Self::Denied(denied) => denied.reason(),
             Self::Resolve(resolve::Error::Upstream(_)) | Self::Upstream(_) => "upstream",
@@ -176,6 +180,8 @@ impl Error {
             Self::Body(ReadError::Broken) => Reply::invalid("The request body broke off before its end."),
             Self::Json(error) => Reply::invalid(error.to_string()),
             Self::Locate(error) => Reply::invalid(error.to_string()),
+            Self::Address(error @ AddressError::Malformed(_)) => Reply::invalid(error.to_string()),
+            Self::Address(error @ AddressError::NotAllowed(_)) => refused(error),
             Self::Spans(error) => Reply::new(error.status(), ErrorCode::InvalidParameterValue, error.to_string()),
             Self::SpansLack(error) => {
                 Reply::new(StatusCode::UNPROCESSABLE_ENTITY, ErrorCode::InvalidParameterValue, error.to_string())

@@ -3,6 +3,7 @@
 //! Start at [`Proxy::handle`]. Every step can say no; only the last two speak to MLflow.
 
 mod error;
+mod gateway;
 mod graphql;
 mod own;
 mod record;
@@ -26,12 +27,12 @@ use crate::authz::{
     Identity, Permission, Permit, Policy, Requirement, Resource, ResourceKind, Scheme, Visibility, authorize, holds,
     open_to_all,
 };
-use crate::config;
+use crate::config::{self, UnknownFields};
 use crate::filter::{Effects, Happening, ListRequest, Lists};
 use crate::http::{Body, CanonicalPath, Query, Request, Response, from_upstream, read_bounded, to_upstream};
 use crate::mlflow::{
     Demand, Field, Filter, Found, Input, Json, LocateError, Located, Narrowed, Need, Operation, QueuePart, Send, Table,
-    Then, Thing, demands, locate, names_a_version, narrow, read_spans, scorer_key, sign, text_field,
+    Then, Thing, Unknown, demands, locate, names_a_version, narrow, read_spans, scorer_key, sign, text_field,
 };
 use crate::pages::Pages;
 use crate::resolve::Resolver;
@@ -109,7 +110,7 @@ impl Proxy {
             && operation.is_public()
         {
             record.operation(operation);
-            return self.forward_public(checked, record).await;
+            return self.forward_public(checked, operation, record).await;
         }
         if let Found::Operation { operation, .. } = &found
             && operation.provider_key
@@ -271,10 +272,38 @@ impl Proxy {
     }
 
     /// Health, version of the API, static files: nobody has to sign in.
-    async fn forward_public(&self, mut checked: Checked<'_>, record: &mut Record) -> Result<Response, Error> {
-        let query = std::mem::take(&mut checked.query);
+    async fn forward_public(
+        &self,
+        mut checked: Checked<'_>,
+        operation: &Operation,
+        record: &mut Record,
+    ) -> Result<Response, Error> {
+        let mut query = std::mem::take(&mut checked.query);
+        self.keep_known_fields(operation, &mut query, None)?;
         let outgoing = self.outgoing(&mut checked, &query, Body::Empty);
         self.send(open_to_all(), outgoing, record).await
+    }
+
+    /// Rebuilds a request from the fields that MLflow has for this operation: what is left is what is authorised and sent.
+    fn keep_known_fields(
+        &self,
+        operation: &Operation,
+        query: &mut Query,
+        body: Option<&mut Json<'_>>,
+    ) -> Result<(), Error> {
+        let mut unknown = Unknown::default();
+        self.table.rebuild(operation, query, body, &mut unknown)?;
+        self.report_unknown(operation, &unknown)
+    }
+
+    /// Counts the fields that were removed, and refuses them where the configuration says so.
+    fn report_unknown(&self, operation: &Operation, unknown: &Unknown) -> Result<(), Error> {
+        let Some(first) = unknown.names().first() else { return Ok(()) };
+        self.telemetry.unknown_fields(operation.name, unknown.count(), unknown.names());
+        match self.authz.unknown_fields {
+            UnknownFields::Drop => Ok(()),
+            UnknownFields::Refuse => Err(LocateError::Unknown(first.clone()).into()),
+        }
     }
 
     async fn forward_query(
@@ -286,6 +315,7 @@ impl Proxy {
         record: &mut Record,
     ) -> Result<Response, Error> {
         let mut query = std::mem::take(&mut checked.query);
+        self.keep_known_fields(operation, &mut query, None)?;
         let input = Input { params, headers: &checked.head.headers, query: &mut query, body: None };
         let permit = self.permit(identity, operation, input).await?;
         canonical_artifact_path(&mut checked, params)?;
@@ -310,8 +340,8 @@ impl Proxy {
         let limit = if operation.large { usize::MAX } else { SMALL_BODY_BYTES };
         let bytes = self.read_json(&mut checked, limit).await?;
         let mut body = if bytes.is_empty() { None } else { Some(Json::parse_object(&bytes)?) };
-        // MLflow ignores the query of most of these routes; then it is not sent.
-        let mut query = if operation.with_query { std::mem::take(&mut checked.query) } else { Query::default() };
+        let mut query = std::mem::take(&mut checked.query);
+        self.keep_known_fields(operation, &mut query, body.as_mut())?;
         let input = Input { params, headers: &checked.head.headers, query: &mut query, body: body.as_mut() };
         let permit = match self.permit(identity, operation, input).await {
             Err(Error::Locate(LocateError::Missing(_))) if operation.empty => return Ok(own::json(EMPTY)),
@@ -357,6 +387,7 @@ impl Proxy {
         record: &mut Record,
     ) -> Result<Response, Error> {
         let mut query = std::mem::take(&mut checked.query);
+        self.keep_known_fields(operation, &mut query, None)?;
         let input = Input { params, headers: &checked.head.headers, query: &mut query, body: None };
         let permit = self.permit(identity, operation, input).await?;
         canonical_artifact_path(&mut checked, params)?;
@@ -383,7 +414,10 @@ impl Proxy {
         };
         let text = |name: header::HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("not text"));
         let (content_type, encoding) = (text(header::CONTENT_TYPE), text(header::CONTENT_ENCODING));
-        let spans = read_spans(content_type, encoding, &raw, self.server.max_body_bytes)?;
+        let mut unknown = Unknown::default();
+        let schema = self.table.schema();
+        let spans = read_spans(schema, content_type, encoding, &raw, self.server.max_body_bytes, &mut unknown)?;
+        self.report_unknown(operation, &unknown)?;
         let experiment = text(header::HeaderName::from_static("x-mlflow-experiment-id")).unwrap_or_default().to_owned();
         if !self.resolver.traces_fit(&spans.traces, &experiment).await? {
             return Err(Error::TraceElsewhere);
@@ -491,8 +525,7 @@ impl Proxy {
             }
         }
         for demand in demanded {
-            // What keeps MLflow's data together holds for administrators too.
-            if !unlimited || matches!(demand, Demand::TraceIn { .. } | Demand::NoUsersName(_)) {
+            if !unlimited || gateway::holds_for_everybody(&demand) {
                 for requirement in Box::pin(self.demand(demand)).await? {
                     self.add(&mut requirements, requirement).await?;
                 }
@@ -546,11 +579,17 @@ impl Proxy {
                 if plain && self.authz.artifact_locations.iter().any(below) {
                     return Ok(Vec::new());
                 }
+                if gateway::connects(&location) {
+                    self.authz.provider_hosts.check_public(&location)?;
+                }
                 vec![Requirement::Privileged("choose this artifact location")]
             }
             Demand::Inside { uri, run, model } => {
                 if self.resolver.is_inside(&uri, run.as_deref(), model.as_deref()).await? {
                     return Ok(Vec::new());
+                }
+                if gateway::connects(&uri) {
+                    self.authz.provider_hosts.check_public(&uri)?;
                 }
                 let what = "register a source outside the artifacts of the run or logged model that it names";
                 vec![Requirement::Privileged(what)]
@@ -570,6 +609,13 @@ impl Proxy {
                 found.map(|experiment| Requirement::level(Permission::Edit, experiment)).into_iter().collect()
             }
             Demand::Queue { queue, part } => self.part_in_queue(queue, part).await?,
+            Demand::Address(_)
+            | Demand::PublicAddress(_)
+            | Demand::Endpoint(_)
+            | Demand::Secret { .. }
+            | Demand::Definition { .. }
+            | Demand::StoredScorer { .. }
+            | Demand::Guardrail(_) => Box::pin(self.connection(demand)).await?,
         })
     }
 

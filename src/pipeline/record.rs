@@ -14,7 +14,7 @@ use crate::authz::Identity;
 use crate::clock::{Stopwatch, Timestamp};
 use crate::filter::{EffectError, ListError};
 use crate::http::{Body, Response, Watcher};
-use crate::mlflow::{Operation, Send};
+use crate::mlflow::{AddressError, Operation, Send};
 use crate::pages::Visited;
 use crate::resolve;
 use crate::server::Peer;
@@ -108,7 +108,11 @@ impl Record {
             Error::Head(_) | Error::UnknownHost | Error::Path(_) | Error::Query(_) => metrics.edge_refused(reason),
             // Before anybody is known it costs nothing to send, so it must cost nothing to keep.
             Error::CrossOrigin if self.identity.is_none() => metrics.denied(reason),
-            Error::CrossOrigin | Error::Denied(_) | Error::UnknownRoute | Error::Blocked(_) => {
+            Error::CrossOrigin
+            | Error::Denied(_)
+            | Error::UnknownRoute
+            | Error::Blocked(_)
+            | Error::Address(AddressError::NotAllowed(_)) => {
                 metrics.denied(reason);
                 self.audit(error.to_string());
             }
@@ -136,6 +140,7 @@ impl Record {
             | Error::Body(_)
             | Error::Json(_)
             | Error::Locate(_)
+            | Error::Address(AddressError::Malformed(_))
             | Error::Resolve(_)
             | Error::List(_) => {}
         }

@@ -2,11 +2,13 @@
 //!
 //! Shapes of MLflow 2.10 to 3.18; what is not named here may change.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 use super::Home;
 use crate::authz::{Resource, ResourceKind};
-use crate::mlflow::{PROMPT_TAG, scorer_key};
+use crate::mlflow::{PROMPT_TAG, StoredSecret, scorer_key};
 
 #[derive(Deserialize)]
 pub(super) struct ExperimentAnswer {
@@ -214,6 +216,80 @@ pub(super) struct Endpoint {
     pub(super) experiment_id: String,
     #[serde(default)]
     pub(super) created_at: i64,
+    #[serde(default)]
+    pub(super) model_mappings: Vec<ModelMapping>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct EndpointList {
+    #[serde(default)]
+    pub(super) endpoints: Vec<Endpoint>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct SecretList {
+    #[serde(default)]
+    pub(super) secrets: Vec<Secret>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct ModelMapping {
+    #[serde(default)]
+    pub(super) model_definition: Option<ModelDefinition>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct ModelDefinitionAnswer {
+    pub(super) model_definition: ModelDefinition,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct ModelDefinition {
+    #[serde(default)]
+    pub(super) provider: String,
+    #[serde(default)]
+    pub(super) model_name: String,
+    #[serde(default)]
+    pub(super) secret_id: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct SecretAnswer {
+    pub(super) secret: Secret,
+}
+
+/// A secret of the AI gateway; its values are never shown, only their keys in `masked_values`.
+#[derive(Deserialize)]
+pub(super) struct Secret {
+    #[serde(default)]
+    pub(super) secret_name: String,
+    #[serde(default)]
+    provider: Option<String>,
+    #[serde(default)]
+    auth_config: BTreeMap<String, String>,
+    #[serde(default)]
+    masked_values: BTreeMap<String, serde::de::IgnoredAny>,
+}
+
+impl From<Secret> for StoredSecret {
+    fn from(secret: Secret) -> Self {
+        Self {
+            provider: secret.provider,
+            auth_config: secret.auth_config.into_iter().collect(),
+            secret_keys: secret.masked_values.into_keys().collect(),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct ScorerAnswer {
+    pub(super) scorer: StoredScorer,
+}
+
+#[derive(Deserialize)]
+pub(super) struct StoredScorer {
+    #[serde(default)]
+    pub(super) serialized_scorer: String,
 }
 
 #[derive(Deserialize)]
@@ -224,6 +300,9 @@ pub(super) struct GuardrailAnswer {
 #[derive(Deserialize)]
 pub(super) struct Guardrail {
     pub(super) scorer: GuardrailScorer,
+    /// The endpoint that rewrites what the guardrail found.
+    #[serde(default)]
+    pub(super) action_endpoint_id: String,
 }
 
 #[derive(Deserialize)]
@@ -231,6 +310,8 @@ pub(super) struct GuardrailScorer {
     /// A number in MLflow's answers about scorers.
     experiment_id: serde_json::Value,
     scorer_name: String,
+    #[serde(default)]
+    pub(super) serialized_scorer: String,
 }
 
 impl GuardrailScorer {

@@ -5,6 +5,7 @@
 
 mod answers;
 mod born;
+mod gateway;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,10 +21,11 @@ use answers::{
     TraceAnswerV2, TraceBatch,
 };
 pub use answers::{Queue, RegisteredModel};
+use gateway::KnownEndpoint;
 
 use crate::authz::{Permission, Requirement, Resource, ResourceKind};
 use crate::http::Query;
-use crate::mlflow::{ArtifactPath, Located, Thing};
+use crate::mlflow::{ArtifactPath, Located, StoredSecret, Thing};
 use crate::telemetry::Metrics;
 use crate::upstream::{self, Upstream};
 
@@ -48,7 +50,9 @@ pub struct Resolver {
     /// What else lies in one experiment. Short-lived: before MLflow 3.18 a trace could move.
     others: Cache<(Owned, String), Home>,
     /// An endpoint of the AI gateway is called by its name and granted by its id.
-    endpoints: Cache<String, Arc<str>>,
+    endpoints: Cache<String, Arc<KnownEndpoint>>,
+    /// Secrets of the AI gateway by id, as far as MLflow shows them. Short-lived: others may change them.
+    secrets: Cache<String, Arc<StoredSecret>>,
     /// A name is a model or a prompt; short-lived, because other writers exist.
     names: Cache<String, Resource>,
     /// What experiments are called, for globs. Short-lived: others may rename them.
@@ -112,6 +116,7 @@ impl Resolver {
             logged_models: Cache::new(ENTRIES),
             others: Cache::builder().max_capacity(ENTRIES).time_to_live(HOME_TTL).build(),
             endpoints: Cache::builder().max_capacity(10_000).time_to_live(NAME_TTL).build(),
+            secrets: Cache::builder().max_capacity(10_000).time_to_live(TITLE_TTL).build(),
             names: Cache::builder().max_capacity(100_000).time_to_live(NAME_TTL).build(),
             experiments: Cache::builder().max_capacity(100_000).time_to_live(TITLE_TTL).build(),
             absent: Cache::builder().max_capacity(100_000).time_to_live(ABSENT_TTL).build(),
@@ -188,7 +193,7 @@ impl Resolver {
             }
             Thing::EndpointName => {
                 let owner = self.endpoint(&id).await?;
-                let owner = owner.map(|id| Resource::new(ResourceKind::GatewayEndpoint, &*id));
+                let owner = owner.map(|known| Resource::new(ResourceKind::GatewayEndpoint, &*known.id));
                 return Ok(vec![Requirement::Belonging { permission, noun: "endpoint", id, owner, tier: None }]);
             }
             Thing::Guardrail => {
@@ -387,28 +392,6 @@ impl Resolver {
             Some(_) | None => target("/api/3.0/mlflow/review-queues/get", "queue_id", id),
         };
         Ok(self.find::<QueueAnswer>(target).await?.map(|answer| answer.review_queue))
-    }
-
-    /// The id of an endpoint of the AI gateway, as it was a moment ago: enough to list it, not to let anybody use it.
-    ///
-    /// # Errors
-    /// MLflow could not be asked.
-    pub async fn recent_endpoint(&self, name: &str) -> Result<Option<Arc<str>>, Error> {
-        if let Some(known) = self.endpoints.get(name).await {
-            self.metrics.resources.hits.inc();
-            return Ok(Some(known));
-        }
-        self.endpoint(name).await
-    }
-
-    /// The id of an endpoint of the AI gateway. Asked every time: names move between endpoints, and what was remembered
-    /// would let people use somebody else's. Beside the provider's answer the look-up takes no time.
-    async fn endpoint(&self, name: &str) -> Result<Option<Arc<str>>, Error> {
-        self.metrics.resources.misses.inc();
-        let found = self.find::<EndpointAnswer>(target("/api/3.0/mlflow/gateway/endpoints/get", "name", name)).await?;
-        let Some(found) = found.map(|answer| Arc::<str>::from(answer.endpoint.endpoint_id)) else { return Ok(None) };
-        self.endpoints.insert(name.to_owned(), Arc::clone(&found)).await;
-        Ok(Some(found))
     }
 
     /// The experiment that MLflow would take for what passes through an endpoint that was given none: by its name, and made

@@ -29,6 +29,7 @@ pub struct Metrics {
     edge_refusals: IntCounterVec,
     upstream_errors: IntCounterVec,
     shadow_decisions: IntCounterVec,
+    unknown_fields: IntCounterVec,
     policy_loaded: IntGaugeVec,
     policy_loads: IntCounterVec,
     upstream_info: IntGaugeVec,
@@ -148,6 +149,12 @@ impl Metrics {
                 "Requests that were decided under the shadow policy too",
                 &["outcome"],
             )?,
+            unknown_fields: counters(
+                &r,
+                "unknown_fields_total",
+                "Request fields that were not forwarded because no known MLflow has them",
+                &["operation"],
+            )?,
             policy_loaded: gauges(&r, "policy_loaded", "Whether the policy file as it stands holds", &["file"])?,
             policy_loads: counters(&r, "policy_loads_total", "Contents of policy files read", &["file", "outcome"])?,
             // Without labels, but absent where no TLS is.
@@ -247,6 +254,11 @@ impl Metrics {
     /// Counts a decision under the shadow policy. `outcome`: `same`, `would_deny`, `would_allow`, `undecided`.
     pub fn shadow_decided(&self, outcome: &'static str) {
         self.shadow_decisions.with_label_values(&[outcome]).inc();
+    }
+
+    /// Counts request fields that were removed. `operation`: a name of the route table.
+    pub fn unknown_fields(&self, operation: &'static str, count: u64) {
+        self.unknown_fields.with_label_values(&[operation]).inc_by(count);
     }
 
     /// Notes whether what a policy file says now holds. `file`: `policy` or `shadow_policy`.

@@ -2,7 +2,8 @@
 //!
 //! Nothing here can make a request wait: what does not fit is dropped and counted.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::clock::Clock;
 
@@ -24,4 +25,23 @@ pub struct Telemetry {
     pub clock: Clock,
     /// Whether user names may stand in the access log.
     pub user_names: bool,
+    /// Operations whose unknown fields were logged.
+    pub named: Mutex<HashSet<&'static str>>,
+}
+
+impl Telemetry {
+    /// Counts fields that were removed from a request, and logs their names, once for each operation.
+    pub fn unknown_fields(&self, operation: &'static str, count: u64, names: &[String]) {
+        self.metrics.unknown_fields(operation, count);
+        let first = self.named.lock().unwrap_or_else(PoisonError::into_inner).insert(operation);
+        if first {
+            let fields = names.join(", ");
+            tracing::warn!(
+                operation,
+                fields,
+                "{operation}: unknown request fields are not forwarded: {fields}. If the client is newer than the \
+                 proxy, update the proxy. Logged once for each operation; unknown_fields_total counts all"
+            );
+        }
+    }
 }

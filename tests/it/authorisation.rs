@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use mlflow_auth_proxy::authz::{Permission, ResourceKind, Selector};
 use mlflow_auth_proxy::clock::Stopwatch;
+use mlflow_auth_proxy::config::UnknownFields;
 use mlflow_auth_proxy::store::Effect;
 
 use crate::harness::{PATIENCE, Proxy, Received, Recorder, actor, basic, get, pause, send_json};
@@ -109,7 +110,8 @@ fn what_is_sent_is_the_canonical_form_of_what_was_authorised() {
         proxy.ask(send_json("POST", &format!("{API}/experiments/update?experiment_id=1"), &authorization, body));
     assert_eq!(answer.expect("an answer").status, 200);
     let received = mlflow.wait_for(&format!("{API}/experiments/update"));
-    assert_eq!(String::from_utf8_lossy(&received.body), r#"{"experiment_id":"5","new_name":"café","x":1.50}"#);
+    assert_eq!(String::from_utf8_lossy(&received.body), r#"{"experiment_id":"5","new_name":"café"}"#);
+    assert!(proxy.metrics().contains(r#"unknown_fields_total{operation="UpdateExperiment"} 1"#));
     for body in [
         r#"{"experiment_id":"5","experiment_id":"1"}"#,
         r#"{"experiment_id":"5","experimentId":"1"}"#,
@@ -126,6 +128,51 @@ fn what_is_sent_is_the_canonical_form_of_what_was_authorised() {
         assert!(answer.text().contains("INVALID_PARAMETER_VALUE"), "{}", answer.text());
         assert!(mlflow.take().is_empty(), "{body} reached MLflow");
     }
+}
+
+/// protobuf's JSON parser in MLflow ends a name at NUL.
+#[test]
+fn a_name_with_more_behind_a_nul_is_no_field() {
+    let mlflow = mlflow();
+    let proxy = Proxy::before(mlflow.address);
+    let authorization = alice(&proxy);
+    for (path, body, sent) in [
+        (
+            "experiments/update",
+            r#"{"experiment_id":"5","experiment_id\u0000":"1","new_name":"x"}"#,
+            r#"{"experiment_id":"5","new_name":"x"}"#,
+        ),
+        (
+            "experiments/update",
+            r#"{"experiment_id\u0000x":"1","experiment_id":"5","new_name\u0000":"x"}"#,
+            r#"{"experiment_id":"5"}"#,
+        ),
+        ("runs/search", r#"{"experiment_ids":["5"],"experiment_ids\u0000":["1"]}"#, r#"{"experiment_ids":["5"]}"#),
+        ("runs/search", r#"{"experimentIds\u0000":["1"],"experimentIds":["5"]}"#, r#"{"experiment_ids":["5"]}"#),
+    ] {
+        mlflow.take();
+        let answer = proxy.ask(send_json("POST", &format!("{API}/{path}"), &authorization, body));
+        assert_eq!(answer.expect("an answer").status, 200, "{body}");
+        let received = mlflow.wait_for(&format!("{API}/{path}"));
+        assert_eq!(String::from_utf8_lossy(&received.body), sent, "{body}");
+    }
+}
+
+#[test]
+fn unknown_fields_are_refused_where_the_configuration_says_so() {
+    let mlflow = mlflow();
+    let proxy = Proxy::with(mlflow.address, |config| config.authz.unknown_fields = UnknownFields::Refuse);
+    let authorization = alice(&proxy);
+    let ask = |request: String| proxy.ask(request).expect("an answer");
+    let update = |body: &str| ask(send_json("POST", &format!("{API}/experiments/update"), &authorization, body));
+    assert_eq!(update(r#"{"experiment_id":"5","new_name":"y"}"#).status, 200);
+    mlflow.take();
+    let refused = update(r#"{"experiment_id":"5","new_nam":"y"}"#);
+    assert_eq!(refused.status, 400);
+    assert!(refused.text().contains("INVALID_PARAMETER_VALUE") && refused.text().contains("'new_nam'"));
+    let refused = ask(get(&format!("{API}/experiments/get?experiment_id=5&experiment=5"), &authorization));
+    assert_eq!(refused.status, 400);
+    assert!(mlflow.take().is_empty());
 }
 
 #[test]

@@ -16,6 +16,7 @@ use mlflow_auth_proxy::authz::{Grant, Limits, Permission, ResourceKind, Selector
 use mlflow_auth_proxy::clock::{Clock, Stopwatch};
 use mlflow_auth_proxy::config;
 use mlflow_auth_proxy::crypto::{AccessToken, PasswordHash};
+use mlflow_auth_proxy::mlflow::ProviderHosts;
 use mlflow_auth_proxy::store::{Actor, NewToken, Store};
 
 pub(crate) const ADMIN: &str = "admin";
@@ -238,6 +239,8 @@ fn configuration(upstream: SocketAddr, store: &tempfile::TempDir) -> config::Con
             authorship: true,
             opened: Vec::new(),
             unlisted_routes_for_admins: false,
+            unknown_fields: config::UnknownFields::Drop,
+            provider_hosts: ProviderHosts::public(),
             policy_file: None,
             shadow_policy_file: None,
         },

@@ -1,13 +1,16 @@
 //! What is near: files, the store, MLflow.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::finding::Report;
 use crate::authz::PolicyFile;
 use crate::clock::Clock;
 use crate::config::{self, Config};
+use crate::resolve::Resolver;
 use crate::server::tls::Acceptor;
 use crate::store::Store;
+use crate::telemetry::Metrics;
 use crate::upstream::{Error, Upstream};
 
 /// Days before its end from which a certificate is mentioned.
@@ -111,6 +114,31 @@ pub(super) async fn upstream(config: &Config, report: &mut Report) {
         }
     }
     around(config, url, report);
+    gateway(config, report).await;
+}
+
+/// Secrets and endpoints of the AI gateway that lead to addresses which are not allowed, stored before the proxy came or
+/// past it. The proxy refuses their use; MLflow's own jobs do not.
+async fn gateway(config: &Config, report: &mut Report) {
+    const CHECK: &str = "AI gateway";
+    let (Ok(upstream), Ok(metrics)) = (Upstream::new(&config.upstream), Metrics::new([])) else { return };
+    let stored = match Resolver::new(upstream, Arc::new(metrics)).stored_addresses().await {
+        Ok(stored) => stored,
+        Err(error) => return report.warn(CHECK, format!("its secrets cannot be listed: {error}"), "MLflow's log"),
+    };
+    let hosts = &config.authz.provider_hosts;
+    let refused: Vec<_> = stored.iter().filter(|(_, address)| hosts.check(address).is_err()).collect();
+    if refused.is_empty() {
+        return report.ok(CHECK, "every stored address is allowed by authz.provider_hosts");
+    }
+    for (what, address) in refused {
+        let address: String = address.chars().filter(|c| !c.is_control()).take(128).collect();
+        report.warn(
+            CHECK,
+            format!("{what} leads to {address}, which authz.provider_hosts does not allow: its use is refused"),
+            "authz.provider_hosts, if MLflow is meant to connect there; otherwise delete it in MLflow",
+        );
+    }
 }
 
 fn around(config: &Config, url: &str, report: &mut Report) {

@@ -1,10 +1,19 @@
+use std::sync::LazyLock;
+
 use proptest::prelude::*;
 
 use super::*;
+use crate::http::Query;
+use crate::mlflow::{Table, Unknown};
 
+/// The body as an operation with this author has it: rebuilt from its known fields, then signed.
 #[track_caller]
 fn signed(author: Author, body: &str) -> Result<String, String> {
+    static TABLE: LazyLock<Table> = LazyLock::new(|| Table::built_in().expect("the built-in table"));
+    let operation = TABLE.operations().iter().find(|one| one.author == Some(author)).expect("a row with this author");
     let mut json = Json::parse_object(body.as_bytes()).expect("JSON");
+    let rebuilt = TABLE.rebuild(operation, &mut Query::default(), Some(&mut json), &mut Unknown::default());
+    rebuilt.map_err(|error| error.to_string())?;
     sign(author, &mut json, "ada").map_err(|error| error.to_string())?;
     Ok(String::from_utf8(json.to_bytes()).expect("text"))
 }
@@ -26,7 +35,7 @@ fn a_new_run_is_the_callers() {
             ("{}", &format!(r#"{{"user_id":"ada","tags":[{OURS}]}}"#)),
             (r#"{"userId":"eve","tags":null}"#, &format!(r#"{{"user_id":"ada","tags":[{OURS}]}}"#)),
             (
-                r#"{"user_id":7,"tags":[{"key":"mlflow.user","value":"eve"},{"key":"a","value":"b"},{"key":"mlflow.user"}]}"#,
+                r#"{"user_id":"eve","tags":[{"key":"mlflow.user","value":"eve"},{"key":"a","value":"b"},{"key":"mlflow.user"}]}"#,
                 &format!(r#"{{"user_id":"ada","tags":[{{"key":"a","value":"b"}},{OURS}]}}"#),
             ),
             (
@@ -81,14 +90,14 @@ fn fields_that_only_name_an_author_are_set() {
         Author::CreatedBy,
         &[("{}", r#"{"created_by":"ada"}"#), (r#"{"createdBy":"eve"}"#, r#"{"created_by":"ada"}"#)],
     );
-    check(Author::UpdatedBy, &[(r#"{"a":1,"updated_by":null}"#, r#"{"a":1,"updated_by":"ada"}"#)]);
+    check(Author::UpdatedBy, &[(r#"{"a":1,"updated_by":null}"#, r#"{"updated_by":"ada"}"#)]);
     check(
         Author::CompletedBy,
         &[
             (r#"{"status":"COMPLETE"}"#, r#"{"status":"COMPLETE","completed_by":"ada"}"#),
-            (r#"{"status":3,"completedBy":"eve"}"#, r#"{"status":3,"completed_by":"ada"}"#),
+            (r#"{"status":3,"completedBy":"eve"}"#, r#"{"status":"DECLINED","completed_by":"ada"}"#),
             (r#"{"status":"PENDING","completedBy":"eve"}"#, r#"{"status":"PENDING"}"#),
-            (r#"{"status":1,"completed_by":"eve"}"#, r#"{"status":1}"#),
+            (r#"{"status":1,"completed_by":"eve"}"#, r#"{"status":"PENDING"}"#),
             (r#"{"completed_by":"eve"}"#, "{}"),
         ],
     );
@@ -100,12 +109,10 @@ fn a_persons_assessment_is_the_callers_and_a_judges_is_not() {
     for (before, after) in [
         (r#"{"source_type":"HUMAN","source_id":"eve"}"#, r#"{"source_type":"HUMAN","source_id":"ada"}"#),
         (r#"{"sourceType":"HUMAN","sourceId":"eve"}"#, r#"{"source_id":"ada","source_type":"HUMAN"}"#),
-        (r#"{"source_type":1,"source_id":"eve"}"#, r#"{"source_type":1,"source_id":"ada"}"#),
-        (r#"{"source_type":"1","source_id":"eve"}"#, r#"{"source_type":"1","source_id":"ada"}"#),
-        (r#"{"source_type":2.0,"source_id":"eve"}"#, r#"{"source_type":2.0,"source_id":"ada"}"#),
+        (r#"{"source_type":1,"source_id":"eve"}"#, r#"{"source_type":"HUMAN","source_id":"ada"}"#),
         (r#"{"source_id":"eve"}"#, r#"{"source_id":"ada"}"#),
         (r#"{"source_type":"LLM_JUDGE","source_id":"gpt"}"#, r#"{"source_type":"LLM_JUDGE","source_id":"gpt"}"#),
-        (r#"{"source_type":3,"sourceId":"a.py"}"#, r#"{"source_type":3,"source_id":"a.py"}"#),
+        (r#"{"source_type":3,"sourceId":"a.py"}"#, r#"{"source_type":"CODE","source_id":"a.py"}"#),
     ] {
         let sorted = |text: &str| serde_json::from_str::<serde_json::Value>(text).expect("JSON");
         let found = signed(Author::Assessment, &of(before)).expect("signed");
@@ -192,7 +199,10 @@ fn an_author_that_could_be_read_in_two_ways_is_refused() {
     for (author, body) in [
         (Author::Run, r#"{"user_id":"a","userId":"b"}"#),
         (Author::Run, r#"{"tags":{}}"#),
+        (Author::Run, r#"{"user_id":7}"#),
         (Author::Run, r#"{"tags":["mlflow.user"]}"#),
+        (Author::Assessment, r#"{"assessment":{"source":{"source_type":"1","source_id":"eve"}}}"#),
+        (Author::Assessment, r#"{"assessment":{"source":{"source_type":2.0,"source_id":"eve"}}}"#),
         (Author::Run, r#"{"tags":[{"key":["mlflow.user"],"value":"eve"}]}"#),
         (Author::Tag, r#"{"key":["mlflow.user"]}"#),
         (Author::Assessment, r#"{"assessment":{"source":"HUMAN"}}"#),

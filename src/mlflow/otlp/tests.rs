@@ -1,10 +1,12 @@
 use std::io::Write;
+use std::sync::LazyLock;
 
 use flate2::Compression;
 use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
 use proptest::prelude::*;
 
-use super::*;
+use super::{JSON, OtlpError, PROTOBUF, Spans, StatusCode, Unknown};
+use crate::mlflow::Table;
 
 const LIMIT: usize = 1 << 20;
 const ID: [u8; 16] = *b"0123456789abcdef";
@@ -26,6 +28,23 @@ fn span(parts: &[Vec<u8>]) -> Vec<u8> {
 
 fn export(span: &[u8]) -> Vec<u8> {
     field(1, &field(2, &field(2, span)))
+}
+
+fn read(content_type: Option<&str>, encoding: Option<&str>, raw: &[u8], limit: usize) -> Result<Spans, OtlpError> {
+    read_counting(content_type, encoding, raw, limit).map(|(spans, _)| spans)
+}
+
+/// The spans, and the unknown fields that were removed.
+fn read_counting(
+    content_type: Option<&str>,
+    encoding: Option<&str>,
+    raw: &[u8],
+    limit: usize,
+) -> Result<(Spans, Unknown), OtlpError> {
+    static TABLE: LazyLock<Table> = LazyLock::new(|| Table::built_in().expect("the built-in table"));
+    let mut unknown = Unknown::default();
+    let spans = super::read(TABLE.schema(), content_type, encoding, raw, limit, &mut unknown)?;
+    Ok((spans, unknown))
 }
 
 fn protobuf(body: &[u8]) -> Result<Spans, OtlpError> {
@@ -72,9 +91,14 @@ fn every_span_counts_however_the_messages_are_split() {
     let body = [field(1, &scopes), field(1, b""), export(&other)].concat();
     let found = protobuf(&body).expect("spans");
     assert_eq!((found.spans, found.traces.len()), (3, 2));
-    // Unknown fields and groups are passed over: field 15 as a varint, field 14 as a group with a varint in it.
-    let unknown = [&span(&[])[..], &[0x78, 0x01, 0x73, 0x08, 0x01, 0x74]].concat();
-    assert_eq!(ids(&protobuf(&export(&unknown)).expect("spans")), vec![STORED]);
+    // Unknown fields and groups are removed: field 33 as a varint, field 34 as a group with a varint in it.
+    let unknown = [&span(&[])[..], &[0x88, 0x02, 0x01, 0x93, 0x02, 0x08, 0x01, 0x94, 0x02]].concat();
+    let (found, removed) = read_counting(Some(PROTOBUF), None, &export(&unknown), LIMIT).expect("spans");
+    assert_eq!((ids(&found), &found.body), (vec![STORED], &export(&span(&[]))));
+    assert_eq!(
+        (removed.count(), removed.names()),
+        (2, &["protobuf field 33", "protobuf field 34"].map(str::to_owned)[..])
+    );
     // Varints longer than they need be: the tag of a span's id, the length of a message.
     let long_tag = [&[0x8a, 0x80, 0x00, 16][..], &ID, &field(2, b"span-001")].concat();
     assert_eq!(ids(&protobuf(&export(&long_tag)).expect("spans")), vec![STORED]);
@@ -100,8 +124,8 @@ fn what_mlflow_would_not_take_is_refused_as_it_refuses() {
     for (body, error) in [
         ("{}".to_owned(), OtlpError::NoSpans),
         (r#"{"resourceSpans":[]}"#.to_owned(), OtlpError::NoSpans),
-        (r#"{"resourceSpans":null}"#.to_owned(), OtlpError::Format),
-        (r#"{"resource_spans":[]}"#.to_owned(), OtlpError::Format),
+        (r#"{"resourceSpans":null}"#.to_owned(), OtlpError::NoSpans),
+        (r#"{"resource_spans":[{"scope_spans":[{"spans":[{}]}]}]}"#.to_owned(), OtlpError::NoSpans),
         (r#"{"resourceSpans":[null]}"#.to_owned(), OtlpError::Format),
         (r#"{"resourceSpans":[{}],"resourceSpans":[]}"#.to_owned(), OtlpError::Format),
         ("[]".to_owned(), OtlpError::Format),
@@ -111,8 +135,7 @@ fn what_mlflow_would_not_take_is_refused_as_it_refuses() {
         (json_span(r#"{"traceId":"01 02","spanId":"01"}"#), OtlpError::Format),
         (json_span(r#"{"traceId":"AAAAAAAAAAAAAAAAAAAAAA==","spanId":"01"}"#), OtlpError::Format),
         (json_span(r#"{"traceId":1,"spanId":"01"}"#), OtlpError::Format),
-        (json_span(r#"{"traceId":"01","trace_id":"02","spanId":"01"}"#), OtlpError::Format),
-        (json_span(r#"{"traceId":"01","spanId":"01","parent_span_id":"02"}"#), OtlpError::Format),
+        (json_span(r#"{"trace_id":"01","spanId":"01"}"#), OtlpError::Span),
     ] {
         assert_eq!(json(&body), Err(error), "{body}");
     }
@@ -122,6 +145,26 @@ fn what_mlflow_would_not_take_is_refused_as_it_refuses() {
     }
     assert_eq!(OtlpError::Span.status(), StatusCode::UNPROCESSABLE_ENTITY);
     assert_eq!(OtlpError::Format.status(), StatusCode::BAD_REQUEST);
+}
+
+#[test]
+fn unknown_members_of_a_span_in_json_are_removed() {
+    let odd =
+        json_span(r#"{"traceId":"01","traceId\u0000":"02","trace_id":"03","spanId":"01","name":"n","x":{"y":1}}"#);
+    let (found, removed) = read_counting(Some(JSON), None, odd.as_bytes(), LIMIT).expect("spans");
+    assert_eq!(ids(&found), vec!["tr-00000000000000000000000000000001"]);
+    let plain = json_span(r#"{"traceId":"01","spanId":"01","name":"n"}"#);
+    assert_eq!(String::from_utf8_lossy(&found.body), plain);
+    assert_eq!((removed.count(), removed.names()), (3, &["traceId", "trace_id", "x"].map(str::to_owned)[..]));
+}
+
+#[test]
+fn attribute_keys_hold_no_control_characters() {
+    let key = "team\u{0}x";
+    let attribute = field(9, &field(1, key.as_bytes()));
+    assert_eq!(protobuf(&export(&span(&[attribute]))), Err(OtlpError::Format));
+    let span = r#"{"traceId":"01","spanId":"01","attributes":[{"key":"team\u0000x"}]}"#;
+    assert_eq!(json(&json_span(span)), Err(OtlpError::Format));
 }
 
 #[test]

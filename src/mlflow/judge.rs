@@ -1,0 +1,363 @@
+//! Serialized scorers and judges: which endpoints of the AI gateway they call, and with which parameters.
+//!
+//! MLflow builds a scorer from this JSON in its own process and runs it with its own rights (`mlflow/genai/scorers/base.py`,
+//! `SerializedScorer`, 3.6 to 3.18). A judge's parameters are merged into the request to the model, where some of them
+//! choose another model, another host or another key. Therefore only known members are left: [`Judge::read`] rewrites
+//! the JSON.
+
+use std::borrow::Cow;
+
+use super::locate::{invalid, member};
+use super::provider::is_word;
+use super::{Json, LocateError};
+
+/// A serialized scorer, rebuilt from known members.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Judge {
+    /// What is sent in place of the client's text.
+    pub written: String,
+    /// Endpoints of the AI gateway that it calls, by name.
+    pub endpoints: Vec<String>,
+    /// Traces that it takes examples from.
+    pub traces: Vec<String>,
+    /// Its own name.
+    pub name: Option<String>,
+}
+
+impl Judge {
+    /// Reads a scorer, written as a string in the field called `field`.
+    ///
+    /// # Errors
+    /// No JSON object, a class that is no scorer, or a member of the wrong type.
+    pub fn read(field: &str, written: &str) -> Result<Self, LocateError> {
+        let unreadable = || invalid(field, &Json::String(Cow::Borrowed(written)), "a string that holds a JSON object");
+        let mut json = Json::parse_object(written.as_bytes()).map_err(|_| unreadable())?;
+        let mut judge = Self { name: json.text("name").map(str::to_owned), ..Self::default() };
+        scorer(&mut json, &mut judge, 0)?;
+        endpoint_names(&json, &mut judge.endpoints);
+        judge.written = String::from_utf8_lossy(&json.to_bytes()).into_owned();
+        Ok(judge)
+    }
+}
+
+/// Rebuilds an optimizer's settings: only known parameters of its model calls are left. Returns the endpoints they name.
+pub(super) fn optimizer(field: &str, written: &str) -> Result<(String, Vec<String>), LocateError> {
+    let unreadable = || invalid(field, &Json::String(Cow::Borrowed(written)), "a string that holds a JSON object");
+    let mut json = Json::parse_object(written.as_bytes()).map_err(|_| unreadable())?;
+    keep_parameters(&mut json, "lm_kwargs")?;
+    match member(&mut json, "gepa_kwargs") {
+        None => {}
+        Some(Json::Object(members)) => members.retain(|(key, _)| GEPA.contains(&key.as_ref())),
+        Some(other) => return Err(invalid("gepa_kwargs", other, "an object")),
+    }
+    check_model(&json, "reflection_model")?;
+    let mut endpoints = Vec::new();
+    endpoint_names(&json, &mut endpoints);
+    Ok((String::from_utf8_lossy(&json.to_bytes()).into_owned(), endpoints))
+}
+
+fn scorer(json: &mut Json<'_>, judge: &mut Judge, depth: usize) -> Result<(), LocateError> {
+    if depth > MAX_NESTING {
+        return Err(invalid("serialized_scorer", json, "nested less deeply"));
+    }
+    keep(json, &SCORER)?;
+    match json.get("builtin_scorer_class") {
+        None => {}
+        // MLflow up to 3.17 takes anything of this name in a module, functions that open connections among it.
+        Some(Json::String(class)) if CLASSES.contains(&class.as_ref()) => {}
+        Some(other) => return Err(invalid("builtin_scorer_class", other, "the name of a built-in scorer")),
+    }
+    if let Some(data) = member(json, "builtin_scorer_pydantic_data") {
+        model_call(data, &BUILT_IN)?;
+    }
+    if let Some(data) = member(json, "instructions_judge_pydantic_data") {
+        model_call(data, &INSTRUCTIONS)?;
+    }
+    if let Some(data) = member(json, "third_party_scorer_data") {
+        model_call(data, &THIRD_PARTY)?;
+        match data.get("module") {
+            None => {}
+            Some(Json::String(module)) if module.starts_with("mlflow.genai.scorers.") => {}
+            Some(other) => return Err(invalid("module", other, "a module of mlflow.genai.scorers")),
+        }
+        if let Some(arguments) = member(data, "kwargs") {
+            third_party_arguments(arguments);
+        }
+    }
+    if let Some(data) = member(json, "memory_augmented_judge_data") {
+        keep(data, &MEMORY)?;
+        check_model(data, "reflection_lm")?;
+        check_model(data, "embedding_model")?;
+        if let Some(ids) = data.get("episodic_trace_ids") {
+            let Json::Array(ids) = ids else { return Err(invalid("episodic_trace_ids", ids, "a list of strings")) };
+            for id in ids {
+                let Json::String(id) = id else { return Err(invalid("episodic_trace_ids", id, "a list of strings")) };
+                judge.traces.push(id.clone().into_owned());
+            }
+        }
+        if let Some(base) = member(data, "base_judge") {
+            scorer(base, judge, depth + 1)?;
+        }
+    }
+    if let Some(data) = member(json, "ensemble_scorer_data") {
+        keep(data, &ENSEMBLE)?;
+        match member(data, "scorers") {
+            None => {}
+            Some(Json::Array(scorers)) => scorers.iter_mut().try_for_each(|inner| scorer(inner, judge, depth + 1))?,
+            Some(other) => return Err(invalid("scorers", other, "a list of objects")),
+        }
+    }
+    Ok(())
+}
+
+/// The members of something that calls a model.
+fn model_call(data: &mut Json<'_>, known: &[&str]) -> Result<(), LocateError> {
+    keep(data, known)?;
+    keep_parameters(data, "inference_params")?;
+    check_model(data, "model")
+}
+
+/// Leaves the known members of an object.
+fn keep(json: &mut Json<'_>, known: &[&str]) -> Result<(), LocateError> {
+    match json {
+        Json::Object(members) => {
+            members.retain(|(key, _)| known.contains(&key.as_ref()));
+            Ok(())
+        }
+        other => Err(invalid("serialized_scorer", other, "an object")),
+    }
+}
+
+/// Leaves the parameters that shape a model's answer; others choose which model answers, and where.
+fn keep_parameters(json: &mut Json<'_>, name: &str) -> Result<(), LocateError> {
+    match member(json, name) {
+        None => Ok(()),
+        Some(Json::Object(members)) => {
+            members.retain(|(key, _)| PARAMETERS.contains(&key.as_ref()));
+            Ok(())
+        }
+        Some(other) => Err(invalid(name, other, "an object")),
+    }
+}
+
+/// Arguments of a third party's class: nested settings of model calls keep their known parameters, and no argument is left
+/// that chooses a host, a key or another model.
+fn third_party_arguments(json: &mut Json<'_>) {
+    match json {
+        Json::Object(members) => {
+            members.retain_mut(|(key, value)| {
+                let settings = key.ends_with("_kwargs") || key.ends_with("_params");
+                if settings && let Json::Object(members) = value {
+                    members.retain(|(key, _)| PARAMETERS.contains(&key.as_ref()));
+                }
+                third_party_arguments(value);
+                !steers(key)
+            });
+        }
+        Json::Array(items) => items.iter_mut().for_each(third_party_arguments),
+        Json::Scalar(_) | Json::String(_) => {}
+    }
+}
+
+/// `PROVIDER:/NAME`: MLflow looks the provider up, in part in a path of its model catalog.
+fn check_model(json: &Json<'_>, name: &str) -> Result<(), LocateError> {
+    match json.get(name) {
+        None => Ok(()),
+        Some(Json::String(model)) => match model.split_once(":/") {
+            Some((provider, _)) if !is_word(provider) => {
+                Err(invalid(name, &Json::String(model.clone()), "PROVIDER:/MODEL"))
+            }
+            Some(_) | None => Ok(()),
+        },
+        Some(other) => Err(invalid(name, other, "a string")),
+    }
+}
+
+/// Adds the endpoints of the AI gateway that any text in `json` names as models, `gateway:/NAME`.
+pub(super) fn endpoint_names(json: &Json<'_>, names: &mut Vec<String>) {
+    match json {
+        Json::Scalar(_) => {}
+        Json::String(text) => {
+            let name = text.trim().split_once(":/").filter(|(provider, _)| provider.eq_ignore_ascii_case("gateway"));
+            names.extend(name.map(|(_, name)| name.trim_start_matches('/').to_owned()));
+        }
+        Json::Array(items) => items.iter().for_each(|item| endpoint_names(item, names)),
+        Json::Object(members) => members.iter().for_each(|(_, value)| endpoint_names(value, names)),
+    }
+}
+
+/// Whether an argument of LiteLLM or of a model's client chooses another host, key or model.
+pub(super) fn steers(key: &str) -> bool {
+    let key = key.trim().to_ascii_lowercase();
+    const NAMES: [&str; 31] = [
+        "api_base",
+        "base_url",
+        "api_key",
+        "api_version",
+        "api_type",
+        "custom_llm_provider",
+        "deployment_id",
+        "fallbacks",
+        "context_window_fallbacks",
+        "context_window_fallback_dict",
+        "model_list",
+        "extra_headers",
+        "headers",
+        "default_headers",
+        "proxy_url",
+        "use_litellm_proxy",
+        "use_in_pass_through",
+        "client",
+        "http_client",
+        "organization",
+        "tenant_id",
+        "client_secret",
+        "region_name",
+        "url",
+        "wx_url",
+        "mock_response",
+        "hf_model_name",
+        "callbacks",
+        "success_callback",
+        "failure_callback",
+        "logger_fn",
+    ];
+    const PREFIXES: [&str; 9] =
+        ["aws_", "azure_", "vertex_", "sagemaker_", "oci_", "langfuse_", "langsmith_", "watsonx_", "litellm_"];
+    const SUFFIXES: [&str; 7] = ["_base", "_base_url", "_url", "_endpoint", "_host", "_credentials", "_api_key"];
+    NAMES.contains(&key.as_str())
+        || PREFIXES.iter().any(|prefix| key.starts_with(prefix))
+        || SUFFIXES.iter().any(|suffix| key.ends_with(suffix))
+}
+
+const MAX_NESTING: usize = 8;
+
+/// Members of a serialized scorer.
+const SCORER: [&str; 17] = [
+    "name",
+    "aggregations",
+    "description",
+    "is_session_level_scorer",
+    "session_level",
+    "timeout",
+    "mlflow_version",
+    "serialization_version",
+    "builtin_scorer_class",
+    "builtin_scorer_pydantic_data",
+    "call_source",
+    "call_signature",
+    "original_func_name",
+    "instructions_judge_pydantic_data",
+    "memory_augmented_judge_data",
+    "third_party_scorer_data",
+    "ensemble_scorer_data",
+];
+
+/// The scorers that come with MLflow (`mlflow/genai/scorers/builtin_scorers.py`, 3.6 to 3.18).
+pub(super) const CLASSES: [&str; 24] = [
+    "Completeness",
+    "ConversationCompleteness",
+    "ConversationalGuidelines",
+    "ConversationalRoleAdherence",
+    "ConversationalSafety",
+    "ConversationalToolCallEfficiency",
+    "Correctness",
+    "Equivalence",
+    "ExpectationsGuidelines",
+    "Fluency",
+    "Guidelines",
+    "KnowledgeRetention",
+    "PIIDetection",
+    "RegexMatch",
+    "RelevanceToQuery",
+    "ResponseLength",
+    "RetrievalGroundedness",
+    "RetrievalRelevance",
+    "RetrievalSufficiency",
+    "Safety",
+    "Summarization",
+    "ToolCallCorrectness",
+    "ToolCallEfficiency",
+    "UserFrustration",
+];
+
+/// Fields of the built-in scorers, without `extra_headers` and `last_turn_scorer`, a scorer of any class.
+const BUILT_IN: [&str; 20] = [
+    "name",
+    "description",
+    "aggregations",
+    "timeout",
+    "required_columns",
+    "model",
+    "model_api",
+    "inference_params",
+    "instructions",
+    "guidelines",
+    "session_level",
+    "case_insensitive",
+    "match_type",
+    "pattern",
+    "max_length",
+    "min_length",
+    "unit",
+    "pii_types",
+    "should_consider_ordering",
+    "should_exact_match",
+];
+
+const INSTRUCTIONS: [&str; 6] =
+    ["instructions", "model", "feedback_value_type", "generate_rationale_first", "inference_params", "model_api"];
+
+const MEMORY: [&str; 7] = [
+    "base_judge",
+    "reflection_lm",
+    "embedding_model",
+    "embedding_dim",
+    "retrieval_k",
+    "semantic_memory",
+    "episodic_trace_ids",
+];
+
+const THIRD_PARTY: [&str; 5] = ["module", "class", "metric_name", "model", "kwargs"];
+
+const ENSEMBLE: [&str; 2] = ["ensemble_fn", "scorers"];
+
+/// Parameters of a model's answer.
+const PARAMETERS: [&str; 17] = [
+    "temperature",
+    "top_p",
+    "top_k",
+    "max_tokens",
+    "max_completion_tokens",
+    "stop",
+    "seed",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "logprobs",
+    "top_logprobs",
+    "reasoning_effort",
+    "verbosity",
+    "parallel_tool_calls",
+    "timeout",
+    "drop_params",
+];
+
+/// Arguments of `gepa.optimize` that are neither a model nor a place.
+const GEPA: [&str; 12] = [
+    "candidate_selection_strategy",
+    "frontier_type",
+    "skip_perfect_score",
+    "perfect_score",
+    "reflection_minibatch_size",
+    "use_merge",
+    "max_merge_invocations",
+    "merge_val_overlap_floor",
+    "module_selector",
+    "seed",
+    "cache_evaluation",
+    "raise_on_exception",
+];
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,256 @@
+//! Secrets and model definitions of MLflow's AI gateway: what MLflow connects to, and as whom, when it uses them.
+//!
+//! Facts: `mlflow/server/gateway_api.py` (`_build_endpoint_config`), `mlflow/gateway/providers/`, `mlflow/gateway/config.py`
+//! and `mlflow/utils/providers.py`, 3.9 to 3.18. Providers without code of their own go through LiteLLM, which takes every
+//! key of `auth_config` and `secret_value` as an argument; therefore only known keys are free to set.
+
+use super::address::looks_like_address;
+use super::locate::{member, shown, text_field};
+use super::rules::Demand;
+use super::{Json, LocateError};
+
+/// A stored secret, as `gateway/secrets/get` shows it: no value of `secret_value`, but its keys.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct StoredSecret {
+    pub provider: Option<String>,
+    pub auth_config: Vec<(String, String)>,
+    pub secret_keys: Vec<String>,
+}
+
+/// A model as an endpoint uses it: who provides it, and what it is called there.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Model {
+    pub provider: String,
+    pub name: String,
+}
+
+/// The demands of a secret that is created or changed.
+pub(super) fn of_secret(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateError> {
+    let mut demands = Vec::new();
+    let auth_config = entries(body, "auth_config");
+    for (key, value) in &auth_config {
+        match key.as_str() {
+            _ if value.is_empty() => {}
+            "api_base" => demands.push(Demand::Address(value.clone())),
+            "aws_region_name" | "vertex_location" if !is_label(value) => {
+                return Err(malformed(key, value, "a region: lower-case letters, digits and `-`"));
+            }
+            "vertex_project" if !is_project(value) => return Err(malformed(key, value, "the ID of a project")),
+            "auth_mode" if !OWN_CREDENTIALS.contains(&value.as_str()) => demands.push(SERVER_IDENTITY),
+            "aws_role_name" => demands.push(SERVER_IDENTITY),
+            known if AUTH_CONFIG.contains(&known) => {}
+            _ => {
+                demands.push(Demand::Privileged("set this key of a secret's auth_config"));
+                if looks_like_address(value) {
+                    demands.push(Demand::Address(value.clone()));
+                }
+            }
+        }
+    }
+    for (key, value) in entries(body, "secret_value") {
+        match key.as_str() {
+            // MLflow 3.9 takes the name of an environment variable or a file in place of the key.
+            "api_key" if value.starts_with(['$', '/', '~', '.']) => {
+                return Err(malformed(&key, "***", "the key itself, not the name of a variable or a file"));
+            }
+            "vertex_credentials" => demands.extend(service_account(&value)?),
+            known if SECRET_VALUE.contains(&known) => {}
+            _ => {
+                demands.push(Demand::Privileged("set this key of a secret's value"));
+                if looks_like_address(&value) {
+                    demands.push(Demand::Address(value));
+                }
+            }
+        }
+    }
+    demands.dedup();
+    Ok(demands)
+}
+
+/// The demands of a model definition that is created or changed.
+pub(super) fn of_definition(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateError> {
+    let definition = text_field(body, "model_definition_id")?;
+    let provider = text_field(body, "provider")?.filter(|provider| !provider.is_empty());
+    let name = text_field(body, "model_name")?.filter(|name| !name.is_empty());
+    let secret = text_field(body, "secret_id")?.filter(|secret| !secret.is_empty());
+    if let Some(provider) = &provider
+        && !is_word(provider)
+    {
+        return Err(malformed("provider", provider, "a provider's name: letters, digits, `.`, `-` and `_`"));
+    }
+    let mut demands = Vec::new();
+    if let Some(name) = name.as_ref().filter(|name| looks_like_address(name)) {
+        demands.push(Demand::Address(name.clone()));
+    }
+    if provider.is_some() || secret.is_some() {
+        demands.push(Demand::Definition { definition, provider, secret });
+    }
+    Ok(demands)
+}
+
+impl StoredSecret {
+    /// Every address that MLflow connects to for `model` with this secret, beside the provider's public one.
+    #[must_use]
+    pub fn addresses(&self, model: &Model) -> Vec<String> {
+        let mut addresses = Vec::new();
+        for (key, value) in &self.auth_config {
+            match key.as_str() {
+                "api_base" if value.trim().is_empty() => {}
+                "api_base" => addresses.push(value.clone()),
+                // A region that is none becomes a part of the host.
+                "aws_region_name" | "vertex_location" if !value.is_empty() && !is_label(value) => {
+                    addresses.push(value.clone())
+                }
+                _ if looks_like_address(value) => addresses.push(value.clone()),
+                _ => {}
+            }
+        }
+        if looks_like_address(&model.name) {
+            addresses.push(model.name.clone());
+        }
+        let has_base = self.auth_config.iter().any(|(key, value)| key == "api_base" && !value.trim().is_empty());
+        if !has_base
+            && let Some((_, own)) = SELF_HOSTED.iter().find(|(name, _)| model.provider.eq_ignore_ascii_case(name))
+        {
+            addresses.push((*own).to_owned());
+        }
+        addresses
+    }
+
+    /// What only administrators may do with this secret and this provider.
+    #[must_use]
+    pub fn privilege(&self, provider: &str) -> Option<&'static str> {
+        let has = |key: &str| self.secret_keys.iter().any(|known| known == key);
+        let set = |key: &str| self.auth_config.iter().any(|(known, value)| known == key && !value.is_empty());
+        let mode = self.auth_config.iter().find(|(key, _)| key == "auth_mode").map(|(_, mode)| mode.as_str());
+        let own = match family(provider) {
+            "bedrock" => match mode {
+                None | Some("api_key") => has("api_key"),
+                Some("access_keys") => has("aws_access_key_id") && has("aws_secret_access_key"),
+                Some(_) => false,
+            },
+            "vertex_ai" => has("vertex_credentials"),
+            "databricks" => set("api_base") && (has("api_key") || has("client_secret")),
+            _ => mode.is_none_or(|mode| OWN_CREDENTIALS.contains(&mode)),
+        };
+        if !own {
+            return Some(AS_SERVER);
+        }
+        let fits = self.provider.as_deref().is_none_or(|its| its.is_empty() || family(its) == family(provider));
+        if fits { None } else { Some("use a secret with a provider that it was not made for") }
+    }
+}
+
+/// MLflow's aliases of one provider (`mlflow/utils/provider_filter.py`).
+fn family(provider: &str) -> &str {
+    match provider {
+        "amazon-bedrock" => "bedrock",
+        "databricks-model-serving" => "databricks",
+        // `openai` with `api_type` is Azure's.
+        "azure" => "openai",
+        other => other,
+    }
+}
+
+const AS_SERVER: &str = "let MLflow use its own server's cloud identity";
+const SERVER_IDENTITY: Demand = Demand::Privileged(AS_SERVER);
+
+/// The modes of authentication in which a secret brings its own credentials.
+const OWN_CREDENTIALS: [&str; 5] = ["api_key", "access_keys", "service_account_json", "pat_token", "oauth_m2m"];
+
+/// Further keys of `auth_config` that MLflow's pages offer; none of them is part of an address.
+const AUTH_CONFIG: [&str; 14] = [
+    "auth_mode",
+    "aws_region_name",
+    "vertex_location",
+    "vertex_project",
+    "api_version",
+    "api_type",
+    "deployment_name",
+    "organization",
+    "version",
+    "aws_session_name",
+    "vertex_anthropic_betas",
+    "client_id",
+    "tenant_id",
+    "portkey_provider",
+];
+
+/// Keys of `secret_value` that MLflow's pages offer.
+const SECRET_VALUE: [&str; 7] = [
+    "api_key",
+    "aws_access_key_id",
+    "aws_secret_access_key",
+    "aws_session_token",
+    "client_secret",
+    "portkey_config",
+    "provider_api_key",
+];
+
+/// Providers that run next to MLflow, and the address that MLflow or LiteLLM takes when a secret has none.
+const SELF_HOSTED: [(&str, &str); 12] = [
+    ("ollama", "http://localhost:11434"),
+    ("ollama_chat", "http://localhost:11434"),
+    ("lm_studio", "http://localhost:1234"),
+    ("llamafile", "http://127.0.0.1:8080"),
+    ("vllm", "http://localhost:8000"),
+    ("hosted_vllm", "http://localhost:8000"),
+    ("xinference", "http://127.0.0.1:9997"),
+    ("litellm_proxy", "http://localhost:4000"),
+    ("docker_model_runner", "http://localhost:22088"),
+    ("lemonade", "http://localhost:8000"),
+    ("oobabooga", "http://localhost:5000"),
+    ("triton", "http://localhost:8000"),
+];
+
+/// Google's service account: where its tokens come from is in the file itself.
+fn service_account(written: &str) -> Result<Vec<Demand>, LocateError> {
+    let wrong = || malformed("vertex_credentials", "***", "the JSON of a Google service account");
+    let account = Json::parse_object(written.as_bytes()).map_err(|_| wrong())?;
+    let text = |name: &str| match account.get(name) {
+        None => Ok(None),
+        Some(Json::String(text)) => Ok(Some(text.as_ref())),
+        Some(Json::Scalar(_) | Json::Array(_) | Json::Object(_)) => Err(wrong()),
+    };
+    // Other types name programs to run and further addresses.
+    if text("type")?.is_some_and(|kind| kind != "service_account")
+        || text("universe_domain")?.is_some_and(|domain| domain != "googleapis.com")
+    {
+        return Err(wrong());
+    }
+    Ok(text("token_uri")?.map(|address| Demand::Address(address.to_owned())).into_iter().collect())
+}
+
+/// The entries of a map of strings; empty when absent.
+fn entries(body: &mut Json<'_>, name: &str) -> Vec<(String, String)> {
+    let Some(Json::Object(members)) = member(body, name) else { return Vec::new() };
+    let text = |value: &Json<'_>| match value {
+        Json::String(text) => text.clone().into_owned(),
+        other => String::from_utf8_lossy(&other.to_bytes()).into_owned(),
+    };
+    members.iter().map(|(key, value)| (key.clone().into_owned(), text(value))).collect()
+}
+
+fn malformed(name: &str, value: &str, expected: &'static str) -> LocateError {
+    LocateError::Invalid { name: name.to_owned(), value: shown(&format!("'{value}'")), expected }
+}
+
+/// A label of a host's name.
+fn is_label(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=63).contains(&text.len()) && text.bytes().all(plain)
+}
+
+fn is_project(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b":.-".contains(&byte);
+    (1..=128).contains(&text.len()) && text.bytes().all(plain) && !text.contains("..")
+}
+
+/// A provider's name.
+pub(super) fn is_word(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    (1..=64).contains(&text.len()) && text.bytes().all(plain) && !text.starts_with('.') && !text.contains("..")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,367 @@
+//! The known fields of every request, and the rebuilding of requests from them.
+//!
+//! `requests.toml` holds MLflow's own descriptors: the protobuf messages of its Flask routes, the pydantic models and
+//! hand-read parameters of the others, merged over every supported release by `scripts/request-schema`. A request is
+//! reduced to these fields before any id in it is read, because MLflow's parsers are lenient: what they make of a field
+//! that is not in their schema is not ours to guess.
+//!
+//! [`Schema::rebuild_body`] and [`Schema::rebuild_query`] leave one spelling of each field, check every value against
+//! the field's type, and remove unknown fields. A value of the wrong type is an error, never dropped: protobuf's JSON
+//! parser stops at the first one, and MLflow goes on with the fields before it.
+
+mod load;
+mod value;
+
+#[cfg(test)]
+mod tests;
+
+pub use load::SchemaError;
+
+use std::borrow::Cow;
+
+use super::locate::{invalid, shown};
+use super::{Json, LocateError};
+use crate::http::Query;
+
+/// Every message, object and enum of `requests.toml`.
+#[derive(Debug)]
+pub struct Schema {
+    messages: Vec<Message>,
+    enums: Vec<Enum>,
+    operations: Vec<(Box<str>, RequestFields)>,
+    spans: Option<MessageId>,
+}
+
+/// The known fields of one operation's request.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct RequestFields {
+    /// `None`: MLflow reads no query parameter.
+    pub query: Option<MessageId>,
+    /// `None`: MLflow reads no field of a JSON body.
+    pub body: Option<MessageId>,
+}
+
+/// A message of the [`Schema`] that it came from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct MessageId(usize);
+
+/// Names of the unknown fields that were removed from one request.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Unknown {
+    names: Vec<String>,
+    count: u64,
+}
+
+impl Unknown {
+    /// Number of removed fields.
+    #[must_use]
+    pub const fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The first [`MAX_NAMES`] distinct names, without control characters, at most 64 characters each.
+    #[must_use]
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    pub(super) fn add(&mut self, name: &str) {
+        self.count = self.count.saturating_add(1);
+        if self.names.len() < MAX_NAMES {
+            let name = shown(name);
+            if !self.names.contains(&name) {
+                self.names.push(name);
+            }
+        }
+    }
+}
+
+const MAX_NAMES: usize = 8;
+
+#[derive(Debug)]
+struct Message {
+    dialect: Dialect,
+    fields: Vec<Field>,
+    /// Accepted spellings in order, each with the index of its field.
+    names: Vec<(Box<str>, usize)>,
+    /// The type of further members, where MLflow takes any name.
+    rest: Option<Kind>,
+}
+
+/// The parser that reads an object.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Dialect {
+    /// protobuf's JSON parser: `experiment_id` and `experimentId` are one field, and `null` is an absent one.
+    Protobuf,
+    /// OTLP's JSON: lowerCamelCase only, ids in hex (OTLP 1.9, JSON Protobuf Encoding).
+    Otlp,
+    /// Python's dictionaries and pydantic's models: one spelling, and `null` is a value.
+    Plain,
+}
+
+#[derive(Debug)]
+struct Field {
+    name: Box<str>,
+    kind: Kind,
+    /// The `oneof` that it is a member of; protobuf refuses two members of one.
+    oneof: Option<u32>,
+}
+
+/// The type of a value.
+#[derive(Clone, Debug)]
+enum Kind {
+    String,
+    /// The key of a tag, a parameter or a metric.
+    Key,
+    Integer {
+        least: i128,
+        most: i128,
+    },
+    Number {
+        most: f64,
+    },
+    Bool,
+    /// `null`, where a list of a plain object may hold one.
+    Null,
+    /// base64
+    Bytes,
+    Enum(usize),
+    Message(MessageId),
+    Repeated(Box<Self>),
+    Map(Box<Self>),
+    /// `google.protobuf.Struct`
+    Struct,
+    /// `google.protobuf.Value`
+    Value,
+    /// `google.protobuf.ListValue`
+    List,
+    Timestamp,
+    Duration,
+    FieldMask,
+    /// JSON of any shape.
+    Any,
+    /// JSON of any shape, written as a string.
+    JsonText,
+    OneOf(Vec<Self>),
+}
+
+#[derive(Debug)]
+struct Enum {
+    values: Vec<(Box<str>, i32)>,
+}
+
+impl Message {
+    fn field(&self, name: &str) -> Option<(usize, &Field)> {
+        let at = self.names.binary_search_by(|(known, _)| (**known).cmp(name)).ok()?;
+        let (_, index) = self.names.get(at)?;
+        Some((*index, self.fields.get(*index)?))
+    }
+}
+
+impl Schema {
+    /// The fields of an operation's request, by the operation's name.
+    #[must_use]
+    pub fn of(&self, operation: &str) -> Option<RequestFields> {
+        let at = self.operations.binary_search_by(|(known, _)| (**known).cmp(operation)).ok()?;
+        self.operations.get(at).map(|(_, fields)| *fields)
+    }
+
+    /// The message of an OpenTelemetry export of spans.
+    #[must_use]
+    pub const fn spans(&self) -> Option<MessageId> {
+        self.spans
+    }
+
+    /// Every operation that has fields, in the order of their names.
+    pub fn operations(&self) -> impl Iterator<Item = (&str, RequestFields)> {
+        self.operations.iter().map(|(name, fields)| (name.as_ref(), *fields))
+    }
+
+    /// Whether a message has the field that `steps` lead to, under one of each step's names, and `with` beside it.
+    pub(super) fn has<'s, N>(
+        &self,
+        message: Option<MessageId>,
+        steps: impl Iterator<Item = N>,
+        with: Option<&str>,
+    ) -> bool
+    where
+        N: Iterator<Item = &'s str>,
+    {
+        let mut here = message;
+        let mut last = None;
+        for names in steps {
+            let Some(message) = here.and_then(|id| self.message(id)) else { return false };
+            last = Some(message);
+            let mut known = names.filter_map(|name| message.field(name));
+            let Some((_, field)) = known.next() else { return false };
+            here = match &field.kind {
+                Kind::Message(id) => Some(*id),
+                Kind::Repeated(inner) => match inner.as_ref() {
+                    Kind::Message(id) => Some(*id),
+                    _ => None,
+                },
+                _ => None,
+            };
+        }
+        last.is_some_and(|message| with.is_none_or(|name| message.field(name).is_some()))
+    }
+
+    /// Rebuilds a JSON body from the fields of `message`; without one, from none.
+    ///
+    /// # Errors
+    /// A value that is not of its field's type, a field in two spellings, two members of one `oneof`, or a control
+    /// character in a key.
+    pub fn rebuild_body(
+        &self,
+        message: Option<MessageId>,
+        body: &mut Json<'_>,
+        unknown: &mut Unknown,
+    ) -> Result<(), LocateError> {
+        let Json::Object(members) = body else { return Err(invalid("request body", body, "an object")) };
+        match message.and_then(|id| self.message(id)) {
+            Some(message) => self.members(message, members, unknown),
+            None => {
+                members.drain(..).for_each(|(name, _)| unknown.add(&name));
+                Ok(())
+            }
+        }
+    }
+
+    /// Rebuilds a query from the fields of `message`; without one, from none.
+    ///
+    /// Queries have MLflow's own spelling only. Fields that a query cannot hold, such as messages, are unknown there.
+    ///
+    /// # Errors
+    /// A value that is not of its parameter's type, or a parameter given twice that is no list.
+    pub fn rebuild_query(
+        &self,
+        message: Option<MessageId>,
+        query: &mut Query,
+        unknown: &mut Unknown,
+    ) -> Result<(), LocateError> {
+        let message = message.and_then(|id| self.message(id));
+        let mut seen = Seen::default();
+        query.try_retain(|name, value| {
+            let known = message.and_then(|message| message.field(name)).filter(|(_, field)| *field.name == *name);
+            let kind = match known {
+                Some((index, Field { kind: Kind::Repeated(inner), .. })) => {
+                    let _ = seen.insert(index);
+                    Some(inner.as_ref())
+                }
+                Some((index, field)) => {
+                    if self.is_scalar(&field.kind) && !seen.insert(index) {
+                        return Err(LocateError::Repeated(shown(name)));
+                    }
+                    Some(&field.kind)
+                }
+                None => message.and_then(|message| message.rest.as_ref()),
+            };
+            match kind.filter(|kind| self.is_scalar(kind)) {
+                Some(kind) => self.parameter(kind, name, value).map(|()| true),
+                None => {
+                    unknown.add(name);
+                    Ok(false)
+                }
+            }
+        })
+    }
+
+    fn message(&self, id: MessageId) -> Option<&Message> {
+        self.messages.get(id.0)
+    }
+
+    fn members<'b>(
+        &self,
+        message: &Message,
+        members: &mut Vec<(Cow<'b, str>, Json<'b>)>,
+        unknown: &mut Unknown,
+    ) -> Result<(), LocateError> {
+        let mut seen = Seen::default();
+        let mut groups: Vec<(u32, usize)> = Vec::new();
+        let mut failed = None;
+        members.retain_mut(|(name, value)| {
+            if failed.is_some() {
+                return true;
+            }
+            let kept = match message.field(name) {
+                Some((index, field)) => {
+                    if message.dialect != Dialect::Plain && value.is_null() && !matches!(field.kind, Kind::Value) {
+                        return false;
+                    }
+                    if *field.name != **name {
+                        *name = Cow::Owned(field.name.clone().into());
+                    }
+                    once(message, &mut seen, &mut groups, index, field)
+                        .and_then(|()| self.member(message.dialect, field, value, unknown))
+                        .map(|()| true)
+                }
+                None => match &message.rest {
+                    Some(kind) => check_key(name).and_then(|()| self.value(kind, name, value, unknown)).map(|()| true),
+                    None => {
+                        unknown.add(name);
+                        Ok(false)
+                    }
+                },
+            };
+            kept.unwrap_or_else(|error| {
+                failed = Some(error);
+                true
+            })
+        });
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn member(
+        &self,
+        dialect: Dialect,
+        field: &Field,
+        value: &mut Json<'_>,
+        unknown: &mut Unknown,
+    ) -> Result<(), LocateError> {
+        if dialect == Dialect::Plain && value.is_null() {
+            return Ok(());
+        }
+        self.value(&field.kind, &field.name, value, unknown)
+    }
+}
+
+/// Notes that a field was given; it may be given once, and one member of a `oneof`.
+fn once(
+    message: &Message,
+    seen: &mut Seen,
+    groups: &mut Vec<(u32, usize)>,
+    index: usize,
+    field: &Field,
+) -> Result<(), LocateError> {
+    if !seen.insert(index) {
+        return Err(LocateError::Repeated(field.name.clone().into()));
+    }
+    let Some(group) = field.oneof else { return Ok(()) };
+    if let Some((_, other)) = groups.iter().find(|(known, _)| *known == group) {
+        let other = message.fields.get(*other).map_or_else(String::new, |other| other.name.clone().into());
+        return Err(LocateError::Exclusive(other, field.name.clone().into()));
+    }
+    groups.push((group, index));
+    Ok(())
+}
+
+/// protobuf and some databases end a name at NUL; others drop or show control characters in ways of their own.
+fn check_key(key: &str) -> Result<(), LocateError> {
+    if key.contains(char::is_control) { Err(LocateError::ControlCharacter(shown(key))) } else { Ok(()) }
+}
+
+/// A set of field indices. No message has more than 128 fields; `load` refuses one that has.
+#[derive(Default)]
+struct Seen(u128);
+
+impl Seen {
+    /// False when it was there already.
+    fn insert(&mut self, index: usize) -> bool {
+        let bit = 1_u128.checked_shl(u32::try_from(index).unwrap_or(u32::MAX)).unwrap_or(0);
+        let fresh = self.0 & bit == 0;
+        self.0 |= bit;
+        fresh
+    }
+}
+
+const MAX_FIELDS: usize = 128;

@@ -1,0 +1,142 @@
+//! The demands of whatever makes MLflow open a connection: to model providers, and to itself for its AI gateway.
+
+use super::{Error, Proxy};
+use crate::authz::{Permission, Requirement, Resource, ResourceKind};
+use crate::mlflow::{Demand, Judge, Located, ProviderModel, Thing};
+
+impl Proxy {
+    /// The requirements of a demand about addresses, secrets and scorers. What must hold for everybody, administrators
+    /// included, is an error when it does not.
+    pub(super) async fn connection(&self, demand: Demand) -> Result<Vec<Requirement>, Error> {
+        let hosts = &self.authz.provider_hosts;
+        match demand {
+            Demand::Address(address) => hosts.check(&address)?,
+            Demand::PublicAddress(address) => hosts.check_public(&address)?,
+            Demand::Endpoint(name) => {
+                for address in self.resolver.addresses_of_endpoint(&name).await? {
+                    hosts.check(&address)?;
+                }
+            }
+            Demand::Secret { id, provider } => {
+                let model = ProviderModel { provider, name: String::new() };
+                for address in self.resolver.secret(&id).await?.unwrap_or_default().addresses(&model) {
+                    hosts.check(&address)?;
+                }
+            }
+            Demand::Definition { definition, provider, secret } => {
+                return self.definition(definition, provider, secret).await;
+            }
+            Demand::StoredScorer { experiment, name, version } => {
+                let Some(written) = self.resolver.scorer(&experiment, &name, version.as_deref()).await? else {
+                    return Ok(Vec::new());
+                };
+                return self.judge(&written).await;
+            }
+            Demand::Guardrail(id) => {
+                let Some(guardrail) = self.resolver.guardrail(&id).await? else { return Ok(Vec::new()) };
+                let mut requirements = self.judge(&guardrail.scorer).await?;
+                if let Some(id) = guardrail.endpoint {
+                    requirements.push(self.use_of_endpoint(id).await?);
+                }
+                return Ok(requirements);
+            }
+            Demand::Located(_)
+            | Demand::NameIsFree { .. }
+            | Demand::ExperimentName { .. }
+            | Demand::Privileged(_)
+            | Demand::ArtifactLocation(_)
+            | Demand::Inside { .. }
+            | Demand::TraceIn { .. }
+            | Demand::NoUsersName(_)
+            | Demand::UsageExperiment { .. }
+            | Demand::Queue { .. } => {}
+        }
+        Ok(Vec::new())
+    }
+
+    /// A model definition after a change: what is not given stays as it is.
+    async fn definition(
+        &self,
+        id: Option<String>,
+        provider: Option<String>,
+        secret: Option<String>,
+    ) -> Result<Vec<Requirement>, Error> {
+        let stored = match id {
+            Some(id) => self.resolver.definition(&id).await?,
+            None => None,
+        };
+        let provider = provider.or_else(|| stored.as_ref().map(|stored| stored.model.provider.clone()));
+        let secret = secret.or_else(|| stored.map(|stored| stored.secret)).unwrap_or_default();
+        let Some(provider) = provider else { return Ok(Vec::new()) };
+        // MLflow says what a secret that is not there means.
+        let Some(secret) = self.resolver.secret(&secret).await? else { return Ok(Vec::new()) };
+        let privilege = secret.privilege(&provider).map(Requirement::Privileged);
+        for address in secret.addresses(&ProviderModel { provider, name: String::new() }) {
+            self.authz.provider_hosts.check(&address)?;
+        }
+        Ok(privilege.into_iter().collect())
+    }
+
+    /// What a stored scorer calls and reads with the rights of MLflow's own process.
+    async fn judge(&self, written: &str) -> Result<Vec<Requirement>, Error> {
+        let judge = Judge::read("serialized_scorer", written)?;
+        let located = |thing, permission, id| Located { thing, permission, id };
+        let mut requirements = Vec::new();
+        for name in judge.endpoints {
+            // MLflow stores an endpoint's id in place of its name, and shows either.
+            if self.resolver.recent_endpoint(&name).await?.is_none() {
+                requirements.push(self.use_of_endpoint(name).await?);
+                continue;
+            }
+            for address in self.resolver.addresses_of_endpoint(&name).await? {
+                self.authz.provider_hosts.check(&address)?;
+            }
+            let endpoint = located(Thing::EndpointName, Permission::Use, name);
+            requirements.extend(self.resolver.requirements(endpoint).await?);
+        }
+        for id in judge.traces {
+            requirements.extend(self.resolver.requirements(located(Thing::Trace, Permission::Read, id)).await?);
+        }
+        Ok(requirements)
+    }
+}
+
+impl Proxy {
+    /// USE on an endpoint by its id, whose addresses must be allowed.
+    async fn use_of_endpoint(&self, id: String) -> Result<Requirement, Error> {
+        let found = self.resolver.addresses_of_endpoint_id(&id).await?;
+        let owner = found.as_ref().map(|_| Resource::new(ResourceKind::GatewayEndpoint, id.as_str()));
+        for address in found.into_iter().flatten() {
+            self.authz.provider_hosts.check(&address)?;
+        }
+        Ok(Requirement::Belonging { permission: Permission::Use, noun: "endpoint", id, owner, tier: None })
+    }
+}
+
+/// Whether a demand holds for administrators too: it keeps MLflow's data together, or MLflow away from its neighbours.
+pub(super) fn holds_for_everybody(demand: &Demand) -> bool {
+    match demand {
+        Demand::TraceIn { .. }
+        | Demand::NoUsersName(_)
+        | Demand::Address(_)
+        | Demand::PublicAddress(_)
+        | Demand::Endpoint(_)
+        | Demand::Secret { .. }
+        | Demand::Definition { .. }
+        | Demand::StoredScorer { .. }
+        | Demand::Guardrail(_) => true,
+        Demand::ArtifactLocation(address) | Demand::Inside { uri: address, .. } => connects(address),
+        Demand::Located(_)
+        | Demand::NameIsFree { .. }
+        | Demand::ExperimentName { .. }
+        | Demand::Privileged(_)
+        | Demand::UsageExperiment { .. }
+        | Demand::Queue { .. } => false,
+    }
+}
+
+/// Whether MLflow reads artifacts at this URI with a client that connects to any host (`mlflow/store/artifact`).
+pub(super) fn connects(uri: &str) -> bool {
+    let scheme = uri.split_once(':').map(|(scheme, _)| scheme.trim().to_ascii_lowercase());
+    matches!(scheme.as_deref(), Some("http" | "https" | "ftp" | "sftp"))
+}

@@ -1,0 +1,179 @@
+//! The AI gateway's objects, as far as their use must be allowed: what an endpoint, a secret or a scorer makes MLflow call.
+
+use std::sync::Arc;
+
+use super::answers::{
+    EndpointAnswer, EndpointList, GuardrailAnswer, ModelDefinition, ModelDefinitionAnswer, ScorerAnswer, SecretAnswer,
+    SecretList,
+};
+use super::{Error, Resolver, target};
+use crate::http::Query;
+use crate::mlflow::{ProviderModel, StoredSecret};
+
+/// An endpoint by its name.
+#[derive(Debug)]
+pub(super) struct KnownEndpoint {
+    pub(super) id: Arc<str>,
+    /// Every model that it may call: primary ones and fallbacks.
+    models: Vec<ModelDefinition>,
+}
+
+/// A model definition of the AI gateway.
+#[derive(Clone, Debug)]
+pub struct Definition {
+    pub model: ProviderModel,
+    /// Empty when it has none.
+    pub secret: String,
+}
+
+/// A guardrail of the AI gateway, as far as it calls models.
+#[derive(Clone, Debug)]
+pub struct GuardrailCalls {
+    /// Its scorer, serialized.
+    pub scorer: String,
+    /// The endpoint that rewrites answers, by its id.
+    pub endpoint: Option<String>,
+}
+
+impl Resolver {
+    /// The id of an endpoint of the AI gateway, as it was a moment ago: enough to list it, not to allow its use.
+    ///
+    /// # Errors
+    /// MLflow could not be asked.
+    pub async fn recent_endpoint(&self, name: &str) -> Result<Option<Arc<str>>, Error> {
+        Ok(self.recently_known(name).await?.map(|known| Arc::clone(&known.id)))
+    }
+
+    /// An endpoint of the AI gateway. Asked every time: names move between endpoints, and what was remembered would allow
+    /// the use of another owner's. Beside the provider's answer the look-up takes no time.
+    pub(super) async fn endpoint(&self, name: &str) -> Result<Option<Arc<KnownEndpoint>>, Error> {
+        self.metrics.resources.misses.inc();
+        let found = self.find::<EndpointAnswer>(target("/api/3.0/mlflow/gateway/endpoints/get", "name", name)).await?;
+        let Some(endpoint) = found.map(|answer| answer.endpoint) else { return Ok(None) };
+        let models = endpoint.model_mappings.into_iter().filter_map(|mapping| mapping.model_definition).collect();
+        let known = Arc::new(KnownEndpoint { id: endpoint.endpoint_id.into(), models });
+        self.endpoints.insert(name.to_owned(), Arc::clone(&known)).await;
+        Ok(Some(known))
+    }
+
+    async fn recently_known(&self, name: &str) -> Result<Option<Arc<KnownEndpoint>>, Error> {
+        if let Some(known) = self.endpoints.get(name).await {
+            self.metrics.resources.hits.inc();
+            return Ok(Some(known));
+        }
+        self.endpoint(name).await
+    }
+
+    /// Every address that MLflow connects to for an endpoint, by name, beside its providers' public ones. None for an
+    /// endpoint that is not there.
+    ///
+    /// # Errors
+    /// MLflow could not be asked.
+    pub async fn addresses_of_endpoint(&self, name: &str) -> Result<Vec<String>, Error> {
+        match self.recently_known(name).await? {
+            Some(known) => self.addresses(&known.models).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// The same for an endpoint by its id; `None` when it is not there.
+    ///
+    /// # Errors
+    /// MLflow could not be asked.
+    pub async fn addresses_of_endpoint_id(&self, id: &str) -> Result<Option<Vec<String>>, Error> {
+        let target = target("/api/3.0/mlflow/gateway/endpoints/get", "endpoint_id", id);
+        let Some(answer) = self.find::<EndpointAnswer>(target).await? else { return Ok(None) };
+        let models = answer.endpoint.model_mappings.into_iter().filter_map(|mapping| mapping.model_definition);
+        self.addresses(&models.collect::<Vec<_>>()).await.map(Some)
+    }
+
+    /// Every address that a stored secret or endpoint of the AI gateway leads to, with what leads there.
+    ///
+    /// # Errors
+    /// MLflow could not be asked.
+    pub async fn stored_addresses(&self) -> Result<Vec<(String, String)>, Error> {
+        let mut found = Vec::new();
+        let secrets = self.find::<SecretList>("/api/3.0/mlflow/gateway/secrets/list".to_owned()).await?;
+        for mut secret in secrets.into_iter().flat_map(|list| list.secrets) {
+            let what = format!("the secret `{}`", std::mem::take(&mut secret.secret_name));
+            let secret = StoredSecret::from(secret);
+            let model = ProviderModel { provider: String::new(), name: String::new() };
+            found.extend(secret.addresses(&model).into_iter().map(|address| (what.clone(), address)));
+        }
+        let endpoints = self.find::<EndpointList>("/api/3.0/mlflow/gateway/endpoints/list".to_owned()).await?;
+        for endpoint in endpoints.into_iter().flat_map(|list| list.endpoints) {
+            let what = format!("the endpoint `{}`", endpoint.name);
+            let models: Vec<_> = endpoint.model_mappings.into_iter().filter_map(|one| one.model_definition).collect();
+            found.extend(self.addresses(&models).await?.into_iter().map(|address| (what.clone(), address)));
+        }
+        Ok(found)
+    }
+
+    async fn addresses(&self, models: &[ModelDefinition]) -> Result<Vec<String>, Error> {
+        let mut addresses = Vec::new();
+        for definition in models {
+            let secret = self.secret(&definition.secret_id).await?;
+            let model = ProviderModel { provider: definition.provider.clone(), name: definition.model_name.clone() };
+            addresses.extend(secret.unwrap_or_default().addresses(&model));
+        }
+        Ok(addresses)
+    }
+
+    /// A secret by its id; `None` when it is not there.
+    ///
+    /// # Errors
+    /// MLflow could not be asked.
+    pub async fn secret(&self, id: &str) -> Result<Option<Arc<StoredSecret>>, Error> {
+        if id.is_empty() {
+            return Ok(None);
+        }
+        if let Some(known) = self.secrets.get(id).await {
+            self.metrics.resources.hits.inc();
+            return Ok(Some(known));
+        }
+        self.metrics.resources.misses.inc();
+        let found = self.find::<SecretAnswer>(target("/api/3.0/mlflow/gateway/secrets/get", "secret_id", id)).await?;
+        let Some(secret) = found.map(|answer| Arc::new(StoredSecret::from(answer.secret))) else { return Ok(None) };
+        self.secrets.insert(id.to_owned(), Arc::clone(&secret)).await;
+        Ok(Some(secret))
+    }
+
+    /// A model definition by its id. Never cached: a change is compared with it.
+    ///
+    /// # Errors
+    /// MLflow could not be asked.
+    pub async fn definition(&self, id: &str) -> Result<Option<Definition>, Error> {
+        let target = target("/api/3.0/mlflow/gateway/model-definitions/get", "model_definition_id", id);
+        let found = self.find::<ModelDefinitionAnswer>(target).await?.map(|answer| answer.model_definition);
+        Ok(found.map(|found| Definition {
+            model: ProviderModel { provider: found.provider, name: found.model_name },
+            secret: found.secret_id,
+        }))
+    }
+
+    /// The serialized form of a registered scorer; `None` when it is not there.
+    ///
+    /// # Errors
+    /// MLflow could not be asked.
+    pub async fn scorer(&self, experiment: &str, name: &str, version: Option<&str>) -> Result<Option<String>, Error> {
+        let mut query = Query::default();
+        query.set("experiment_id", Some(experiment));
+        query.set("name", Some(name));
+        query.set("version", version);
+        let target = format!("/api/3.0/mlflow/scorers/get?{}", query.encoded());
+        Ok(self.find::<ScorerAnswer>(target).await?.map(|answer| answer.scorer.serialized_scorer))
+    }
+
+    /// What a guardrail calls; `None` when it is not there.
+    ///
+    /// # Errors
+    /// MLflow could not be asked.
+    pub async fn guardrail(&self, id: &str) -> Result<Option<GuardrailCalls>, Error> {
+        let target = target("/api/3.0/mlflow/gateway/guardrails/get", "guardrail_id", id);
+        let found = self.find::<GuardrailAnswer>(target).await?.map(|answer| answer.guardrail);
+        Ok(found.map(|found| GuardrailCalls {
+            scorer: found.scorer.serialized_scorer,
+            endpoint: Some(found.action_endpoint_id).filter(|endpoint| !endpoint.is_empty()),
+        }))
+    }
+}
