@@ -149,6 +149,21 @@ def visit(chromium, pictures):
         visitor.close()
 
 
+@pytest.fixture(autouse=True)
+def known_fields(request):
+    """No request loses a field: MLflow's clients and pages send known ones only. Tests that send others are marked."""
+    if request.node.get_closest_marker("odd_requests"):
+        yield
+        return
+    before = {id(one): one.unknown_fields() for one in PROXIES}
+    yield
+    for one in PROXIES:
+        known = before.get(id(one), {})
+        lost = {name: count for name, count in one.unknown_fields().items() if count > known.get(name, 0)}
+        said = [line for line in one.process.output().splitlines() if "unknown request fields" in line] if lost else []
+        assert not lost, "these operations lost request fields: " + ", ".join(lost) + "".join(f"\n{line}" for line in said)
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     """What the proxies said belongs to a failure's report."""

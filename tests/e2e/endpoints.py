@@ -74,7 +74,11 @@ def logged(w):
     return w.logged_model
 
 
-def models(w):
+def input_models(w):
+    return [{"model_id": w.logged_model}]
+
+
+def output_models(w):
     return [{"model_id": w.logged_model, "step": 1}]
 
 
@@ -115,8 +119,8 @@ ENDPOINTS = [
     Endpoint(EDIT, "POST", f"{API}/runs/log-batch",
              body(run_id=run, metrics=a_metric, params=[{"key": "p", "value": "1"}], tags=[{"key": "t", "value": "1"}])),
     Endpoint(EDIT, "POST", f"{API}/runs/log-model", body(run_id=run, model_json=lambda w: MODEL_JSON % w.run)),
-    Endpoint(EDIT, "POST", f"{API}/runs/log-inputs", body(run_id=run, datasets=a_dataset, models=models)),
-    Endpoint(EDIT, "POST", f"{API}/runs/outputs", body(run_id=run, models=models)),
+    Endpoint(EDIT, "POST", f"{API}/runs/log-inputs", body(run_id=run, datasets=a_dataset, models=input_models)),
+    Endpoint(EDIT, "POST", f"{API}/runs/outputs", body(run_id=run, models=output_models)),
     # metrics
     Endpoint(READ, "GET", f"{API}/metrics/get-history", query(run_id=run, metric_key="metric")),
     Endpoint(READ, "GET", "/ajax-api/2.0/mlflow/metrics/get-history-bulk", query(run_id=run, metric_key="metric")),

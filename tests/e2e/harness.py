@@ -22,6 +22,8 @@ from pathlib import Path
 
 import requests
 
+from provider import the_provider
+
 ROOT = Path(__file__).resolve().parents[2]
 ADMIN = "admin"
 ADMIN_PASSWORD = "correct-horse-" + secrets.token_hex(8)
@@ -238,6 +240,8 @@ class Proxy:
             "BOOTSTRAP__ADMIN_USERNAME": ADMIN,
             "BOOTSTRAP__ADMIN_PASSWORD": ADMIN_PASSWORD,
             "AUTHZ__DEFAULT_PERMISSION": "NO_PERMISSIONS",
+            # The model provider of the tests is on loopback, which nothing but its name opens.
+            "AUTHZ__PROVIDER_HOSTS": f"public,{the_provider().origin}",
             # Every test guesses from the same address; the limits have tests of their own.
             "AUTHN__GUESSES_PER_ADDRESS": "100000",
             # No load balancer has to notice anything.
@@ -272,6 +276,15 @@ class Proxy:
         wanted = {f'{key}="{value}"' for key, value in labels.items()}
         lines = re.findall(rf"^\w*{name}(?:{{(.*)}})? (\S+)$", self.probe("/metrics").text, re.MULTILINE)
         return sum(float(value) for found, value in lines if wanted <= set(found.split(",")))
+
+    def unknown_fields(self):
+        """How many request fields of each operation were not forwarded so far; empty when the proxy does not run."""
+        if not self.process or self.process.child.poll() is not None:
+            return {}
+        with contextlib.suppress(requests.RequestException):
+            found = re.findall(r'^\w*unknown_fields_total{operation="(\w+)"} (\d+)$', self.probe("/metrics").text, re.MULTILINE)
+            return {operation: int(count) for operation, count in found}
+        return {}
 
     def stop(self):
         return self.process.stop() if self.process else None

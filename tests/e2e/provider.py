@@ -24,7 +24,8 @@ class Provider:
         self.go_on.set()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Handler,), {"provider": self}))
         self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+        self.origin = f"http://127.0.0.1:{self.server.server_port}"
+        self.url = f"{self.origin}/v1"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def last(self, marker):

@@ -176,6 +176,7 @@ def test_a_search_needs_every_experiment_that_it_names(mlflow_server, world, oth
         assert {one["dataset_id"] for one in answer.json()["datasets"]} == {mine, theirs}
 
 
+@pytest.mark.odd_requests
 def test_a_search_is_answered_for_the_list_that_was_judged(world, other_world):
     """A query and a body in one request, or a list that is spelt twice, never mean more than what was judged."""
     owner = world.owner

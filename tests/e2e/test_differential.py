@@ -40,12 +40,14 @@ FORWARDED, SUCCEEDED = 45, 25
 FREE = {"resource_id"}
 
 
+@pytest.mark.odd_requests
 def test_five_hundred_generated_requests_act_on_what_was_decided(proxy, mlflow_server):
     Comparison(proxy, mlflow_server, "every-day").run(range(500))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
+@pytest.mark.odd_requests
 def test_ten_thousand_generated_requests_act_on_what_was_decided(proxy, mlflow_server):
     given = re.fullmatch(r"([\w-]+)(?::(\d+)-(\d+))?", os.environ.get("DIFFERENTIAL", secrets.token_hex(4)))
     seed, first, last = given.group(1), int(given.group(2) or 0), int(given.group(3) or 9_999)

@@ -85,6 +85,7 @@ def test_what_the_path_names_is_what_is_changed(proxy, mlflow_server, sides):
             refused(proxy, mine.owner, "PATCH", f"{V2}/logged-models/{mine.logged_model}", body, JSON)
 
 
+@pytest.mark.odd_requests
 def test_what_is_a_model_stays_a_model(proxy, mlflow_server, sides):
     _, mine = sides
     tag = {"name": mine.model, "key": "mlflow.prompt.is_prompt", "value": "true"}
