@@ -3,13 +3,18 @@
 //! The first letter chooses the operation's kind of author, the rest is the body.
 #![no_main]
 
+use std::sync::LazyLock;
+
 use libfuzzer_sys::fuzz_target;
-use mlflow_auth_proxy::mlflow::{Author, Json, sign};
+use mlflow_auth_proxy::http::Query;
+use mlflow_auth_proxy::mlflow::{Author, Json, Table, Unknown, sign};
 use mlflow_auth_proxy_fuzz::camel;
 use serde_json::Value;
 
+static TABLE: LazyLock<Table> = LazyLock::new(|| Table::built_in().expect("the table this program is built with"));
+
 const CALLER: &str = "ada";
-const AUTHORS: [Author; 14] = [
+const AUTHORS: [Author; 15] = [
     Author::Run,
     Author::PromptlabRun,
     Author::Tags,
@@ -24,12 +29,17 @@ const AUTHORS: [Author; 14] = [
     Author::Dataset,
     Author::DatasetTags,
     Author::DatasetRecords,
+    Author::LastUpdatedBy,
 ];
 
 fuzz_target!(|input: &[u8]| {
     let Some((letter, body)) = input.split_first() else { return };
     let Some(author) = AUTHORS.get(usize::from(letter.wrapping_sub(b'a'))) else { return };
     let Ok(mut json) = Json::parse_object(body) else { return };
+    let operation = TABLE.operations().iter().find(|row| row.author == Some(*author)).expect("a row with this author");
+    if TABLE.rebuild(operation, &mut Query::default(), Some(&mut json), &mut Unknown::default()).is_err() {
+        return;
+    }
     if sign(*author, &mut json, CALLER).is_err() {
         return;
     }
@@ -56,6 +66,7 @@ fn check(author: Author, sent: &Value) {
         Author::Tag => assert!(is_only_the_callers(vec![(text(&sent["key"]), text(&sent["value"]))]), "{sent}"),
         Author::CreatedBy => assert_eq!(field(sent, "created_by"), Some(CALLER)),
         Author::UpdatedBy => assert_eq!(field(sent, "updated_by"), Some(CALLER)),
+        Author::LastUpdatedBy => assert_eq!(field(sent, "last_updated_by"), Some(CALLER)),
         Author::CompletedBy => assert!(field(sent, "completed_by").is_none_or(|by| by == CALLER), "{sent}"),
         Author::Assessment => check_assessment(&sent["assessment"]),
         Author::Trace => check_trace(sent),

@@ -6,14 +6,22 @@
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
+use std::sync::LazyLock;
 
 use flate2::Compression;
 use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
 use libfuzzer_sys::fuzz_target;
-use mlflow_auth_proxy::mlflow::{Spans, read_spans};
+use mlflow_auth_proxy::mlflow::{OtlpError, Spans, Table, Unknown};
 use serde_json::Value;
 
 const LIMIT: usize = 64 * 1024;
+
+static TABLE: LazyLock<Table> = LazyLock::new(|| Table::built_in().expect("the table this program is built with"));
+
+fn read_spans(kind: Option<&str>, encoding: Option<&str>, body: &[u8], limit: usize) -> Result<Spans, OtlpError> {
+    let mut unknown = Unknown::default();
+    mlflow_auth_proxy::mlflow::read_spans(TABLE.schema(), kind, encoding, body, limit, &mut unknown)
+}
 
 fuzz_target!(|input: &[u8]| {
     let end = input.iter().position(|byte| *byte == b'\n').unwrap_or(input.len());
@@ -46,8 +54,17 @@ fn check(spans: &Spans) {
         let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
         assert!(digits.len() == 32 && digits.bytes().all(hex), "{trace}");
     }
-    let again = read_spans(Some(spans.content_type), None, &spans.body, 8 * LIMIT);
+    let mut unknown = Unknown::default();
+    let again = mlflow_auth_proxy::mlflow::read_spans(
+        TABLE.schema(),
+        Some(spans.content_type),
+        None,
+        &spans.body,
+        8 * LIMIT,
+        &mut unknown,
+    );
     assert_eq!(again.as_ref(), Ok(spans), "read again");
+    assert_eq!(unknown.count(), 0, "an unknown field was left");
     if let Ok(json) = serde_json::from_slice::<Value>(&spans.body)
         && spans.content_type == "application/json"
     {

@@ -20,6 +20,7 @@ import json
 import os
 import pickle
 import re
+import socket
 import struct
 import sys
 import warnings
@@ -293,7 +294,9 @@ def compare_model(value, sent):
             key = next((one for one in names if one in sent), None)
             if key is None:
                 return f"{name} was read, but not sent"
-            if problem := compare_model(getattr(value, name), sent[key]):
+            # A further member can have the name of an attribute of the model's class.
+            read = getattr(value, name) if name in fields else value.model_extra[name]
+            if problem := compare_model(read, sent[key]):
                 return f"{name}: {problem}"
         return None
     if dataclasses.is_dataclass(value) and isinstance(sent, dict):
@@ -846,6 +849,8 @@ def main():
         stdout.write(len(data).to_bytes(4, "big") + data)
         stdout.flush()
 
+    # Validators of URLs look names up. Here every name is one public address, without a network.
+    socket.getaddrinfo = lambda *_, **__: [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("93.184.215.14", 443))]
     note_errors()
     routes = Routes()
     readers = [parser_of(row, routes) for row in receive()]
