@@ -17,7 +17,7 @@ use mlflow_auth_proxy::authz::{
     TokenId, UserId, Visibility, authorize,
 };
 use mlflow_auth_proxy::http::{CanonicalPath, Query};
-use mlflow_auth_proxy::mlflow::{Found, Input, Json, Table, locate};
+use mlflow_auth_proxy::mlflow::{Found, Input, Json, Table, Unknown, locate};
 
 mod credentials;
 #[allow(dead_code, clippy::indexing_slicing, reason = "shared with the tests, which use the rest and may stop")]
@@ -58,6 +58,7 @@ fn classify(criterion: &mut Criterion) {
         bencher.iter(|| {
             let Found::Operation { operation, params } = table.find(&Method::GET, black_box(path)) else { return None };
             let mut query = Query::parse(black_box("experiment_id=12")).unwrap();
+            table.rebuild(operation, &mut query, None, &mut Unknown::default()).unwrap();
             Some(
                 locate(operation, &mut Input { params: &params, headers: &headers, query: &mut query, body: None })
                     .unwrap(),
@@ -71,6 +72,7 @@ fn classify(criterion: &mut Criterion) {
             let Found::Operation { operation, params } = table.find(&Method::POST, path) else { return None };
             let mut body = Json::parse_object(black_box(batch.as_bytes())).unwrap();
             let mut query = Query::default();
+            table.rebuild(operation, &mut query, Some(&mut body), &mut Unknown::default()).unwrap();
             Some(
                 locate(
                     operation,

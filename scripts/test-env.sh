@@ -22,6 +22,8 @@ case $version in
     # It imports pkg_resources, breaks with what pandas 3 and SQLAlchemy 2.1 do differently, and before 2.11 there is no
     # extra `auth`, which brings Flask-WTF.
     2.*) requirements=("mlflow[auth]==$version" 'setuptools<80' 'pandas<3' 'sqlalchemy==2.0.58' 'flask-wtf==1.3.0') ;;
+    # It breaks with what SQLAlchemy 2.1 removed.
+    3.6.*) requirements=("mlflow[auth]==$version" 'sqlalchemy==2.0.58') ;;
     # It requires mlflow-skinny and mlflow-tracing 3.18.0, which were never published. The package mlflow contains their
     # modules too, so it is installed without its requirements, over the dependencies of 3.17.2.
     3.18.0)

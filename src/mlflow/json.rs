@@ -165,17 +165,26 @@ fn write_string(text: &str, out: &mut Vec<u8>) {
 }
 
 fn check_keys(members: &[(Key<'_>, &RawValue)]) -> Result<(), JsonError> {
-    let mut seen = HashSet::with_capacity(members.len());
-    for (Key(key), _) in members {
-        if key.starts_with('[') {
-            return Err(JsonError::BracketKey(key.chars().take(64).collect()));
-        }
-        if !seen.insert(key.as_ref()) {
-            return Err(JsonError::DuplicateKey(key.chars().take(64).collect()));
-        }
+    if let Some((Key(key), _)) = members.iter().find(|(Key(key), _)| key.starts_with('[')) {
+        return Err(JsonError::BracketKey(key.chars().take(64).collect()));
     }
-    Ok(())
+    let twice = if members.len() <= FEW_KEYS {
+        // For the few keys of a message, comparing each with each costs less than a set.
+        let mut before = members.iter().enumerate();
+        before
+            .find(|(at, (Key(key), _))| members.iter().take(*at).any(|(Key(other), _)| other == key))
+            .map(|(_, one)| one)
+    } else {
+        let mut seen = HashSet::with_capacity(members.len());
+        members.iter().find(|(Key(key), _)| !seen.insert(key.as_ref()))
+    };
+    match twice {
+        Some((Key(key), _)) => Err(JsonError::DuplicateKey(key.chars().take(64).collect())),
+        None => Ok(()),
+    }
 }
+
+const FEW_KEYS: usize = 12;
 
 /// A string that borrows when it has no escapes.
 #[derive(serde::Deserialize)]

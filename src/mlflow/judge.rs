@@ -8,7 +8,7 @@
 use std::borrow::Cow;
 
 use super::locate::{invalid, member};
-use super::provider::is_word;
+use super::provider::{Model, StoredSecret, is_word};
 use super::{Json, LocateError};
 
 /// A serialized scorer, rebuilt from known members.
@@ -18,6 +18,8 @@ pub struct Judge {
     pub written: String,
     /// Endpoints of the AI gateway that it calls, by name.
     pub endpoints: Vec<String>,
+    /// Addresses that MLflow connects to for the models that it names without an endpoint.
+    pub addresses: Vec<String>,
     /// Traces that it takes examples from.
     pub traces: Vec<String>,
     /// Its own name.
@@ -35,13 +37,14 @@ impl Judge {
         let mut judge = Self { name: json.text("name").map(str::to_owned), ..Self::default() };
         scorer(&mut json, &mut judge, 0)?;
         endpoint_names(&json, &mut judge.endpoints);
+        addresses(&json, &mut judge.addresses);
         judge.written = String::from_utf8_lossy(&json.to_bytes()).into_owned();
         Ok(judge)
     }
 }
 
-/// Rebuilds an optimizer's settings: only known parameters of its model calls are left. Returns the endpoints they name.
-pub(super) fn optimizer(field: &str, written: &str) -> Result<(String, Vec<String>), LocateError> {
+/// Rebuilds an optimizer's settings: only known parameters of its model calls are left.
+pub(super) fn optimizer(field: &str, written: &str) -> Result<Judge, LocateError> {
     let unreadable = || invalid(field, &Json::String(Cow::Borrowed(written)), "a string that holds a JSON object");
     let mut json = Json::parse_object(written.as_bytes()).map_err(|_| unreadable())?;
     keep_parameters(&mut json, "lm_kwargs")?;
@@ -51,9 +54,11 @@ pub(super) fn optimizer(field: &str, written: &str) -> Result<(String, Vec<Strin
         Some(other) => return Err(invalid("gepa_kwargs", other, "an object")),
     }
     check_model(&json, "reflection_model")?;
-    let mut endpoints = Vec::new();
-    endpoint_names(&json, &mut endpoints);
-    Ok((String::from_utf8_lossy(&json.to_bytes()).into_owned(), endpoints))
+    let mut optimizer = Judge::default();
+    endpoint_names(&json, &mut optimizer.endpoints);
+    addresses(&json, &mut optimizer.addresses);
+    optimizer.written = String::from_utf8_lossy(&json.to_bytes()).into_owned();
+    Ok(optimizer)
 }
 
 fn scorer(json: &mut Json<'_>, judge: &mut Judge, depth: usize) -> Result<(), LocateError> {
@@ -61,6 +66,9 @@ fn scorer(json: &mut Json<'_>, judge: &mut Judge, depth: usize) -> Result<(), Lo
         return Err(invalid("serialized_scorer", json, "nested less deeply"));
     }
     keep(json, &SCORER)?;
+    if let Some(odd) = json.get("name").filter(|name| !matches!(name, Json::String(_))) {
+        return Err(invalid("name", odd, "a string"));
+    }
     match json.get("builtin_scorer_class") {
         None => {}
         // MLflow up to 3.17 takes anything of this name in a module, functions that open connections among it.
@@ -185,6 +193,29 @@ pub(super) fn endpoint_names(json: &Json<'_>, names: &mut Vec<String>) {
         Json::Object(members) => members.iter().for_each(|(_, value)| endpoint_names(value, names)),
     }
 }
+
+/// Adds the addresses that MLflow connects to for models that `json` names in the members that hold models.
+fn addresses(json: &Json<'_>, found: &mut Vec<String>) {
+    match json {
+        Json::Scalar(_) | Json::String(_) => {}
+        Json::Array(items) => items.iter().for_each(|item| addresses(item, found)),
+        Json::Object(members) => {
+            for (key, value) in members {
+                match value {
+                    Json::String(uri) if MODELS.contains(&key.as_ref()) => {
+                        found.extend(
+                            Model::of_uri(uri).iter().flat_map(|model| StoredSecret::default().addresses(model)),
+                        );
+                    }
+                    other => addresses(other, found),
+                }
+            }
+        }
+    }
+}
+
+/// Members that hold a model's URI.
+const MODELS: [&str; 4] = ["model", "reflection_lm", "embedding_model", "reflection_model"];
 
 /// Whether an argument of LiteLLM or of a model's client chooses another host, key or model.
 pub(super) fn steers(key: &str) -> bool {

@@ -28,6 +28,10 @@ pub struct Model {
 pub(super) fn of_secret(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateError> {
     let mut demands = Vec::new();
     let auth_config = entries(body, "auth_config");
+    if let Some(id) = text_field(body, "secret_id")? {
+        let secret_keys = entries(body, "secret_value").into_iter().map(|(key, _)| key).collect();
+        demands.push(Demand::SecretChange { id, auth_config: auth_config.clone(), secret_keys });
+    }
     for (key, value) in &auth_config {
         match key.as_str() {
             _ if value.is_empty() => {}
@@ -88,6 +92,14 @@ pub(super) fn of_definition(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateEr
     Ok(demands)
 }
 
+impl Model {
+    /// Reads `PROVIDER:/NAME` (`mlflow/metrics/genai/model_utils.py`, `_parse_model_uri`).
+    pub(super) fn of_uri(uri: &str) -> Option<Self> {
+        let (provider, name) = uri.split_once(":/")?;
+        Some(Self { provider: provider.to_owned(), name: name.trim_start_matches('/').to_owned() })
+    }
+}
+
 impl StoredSecret {
     /// Every address that MLflow connects to for `model` with this secret, beside the provider's public one.
     #[must_use]
@@ -115,6 +127,17 @@ impl StoredSecret {
             addresses.push((*own).to_owned());
         }
         addresses
+    }
+
+    /// The secret after a change: MLflow replaces each of the two parts whole, and keeps one that is empty.
+    #[must_use]
+    pub fn changed(&self, auth_config: Vec<(String, String)>, secret_keys: Vec<String>) -> Self {
+        let kept = self.clone();
+        Self {
+            provider: kept.provider,
+            auth_config: if auth_config.is_empty() { kept.auth_config } else { auth_config },
+            secret_keys: if secret_keys.is_empty() { kept.secret_keys } else { secret_keys },
+        }
     }
 
     /// What only administrators may do with this secret and this provider.

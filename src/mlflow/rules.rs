@@ -43,6 +43,8 @@ pub enum Demand {
     Endpoint(String),
     /// The same for this secret of the AI gateway, by its ID, with this provider.
     Secret { id: String, provider: String },
+    /// A secret of the AI gateway after a change must fit every model definition that uses it. Empty: that part stays.
+    SecretChange { id: String, auth_config: Vec<(String, String)>, secret_keys: Vec<String> },
     /// A model definition of the AI gateway: its provider and its secret, after the change, must fit each other.
     Definition { definition: Option<String>, provider: Option<String>, secret: Option<String> },
     /// A scorer that MLflow will run. `version`: the latest when absent.
@@ -140,14 +142,13 @@ pub fn demands(
             let experiment = text_field(body, "experiment_id")?.unwrap_or_default();
             if let Some(config) = inner(body, &["config"])? {
                 if let Some(written) = text_field(config, "optimizer_config_json")?.filter(|text| !text.is_empty()) {
-                    let (rebuilt, endpoints) = judge::optimizer("optimizer_config_json", &written)?;
-                    config.set("optimizer_config_json", Json::String(Cow::Owned(rebuilt)));
-                    demands.extend(endpoints.iter().flat_map(|endpoint| uses(endpoint)));
+                    let optimizer = judge::optimizer("optimizer_config_json", &written)?;
+                    demands.extend(calls(&optimizer));
+                    config.set("optimizer_config_json", Json::String(Cow::Owned(optimizer.written)));
                 }
-                // MLflow takes the name of a built-in scorer first.
-                let stored =
-                    list_of(config, "scorers")?.into_iter().filter(|name| !judge::CLASSES.contains(&name.as_str()));
-                demands.extend(stored.map(|name| stored_scorer(&experiment, name, None)));
+                // A name is a built-in scorer's or a registered one's; MLflow tries both.
+                let names = list_of(config, "scorers")?.into_iter();
+                demands.extend(names.map(|name| stored_scorer(&experiment, name, None)));
             }
             demands
         }
@@ -285,6 +286,12 @@ fn uses(endpoint: &str) -> [Demand; 2] {
     [Demand::Located(located), Demand::Endpoint(id)]
 }
 
+/// The demands of what a scorer or an optimizer calls.
+fn calls(judge: &Judge) -> Vec<Demand> {
+    let endpoints = judge.endpoints.iter().flat_map(|endpoint| uses(endpoint));
+    endpoints.chain(judge.addresses.iter().cloned().map(Demand::Address)).collect()
+}
+
 fn stored_scorer(experiment: &str, name: String, version: Option<String>) -> Demand {
     Demand::StoredScorer { experiment: experiment.to_owned(), name, version }
 }
@@ -298,7 +305,7 @@ fn judges(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateError> {
     let mut names = Vec::new();
     let mut rebuild = |field, written: &str| {
         let judge = Judge::read(field, written)?;
-        demands.extend(judge.endpoints.iter().flat_map(|endpoint| uses(endpoint)));
+        demands.extend(calls(&judge));
         let examples = |id| Demand::Located(Located { permission: Permission::Read, thing: Thing::Trace, id });
         if let Some(odd) = judge.traces.iter().find(|id| !is_opaque_id(id)) {
             return Err(invalid("episodic_trace_ids", &Json::String(Cow::Borrowed(odd)), "a list of trace IDs"));
@@ -378,6 +385,10 @@ impl ModelChoice {
             && provider.eq_ignore_ascii_case("gateway")
         {
             demands.extend(uses(model));
+        }
+        if let (Some(provider), None) = (&self.provider, &self.secret) {
+            let model = provider::Model { provider: provider.clone(), name: self.model.clone().unwrap_or_default() };
+            demands.extend(provider::StoredSecret::default().addresses(&model).into_iter().map(Demand::Address));
         }
         if let Some(id) = self.secret {
             if !is_opaque_id(&id) {
@@ -526,12 +537,10 @@ impl SourceUri {
                 let path = one_slash(rest).ok_or_else(|| unclear(source))?;
                 Ok(Self::Run(path.split('/').next().unwrap_or_default().to_owned()))
             }
+            // `mlflow-artifacts://HOST/PATH`: clients connect to that host, and show it their credentials.
+            "mlflow-artifacts" if rest.starts_with("//") && !rest.starts_with("///") => Ok(Self::Elsewhere),
             "mlflow-artifacts" => {
-                // `mlflow-artifacts:/PATH` or `mlflow-artifacts://HOST/PATH`: the host is where clients find MLflow.
-                let path = match rest.strip_prefix("//") {
-                    Some(with_host) => with_host.split_once('/').map_or("", |(_, path)| path),
-                    None => rest.trim_start_matches('/'),
-                };
+                let path = rest.trim_start_matches('/');
                 let path = path.strip_prefix("api/2.0/mlflow-artifacts/artifacts/").unwrap_or(path);
                 Ok(Self::Artifact(ArtifactPath::parse(path)?))
             }

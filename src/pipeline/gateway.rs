@@ -1,8 +1,10 @@
 //! The demands of whatever makes MLflow open a connection: to model providers, and to itself for its AI gateway.
 
+use http::HeaderMap;
+
 use super::{Error, Proxy};
 use crate::authz::{Permission, Requirement, Resource, ResourceKind};
-use crate::mlflow::{Demand, Judge, Located, ProviderModel, Thing};
+use crate::mlflow::{Demand, Judge, LocateError, Located, ProviderModel, Thing};
 
 impl Proxy {
     /// The requirements of a demand about addresses, secrets and scorers. What must hold for everybody, administrators
@@ -25,6 +27,9 @@ impl Proxy {
             }
             Demand::Definition { definition, provider, secret } => {
                 return self.definition(definition, provider, secret).await;
+            }
+            Demand::SecretChange { id, auth_config, secret_keys } => {
+                return self.secret_change(&id, auth_config, secret_keys).await;
             }
             Demand::StoredScorer { experiment, name, version } => {
                 let Some(written) = self.resolver.scorer(&experiment, &name, version.as_deref()).await? else {
@@ -52,6 +57,62 @@ impl Proxy {
             | Demand::Queue { .. } => {}
         }
         Ok(Vec::new())
+    }
+
+    /// EDIT on the trace that `traceparent` names (W3C Trace Context): the AI gateway adds spans to it. One that is not there
+    /// yet is the caller's to be exported.
+    pub(super) async fn parent_trace(&self, headers: &HeaderMap) -> Result<Option<Requirement>, Error> {
+        let mut values = headers.get_all("traceparent").iter();
+        let Some(value) = values.next() else { return Ok(None) };
+        let parts: Vec<&str> = value.to_str().unwrap_or_default().split('-').collect();
+        let hex = |text: &str, length| {
+            text.len() == length && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+        };
+        let trace = match parts[..] {
+            [version, trace, parent, flags, ..]
+                if hex(version, 2) && hex(trace, 32) && hex(parent, 16) && hex(flags, 2) && values.next().is_none() =>
+            {
+                format!("tr-{trace}")
+            }
+            _ => {
+                let (name, value) = ("traceparent".to_owned(), "***".to_owned());
+                return Err(
+                    LocateError::Invalid { name, value, expected: "one header as W3C Trace Context has it" }.into()
+                );
+            }
+        };
+        Ok(self.resolver.experiment_of_trace(&trace).await?.map(|experiment| Requirement::Level {
+            permission: Permission::Edit,
+            resource: Resource::new(ResourceKind::Experiment, &*experiment),
+            tier: Some(ResourceKind::Trace),
+        }))
+    }
+
+    /// A secret after a change, with every model that uses it.
+    async fn secret_change(
+        &self,
+        id: &str,
+        auth_config: Vec<(String, String)>,
+        secret_keys: Vec<String>,
+    ) -> Result<Vec<Requirement>, Error> {
+        self.resolver.forget_secret(id).await;
+        let Some(stored) = self.resolver.secret(id).await? else { return Ok(Vec::new()) };
+        self.resolver.forget_secret(id).await;
+        let changed = stored.changed(auth_config, secret_keys);
+        let mut models = self.resolver.models_of_secret(id).await?;
+        let own = stored.provider.clone().unwrap_or_default();
+        models.push(ProviderModel { provider: own, name: String::new() });
+        let mut requirements = Vec::new();
+        for model in models {
+            for address in changed.addresses(&model) {
+                self.authz.provider_hosts.check(&address)?;
+            }
+            // An administrator made it so before.
+            if stored.privilege(&model.provider).is_none() {
+                requirements.extend(changed.privilege(&model.provider).map(Requirement::Privileged));
+            }
+        }
+        Ok(requirements)
     }
 
     /// A model definition after a change: what is not given stays as it is.
@@ -82,6 +143,9 @@ impl Proxy {
         let judge = Judge::read("serialized_scorer", written)?;
         let located = |thing, permission, id| Located { thing, permission, id };
         let mut requirements = Vec::new();
+        for address in &judge.addresses {
+            self.authz.provider_hosts.check(address)?;
+        }
         for name in judge.endpoints {
             // MLflow stores an endpoint's id in place of its name, and shows either.
             if self.resolver.recent_endpoint(&name).await?.is_none() {
@@ -122,6 +186,7 @@ pub(super) fn holds_for_everybody(demand: &Demand) -> bool {
         | Demand::PublicAddress(_)
         | Demand::Endpoint(_)
         | Demand::Secret { .. }
+        | Demand::SecretChange { .. }
         | Demand::Definition { .. }
         | Demand::StoredScorer { .. }
         | Demand::Guardrail(_) => true,

@@ -31,8 +31,8 @@ use crate::config::{self, UnknownFields};
 use crate::filter::{Effects, Happening, ListRequest, Lists};
 use crate::http::{Body, CanonicalPath, Query, Request, Response, from_upstream, read_bounded, to_upstream};
 use crate::mlflow::{
-    Demand, Field, Filter, Found, Input, Json, LocateError, Located, Narrowed, Need, Operation, QueuePart, Send, Table,
-    Then, Thing, Unknown, demands, locate, names_a_version, narrow, read_spans, scorer_key, sign, text_field,
+    Demand, Field, Filter, Found, Input, Json, LocateError, Located, Narrowed, Need, Operation, QueuePart, Rule, Send,
+    Table, Then, Thing, Unknown, demands, locate, names_a_version, narrow, read_spans, scorer_key, sign, text_field,
 };
 use crate::pages::Pages;
 use crate::resolve::Resolver;
@@ -524,6 +524,11 @@ impl Proxy {
                 }
             }
         }
+        if operation.rule == Some(Rule::Invocation)
+            && let Some(requirement) = Box::pin(self.parent_trace(input.headers)).await?
+        {
+            self.add(&mut requirements, requirement).await?;
+        }
         for demand in demanded {
             if !unlimited || gateway::holds_for_everybody(&demand) {
                 for requirement in Box::pin(self.demand(demand)).await? {
@@ -613,6 +618,7 @@ impl Proxy {
             | Demand::PublicAddress(_)
             | Demand::Endpoint(_)
             | Demand::Secret { .. }
+            | Demand::SecretChange { .. }
             | Demand::Definition { .. }
             | Demand::StoredScorer { .. }
             | Demand::Guardrail(_) => Box::pin(self.connection(demand)).await?,

@@ -227,6 +227,12 @@ pub(super) struct EndpointList {
 }
 
 #[derive(Deserialize)]
+pub(super) struct ModelDefinitionList {
+    #[serde(default)]
+    pub(super) model_definitions: Vec<ModelDefinition>,
+}
+
+#[derive(Deserialize)]
 pub(super) struct SecretList {
     #[serde(default)]
     pub(super) secrets: Vec<Secret>,

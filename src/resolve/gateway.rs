@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::answers::{
-    EndpointAnswer, EndpointList, GuardrailAnswer, ModelDefinition, ModelDefinitionAnswer, ScorerAnswer, SecretAnswer,
-    SecretList,
+    EndpointAnswer, EndpointList, GuardrailAnswer, ModelDefinition, ModelDefinitionAnswer, ModelDefinitionList,
+    ScorerAnswer, SecretAnswer, SecretList,
 };
 use super::{Error, Resolver, target};
 use crate::http::Query;
@@ -136,6 +136,23 @@ impl Resolver {
         let Some(secret) = found.map(|answer| Arc::new(StoredSecret::from(answer.secret))) else { return Ok(None) };
         self.secrets.insert(id.to_owned(), Arc::clone(&secret)).await;
         Ok(Some(secret))
+    }
+
+    /// Forgets a secret, because it is about to be changed through us.
+    pub async fn forget_secret(&self, id: &str) {
+        self.secrets.invalidate(id).await;
+    }
+
+    /// The models of all definitions that use a secret. Never cached.
+    ///
+    /// # Errors
+    /// MLflow could not be asked.
+    pub async fn models_of_secret(&self, id: &str) -> Result<Vec<ProviderModel>, Error> {
+        let target = target("/api/3.0/mlflow/gateway/model-definitions/list", "secret_id", id);
+        let listed = self.find::<ModelDefinitionList>(target).await?;
+        let listed = listed.into_iter().flat_map(|list| list.model_definitions);
+        let model = |one: ModelDefinition| ProviderModel { provider: one.provider, name: one.model_name };
+        Ok(listed.filter(|one| one.secret_id == id).map(model).collect())
     }
 
     /// A model definition by its id. Never cached: a change is compared with it.

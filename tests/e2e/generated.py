@@ -517,6 +517,20 @@ def more_fields(draft, rng, sides):
     return True
 
 
+def odd_key(draft, rng, sides):
+    """A field of theirs under a name that goes on after a NUL, or differs in what an eye does not see."""
+    def is_text(value):
+        return isinstance(value, str) or isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+    found = [(one, pair) for one in objects(draft.body) for pair in one if isinstance(pair[0], str) and is_text(pair[1])]
+    if not found:
+        return False
+    one, (key, value) = rng.choice(found)
+    odd = rng.choice(["{}\0", "{}\0x", "\0{}", "{} ", " {}", "{}\u200b", "\ufeff{}", "{}\n", "{}[]", "{}.0", "$.{}"]).format(key)
+    one.insert(rng.choice([0, len(one)]), [odd, swapped(value, sides)])
+    return True
+
+
 def harmless(draft, rng, sides):
     """What must not matter to anybody."""
     if isinstance(draft.body, Pairs) and rng.random() < 0.7:
@@ -530,7 +544,7 @@ def harmless(draft, rng, sides):
 CHANGES = {
     all_theirs: 5, one_theirs: 6, repeated_parameter: 6, odd_query: 3, repeated_key: 7, other_spelling: 4, ids_elsewhere: 6, aliased_id: 6,
     wrong_type: 5, bracket_key: 3, other_encoding: 4, other_method: 2, other_framing: 3, other_content_type: 3, content_encoding: 2,
-    coded_path: 4, odd_path: 4, twin_path: 3, out_of_the_folder: 4, odd_header: 4, a_name_of_theirs: 4, more_fields: 5, harmless: 8,
+    coded_path: 4, odd_path: 4, twin_path: 3, out_of_the_folder: 4, odd_header: 4, a_name_of_theirs: 4, more_fields: 5, odd_key: 6, harmless: 8,
 }
 
 

@@ -380,10 +380,13 @@ def flask_parser(row, rule, messages):
     parsed = re.search(r"_get_(?:workspace_)?request_message\(\s*(\w+)\(\)", source)
     if parsed:
         message = handler.__globals__[parsed.group(1)]
-    elif "_get_request_message" not in source and re.search(r"request\.(args|json|get_json|stream)|_get_validated_flask",
-                                                            source):
+    elif "_get_request_message" not in source and PLAIN.search(source):
         message = None
     return MessageParser(row, message) if message else PlainParser(row)
+
+
+# What handlers contain that read the query, the JSON or the stream themselves.
+PLAIN = re.compile(r"request\.(args|json|get_json|stream)|_get_validated_flask")
 
 
 def message_classes():

@@ -182,6 +182,47 @@ def test_a_secret_goes_to_its_own_provider(alice, bob, mlflow_server):
     new_definition(bob, secret)
 
 
+def test_a_secret_is_not_changed_into_a_way_inward(mallory, mlflow_server):
+    """Its definitions stay as they are; what they would lead to afterwards is what counts."""
+    databricks = mallory.owner.ok("POST", f"{GATEWAY}/secrets/create", secret_with({"api_base": the_provider().origin}, "databricks"))
+    ollama = mallory.owner.ok("POST", f"{GATEWAY}/secrets/create", secret_with({"api_base": the_provider().url}, "ollama"))
+    keys = {}
+    for provider, made in (("databricks", databricks), ("ollama", ollama)):
+        keys[provider] = made["secret"]["secret_id"]
+        mallory.owner.ok("POST", f"{GATEWAY}/model-definitions/create", definition_on(keys[provider]) | {"provider": provider})
+    with mlflow_server.unchanged():
+        for provider, change in (
+            ("databricks", {"auth_config": {"client_id": "x"}}),
+            ("databricks", {"secret_value": {"aws_session_token": "x"}}),
+            ("ollama", {"auth_config": {"organization": "x"}}),
+        ):
+            answer = mallory.owner.post(f"{GATEWAY}/secrets/update", {"secret_id": keys[provider]} | change)
+            assert answer.status_code == 403, answer.text
+    mallory.owner.ok("POST", f"{GATEWAY}/secrets/update", {"secret_id": keys["ollama"], "secret_value": {"api_key": new_password()}})
+
+
+@pytest.mark.parametrize("value", ["00-{}-00f067aa0ba902b7-01", "00-{}-00f067aa0ba902b7-00-more"])
+def test_a_span_of_the_gateway_enters_no_other_owners_trace(alice, world, mallory, value):
+    name, trace = unique("endpoint"), new_trace(alice, world.experiment)
+    new_endpoint(mallory.owner, new_definition(mallory.owner, new_secret(mallory.owner)), name)
+
+    def invoke(header):
+        return mallory.owner.call("POST", f"/gateway/{name}/mlflow/invocations", json=CHAT, headers={"traceparent": header})
+
+    check_refused(invoke(value.format(trace.removeprefix("tr-"))))
+    assert invoke(value.format("ab" * 16)).status_code == 200
+    for odd in ("x", value.format(trace.removeprefix("tr-").upper() + "0"), "00-" + trace):
+        assert invoke(odd).status_code == 400, odd
+
+
+def test_a_source_names_no_host_that_clients_would_follow(mallory, mlflow_server):
+    folder = f"{mallory.experiment}/{mallory.run}/artifacts/folder"
+    with mlflow_server.unchanged():
+        for source in (f"mlflow-artifacts://127.0.0.1:1/{folder}", f"MLFLOW-ARTIFACTS://x.example/{folder}"):
+            answer = mallory.owner.post(f"{API}/model-versions/create", {"name": mallory.model, "source": source, "run_id": mallory.run})
+            assert answer.status_code in (400, 403), answer.text
+
+
 STEERING = ["api_base", "base_url", "api_key", "custom_llm_provider", "fallbacks", "model_list", "extra_headers",
             "aws_bedrock_runtime_endpoint", "vertex_location", "azure_ad_token", "Api_Base"]
 
@@ -264,7 +305,8 @@ def test_a_judges_parameters_choose_no_model(mallory, endpoint):
     JUDGE | {"third_party_scorer_data": {"module": "os.path", "class": "x"}},
     judge(model="../x:/m"),
     judge(model=" gateway:/m"),
-], ids=["function", "class", "base", "ensemble", "memory", "module", "provider", "blank"])
+    judge() | {"name": 5},
+], ids=["function", "class", "base", "ensemble", "memory", "module", "provider", "blank", "name"])
 def test_a_scorer_is_built_of_scorers_only(mallory, scorer, mlflow_server):
     trace = new_trace(mallory.owner, mallory.experiment)
     written = json.dumps(scorer)
@@ -292,6 +334,22 @@ def test_judges_use_endpoints_that_their_caller_may_use(alice, mallory, endpoint
         for scorer in nested:
             body = {"experiment_id": mallory.experiment, "serialized_scorer": json.dumps(scorer), "trace_ids": [trace]}
             check_refused(mallory.owner.post(f"{AJAX3}/scorer/invoke", body))
+
+
+def test_a_judge_on_loopback_needs_its_address(mallory, admin, mlflow_server):
+    trace = new_trace(mallory.owner, mallory.experiment)
+    with mlflow_server.unchanged():
+        for scorer in (judge(model="ollama:/m"), judge(model="OLLAMA:/m"), built_in("Safety", model="vllm:/m"),
+                       judge(model="huggingface:/http://127.0.0.1:1/m"),
+                       JUDGE | {"ensemble_scorer_data": {"scorers": [judge(model="ollama:/m")]}}):
+            body = {"experiment_id": mallory.experiment, "serialized_scorer": json.dumps(scorer), "trace_ids": [trace]}
+            for who in (mallory.owner, admin):
+                assert who.post(f"{AJAX3}/scorer/invoke", body).status_code == 403
+        body = {"experiment_id": mallory.experiment, "trace_ids": [trace], "categories": ["x"], "provider": "ollama", "model": "m"}
+        assert mallory.owner.post(f"{AJAX3}/issues/invoke", body).status_code == 403
+        value = json.dumps({"version": 1, "cadence": "daily", "model": {"provider": "Ollama", "model": "m"}})
+        assert mallory.owner.post(f"{API}/experiments/set-experiment-tag", {
+            "experiment_id": mallory.experiment, "key": "mlflow.issueDetection.schedule", "value": value}).status_code == 403
 
 
 def test_a_registered_scorer_is_run_by_those_who_may_use_its_endpoint(alice, bob, world, endpoint, mlflow_server):

@@ -1,12 +1,13 @@
 """The proxy before every MLflow it promises to stand before, with the client of the same release."""
 
 import json
+import re
 import sys
 
 import pytest
 
 from conftest import running
-from harness import Mlflow, Proxy, unique
+from harness import Mlflow, Proxy, basic, unique
 from test_coverage import OLDER, OURS, python_of
 
 API = "/api/2.0/mlflow"
@@ -22,14 +23,14 @@ def release(request, tmp_path_factory):
     try:
         server.wait()
         for proxy in running(Proxy(folder / "proxy", server.url)):
-            yield Release(request.param, python, proxy)
+            yield Release(request.param, python, proxy, server)
     finally:
         server.stop()
 
 
 class Release:
-    def __init__(self, version, python, proxy):
-        self.version, self.interpreter, self.proxy = version, python, proxy
+    def __init__(self, version, python, proxy, server):
+        self.version, self.interpreter, self.proxy, self.server = version, python, proxy, server
 
     def client(self, person, *arguments):
         return person.python("version_client.py", *arguments, python=self.interpreter).strip()
@@ -47,6 +48,37 @@ def test_the_granted_log_and_read_and_others_do_not(release):
     # What the client's own words for it are differs; the proxy's answer does not.
     assert other.get(f"{API}/runs/get", {"run_id": run}).status_code == 403
     assert granted.get(f"{API}/runs/get", {"run_id": run}).status_code == 200
+
+
+def test_everything_that_the_client_of_the_release_can_do(release):
+    owner = release.proxy.person("teller")
+    experiment = release.experiment(owner, unique("story"))
+    assert release.client(owner, "story", experiment, unique("model")).splitlines()[-1] == "told"
+
+
+PAGES = ["/experiments", "/experiments/{experiment}", "/experiments/{experiment}/runs", "/experiments/{experiment}/runs/{run}",
+         "/experiments/{experiment}/runs/{run}/model-metrics", "/experiments/{experiment}/runs/{run}/artifacts",
+         "/experiments/{experiment}/traces", "/models", "/models/{model}", "/prompts"]
+
+
+def test_the_pages_of_the_release_work_as_without_the_proxy(release, visit):
+    """Whatever goes wrong on a page does so on the bare server too, but for what the proxy closes on purpose."""
+    owner = release.proxy.admin()
+    experiment, model = release.experiment(owner, unique("pages")), unique("model")
+    run = release.client(owner, "log", experiment).splitlines()[-1]
+    owner.ok("POST", f"{API}/registered-models/create", {"name": model})
+    troubles = {}
+    for name, url, authorization in (
+        ("bare", release.server.url, None),
+        ("proxied", release.proxy.url, basic(owner.name, owner.password)),
+    ):
+        visitor = visit(f"{release.version}-{name}", url, authorization)
+        for number, path in enumerate(PAGES):
+            visitor.go(path.format(experiment=experiment, run=run, model=model))
+            visitor.picture(f"page-{number}")
+        troubles[name] = {line for line in visitor.troubles if not line.startswith("console")}
+    closed = {line for line in troubles["proxied"] if re.search(r"^403 .*/(assistant|ui-telemetry|gateway-proxy|jobs)", line)}
+    assert not troubles["proxied"] - troubles["bare"] - closed, troubles
 
 
 def test_lists_are_filtered_completely_and_paged(release):

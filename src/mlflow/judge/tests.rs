@@ -50,6 +50,24 @@ fn every_place_that_names_an_endpoint_is_found() {
 }
 
 #[test]
+fn a_model_on_loopback_is_found_wherever_it_is_named() {
+    for (text, address) in [
+        (r#"{"instructions_judge_pydantic_data":{"model":"ollama:/m"}}"#, "http://localhost:11434"),
+        (r#"{"memory_augmented_judge_data":{"embedding_model":"Ollama_chat:/m"}}"#, "http://localhost:11434"),
+        (r#"{"third_party_scorer_data":{"model":"vllm:/m"}}"#, "http://localhost:8000"),
+        (
+            r#"{"builtin_scorer_class":"Safety","builtin_scorer_pydantic_data":{"model":"huggingface:/https://x/y"}}"#,
+            "https://x/y",
+        ),
+    ] {
+        assert_eq!(read(text).addresses, [address], "{text}");
+    }
+    let optimizer = optimizer("optimizer_config_json", r#"{"reflection_model":"ollama:/m"}"#).expect("an optimizer");
+    assert_eq!(optimizer.addresses, ["http://localhost:11434"]);
+    assert!(read(r#"{"instructions_judge_pydantic_data":{"model":"openai:/gpt"}}"#).addresses.is_empty());
+}
+
+#[test]
 fn what_is_no_scorer_is_refused_at_every_depth() {
     for inner in [
         r#"{"builtin_scorer_class":"invoke_judge_model"}"#,
@@ -64,6 +82,7 @@ fn what_is_no_scorer_is_refused_at_every_depth() {
         r#"{"memory_augmented_judge_data":{"episodic_trace_ids":"x"}}"#,
         r#"{"ensemble_scorer_data":{"scorers":{}}}"#,
         r#"{"name":"a","name":"b"}"#,
+        r#"{"name":5}"#,
         "[]",
         "5",
     ] {
@@ -95,9 +114,9 @@ fn a_third_partys_arguments_choose_no_host_key_or_model() {
 fn an_optimizer_keeps_its_known_parameters() {
     let text = r#"{"reflection_model":"gateway:/a","max_metric_calls":5,"lm_kwargs":{"temperature":1,"api_base":"http://x"},
                    "gepa_kwargs":{"seed":1,"run_dir":"/tmp","wandb_api_key":"k"}}"#;
-    let (rebuilt, endpoints) = optimizer("optimizer_config_json", text).expect("an optimizer");
+    let found = optimizer("optimizer_config_json", text).expect("an optimizer");
     let kept = r#"{"reflection_model":"gateway:/a","max_metric_calls":5,"lm_kwargs":{"temperature":1},"gepa_kwargs":{"seed":1}}"#;
-    assert_eq!((rebuilt.as_str(), endpoints), (kept, vec!["a".to_owned()]));
+    assert_eq!((found.written.as_str(), found.endpoints), (kept, vec!["a".to_owned()]));
     for odd in ["[]", r#"{"lm_kwargs":[]}"#, r#"{"gepa_kwargs":1}"#, r#"{"reflection_model":"a/b:/c"}"#] {
         assert!(optimizer("optimizer_config_json", odd).is_err(), "{odd}");
     }
