@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 /// What a client may say to MLflow. Names not listed (credentials, cookies, `Origin`, everything forwarded or of
 /// identity) never arrive there.
-const TO_UPSTREAM: [HeaderName; 18] = [
+const TO_UPSTREAM: [HeaderName; 16] = [
     header::ACCEPT,
     header::ACCEPT_ENCODING,
     header::ACCEPT_LANGUAGE,
@@ -22,8 +22,6 @@ const TO_UPSTREAM: [HeaderName; 18] = [
     header::IF_UNMODIFIED_SINCE,
     header::RANGE,
     header::USER_AGENT,
-    HeaderName::from_static("traceparent"),
-    HeaderName::from_static("tracestate"),
     HeaderName::from_static("x-request-id"),
     HeaderName::from_static("x-mlflow-experiment-id"),
     HeaderName::from_static("x-mlflow-run-id"),

@@ -152,7 +152,9 @@ impl FromStr for ProviderHost {
 impl Origin {
     /// Reads a URL of plain characters only; its authority must be written as every library reads it.
     fn of_url(text: &str) -> Result<Self, AddressError> {
-        let malformed = || AddressError::Malformed(text.chars().filter(|c| !c.is_control()).take(128).collect());
+        // User information and queries hold secrets.
+        let shown = if text.contains(['@', '?', '#']) { "***" } else { text };
+        let malformed = || AddressError::Malformed(shown.chars().filter(|c| !c.is_control()).take(128).collect());
         let (scheme, rest) = text.split_once("://").ok_or_else(malformed)?;
         let https = match scheme.to_ascii_lowercase().as_str() {
             "https" => true,

@@ -8,7 +8,7 @@
 use std::borrow::Cow;
 
 use super::locate::{invalid, member};
-use super::provider::{Model, StoredSecret, is_word};
+use super::provider::{Model, StoredSecret, is_ambient, is_word};
 use super::{Json, LocateError};
 
 /// A serialized scorer, rebuilt from known members.
@@ -20,6 +20,8 @@ pub struct Judge {
     pub endpoints: Vec<String>,
     /// Addresses that MLflow connects to for the models that it names without an endpoint.
     pub addresses: Vec<String>,
+    /// Whether it calls a model with the cloud identity of MLflow's own server.
+    pub is_ambient: bool,
     /// Traces that it takes examples from.
     pub traces: Vec<String>,
     /// Its own name.
@@ -37,7 +39,7 @@ impl Judge {
         let mut judge = Self { name: json.text("name").map(str::to_owned), ..Self::default() };
         scorer(&mut json, &mut judge, 0)?;
         endpoint_names(&json, &mut judge.endpoints);
-        addresses(&json, &mut judge.addresses);
+        models(&json, &mut judge);
         judge.written = String::from_utf8_lossy(&json.to_bytes()).into_owned();
         Ok(judge)
     }
@@ -56,7 +58,7 @@ pub(super) fn optimizer(field: &str, written: &str) -> Result<Judge, LocateError
     check_model(&json, "reflection_model")?;
     let mut optimizer = Judge::default();
     endpoint_names(&json, &mut optimizer.endpoints);
-    addresses(&json, &mut optimizer.addresses);
+    models(&json, &mut optimizer);
     optimizer.written = String::from_utf8_lossy(&json.to_bytes()).into_owned();
     Ok(optimizer)
 }
@@ -194,20 +196,21 @@ pub(super) fn endpoint_names(json: &Json<'_>, names: &mut Vec<String>) {
     }
 }
 
-/// Adds the addresses that MLflow connects to for models that `json` names in the members that hold models.
-fn addresses(json: &Json<'_>, found: &mut Vec<String>) {
+/// Notes the addresses and the identity that MLflow uses for the models that `json` names in the members that hold models.
+fn models(json: &Json<'_>, judge: &mut Judge) {
     match json {
         Json::Scalar(_) | Json::String(_) => {}
-        Json::Array(items) => items.iter().for_each(|item| addresses(item, found)),
+        Json::Array(items) => items.iter().for_each(|item| models(item, judge)),
         Json::Object(members) => {
             for (key, value) in members {
                 match value {
                     Json::String(uri) if MODELS.contains(&key.as_ref()) => {
-                        found.extend(
-                            Model::of_uri(uri).iter().flat_map(|model| StoredSecret::default().addresses(model)),
-                        );
+                        // `databricks` alone is a judge of its own.
+                        judge.is_ambient |= is_ambient(uri);
+                        let model = Model::of_uri(uri).unwrap_or_default();
+                        judge.addresses.extend(StoredSecret::default().addresses(&model));
                     }
-                    other => addresses(other, found),
+                    other => models(other, judge),
                 }
             }
         }
@@ -220,7 +223,7 @@ const MODELS: [&str; 4] = ["model", "reflection_lm", "embedding_model", "reflect
 /// Whether an argument of LiteLLM or of a model's client chooses another host, key or model.
 pub(super) fn steers(key: &str) -> bool {
     let key = key.trim().to_ascii_lowercase();
-    const NAMES: [&str; 31] = [
+    const NAMES: [&str; 38] = [
         "api_base",
         "base_url",
         "api_key",
@@ -252,6 +255,13 @@ pub(super) fn steers(key: &str) -> bool {
         "success_callback",
         "failure_callback",
         "logger_fn",
+        "provider_specific_header",
+        "ssl_verify",
+        "shared_session",
+        "extra_body",
+        "extra_query",
+        "credentials",
+        "token",
     ];
     const PREFIXES: [&str; 9] =
         ["aws_", "azure_", "vertex_", "sagemaker_", "oci_", "langfuse_", "langsmith_", "watsonx_", "litellm_"];

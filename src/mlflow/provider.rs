@@ -18,7 +18,7 @@ pub struct StoredSecret {
 }
 
 /// A model as an endpoint uses it: who provides it, and what it is called there.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Model {
     pub provider: String,
     pub name: String,
@@ -53,6 +53,8 @@ pub(super) fn of_secret(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateError>
     }
     for (key, value) in entries(body, "secret_value") {
         match key.as_str() {
+            // What is stored shows the key only, and an empty one would pass for a credential.
+            _ if value.is_empty() => return Err(malformed(&key, "", "left out, or not empty")),
             // MLflow 3.9 takes the name of an environment variable or a file in place of the key.
             "api_key" if value.starts_with(['$', '/', '~', '.']) => {
                 return Err(malformed(&key, "***", "the key itself, not the name of a variable or a file"));
@@ -146,15 +148,18 @@ impl StoredSecret {
         let has = |key: &str| self.secret_keys.iter().any(|known| known == key);
         let set = |key: &str| self.auth_config.iter().any(|(known, value)| known == key && !value.is_empty());
         let mode = self.auth_config.iter().find(|(key, _)| key == "auth_mode").map(|(_, mode)| mode.as_str());
-        let own = match family(provider) {
-            "bedrock" => match mode {
-                None | Some("api_key") => has("api_key"),
-                Some("access_keys") => has("aws_access_key_id") && has("aws_secret_access_key"),
-                Some(_) => false,
-            },
-            "vertex_ai" => has("vertex_credentials"),
-            "databricks" => set("api_base") && (has("api_key") || has("client_secret")),
-            _ => mode.is_none_or(|mode| OWN_CREDENTIALS.contains(&mode)),
+        // MLflow takes every mode that it does not know for the identity of its own server.
+        let own = match (family(provider), mode) {
+            ("bedrock", None | Some("api_key")) => has("api_key"),
+            ("bedrock", Some("access_keys")) => has("aws_access_key_id") && has("aws_secret_access_key"),
+            ("vertex_ai", None | Some("service_account_json")) => has("vertex_credentials"),
+            ("databricks", None | Some("pat_token")) => set("api_base") && has("api_key"),
+            ("databricks", Some("oauth_m2m")) => set("api_base") && set("client_id") && has("client_secret"),
+            ("bedrock" | "vertex_ai" | "databricks", Some(_)) => false,
+            (other, _) if is_ambient(other) => false,
+            // Without a key LiteLLM takes the server's.
+            (other, None | Some("api_key")) => has("api_key") || is_self_hosted(other),
+            (_, Some(_)) => false,
         };
         if !own {
             return Some(AS_SERVER);
@@ -175,7 +180,19 @@ fn family(provider: &str) -> &str {
     }
 }
 
-const AS_SERVER: &str = "let MLflow use its own server's cloud identity";
+/// Whether a provider is called with the cloud identity of MLflow's own server where nothing else is given.
+pub(super) fn is_ambient(provider: &str) -> bool {
+    let provider = provider.to_ascii_lowercase();
+    ["bedrock", "amazon-bedrock", "sagemaker", "vertex", "databricks", "endpoints", "watsonx", "oci", "sap"]
+        .iter()
+        .any(|ambient| provider.starts_with(ambient))
+}
+
+fn is_self_hosted(provider: &str) -> bool {
+    SELF_HOSTED.iter().any(|(known, _)| provider.eq_ignore_ascii_case(known))
+}
+
+pub(super) const AS_SERVER: &str = "let MLflow use its own server's cloud identity";
 const SERVER_IDENTITY: Demand = Demand::Privileged(AS_SERVER);
 
 /// The modes of authentication in which a secret brings its own credentials.
@@ -211,7 +228,7 @@ const SECRET_VALUE: [&str; 7] = [
 ];
 
 /// Providers that run next to MLflow, and the address that MLflow or LiteLLM takes when a secret has none.
-const SELF_HOSTED: [(&str, &str); 12] = [
+const SELF_HOSTED: [(&str, &str); 16] = [
     ("ollama", "http://localhost:11434"),
     ("ollama_chat", "http://localhost:11434"),
     ("lm_studio", "http://localhost:1234"),
@@ -224,6 +241,10 @@ const SELF_HOSTED: [(&str, &str); 12] = [
     ("lemonade", "http://localhost:8000"),
     ("oobabooga", "http://localhost:5000"),
     ("triton", "http://localhost:8000"),
+    ("langgraph", "http://localhost:2024"),
+    ("ramalama", "http://localhost:8080"),
+    ("infinity", "http://localhost:7997"),
+    ("petals", "http://localhost:5000"),
 ];
 
 /// Google's service account: where its tokens come from is in the file itself.

@@ -167,9 +167,11 @@ pub fn demands(
         Rule::ProviderModel => provider::of_definition(body)?,
         Rule::Invocation => {
             if let Json::Object(members) = &*body
-                && let Some((key, value)) = members.iter().find(|(key, _)| judge::steers(key))
+                && let Some((key, _)) = members.iter().find(|(key, _)| judge::steers(key))
             {
-                return Err(invalid(key, value, "left out: it is set where the endpoint is configured"));
+                let (name, value) = (shown(key), "***".to_owned());
+                let expected = "left out: it is set where the endpoint is configured";
+                return Err(LocateError::Invalid { name, value, expected });
             }
             let endpoints = located.iter().filter(|one| one.thing == Thing::EndpointName);
             endpoints.map(|one| Demand::Endpoint(one.id.clone())).collect()
@@ -181,6 +183,7 @@ pub fn demands(
             let trace = inner(body, &["trace", "trace_info"])?;
             let trace = trace.map(|info| text_field(info, "trace_id")).transpose()?.flatten();
             if let Some(trace) = trace.filter(|trace| !trace.is_empty()) {
+                assessments_stay(body, &trace)?;
                 if !is_opaque_id(&trace) {
                     let expected = "an id of letters, digits, `-` and `_`";
                     return Err(LocateError::Invalid { name: "trace_id".to_owned(), value: shown(&trace), expected });
@@ -257,6 +260,17 @@ pub fn demands(
     })
 }
 
+/// MLflow 3.9 to 3.16 puts an assessment on the trace that it names itself.
+fn assessments_stay(body: &mut Json<'_>, trace: &str) -> Result<(), LocateError> {
+    let Some(info) = inner(body, &["trace", "trace_info"])? else { return Ok(()) };
+    let Some(Json::Array(assessments)) = info.get("assessments") else { return Ok(()) };
+    let elsewhere = |one: &Json<'_>| one.text("trace_id").is_some_and(|named| !named.is_empty() && named != trace);
+    if assessments.iter().any(elsewhere) {
+        return Err(LocateError::Contradiction("trace_info.trace_id".to_owned(), "assessments.trace_id".to_owned()));
+    }
+    Ok(())
+}
+
 /// The tags in which MLflow keeps where a trace's artifacts and its archived spans are (`mlflow.tracing.constant`): it
 /// reads there, and deletes there along with the trace.
 const LOCATION_TAGS: [&str; 2] = ["mlflow.artifactLocation", "mlflow.trace.archiveLocation"];
@@ -289,7 +303,9 @@ fn uses(endpoint: &str) -> [Demand; 2] {
 /// The demands of what a scorer or an optimizer calls.
 fn calls(judge: &Judge) -> Vec<Demand> {
     let endpoints = judge.endpoints.iter().flat_map(|endpoint| uses(endpoint));
-    endpoints.chain(judge.addresses.iter().cloned().map(Demand::Address)).collect()
+    let addresses = judge.addresses.iter().cloned().map(Demand::Address);
+    let identity = judge.is_ambient.then_some(Demand::Privileged(provider::AS_SERVER));
+    endpoints.chain(addresses).chain(identity).collect()
 }
 
 fn stored_scorer(experiment: &str, name: String, version: Option<String>) -> Demand {
@@ -387,6 +403,7 @@ impl ModelChoice {
             demands.extend(uses(model));
         }
         if let (Some(provider), None) = (&self.provider, &self.secret) {
+            demands.extend(provider::is_ambient(provider).then_some(Demand::Privileged(provider::AS_SERVER)));
             let model = provider::Model { provider: provider.clone(), name: self.model.clone().unwrap_or_default() };
             demands.extend(provider::StoredSecret::default().addresses(&model).into_iter().map(Demand::Address));
         }
@@ -408,7 +425,13 @@ impl ModelChoice {
 /// The tag by which an experiment's issues are detected on a schedule (`mlflow/genai/discovery/schedule.py`, 3.18), and the
 /// tags in which MLflow keeps how far it is.
 const SCHEDULE: &str = "mlflow.issueDetection.schedule";
-const SCHEDULERS_OWN: [&str; 2] = ["mlflow.issueDetection.scheduleState", "mlflow.issueDetection.checkpoint"];
+const SCHEDULERS_OWN: [&str; 4] = [
+    "mlflow.issueDetection.scheduleState",
+    "mlflow.issueDetection.checkpoint",
+    // Those of online scoring.
+    "mlflow.latestOnlineScoring.trace.checkpoint",
+    "mlflow.latestOnlineScoring.session.checkpoint",
+];
 
 /// The demands of setting a tag, or of deleting it without a value. MLflow's scheduler uses what the schedule names with its own
 /// rights.
@@ -416,7 +439,7 @@ fn schedule_tag(key: &str, value: Option<&str>) -> Result<Vec<Demand>, LocateErr
     // Some databases compare keys without case and without blanks at the end.
     let is = |tag: &str| key.trim_end().eq_ignore_ascii_case(tag);
     if SCHEDULERS_OWN.iter().any(|tag| is(tag)) {
-        return Ok(vec![Demand::Privileged("set or delete the state of scheduled issue detection")]);
+        return Ok(vec![Demand::Privileged("set or delete the state of MLflow's schedulers")]);
     }
     let Some(value) = value.filter(|_| is(SCHEDULE)) else { return Ok(Vec::new()) };
     let malformed = |name: &str| LocateError::Invalid {

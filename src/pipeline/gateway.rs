@@ -1,10 +1,10 @@
 //! The demands of whatever makes MLflow open a connection: to model providers, and to itself for its AI gateway.
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 
-use super::{Error, Proxy};
-use crate::authz::{Permission, Requirement, Resource, ResourceKind};
-use crate::mlflow::{Demand, Judge, LocateError, Located, ProviderModel, Thing};
+use super::{Error, PARENT_TRACE, Proxy};
+use crate::authz::{Identity, Permission, Requirement, Resource, ResourceKind, holds};
+use crate::mlflow::{Demand, Judge, Located, Operation, ProviderModel, Rule, Thing};
 
 impl Proxy {
     /// The requirements of a demand about addresses, secrets and scorers. What must hold for everybody, administrators
@@ -20,10 +20,12 @@ impl Proxy {
                 }
             }
             Demand::Secret { id, provider } => {
+                let secret = self.resolver.secret(&id).await?.unwrap_or_default();
                 let model = ProviderModel { provider, name: String::new() };
-                for address in self.resolver.secret(&id).await?.unwrap_or_default().addresses(&model) {
+                for address in secret.addresses(&model) {
                     hosts.check(&address)?;
                 }
+                return Ok(secret.privilege(&model.provider).map(Requirement::Privileged).into_iter().collect());
             }
             Demand::Definition { definition, provider, secret } => {
                 return self.definition(definition, provider, secret).await;
@@ -59,33 +61,26 @@ impl Proxy {
         Ok(Vec::new())
     }
 
-    /// EDIT on the trace that `traceparent` names (W3C Trace Context): the AI gateway adds spans to it. One that is not there
-    /// yet is the caller's to be exported.
-    pub(super) async fn parent_trace(&self, headers: &HeaderMap) -> Result<Option<Requirement>, Error> {
-        let mut values = headers.get_all("traceparent").iter();
-        let Some(value) = values.next() else { return Ok(None) };
-        let parts: Vec<&str> = value.to_str().unwrap_or_default().split('-').collect();
-        let hex = |text: &str, length| {
-            text.len() == length && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
-        };
-        let trace = match parts[..] {
-            [version, trace, parent, flags, ..]
-                if hex(version, 2) && hex(trace, 32) && hex(parent, 16) && hex(flags, 2) && values.next().is_none() =>
-            {
-                format!("tr-{trace}")
-            }
-            _ => {
-                let (name, value) = ("traceparent".to_owned(), "***".to_owned());
-                return Err(
-                    LocateError::Invalid { name, value, expected: "one header as W3C Trace Context has it" }.into()
-                );
-            }
-        };
-        Ok(self.resolver.experiment_of_trace(&trace).await?.map(|experiment| Requirement::Level {
-            permission: Permission::Edit,
-            resource: Resource::new(ResourceKind::Experiment, &*experiment),
-            tier: Some(ResourceKind::Trace),
-        }))
+    /// The header `traceparent` (W3C Trace Context) of an invocation, if the caller may write to the trace that it names: the
+    /// AI gateway adds spans there. Every HTTP client that is traced sends it, so without that right it is left out.
+    pub(super) async fn parent_trace(
+        &self,
+        identity: &Identity,
+        operation: &Operation,
+        headers: &HeaderMap,
+    ) -> Result<Option<HeaderValue>, Error> {
+        let mut values = headers.get_all(PARENT_TRACE).iter();
+        let (Some(value), None) = (values.next(), values.next()) else { return Ok(None) };
+        let Some(trace) = trace_of(value).filter(|_| operation.rule == Some(Rule::Invocation)) else { return Ok(None) };
+        // A trace that is not there yet would be made in an experiment that nobody chose.
+        let Some(experiment) = Box::pin(self.resolver.experiment_of_trace(&trace)).await? else { return Ok(None) };
+        let mut resource = Resource::new(ResourceKind::Experiment, &*experiment);
+        if identity.needs_names() {
+            self.resolver.name(&mut resource).await?;
+        }
+        let tier = Some(ResourceKind::Trace);
+        let edit = Requirement::Level { permission: Permission::Edit, resource, tier };
+        Ok(holds(identity, self.policy, &edit).is_ok().then(|| value.clone()))
     }
 
     /// A secret after a change, with every model that uses it.
@@ -143,6 +138,9 @@ impl Proxy {
         let judge = Judge::read("serialized_scorer", written)?;
         let located = |thing, permission, id| Located { thing, permission, id };
         let mut requirements = Vec::new();
+        if judge.is_ambient {
+            requirements.push(Requirement::Privileged("let MLflow use its own server's cloud identity"));
+        }
         for address in &judge.addresses {
             self.authz.provider_hosts.check(address)?;
         }
@@ -174,6 +172,22 @@ impl Proxy {
             self.authz.provider_hosts.check(&address)?;
         }
         Ok(Requirement::Belonging { permission: Permission::Use, noun: "endpoint", id, owner, tier: None })
+    }
+}
+
+/// MLflow's ID of the trace that a `traceparent` names.
+fn trace_of(value: &HeaderValue) -> Option<String> {
+    let parts: Vec<&str> = value.to_str().ok()?.split('-').collect();
+    let hex = |text: &str, length| {
+        text.len() == length && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+    };
+    match parts[..] {
+        [version, trace, parent, flags, ..]
+            if hex(version, 2) && hex(trace, 32) && hex(parent, 16) && hex(flags, 2) =>
+        {
+            Some(format!("tr-{trace}"))
+        }
+        _ => None,
     }
 }
 

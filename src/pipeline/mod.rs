@@ -31,8 +31,8 @@ use crate::config::{self, UnknownFields};
 use crate::filter::{Effects, Happening, ListRequest, Lists};
 use crate::http::{Body, CanonicalPath, Query, Request, Response, from_upstream, read_bounded, to_upstream};
 use crate::mlflow::{
-    Demand, Field, Filter, Found, Input, Json, LocateError, Located, Narrowed, Need, Operation, QueuePart, Rule, Send,
-    Table, Then, Thing, Unknown, demands, locate, names_a_version, narrow, read_spans, scorer_key, sign, text_field,
+    Demand, Field, Filter, Found, Input, Json, LocateError, Located, Narrowed, Need, Operation, QueuePart, Send, Table,
+    Then, Thing, Unknown, demands, locate, names_a_version, narrow, read_spans, scorer_key, sign, text_field,
 };
 use crate::pages::Pages;
 use crate::resolve::Resolver;
@@ -70,6 +70,8 @@ struct Checked<'b> {
     address: IpAddr,
     /// The caller's own key for a model provider, which the AI gateway passes on.
     provider_key: Option<HeaderValue>,
+    /// `traceparent`, where the AI gateway may add spans to the trace that it names.
+    parent_trace: Option<HeaderValue>,
 }
 
 impl Proxy {
@@ -190,7 +192,7 @@ impl Proxy {
         let path = self.below_prefix(path)?;
         let query = Query::parse(target.query().unwrap_or_default())?;
         self.check_origin(&head)?;
-        Ok(Checked { head, body, path, query, address, provider_key: None })
+        Ok(Checked { head, body, path, query, address, provider_key: None, parent_trace: None })
     }
 
     /// Grants speak of the default workspace only; an MLflow without workspaces knows none.
@@ -348,6 +350,7 @@ impl Proxy {
             decided => decided?,
         };
         canonical_artifact_path(&mut checked, params)?;
+        checked.parent_trace = self.parent_trace(identity, operation, &checked.head.headers).await?;
         if let Some(field) = &operation.narrow
             && self.narrow(identity, field, body.as_mut()).await? == Narrowed::Nothing
         {
@@ -391,6 +394,7 @@ impl Proxy {
         let input = Input { params, headers: &checked.head.headers, query: &mut query, body: None };
         let permit = self.permit(identity, operation, input).await?;
         canonical_artifact_path(&mut checked, params)?;
+        checked.parent_trace = self.parent_trace(identity, operation, &checked.head.headers).await?;
         let outgoing = self.outgoing_stream(&mut checked, &query);
         self.send(permit, outgoing, record).await
     }
@@ -523,11 +527,6 @@ impl Proxy {
                     }
                 }
             }
-        }
-        if operation.rule == Some(Rule::Invocation)
-            && let Some(requirement) = Box::pin(self.parent_trace(input.headers)).await?
-        {
-            self.add(&mut requirements, requirement).await?;
         }
         for demand in demanded {
             if !unlimited || gateway::holds_for_everybody(&demand) {
@@ -786,6 +785,9 @@ impl Proxy {
         if let Some(key) = checked.provider_key.take() {
             headers.insert(header::AUTHORIZATION, key);
         }
+        if let Some(parent) = checked.parent_trace.take() {
+            headers.insert(PARENT_TRACE, parent);
+        }
         Outgoing { method: checked.head.method.clone(), target: target(&checked.path, query), headers, body }
     }
 
@@ -928,6 +930,8 @@ fn has_encoded_names(path: &str, static_prefix: &str) -> bool {
 const EMPTY: Bytes = Bytes::from_static(b"{}");
 
 const WORKSPACE: &str = "x-mlflow-workspace";
+
+const PARENT_TRACE: &str = "traceparent";
 
 /// A JSON body that is no batch: names, tags, descriptions. MLflow repeats them in every list, so they must stay small.
 const SMALL_BODY_BYTES: usize = 1024 * 1024;

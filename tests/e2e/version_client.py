@@ -43,9 +43,8 @@ def story(experiment, model):
     batch(client, run)
     inputs(run)
     registry(client, run, model)
-    if hasattr(mlflow, "start_span"):  # 2.14
+    if hasattr(client, "create_logged_model"):  # 3.0; with OpenTelemetry of today, 2.x does not end its traces
         traces(client, experiment)
-    if hasattr(client, "create_logged_model"):  # 3.0
         logged_models(client, experiment, run)
     if hasattr(mlflow, "log_feedback"):  # 3.2
         assessments(client)

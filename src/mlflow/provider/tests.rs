@@ -54,6 +54,7 @@ fn what_would_become_a_part_of_a_host_or_a_path_is_refused() {
         r#"{"auth_config":{"vertex_location":"127.0.0.1:1/"}}"#,
         r#"{"auth_config":{"vertex_project":"../x"}}"#,
         r#"{"secret_value":{"api_key":"$HOME"}}"#,
+        r#"{"secret_value":{"api_key":""}}"#,
         r#"{"secret_value":{"api_key":"/etc/passwd"}}"#,
         r#"{"secret_value":{"vertex_credentials":"/etc/x.json"}}"#,
         r#"{"secret_value":{"vertex_credentials":"{\"type\":\"external_account\"}"}}"#,
@@ -91,6 +92,15 @@ fn a_secret_fits_its_provider_and_brings_its_own_credentials() {
         ),
         (stored("vertex_ai", &[], &["vertex_credentials"]), "vertex_ai"),
         (stored("databricks", &[("api_base", "https://x")], &["api_key"]), "databricks-model-serving"),
+        (
+            stored(
+                "",
+                &[("api_base", "https://x"), ("auth_mode", "oauth_m2m"), ("client_id", "c")],
+                &["client_secret"],
+            ),
+            "databricks",
+        ),
+        (stored("", &[], &[]), "ollama"),
     ] {
         assert_eq!(secret.privilege(provider), None, "{secret:?} {provider}");
     }
@@ -101,6 +111,14 @@ fn a_secret_fits_its_provider_and_brings_its_own_credentials() {
         (stored("bedrock", &[("auth_mode", "access_keys")], &["api_key"]), "bedrock"),
         (stored("databricks", &[], &["api_key"]), "databricks"),
         (stored("", &[("auth_mode", "iam_role")], &["api_key"]), "sagemaker"),
+        (stored("", &[], &["aws_access_key_id"]), "sagemaker_chat"),
+        (stored("", &[("auth_mode", "")], &["api_key"]), "bedrock"),
+        (stored("", &[("auth_mode", "pat_token")], &["api_key"]), "bedrock"),
+        (stored("", &[], &["api_key"]), "Bedrock"),
+        (stored("", &[], &["vertex_credentials"]), "vertex_ai_beta"),
+        (stored("", &[("api_base", "https://x")], &["client_secret"]), "databricks"),
+        (stored("", &[("api_base", "https://x"), ("auth_mode", "oauth_m2m")], &["client_secret"]), "databricks"),
+        (stored("", &[], &["client_secret"]), "cohere"),
     ] {
         assert!(secret.privilege(provider).is_some(), "{secret:?} {provider}");
     }
