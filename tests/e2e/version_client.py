@@ -46,8 +46,7 @@ def story(experiment, model):
     if hasattr(client, "create_logged_model"):  # 3.0; with OpenTelemetry of today, 2.x does not end its traces
         traces(client, experiment)
         logged_models(client, experiment, run)
-    if hasattr(mlflow, "log_feedback"):  # 3.2
-        assessments(client)
+        assessments()
     if hasattr(getattr(mlflow, "genai", None), "register_prompt"):
         prompts(f"{model}-prompt")
     client.set_experiment_tag(experiment, "stage", "told")
@@ -127,7 +126,7 @@ def logged_models(client, experiment, run):
     client.delete_logged_model_tag(made.model_id, "c")
 
 
-def assessments(client):
+def assessments():
     from mlflow.entities import AssessmentSource
 
     trace = mlflow.get_last_active_trace_id()
