@@ -248,7 +248,7 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
     global && !matches!((first, second), (0x2001, 0 | 0x0db8) | (0x2002, _) | (0x3fff, _))
 }
 
-/// Whether a text could be read as an address, in whatever way: for values whose meaning depends on the provider.
+/// Returns true if a text could be read as an address: for values whose meaning depends on the provider.
 pub(super) fn looks_like_address(text: &str) -> bool {
     let lower = text.to_ascii_lowercase();
     text.contains("//") || lower.starts_with("http:") || lower.starts_with("https:") || text.parse::<IpAddr>().is_ok()

@@ -14,13 +14,13 @@ use super::{Json, LocateError};
 /// A serialized scorer, rebuilt from known members.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Judge {
-    /// What is sent in place of the client's text.
+    /// JSON that replaces the client's text.
     pub written: String,
     /// Endpoints of the AI gateway that it calls, by name.
     pub endpoints: Vec<String>,
     /// Addresses that MLflow connects to for the models that it names without an endpoint.
     pub addresses: Vec<String>,
-    /// Whether it calls a model with the cloud identity of MLflow's own server.
+    /// True if it calls a model with the cloud identity of MLflow's own server.
     pub is_ambient: bool,
     /// Traces that it takes examples from.
     pub traces: Vec<String>,
@@ -220,7 +220,7 @@ fn models(json: &Json<'_>, judge: &mut Judge) {
 /// Members that hold a model's URI.
 const MODELS: [&str; 4] = ["model", "reflection_lm", "embedding_model", "reflection_model"];
 
-/// Whether an argument of LiteLLM or of a model's client chooses another host, key or model.
+/// Returns true if an argument of LiteLLM or of a model's client chooses another host, key or model.
 pub(super) fn steers(key: &str) -> bool {
     let key = key.trim().to_ascii_lowercase();
     const NAMES: [&str; 38] = [

@@ -379,7 +379,7 @@ pub(super) fn invalid(name: &str, value: &Json<'_>, expected: &'static str) -> L
     LocateError::Invalid { name: shown(name), value, expected }
 }
 
-/// Whether a field's value may be a key or a password, which no message repeats.
+/// Returns true if a field's value may be a key or a password, which no message repeats.
 fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     ["secret", "key", "token", "password", "credential", "auth", "header"].iter().any(|word| name.contains(word))

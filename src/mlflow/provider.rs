@@ -1,4 +1,4 @@
-//! Secrets and model definitions of MLflow's AI gateway: what MLflow connects to, and as whom, when it uses them.
+//! Secrets and model definitions of MLflow's AI gateway: the addresses and the identity that MLflow uses for them.
 //!
 //! Facts: `mlflow/server/gateway_api.py` (`_build_endpoint_config`), `mlflow/gateway/providers/`, `mlflow/gateway/config.py`
 //! and `mlflow/utils/providers.py`, 3.9 to 3.18. Providers without code of their own go through LiteLLM, which takes every
@@ -53,7 +53,7 @@ pub(super) fn of_secret(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateError>
     }
     for (key, value) in entries(body, "secret_value") {
         match key.as_str() {
-            // What is stored shows the key only, and an empty one would pass for a credential.
+            // MLflow shows the keys of a stored secret only, so an empty value would pass for a credential.
             _ if value.is_empty() => return Err(malformed(&key, "", "left out, or not empty")),
             // MLflow 3.9 takes the name of an environment variable or a file in place of the key.
             "api_key" if value.starts_with(['$', '/', '~', '.']) => {
@@ -142,7 +142,7 @@ impl StoredSecret {
         }
     }
 
-    /// What only administrators may do with this secret and this provider.
+    /// Returns the action that only administrators may do with this secret and this provider, if the combination needs one.
     #[must_use]
     pub fn privilege(&self, provider: &str) -> Option<&'static str> {
         let has = |key: &str| self.secret_keys.iter().any(|known| known == key);
@@ -180,7 +180,7 @@ fn family(provider: &str) -> &str {
     }
 }
 
-/// Whether a provider is called with the cloud identity of MLflow's own server where nothing else is given.
+/// Returns true if a provider is called with the cloud identity of MLflow's own server unless something else is given.
 pub(super) fn is_ambient(provider: &str) -> bool {
     let provider = provider.to_ascii_lowercase();
     ["bedrock", "amazon-bedrock", "sagemaker", "vertex", "databricks", "endpoints", "watsonx", "oci", "sap"]

@@ -41,7 +41,7 @@ pub enum Demand {
     PublicAddress(String),
     /// Every address that MLflow connects to for this endpoint of the AI gateway, by name, must be allowed.
     Endpoint(String),
-    /// The same for this secret of the AI gateway, by its ID, with this provider.
+    /// Every address that MLflow connects to for this secret of the AI gateway, by ID, must be allowed for this provider.
     Secret { id: String, provider: String },
     /// A secret of the AI gateway after a change must fit every model definition that uses it. Empty: that part stays.
     SecretChange { id: String, auth_config: Vec<(String, String)>, secret_keys: Vec<String> },
@@ -49,7 +49,7 @@ pub enum Demand {
     Definition { definition: Option<String>, provider: Option<String>, secret: Option<String> },
     /// A scorer that MLflow will run. `version`: the latest when absent.
     StoredScorer { experiment: String, name: String, version: Option<String> },
-    /// What a guardrail calls must be the caller's to use.
+    /// USE on everything that a guardrail calls, by the guardrail's ID.
     Guardrail(String),
 }
 
@@ -341,7 +341,7 @@ fn judges(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateError> {
     if let Some(single) = single {
         body.set("serialized_scorer", single);
     }
-    // Where a version is given, MLflow runs the registered scorer of that name instead.
+    // With a version, MLflow runs the registered scorer of that name instead.
     if let Some(Json::Array(versions)) = body.get("scorer_versions") {
         for (version, name) in versions.iter().zip(names) {
             if let (Json::Scalar(version), Some(name)) = (version, name.filter(|_| !version.is_null())) {

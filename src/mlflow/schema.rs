@@ -177,7 +177,7 @@ impl Schema {
         self.operations.iter().map(|(name, fields)| (name.as_ref(), *fields))
     }
 
-    /// Whether a message has the field that `steps` lead to, under one of each step's names, and `with` beside it.
+    /// Returns true if a message has the field that `steps` lead to, under one of each step's names, and `with` beside it.
     pub(super) fn has<'s, N>(
         &self,
         message: Option<MessageId>,

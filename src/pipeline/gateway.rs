@@ -7,8 +7,10 @@ use crate::authz::{Identity, Permission, Requirement, Resource, ResourceKind, ho
 use crate::mlflow::{Demand, Judge, Located, Operation, ProviderModel, Rule, Thing};
 
 impl Proxy {
-    /// The requirements of a demand about addresses, secrets and scorers. What must hold for everybody, administrators
-    /// included, is an error when it does not.
+    /// Returns the requirements of a demand about addresses, secrets and scorers.
+    ///
+    /// # Errors
+    /// An address that is not allowed, for administrators too; MLflow could not be asked.
     pub(super) async fn connection(&self, demand: Demand) -> Result<Vec<Requirement>, Error> {
         let hosts = &self.authz.provider_hosts;
         match demand {
@@ -72,7 +74,7 @@ impl Proxy {
         let mut values = headers.get_all(PARENT_TRACE).iter();
         let (Some(value), None) = (values.next(), values.next()) else { return Ok(None) };
         let Some(trace) = trace_of(value).filter(|_| operation.rule == Some(Rule::Invocation)) else { return Ok(None) };
-        // A trace that is not there yet would be made in an experiment that nobody chose.
+        // MLflow would make a trace that is not there yet in its default experiment.
         let Some(experiment) = Box::pin(self.resolver.experiment_of_trace(&trace)).await? else { return Ok(None) };
         let mut resource = Resource::new(ResourceKind::Experiment, &*experiment);
         if identity.needs_names() {
@@ -133,7 +135,7 @@ impl Proxy {
         Ok(privilege.into_iter().collect())
     }
 
-    /// What a stored scorer calls and reads with the rights of MLflow's own process.
+    /// Returns the requirements of everything that a stored scorer calls and reads with the rights of MLflow's own process.
     async fn judge(&self, written: &str) -> Result<Vec<Requirement>, Error> {
         let judge = Judge::read("serialized_scorer", written)?;
         let located = |thing, permission, id| Located { thing, permission, id };
@@ -191,7 +193,8 @@ fn trace_of(value: &HeaderValue) -> Option<String> {
     }
 }
 
-/// Whether a demand holds for administrators too: it keeps MLflow's data together, or MLflow away from its neighbours.
+/// Returns true if a demand holds for administrators too: it keeps MLflow's data together, or MLflow away from its
+/// neighbours.
 pub(super) fn holds_for_everybody(demand: &Demand) -> bool {
     match demand {
         Demand::TraceIn { .. }
@@ -214,7 +217,7 @@ pub(super) fn holds_for_everybody(demand: &Demand) -> bool {
     }
 }
 
-/// Whether MLflow reads artifacts at this URI with a client that connects to any host (`mlflow/store/artifact`).
+/// Returns true if MLflow reads artifacts at this URI with a client that connects to any host (`mlflow/store/artifact`).
 pub(super) fn connects(uri: &str) -> bool {
     let scheme = uri.split_once(':').map(|(scheme, _)| scheme.trim().to_ascii_lowercase());
     matches!(scheme.as_deref(), Some("http" | "https" | "ftp" | "sftp"))

@@ -76,7 +76,7 @@ impl Resolver {
         }
     }
 
-    /// The same for an endpoint by its id; `None` when it is not there.
+    /// Every address that MLflow connects to for an endpoint, by id; `None` when it is not there.
     ///
     /// # Errors
     /// MLflow could not be asked.
@@ -181,7 +181,7 @@ impl Resolver {
         Ok(self.find::<ScorerAnswer>(target).await?.map(|answer| answer.scorer.serialized_scorer))
     }
 
-    /// What a guardrail calls; `None` when it is not there.
+    /// The scorer and the endpoint of a guardrail; `None` when it is not there.
     ///
     /// # Errors
     /// MLflow could not be asked.

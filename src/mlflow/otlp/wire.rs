@@ -97,7 +97,7 @@ pub(super) fn keep_known(body: Vec<u8>, unknown: &mut Unknown) -> Result<Vec<u8>
     Ok(out)
 }
 
-/// Whether every field is known, at every depth.
+/// Returns true if every field is known, at every depth.
 fn is_known(fields: Fields, mut bytes: &[u8], depth: usize) -> Result<bool, OtlpError> {
     if depth > MAX_DEPTH {
         return Err(OtlpError::Format);

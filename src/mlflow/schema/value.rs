@@ -135,7 +135,7 @@ impl Schema {
         }
     }
 
-    /// Whether a query parameter can hold a value of this type.
+    /// Returns true if a query parameter can hold a value of this type.
     pub(super) fn is_scalar(&self, kind: &Kind) -> bool {
         match kind {
             Kind::Message(_) | Kind::Repeated(_) | Kind::Map(_) | Kind::Struct | Kind::Value | Kind::List => false,
@@ -196,7 +196,7 @@ fn scalar(kind: &Kind, name: &str, value: &mut Json<'_>) -> Result<(), LocateErr
             return Ok(());
         }
         (Kind::Integer { least, most }, Json::Scalar(text)) => {
-            // What Python's JSON module writes for a whole float.
+            // Python's JSON module writes a whole float so.
             if let Some(whole) = text.strip_suffix(".0") {
                 *text = whole;
             }
