@@ -25,9 +25,9 @@ pub use json::{Json, JsonError, MAX_DEPTH};
 pub use judge::Judge;
 pub use locate::{Input, LocateError, Located, Narrowed, locate, narrow, text_field};
 pub use otlp::{OtlpError, Spans, read as read_spans};
-pub use provider::{Model as ProviderModel, StoredSecret};
+pub use provider::{Model as ProviderModel, StoredSecret, is_ambient};
 pub use question::{Question, QuestionError};
-pub use rules::{Demand, QueuePart, SourceUri, demands, names_a_version};
+pub use rules::{Demand, PromptAt, QueuePart, SourceUri, demands, names_a_version};
 pub use schema::{MessageId, RequestFields, Schema, SchemaError, Unknown};
 pub use table::{
     Feature, Field, Filter, Found, Need, Operation, Rule, Send, Source, Step, Table, TableError, Then, Thing,

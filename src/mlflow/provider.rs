@@ -181,7 +181,8 @@ fn family(provider: &str) -> &str {
 }
 
 /// Returns true if a provider is called with the cloud identity of MLflow's own server unless something else is given.
-pub(super) fn is_ambient(provider: &str) -> bool {
+#[must_use]
+pub fn is_ambient(provider: &str) -> bool {
     let provider = provider.to_ascii_lowercase();
     ["bedrock", "amazon-bedrock", "sagemaker", "vertex", "databricks", "endpoints", "watsonx", "oci", "sap"]
         .iter()

@@ -49,8 +49,17 @@ pub enum Demand {
     Definition { definition: Option<String>, provider: Option<String>, secret: Option<String> },
     /// A scorer that MLflow will run. `version`: the latest when absent.
     StoredScorer { experiment: String, name: String, version: Option<String> },
+    /// MLflow's jobs call the model that this version of a prompt names.
+    PromptModel { name: String, at: PromptAt },
     /// USE on everything that a guardrail calls, by the guardrail's ID.
     Guardrail(String),
+}
+
+/// A version of a prompt.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum PromptAt {
+    Version(String),
+    Alias(String),
 }
 
 /// What somebody must be to a review queue (`mlflow.server.auth`, 3.17.2); whoever holds MANAGE on the experiment is all.
@@ -131,14 +140,14 @@ pub fn demands(
         Rule::PromptSource => {
             let uri = text_field(body, "source_prompt_uri")?;
             let uri = uri.ok_or_else(|| LocateError::Missing("source_prompt_uri".to_owned()))?;
-            let name = prompt_name(&uri).ok_or_else(|| LocateError::Invalid {
+            let (name, at) = prompt_version(&uri).ok_or_else(|| LocateError::Invalid {
                 name: "source_prompt_uri".to_owned(),
                 value: shown(&uri),
                 expected: "prompts:/NAME/VERSION or prompts:/NAME@ALIAS",
             })?;
             // What comes of it is a further version of that prompt.
-            let mut demands =
-                vec![Demand::Located(Located { permission: Permission::Edit, thing: Thing::VersionOf, id: name })];
+            let version = Located { permission: Permission::Edit, thing: Thing::VersionOf, id: name.clone() };
+            let mut demands = vec![Demand::Located(version), Demand::PromptModel { name, at }];
             let experiment = text_field(body, "experiment_id")?.unwrap_or_default();
             if let Some(config) = inner(body, &["config"])? {
                 if let Some(written) = text_field(config, "optimizer_config_json")?.filter(|text| !text.is_empty()) {
@@ -493,14 +502,15 @@ pub fn names_a_version(body: &Json<'_>) -> bool {
     body.get("version").is_some()
 }
 
-fn prompt_name(uri: &str) -> Option<String> {
+/// The name of a prompt, and which of its versions.
+fn prompt_version(uri: &str) -> Option<(String, PromptAt)> {
     let path = one_slash(uri.strip_prefix("prompts:")?)?;
     if !is_plain(path) {
         return None;
     }
     match path.split('/').collect::<Vec<_>>()[..] {
-        [name, _version] => Some(name.to_owned()),
-        [only] => only.rsplit_once('@').map(|(name, _alias)| name.to_owned()),
+        [name, version] => Some((name.to_owned(), PromptAt::Version(version.to_owned()))),
+        [only] => only.rsplit_once('@').map(|(name, alias)| (name.to_owned(), PromptAt::Alias(alias.to_owned()))),
         _ => None,
     }
 }

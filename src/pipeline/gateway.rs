@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderValue};
 
 use super::{Error, PARENT_TRACE, Proxy};
 use crate::authz::{Identity, Permission, Requirement, Resource, ResourceKind, holds};
-use crate::mlflow::{Demand, Judge, Located, Operation, ProviderModel, Rule, Thing};
+use crate::mlflow::{Demand, Judge, Located, Operation, ProviderModel, Rule, StoredSecret, Thing, is_ambient};
 
 impl Proxy {
     /// Returns the requirements of a demand about addresses, secrets and scorers.
@@ -40,6 +40,13 @@ impl Proxy {
                     return Ok(Vec::new());
                 };
                 return self.judge(&written).await;
+            }
+            Demand::PromptModel { name, at } => {
+                let Some(model) = self.resolver.model_of_prompt(&name, &at).await? else { return Ok(Vec::new()) };
+                for address in StoredSecret::default().addresses(&model) {
+                    hosts.check(&address)?;
+                }
+                return Ok(is_ambient(&model.provider).then_some(AS_SERVER).into_iter().collect());
             }
             Demand::Guardrail(id) => {
                 let Some(guardrail) = self.resolver.guardrail(&id).await? else { return Ok(Vec::new()) };
@@ -141,7 +148,7 @@ impl Proxy {
         let located = |thing, permission, id| Located { thing, permission, id };
         let mut requirements = Vec::new();
         if judge.is_ambient {
-            requirements.push(Requirement::Privileged("let MLflow use its own server's cloud identity"));
+            requirements.push(AS_SERVER);
         }
         for address in &judge.addresses {
             self.authz.provider_hosts.check(address)?;
@@ -177,6 +184,8 @@ impl Proxy {
     }
 }
 
+const AS_SERVER: Requirement = Requirement::Privileged("let MLflow use its own server's cloud identity");
+
 /// MLflow's ID of the trace that a `traceparent` names.
 fn trace_of(value: &HeaderValue) -> Option<String> {
     let parts: Vec<&str> = value.to_str().ok()?.split('-').collect();
@@ -206,6 +215,7 @@ pub(super) fn holds_for_everybody(demand: &Demand) -> bool {
         | Demand::SecretChange { .. }
         | Demand::Definition { .. }
         | Demand::StoredScorer { .. }
+        | Demand::PromptModel { .. }
         | Demand::Guardrail(_) => true,
         Demand::ArtifactLocation(address) | Demand::Inside { uri: address, .. } => connects(address),
         Demand::Located(_)

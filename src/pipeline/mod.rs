@@ -620,6 +620,7 @@ impl Proxy {
             | Demand::SecretChange { .. }
             | Demand::Definition { .. }
             | Demand::StoredScorer { .. }
+            | Demand::PromptModel { .. }
             | Demand::Guardrail(_) => Box::pin(self.connection(demand)).await?,
         })
     }

@@ -288,6 +288,26 @@ impl From<Secret> for StoredSecret {
 }
 
 #[derive(Deserialize)]
+pub(super) struct ModelVersionAnswer {
+    pub(super) model_version: ModelVersion,
+}
+
+#[derive(Deserialize)]
+pub(super) struct ModelVersion {
+    #[serde(default)]
+    pub(super) tags: Vec<Tag>,
+}
+
+/// The model that a prompt is meant for.
+#[derive(Deserialize)]
+pub(super) struct PromptModelConfig {
+    #[serde(default)]
+    pub(super) provider: Option<String>,
+    #[serde(default)]
+    pub(super) model_name: Option<String>,
+}
+
+#[derive(Deserialize)]
 pub(super) struct ScorerAnswer {
     pub(super) scorer: StoredScorer,
 }

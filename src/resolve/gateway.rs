@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use super::answers::{
     EndpointAnswer, EndpointList, GuardrailAnswer, ModelDefinition, ModelDefinitionAnswer, ModelDefinitionList,
-    ScorerAnswer, SecretAnswer, SecretList,
+    ModelVersionAnswer, PromptModelConfig, ScorerAnswer, SecretAnswer, SecretList,
 };
 use super::{Error, Resolver, target};
 use crate::http::Query;
-use crate::mlflow::{ProviderModel, StoredSecret};
+use crate::mlflow::{PromptAt, ProviderModel, StoredSecret};
+
+/// The tag of a prompt's version that names its model (`mlflow/prompt/constants.py`).
+const PROMPT_MODEL_TAG: &str = "_mlflow_prompt_model_config";
 
 /// An endpoint by its name.
 #[derive(Debug)]
@@ -165,6 +168,27 @@ impl Resolver {
         Ok(found.map(|found| Definition {
             model: ProviderModel { provider: found.provider, name: found.model_name },
             secret: found.secret_id,
+        }))
+    }
+
+    /// The model that a version of a prompt names; `None` when it names none that can be read.
+    ///
+    /// # Errors
+    /// MLflow could not be asked.
+    pub async fn model_of_prompt(&self, name: &str, at: &PromptAt) -> Result<Option<ProviderModel>, Error> {
+        let (path, key, value) = match at {
+            PromptAt::Version(version) => ("/api/2.0/mlflow/model-versions/get", "version", version),
+            PromptAt::Alias(alias) => ("/api/2.0/mlflow/registered-models/alias", "alias", alias),
+        };
+        let mut query = Query::default();
+        query.set("name", Some(name));
+        query.set(key, Some(value));
+        let found = self.find::<ModelVersionAnswer>(format!("{path}?{}", query.encoded())).await?;
+        let tags = found.into_iter().flat_map(|answer| answer.model_version.tags);
+        let config = tags.rev().find(|tag| tag.key == PROMPT_MODEL_TAG);
+        let config = config.and_then(|tag| serde_json::from_str::<PromptModelConfig>(&tag.value).ok());
+        Ok(config.and_then(|config| {
+            Some(ProviderModel { provider: config.provider?, name: config.model_name.unwrap_or_default() })
         }))
     }
 

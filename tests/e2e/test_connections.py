@@ -456,3 +456,19 @@ def test_an_error_of_mlflows_own_breaks_nobody_elses_request(alice, mallory):
         broken = mallory.owner.call("PUT", f"/api/2.0/mlflow-artifacts/artifacts/{folder}", data=b"x")
         assert broken.status_code == 500, broken.text
         assert alice.get(f"{API}/experiments/search", {"max_results": 1}).status_code == 200
+
+
+@pytest.mark.parametrize("provider, allowed", [("openai", True), ("ollama", False), ("bedrock", False), ("Databricks", False)])
+def test_prompt_optimization_calls_the_model_of_its_prompt(mallory, mlflow_server, provider, allowed):
+    name = unique("prompt")
+    prompt = [{"key": "mlflow.prompt.is_prompt", "value": "true"}]
+    mallory.owner.ok("POST", f"{API}/registered-models/create", {"name": name, "tags": prompt})
+    config = json.dumps({"provider": provider, "model_name": "m"})
+    mallory.owner.ok("POST", f"{API}/model-versions/create", {
+        "name": name, "source": "dummy-source", "tags": [*prompt, {"key": "mlflow.prompt.text", "value": "Say {{ this }}"},
+                                                         {"key": "_mlflow_prompt_model_config", "value": config}]})
+    mallory.owner.ok("POST", f"{API}/registered-models/alias", {"name": name, "alias": "live", "version": "1"})
+    for uri in (f"prompts:/{name}/1", f"prompts:/{name}@live"):
+        answer = mallory.owner.post(f"{V3}/prompt-optimization/jobs", {
+            "experiment_id": mallory.experiment, "source_prompt_uri": uri, "config": {"optimizer_type": "OPTIMIZER_TYPE_GEPA"}})
+        assert (answer.status_code != 403) == allowed, f"{uri} {answer.text}"
