@@ -54,6 +54,10 @@ pub enum LocateError {
     Contradiction(String, String),
     #[error("The parameters '{0}' and '{1}' exclude each other; give one of them.")]
     Exclusive(String, String),
+    #[error(
+        "The parameter '{0}' cannot hold the key '{1}', which MLflow reads as a list of experiments. Use another key."
+    )]
+    ReservedKey(String, String),
     #[error("The key '{0}' holds a control character.")]
     ControlCharacter(String),
     #[error("The parameter '{0}' is not known. This proxy is configured to refuse unknown parameters.")]

@@ -240,8 +240,9 @@ class Proxy:
             "BOOTSTRAP__ADMIN_USERNAME": ADMIN,
             "BOOTSTRAP__ADMIN_PASSWORD": ADMIN_PASSWORD,
             "AUTHZ__DEFAULT_PERMISSION": "NO_PERMISSIONS",
-            # The model provider of the tests is on loopback, which nothing but its name opens.
-            "AUTHZ__PROVIDER_HOSTS": f"public,{the_provider().origin}",
+            # The model provider of the tests is on loopback, as is the receiver of their webhooks, where nothing listens;
+            # nothing but their names opens that.
+            "AUTHZ__PROVIDER_HOSTS": f"public,{the_provider().origin},https://127.0.0.1:9",
             # Every test guesses from the same address; the limits have tests of their own.
             "AUTHN__GUESSES_PER_ADDRESS": "100000",
             # No load balancer has to notice anything.

@@ -160,6 +160,7 @@ fn values_are_of_their_fields_type() {
         r#""tags":[[]]"#,
         r#""labels":[]"#,
         r#""labels":{"a":1}"#,
+        r#""labels":{"experiment_ids":"1"}"#,
         r#""options":[]"#,
         r#""options":{"a":1e999}"#,
         r#""weight":1e39"#,

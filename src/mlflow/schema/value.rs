@@ -32,6 +32,9 @@ impl Schema {
             Kind::Map(inner) => match value {
                 Json::Object(members) => members.iter_mut().try_for_each(|(key, value)| {
                     check_key(key)?;
+                    if key == TAKEN_FOR_A_LIST {
+                        return Err(LocateError::ReservedKey(shown(name), shown(key)));
+                    }
                     self.value(inner, name, value, unknown)
                 }),
                 other => Err(invalid(name, other, "an object")),
@@ -220,6 +223,10 @@ fn scalar(kind: &Kind, name: &str, value: &mut Json<'_>) -> Result<(), LocateErr
     };
     if fits { Ok(()) } else { Err(invalid(name, value, expected)) }
 }
+
+/// MLflow up to 3.12 makes a list of the value under this key wherever it stands (`_stringify_all_experiment_ids`), and its
+/// parser then stops at the map.
+const TAKEN_FOR_A_LIST: &str = "experiment_ids";
 
 /// Which numbers a free-form value may hold.
 #[derive(Clone, Copy, Eq, PartialEq)]
