@@ -13,7 +13,7 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::connect::{HttpConnector, capture_connection};
+use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{self, Client};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
@@ -250,19 +250,9 @@ impl Upstream {
         *request.uri_mut() = Uri::from_parts(uri).map_err(|_| Error::Unwritable)?;
         *request.version_mut() = http::Version::HTTP_11;
         *request.headers_mut() = outgoing.headers;
-        let connection = capture_connection(&mut request);
         let answer = tokio::time::timeout(self.response_timeout, self.client.request(request)).await;
         match answer {
-            Ok(Ok(response)) => {
-                // MLflow's server closes a connection after an error of its own and does not announce it: the next
-                // request on that connection would break.
-                if response.status() == StatusCode::INTERNAL_SERVER_ERROR
-                    && let Some(connection) = connection.connection_metadata().as_ref()
-                {
-                    connection.poison();
-                }
-                Ok(response)
-            }
+            Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) if error.is_connect() => Err(Error::Connect(error)),
             Ok(Err(error)) => Err(Error::Broken(error)),
             Err(_) => Err(Error::TimedOut(self.response_timeout)),

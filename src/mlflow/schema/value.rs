@@ -206,7 +206,7 @@ fn scalar(kind: &Kind, name: &str, value: &mut Json<'_>) -> Result<(), LocateErr
             (is_integer(text, *least, *most), "an integer")
         }
         (Kind::Integer { least, most }, Json::String(text)) => (is_integer(text, *least, *most), "an integer"),
-        (Kind::Number { most }, Json::Scalar(text)) => (is_number(text, *most), "a number"),
+        (Kind::Number { most }, Json::Scalar(text)) => (is_plain_number(text) || is_number(text, *most), "a number"),
         (Kind::Number { most }, Json::String(text)) => {
             (matches!(text.as_ref(), "NaN" | "Infinity" | "-Infinity") || is_number(text, *most), "a number")
         }
@@ -262,7 +262,19 @@ fn is_integer(text: &str, least: i128, most: i128) -> bool {
     let digits = text.strip_prefix('-').unwrap_or(text);
     let plain = !digits.is_empty() && digits.len() <= 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
     let canonical = plain && (digits == "0" || !digits.starts_with('0'));
-    canonical && text.parse::<i128>().is_ok_and(|number| (least..=most).contains(&number))
+    if !canonical {
+        return false;
+    }
+    // 128 bits are for the borders of 64.
+    match text.len() {
+        ..=18 => text.parse::<i64>().is_ok_and(|number| (least..=most).contains(&number.into())),
+        _ => text.parse::<i128>().is_ok_and(|number| (least..=most).contains(&number)),
+    }
+}
+
+/// A number of the body that is so short that every type of number holds it. The JSON reader has checked its grammar.
+fn is_plain_number(text: &str) -> bool {
+    text.len() <= 38 && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.' || byte == b'-')
 }
 
 /// A number in JSON's grammar, no larger than `most`; protobuf's parser stops at one that its field cannot hold.
