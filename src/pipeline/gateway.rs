@@ -17,16 +17,12 @@ impl Proxy {
             Demand::Address(address) => hosts.check(&address)?,
             Demand::PublicAddress(address) => hosts.check_public(&address)?,
             Demand::Endpoint(name) => {
-                for address in self.resolver.addresses_of_endpoint(&name).await? {
-                    hosts.check(&address)?;
-                }
+                self.check_addresses(self.resolver.addresses_of_endpoint(&name).await?)?;
             }
             Demand::Secret { id, provider } => {
                 let secret = self.resolver.secret(&id).await?.unwrap_or_default();
                 let model = ProviderModel { provider, name: String::new() };
-                for address in secret.addresses(&model) {
-                    hosts.check(&address)?;
-                }
+                self.check_addresses(secret.addresses(&model))?;
                 return Ok(secret.privilege(&model.provider).map(Requirement::Privileged).into_iter().collect());
             }
             Demand::Definition { definition, provider, secret } => {
@@ -43,9 +39,7 @@ impl Proxy {
             }
             Demand::PromptModel { name, at } => {
                 let Some(model) = self.resolver.model_of_prompt(&name, &at).await? else { return Ok(Vec::new()) };
-                for address in StoredSecret::default().addresses(&model) {
-                    hosts.check(&address)?;
-                }
+                self.check_addresses(StoredSecret::default().addresses(&model))?;
                 return Ok(is_ambient(&model.provider).then_some(AS_SERVER).into_iter().collect());
             }
             Demand::Guardrail(id) => {
@@ -108,9 +102,7 @@ impl Proxy {
         models.push(ProviderModel { provider: own, name: String::new() });
         let mut requirements = Vec::new();
         for model in models {
-            for address in changed.addresses(&model) {
-                self.authz.provider_hosts.check(&address)?;
-            }
+            self.check_addresses(changed.addresses(&model))?;
             // An administrator made it so before.
             if stored.privilege(&model.provider).is_none() {
                 requirements.extend(changed.privilege(&model.provider).map(Requirement::Privileged));
@@ -136,9 +128,7 @@ impl Proxy {
         // MLflow says what a secret that is not there means.
         let Some(secret) = self.resolver.secret(&secret).await? else { return Ok(Vec::new()) };
         let privilege = secret.privilege(&provider).map(Requirement::Privileged);
-        for address in secret.addresses(&ProviderModel { provider, name: String::new() }) {
-            self.authz.provider_hosts.check(&address)?;
-        }
+        self.check_addresses(secret.addresses(&ProviderModel { provider, name: String::new() }))?;
         Ok(privilege.into_iter().collect())
     }
 
@@ -150,18 +140,14 @@ impl Proxy {
         if judge.is_ambient {
             requirements.push(AS_SERVER);
         }
-        for address in &judge.addresses {
-            self.authz.provider_hosts.check(address)?;
-        }
+        self.check_addresses(judge.addresses)?;
         for name in judge.endpoints {
             // MLflow stores an endpoint's id in place of its name, and shows either.
             if self.resolver.recent_endpoint(&name).await?.is_none() {
                 requirements.push(self.use_of_endpoint(name).await?);
                 continue;
             }
-            for address in self.resolver.addresses_of_endpoint(&name).await? {
-                self.authz.provider_hosts.check(&address)?;
-            }
+            self.check_addresses(self.resolver.addresses_of_endpoint(&name).await?)?;
             let endpoint = located(Thing::EndpointName, Permission::Use, name);
             requirements.extend(self.resolver.requirements(endpoint).await?);
         }
@@ -170,17 +156,18 @@ impl Proxy {
         }
         Ok(requirements)
     }
-}
 
-impl Proxy {
     /// USE on an endpoint by its id, whose addresses must be allowed.
     async fn use_of_endpoint(&self, id: String) -> Result<Requirement, Error> {
         let found = self.resolver.addresses_of_endpoint_id(&id).await?;
         let owner = found.as_ref().map(|_| Resource::new(ResourceKind::GatewayEndpoint, id.as_str()));
-        for address in found.into_iter().flatten() {
-            self.authz.provider_hosts.check(&address)?;
-        }
+        self.check_addresses(found.into_iter().flatten())?;
         Ok(Requirement::Belonging { permission: Permission::Use, noun: "endpoint", id, owner, tier: None })
+    }
+
+    /// Checks that MLflow may connect to each of these for a model provider.
+    fn check_addresses(&self, addresses: impl IntoIterator<Item = String>) -> Result<(), Error> {
+        addresses.into_iter().try_for_each(|address| Ok(self.authz.provider_hosts.check(&address)?))
     }
 }
 
