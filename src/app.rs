@@ -173,7 +173,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
             Arc::clone(&store),
             Arc::clone(&authn),
             Arc::clone(&providers),
-            config.session.idle_timeout,
+            config.session.clone(),
             clock.clone(),
         ),
         metrics: Arc::clone(&metrics),

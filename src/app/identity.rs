@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::authn::{DirectorySync, Renewal, Renewed, SyncError, Trusted};
+use crate::clock::Stopwatch;
 use crate::config::{self, Config};
 use crate::crypto::KeyRing;
 use crate::oidc::{self, Providers, Remote, claims};
@@ -123,15 +125,40 @@ impl Sessions {
     pub(super) async fn keep_renewed(self) {
         let mut ticks = tokio::time::interval(RENEW);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let places = Arc::new(Semaphore::new(RENEWALS));
         loop {
             ticks.tick().await;
-            let room = RENEWALS.saturating_sub(self.renewing.len());
-            let due = if room == 0 { Ok(Vec::new()) } else { self.renewal.due(room).await };
-            match due {
-                Ok(due) => due.into_iter().for_each(|lease| drop(self.renewing.spawn(self.clone().renew(lease)))),
-                Err(error) => tracing::warn!(%error, "sessions that are due cannot be found"),
+            for provider in self.renewal.probes_due() {
+                let renewal = self.renewal.clone();
+                self.renewing.spawn(async move { renewal.probe(&provider).await });
+            }
+            if let Err(error) = self.renew_due(&places).await {
+                tracing::warn!(%error, "sessions that are due cannot be found");
             }
         }
+    }
+
+    /// Until none is due, or for as long as one tick: after an outage thousands may be.
+    async fn renew_due(&self, places: &Arc<Semaphore>) -> store::Result<()> {
+        let begun = Stopwatch::start();
+        while begun.elapsed() < RENEW {
+            let Ok(Ok(first)) = tokio::time::timeout(RENEW, Arc::clone(places).acquire_owned()).await else { break };
+            let others = std::iter::from_fn(|| Arc::clone(places).try_acquire_owned().ok());
+            let mut held: Vec<_> = std::iter::once(first).chain(others).collect();
+            let due = self.renewal.due(held.len()).await?;
+            if due.is_empty() {
+                break;
+            }
+            for lease in due {
+                // The trial at a provider that has just come back may be one more.
+                let (sessions, place) = (self.clone(), held.pop());
+                self.renewing.spawn(async move {
+                    sessions.renew(lease).await;
+                    drop(place);
+                });
+            }
+        }
+        Ok(())
     }
 
     async fn renew(self, lease: Lease) {
@@ -182,11 +209,9 @@ async fn keep_synced(
     config: config::Sync,
 ) {
     let Some(provider) = providers.get(&name) else { return };
-    let mut ticks = tokio::time::interval(config.every);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut failing = false;
     loop {
-        ticks.tick().await;
+        let begun = Stopwatch::start();
         let outcome = sync.round(provider, &config.realm).await;
         metrics.directory_synced(&name, outcome.as_ref().err().map_or("ok", SyncError::kind));
         // Said once, not every round.
@@ -198,5 +223,16 @@ async fn keep_synced(
             Ok(()) | Err(_) => {}
         }
         failing = outcome.is_err();
+        tokio::time::sleep(pause(&config, outcome.as_ref().err(), begun.elapsed())).await;
     }
 }
+
+/// The time to the next round: at least as long as this one took, so that a large realm is not asked all the time. Where
+/// nobody configured it and the service account has no rights, it is seldom asked again: Keycloak logs each refusal.
+fn pause(config: &config::Sync, error: Option<&SyncError>, took: Duration) -> Duration {
+    let every = config.every.saturating_sub(took).max(took);
+    if config.by_default && error.is_some_and(SyncError::is_lack_of_rights) { every.max(RIGHTS_AGAIN) } else { every }
+}
+
+/// How often missing rights are looked for again.
+const RIGHTS_AGAIN: Duration = Duration::from_mins(10);

@@ -1,4 +1,9 @@
-//! How often somebody may be wrong: per address and per account name.
+//! Limits of wrong passwords: per address, per account and address, and per account.
+//!
+//! The first two close: an address that guesses is refused until the window is over. The third one only slows down, because
+//! anybody can make it be reached and nobody may lock an owner out: beyond it, addresses that the account does not know have
+//! one guess per [`PACE`]th of the window among them. Addresses from which the right password came lately, or that have a
+//! session of the account, are not slowed.
 //!
 //! A guess is reserved before it is checked, so parallel guesses cannot exceed a limit; those that would are made to
 //! wait until the ones under way are settled, so parallel logins with right passwords are not refused either.
@@ -20,7 +25,11 @@ use crate::config;
 #[derive(Debug)]
 pub(super) struct Guesses {
     addresses: Cache<IpAddr, Arc<Counter>>,
+    /// By account and address.
+    pairs: Cache<Pair, Arc<Counter>>,
     accounts: Cache<[u8; 32], Arc<Counter>>,
+    /// Where the right password of an account came from.
+    known: Cache<Pair, ()>,
     limits: Arc<Limits>,
 }
 
@@ -33,6 +42,22 @@ struct Limits {
     /// Until when some address is over its limit.
     blocked_until: AtomicI64,
 }
+
+/// An account and the network that guesses its password.
+type Pair = ([u8; 32], IpAddr);
+
+/// How a caller stands with an account before the password is checked.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Standing {
+    Stranger,
+    /// Signed in already, or at an address that the account knows.
+    Known,
+}
+
+/// Guesses of strangers per window at an account that is slowed down.
+const PACE: u32 = 100;
+/// How long an address stays known after the right password came from it.
+const KNOWN_FOR: Duration = Duration::from_hours(7 * 24);
 
 impl Guesses {
     /// Addresses and accounts that are watched. The least recently seen is forgotten first: a new one is always watched.
@@ -48,7 +73,9 @@ impl Guesses {
         };
         Self {
             addresses: watched(config.guess_window),
+            pairs: watched(config.guess_window),
             accounts: watched(config.guess_window),
+            known: Cache::builder().max_capacity(Self::MAX_WATCHED).time_to_idle(KNOWN_FOR).build(),
             limits: Arc::new(limits),
         }
     }
@@ -61,7 +88,7 @@ impl Guesses {
     /// Refuses an address that is over its limit.
     pub(super) fn check_address(&self, address: IpAddr) -> Result<(), Error> {
         let Some(counter) = self.addresses.get(&network(address)) else { return Ok(()) };
-        match counter.lock().admission(self.limits.per_address, &self.limits) {
+        match counter.lock().admission(self.limits.per_address, Beyond::Close, &self.limits) {
             Admission::Granted | Admission::Wait => Ok(()),
             Admission::Refused(retry_after) => Err(Error::TooManyAttempts { retry_after }),
         }
@@ -74,13 +101,37 @@ impl Guesses {
         Ok(())
     }
 
+    /// Whether strangers are slowed down at this account, so that it matters how a caller stands.
+    pub(super) fn is_slowed(&self, account: [u8; 32]) -> bool {
+        self.accounts.get(&account).is_some_and(|counter| {
+            let mut tally = counter.lock();
+            tally.roll(&self.limits);
+            tally.failures >= self.limits.per_account
+        })
+    }
+
+    /// Whether the account's right password came from this address lately.
+    pub(super) fn is_known(&self, address: IpAddr, account: [u8; 32]) -> bool {
+        self.known.contains_key(&(account, network(address)))
+    }
+
     /// Reserves a guess, waiting for others under way where that decides.
-    pub(super) async fn begin(&self, address: IpAddr, account: [u8; 32]) -> Result<Guess, Error> {
-        let (by_address, by_account) = (self.address(address), self.accounts.get_with(account, Arc::default));
+    pub(super) async fn begin(&self, address: IpAddr, account: [u8; 32], standing: Standing) -> Result<Guess, Error> {
+        let pair = (account, network(address));
+        let (by_address, by_pair) = (self.address(address), self.pairs.get_with(pair, Arc::default));
+        let by_account = self.accounts.get_with(account, Arc::default);
         // In this order always, so nobody waits in a circle.
-        let address = reserve(by_address, self.limits.per_address, &self.limits).await?;
-        let account = reserve(by_account, self.limits.per_account, &self.limits).await?;
-        Ok(Guess { address, account, limits: Arc::clone(&self.limits) })
+        let address = reserve(by_address, self.limits.per_address, Beyond::Close, &self.limits).await?;
+        let at_account = reserve(by_pair, self.limits.per_account, Beyond::Close, &self.limits).await?;
+        let paced = match standing {
+            Standing::Known => None,
+            Standing::Stranger => {
+                let pace = Beyond::Slow(self.limits.window / PACE);
+                Some(reserve(Arc::clone(&by_account), self.limits.per_account, pace, &self.limits).await?)
+            }
+        };
+        let (known, limits) = (self.known.clone(), Arc::clone(&self.limits));
+        Ok(Guess { address, at_account, account: by_account, _paced: paced, pair, known, limits })
     }
 
     fn address(&self, address: IpAddr) -> Arc<Counter> {
@@ -92,19 +143,26 @@ impl Guesses {
 #[derive(Debug)]
 pub(super) struct Guess {
     address: Reservation,
-    account: Reservation,
+    at_account: Reservation,
+    account: Arc<Counter>,
+    _paced: Option<Reservation>,
+    pair: Pair,
+    known: Cache<Pair, ()>,
     limits: Arc<Limits>,
 }
 
 impl Guess {
-    /// Clears the account's failures, not the address's: one's own password must not pay for guessing at others'.
+    /// Clears this address's failures at the account, not the address's own: one's own password must not pay for guessing at
+    /// others'. The account stays slowed down for strangers.
     pub(super) fn was_right(self) {
-        self.account.0.lock().failures = 0;
+        self.at_account.0.lock().failures = 0;
+        self.known.insert(self.pair, ());
     }
 
     pub(super) fn was_wrong(self) {
         self.limits.address_failed(&self.address.0);
-        self.account.0.lock().fail(&self.limits);
+        self.at_account.0.lock().fail(&self.limits);
+        self.account.lock().fail(&self.limits);
     }
 }
 
@@ -136,6 +194,17 @@ struct Tally {
     since: Timestamp,
     failures: u32,
     under_way: u32,
+    /// When the next guess is granted, where this only slows down.
+    next: Timestamp,
+}
+
+/// What happens beyond a limit.
+#[derive(Clone, Copy, Debug)]
+enum Beyond {
+    /// Nothing is granted until the window is over.
+    Close,
+    /// One guess in this time is.
+    Slow(Duration),
 }
 
 enum Admission {
@@ -146,14 +215,27 @@ enum Admission {
 }
 
 impl Tally {
-    fn admission(&mut self, limit: u32, limits: &Limits) -> Admission {
+    fn admission(&mut self, limit: u32, beyond: Beyond, limits: &Limits) -> Admission {
         self.roll(limits);
         if self.failures >= limit {
+            if let Beyond::Slow(pace) = beyond {
+                return self.slowed(pace, limits.clock.now());
+            }
             let passed = limits.clock.now().since(self.since);
             let left = limits.window.saturating_sub(passed);
             return Admission::Refused(left.max(Duration::from_secs(1)));
         }
         if self.failures.saturating_add(self.under_way) >= limit { Admission::Wait } else { Admission::Granted }
+    }
+
+    fn slowed(&mut self, pace: Duration, now: Timestamp) -> Admission {
+        // A clock that was set back must not make the account wait for longer than one pace.
+        let wait = self.next.since(now).min(pace);
+        if !wait.is_zero() {
+            return Admission::Refused(wait.max(Duration::from_secs(1)));
+        }
+        self.next = now.plus(pace);
+        Admission::Granted
     }
 
     fn fail(&mut self, limits: &Limits) {
@@ -185,7 +267,7 @@ impl Drop for Reservation {
     }
 }
 
-async fn reserve(counter: Arc<Counter>, limit: u32, limits: &Limits) -> Result<Reservation, Error> {
+async fn reserve(counter: Arc<Counter>, limit: u32, beyond: Beyond, limits: &Limits) -> Result<Reservation, Error> {
     loop {
         // Listening starts before looking, so that nothing settles unheard in between.
         let settled = counter.settled.notified();
@@ -193,7 +275,7 @@ async fn reserve(counter: Arc<Counter>, limit: u32, limits: &Limits) -> Result<R
         settled.as_mut().enable();
         {
             let mut tally = counter.lock();
-            match tally.admission(limit, limits) {
+            match tally.admission(limit, beyond, limits) {
                 Admission::Granted => {
                     tally.under_way = tally.under_way.saturating_add(1);
                     return Ok(Reservation(Arc::clone(&counter)));

@@ -15,7 +15,7 @@ use crate::config;
 use crate::oidc::Remote;
 use crate::oidc::claims::{self, Person, Standing};
 use crate::oidc::token::{self, Refusal, Unverified, Verified};
-use crate::store::{self, Actor, Seen, User};
+use crate::store::{self, Actor, Occasion, Seen, User};
 
 /// An issuer whose tokens are believed.
 #[derive(Debug)]
@@ -150,7 +150,7 @@ impl Authn {
         let Kept { groups, admin, allowed } = kept;
         let seen = Seen { issuer, subject, name, groups, admin: *admin, allowed: *allowed };
         let actor = Actor { name: name.to_owned(), token: None, address: None };
-        self.store.meet(&actor, seen).await.map_err(|error| match error {
+        self.store.meet(&actor, seen, Occasion::Refresh).await.map_err(|error| match error {
             store::Error::NameTaken(_) => Error::Failed(Reason::NameTaken),
             error => Error::Store(error),
         })

@@ -16,7 +16,7 @@ use crate::authz::{Identity, Limits, Policies, Scheme, UserId};
 use crate::clock::{Clock, Timestamp};
 use crate::config;
 use crate::crypto::{AccessToken, CacheKeys, PasswordHash};
-use crate::store::{self, Actor, Store, User};
+use crate::store::{self, Actor, Store, Token, User};
 
 mod credential;
 mod flights;
@@ -31,7 +31,7 @@ mod sync;
 
 use credential::Credential;
 use flights::Flights;
-use guesses::Guesses;
+use guesses::{Guesses, Standing};
 use hashing::Hashing;
 use identities::{Epoch, Identities, Used};
 use jwt::Verifications;
@@ -234,13 +234,13 @@ impl Authn {
         self.hashing.run(move || PasswordHash::make(&password)).await
     }
 
-    /// Whether this is the user's password; counted against the guessing limits.
+    /// Whether this is the password of a user who is signed in; counted against the guessing limits.
     ///
     /// # Errors
     /// [`Error::TooManyAttempts`], [`Error::Busy`].
     pub async fn verify_password(&self, user: &User, password: SecretString, address: IpAddr) -> Result<bool, Error> {
         self.guesses.check_address(address)?;
-        self.is_password(Some(user), &user.name, password, address).await
+        self.is_password(Some(user), &user.name, password, address, Standing::Known).await
     }
 
     /// Whose name and password these are, for a session; counted against the guessing limits.
@@ -335,10 +335,8 @@ impl Authn {
         let found = self.store.token_by_hash(&token.hash()).await?;
         let reason = match found {
             None => Reason::UnknownToken,
-            Some((token, _)) if token.revoked.is_some() => Reason::RevokedToken,
-            Some((token, _)) if token.expires <= self.clock.now() => Reason::ExpiredToken,
             Some((_, user)) if owner.is_some_and(|owner| owner != user.name) => Reason::TokenOfAnother,
-            Some((token, user)) => match self.let_go(&user) {
+            Some((token, user)) => match self.ended(&token).or_else(|| self.let_go(&user)) {
                 Some(reason) => reason,
                 None => {
                     let (limits, last_used) = (token.limits, token.last_used);
@@ -353,15 +351,39 @@ impl Authn {
         Err(Error::Failed(reason))
     }
 
+    /// Why a token itself does not work any more, if so.
+    fn ended(&self, token: &Token) -> Option<Reason> {
+        let expired = (token.expires <= self.clock.now()).then_some(Reason::ExpiredToken(token.expires));
+        token.revoked.map(Reason::RevokedToken).or(expired)
+    }
+
     async fn by_password(&self, name: &str, password: SecretString, address: IpAddr) -> Result<User, Error> {
         self.guesses.check_address(address)?;
         let user = self.store.user_by_name(name).await?;
-        let right = self.is_password(user.as_ref(), name, password, address).await?;
+        let standing = self.standing_at(user.as_ref(), name, address).await?;
+        let right = self.is_password(user.as_ref(), name, password, address, standing).await?;
         match user {
             Some(user) if right => Ok(user),
             Some(_) => Err(Error::Failed(Reason::WrongPassword)),
             None => Err(Error::Failed(Reason::UnknownUser)),
         }
+    }
+
+    /// How an address stands with an account, where that makes a difference: only there is the store asked, and for unknown
+    /// names too, so that they are not told from others by the time it takes.
+    async fn standing_at(&self, user: Option<&User>, name: &str, address: IpAddr) -> Result<Standing, Error> {
+        let account = self.keys.key("account", name.as_bytes());
+        if !self.guesses.is_slowed(account) {
+            return Ok(Standing::Stranger);
+        }
+        if self.guesses.is_known(address, account) {
+            return Ok(Standing::Known);
+        }
+        let sessions = self.store.sessions_of(user.map_or(UserId(-1), |user| user.id)).await?;
+        let address = address.to_canonical();
+        let mut here = sessions.iter().filter(|session| self.is_alive(session));
+        let is_here = here.any(|session| session.address.parse().is_ok_and(|at: IpAddr| at.to_canonical() == address));
+        Ok(if is_here { Standing::Known } else { Standing::Stranger })
     }
 
     /// One path for everybody: an unknown user and one without a password are measured against the decoy.
@@ -371,6 +393,7 @@ impl Authn {
         name: &str,
         password: SecretString,
         address: IpAddr,
+        standing: Standing,
     ) -> Result<bool, Error> {
         let stored = user.and_then(|user| user.password.as_ref()).unwrap_or(PasswordHash::decoy());
         let id = user.map_or(-1, |user| user.id.0).to_be_bytes();
@@ -380,7 +403,7 @@ impl Authn {
             return Ok(true);
         }
         let account = self.keys.key("account", name.as_bytes());
-        let guess = self.guesses.begin(address, account).await?;
+        let guess = self.guesses.begin(address, account, standing).await?;
         let (stored, verified) = (stored.clone(), self.verified.clone());
         let until = self.clock.now().plus(self.cache_ttl);
         // Settled on the hashing thread: a client that hangs up has still used its guess.

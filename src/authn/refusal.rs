@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::clock::Timestamp;
 use crate::oidc::token::Refusal;
 use crate::store;
 
@@ -12,7 +13,8 @@ pub enum Error {
     /// No credential at all.
     #[error("no credentials were sent")]
     Missing,
-    /// A credential that is wrong, expired, revoked or unreadable. One answer for all, so nothing can be learnt from it.
+    /// A credential that is wrong, expired, revoked or unreadable. Callers who did not prove a secret get one answer for all,
+    /// so that nothing can be learnt from it; see [`Reason::is_told`].
     #[error("the credentials were refused: {0}")]
     Failed(Reason),
     #[error("too many failed attempts")]
@@ -36,8 +38,10 @@ pub enum Reason {
     WrongPassword,
     MalformedToken,
     UnknownToken,
-    ExpiredToken,
-    RevokedToken,
+    /// Since when.
+    ExpiredToken(Timestamp),
+    /// Since when.
+    RevokedToken(Timestamp),
     TokenOfAnother,
     /// A token whose owner the identity provider let go: out of all allowed groups, logged out, or not heard of for long.
     OwnerNotAllowed,
@@ -61,12 +65,34 @@ impl Reason {
             Self::Unreadable
             | Self::UnknownScheme
             | Self::MalformedToken
-            | Self::ExpiredToken
-            | Self::RevokedToken
+            | Self::ExpiredToken(_)
+            | Self::RevokedToken(_)
             | Self::TokenOfAnother
             | Self::OwnerNotAllowed
             | Self::OwnerSuspended
             | Self::OwnerOutOfTouch
+            | Self::UnknownSession
+            | Self::RefusedJwt(_)
+            | Self::NameTaken => false,
+        }
+    }
+
+    /// Whether the caller proved a secret that was valid once, and may therefore be told why it is refused now.
+    #[must_use]
+    pub const fn is_told(self) -> bool {
+        match self {
+            Self::ExpiredToken(_)
+            | Self::RevokedToken(_)
+            | Self::OwnerNotAllowed
+            | Self::OwnerSuspended
+            | Self::OwnerOutOfTouch => true,
+            Self::Unreadable
+            | Self::UnknownScheme
+            | Self::UnknownUser
+            | Self::WrongPassword
+            | Self::MalformedToken
+            | Self::UnknownToken
+            | Self::TokenOfAnother
             | Self::UnknownSession
             | Self::RefusedJwt(_)
             | Self::NameTaken => false,
@@ -83,8 +109,8 @@ impl Reason {
             Self::WrongPassword => "wrong_password",
             Self::MalformedToken => "malformed_token",
             Self::UnknownToken => "unknown_token",
-            Self::ExpiredToken => "expired_token",
-            Self::RevokedToken => "revoked_token",
+            Self::ExpiredToken(_) => "expired_token",
+            Self::RevokedToken(_) => "revoked_token",
             Self::TokenOfAnother => "token_of_another",
             Self::OwnerNotAllowed => "owner_not_allowed",
             Self::OwnerSuspended => "owner_suspended",

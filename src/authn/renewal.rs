@@ -1,17 +1,20 @@
 //! Keeping sessions in step with the identity provider, behind everybody's back.
 //!
 //! Of several proxies on one store, the one with the lease asks, once. No request waits for it: while a provider is silent,
-//! sessions live on as they are.
+//! sessions live on as they are, and the back-off belongs to the provider, so that all are refreshed soon after its return.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::sync::why_gone;
 use super::{Authn, proxy};
 use crate::authz::SessionId;
 use crate::clock::{Clock, Timestamp};
+use crate::config;
+use crate::oidc::claims::Standing;
 use crate::oidc::refresh::{After, LEASE, after, due};
-use crate::oidc::{Granted, LoginError, Person, Provider, Providers, Tokens};
-use crate::store::{self, Lease, Seen, Store};
+use crate::oidc::{Granted, LoginError, Person, Provider, Providers, Refused, Room, Stayed, Tokens};
+use crate::store::{self, Lease, Occasion, Seen, Session, Store, Whose};
 
 /// Refreshes sessions.
 #[derive(Clone, Debug)]
@@ -19,7 +22,7 @@ pub struct Renewal {
     store: Arc<Store>,
     authn: Arc<Authn>,
     providers: Arc<Providers>,
-    idle: Duration,
+    limits: config::Session,
     clock: Clock,
 }
 
@@ -48,26 +51,56 @@ impl Renewed {
 }
 
 impl Renewal {
-    /// Of this store's sessions, which end when they are not used for `idle`.
+    /// Refreshes this store's sessions, which end as `limits` say.
     #[must_use]
     pub const fn new(
         store: Arc<Store>,
         authn: Arc<Authn>,
         providers: Arc<Providers>,
-        idle: Duration,
+        limits: config::Session,
         clock: Clock,
     ) -> Self {
-        Self { store, authn, providers, idle, clock }
+        Self { store, authn, providers, limits, clock }
     }
 
-    /// Sessions to be refreshed now, each for whoever calls this and nobody else.
+    /// Leases sessions to be refreshed now. Of a provider in trouble, none or a single one.
     ///
     /// # Errors
     /// The store does not answer.
     pub async fn due(&self, at_most: usize) -> store::Result<Vec<Lease>> {
+        let held_back = self.providers.iter().filter(|it| it.health.room() != Room::All);
+        let held_back: Vec<&str> = held_back.map(|provider| provider.config.name.as_str()).collect();
+        let mut due = self.lease(Whose::AllBut(&held_back), at_most).await?;
+        for provider in self.providers.iter().filter(|it| it.health.room() == Room::One) {
+            let one = self.lease(Whose::Only(&provider.config.name), 1).await?;
+            if !one.is_empty() {
+                provider.health.begin_trial();
+            }
+            due.extend(one);
+        }
+        Ok(due)
+    }
+
+    async fn lease(&self, whose: Whose<'_>, at_most: usize) -> store::Result<Vec<Lease>> {
         let milliseconds = i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX);
         let at_most = i64::try_from(at_most).unwrap_or(i64::MAX);
-        self.store.lease_due_sessions(self.idle_since(), milliseconds, at_most).await
+        self.store.lease_due_sessions(whose, self.idle_since(), milliseconds, at_most).await
+    }
+
+    /// Returns the names of the providers in trouble that are to be probed now, each once.
+    #[must_use]
+    pub fn probes_due(&self) -> Vec<String> {
+        let now = self.clock.now();
+        let due = self.providers.iter().filter(|provider| provider.health.begin_probe(now));
+        due.map(|provider| provider.config.name.clone()).collect()
+    }
+
+    /// Finds out whether a provider in trouble answers again.
+    pub async fn probe(&self, provider: &str) {
+        let Some(provider) = self.providers.get(provider) else { return };
+        if provider.remote.probe().await.is_ok() {
+            provider.health.probe_answered();
+        }
     }
 
     /// Drops sessions that are over.
@@ -79,7 +112,9 @@ impl Renewal {
     }
 
     fn idle_since(&self) -> Timestamp {
-        Timestamp(self.clock.now().0.saturating_sub(i64::try_from(self.idle.as_millis()).unwrap_or(i64::MAX)))
+        Timestamp(
+            self.clock.now().0.saturating_sub(i64::try_from(self.limits.idle_timeout.as_millis()).unwrap_or(i64::MAX)),
+        )
     }
 
     /// Refreshes one.
@@ -88,20 +123,52 @@ impl Renewal {
     /// The store does not answer.
     pub async fn renew(&self, lease: Lease) -> store::Result<Renewed> {
         let session = &lease.session;
-        let provider = session.provider.as_deref().and_then(|name| self.providers.get(name));
-        let Some(provider) = provider.filter(|it| session.issuer.as_ref() == Some(&it.config.endpoint.issuer)) else {
-            return self.end(session.id, "its provider is not configured any more").await;
+        let named = session.provider.as_deref().and_then(|name| self.providers.get(name));
+        let provider = named.filter(|it| session.issuer.as_ref() == Some(&it.config.endpoint.issuer));
+        let renewed = match provider {
+            Some(provider) => self.renew_at(provider, &lease).await,
+            None => self.end(session.id, "its provider is not configured any more").await,
         };
+        // Whatever became of it, another session may be the next trial.
+        if let Some(named) = named {
+            named.health.end_trial();
+        }
+        renewed
+    }
+
+    async fn renew_at(&self, provider: &Provider, lease: &Lease) -> store::Result<Renewed> {
+        let session = &lease.session;
         let Some(tokens) = Tokens::open(&self.providers.keys, session.user.0, &session.tokens) else {
             return self.end(session.id, "its tokens cannot be opened: the key is not in session.keys").await;
         };
         let Some(refresh_token) = &tokens.refresh_token else {
-            self.store.refreshed(&lease, &session.tokens, None, 0).await?;
+            self.store.refreshed(lease, &session.tokens, None, 0).await?;
             return Ok(Renewed::Kept);
         };
-        match provider.refresh(refresh_token).await {
-            Ok(granted) => self.granted(&lease, provider, tokens, granted).await,
-            Err(error) => self.failed(&lease, &error).await,
+        let asked = self.clock.now();
+        let answer = provider.refresh(refresh_token).await;
+        self.note_health(provider, answer.as_ref().err());
+        match answer {
+            Ok(granted) => self.granted(lease, provider, tokens, granted).await,
+            Err(LoginError::Refused(Refused::Grant)) => self.refused(lease, provider).await,
+            Err(error) => self.failed(lease, &error, asked).await,
+        }
+    }
+
+    /// Keeps the provider's back-off; said once per outage, not for every session.
+    fn note_health(&self, provider: &Provider, error: Option<&LoginError>) {
+        let name = &provider.config.name;
+        match error {
+            Some(error) if matches!(after(error, 0), After::Wait(_)) => {
+                if provider.health.failed(self.clock.now()) {
+                    tracing::warn!(provider = %name, %error, "sessions at {name} are not refreshed and are kept: {error}");
+                }
+            }
+            Some(_) | None => {
+                if provider.health.answered() {
+                    tracing::info!(provider = %name, "sessions at {name} are refreshed again");
+                }
+            }
         }
     }
 
@@ -118,49 +185,84 @@ impl Renewal {
         if !self.keep(lease, &sealed, refresh_at).await? {
             return Ok(Renewed::Lost);
         }
-        let subject = session.subject.as_deref().unwrap_or_default();
+        let (issuer, subject) =
+            (provider.config.endpoint.issuer.as_str(), session.subject.as_deref().unwrap_or_default());
         match provider.who_stayed(&granted, subject).await {
-            Ok(None) => Ok(Renewed::Done),
-            Ok(Some(person)) => self.met(session.id, provider, &person).await,
+            Ok(Stayed::Person(person)) => {
+                let Person { name, groups, admin, allowed, .. } = &person;
+                self.met(session, Seen { issuer, subject, name, groups, admin: *admin, allowed: *allowed }).await
+            }
+            Ok(Stayed::Standing(Standing { groups, admin, allowed, .. })) => {
+                let Some(user) = self.store.user(session.user).await? else { return Ok(Renewed::Lost) };
+                self.met(session, Seen { issuer, subject, name: &user.name, groups: &groups, admin, allowed }).await
+            }
+            Ok(Stayed::Unsaid) => self.unconfirmed(session).await,
             Err(error) if after(&error, 0) == After::End => self.end(session.id, &error.to_string()).await,
             Err(error) => {
                 tracing::warn!(provider = %provider.config.name, %error, "a refreshed session's groups could not be read");
-                Ok(Renewed::Kept)
+                self.unconfirmed(session).await
             }
         }
     }
 
-    async fn met(&self, session: SessionId, provider: &Provider, person: &Person) -> store::Result<Renewed> {
+    /// The provider granted new tokens and did not say which groups the user is in: it stays so for a while only.
+    async fn unconfirmed(&self, session: &Session) -> store::Result<Renewed> {
+        let user = self.store.user(session.user).await?;
+        let seen = user.and_then(|user| user.person).map_or(session.created, |person| person.seen);
+        if self.clock.now().since(seen) < self.limits.unconfirmed {
+            return Ok(Renewed::Kept);
+        }
+        self.end(session.id, "the provider has not said for too long which groups its owner is in").await
+    }
+
+    async fn met(&self, session: &Session, seen: Seen<'_>) -> store::Result<Renewed> {
         let before = self.store.revision().await?;
-        let seen = Seen {
-            issuer: &provider.config.endpoint.issuer,
-            subject: &person.subject,
-            name: &person.name,
-            groups: &person.groups,
-            admin: person.admin,
-            allowed: person.allowed,
-        };
-        self.store.meet(&proxy(), seen).await?;
+        self.store.meet(&proxy(), seen, Occasion::Refresh).await?;
         if self.store.revision().await? != before {
             self.authn.forget_all();
         }
-        if person.allowed { Ok(Renewed::Done) } else { self.end(session, "in no allowed group any more").await }
+        if seen.allowed { Ok(Renewed::Done) } else { self.end(session.id, "in no allowed group any more").await }
     }
 
-    async fn failed(&self, lease: &Lease, error: &LoginError) -> store::Result<Renewed> {
+    /// The session ended there; perhaps because its owner is gone, which only the provider's list of users tells.
+    async fn refused(&self, lease: &Lease, provider: &Provider) -> store::Result<Renewed> {
+        let session = &lease.session;
+        let asked = self.clock.now();
+        match why_gone(provider, session.subject.as_deref().unwrap_or_default()).await {
+            Some(why) => self.disallow(session, asked, why).await,
+            None => self.end(session.id, &LoginError::Refused(Refused::Grant).to_string()).await,
+        }
+    }
+
+    async fn failed(&self, lease: &Lease, error: &LoginError, asked: Timestamp) -> store::Result<Renewed> {
         let session = &lease.session;
         let failures = u32::try_from(session.failures).unwrap_or(u32::MAX);
-        match after(error, failures) {
-            After::End => self.end(session.id, &error.to_string()).await,
+        let wait = match after(error, failures) {
+            After::End => return self.end(session.id, &error.to_string()).await,
+            After::Disallow => return self.disallow(session, asked, &error.to_string()).await,
             After::Retry(wait) => {
                 if failures == 0 {
                     let provider = session.provider.as_deref();
                     tracing::warn!(session = %session.id, provider, %error, "a session was not refreshed and is kept: {error}");
                 }
-                let again = self.clock.now().plus(wait);
-                self.store.refreshed(lease, &session.tokens, Some(again), session.failures.saturating_add(1)).await?;
-                Ok(Renewed::Kept)
+                wait
             }
+            After::Wait(wait) => wait,
+        };
+        let again = self.clock.now().plus(wait);
+        self.store.refreshed(lease, &session.tokens, Some(again), session.failures.saturating_add(1)).await?;
+        Ok(Renewed::Kept)
+    }
+
+    /// The provider said that the user is disabled or deleted: their access tokens stop in the same transaction.
+    async fn disallow(&self, session: &Session, asked: Timestamp, why: &str) -> store::Result<Renewed> {
+        if let Some(user) = self.store.user(session.user).await? {
+            self.store.disallow(&proxy(), &user, asked, why).await?;
+        }
+        match self.end(session.id, why).await? {
+            // It ended with the others.
+            Renewed::Lost => Ok(Renewed::Ended),
+            renewed => Ok(renewed),
         }
     }
 

@@ -39,6 +39,15 @@ impl SyncError {
             Self::Odd(_) => "not_understood",
         }
     }
+
+    /// Whether the client has no service account at the provider, or one that may not read the list.
+    #[must_use]
+    pub const fn is_lack_of_rights(&self) -> bool {
+        match self {
+            Self::Directory(error) => error.is_lack_of_rights(),
+            Self::Store(_) | Self::NobodyFound(_) | Self::Odd(_) => false,
+        }
+    }
 }
 
 /// Asks about everybody in the store.
@@ -127,6 +136,18 @@ impl DirectorySync {
             }
         }
         Ok(())
+    }
+}
+
+/// Why a user whose refresh was refused may not come in any more, as far as the provider's list tells: Keycloak answers the
+/// refresh of a deleted user as that of any session that ended (seen with 26.7).
+pub(super) async fn why_gone(provider: &Provider, subject: &str) -> Option<&'static str> {
+    let sync = provider.config.sync.as_ref()?;
+    let directory = Directory::open(provider, &sync.realm).await.ok()?;
+    match directory.find(subject).await.ok()? {
+        Found::Deleted => Some("the identity provider deleted them"),
+        Found::Disabled => Some("the identity provider disabled them"),
+        Found::Enabled | Found::Active { .. } => None,
     }
 }
 

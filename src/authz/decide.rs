@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use super::{Identity, Permission, Resource, ResourceKind};
+use super::{Identity, Limits, Permission, Resource, ResourceKind};
 
 /// The rules that hold for everyone. One snapshot per request.
 #[derive(Clone, Copy, Debug)]
@@ -110,7 +110,56 @@ pub enum Denied {
     NotYours,
     MissingOnOwner { permission: Permission, noun: &'static str, id: String },
     TokenIsReadOnly,
-    TokenScope,
+    TokenScope(NeededScope),
+}
+
+/// What a scoped access token lacks.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum NeededScope {
+    /// This scope, as clients write it.
+    Resource(String),
+    /// One that may not be told, because it would tell where a thing belongs.
+    Another,
+    /// No scopes: making a new thing of this kind.
+    Create(ResourceKind),
+    /// No scopes: what concerns everything, or the owner's account.
+    Unscoped,
+}
+
+impl NeededScope {
+    /// The scope for this resource, where there is one of its kind.
+    #[must_use]
+    pub fn of(resource: &Resource) -> Self {
+        if Limits::is_scopable(resource.kind) {
+            Self::Resource(format!("{}:{}", resource.kind, resource.key))
+        } else {
+            Self::Unscoped
+        }
+    }
+}
+
+impl fmt::Display for NeededScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Resource(scope) => {
+                write!(f, "This access token lacks the scope `{scope}`. Create a token with that scope, or one without scopes.")
+            }
+            Self::Another => f.write_str(
+                "This access token lacks the scope of what this belongs to. Create a token with that scope, or one without \
+                 scopes.",
+            ),
+            Self::Create(kind) => {
+                write!(f, "This access token has scopes, so it cannot create {}s. ", kind.noun())?;
+                f.write_str("Use a token without scopes")?;
+                if Limits::is_scopable(*kind) {
+                    let noun = kind.noun();
+                    write!(f, ", or create the {noun} first and give the token its scope, `{kind}:...`")?;
+                }
+                f.write_str(".")
+            }
+            Self::Unscoped => f.write_str("This access token has scopes, and this requires one without."),
+        }
+    }
 }
 
 impl Denied {
@@ -121,7 +170,7 @@ impl Denied {
             Self::Missing { resource, .. } => Some(format!("{}:{}", resource.kind, resource.key)),
             Self::MissingTier { tier: kind, .. } | Self::MayNotCreate(kind) => Some(format!("{kind}:*")),
             Self::MissingOnOwner { noun, id, .. } => Some(format!("{noun}:{id}")),
-            Self::NotAdmin | Self::Privileged(_) | Self::NotYours | Self::TokenIsReadOnly | Self::TokenScope => None,
+            Self::NotAdmin | Self::Privileged(_) | Self::NotYours | Self::TokenIsReadOnly | Self::TokenScope(_) => None,
         }
     }
 
@@ -135,7 +184,7 @@ impl Denied {
                 "not_granted"
             }
             Self::TokenIsReadOnly => "token_read_only",
-            Self::TokenScope => "token_scope",
+            Self::TokenScope(_) => "token_scope",
         }
     }
 }
@@ -163,9 +212,7 @@ impl fmt::Display for Denied {
                 "{permission} is required on what {noun} `{id}` belongs to. Check the id, or ask an administrator."
             ),
             Self::TokenIsReadOnly => f.write_str("This access token is read-only. Use one without that scope."),
-            Self::TokenScope => {
-                f.write_str("This access token is confined to other resources. Use one without that scope.")
-            }
+            Self::TokenScope(needed) => needed.fmt(f),
         }
     }
 }
@@ -222,10 +269,10 @@ pub fn holds(who: &Identity, policy: Policy, requirement: &Requirement) -> Resul
             if !who.admin {
                 return Err(Denied::NotAdmin);
             }
-            if *change { unconfined(who) } else { unscoped(who) }
+            if *change { unconfined(who, NeededScope::Unscoped) } else { unscoped(who, NeededScope::Unscoped) }
         }
         Requirement::Create(kind) => {
-            unconfined(who)?;
+            unconfined(who, NeededScope::Create(*kind))?;
             let refused = who.grants.level_of_all(*kind).is_some_and(Permission::refuses);
             if refused && !who.admin { Err(Denied::MayNotCreate(*kind)) } else { Ok(()) }
         }
@@ -233,7 +280,7 @@ pub fn holds(who: &Identity, policy: Policy, requirement: &Requirement) -> Resul
             if !who.admin {
                 return Err(Denied::Privileged(what));
             }
-            unconfined(who)
+            unconfined(who, NeededScope::Unscoped)
         }
         Requirement::NotRefused(resource) => {
             if who.admin || !level_refuses(who, resource) {
@@ -273,7 +320,7 @@ pub fn holds(who: &Identity, policy: Policy, requirement: &Requirement) -> Resul
             if may_below(who, policy, *permission, resource, *tier) {
                 return Ok(());
             }
-            Err(limited(who, *permission, Some(resource))
+            Err(limited(who, *permission, Some(resource), NeededScope::of)
                 .unwrap_or_else(|| Denied::Missing { permission: *permission, resource: resource.clone() }))
         }
         Requirement::Belonging { permission, noun, id, owner, tier } => {
@@ -286,7 +333,12 @@ pub fn holds(who: &Identity, policy: Policy, requirement: &Requirement) -> Resul
             if owner.is_none() && who.admin && who.limits.is_unlimited() {
                 return Ok(());
             }
-            if let Some(denied) = limited(who, *permission, owner.as_ref()) {
+            // The scope names the owner: told to whom may read it without the token's limits.
+            let needed = |owner: &Resource| {
+                let readable = who.admin || level(who, policy, owner).covers(Permission::Read);
+                if readable { NeededScope::of(owner) } else { NeededScope::Another }
+            };
+            if let Some(denied) = limited(who, *permission, owner.as_ref(), needed) {
                 return Err(denied);
             }
             match owner {
@@ -301,26 +353,31 @@ pub fn holds(who: &Identity, policy: Policy, requirement: &Requirement) -> Resul
 }
 
 /// What concerns everything is not for a credential that is confined to some things.
-fn unscoped(who: &Identity) -> Result<(), Denied> {
-    if who.limits.resources.is_empty() { Ok(()) } else { Err(Denied::TokenScope) }
+fn unscoped(who: &Identity, needed: NeededScope) -> Result<(), Denied> {
+    if who.limits.resources.is_empty() { Ok(()) } else { Err(Denied::TokenScope(needed)) }
 }
 
 /// Nor are changes for one that is read-only.
-fn unconfined(who: &Identity) -> Result<(), Denied> {
+fn unconfined(who: &Identity, needed: NeededScope) -> Result<(), Denied> {
     if who.limits.read_only {
         return Err(Denied::TokenIsReadOnly);
     }
-    unscoped(who)
+    unscoped(who, needed)
 }
 
 /// The credential's own limit, where that is what stands in the way. Says nothing of whether the resource exists.
-fn limited(who: &Identity, permission: Permission, resource: Option<&Resource>) -> Option<Denied> {
+fn limited(
+    who: &Identity,
+    permission: Permission,
+    resource: Option<&Resource>,
+    needed: impl Fn(&Resource) -> NeededScope,
+) -> Option<Denied> {
     if !who.limits.allow_level(permission) {
         return Some(Denied::TokenIsReadOnly);
     }
     match resource {
-        Some(resource) if !who.limits.allow_resource(resource) => Some(Denied::TokenScope),
-        None if !who.limits.resources.is_empty() => Some(Denied::TokenScope),
+        Some(resource) if !who.limits.allow_resource(resource) => Some(Denied::TokenScope(needed(resource))),
+        None if !who.limits.resources.is_empty() => Some(Denied::TokenScope(NeededScope::Another)),
         Some(_) | None => None,
     }
 }

@@ -139,8 +139,7 @@ impl Limits {
             let unknown = || ScopeError(scope.to_owned());
             let (kind, key) = scope.split_once(':').ok_or_else(unknown)?;
             let kind: ResourceKind = kind.parse().map_err(|_| unknown())?;
-            let scopable =
-                matches!(kind, ResourceKind::Experiment | ResourceKind::RegisteredModel | ResourceKind::Prompt);
+            let scopable = Self::is_scopable(kind);
             // An experiment has a number; a scope by its name would match nothing.
             let number = key.parse::<u64>().is_ok_and(|number| number.to_string() == key);
             if !scopable || key.is_empty() || key == "*" || kind == ResourceKind::Experiment && !number {
@@ -149,6 +148,12 @@ impl Limits {
             limits.resources.insert((kind, key.to_owned()));
         }
         Ok(limits)
+    }
+
+    /// Whether a scope can name a thing of this kind.
+    #[must_use]
+    pub const fn is_scopable(kind: ResourceKind) -> bool {
+        matches!(kind, ResourceKind::Experiment | ResourceKind::RegisteredModel | ResourceKind::Prompt)
     }
 
     /// The scopes as clients write them; the inverse of [`Limits::parse`].

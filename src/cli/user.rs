@@ -10,7 +10,7 @@ use super::output::{Format, Row, moment};
 use super::password;
 use super::stored::{Absent, Opened};
 use crate::config::{Flags, check_username};
-use crate::store::{self, User};
+use crate::store::{self, AccessTokens, User};
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -40,10 +40,13 @@ enum Command {
         #[command(flatten)]
         password: password::Source,
     },
-    /// Replace the password; asks for it
+    /// Replace the password; asks for it, ends sessions that began with the old one and revokes the user's access tokens
     SetPassword {
         /// Whose
         name: String,
+        /// Keep the user's access tokens
+        #[arg(long)]
+        keep_tokens: bool,
         #[command(flatten)]
         password: password::Source,
     },
@@ -110,10 +113,11 @@ async fn carry_out(arguments: Arguments, opened: &Opened) -> anyhow::Result<()> 
             let sentence = format!("user `{name}` was created");
             (name, sentence)
         }
-        Command::SetPassword { name, password } => {
+        Command::SetPassword { name, keep_tokens, password } => {
             let user = opened.user(&name).await?;
-            store.set_password(actor, user.id, &password::read_new(password)?).await?;
-            let sentence = format!("the password of `{name}` was changed");
+            let tokens = if keep_tokens { AccessTokens::Keep } else { AccessTokens::Revoke };
+            let revoked = store.set_password(actor, user.id, &password::read_new(password)?, tokens).await?;
+            let sentence = format!("the password of `{name}` was changed and {revoked} access tokens were revoked");
             (name, sentence)
         }
         Command::SetAdmin { name, admin } => {

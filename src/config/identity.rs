@@ -32,7 +32,7 @@ pub struct Provider {
     pub claims: Claims,
     /// Whether a back-channel logout also lets the person's access tokens rest.
     pub logout_suspends_tokens: bool,
-    /// How often Keycloak's list of people is asked; `None`: never.
+    /// How often Keycloak's list of people is asked; `None`: never, or it is not possible.
     pub sync: Option<Sync>,
 }
 
@@ -42,7 +42,12 @@ pub struct Sync {
     pub every: Duration,
     /// The admin API of the issuer's realm.
     pub realm: Url,
+    /// Whether this is the default: the service account may then lack the rights.
+    pub by_default: bool,
 }
+
+/// The default of `sync_seconds`, which holds only where it is possible.
+pub(super) const SYNC_SECONDS: u64 = 60;
 
 /// How a confidential client proves itself at the token endpoint (RFC 6749 §2.3.1).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -177,6 +182,10 @@ pub struct Session {
     pub idle_timeout: Duration,
     /// Ends one however much it is used.
     pub lifetime: Duration,
+    /// Ends one when the provider answers and does not say for so long which groups its owner is in.
+    pub unconfirmed: Duration,
+    /// Sessions of one user at a time; a further one ends the one that was not used for longest.
+    pub max_per_user: u32,
     /// The provider's tokens are sealed with the first; the others still open. Empty: with a key kept in the store.
     pub keys: Vec<SealingKey>,
 }
@@ -270,14 +279,18 @@ fn sync(
     }
     let key = at("sync_seconds");
     let every = report.check(&key, checks::seconds(seconds, 1..=DAY));
+    let by_default = seconds == SYNC_SECONDS;
+    let realm = admin_api(endpoint?);
+    if by_default && (!has_secret || realm.is_none()) {
+        return Some(None);
+    }
     if !has_secret {
         report.add(&key, "needs client_secret: Keycloak's admin API is asked with the client's service account");
     }
-    let realm = admin_api(endpoint?);
     if realm.is_none() {
         report.add(&key, "is for Keycloak, whose issuers end with /realms/NAME");
     }
-    Some(Some(Sync { every: every?, realm: realm? }))
+    Some(Some(Sync { every: every?, realm: realm?, by_default }))
 }
 
 /// `https://HOST/realms/NAME` -> `https://HOST/admin/realms/NAME`, under the address that we reach it at.
@@ -397,6 +410,9 @@ fn claims(at: &impl Fn(&str) -> String, raw: raw::Claims, report: &mut Report) -
 pub(super) fn session(raw: raw::Session, report: &mut Report) -> Option<Session> {
     let idle = report.check("session.idle_timeout_seconds", checks::seconds(raw.idle_timeout_seconds, 60..=30 * DAY));
     let lifetime = report.check("session.lifetime_seconds", checks::seconds(raw.lifetime_seconds, 60..=90 * DAY));
+    let unconfirmed =
+        report.check("session.unconfirmed_seconds", checks::seconds(raw.unconfirmed_seconds, 60..=90 * DAY));
+    let max_per_user = report.check("session.max_per_user", checks::number::<u32>(raw.max_per_user, 1..=10_000));
     let keys = match (raw.keys.is_empty(), raw.keys_file) {
         (false, Some(_)) => {
             report.add("session.keys", "is given twice, also as keys_file; remove one");
@@ -409,7 +425,13 @@ pub(super) fn session(raw: raw::Session, report: &mut Report) -> Option<Session>
         }
     };
     let keys: Vec<_> = keys.iter().map(|key| report.check("session.keys", sealing_key(key))).collect();
-    Some(Session { idle_timeout: idle?, lifetime: lifetime?, keys: keys.into_iter().collect::<Option<_>>()? })
+    Some(Session {
+        idle_timeout: idle?,
+        lifetime: lifetime?,
+        unconfirmed: unconfirmed?,
+        max_per_user: max_per_user?,
+        keys: keys.into_iter().collect::<Option<_>>()?,
+    })
 }
 
 /// `ID:BASE64`, without repeating it in what is wrong.

@@ -217,13 +217,22 @@ impl Default for Authz {
 pub(super) struct Session {
     pub(super) idle_timeout_seconds: u64,
     pub(super) lifetime_seconds: u64,
+    pub(super) unconfirmed_seconds: u64,
+    pub(super) max_per_user: u64,
     pub(super) keys: Vec<Secret>,
     pub(super) keys_file: Option<String>,
 }
 
 impl Default for Session {
     fn default() -> Self {
-        Self { idle_timeout_seconds: 8 * 3600, lifetime_seconds: 7 * 24 * 3600, keys: Vec::new(), keys_file: None }
+        Self {
+            idle_timeout_seconds: 8 * 3600,
+            lifetime_seconds: 7 * 24 * 3600,
+            unconfirmed_seconds: 8 * 3600,
+            max_per_user: 50,
+            keys: Vec::new(),
+            keys_file: None,
+        }
     }
 }
 
@@ -264,7 +273,7 @@ impl Default for Provider {
             scopes: words(&["openid", "email", "profile"]),
             claims: Claims::default(),
             logout_tokens: "keep".to_owned(),
-            sync_seconds: 0,
+            sync_seconds: super::identity::SYNC_SECONDS,
         }
     }
 }

@@ -46,6 +46,15 @@ impl Error {
             Self::NotUnderstood => "not_understood",
         }
     }
+
+    /// Whether the client has no service account, or one without the role that this needs.
+    #[must_use]
+    pub const fn is_lack_of_rights(&self) -> bool {
+        match self {
+            Self::Forbidden | Self::Login(LoginError::Refused(_)) => true,
+            Self::Login(_) | Self::Client(_) | Self::NoClient(_) | Self::Mapper(_) | Self::NotUnderstood => false,
+        }
+    }
 }
 
 /// How somebody is.

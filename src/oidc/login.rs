@@ -22,10 +22,10 @@ use tokio::sync::Semaphore;
 use url::Url;
 
 use super::attempt::Begun;
-use super::claims::{self, ClaimError, Person};
+use super::claims::{self, ClaimError, Person, Standing};
 use super::client::{self, PATIENCE};
 use super::token::{self, Refusal, Unverified};
-use super::{Attempt, Attempts, Remote};
+use super::{Attempt, Attempts, Health, Remote};
 use crate::clock::Clock;
 use crate::config::{self, ClientAuth};
 use crate::crypto::KeyRing;
@@ -50,6 +50,8 @@ pub struct Provider {
     signed_out: Url,
     /// Codes that are being redeemed: anybody may bring one, and each is a request to the provider.
     redeeming: Semaphore,
+    /// Whether it answers refreshes of sessions.
+    pub health: Health,
     clock: Clock,
 }
 
@@ -64,6 +66,16 @@ pub struct Granted {
     refresh_token: Option<SecretString>,
     /// After which the access token is of no use.
     pub expires_in: Option<Duration>,
+}
+
+/// What a provider says of a signed-in user with a refresh.
+#[derive(Debug)]
+pub enum Stayed {
+    Person(Person),
+    /// Groups without a name, from the userinfo endpoint.
+    Standing(Standing),
+    /// Nothing: neither an ID token nor groups from the userinfo endpoint.
+    Unsaid,
 }
 
 /// What is kept, sealed, beside a session.
@@ -101,6 +113,8 @@ pub enum Error {
 pub enum Refused {
     /// `invalid_grant`, or one of [`SIGN_IN_AGAIN`]: the code or token is of no use, now and later.
     Grant,
+    /// `invalid_grant` because of the person: Keycloak's texts in [`PERSON_GONE`].
+    Person,
     /// `invalid_client`, `unauthorized_client`: it does not know us. Ours to mend, not the person's.
     Client,
     /// Anything else it found wrong.
@@ -111,6 +125,7 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Grant => "the code or token is of no use (any more)",
+            Self::Person => "the user is disabled or deleted there",
             Self::Client => "it does not know us: check client_id, client_secret and client_auth",
             Self::Request => "the request",
         })
@@ -125,6 +140,7 @@ impl Error {
             Self::NotReady => "not_ready",
             Self::Unreachable(error) => error.kind(),
             Self::Refused(Refused::Grant) => "invalid_grant",
+            Self::Refused(Refused::Person) => "user_disabled",
             Self::Refused(Refused::Client) => "invalid_client",
             Self::Refused(Refused::Request) => "refused",
             Self::NotUnderstood => "not_understood",
@@ -178,6 +194,7 @@ impl Provider {
             redirect: RedirectUrl::from_url(at(&format!("/auth/callback/{}", config.name))?),
             signed_out: at("/auth/signed-out")?,
             redeeming: Semaphore::new(REDEEMING),
+            health: Health::default(),
             config: config.clone(),
             clock: clock.clone(),
         })
@@ -255,14 +272,42 @@ impl Provider {
         self.who(id_token, granted, token::Nonce::Must(&attempt.nonce)).await
     }
 
-    /// Who is still signed in; must be the one of this subject. `None`: the provider gave no new ID token, as it may.
+    /// Who is still signed in; must be the one of this subject. Without a new ID token, which a provider need not grant
+    /// (OpenID Connect Core §12.2), its userinfo endpoint is asked.
     ///
     /// # Errors
-    /// [`Error::Token`], [`Error::Claims`], [`Error::SomebodyElse`].
-    pub async fn who_stayed(&self, granted: &Granted, subject: &str) -> Result<Option<Person>, Error> {
-        let Some(id_token) = &granted.id_token else { return Ok(None) };
+    /// [`Error::Token`], [`Error::Claims`], [`Error::SomebodyElse`], [`Error::Unreachable`], [`Error::NotUnderstood`].
+    pub async fn who_stayed(&self, granted: &Granted, subject: &str) -> Result<Stayed, Error> {
+        let Some(id_token) = &granted.id_token else { return self.userinfo(granted, subject).await };
         let person = self.who(id_token, granted, token::Nonce::Refreshed).await?;
-        if person.subject == subject { Ok(Some(person)) } else { Err(Error::SomebodyElse) }
+        if person.subject == subject { Ok(Stayed::Person(person)) } else { Err(Error::SomebodyElse) }
+    }
+
+    async fn userinfo(&self, granted: &Granted, subject: &str) -> Result<Stayed, Error> {
+        let metadata = self.remote.metadata();
+        let Some(url) = metadata.as_ref().and_then(|metadata| metadata.userinfo.as_ref()) else {
+            return Ok(Stayed::Unsaid);
+        };
+        let client = self.remote.client();
+        let answer = client.get(url, "application/json", Some(&granted.access_token), PATIENCE).await;
+        let said: Value =
+            serde_json::from_slice(&answer.map_err(Error::Unreachable)?).map_err(|_| Error::NotUnderstood)?;
+        // OpenID Connect Core §5.3.2: without this, it may be another user's.
+        if said.get("sub").and_then(Value::as_str) != Some(subject) {
+            return Err(Error::SomebodyElse);
+        }
+        let access = self.access_claims(granted).await.filter(|claims| claims.get("sub") == said.get("sub"));
+        let documents: Vec<&Value> = std::iter::once(&said).chain(&access).collect();
+        let standing = claims::standing(&self.config.claims, &documents)?;
+        // Without any groups claim it cannot be told from a provider that does not write them here.
+        Ok(if standing.says_groups { Stayed::Standing(standing) } else { Stayed::Unsaid })
+    }
+
+    async fn access_claims(&self, granted: &Granted) -> Option<Value> {
+        let unverified = Unverified::parse(granted.access_token.expose_secret()).ok()?;
+        let keys = self.remote.keys_for(&unverified).await.ok()?;
+        let verified = token::verify_access_token(unverified, &self.config, &keys, self.clock.now()).ok()?;
+        Some(verified.claims)
     }
 
     /// Where the browser goes to sign out there, too, if that is possible.
@@ -377,11 +422,18 @@ const PURPOSE: &str = "session tokens";
 
 /// What OpenID Connect Core §3.1.2.6 says to a browser; some providers say it to a refresh.
 const SIGN_IN_AGAIN: [&str; 3] = ["consent_required", "interaction_required", "login_required"];
+/// Descriptions of `invalid_grant` by which Keycloak tells a disabled or deleted user from a session that ended, in lower case.
+const PERSON_GONE: [&str; 3] = ["user disabled", "unknown user", "user not found"];
+
+fn is_person_gone(description: Option<&String>) -> bool {
+    description.is_some_and(|text| PERSON_GONE.iter().any(|known| known.eq_ignore_ascii_case(text.trim())))
+}
 
 fn granted(answer: Answer) -> Result<Granted, Error> {
     let answer = answer.map_err(|error| match error {
         RequestTokenError::Request(error) => Error::Unreachable(error),
         RequestTokenError::ServerResponse(response) => Error::Refused(match response.error() {
+            CoreErrorResponseType::InvalidGrant if is_person_gone(response.error_description()) => Refused::Person,
             CoreErrorResponseType::InvalidGrant => Refused::Grant,
             CoreErrorResponseType::InvalidClient | CoreErrorResponseType::UnauthorizedClient => Refused::Client,
             CoreErrorResponseType::Extension(word) if SIGN_IN_AGAIN.contains(&word.as_str()) => Refused::Grant,

@@ -8,6 +8,7 @@ pub mod claims;
 pub mod client;
 mod directory;
 mod discovery;
+mod health;
 mod keys;
 mod login;
 mod logout;
@@ -22,8 +23,9 @@ pub use claims::Person;
 pub use client::Client;
 pub use directory::{Directory, Error as DirectoryError, Found};
 pub use discovery::{Metadata, MetadataError};
+pub use health::{Health, Room};
 pub use keys::{Key, Keys, KeysError};
-pub use login::{Error as LoginError, Granted, Provider, Providers, Refused, Tokens};
+pub use login::{Error as LoginError, Granted, Provider, Providers, Refused, Stayed, Tokens};
 pub use remote::{Error, Remote, Timing, What};
 pub use token::Logout;
 

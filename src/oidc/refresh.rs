@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::login::{Error, Refused};
 
-/// A refresh that takes longer may be begun by somebody else; also how long a token that was perhaps used is left alone.
+/// A refresh that takes longer may be begun by another process.
 pub const LEASE: Duration = Duration::from_mins(1);
 /// Groups are looked at this often, however long the provider's tokens live; Keycloak forgets who is silent for half an hour.
 const AT_MOST: Duration = Duration::from_mins(5);
@@ -14,14 +14,21 @@ const AT_MOST: Duration = Duration::from_mins(5);
 const BEFORE_END: Duration = Duration::from_secs(5);
 const FIRST_RETRY: Duration = Duration::from_secs(5);
 const MAX_DOUBLINGS: u32 = 6;
+/// How long a token that was perhaps used is left alone. Not before the provider answers again either; see
+/// [`super::Health`].
+const REST: Duration = Duration::from_secs(10);
 
 /// What follows a refresh that failed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum After {
-    /// The session is over.
+    /// The session has ended.
     End,
-    /// It stays, and is tried again after this.
+    /// The user is disabled or deleted: all their sessions have ended, and their access tokens stop.
+    Disallow,
+    /// The session stays, and is tried again after this.
     Retry(Duration),
+    /// The provider is in trouble, or the client's registration there; as [`After::Retry`], once [`super::Health`] has room.
+    Wait(Duration),
 }
 
 /// When to refresh tokens that end after `expires_in`: at two thirds, some seconds before the end, every few minutes.
@@ -39,14 +46,13 @@ pub fn after(error: &Error, failures: u32) -> After {
     let again = (FIRST_RETRY * 2_u32.pow(failures.min(MAX_DOUBLINGS))).min(AT_MOST);
     match error {
         Error::Refused(Refused::Grant) | Error::Claims(_) | Error::SomebodyElse => After::End,
+        Error::Refused(Refused::Person) => After::Disallow,
         // It may be carried out later still; a second use meanwhile would look like a thief's.
-        Error::Unreachable(error) if error.may_have_arrived() => After::Retry(again.max(LEASE)),
-        Error::NotUnderstood => After::Retry(again.max(LEASE)),
-        Error::NotReady
-        | Error::Unreachable(_)
-        | Error::Refused(Refused::Client | Refused::Request)
-        | Error::NoIdToken
-        | Error::Token(_) => After::Retry(again),
+        Error::Unreachable(error) if error.may_have_arrived() => After::Wait(REST),
+        Error::NotUnderstood => After::Wait(REST),
+        // Not the session's fault: the pause does not grow with its failures.
+        Error::NotReady | Error::Unreachable(_) | Error::Refused(Refused::Client) => After::Wait(FIRST_RETRY),
+        Error::Refused(Refused::Request) | Error::NoIdToken | Error::Token(_) => After::Retry(again),
     }
 }
 
@@ -70,17 +76,28 @@ mod tests {
     fn only_a_refusal_ends_a_session() {
         assert_eq!(after(&Error::Refused(Refused::Grant), 0), After::End);
         assert_eq!(after(&Error::SomebodyElse, 0), After::End);
-        for ours in [Error::NotReady, Error::Refused(Refused::Client), Error::Refused(Refused::Request)] {
-            assert_eq!(after(&ours, 0), After::Retry(seconds(5)), "{ours}");
-            assert_eq!(after(&ours, 3), After::Retry(seconds(40)));
-            assert_eq!(after(&ours, 3000), After::Retry(seconds(300)));
+        assert_eq!(after(&Error::Refused(Refused::Person), 0), After::Disallow);
+        for (failures, expected) in [(0, 5), (3, 40), (3000, 300)] {
+            let ours = Error::Refused(Refused::Request);
+            assert_eq!(after(&ours, failures), After::Retry(seconds(expected)), "{failures}");
         }
     }
 
     #[test]
-    fn a_token_that_was_perhaps_used_rests_for_a_lease() {
+    fn after_an_outage_of_any_length_a_session_is_due_within_seconds() {
+        let broken = || super::super::client::Error::Status(http::StatusCode::BAD_GATEWAY);
+        for theirs in [Error::NotReady, Error::Refused(Refused::Client), Error::Unreachable(broken())] {
+            for failures in [0, 3, 3000] {
+                let After::Wait(wait) = after(&theirs, failures) else { panic!("{theirs}") };
+                assert!(wait <= REST, "{theirs}: {wait:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_token_that_was_perhaps_used_rests() {
         let silent = || super::super::client::Error::TimedOut(seconds(10));
-        assert_eq!(after(&Error::Unreachable(silent()), 0), After::Retry(LEASE));
-        assert_eq!(after(&Error::NotUnderstood, 0), After::Retry(LEASE));
+        assert_eq!(after(&Error::Unreachable(silent()), 0), After::Wait(REST));
+        assert_eq!(after(&Error::NotUnderstood, 0), After::Wait(REST));
     }
 }

@@ -92,6 +92,8 @@ impl Default for Timing {
 
 /// How many requests wait at a time for keys that nobody knows yet.
 const MAX_WAITING: usize = 256;
+/// How long a probe waits for its answer: short, because the next one tells more about a provider that has come back.
+const PROBE: Duration = Duration::from_secs(5);
 
 /// A provider or issuer.
 #[derive(Debug)]
@@ -275,7 +277,7 @@ impl Remote {
             // Keys are all that is wanted of it.
             Some(_) => Ok(()),
             None => {
-                let described = self.describe().await;
+                let described = self.describe(self.timing.call).await;
                 told(What::Metadata, described.as_ref().copied());
                 described
             }
@@ -290,9 +292,17 @@ impl Remote {
         fetched.and(described)
     }
 
-    async fn describe(&self) -> Result<(), Error> {
+    /// Asks for the description once, to find out whether the provider answers.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn probe(&self) -> Result<(), Error> {
+        self.describe(PROBE).await
+    }
+
+    async fn describe(&self, patience: Duration) -> Result<(), Error> {
         let url = self.endpoint.description_url();
-        let json = self.client.get(&url, "application/json", self.bearer().await?.as_ref(), self.timing.call).await?;
+        let json = self.client.get(&url, "application/json", self.bearer().await?.as_ref(), patience).await?;
         self.metadata.store(Some(Arc::new(Metadata::parse(&json, &self.endpoint)?)));
         Ok(())
     }

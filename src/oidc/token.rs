@@ -290,7 +290,8 @@ pub fn verify_id_token(
 
 /// Verifies an access token that came from the token endpoint beside an ID token, for what it adds to that one's claims.
 ///
-/// It is for whatever the provider says, so its audience does not count; but it must have been made for this client.
+/// It is for whatever the provider says, so other audiences do not matter; but it must have been issued to this client: by
+/// `azp`, by `client_id` (RFC 9068 §2.2), or, without either, by having the client among its audiences.
 ///
 /// # Errors
 /// See [`Refusal`].
@@ -303,9 +304,12 @@ pub fn verify_access_token(
     let key = token.signed_with(&provider.endpoint.algorithms, keys)?;
     let expected = Expected { issuer: &provider.endpoint.issuer, leeway: LEEWAY };
     let (expires, issued) = token.times(&expected, now)?;
-    let party = token.id("azp", Refusal::AuthorizedParty)?;
-    if party.is_some_and(|party| party != provider.client_id) {
+    let parties = [token.id("azp", Refusal::AuthorizedParty)?, token.id("client_id", Refusal::AuthorizedParty)?];
+    if parties.iter().flatten().any(|party| *party != provider.client_id) {
         return Err(Refusal::AuthorizedParty);
+    }
+    if parties.iter().all(Option::is_none) && !token.audiences()?.contains(&provider.client_id.as_str()) {
+        return Err(Refusal::Audience);
     }
     if !matches!(token.kind.as_deref(), None | Some("jwt" | "at+jwt")) || token.claims.contains_key("events") {
         return Err(Refusal::Kind);

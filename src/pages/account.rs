@@ -8,32 +8,65 @@ use std::sync::Arc;
 use axum::extract::{Path, State};
 
 use super::asked::{Asked, Params, refuse_tokens};
-use super::html::{self, AccountPage, Block, NewTokenPage, SessionRow, TokenRow};
+use super::html::{self, AccountPage, Block, NewTokenPage, SessionRow, TokenForm, TokenRow};
 use super::shapes::{Shape, minute};
 use super::{Answer, Parts, Refusal, sessions, tokens};
-use crate::authz::Scheme;
+use crate::authz::{Limits, Scheme, ScopeError};
 use crate::clock::Timestamp;
 use crate::crypto::AccessToken;
-use crate::store::{Session, Token};
+use crate::http::Reply;
+use crate::store::{AccessTokens, Session, Token};
 
 const HERE: &str = "/auth/account";
 /// Of the form's token.
 const PURPOSE: &str = "account";
 /// What the form offers, in days.
 const EXPIRIES: [u32; 4] = [7, 30, 90, 365];
+const DEFAULT_EXPIRY: u32 = 90;
 
 /// `GET /auth/account`.
 pub(super) async fn page(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer {
-    show(&parts, &asked, None).await
+    show(&parts, &asked, Outcome::default()).await
 }
 
-/// `POST /auth/account/tokens`: the page with the secret, once.
+/// `POST /auth/account/tokens`: the page with the secret, once. A form that is refused keeps its fields.
 pub(super) async fn create_token(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer {
     let made = match form(&parts, &asked).await {
         Ok(form) => make_token(&parts, &asked, &form).await,
         Err(refusal) => Err(refusal),
     };
-    reveal_or_show(&parts, &asked, made).await
+    let typed = typed(&asked);
+    reveal_or_show(&parts, &asked, made, typed).await
+}
+
+/// `POST /auth/account/password`.
+pub(super) async fn change_password(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer {
+    let changed = match form(&parts, &asked).await {
+        Ok(form) => change(&parts, &asked, &form).await,
+        Err(refusal) => Err(refusal),
+    };
+    let outcome = match changed {
+        Ok(notice) => Outcome { notice: Some(notice), ..Outcome::default() },
+        Err(refusal) => Outcome::wrong(refusal),
+    };
+    show(&parts, &asked, outcome).await
+}
+
+async fn change(parts: &Parts, asked: &Asked, form: &Params) -> Result<String, Refusal> {
+    let tokens = match form.optional_text("revoke_tokens")? {
+        Some(_) => AccessTokens::Revoke,
+        None => AccessTokens::Keep,
+    };
+    let (current, new) = (form.text("current_password")?, form.text("new_password")?);
+    let revoked = parts.change_own_password(asked, current, new, tokens).await?;
+    Ok(match tokens {
+        AccessTokens::Keep => {
+            "Password changed. Your access tokens still work. Sign in again with the new password.".to_owned()
+        }
+        AccessTokens::Revoke => {
+            format!("Password changed. Access tokens revoked: {revoked}. Sign in again with the new password.")
+        }
+    })
 }
 
 /// `POST /auth/account/tokens/{id}/rotate`: the same with a new secret.
@@ -45,7 +78,7 @@ pub(super) async fn rotate_token(State(parts): State<Arc<Parts>>, Path(id): Path
         },
         Err(refusal) => Err(refusal),
     };
-    reveal_or_show(&parts, &asked, made).await
+    reveal_or_show(&parts, &asked, made, TokenForm::default()).await
 }
 
 /// `POST /auth/account/tokens/{id}/revoke`.
@@ -93,35 +126,75 @@ async fn make_token(parts: &Parts, asked: &Asked, form: &Params) -> Result<(Toke
     if form.optional_text("read_only")?.is_some() {
         scopes.push("read-only".to_owned());
     }
+    if let Err(ScopeError(scope)) = Limits::parse(scopes.iter().map(String::as_str)) {
+        let message = format!(
+            "`{scope}` is not an experiment, model or prompt. Write experiment:ID, registered_model:NAME or prompt:NAME, one \
+             per line."
+        );
+        return Err(Reply::invalid(message).into());
+    }
     tokens::make(parts, asked, form.text("name")?.trim(), form.integer("expires_in_days")?, &scopes).await
 }
 
-async fn reveal_or_show(parts: &Parts, asked: &Asked, made: Result<(Token, AccessToken), Refusal>) -> Answer {
+/// The fields of a token's form, as far as they can be read.
+fn typed(asked: &Asked) -> TokenForm {
+    let Ok(form) = asked.form() else { return TokenForm::default() };
+    let text = |name| form.optional_text(name).ok().flatten().map(str::to_owned);
+    TokenForm {
+        name: text("name").unwrap_or_default(),
+        expires_in_days: text("expires_in_days").and_then(|days| days.parse().ok()).unwrap_or(DEFAULT_EXPIRY),
+        read_only: text("read_only").is_some(),
+        only: text("only").unwrap_or_default(),
+    }
+}
+
+/// The result of the last form.
+#[derive(Debug, Default)]
+struct Outcome {
+    wrong: Option<Refusal>,
+    notice: Option<String>,
+    form: TokenForm,
+}
+
+impl Outcome {
+    fn wrong(refusal: Refusal) -> Self {
+        Self { wrong: Some(refusal), ..Self::default() }
+    }
+}
+
+async fn reveal_or_show(
+    parts: &Parts,
+    asked: &Asked,
+    made: Result<(Token, AccessToken), Refusal>,
+    form: TokenForm,
+) -> Answer {
     match made {
         Ok((token, secret)) => Ok(Shape::page(html::new_token(&NewTokenPage {
             name: &token.name,
             expires: minute(token.expires),
             blocks: blocks(&parts.tracking_uri(asked), secret.reveal()),
         }))),
-        Err(refusal) => show(parts, asked, Some(refusal)).await,
+        Err(refusal) => show(parts, asked, Outcome { form, ..Outcome::wrong(refusal) }).await,
     }
 }
 
 async fn back_or_show(parts: &Parts, asked: &Asked, done: Result<(), Refusal>) -> Answer {
     match done {
         Ok(()) => Ok(Shape::see_other(HERE)),
-        Err(refusal) => show(parts, asked, Some(refusal)).await,
+        Err(refusal) => show(parts, asked, Outcome::wrong(refusal)).await,
     }
 }
 
 /// The page; with what was wrong with the last form, under its status. A denial is not the form's: it stays a refusal.
-async fn show(parts: &Parts, asked: &Asked, wrong: Option<Refusal>) -> Answer {
+async fn show(parts: &Parts, asked: &Asked, outcome: Outcome) -> Answer {
+    let Outcome { wrong, notice, form } = outcome;
     let wrong = wrong.map(Refusal::into_words).transpose()?;
     let who = &asked.identity;
     let now = parts.clock.now();
     let mut live = parts.store.tokens_of(who.user).await?;
     live.retain(|token| token.revoked.is_none() && token.expires > now);
     let sessions = parts.sessions_of(who.user).await?;
+    let has_password = parts.store.user(who.user).await?.is_some_and(|user| user.password.is_some());
     let (status, words) = wrong.map_or((http::StatusCode::OK, None), |(status, words)| (status, Some(words)));
     let page = AccountPage {
         name: &who.name,
@@ -140,6 +213,9 @@ async fn show(parts: &Parts, asked: &Asked, wrong: Option<Refusal>) -> Answer {
         expiries: EXPIRIES.into_iter().filter(|days| *days <= parts.config.token_max_days).collect(),
         form_token: parts.form_token(asked, PURPOSE).await?,
         wrong: words,
+        notice,
+        form,
+        has_password,
     };
     Ok(Shape::page_with(status, html::account(&page)))
 }

@@ -251,6 +251,15 @@ impl Params {
         }
     }
 
+    /// A JSON boolean that may be absent.
+    pub(super) fn optional_boolean(&self, name: &str) -> Result<Option<bool>, Refusal> {
+        match self.value(name)? {
+            None => Ok(None),
+            Some(Value::Bool(value)) => Ok(Some(value)),
+            Some(other) => Err(wrong(name, &other)),
+        }
+    }
+
     /// A whole number that may be absent; in a query, as text.
     pub(super) fn optional_integer(&self, name: &str) -> Result<Option<i64>, Refusal> {
         let not_one = |got: &dyn std::fmt::Display| -> Refusal {

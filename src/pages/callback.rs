@@ -10,7 +10,7 @@ use super::login::{failed, no_such_provider, to_provider};
 use super::visit::{Page, Proved, Visit, Visited, add_cookie, see_other, with};
 use crate::http::Keep;
 use crate::oidc::{self, Attempt, Person, Provider, Returned, Tokens, attempt_cookie, refresh};
-use crate::store::{self, Seen, User};
+use crate::store::{self, Occasion, Seen, User};
 
 /// The longest code that is passed on, in bytes.
 const MAX_CODE_BYTES: usize = 4096;
@@ -115,7 +115,7 @@ async fn meet(visit: &Visit<'_>, provider: &Provider, person: &Person) -> store:
         admin: person.admin,
         allowed: person.allowed,
     };
-    let user = store.meet(&visit.actor(&person.name), seen).await?;
+    let user = store.meet(&visit.actor(&person.name), seen, Occasion::SignIn).await?;
     visit.parts.authn.forget_all();
     Ok(Some(user))
 }
@@ -132,17 +132,22 @@ fn not_met(visit: &Visit<'_>, provider: &Provider, person: &Person, error: &stor
 
 /// The provider's own text stays where it came from: whoever makes a link can write it.
 fn said_no(visit: &Visit<'_>, provider: &Provider, error: &str) -> Page {
-    let (words, why) = match error {
-        "access_denied" => ("The identity provider did not let you in, or you cancelled.", "access_denied"),
-        "temporarily_unavailable" | "server_error" => {
-            ("The identity provider is in trouble right now. Try again in a moment.", "provider_error")
+    let (status, words, why) = match error {
+        "access_denied" => {
+            (StatusCode::FORBIDDEN, "The identity provider did not let you in, or you cancelled.", "access_denied")
         }
+        "temporarily_unavailable" | "server_error" => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "The identity provider is in trouble right now. Try again in a moment.",
+            "provider_error",
+        ),
         _ => (
+            StatusCode::FORBIDDEN,
             "The identity provider refused the sign-in. Try again; if it goes on, tell whoever runs this proxy.",
             "refused",
         ),
     };
-    outcome(visit.problem(StatusCode::FORBIDDEN, "Not signed in", words), provider, why)
+    outcome(visit.problem(status, "Not signed in", words), provider, why)
 }
 
 fn without_cookies(visit: &Visit<'_>, provider: &Provider) -> Page {

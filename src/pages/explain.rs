@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 
 use super::asked::Asked;
 use super::{Answer, Parts, shapes};
-use crate::authz::{Grant, Identity, Limits, Policy, PolicyFile, ResourceKind, Scheme, Source, Whom, explain};
+use crate::authz::{
+    Denied, Grant, Identity, Limits, NeededScope, Policy, PolicyFile, ResourceKind, Scheme, Source, Whom, explain,
+};
 use crate::http::Reply;
 use crate::mlflow::Question;
 use crate::resolve::{self, Resolver};
@@ -25,6 +27,10 @@ pub(super) async fn get(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer
     parts.require_self_or_admin(&asked, name)?;
     let user = parts.user(name).await?;
     let myself = asked.is(name);
+    // Grants on other things are none of a scoped token's business.
+    if myself && !asked.identity.limits.allow_resource(&question.resource) {
+        return Err(Denied::TokenScope(NeededScope::of(&question.resource)).into());
+    }
     let limits = if myself { asked.identity.limits.clone() } else { Limits::default() };
     // Of oneself the groups as they were just proved, which may be newer than what the store remembers.
     let groups = if myself { asked.identity.groups.to_vec() } else { user.groups().to_vec() };

@@ -7,7 +7,9 @@ use super::html::{self, Choice, SignInPage};
 use super::visit::{Page, Proved, Visit, Visited, add_cookie, found, refusal, see_other, with};
 use crate::authn;
 use crate::http::{ErrorCode, Keep, ReturnPath};
-use crate::oidc::{self, Provider};
+use crate::oidc::claims::ClaimError;
+use crate::oidc::token::Refusal;
+use crate::oidc::{self, Provider, Refused};
 
 /// `GET /auth/login[?provider=][&return_to=]`.
 pub(super) async fn page(visit: &Visit<'_>) -> Page {
@@ -19,7 +21,7 @@ pub(super) async fn page(visit: &Visit<'_>) -> Page {
     let return_to = visit.return_path(return_to);
     match name {
         None if visit.identity.is_some() => see_other(return_to.as_str()),
-        None => choose(visit, StatusCode::OK, &return_to, None),
+        None => choose(visit, StatusCode::OK, &return_to, "", None),
         Some(name) => match visit.sign_in.providers.get(name) {
             Some(provider) => to_provider(visit, provider, &return_to, 0).await,
             None => no_such_provider(visit),
@@ -54,12 +56,36 @@ pub(super) fn failed(visit: &Visit<'_>, provider: &Provider, error: &oidc::Login
             StatusCode::SERVICE_UNAVAILABLE,
             "The identity provider cannot be reached right now. Try again in a moment; whoever is signed in stays so.",
         ),
+        oidc::LoginError::Claims(ClaimError::Unverified) => (
+            StatusCode::FORBIDDEN,
+            "Your e-mail address is not verified at the identity provider, and it is your user name here. Verify it there: open \
+             your account page at the identity provider, or the link in its verification e-mail. Then sign in again. If you \
+             cannot, ask an administrator of the identity provider to mark the address as verified.",
+        ),
+        oidc::LoginError::Claims(ClaimError::NoName(_)) => (
+            StatusCode::FORBIDDEN,
+            "The identity provider did not send your user name, such as an e-mail address. Complete your profile there, then \
+             sign in again; otherwise ask an administrator of this proxy, whose log names the claim that is missing.",
+        ),
         oidc::LoginError::Claims(_) => (
             StatusCode::FORBIDDEN,
-            "The identity provider did not say who you are in a way that can be used here. \
-             The log of this proxy names what is missing, such as a verified e-mail address.",
+            "The identity provider did not say who you are in a way that can be used here. Ask an administrator of this proxy, \
+             whose log names the claim.",
         ),
-        oidc::LoginError::Refused(_)
+        // Because of what the browser brought: a code that was made up, used before or given to another browser.
+        oidc::LoginError::Refused(Refused::Grant | Refused::Request) | oidc::LoginError::Token(Refusal::Nonce) => (
+            StatusCode::BAD_REQUEST,
+            "The identity provider did not accept this sign-in: its code was used before, is too old, or belongs to another \
+             browser. Start again from the sign-in page.",
+        ),
+        oidc::LoginError::Refused(Refused::Person) => {
+            (StatusCode::FORBIDDEN, "The identity provider says that this account is disabled or deleted.")
+        }
+        oidc::LoginError::Token(Refusal::NoKeys) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "The identity provider's keys could not be fetched yet. Try again in a moment.",
+        ),
+        oidc::LoginError::Refused(Refused::Client)
         | oidc::LoginError::NotUnderstood
         | oidc::LoginError::NoIdToken
         | oidc::LoginError::Token(_)
@@ -103,7 +129,7 @@ pub(super) async fn with_password(visit: &Visit<'_>) -> Page {
     let outcome = |page, outcome| {
         with(page, Visited::SignIn { provider: "password".to_owned(), outcome, name: Some(tried.clone()) })
     };
-    let wrong = |status, words: &str| choose(visit, status, &return_to, Some(words));
+    let wrong = |status, words: &str| choose(visit, status, &return_to, &tried, Some(words));
     match visit.parts.authn.sign_in(name, password.into(), visit.address).await {
         Ok(user) => match visit.signed_in(&user, Proved::default(), &return_to).await {
             Ok(page) => outcome(page, "done"),
@@ -128,7 +154,7 @@ pub(super) async fn with_password(visit: &Visit<'_>) -> Page {
     }
 }
 
-fn choose(visit: &Visit<'_>, status: StatusCode, return_to: &ReturnPath, wrong: Option<&str>) -> Page {
+fn choose(visit: &Visit<'_>, status: StatusCode, return_to: &ReturnPath, username: &str, wrong: Option<&str>) -> Page {
     let sign_in = visit.sign_in;
     if !sign_in.is_possible() {
         let words =
@@ -149,6 +175,7 @@ fn choose(visit: &Visit<'_>, status: StatusCode, return_to: &ReturnPath, wrong: 
         choices,
         password_form: sign_in.password_form,
         return_to: return_to.as_str(),
+        username,
         wrong,
     };
     visit.show(status, html::sign_in(&page))

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::to_bytes;
+use axum::response::IntoResponse as _;
 use axum::routing::{MethodRouter, delete, get, patch, post};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
@@ -40,6 +41,7 @@ mod refusal;
 mod resource_permissions;
 mod role_permissions;
 mod roles;
+mod scoped;
 mod sessions;
 mod shapes;
 mod sharing;
@@ -128,6 +130,13 @@ impl Pages {
         self.sign_in.as_ref().is_some_and(|sign_in| sign_in.is_possible())
     }
 
+    /// The address of the page on which users manage their access tokens.
+    #[must_use]
+    pub fn account_page(&self) -> String {
+        let public = self.parts.reached.public_url.as_ref().map(|url| url.as_str().trim_end_matches('/'));
+        format!("{}/auth/account", public.unwrap_or_default())
+    }
+
     /// Whether nobody needs to be signed in for this canonical path.
     #[must_use]
     pub fn is_public(path: &str) -> bool {
@@ -176,11 +185,15 @@ impl Pages {
         request: http::Request<Bytes>,
     ) -> http::Response<Bytes> {
         let (mut head, body) = request.into_parts();
+        let refusal = scoped::check(&identity.limits, head.uri.path()).err();
         head.extensions.insert(Caller { identity, address, body });
         let request = http::Request::from_parts(head, axum::body::Body::empty());
-        let response = match self.router.clone().oneshot(request).await {
-            Ok(response) => response,
-            Err(never) => match never {},
+        let response = match refusal {
+            Some(refusal) => refusal.into_response(),
+            None => match self.router.clone().oneshot(request).await {
+                Ok(response) => response,
+                Err(never) => match never {},
+            },
         };
         let (mut head, body) = response.into_parts();
         // Secrets and other people's names: for this caller and this moment only.
@@ -210,6 +223,7 @@ fn router() -> Router<Arc<Parts>> {
         .route("/auth/account/tokens", post(account::create_token))
         .route("/auth/account/tokens/{id}/rotate", post(account::rotate_token))
         .route("/auth/account/tokens/{id}/revoke", post(account::revoke_token))
+        .route("/auth/account/password", post(account::change_password))
         .route("/auth/account/sessions/end-others", post(account::end_other_sessions))
         .route("/auth/account/sessions/{id}/end", post(account::end_session))
         .route("/auth/api/v1/me", get(users::me))

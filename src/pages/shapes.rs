@@ -224,7 +224,7 @@ fn moment(at: Timestamp) -> Option<String> {
 
 /// For people, to the minute: `2026-11-21 09:30 UTC`.
 pub(super) fn minute(at: Timestamp) -> String {
-    point_in_time(at).map_or_else(String::new, |at| format!("{} {:02}:{:02} UTC", at.date(), at.hour(), at.minute()))
+    at.minute()
 }
 
 fn point_in_time(at: Timestamp) -> Option<OffsetDateTime> {

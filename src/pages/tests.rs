@@ -940,7 +940,7 @@ impl World {
             address: "192.0.2.7".to_owned(),
             agent: "Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0".to_owned(),
         };
-        (self.store.create_session(&actor(), &session).await.unwrap().id.0, secret)
+        (self.store.create_session(&actor(), &session, 50).await.unwrap().id.0, secret)
     }
 
     async fn ask_from(&self, session: &SessionSecret, request: &str, form: &str) -> http::Response<Bytes> {
@@ -1097,17 +1097,129 @@ async fn a_form_of_another_page_or_time_changes_nothing() {
     let wrong = format!("form_token={fresh}&name=x&expires_in_days=30&only=everything");
     let wrong = world.ask_from(&alice, "POST /auth/account/tokens", &wrong).await;
     assert_eq!(wrong.status(), 400);
-    assert!(text(&wrong).contains("role=\"alert\"") && text(&wrong).contains("is not a scope"));
+    assert!(text(&wrong).contains("role=\"alert\"") && text(&wrong).contains("is not an experiment, model or prompt"));
+}
+
+#[tokio::test]
+async fn a_form_that_is_refused_keeps_its_fields() {
+    let world = World::new().await;
+    let (_, alice) = world.browser("alice").await;
+    let token = form_token(&world.ask_from(&alice, "GET /auth/account", "").await);
+    let form = format!(
+        "form_token={token}&name=nightly+%3Cjob%3E&expires_in_days=7&read_only=yes&only=experiment%3A1%0D%0Aeverything"
+    );
+    let page = world.ask_from(&alice, "POST /auth/account/tokens", &form).await;
+    assert_eq!(page.status(), 400);
+    let page = text(&page).to_owned();
+    let escaped = "nightly &#60;job&#62;";
+    for kept in [format!("value=\"{escaped}\""), "value=\"7\" selected".to_owned(), "value=\"yes\" checked".to_owned()]
+    {
+        assert!(page.contains(&kept), "{kept}: {page}");
+    }
+    assert!(page.contains(">experiment:1\r\neverything</textarea>"), "{page}");
+    let no_name = format!("form_token={token}&name=&expires_in_days=7&only=experiment%3A1");
+    let page = world.ask_from(&alice, "POST /auth/account/tokens", &no_name).await;
+    assert!(text(&page).contains(">experiment:1</textarea>"));
+}
+
+#[tokio::test]
+async fn a_password_is_changed_on_the_account_page_and_tokens_are_revoked_if_wanted() {
+    for revoke in [true, false] {
+        let world = World::new().await;
+        let (_, here) = world.browser("alice").await;
+        let (_, elsewhere) = world.browser("alice").await;
+        let page = world.ask_from(&here, "GET /auth/account", "").await;
+        let token = form_token(&page);
+        assert!(text(&page).contains("name=\"revoke_tokens\" value=\"yes\" checked"), "it is offered");
+        let more = if revoke { "&revoke_tokens=yes" } else { "" };
+        let form = |current: &str, new: &str| {
+            format!("form_token={token}&current_password={current}&new_password={new}{more}")
+        };
+        for (current, new, said) in [
+            ("wrong", "a-new-password", "does not match"),
+            ("alice-password", "short", "at least 12"),
+            ("alice-password", "alice-password", "must differ"),
+        ] {
+            let refused = world.ask_from(&here, "POST /auth/account/password", &form(current, new)).await;
+            assert!(refused.status() == 400 && text(&refused).contains(said), "{said}: {}", text(&refused));
+            assert!(!text(&refused).contains("a-new-password"), "passwords are not kept in the form");
+        }
+        let done =
+            world.ask_from(&here, "POST /auth/account/password", &form("alice-password", "a-new-password")).await;
+        assert!(done.status() == 200 && text(&done).contains("role=\"status\""), "{}", text(&done));
+        assert!(!world.is_signed_in(&here).await && !world.is_signed_in(&elsewhere).await);
+        let live = world.store.tokens_of(world.store.user_by_name("alice").await.unwrap().unwrap().id).await.unwrap();
+        assert_eq!(live.iter().all(|token| token.revoked.is_some()), revoke);
+    }
+}
+
+#[tokio::test]
+async fn resetting_a_password_revokes_the_users_tokens_and_changing_it_does_so_if_wanted() {
+    let live = async |world: &World, name: &str| {
+        let user = world.store.user_by_name(name).await.unwrap().unwrap();
+        world.store.tokens_of(user.id).await.unwrap().iter().filter(|token| token.revoked.is_none()).count()
+    };
+    let request = "PATCH /api/2.0/mlflow/users/update-password";
+    let world = World::new().await;
+    let before = live(&world, "alice").await;
+    assert!(before > 0);
+    let own = |more: &str| {
+        format!(r#"{{"username":"alice","current_password":"alice-password","password":"a-new-password"{more}}}"#)
+    };
+    assert_eq!(world.ask("alice", request, &own(r#","revoke_tokens":"yes""#)).await.status(), 400);
+    assert_eq!(world.ask("alice", request, &own("")).await.status(), 200);
+    assert_eq!(live(&world, "alice").await, before);
+    let world = World::new().await;
+    assert_eq!(world.ask("alice", request, &own(r#","revoke_tokens":true"#)).await.status(), 200);
+    assert_eq!(live(&world, "alice").await, 0);
+    let world = World::new().await;
+    let reset = r#"{"username":"alice","password":"a-new-password"}"#;
+    assert_eq!(world.ask("admin", request, reset).await.status(), 200);
+    assert_eq!(live(&world, "alice").await, 0);
+}
+
+#[tokio::test]
+async fn a_scoped_token_shares_nothing_and_sees_nothing_of_its_owners_account() {
+    let world = World::new().await;
+    world.browser("alice").await;
+    for (request, body) in [
+        (
+            "POST /api/2.0/mlflow/experiments/permissions/create",
+            r#"{"experiment_id":"1","username":"bob","permission":"READ"}"#,
+        ),
+        (
+            "POST /api/3.0/mlflow/users/permissions/grant",
+            r#"{"username":"bob","resource_type":"experiment","resource_id":"1","permission":"READ"}"#,
+        ),
+        ("PUT /auth/api/v1/grants", r#"{"to":{"user":"bob"},"on":{"experiment_id":"1"},"permission":"READ"}"#),
+        ("GET /auth/api/v1/grants?experiment_id=1", ""),
+        ("GET /auth/api/v1/sessions", ""),
+        ("GET /auth/account", ""),
+        ("GET /api/3.0/mlflow/users/current/permissions", ""),
+        ("GET /api/2.0/mlflow/users/get?username=alice", ""),
+        ("GET /api/2.0/mlflow/users/list", ""),
+        ("GET /api/3.0/mlflow/users/roles/list?username=alice", ""),
+        ("GET /auth/api/v1/explain?operation=GetRun&resource=experiment:2", ""),
+    ] {
+        let answer = world.ask("alice/e1", request, body).await;
+        assert_eq!(answer.status(), 403, "{request}: {}", text(&answer));
+        assert!(text(&answer).contains("scope"), "{}", text(&answer));
+    }
+    let listed = world.ask("alice/e1", "GET /auth/api/v1/tokens", "").await;
+    let listed: serde_json::Value = serde_json::from_slice(listed.body()).unwrap();
+    assert_eq!(listed["tokens"].as_array().unwrap().len(), 1);
+    assert_eq!(world.ask("alice/e1", "GET /auth/api/v1/me", "").await.status(), 200);
 }
 
 #[tokio::test]
 async fn a_token_looks_at_the_account_and_changes_nothing() {
     let world = World::new().await;
-    let page = world.ask("alice/e1", "GET /auth/account", "").await;
+    let page = world.ask("alice/ro", "GET /auth/account", "").await;
     assert_eq!(page.status(), 200);
     assert!(!text(&page).contains("form_token"));
-    for request in ["tokens", "tokens/1/revoke", "tokens/1/rotate", "sessions/1/end", "sessions/end-others"] {
-        let answer = world.ask("alice/e1", &format!("POST /auth/account/{request}"), "form:name=x").await;
+    for request in ["tokens", "tokens/1/revoke", "tokens/1/rotate", "sessions/1/end", "sessions/end-others", "password"]
+    {
+        let answer = world.ask("alice/ro", &format!("POST /auth/account/{request}"), "form:name=x").await;
         assert_eq!(answer.status(), 403, "{request}");
     }
 }

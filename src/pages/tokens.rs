@@ -1,6 +1,6 @@
 //! Access tokens of one's own: `/auth/api/v1/tokens`.
 //!
-//! A token may see its owner's tokens and end itself, and nothing else here: whoever steals one cannot make another, and
+//! A token without resource scopes sees its owner's tokens; every token may end itself, and nothing else here: whoever steals one cannot make another, and
 //! it ends when it was to end. An administrator sees and ends other people's, never makes them.
 
 use std::sync::Arc;
@@ -21,11 +21,15 @@ const DAY: Duration = Duration::from_hours(24);
 /// The longest name of a token, in characters.
 const MAX_NAME_CHARS: usize = 255;
 
-/// `GET /auth/api/v1/tokens[?user=]`: newest first, ended ones included, secrets never.
+/// `GET /auth/api/v1/tokens[?user=]`: newest first, ended ones included, secrets never. A token with resource scopes sees
+/// itself only.
 pub(super) async fn list(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer {
     let (owner, name) = owner(&parts, &asked, Requirement::Admin { change: false }).await?;
     let now = parts.clock.now();
-    let tokens = parts.store.tokens_of(owner).await?;
+    let mut tokens = parts.store.tokens_of(owner).await?;
+    if !asked.identity.limits.resources.is_empty() {
+        tokens.retain(|token| asked.identity.scheme == Scheme::Token(token.id));
+    }
     let tokens: Vec<_> = tokens.iter().map(|token| shapes::token(token, &name, now)).collect();
     Ok(shapes::Shape::ok(json!({ "tokens": tokens })))
 }

@@ -14,7 +14,7 @@ use super::{Answer, Parts, Refusal, shapes};
 use crate::authz::{Requirement, Scheme, Subject};
 use crate::config;
 use crate::http::Reply;
-use crate::store::{self, User};
+use crate::store::{self, AccessTokens, User};
 
 /// MLflow's own bound.
 const MIN_PASSWORD_CHARS: usize = 12;
@@ -98,32 +98,56 @@ pub(super) async fn current(asked: Asked) -> Answer {
 }
 
 /// `PATCH users/update-password`: one's own with `current_password`, anybody's for an administrator.
+///
+/// Beyond MLflow: `revoke_tokens` also revokes one's own access tokens. An administrator's reset always revokes the user's.
 pub(super) async fn update_password(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer {
     refuse_tokens(&asked, "change passwords")?;
     let params = asked.params()?;
     let name = params.text("username")?;
-    if !asked.is(name) {
-        parts.require(&asked, Requirement::Admin { change: true })?;
+    if asked.is(name) {
+        let new = params.text_or_null("password")?;
+        let current = params.optional_text("current_password")?.unwrap_or_default();
+        let tokens = match params.optional_boolean("revoke_tokens")? {
+            Some(true) => AccessTokens::Revoke,
+            Some(false) | None => AccessTokens::Keep,
+        };
+        parts.change_own_password(&asked, current, new, tokens).await?;
+        return Ok(shapes::Shape::done());
     }
+    parts.require(&asked, Requirement::Admin { change: true })?;
     let password = params.text_or_null("password")?;
     let user = parts.user(name).await?;
-    if asked.is(name) {
-        let current = params.optional_text("current_password")?.filter(|current| !current.is_empty());
-        let Some(current) = current else {
-            return Err(Reply::invalid("Current password is required when changing your own password.").into());
-        };
-        if !parts.authn.verify_password(&user, current.into(), asked.address).await? {
-            return Err(Reply::invalid("Current password does not match.").into());
-        }
-        if password == current {
-            return Err(Reply::invalid("New password must differ from the current password.").into());
-        }
-    }
     let hash = parts.authn.hash_password(new_password(password)?).await?;
-    let changed = parts.store.set_password(&asked.actor(), user.id, &hash).await;
+    let changed = parts.store.set_password(&asked.actor(), user.id, &hash, AccessTokens::Revoke).await;
     parts.authn.forget(user.id);
     changed.map_err(|error| gone(error, name))?;
     Ok(shapes::Shape::done())
+}
+
+impl Parts {
+    /// Replaces the caller's password, who proves the current one. Returns the number of access tokens that were revoked.
+    pub(super) async fn change_own_password(
+        &self,
+        asked: &Asked,
+        current: &str,
+        new: &str,
+        tokens: AccessTokens,
+    ) -> Result<u64, Refusal> {
+        let user = self.user(&asked.identity.name).await?;
+        if current.is_empty() {
+            return Err(Reply::invalid("Current password is required when changing your own password.").into());
+        }
+        if !self.authn.verify_password(&user, current.into(), asked.address).await? {
+            return Err(Reply::invalid("Current password does not match.").into());
+        }
+        if new == current {
+            return Err(Reply::invalid("New password must differ from the current password.").into());
+        }
+        let hash = self.authn.hash_password(new_password(new)?).await?;
+        let changed = self.store.set_password(&asked.actor(), user.id, &hash, tokens).await;
+        self.authn.forget(user.id);
+        changed.map_err(|error| gone(error, &user.name))
+    }
 }
 
 /// `PATCH users/update-admin`. MLflow also takes numbers for `is_admin`, and lets the last administrator leave.

@@ -173,6 +173,10 @@ impl Visit<'_> {
         self.end_session("signed in anew").await?;
         let secret = SessionSecret::generate();
         let Proved { provider, issuer, subject, sid, tokens, refresh_at } = session;
+        let limits = &self.sign_in.session;
+        // A provider that is never asked again cannot say that something has changed.
+        let is_unconfirmed = provider.is_some() && refresh_at.is_none();
+        let lifetime = if is_unconfirmed { limits.lifetime.min(limits.unconfirmed) } else { limits.lifetime };
         let new = NewSession {
             hash: secret.hash(),
             user: user.id,
@@ -181,12 +185,12 @@ impl Visit<'_> {
             subject,
             sid,
             tokens,
-            expires: self.parts.clock.now().plus(self.sign_in.session.lifetime),
+            expires: self.parts.clock.now().plus(lifetime),
             refresh_at,
             address: self.address.to_string(),
             agent: agent(&self.head.headers),
         };
-        self.parts.store.create_session(&self.actor(&user.name), &new).await?;
+        self.parts.store.create_session(&self.actor(&user.name), &new, limits.max_per_user).await?;
         let mut response = see_other(to.as_str());
         add_cookie(&mut response, SESSION_COOKIE, secret.reveal(), Keep::WhileOpen);
         Ok(response)

@@ -89,11 +89,11 @@ impl Error {
         }
     }
 
-    /// The answer, and its trace in the record and the log.
-    pub(super) fn into_response(self, record: &mut Record) -> Response {
+    /// The answer, and its trace in the record and the log. `account`: the address of the account page.
+    pub(super) fn into_response(self, account: &str, record: &mut Record) -> Response {
         record.failed(&self);
         match self {
-            Self::Authn(error) => own::unauthenticated(&error, record.is_browser_xhr()),
+            Self::Authn(error) => own::unauthenticated(&error, account, record.is_browser_xhr()),
             Self::SignIn(location) => own::to_sign_in(location),
             other => other.reply().into_response(),
         }

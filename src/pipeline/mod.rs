@@ -84,7 +84,7 @@ impl Proxy {
             Ok(response) => response,
             Err(error) => {
                 self.discard(body);
-                error.into_response(&mut record)
+                error.into_response(&self.pages.account_page(), &mut record)
             }
         };
         record.finish(answer)

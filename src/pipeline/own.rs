@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use super::{Checked, Error, Proxy, Record};
-use crate::authn::{self, Shown};
+use crate::authn::{self, Reason, Shown};
 use crate::authz::Identity;
 use crate::http::{Body, ErrorCode, Reply, Response, navigates, read_bounded};
 use crate::pages::Denial;
@@ -110,19 +110,11 @@ pub(super) fn to_sign_in(location: HeaderValue) -> Response {
 
 /// 401 in MLflow's text form with a Basic challenge; for the browser's own XHR in JSON and without, or it would pop up a
 /// log-in box over the page.
-pub(super) fn unauthenticated(error: &authn::Error, browser_xhr: bool) -> Response {
+pub(super) fn unauthenticated(error: &authn::Error, account: &str, browser_xhr: bool) -> Response {
     match error {
-        authn::Error::Missing | authn::Error::Failed(_) if browser_xhr => {
-            Reply::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthenticated, NOT_AUTHENTICATED).into_response()
-        }
-        authn::Error::Missing | authn::Error::Failed(_) => {
-            let mut response = Response::new(Body::from(Bytes::from_static(NOT_AUTHENTICATED.as_bytes())));
-            *response.status_mut() = StatusCode::UNAUTHORIZED;
-            let headers = response.headers_mut();
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"mlflow\""));
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
-            headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-            response
+        authn::Error::Missing => nobody(NOT_AUTHENTICATED.to_owned(), browser_xhr),
+        authn::Error::Failed(reason) => {
+            nobody(told(*reason, account).unwrap_or_else(|| NOT_AUTHENTICATED.to_owned()), browser_xhr)
         }
         authn::Error::TooManyAttempts { retry_after } => {
             let seconds = retry_after.as_secs().max(1);
@@ -147,6 +139,42 @@ pub(super) fn unauthenticated(error: &authn::Error, browser_xhr: bool) -> Respon
         .into_response(),
         authn::Error::Store(_) => store_unavailable().into_response(),
     }
+}
+
+fn nobody(message: String, browser_xhr: bool) -> Response {
+    if browser_xhr {
+        return Reply::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthenticated, message).into_response();
+    }
+    let mut response = Response::new(Body::from(Bytes::from(message)));
+    *response.status_mut() = StatusCode::UNAUTHORIZED;
+    let headers = response.headers_mut();
+    headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"mlflow\""));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// The reason, for callers who proved a secret that was valid once. Holds nothing from the request.
+fn told(reason: Reason, account: &str) -> Option<String> {
+    if !reason.is_told() {
+        return None;
+    }
+    Some(match reason {
+        Reason::ExpiredToken(at) => {
+            format!("This access token expired on {}. Create a new one at {account}", at.minute())
+        }
+        Reason::RevokedToken(at) => {
+            format!("This access token was revoked on {}. Create a new one at {account}", at.minute())
+        }
+        Reason::OwnerSuspended => {
+            format!("The identity provider signed this account out. Sign in again at {account} and repeat the request.")
+        }
+        Reason::OwnerOutOfTouch => {
+            format!("This account has not signed in for too long. Sign in at {account} and repeat the request.")
+        }
+        _ => "This account is disabled at the identity provider, or in no group that may sign in here. Ask an administrator."
+            .to_owned(),
+    })
 }
 
 /// 503: when we cannot look, the answer is no.

@@ -23,12 +23,12 @@ mod users;
 pub use audit::{Actor, AuditEntry};
 pub use effects::{Effect, Intent};
 pub use grants::GrantRow;
-pub use people::{Person, Seen};
+pub use people::{Occasion, Person, Seen};
 pub use roles::{Assignment, Role};
-pub use sessions::{Lease, NewSession, Session};
+pub use sessions::{Lease, NewSession, Session, Whose};
 pub use standing::Standing;
 pub use tokens::{NewToken, Token};
-pub use users::User;
+pub use users::{AccessTokens, User};
 
 /// The database, behind two pools: one writer, several readers.
 ///

@@ -38,6 +38,15 @@ pub struct Seen<'a> {
     pub allowed: bool,
 }
 
+/// The event that brought claims about a user.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Occasion {
+    /// An interactive sign-in, which ends a suspension.
+    SignIn,
+    /// A refreshed session or a bearer token. A suspension stays, because the provider ended another session since.
+    Refresh,
+}
+
 impl Store {
     /// The user that this issuer calls this.
     ///
@@ -52,16 +61,16 @@ impl Store {
     }
 
     /// Writes down what a provider says of somebody: an account is made at the first meeting, their groups are kept, and
-    /// what suspended their tokens is over. A name that changed follows, unless somebody else has the new one.
+    /// a sign-in ends the suspension of their tokens. A name that changed follows, unless somebody else has the new one.
     ///
     /// An account of that name without a password and without a provider waits for its owner and becomes theirs.
     /// Nothing is announced, and no audit row written, when nothing but the moment is new.
     ///
     /// # Errors
     /// [`Error::NameTaken`] when somebody new has the name of another.
-    pub async fn meet(&self, actor: &Actor, seen: Seen<'_>) -> Result<User> {
+    pub async fn meet(&self, actor: &Actor, seen: Seen<'_>, occasion: Occasion) -> Result<User> {
         if let Some(user) = self.user_by_identity(seen.issuer, seen.subject).await?
-            && says_nothing_new(&user, seen)
+            && says_nothing_new(&user, seen, occasion)
         {
             if self.clock.now().since(user.person.as_ref().map_or(Timestamp(0), |person| person.seen)) < SEEN_EVERY {
                 return Ok(user);
@@ -81,7 +90,7 @@ impl Store {
             }
             None => (change.new_person(seen).await?, "person.create"),
         };
-        change.write_person(id, seen).await?;
+        change.write_person(id, seen, occasion).await?;
         let user = change.user(id).await?;
         let detail = format!("{} groups, {}", seen.groups.len(), words(seen));
         change.commit(actor, action, format!("user:{}", user.name), detail).await?;
@@ -122,8 +131,9 @@ impl Store {
         change.commit(actor, "person.update", format!("user:{}", user.name), detail).await
     }
 
-    /// Somebody may not come in any more, as a provider's list of people said at this moment; groups stay as they were
-    /// known. Does nothing when the provider was heard of since, or they may not already.
+    /// Refuses a user from now on, as the provider answered at this moment: access tokens stop and sessions end in the same
+    /// transaction. Groups stay as they were known. Does nothing when the provider was heard of since, or when the user is
+    /// refused already.
     ///
     /// # Errors
     /// As every method.
@@ -138,7 +148,9 @@ impl Store {
         if disallowed.execute(change.on()).await?.rows_affected() == 0 {
             return Ok(());
         }
-        change.commit(actor, "person.update", format!("user:{}", user.name), why.to_owned()).await
+        let ended = sqlx::query("DELETE FROM sessions WHERE user_id = $1").bind(user.id.0).execute(change.on()).await?;
+        let detail = format!("{why}; {} sessions ended", ended.rows_affected());
+        change.commit(actor, "person.update", format!("user:{}", user.name), detail).await
     }
 
     /// The people whom this issuer knows; programs are none.
@@ -153,7 +165,7 @@ impl Store {
         users.bind(issuer).fetch_all(&self.readers).await?.iter().map(rows::user).collect()
     }
 
-    /// Lets somebody's access tokens rest until the provider is heard of again.
+    /// Suspends a user's access tokens until their next sign-in.
     ///
     /// # Errors
     /// [`Error::NotFound`].
@@ -172,13 +184,13 @@ impl Store {
 /// How often it is written down that nothing is new.
 const SEEN_EVERY: Duration = Duration::from_mins(1);
 
-fn says_nothing_new(user: &User, seen: Seen<'_>) -> bool {
+fn says_nothing_new(user: &User, seen: Seen<'_>, occasion: Occasion) -> bool {
     user.name == seen.name
         && user.person.as_ref().is_some_and(|person| {
             person.groups == seen.groups
                 && person.admin == seen.admin
                 && person.allowed == seen.allowed
-                && person.suspended.is_none()
+                && (occasion != Occasion::SignIn || person.suspended.is_none())
         })
 }
 
@@ -235,12 +247,12 @@ impl Change {
         Ok(())
     }
 
-    async fn write_person(&mut self, id: UserId, seen: Seen<'_>) -> Result<()> {
+    async fn write_person(&mut self, id: UserId, seen: Seen<'_>, occasion: Occasion) -> Result<()> {
         let (at, groups) = (self.at.0, serde_json::Value::from(seen.groups).to_string());
         sqlx::query(
             "UPDATE users SET issuer = $1, subject = $2, groups = $3, group_admin = $4, allowed = $5, seen = $6,
-                    suspended = NULL
-             WHERE id = $7",
+                    suspended = CASE WHEN $7 THEN NULL ELSE suspended END
+             WHERE id = $8",
         )
         .bind(seen.issuer)
         .bind(seen.subject)
@@ -248,6 +260,7 @@ impl Change {
         .bind(seen.admin)
         .bind(seen.allowed)
         .bind(at)
+        .bind(occasion == Occasion::SignIn)
         .bind(id.0)
         .execute(self.on())
         .await?;

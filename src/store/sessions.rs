@@ -3,8 +3,8 @@
 //! The cookie's secret is kept as a hash only, the provider's tokens sealed. Ending one raises the revision, so that
 //! every process forgets it; using and refreshing one does not.
 
-use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{QueryBuilder, Row as _, Sqlite};
 
 use super::{Actor, Error, Result, Store};
 use crate::authz::{SessionId, UserId};
@@ -58,15 +58,28 @@ pub struct Lease {
     pub until: Timestamp,
 }
 
+/// The sessions of which providers are leased.
+#[derive(Clone, Copy, Debug)]
+pub enum Whose<'a> {
+    AllBut(&'a [&'a str]),
+    Only(&'a str),
+}
+
 impl Store {
-    /// Makes a session.
+    /// Makes a session. A user has `at_most` of them: those that were not used for longest end.
     ///
     /// # Errors
     /// [`Error::NotFound`] when the user is gone.
-    pub async fn create_session(&self, actor: &Actor, new: &NewSession) -> Result<Session> {
+    pub async fn create_session(&self, actor: &Actor, new: &NewSession, at_most: u32) -> Result<Session> {
         let mut change = self.change().await?;
         let user = change.user(new.user).await?;
         let at = change.at.0;
+        let surplus = sqlx::query(
+            "DELETE FROM sessions WHERE user_id = $1 AND id NOT IN (
+                 SELECT id FROM sessions WHERE user_id = $1 ORDER BY last_used DESC, id DESC LIMIT $2)",
+        );
+        let surplus = surplus.bind(new.user.0).bind(i64::from(at_most).saturating_sub(1));
+        let surplus = surplus.execute(change.on()).await?.rows_affected();
         let row = sqlx::query(
             "INSERT INTO sessions (hash, user_id, provider, issuer, subject, sid, tokens, created, last_used, expires,
                                    refresh_at, address, agent)
@@ -90,7 +103,10 @@ impl Store {
         .fetch_one(change.on())
         .await?;
         let session = session(&row)?;
-        let how = new.provider.as_deref().unwrap_or("password").to_owned();
+        let mut how = new.provider.as_deref().unwrap_or("password").to_owned();
+        if surplus > 0 {
+            how.push_str(&format!("; {surplus} sessions ended, because the user has too many"));
+        }
         change.commit(actor, "session.create", format!("user:{}", user.name), how).await?;
         Ok(session)
     }
@@ -207,44 +223,37 @@ impl Store {
         Ok(Some(users))
     }
 
-    /// Sessions whose refresh is due and that nobody is refreshing; each is leased for `milliseconds`. Idle ones, last used
-    /// before `idle_since`, and ended ones are left alone.
+    /// Leases sessions whose refresh is due for `milliseconds` each, so that nobody else refreshes them. Idle ones, last
+    /// used before `idle_since`, and ended ones are left alone.
     ///
     /// # Errors
     /// As every method.
     pub async fn lease_due_sessions(
         &self,
+        whose: Whose<'_>,
         idle_since: Timestamp,
         milliseconds: i64,
         at_most: i64,
     ) -> Result<Vec<Lease>> {
         let now = self.clock.now().0;
         // Mostly there is none, and then nobody needs the write lock.
-        let due: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM sessions WHERE refresh_at <= $1")
-            .bind(now)
-            .fetch_one(&self.readers)
-            .await?;
+        let mut count = QueryBuilder::new("SELECT COUNT(*) FROM sessions WHERE ");
+        push_due(&mut count, whose, idle_since.0, now);
+        let due: i64 = count.build_query_scalar().fetch_one(&self.readers).await?;
         if due == 0 {
             return Ok(Vec::new());
         }
         let until = now.saturating_add(milliseconds);
-        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
-        let rows = sqlx::query(
-            "UPDATE sessions SET refresh_lease = $1 WHERE id IN (
-                 SELECT id FROM sessions
-                 WHERE refresh_at <= $2 AND refresh_lease < $3 AND last_used >= $4 AND expires > $5
-                 ORDER BY refresh_at LIMIT $6)
+        let mut lease = QueryBuilder::new("UPDATE sessions SET refresh_lease = ");
+        lease.push_bind(until).push(" WHERE id IN (SELECT id FROM sessions WHERE ");
+        push_due(&mut lease, whose, idle_since.0, now);
+        lease.push(" ORDER BY refresh_at LIMIT ").push_bind(at_most).push(
+            ")
              RETURNING id, user_id, provider, issuer, subject, sid, tokens, created, last_used, expires, refresh_at,
                        failures, address, agent",
-        )
-        .bind(until)
-        .bind(now)
-        .bind(now)
-        .bind(idle_since.0)
-        .bind(now)
-        .bind(at_most)
-        .fetch_all(&mut *tx)
-        .await?;
+        );
+        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let rows = lease.build().fetch_all(&mut *tx).await?;
         tx.commit().await?;
         rows.iter().map(|row| Ok(Lease { session: session(row)?, until: Timestamp(until) })).collect()
     }
@@ -304,6 +313,22 @@ impl Store {
             .execute(&self.writer)
             .await?;
         Ok(swept.rows_affected())
+    }
+}
+
+/// The condition under which a session is to be refreshed.
+fn push_due(query: &mut QueryBuilder<Sqlite>, whose: Whose<'_>, idle_since: i64, now: i64) {
+    query.push("refresh_at <= ").push_bind(now).push(" AND refresh_lease < ").push_bind(now);
+    query.push(" AND last_used >= ").push_bind(idle_since).push(" AND expires > ").push_bind(now);
+    match whose {
+        Whose::Only(provider) => {
+            query.push(" AND provider = ").push_bind(provider.to_owned());
+        }
+        Whose::AllBut(providers) => {
+            for provider in providers {
+                query.push(" AND provider <> ").push_bind((*provider).to_owned());
+            }
+        }
     }
 }
 

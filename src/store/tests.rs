@@ -92,7 +92,7 @@ async fn the_last_administrator_can_be_neither_deleted_nor_unmade() {
 async fn what_is_asked_of_a_missing_user_is_not_found() {
     let (store, _) = memory().await;
     let (nobody, hash) = (UserId(42), PasswordHash(String::new()));
-    assert!(matches!(store.set_password(&actor(), nobody, &hash).await, Err(Error::NotFound(_))));
+    assert!(matches!(store.set_password(&actor(), nobody, &hash, AccessTokens::Keep).await, Err(Error::NotFound(_))));
     assert!(matches!(store.set_admin(&actor(), nobody, true).await, Err(Error::NotFound(_))));
     assert!(matches!(store.delete_user(&actor(), nobody).await, Err(Error::NotFound(_))));
     assert!(matches!(token(&store, nobody, "ci").await, Err(Error::NotFound(_))));
@@ -412,7 +412,7 @@ async fn every_change_is_written_down_and_raises_the_revision() {
     let alice = user(&store, "alice").await;
     assert_eq!(store.revision().await.unwrap(), before + 1);
     let (_, made) = token(&store, alice.id, "ci").await.unwrap();
-    store.set_password(&actor(), alice.id, &PasswordHash("$secret$".to_owned())).await.unwrap();
+    store.set_password(&actor(), alice.id, &PasswordHash("$secret$".to_owned()), AccessTokens::Keep).await.unwrap();
     let grant = grant(Subject::User(alice.id), ResourceKind::Experiment, "12", Permission::Edit);
     store.set_grant(&actor(), &grant).await.unwrap();
     store.revoke_token(&actor(), made.id).await.unwrap();
@@ -697,7 +697,7 @@ async fn a_providers_list_is_followed_and_makes_and_wakes_nobody() {
         allowed,
     };
     let groups: &'static [String] = Box::leak(Box::new(["/a".to_owned()]));
-    let user = store.meet(&actor(), said(&[], true)).await.unwrap();
+    let user = store.meet(&actor(), said(&[], true), Occasion::SignIn).await.unwrap();
     store.suspend(&actor(), user.id, "logout").await.unwrap();
     let before = clock.now();
     clock.advance(Duration::from_secs(10));

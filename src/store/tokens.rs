@@ -170,6 +170,14 @@ impl Change {
         rows::token(&token.ok_or_else(|| not_found(id))?)
     }
 
+    /// Revokes every token of a user that still works; returns their number.
+    pub(super) async fn revoke_all_tokens(&mut self, user: UserId) -> Result<u64> {
+        let at = self.at.0;
+        let revoked =
+            sqlx::query("UPDATE tokens SET revoked = $1 WHERE user_id = $2 AND revoked IS NULL AND expires > $1");
+        Ok(revoked.bind(at).bind(user.0).execute(self.on()).await?.rows_affected())
+    }
+
     /// Refuses a name that another live token of the user has.
     async fn free_token_name(&mut self, user: UserId, name: &str, except: Option<TokenId>) -> Result<()> {
         let at = self.at.0;

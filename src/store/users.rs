@@ -37,6 +37,13 @@ impl User {
     }
 }
 
+/// What happens to a user's access tokens.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum AccessTokens {
+    Keep,
+    Revoke,
+}
+
 impl Store {
     /// Makes an account. Names that differ only in case are one name: policies and people compare them so.
     ///
@@ -106,11 +113,18 @@ impl Store {
         users.fetch_all(&self.readers).await?.iter().map(rows::user).collect()
     }
 
-    /// Replaces the password; sessions that began with the old one end, access tokens stay.
+    /// Replaces the password. Sessions that began with the old one end, and access tokens are kept or revoked, in the same
+    /// transaction. Returns the number of tokens that were revoked.
     ///
     /// # Errors
     /// [`Error::NotFound`].
-    pub async fn set_password(&self, actor: &Actor, user: UserId, password: &PasswordHash) -> Result<()> {
+    pub async fn set_password(
+        &self,
+        actor: &Actor,
+        user: UserId,
+        password: &PasswordHash,
+        tokens: AccessTokens,
+    ) -> Result<u64> {
         let mut change = self.change().await?;
         let user = change.user(user).await?;
         sqlx::query("UPDATE users SET password = $1 WHERE id = $2")
@@ -122,7 +136,15 @@ impl Store {
             .bind(user.id.0)
             .execute(change.on())
             .await?;
-        change.commit(actor, "user.password", target(&user.name), String::new()).await
+        let (revoked, detail) = match tokens {
+            AccessTokens::Keep => (0, "access tokens kept".to_owned()),
+            AccessTokens::Revoke => {
+                let revoked = change.revoke_all_tokens(user.id).await?;
+                (revoked, format!("{revoked} access tokens revoked"))
+            }
+        };
+        change.commit(actor, "user.password", target(&user.name), detail).await?;
+        Ok(revoked)
     }
 
     /// Makes or unmakes an administrator.

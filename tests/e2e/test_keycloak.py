@@ -4,11 +4,12 @@ import contextlib
 import socket
 import threading
 import time
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 import requests
 
-from harness import Http, Person, Proxy, unique, wait_until
+from harness import Http, Person, Proxy, secret, unique, wait_until
 from keycloak import Visitor, behind_keycloak, claims
 
 # The first of them waits for Keycloak to start.
@@ -136,14 +137,30 @@ def test_a_session_outlives_many_access_tokens(front, keycloak):
             time.sleep(1)
 
 
-def test_who_is_disabled_is_out_at_the_next_refresh(front, keycloak):
+def access_token(visitor):
+    """A client with an access token of this person."""
+    headers = {"Origin": visitor.front, "Sec-Fetch-Site": "same-origin", "Accept": "application/json"}
+    body = {"name": unique("laptop"), "expires_in_days": 7}
+    made = visitor.http.post(f"{visitor.front}/auth/api/v1/tokens", json=body, headers=headers, timeout=30)
+    assert made.status_code == 201, made.text
+    return Http(visitor.front, f"Bearer {secret(made.json()['token'])}")
+
+
+@pytest.mark.parametrize("leave", ["disable", "delete"])
+def test_who_is_disabled_or_deleted_is_out_at_the_next_refresh_with_every_access_token(front, keycloak, leave):
     name = keycloak.fresh_person("/ml/team-a")
+    # The other browser's session is not due for a while.
+    other = Visitor(front.url, keycloak)
+    other.sign_in(name)
     with short_tokens(keycloak, 15):
         visitor = Visitor(front.url, keycloak)
         visitor.sign_in(name)
-        assert visitor.me()
-        keycloak.change_user(name, enabled=False)
-        wait_until(lambda: visitor.me() is None, 40, "the session of the disabled is over", every=0.5)
+        token = access_token(visitor)
+        assert visitor.me() and token.get("/auth/api/v1/me").status_code == 200
+        getattr(keycloak, leave)(name)
+        wait_until(lambda: visitor.me() is None, 40, "the session is over", every=0.5)
+        assert token.get("/auth/api/v1/me").status_code == 401, "in the same step"
+        assert other.me() is None
 
 
 # ---- going
@@ -195,6 +212,17 @@ def test_one_signs_out_by_a_form_of_ours_and_by_nothing_else(front, keycloak):
                     {"Origin": "null", "Sec-Fetch-Site": "cross-site"}):
         assert visitor.post("/auth/logout", **headers).status_code == 403
         assert visitor.me()
+
+
+def test_another_persons_code_with_ones_own_state_is_refused_as_a_wrong_request(front, keycloak):
+    victim, attacker = Visitor(front.url, keycloak), Visitor(front.url, keycloak)
+    stolen = victim.fill(victim.begin(), keycloak.fresh_person("/ml/team-a")).headers["Location"]
+    own = attacker.fill(attacker.begin(), keycloak.fresh_person("/ml/team-b")).headers["Location"]
+    code = parse_qs(urlsplit(stolen).query)["code"][0]
+    query = parse_qs(urlsplit(own).query) | {"code": [code]}
+    mixed = attacker.get(f"{front.url}/auth/callback/keycloak?{urlencode(query, doseq=True)}")
+    assert mixed.status_code == 400 and "/auth/login" in mixed.text, f"{mixed.status_code} {mixed.text}"
+    assert attacker.me() is None
 
 
 def test_a_code_that_was_used_gives_nobody_a_second_session(front, keycloak):
@@ -356,5 +384,6 @@ def test_who_is_signed_in_stays_so_while_keycloak_is_down(front, keycloak):
         finally:
             keycloak.start()
         # Its sessions are kept in its database, so the refresh goes on where it stopped.
-        time.sleep(20)
+        done = front.counted("session_refreshes_total", outcome="done")
+        wait_until(lambda: front.counted("session_refreshes_total", outcome="done") > done, 20, "a refresh", every=0.5)
         assert visitor.me() is not None

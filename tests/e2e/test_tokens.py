@@ -122,6 +122,26 @@ def test_a_revoked_token_stops_at_once(alice):
     assert who(alice.with_token(made["token"], bearer=True)) == 401
 
 
+def test_who_proves_the_secret_of_a_token_that_ended_is_told_so_and_nobody_else(alice, proxy):
+    made = alice.token("told")
+    alice.call("DELETE", f"{TOKENS}/{made['id']}")
+    for token in (alice.with_token(made["token"]), alice.with_token(made["token"], bearer=True)):
+        answer = token.get("/auth/api/v1/me")
+        assert answer.status_code == 401 and "was revoked on" in answer.text and "/auth/account" in answer.text, answer.text
+    generic = proxy.person("stranger").with_token("mlap_" + made["token"][5:][::-1]).get("/auth/api/v1/me")
+    assert generic.status_code == 401 and "revoked" not in generic.text
+    others = proxy.person("thief").with_token(made["token"]).get("/auth/api/v1/me")
+    assert others.status_code == 401 and others.text == generic.text, "under another's name nothing is told"
+
+
+def test_a_refusal_names_the_scope_that_is_missing(alice, world):
+    token = alice.with_token(alice.token(scopes=[f"experiment:{world.experiment}"])["token"])
+    answer = token.get("/api/2.0/mlflow/registered-models/get", {"name": world.model})
+    assert answer.status_code == 403 and f"`registered_model:{world.model}`" in answer.json()["message"], answer.text
+    answer = token.post("/api/2.0/mlflow/registered-models/create", {"name": unique("new")})
+    assert answer.status_code == 403 and "registered_model:" in answer.json()["message"], answer.text
+
+
 def test_a_rotated_token_is_new_and_the_old_one_stops(alice):
     made = alice.token("rotating")
     old = alice.with_token(made["token"])

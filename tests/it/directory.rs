@@ -39,7 +39,11 @@ impl Listed {
         let world = World::with(|config| {
             let provider = config.providers.first_mut().unwrap();
             let issuer = provider.endpoint.issuer.replace("/realms/", "/admin/realms/");
-            provider.sync = Some(config::Sync { every: Duration::from_millis(200), realm: issuer.parse().unwrap() });
+            provider.sync = Some(config::Sync {
+                every: Duration::from_millis(200),
+                realm: issuer.parse().unwrap(),
+                by_default: false,
+            });
         });
         let listed = Self { world, said: Arc::default() };
         listed.client(&known());
@@ -291,4 +295,36 @@ fn a_client_whose_tokens_say_what_the_list_does_not_know_is_not_asked_about() {
     listed.scopes(&json!([{ "name": "x", "protocolMappers": mapper("oidc-sha256-pairwise-sub-mapper", "") }]));
     listed.say("one", unknown());
     eventually("the list counts again", || !people[0].is_signed_in());
+}
+
+#[test]
+fn a_refused_refresh_of_a_deleted_user_stops_their_tokens_at_once() {
+    let listed = Listed::start();
+    let mut person = listed.person("one");
+    let headers = format!("Content-Type: application/json\r\nOrigin: {}\r\n", crate::browser::PUBLIC);
+    let made = person.send("POST", "/auth/api/v1/tokens", &headers, r#"{"name":"ci","expires_in_days":1}"#);
+    let made: Value = serde_json::from_slice(&made.body).unwrap();
+    let bearer = format!("Authorization: Bearer {}\r\n", made["token"].as_str().unwrap());
+    let works = || listed.world.browser().send("GET", "/auth/api/v1/me", &bearer, "").status == 200;
+    assert!(works());
+    // Alone, so that the rounds do not believe it.
+    listed.say("one", unknown());
+    listed.two_rounds();
+    assert!(works());
+    listed.answers(TOKEN, |request| {
+        if request.body.contains("client_credentials") {
+            (200, own())
+        } else {
+            (400, json!({ "error": "invalid_grant", "error_description": "Session not active" }))
+        }
+    });
+    let store = listed.world.proxy.store();
+    let session = listed.world.sessions_of("one@example.com").remove(0);
+    listed.world.proxy.block_on(async {
+        let due = mlflow_auth_proxy::clock::Timestamp(0);
+        let lease = mlflow_auth_proxy::store::Lease { until: due, session: session.clone() };
+        store.refreshed(&lease, &session.tokens, Some(due), 0).await.unwrap();
+    });
+    eventually("the token stops", || !works());
+    assert!(!person.is_signed_in());
 }

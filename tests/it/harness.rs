@@ -247,6 +247,8 @@ fn configuration(upstream: SocketAddr, store: &tempfile::TempDir) -> config::Con
         session: config::Session {
             idle_timeout: Duration::from_hours(8),
             lifetime: Duration::from_hours(168),
+            unconfirmed: Duration::from_hours(8),
+            max_per_user: 50,
             keys: Vec::new(),
         },
         providers: Vec::new(),

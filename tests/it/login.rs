@@ -153,7 +153,8 @@ fn an_id_token_that_is_not_for_this_sign_in_signs_nobody_in() {
         claims[claim] = value.clone();
         world.grants(&claims);
         let answer = browser.callback(&world.right(&begun.state));
-        assert_eq!(answer.status, 502, "{claim}: {value}");
+        // A nonce of another sign-in comes with another's code; the rest is the provider's fault.
+        assert_eq!(answer.status, if claim == "nonce" { 400 } else { 502 }, "{claim}: {value}");
         assert!(!browser.jar.contains_key(SESSION), "{claim}: {value}");
     }
     let mut browser = world.browser();
@@ -228,7 +229,9 @@ fn no_link_makes_a_sign_in_end_elsewhere() {
 #[test]
 fn what_a_provider_says_in_the_address_is_not_shown() {
     let world = World::start();
-    for error in ["access_denied", "<script>alert(1)</script>", "call 0800-EVIL", "login_required"] {
+    for error in
+        ["access_denied", "<script>alert(1)</script>", "call 0800-EVIL", "login_required", "temporarily_unavailable"]
+    {
         let mut browser = world.browser();
         let begun = browser.begin("/");
         let said = [
@@ -238,7 +241,8 @@ fn what_a_provider_says_in_the_address_is_not_shown() {
             ("iss", &world.provider.issuer()),
         ];
         let answer = browser.callback(&query(&said));
-        assert_eq!(answer.status, 403, "{error}");
+        let status = if error == "temporarily_unavailable" { 503 } else { 403 };
+        assert_eq!(answer.status, status, "{error}");
         assert!(!answer.text().contains("EVIL") && !answer.text().contains("alert(1)"), "{}", answer.text());
         assert!(answer.header("content-security-policy").unwrap().contains("default-src 'none'"));
         assert_eq!(browser.attempts(), 0);
@@ -420,4 +424,79 @@ fn a_provider_that_is_away_is_said_so_and_nothing_breaks() {
     let answer = browser.open("/auth/login?provider=keycloak");
     assert_eq!(answer.status, 503);
     assert!(!browser.jar.keys().any(|name| name.starts_with(ATTEMPT)));
+}
+
+#[test]
+fn what_a_provider_refuses_because_of_the_request_is_no_trouble_of_the_providers() {
+    let refused = |error: &str| json!({ "error": error, "error_description": "Call 0800-EVIL" });
+    for (status, answer, shown) in [
+        (400, refused("invalid_grant"), 400),
+        (400, refused("invalid_request"), 400),
+        (400, json!({ "error": "invalid_grant", "error_description": "User disabled" }), 403),
+        (401, refused("invalid_client"), 502),
+        (500, refused("invalid_grant"), 503),
+    ] {
+        let world = World::start();
+        let mut browser = world.browser();
+        let begun = browser.begin("/");
+        let said = answer.clone();
+        world.answers(move |_| (status, said.clone()));
+        let page = browser.callback(&world.right(&begun.state));
+        assert_eq!(page.status, shown, "{status} {answer}");
+        assert!(!page.text().contains("EVIL") && page.text().contains("/auth/login"), "{}", page.text());
+        assert!(!browser.is_signed_in());
+    }
+    // A code of another browser's sign-in, at a provider that does not check PKCE.
+    let world = World::start();
+    let mut browser = world.browser();
+    let begun = browser.begin("/");
+    world.grants(&world.claims("the nonce of another"));
+    assert_eq!(browser.callback(&world.right(&begun.state)).status, 400);
+}
+
+#[test]
+fn an_unverified_address_is_explained_to_its_owner() {
+    let world = World::start();
+    let mut browser = world.browser();
+    let begun = browser.begin("/");
+    let mut claims = world.claims(&begun.nonce);
+    claims["email_verified"] = json!(false);
+    world.grants(&claims);
+    let page = browser.callback(&world.right(&begun.state));
+    assert_eq!(page.status, 403);
+    assert!(page.text().contains("Verify it there") && !page.text().contains("whose log"), "{}", page.text());
+}
+
+#[test]
+fn an_access_token_for_another_application_adds_no_groups() {
+    for (claims, is_ours) in [
+        (json!({ "aud": "account", "azp": "mlflow" }), true),
+        (json!({ "aud": "account", "client_id": "mlflow" }), true),
+        (json!({ "aud": ["account", "mlflow"] }), true),
+        (json!({ "aud": "account" }), false),
+        (json!({}), false),
+        (json!({ "aud": "mlflow", "azp": "grafana" }), false),
+        (json!({ "aud": "mlflow", "client_id": "grafana" }), false),
+        (json!({ "aud": "mlflow", "azp": 7 }), false),
+    ] {
+        let world = World::with(|config| {
+            config.providers[0].claims.groups = ["groups", "roles"]
+                .map(|claim| mlflow_auth_proxy::config::GroupSource { claim: claim.to_owned(), prefix: String::new() })
+                .to_vec();
+        });
+        let mut browser = world.browser();
+        let begun = browser.begin("/");
+        let id_claims = world.claims(&begun.nonce);
+        let mut access = claims.as_object().unwrap().clone();
+        for name in ["iss", "exp", "iat", "sub"] {
+            access.insert(name.to_owned(), id_claims[name].clone());
+        }
+        access.insert("roles".to_owned(), json!(["/ml/admins"]));
+        let mut answer = crate::browser::granted(&id_claims, "refresh-1", 300);
+        answer["access_token"] = json!(RSA.token("RS256", &serde_json::Value::Object(access)));
+        world.provider.answer(crate::browser::TOKEN, crate::provider::Answer::Json(answer));
+        assert_eq!(browser.callback(&world.right(&begun.state)).status, 303, "{claims}");
+        let me = browser.send("GET", "/auth/api/v1/me", "Sec-Fetch-Mode: cors\r\n", "");
+        assert_eq!(me.text().contains("/ml/admins"), is_ours, "{claims}: {}", me.text());
+    }
 }

@@ -250,3 +250,147 @@ fn a_cookie_that_is_almost_right_is_nobodys() {
     let both = format!("Cookie: {SESSION}={right}; {SESSION}={right}\r\nSec-Fetch-Mode: cors\r\n");
     assert_eq!(twice.send("GET", "/auth/api/v1/me", &both, "").status, 401, "two are as good as none");
 }
+
+/// Makes an access token in this browser; its `Authorization` line.
+fn access_token(browser: &mut crate::browser::Browser<'_>) -> String {
+    let headers = format!("Content-Type: application/json\r\nOrigin: {PUBLIC}\r\n");
+    let made = browser.send("POST", "/auth/api/v1/tokens", &headers, r#"{"name":"ci","expires_in_days":1}"#);
+    assert_eq!(made.status, 201, "{}", made.text());
+    let made: Value = serde_json::from_slice(&made.body).unwrap();
+    format!("Authorization: Bearer {}\r\n", made["token"].as_str().unwrap())
+}
+
+fn status_with(world: &World, credential: &str) -> u16 {
+    world.browser().send("GET", "/auth/api/v1/me", credential, "").status
+}
+
+#[test]
+fn a_refresh_that_is_refused_because_the_user_is_disabled_stops_their_tokens_and_other_sessions() {
+    for (description, stops) in [("User disabled", true), ("Unknown user", true), ("Session not active", false)] {
+        let world = World::start();
+        let mut other = world.signed_in();
+        let mut browser = restless(&world);
+        let bearer = access_token(&mut browser);
+        assert_eq!(status_with(&world, &bearer), 200);
+        world.answers(move |_| (400, json!({ "error": "invalid_grant", "error_description": description })));
+        eventually("the session is over", || !browser.is_signed_in());
+        eventually("it is written down", || world.sessions_of("alice@example.com").len() == usize::from(!stops));
+        assert_eq!(status_with(&world, &bearer), if stops { 401 } else { 200 }, "{description}");
+        assert_eq!(other.is_signed_in(), !stops, "{description}");
+        world.signed_in();
+        assert_eq!(status_with(&world, &bearer), 200, "a sign-in says that they are back");
+    }
+}
+
+#[test]
+fn a_signed_out_users_tokens_stay_suspended_while_another_session_is_refreshed() {
+    let world = World::with(|config| config.providers[0].logout_suspends_tokens = true);
+    let mut browser = restless(&world);
+    let bearer = access_token(&mut browser);
+    let (store, actor) = (world.proxy.store(), crate::harness::actor());
+    world.proxy.block_on(async {
+        let user = store.user_by_name("alice@example.com").await.unwrap().unwrap();
+        store.suspend(&actor, user.id, "the identity provider signed them out").await.unwrap();
+    });
+    eventually("the token rests", || status_with(&world, &bearer) == 401);
+    let (before, mut claims) = (world.token_requests(), world.claims("none"));
+    claims["groups"] = json!(["/ml/team-a", "/ml/team-b"]);
+    world.provider.answer(TOKEN, provider::Answer::Json(granted(&claims, "refresh-1", 3)));
+    eventually("three refreshes", || world.token_requests() >= before + 3);
+    eventually("the new groups are known", || {
+        browser.send("GET", "/auth/api/v1/me", "Sec-Fetch-Mode: cors\r\n", "").text().contains("/ml/team-b")
+    });
+    assert_eq!(status_with(&world, &bearer), 401);
+    world.signed_in();
+    assert_eq!(status_with(&world, &bearer), 200);
+}
+
+const USERINFO: &str = "/realms/test/userinfo";
+
+fn without_id_token(world: &World) {
+    let answer =
+        json!({ "token_type": "Bearer", "access_token": "opaque", "expires_in": 3, "refresh_token": "refresh-1" });
+    world.provider.answer(TOKEN, provider::Answer::Json(answer));
+}
+
+#[test]
+fn groups_follow_userinfo_where_a_refresh_brings_no_id_token() {
+    let world = World::start();
+    let mut browser = restless(&world);
+    let said = |subject: &str, groups: Value| provider::Answer::Json(json!({ "sub": subject, "groups": groups }));
+    world.provider.answer(USERINFO, said("subject-1", json!(["/ml/team-b"])));
+    without_id_token(&world);
+    eventually("the new group counts", || {
+        browser.send("GET", "/auth/api/v1/me", "Sec-Fetch-Mode: cors\r\n", "").text().contains("/ml/team-b")
+    });
+    assert_eq!(browser.name().as_deref(), Some("alice@example.com"), "userinfo need not tell the name");
+    let asked = world.provider.requests(USERINFO);
+    assert!(asked[0].head.to_lowercase().contains("authorization: bearer opaque"), "{}", asked[0].head);
+    world.provider.answer(USERINFO, said("subject-1", json!(["/sales"])));
+    eventually("who left all allowed groups is out", || !browser.is_signed_in());
+
+    let world = World::start();
+    let mut browser = restless(&world);
+    world.provider.answer(USERINFO, said("subject-2", json!(["/ml/admins"])));
+    without_id_token(&world);
+    eventually("another's answer ends the session", || !browser.is_signed_in());
+}
+
+#[test]
+fn a_session_ends_when_its_provider_answers_and_does_not_tell_groups_for_too_long() {
+    let short = Duration::from_secs(4);
+    for answer in [provider::Answer::Status(403), provider::Answer::Json(json!({ "sub": "subject-1" }))] {
+        let world = World::with(|config| config.session.unconfirmed = short);
+        let watch = Stopwatch::start();
+        let mut browser = restless(&world);
+        world.provider.answer(USERINFO, answer);
+        without_id_token(&world);
+        eventually("it is over", || !browser.is_signed_in());
+        assert!(watch.elapsed() > short, "{:?}", watch.elapsed());
+    }
+    // A provider without refresh tokens says nothing ever again.
+    let world = World::with(|config| config.session.unconfirmed = Duration::from_mins(5));
+    let mut browser = world.browser();
+    let begun = browser.begin("/");
+    let mut answer = granted(&world.claims(&begun.nonce), "none", 300);
+    answer.as_object_mut().unwrap().remove("refresh_token");
+    world.provider.answer(TOKEN, provider::Answer::Json(answer));
+    assert_eq!(browser.callback(&world.right(&begun.state)).status, 303);
+    let session = world.sessions_of("alice@example.com").remove(0);
+    let lasts = session.expires.since(session.created);
+    assert!(lasts <= Duration::from_mins(5) && lasts > Duration::from_mins(4), "{lasts:?}");
+}
+
+#[test]
+fn after_an_outage_every_session_is_refreshed_at_once_and_during_it_hardly_any_is_tried() {
+    let world = World::start();
+    let mut browsers: Vec<_> = (0..20).map(|_| restless(&world)).collect();
+    let claims = world.claims("none");
+    world.provider.answer(provider::METADATA, provider::Answer::Status(503));
+    world.answers(|_| (503, json!({ "error": "temporarily_unavailable" })));
+    let failing = || world.sessions_of("alice@example.com").iter().filter(|session| session.failures > 0).count();
+    eventually("a refresh fails", || failing() > 0);
+    // What was under way ends.
+    pause(Duration::from_secs(2));
+    let before = world.token_requests();
+    pause(Duration::from_secs(6));
+    assert_eq!(world.token_requests(), before, "the back-off is the provider's");
+    world.provider.answer(provider::METADATA, provider::Answer::Json(world.provider.description()));
+    world.provider.answer(TOKEN, provider::Answer::Json(granted(&claims, "refresh-1", 300)));
+    let now = mlflow_auth_proxy::clock::Clock::default().now();
+    let due = || {
+        let sessions = world.sessions_of("alice@example.com");
+        sessions.iter().filter(|session| session.failures > 0 || session.refresh_at.is_some_and(|at| at <= now)).count()
+    };
+    eventually("all are refreshed", || due() == 0);
+    assert!(browsers.iter_mut().all(crate::browser::Browser::is_signed_in));
+}
+
+#[test]
+fn a_user_has_so_many_sessions_and_a_further_one_ends_the_least_used() {
+    let world = World::with(|config| config.session.max_per_user = 3);
+    let mut browsers: Vec<_> = (0..5).map(|_| world.signed_in()).collect();
+    assert_eq!(world.sessions_of("alice@example.com").len(), 3);
+    let signed_in: Vec<bool> = browsers.iter_mut().map(crate::browser::Browser::is_signed_in).collect();
+    assert_eq!(signed_in, [false, false, true, true, true]);
+}

@@ -282,7 +282,7 @@ impl One<'_> {
             ),
             LoginError::Unreachable(_)
             | LoginError::NotReady
-            | LoginError::Refused(Refused::Request)
+            | LoginError::Refused(Refused::Request | Refused::Person)
             | LoginError::NotUnderstood
             | LoginError::NoIdToken
             | LoginError::Token(_)
@@ -327,10 +327,16 @@ impl One<'_> {
         }
     }
 
-    /// Only where it is configured: nobody else needs it.
+    /// Whether users who are disabled there lose their access tokens here.
     async fn directory(&self, report: &mut Report) {
-        let Some(sync) = &self.provider.config.sync else { return };
         let check = self.check("list of people");
+        let Some(sync) = &self.provider.config.sync else {
+            let found = "it is not asked: users who are disabled there and have no session here keep their access tokens until \
+                         authn.person_max_age_days is over";
+            let change =
+                format!("for Keycloak, {} and a {} other than 0", self.key("client_secret"), self.key("sync_seconds"));
+            return report.warn(check, found, change);
+        };
         let roles = |roles: &str| {
             self.console(&format!("Service account roles > Assign role > Client roles: {roles} of `realm-management`"))
         };
@@ -354,7 +360,10 @@ impl One<'_> {
         };
         let change = match &error {
             DirectoryError::Forbidden => roles("`view-users`"),
-            DirectoryError::Login(_) => self.console("Settings > Capability config > Service account roles: On"),
+            DirectoryError::Login(_) => {
+                let on = self.console("Settings > Capability config > Service accounts roles: On");
+                format!("{on}, then {}", roles("`view-users`"))
+            }
             DirectoryError::NoClient(_) => self.key("client_id"),
             DirectoryError::Mapper(_) => {
                 format!("{} = 0, or a service account without `view-clients`", self.key("sync_seconds"))
@@ -363,6 +372,14 @@ impl One<'_> {
                 format!("{}: its admin API must be reached at {}", self.key("internal_url"), sync.realm)
             }
         };
+        // Nobody asked for it: the proxy works without.
+        if sync.by_default && error.is_lack_of_rights() {
+            let found = format!(
+                "{error}; users who are disabled there and have no session here keep their access tokens until \
+                 authn.person_max_age_days is over"
+            );
+            return report.warn(check, found, format!("{change}; or {} = 0", self.key("sync_seconds")));
+        }
         report.fail(check, error.to_string(), change);
     }
 

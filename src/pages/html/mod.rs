@@ -22,7 +22,9 @@ pub(super) struct SignInPage<'p> {
     pub(super) at_once: bool,
     pub(super) password_form: bool,
     pub(super) return_to: &'p str,
-    /// What was wrong with the last try.
+    /// The user name of the last attempt.
+    pub(super) username: &'p str,
+    /// What was wrong with the last attempt.
     pub(super) wrong: Option<&'p str>,
 }
 
@@ -58,6 +60,8 @@ struct ErrorPage<'p> {
 #[template(path = "sign_up.html")]
 struct SignUp<'p> {
     csrf_token: &'p str,
+    username: &'p str,
+    wrong: Option<&'p str>,
 }
 
 #[derive(Debug, Template)]
@@ -86,6 +90,27 @@ pub(super) struct AccountPage<'p> {
     pub(super) form_token: String,
     /// What was wrong with the last form.
     pub(super) wrong: Option<String>,
+    /// The outcome of the last form.
+    pub(super) notice: Option<String>,
+    /// The fields of a form that was refused.
+    pub(super) form: TokenForm,
+    /// Whether the account has a password that can be changed.
+    pub(super) has_password: bool,
+}
+
+/// The fields of the form for a new access token.
+#[derive(Debug)]
+pub(super) struct TokenForm {
+    pub(super) name: String,
+    pub(super) expires_in_days: u32,
+    pub(super) read_only: bool,
+    pub(super) only: String,
+}
+
+impl Default for TokenForm {
+    fn default() -> Self {
+        Self { name: String::new(), expires_in_days: 90, read_only: false, only: String::new() }
+    }
 }
 
 /// An access token in the list; all texts as they are shown.
@@ -152,9 +177,9 @@ pub(super) fn error(heading: &str, words: &str) -> String {
     rendered(&ErrorPage { heading, words })
 }
 
-/// MLflow's form for making accounts.
-pub(super) fn sign_up(csrf_token: &str) -> String {
-    rendered(&SignUp { csrf_token })
+/// MLflow's form for making accounts, perhaps with what was wrong with the last attempt.
+pub(super) fn sign_up(csrf_token: &str, username: &str, wrong: Option<&str>) -> String {
+    rendered(&SignUp { csrf_token, username, wrong })
 }
 
 /// An account was made with it.

@@ -10,6 +10,7 @@ fn no_text_becomes_markup() {
             at_once: true,
             password_form: true,
             return_to: HOSTILE,
+            username: HOSTILE,
             wrong: Some(HOSTILE),
         }),
         denied(&DeniedPage {
@@ -20,6 +21,7 @@ fn no_text_becomes_markup() {
         }),
         error(HOSTILE, HOSTILE),
         signed_up(HOSTILE),
+        sign_up(HOSTILE, HOSTILE, Some(HOSTILE)),
         new_token(&NewTokenPage {
             name: HOSTILE,
             expires: HOSTILE.to_owned(),
@@ -51,6 +53,9 @@ fn no_text_becomes_markup() {
             expiries: vec![90],
             form_token: HOSTILE.to_owned(),
             wrong: Some(HOSTILE.to_owned()),
+            notice: Some(HOSTILE.to_owned()),
+            form: TokenForm { name: HOSTILE.to_owned(), only: HOSTILE.to_owned(), ..TokenForm::default() },
+            has_password: true,
         }),
     ];
     for page in pages {
@@ -62,7 +67,7 @@ fn no_text_becomes_markup() {
 
 #[test]
 fn pages_load_what_is_there() {
-    for page in [signed_out(), confirm_logout(), sign_up("x")] {
+    for page in [signed_out(), confirm_logout(), sign_up("x", "", None)] {
         for (_, rest) in page.match_indices("/auth/static/").map(|(at, mark)| page.split_at(at + mark.len())) {
             let name = rest.split('"').next().unwrap();
             assert!(asset(name).is_some(), "{name}");
