@@ -3,7 +3,7 @@
 //! MLflow pages before we filter, so a page is refilled from the next ones until it is full. Our page tokens are sealed:
 //! MLflow's own would tell how many rows were hidden. Work per call is bounded; what is left comes with the next token.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -71,6 +71,46 @@ struct Position {
     pushed: bool,
 }
 
+/// How far a call has come, and how it goes on.
+#[derive(Debug)]
+struct Walk {
+    position: Position,
+    /// The next request is as the client sized it, so that MLflow's own complaints reach the client.
+    as_asked: bool,
+    /// The client's filter, until MLflow has accepted it together with the condition.
+    fallback: Option<Option<String>>,
+    at_most: usize,
+}
+
+impl Walk {
+    /// How many rows to ask for.
+    fn size(&self, page: usize, wanted: Option<usize>, rows_wanted: usize) -> Option<usize> {
+        if self.at_most < REFILL_ROWS {
+            return Some(self.at_most);
+        }
+        if self.as_asked {
+            return wanted;
+        }
+        let skip = self.position.skip;
+        Some((rows_wanted.saturating_add(skip) << page.min(8)).clamp(1, REFILL_ROWS.max(skip + 1)))
+    }
+
+    /// Goes on without the condition when it may be what was refused: a gateway or a database has limits of its own.
+    fn falls_back(&mut self, answer: &Result<ListAnswer, ListError>, request: &mut ListRequest<'_, '_>) -> bool {
+        let Some(theirs) = self.fallback.take().filter(|_| refused(answer)) else { return false };
+        request.set_filter(theirs.as_deref());
+        self.position = Position::default();
+        true
+    }
+
+    /// Returns true if fewer rows than these can be asked for, which is what comes next.
+    fn asks_for_fewer(&mut self, asked: usize) -> bool {
+        let asked = asked.min(self.at_most);
+        self.at_most = (asked / 4).max(self.position.skip + 1);
+        self.at_most < asked
+    }
+}
+
 /// What one call may cost: rows looked at and requests to MLflow.
 const MAX_ROWS: usize = 20_000;
 const MAX_PAGES: usize = 30;
@@ -100,76 +140,84 @@ impl Lists {
     ) -> Result<ListAnswer, ListError> {
         let wanted = request.max_results()?;
         let rows_wanted = wanted.unwrap_or(filter.default_rows());
-        let start = self.position(who, filter, &request)?;
-        let began = start.is_some();
-        let pushed = match &start {
-            Some(position) if !position.pushed => false,
-            Some(_) if !self.push_down(filter, visible, &mut request) => return Err(ListError::PageToken),
-            Some(_) => true,
-            None => self.push_down(filter, visible, &mut request),
-        };
-        let mut position = start.unwrap_or(Position { pushed, ..Position::default() });
+        let mut walk = self.begin(who, filter, visible, &mut request)?;
         let mut rows: Vec<Box<RawValue>> = Vec::new();
         let mut looked_at = 0;
         let mut kinds = NameKinds::default();
         let mut permit = Some(permit);
-        let mut at_most = REFILL_ROWS;
         for page in 0..MAX_PAGES {
-            // The first request is as the client sized it, so that MLflow's own complaints reach the client.
-            let size = if page == 0 && (!began || pushed && position.skip == 0) {
-                wanted
-            } else {
-                Some(
-                    (rows_wanted.saturating_add(position.skip) << page.min(8))
-                        .clamp(1, REFILL_ROWS.max(position.skip + 1)),
-                )
-            };
-            let size = if at_most < REFILL_ROWS { Some(at_most) } else { size };
-            request.set_page(size, position.token.as_deref());
-            let answer = match self.fetch(&mut permit, &request).await {
+            let size = walk.size(page, wanted, rows_wanted);
+            request.set_page(size, walk.position.token.as_deref());
+            let answer = self.fetch(&mut permit, &request).await;
+            if walk.falls_back(&answer, &mut request) {
+                continue;
+            }
+            let answer = match answer {
                 // Rows with very long texts: fewer of them at a time.
                 Err(ListError::Upstream(upstream::Error::Unreadable(ReadError::TooLarge { .. }))) => {
-                    let asked = size.unwrap_or(rows_wanted).min(at_most);
-                    at_most = (asked / 4).max(position.skip + 1);
-                    if at_most < asked {
+                    if walk.asks_for_fewer(size.unwrap_or(rows_wanted)) {
                         continue;
                     }
                     // It is one row. What comes before it is answered; whoever goes on hears of it.
                     if rows.is_empty() {
                         return Err(ListError::RowTooLarge);
                     }
-                    return Ok(self.answer(who, filter, &rows, Some(&position)));
+                    return Ok(self.answer(who, filter, &rows, Some(&walk.position)));
                 }
                 answer => answer?,
             };
             if answer.status != StatusCode::OK {
                 return Ok(answer);
             }
-            at_most = at_most.saturating_mul(2).min(REFILL_ROWS);
+            walk.as_asked = false;
+            walk.at_most = walk.at_most.saturating_mul(2).min(REFILL_ROWS);
             let fetched = Page::parse(filter, &answer.body)?;
-            let count = fetched.rows.len();
-            for (index, row) in fetched.rows.into_iter().enumerate().skip(position.skip) {
+            looked_at += fetched.rows.len();
+            let skip = walk.position.skip;
+            self.prefetch(who, policy, filter, fetched.rows.iter().skip(skip), &mut kinds).await?;
+            for (index, row) in fetched.rows.into_iter().enumerate().skip(skip) {
                 if !self.readable(who, policy, filter, row, &mut kinds).await? {
                     continue;
                 }
                 if rows.len() == rows_wanted {
                     // One more is readable, so there is a next page, and it starts here.
-                    position.skip = index;
-                    return Ok(self.answer(who, filter, &rows, Some(&position)));
+                    walk.position.skip = index;
+                    return Ok(self.answer(who, filter, &rows, Some(&walk.position)));
                 }
                 rows.push(row.to_owned());
             }
-            looked_at += count;
+            let pushed = walk.position.pushed;
             match fetched.next {
                 None => return Ok(self.answer(who, filter, &rows, None)),
-                Some(next) => position = Position { token: Some(next), skip: 0, pushed },
+                Some(next) => walk.position = Position { token: Some(next), skip: 0, pushed },
             }
             // MLflow gives a token when there are more of them, and nothing of it is hidden.
             if looked_at >= MAX_ROWS || pushed && rows.len() >= rows_wanted {
                 break;
             }
         }
-        Ok(self.answer(who, filter, &rows, Some(&position)))
+        Ok(self.answer(who, filter, &rows, Some(&walk.position)))
+    }
+
+    /// Where to start, and with which filter.
+    fn begin(
+        &self,
+        who: &Identity,
+        filter: Filter,
+        visible: &[Visibility],
+        request: &mut ListRequest<'_, '_>,
+    ) -> Result<Walk, ListError> {
+        let theirs = request.filter();
+        let start = self.position(who, filter, request)?;
+        let as_asked = start.as_ref().is_none_or(|position| position.pushed && position.skip == 0);
+        let pushed = start.as_ref().is_none_or(|position| position.pushed);
+        let pushed = pushed && self.push_down(filter, visible, request);
+        let (position, fallback) = match start {
+            Some(position) if position.pushed && !pushed => return Err(ListError::PageToken),
+            Some(position) => (position, None),
+            None => (Position { pushed, ..Position::default() }, pushed.then_some(theirs)),
+        };
+        Ok(Walk { position, as_asked, fallback, at_most: REFILL_ROWS })
     }
 
     /// An answer without rows, for whoever may read nothing: MLflow need not be asked.
@@ -193,9 +241,15 @@ impl Lists {
     /// Narrows the request to what may be read, where this MLflow can; see [`push_down`].
     fn push_down(&self, filter: Filter, visible: &[Visibility], request: &mut ListRequest<'_, '_>) -> bool {
         let Some(condition) = push_down::condition(filter, self.upstream.version(), visible) else { return false };
-        let Some(both) = push_down::conjunction(request.filter().as_deref(), &condition) else { return false };
-        request.set_filter(&both);
-        true
+        let theirs = request.filter();
+        let Some(both) = push_down::conjunction(theirs.as_deref(), &condition) else { return false };
+        request.set_filter(Some(&both));
+        // A query is a part of the head; MLflow's limits of a body are far away.
+        let fits = request.body.is_some() || push_down::head_fits(&request.target(), &request.headers);
+        if !fits {
+            request.set_filter(theirs.as_deref());
+        }
+        fits
     }
 
     fn answer(&self, who: &Identity, filter: Filter, rows: &[Box<RawValue>], next: Option<&Position>) -> ListAnswer {
@@ -251,18 +305,15 @@ impl Lists {
             }
             Filter::ModelVersions => {
                 let row: VersionRow = parse(row.get().as_bytes())?;
-                let read = |resource| holds(who, policy, &Requirement::version(Permission::Read, resource)).is_ok();
-                let as_model = read(Resource::new(ResourceKind::RegisteredModel, row.name.as_str()));
-                let as_prompt = read(Resource::new(ResourceKind::Prompt, row.name.as_str()));
-                if as_model == as_prompt {
-                    return Ok(as_model);
+                if let Some(known) = versions_readable(who, policy, &row.name) {
+                    return Ok(known);
                 }
                 // Only names that the caller holds a grant on come here: the cost follows what they may read.
                 if let Some(known) = kinds.0.get(&row.name) {
                     return Ok(*known);
                 }
                 let readable = match self.resolver.model(&row.name).await {
-                    Ok(resource) => read(resource),
+                    Ok(resource) => holds(who, policy, &Requirement::version(Permission::Read, resource)).is_ok(),
                     // Deleted since MLflow listed it.
                     Err(resolve::Error::NoSuchName(_)) => false,
                     Err(error) => return Err(error.into()),
@@ -322,12 +373,80 @@ impl Lists {
 }
 
 impl Lists {
+    /// Looks up together what the rows of a page would be looked up for one by one.
+    async fn prefetch<'a>(
+        &self,
+        who: &Identity,
+        policy: Policy,
+        filter: Filter,
+        rows: impl Iterator<Item = &'a &'a RawValue>,
+        kinds: &mut NameKinds,
+    ) -> Result<(), ListError> {
+        match filter {
+            Filter::ModelVersions => {
+                let mut names = BTreeSet::new();
+                for row in rows {
+                    let row: VersionRow = parse(row.get().as_bytes())?;
+                    if !kinds.0.contains_key(&row.name) && versions_readable(who, policy, &row.name).is_none() {
+                        names.insert(row.name);
+                    }
+                }
+                for (name, resource) in Box::pin(self.resolver.models(&names)).await? {
+                    let read = holds(who, policy, &Requirement::version(Permission::Read, resource)).is_ok();
+                    kinds.0.insert(name, read);
+                }
+            }
+            Filter::Scorers if who.needs_names() => {
+                let mut experiments = Vec::new();
+                for row in rows {
+                    experiments.push(String::from(parse::<ScorerRow>(row.get().as_bytes())?.experiment_id));
+                }
+                self.resolver.prefetch_names(experiments.iter().map(String::as_str)).await;
+            }
+            Filter::EndpointModels => {
+                let mut names = Vec::new();
+                for row in rows {
+                    names.push(parse::<EndpointModelRow>(row.get().as_bytes())?.id);
+                }
+                self.resolver.prefetch_endpoints(names.iter().map(String::as_str)).await;
+            }
+            Filter::Experiments
+            | Filter::RegisteredModels
+            | Filter::Scorers
+            | Filter::ReviewQueues
+            | Filter::Secrets
+            | Filter::Endpoints
+            | Filter::ModelDefinitions
+            | Filter::McpServers
+            | Filter::McpEndpoints
+            | Filter::Jobs => {}
+        }
+        Ok(())
+    }
+
     /// The experiment under its name, for those whose globs ask for it.
     async fn named(&self, who: &Identity, mut experiment: Resource) -> Result<Resource, ListError> {
         if who.needs_names() {
             self.resolver.name(&mut experiment).await?;
         }
         Ok(experiment)
+    }
+}
+
+/// Returns true if the versions of this name are readable, whether it is a model or a prompt; `None` when that matters.
+fn versions_readable(who: &Identity, policy: Policy, name: &str) -> Option<bool> {
+    let read = |kind| holds(who, policy, &Requirement::version(Permission::Read, Resource::new(kind, name))).is_ok();
+    let as_model = read(ResourceKind::RegisteredModel);
+    (as_model == read(ResourceKind::Prompt)).then_some(as_model)
+}
+
+/// Returns true if MLflow did not answer a request with rows.
+fn refused(answer: &Result<ListAnswer, ListError>) -> bool {
+    match answer {
+        Ok(answer) => answer.status != StatusCode::OK,
+        // A server that finds the head too long closes the connection.
+        Err(ListError::Upstream(upstream::Error::Broken(_))) => true,
+        Err(_) => false,
     }
 }
 
@@ -451,10 +570,14 @@ impl ListRequest<'_, '_> {
         }
     }
 
-    fn set_filter(&mut self, filter: &str) {
+    fn set_filter(&mut self, filter: Option<&str>) {
         match &mut self.body {
-            None => self.query.set("filter", Some(filter)),
-            Some(body) => body.set("filter", Json::String(filter.to_owned().into())),
+            None => self.query.set("filter", filter),
+            Some(Json::Object(members)) => {
+                members.retain(|(key, _)| key != "filter");
+                members.extend(filter.map(|filter| ("filter".into(), Json::String(filter.to_owned().into()))));
+            }
+            Some(_) => {}
         }
     }
 
@@ -482,17 +605,20 @@ impl ListRequest<'_, '_> {
         }
     }
 
+    fn target(&self) -> String {
+        let mut target = self.path.clone();
+        if self.body.is_none() && !self.query.is_empty() {
+            target.push('?');
+            target.push_str(&self.query.encoded());
+        }
+        target
+    }
+
     fn outgoing(&self) -> Outgoing {
         let mut headers = self.headers.clone();
-        let mut target = self.path.clone();
+        let target = self.target();
         let body = match &self.body {
-            None => {
-                if !self.query.is_empty() {
-                    target.push('?');
-                    target.push_str(&self.query.encoded());
-                }
-                Body::Empty
-            }
+            None => Body::Empty,
             Some(body) => {
                 let bytes = Bytes::from(body.to_bytes());
                 headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -2,17 +2,33 @@
 //!
 //! MLflow 3.17 on finds the rows by their index, so a page costs what the caller may read and not what exists. Every row
 //! of the answer is still checked: a filter of the client's that defeats the condition gains slowness only.
+//!
+//! MLflow's parsers have limits. A condition that would exceed one is not sent, and the list is refilled page by page.
+
+use http::HeaderMap;
 
 use crate::authz::Visibility;
 use crate::mlflow::Filter;
 use crate::upstream::Version;
 
-/// MLflow 3.17.2 takes 4000 and refuses 5000.
-const MAX_KEYS: usize = 4000;
+/// MLflow's SQL parser (sqlparse) stops at this many tokens. A key in the list is two of them: a literal and a comma.
+const MAX_TOKENS: usize = 10_000;
+/// What else the condition consists of: `AND experiment_id IN (` and `)` with the whitespace between.
+const OTHER_TOKENS: usize = 16;
+/// The HTTP parser of MLflow's server (h11 under uvicorn) stops at a request head of 64 KiB.
+const MAX_HEAD_BYTES: usize = 60 * 1024;
 const SINCE: Version = Version::release(3, 17);
 
-/// The condition for what `visible` names, one for each of the filter's kinds; `None` when it cannot be asked so.
-pub(super) fn condition(filter: Filter, version: Option<Version>, visible: &[Visibility]) -> Option<String> {
+/// A condition that selects what may be read.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) struct Condition {
+    text: String,
+    /// An upper bound of the tokens that MLflow's SQL parser reads in it.
+    tokens: usize,
+}
+
+/// Builds the condition for what `visible` names, one for each of the filter's kinds; `None` when it cannot be asked so.
+pub(super) fn condition(filter: Filter, version: Option<Version>, visible: &[Visibility]) -> Option<Condition> {
     version.filter(|version| *version >= SINCE)?;
     let column = match filter {
         Filter::Experiments => "experiment_id",
@@ -41,22 +57,31 @@ pub(super) fn condition(filter: Filter, version: Option<Version>, visible: &[Vis
         !key.is_empty()
             && key.chars().all(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_' | '.' | '/' | ':' | '@' | '+'))
     };
-    if keys.is_empty() || keys.len() > MAX_KEYS || !keys.iter().all(plain) {
+    let tokens = keys.len().saturating_mul(2) + OTHER_TOKENS;
+    if keys.is_empty() || tokens > MAX_TOKENS || !keys.iter().all(plain) {
         return None;
     }
-    let quoted: Vec<String> = keys.into_iter().map(|key| format!("'{key}'")).collect();
-    Some(format!("{column} IN ({})", quoted.join(", ")))
+    // No space after the comma: it would be a third token.
+    Some(Condition { text: format!("{column} IN ('{}')", keys.join("','")), tokens })
 }
 
 /// The client's filter and the condition. `None` when it is not certain that both are read as they stand: then the
 /// client's filter goes alone, and MLflow's own complaint about it reaches the client.
-pub(super) fn conjunction(theirs: Option<&str>, condition: &str) -> Option<String> {
+pub(super) fn conjunction(theirs: Option<&str>, condition: &Condition) -> Option<String> {
     let theirs = theirs.unwrap_or_default().trim();
     if theirs.is_empty() {
-        return Some(condition.to_owned());
+        return Some(condition.text.clone());
     }
     let odd = theirs.contains(['\\', ';', '#']) || theirs.contains("--") || theirs.contains("/*");
-    (!odd && is_balanced(theirs)).then(|| format!("{theirs} AND {condition}"))
+    // A token has at least one character.
+    let fits = theirs.chars().count() + condition.tokens <= MAX_TOKENS;
+    (!odd && fits && is_balanced(theirs)).then(|| format!("{theirs} AND {}", condition.text))
+}
+
+/// Returns true if MLflow's server reads a request head of this size.
+pub(super) fn head_fits(target: &str, headers: &HeaderMap) -> bool {
+    let headers = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());
+    target.len() + headers.sum::<usize>() <= MAX_HEAD_BYTES
 }
 
 fn is_balanced(text: &str) -> bool {
@@ -84,13 +109,13 @@ mod tests {
         let version = Some(Version::release(3, 17));
         let some = only(&["1", "20"]);
         assert_eq!(
-            condition(Filter::Experiments, version, std::slice::from_ref(&some)).as_deref(),
-            Some("experiment_id IN ('1', '20')")
+            condition(Filter::Experiments, version, std::slice::from_ref(&some)).unwrap().text,
+            "experiment_id IN ('1','20')"
         );
         let both = [only(&["fraud", "a b"]), only(&["prompt", "fraud"])];
         assert_eq!(
-            condition(Filter::RegisteredModels, version, &both).as_deref(),
-            Some("name IN ('a b', 'fraud', 'prompt')")
+            condition(Filter::RegisteredModels, version, &both).unwrap().text,
+            "name IN ('a b','fraud','prompt')"
         );
         for (filter, version, visible) in [
             (Filter::Experiments, None, some.clone()),
@@ -101,20 +126,37 @@ mod tests {
         ] {
             assert_eq!(condition(filter, version, &[visible]), None);
         }
-        let many: Vec<String> = (0..=MAX_KEYS).map(|number| number.to_string()).collect();
-        assert_eq!(condition(Filter::Experiments, version, &[Visibility::Only(many)]), None);
+    }
+
+    #[test]
+    fn a_condition_stays_below_the_limits_of_mlflows_parsers() {
+        let version = Some(Version::release(3, 17));
+        let of = |count: usize| {
+            let keys: Vec<String> = (0..count).map(|number| number.to_string()).collect();
+            condition(Filter::Experiments, version, &[Visibility::Only(keys)])
+        };
+        let most = (MAX_TOKENS - OTHER_TOKENS) / 2;
+        assert_eq!(of(most + 1), None);
+        let condition = of(most).unwrap();
+        assert!(conjunction(None, &condition).is_some());
+        assert_eq!(conjunction(Some("name = 'x'"), &condition), None);
+        assert!(conjunction(Some("name = 'x'"), &of(most - 5).unwrap()).is_some());
+        let headers = HeaderMap::new();
+        assert!(head_fits(&"x".repeat(MAX_HEAD_BYTES), &headers));
+        assert!(!head_fits(&"x".repeat(MAX_HEAD_BYTES + 1), &headers));
     }
 
     #[test]
     fn a_filter_that_could_swallow_the_condition_goes_alone() {
-        assert_eq!(conjunction(None, "c").as_deref(), Some("c"));
-        assert_eq!(conjunction(Some(" "), "c").as_deref(), Some("c"));
-        assert_eq!(conjunction(Some("name = 'x'"), "c").as_deref(), Some("name = 'x' AND c"));
-        assert_eq!(conjunction(Some("name = \"it's\""), "c").as_deref(), Some("name = \"it's\" AND c"));
+        let c = Condition { text: "c".to_owned(), tokens: 1 };
+        assert_eq!(conjunction(None, &c).as_deref(), Some("c"));
+        assert_eq!(conjunction(Some(" "), &c).as_deref(), Some("c"));
+        assert_eq!(conjunction(Some("name = 'x'"), &c).as_deref(), Some("name = 'x' AND c"));
+        assert_eq!(conjunction(Some("name = \"it's\""), &c).as_deref(), Some("name = \"it's\" AND c"));
         for filter in
             ["name = 'x", "name = \"x", "name = `x", "name = 'x\\'", "name = 'x' --", "name = 'x' /*", "a = 'b';"]
         {
-            assert_eq!(conjunction(Some(filter), "c"), None, "{filter}");
+            assert_eq!(conjunction(Some(filter), &c), None, "{filter}");
         }
     }
 }

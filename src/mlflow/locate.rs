@@ -36,6 +36,14 @@ pub struct Located {
     pub id: String,
 }
 
+impl Located {
+    /// Returns true if the requirement is one on the experiment whose id this is.
+    #[must_use]
+    pub const fn is_experiment(&self) -> bool {
+        is_experiment(self.thing)
+    }
+}
+
 /// Why a request's fields are not accepted; worded as MLflow does, because clients compare.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum LocateError {
@@ -62,14 +70,16 @@ pub enum LocateError {
     ControlCharacter(String),
     #[error("The parameter '{0}' is not known. This proxy is configured to refuse unknown parameters.")]
     Unknown(String),
-    #[error("The request names more than {MAX_THINGS} different things. Send it in parts.")]
-    TooMany,
+    #[error("The request names more than {0} different things. Send it in parts.")]
+    TooMany(usize),
     #[error(transparent)]
     Path(#[from] PathError),
 }
 
 /// Each may take a look-up; MLflow's own bulk requests stop at 100 runs, its batches at 1000 metrics.
 const MAX_THINGS: usize = 1000;
+/// An experiment's id takes none, and clients that search everything name every experiment they can read.
+const MAX_EXPERIMENTS: usize = 20_000;
 
 /// Finds everything an operation's table row asks for.
 ///
@@ -77,9 +87,13 @@ const MAX_THINGS: usize = 1000;
 /// A field is of the wrong type, ambiguous, or no id.
 pub fn locate(operation: &Operation, input: &mut Input<'_, '_>) -> Result<Found, LocateError> {
     agree_with_path(input)?;
-    let (mut located, mut missing) = (Vec::new(), None);
+    let (mut located, mut missing) = (Vec::<Located>::new(), None);
+    let (mut experiments, mut others) = (0, 0);
     for need in &operation.needs {
         let Need::Level { permission, thing, field } = need else { continue };
+        let (count, limit) =
+            if is_experiment(*thing) { (&mut experiments, MAX_EXPERIMENTS) } else { (&mut others, MAX_THINGS) };
+        let before = located.len();
         let values = match &field.with {
             None => values(field, input)?,
             Some(with) => pair(*thing, field, with, input)?.into_iter().collect(),
@@ -94,15 +108,22 @@ pub fn locate(operation: &Operation, input: &mut Input<'_, '_>) -> Result<Found,
                 input.query.set(field.name(), Some(&id));
             }
             let one = Located { permission: *permission, thing: *thing, id };
-            if !located.contains(&one) {
+            // Within one need, each value comes once already.
+            if !located.iter().take(before).any(|other| *other == one) {
                 located.push(one);
+                *count += 1;
             }
-            if located.len() > MAX_THINGS {
-                return Err(LocateError::TooMany);
+            if *count > limit {
+                return Err(LocateError::TooMany(limit));
             }
         }
     }
     Ok(Found { located, missing })
+}
+
+/// Returns true if the thing's requirement is one on the experiment whose id it is named by.
+const fn is_experiment(thing: Thing) -> bool {
+    matches!(thing, Thing::Experiment | Thing::TracesOf | Thing::AssessmentsOf)
 }
 
 /// In their order. A batch may name the same thing a million times.

@@ -252,7 +252,7 @@ fn a_thing_counts_once_and_there_is_an_end_to_them() {
         locate_in(&Method::POST, "/api/2.0/mlflow/runs/log-batch", "", &body)
     };
     assert_eq!(batch(&mut (0..5000).map(|_| "m-1".to_owned())).expect("locatable").len(), 2);
-    assert_eq!(batch(&mut (0..5000).map(|n| format!("m-{n}"))), Err(LocateError::TooMany));
+    assert_eq!(batch(&mut (0..5000).map(|n| format!("m-{n}"))), Err(LocateError::TooMany(1000)));
 }
 
 #[test]

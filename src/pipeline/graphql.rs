@@ -58,6 +58,9 @@ impl Proxy {
                 if holds(identity, self.policy, &tier).is_err() {
                     return Ok(Verdict::Drop);
                 }
+                if identity.needs_names() {
+                    self.resolver.prefetch_names(ids.iter().map(String::as_str)).await;
+                }
                 let mut kept = Vec::new();
                 for id in ids {
                     let mut experiment = Resource::new(ResourceKind::Experiment, id.as_str());
@@ -121,24 +124,30 @@ impl Proxy {
             names.insert(name.to_owned(), ());
             false
         })?;
-        let mut readable = BTreeSet::new();
+        let reads = |resource| holds(identity, self.policy, &Requirement::version(Permission::Read, resource)).is_ok();
+        let reads_as = |kind, name: &str| reads(Resource::new(kind, name));
+        let (mut readable, mut unclear) = (BTreeSet::new(), BTreeSet::new());
         for name in names.into_keys() {
-            let reads =
-                |resource| holds(identity, self.policy, &Requirement::version(Permission::Read, resource)).is_ok();
-            let read = |kind| reads(Resource::new(kind, name.as_str()));
-            let (as_model, as_prompt) = (read(ResourceKind::RegisteredModel), read(ResourceKind::Prompt));
-            let keep = if as_model == as_prompt {
-                as_model
-            } else {
-                match self.resolver.model(&name).await {
-                    Ok(resource) => reads(resource),
-                    // Deleted since MLflow listed it.
-                    Err(resolve::Error::NoSuchName(_)) => false,
-                    Err(error) => return Err(error.into()),
-                }
-            };
-            if keep {
+            let as_model = reads_as(ResourceKind::RegisteredModel, &name);
+            if as_model != reads_as(ResourceKind::Prompt, &name) {
+                unclear.insert(name);
+            } else if as_model {
                 readable.insert(name);
+            }
+        }
+        let mut kinds = self.resolver.models(&unclear).await?;
+        for name in unclear {
+            let resource = match kinds.remove(&name) {
+                Some(resource) => Ok(resource),
+                None => self.resolver.model(&name).await,
+            };
+            match resource {
+                Ok(resource) if reads(resource.clone()) => {
+                    readable.insert(name);
+                }
+                // Deleted since MLflow listed it.
+                Ok(_) | Err(resolve::Error::NoSuchName(_)) => {}
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(readable)

@@ -516,6 +516,10 @@ impl Proxy {
             if traces.clone().nth(1).is_some() {
                 Box::pin(self.resolver.prefetch_traces(traces.map(|trace| trace.id.as_str()))).await;
             }
+            if identity.needs_names() {
+                let experiments = located.iter().filter(|one| one.is_experiment());
+                Box::pin(self.resolver.prefetch_names(experiments.map(|one| one.id.as_str()))).await;
+            }
             for located in located {
                 // An experiment's own id needs nobody's help.
                 match Resolver::at_hand(located) {
@@ -654,6 +658,9 @@ impl Proxy {
             named.push(Resource::new(ResourceKind::Experiment, id));
             true
         })?;
+        if identity.needs_names() {
+            Box::pin(self.resolver.prefetch_names(named.iter().map(|experiment| experiment.key.as_str()))).await;
+        }
         let mut readable = HashSet::new();
         for mut experiment in named {
             if identity.needs_names() {

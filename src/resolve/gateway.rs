@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::answers::{
-    EndpointAnswer, EndpointList, GuardrailAnswer, ModelDefinition, ModelDefinitionAnswer, ModelDefinitionList,
-    ModelVersionAnswer, PromptModelConfig, ScorerAnswer, SecretAnswer, SecretList,
+    Endpoint, EndpointAnswer, EndpointList, GuardrailAnswer, ModelDefinition, ModelDefinitionAnswer,
+    ModelDefinitionList, ModelVersionAnswer, PromptModelConfig, ScorerAnswer, SecretAnswer, SecretList,
 };
 use super::{Error, Resolver, target};
 use crate::http::Query;
@@ -19,6 +19,14 @@ pub(super) struct KnownEndpoint {
     pub(super) id: Arc<str>,
     /// Every model that it may call: primary ones and fallbacks.
     models: Vec<ModelDefinition>,
+}
+
+impl KnownEndpoint {
+    /// Returns an endpoint's name and what is remembered of it.
+    pub(super) fn of(endpoint: Endpoint) -> (String, Self) {
+        let models = endpoint.model_mappings.into_iter().filter_map(|mapping| mapping.model_definition).collect();
+        (endpoint.name, Self { id: endpoint.endpoint_id.into(), models })
+    }
 }
 
 /// A model definition of the AI gateway.
@@ -53,8 +61,7 @@ impl Resolver {
         self.metrics.resources.misses.inc();
         let found = self.find::<EndpointAnswer>(target("/api/3.0/mlflow/gateway/endpoints/get", "name", name)).await?;
         let Some(endpoint) = found.map(|answer| answer.endpoint) else { return Ok(None) };
-        let models = endpoint.model_mappings.into_iter().filter_map(|mapping| mapping.model_definition).collect();
-        let known = Arc::new(KnownEndpoint { id: endpoint.endpoint_id.into(), models });
+        let known = Arc::new(KnownEndpoint::of(endpoint).1);
         self.endpoints.insert(name.to_owned(), Arc::clone(&known)).await;
         Ok(Some(known))
     }

@@ -4,6 +4,7 @@
 //! is an error, and an error is a no.
 
 mod answers;
+mod batch;
 mod born;
 mod gateway;
 
@@ -115,7 +116,7 @@ impl Resolver {
             runs: Cache::new(ENTRIES),
             logged_models: Cache::new(ENTRIES),
             others: Cache::builder().max_capacity(ENTRIES).time_to_live(HOME_TTL).build(),
-            endpoints: Cache::builder().max_capacity(10_000).time_to_live(NAME_TTL).build(),
+            endpoints: Cache::builder().max_capacity(100_000).time_to_live(NAME_TTL).build(),
             secrets: Cache::builder().max_capacity(10_000).time_to_live(NAME_TTL).build(),
             names: Cache::builder().max_capacity(100_000).time_to_live(NAME_TTL).build(),
             experiments: Cache::builder().max_capacity(100_000).time_to_live(TITLE_TTL).build(),
