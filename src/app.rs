@@ -140,7 +140,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
                 static_prefix: config.upstream.static_prefix.clone(),
             },
             clock: clock.clone(),
-            resolver,
+            resolver: Arc::clone(&resolver),
         })
         .with_sign_in(SignIn {
             providers: Arc::clone(&providers),
@@ -200,6 +200,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     }
     timers.spawn(stop_last.clone().run_until_cancelled_owned(reconcile(effects, clock)));
     timers.spawn(stop_last.clone().run_until_cancelled_owned(watch_version(behind, seen)));
+    timers.spawn(stop_last.clone().run_until_cancelled_owned(watch_locations(resolver)));
     for (name, remote) in remotes.all() {
         timers.spawn(stop_last.clone().run_until_cancelled_owned(identity::keep_fresh(
             name,
@@ -277,6 +278,17 @@ async fn watch_version(upstream: Upstream, metrics: Arc<Metrics>) {
     }
 }
 
+/// Learns of experiments that others created, so that requests for artifacts need not.
+async fn watch_locations(resolver: Arc<Resolver>) {
+    loop {
+        tokio::time::sleep(LOCATIONS_EVERY).await;
+        if let Err(error) = resolver.refresh_locations().await {
+            tracing::debug!(%error, "the locations of experiments cannot be read now");
+        }
+    }
+}
+
+const LOCATIONS_EVERY: Duration = Duration::from_secs(20);
 const VERSION_EVERY: Duration = Duration::from_secs(60);
 /// MLflow takes some seconds to start.
 const VERSION_RETRY: Duration = Duration::from_secs(2);

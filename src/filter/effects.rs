@@ -277,6 +277,9 @@ impl Parts {
             }
             Happening::Create { kind, name } => {
                 self.resolver.forget_name(name).await;
+                if *kind == ResourceKind::Experiment {
+                    self.resolver.forget_locations();
+                }
                 let resource = created(*kind, name, body)?;
                 let shared = self.shared(resource.kind, maker).await.map_err(EffectError::NotFinished)?;
                 store.finish_create(actor, intent, resource.kind, &resource.key, maker.user, &shared).await

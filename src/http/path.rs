@@ -28,8 +28,9 @@ pub enum PathError {
 
 /// A path in its one accepted spelling.
 ///
-/// INVARIANT: starts with `/`; no empty, `.` or `..` segment; no backslash, no control character; valid UTF-8. A `%` may
-/// be left (a name that was encoded twice); only artifact paths accept that, see `mlflow::artifact`.
+/// INVARIANT: starts with `/`; no empty, `.` or `..` segment; valid UTF-8. Except in an artifact path
+/// ([`CanonicalPath::parse_artifact`]), no backslash and no control character. A `%` may be left (a name that was encoded
+/// twice); only artifact paths accept that, see `mlflow::artifact`.
 #[derive(Clone, Debug)]
 pub struct CanonicalPath {
     text: Text,
@@ -48,7 +49,7 @@ impl CanonicalPath {
     /// # Errors
     /// Whenever another parser could see another path; see [`PathError`].
     pub fn parse(target: &PathAndQuery) -> Result<Self, PathError> {
-        Self::read(target, EncodedSlash::Refused)
+        Self::read(target, Dialect::Strict)
     }
 
     /// The same where clients encode a name whose own slashes count as slashes: `%2F` is read and sent as `/`.
@@ -56,38 +57,52 @@ impl CanonicalPath {
     /// # Errors
     /// As [`CanonicalPath::parse`].
     pub fn parse_names(target: &PathAndQuery) -> Result<Self, PathError> {
-        Self::read(target, EncodedSlash::Separates)
+        Self::read(target, Dialect::Names)
     }
 
-    fn read(target: &PathAndQuery, slash: EncodedSlash) -> Result<Self, PathError> {
+    /// Reads a path that ends with the name of an artifact: it may hold `;`, and encoded any character but a slash and a line
+    /// feed, which MLflow's routes do not match. `mlflow::ArtifactPath` says which names are accepted.
+    ///
+    /// # Errors
+    /// As [`CanonicalPath::parse`].
+    pub fn parse_artifact(target: &PathAndQuery) -> Result<Self, PathError> {
+        Self::read(target, Dialect::Artifact)
+    }
+
+    fn read(target: &PathAndQuery, dialect: Dialect) -> Result<Self, PathError> {
         let raw = target.path();
         if raw.bytes().all(is_plain) {
             check_segments(raw)?;
             return Ok(Self { text: Text::AsSent(target.clone()) });
         }
-        if raw.bytes().any(|byte| byte == b';' || byte == b'\\' || !byte.is_ascii() || byte.is_ascii_control()) {
+        // A browser reads a backslash as a slash, a control character as nothing; encoded they stand for themselves.
+        let odd = |byte: u8| byte == b'\\' || !byte.is_ascii() || byte.is_ascii_control();
+        let artifact = dialect == Dialect::Artifact;
+        if raw.bytes().any(|byte| odd(byte) || byte == b';' && !artifact) {
             return Err(PathError::ForbiddenCharacter);
         }
         // Before decoding: an encoded separator must not become a segment border unawares.
         check_segments(raw)?;
-        let decoded = percent_decode_str(raw).decode_utf8().map_err(|_| PathError::NotText)?;
+        let decoded = match percent_decode_str(raw) {
+            // A client that does not encode a `%` before hex digits sends bytes that are no text; MLflow replaces them.
+            bytes if artifact => bytes.decode_utf8_lossy(),
+            bytes => bytes.decode_utf8().map_err(|_| PathError::NotText)?,
+        };
         let separators = |text: &str| text.bytes().filter(|&byte| byte == b'/').count();
-        let moved = slash == EncodedSlash::Refused && separators(&decoded) != separators(raw);
-        if moved || decoded.contains('\\') || decoded.contains(char::is_control) {
+        let moved = dialect != Dialect::Names && separators(&decoded) != separators(raw);
+        let forbidden = |c: char| if artifact { c == '\n' } else { c == '\\' || c.is_control() };
+        if moved || decoded.contains(forbidden) {
             return Err(PathError::EncodedSeparator);
         }
         check_segments(&decoded)?;
         Ok(Self { text: Text::Decoded(decoded.into_owned()) })
     }
 
-    /// Wraps a text that is already decoded, e.g. an artifact path that was decoded until it was stable.
+    /// Wraps a part of a path that was already read, or an artifact path that was decoded until it was stable.
     ///
     /// # Errors
-    /// As [`CanonicalPath::parse`].
+    /// An empty, `.` or `..` segment.
     pub fn from_decoded(decoded: String) -> Result<Self, PathError> {
-        if decoded.contains('\\') || decoded.contains(char::is_control) {
-            return Err(PathError::ForbiddenCharacter);
-        }
         check_segments(&decoded)?;
         Ok(Self { text: Text::Decoded(decoded) })
     }
@@ -111,10 +126,13 @@ impl CanonicalPath {
     }
 }
 
+/// Which characters a path may hold beside the plain ones.
 #[derive(Clone, Copy, Eq, PartialEq)]
-enum EncodedSlash {
-    Refused,
-    Separates,
+enum Dialect {
+    Strict,
+    /// `%2F` counts as a slash.
+    Names,
+    Artifact,
 }
 
 /// Everything but unreserved characters, `/` and the sub-delimiters that MLflow's clients send as they are.

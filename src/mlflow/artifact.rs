@@ -1,13 +1,18 @@
 //! Paths of the artifact proxy, read as MLflow reads them: decoded until nothing changes.
 //!
-//! `mlflow.server.handlers.validate_path_is_safe` and `_get_experiment_id_from_view_args`, MLflow 3.17.2.
+//! `mlflow.utils.uri.validate_path_is_safe` and `mlflow.server.auth._artifact_proxy_requirements`, MLflow 3.17.2.
+
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode_str;
 
 use crate::authz::ResourceKind;
-use crate::http::{PathError, decode_until_stable};
+use crate::http::PathError;
 
 /// A path below the artifact root in its one accepted spelling.
 ///
-/// INVARIANT: no `%` that decodes, no empty, `.` or `..` segment, no `#`, no backslash, not absolute, not empty.
+/// INVARIANT: MLflow reads this text as itself. No `%` that decodes, no empty, `.` or `..` segment, no `#`, no tab and no
+/// line end, no URI scheme, not absolute, not empty.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ArtifactPath(String);
 
@@ -17,22 +22,15 @@ impl ArtifactPath {
     /// # Errors
     /// Anything that MLflow or a file system could read as another path.
     pub fn parse(text: &str) -> Result<Self, PathError> {
-        let stable = decode_until_stable(text)?;
-        if stable.is_empty() || stable.starts_with('/') {
-            return Err(PathError::NotAbsolute);
-        }
-        if stable.contains(['\\', '#', '?']) || stable.contains(char::is_control) {
-            return Err(PathError::ForbiddenCharacter);
-        }
-        let inner = stable.strip_suffix('/').unwrap_or(&stable);
-        for segment in inner.split('/') {
+        let stable = stable(text)?;
+        for segment in stable.strip_suffix('/').unwrap_or(&stable).split('/') {
             match segment {
                 "" => return Err(PathError::EmptySegment),
                 "." | ".." => return Err(PathError::DotSegment),
                 _ => {}
             }
         }
-        Ok(Self(stable))
+        Ok(Self(stable.into_owned()))
     }
 
     /// The path.
@@ -41,24 +39,151 @@ impl ArtifactPath {
         &self.0
     }
 
-    /// The experiment whose default artifact location this lies in: the first segment, when it is a number.
+    /// The path of an experiment's `artifact_location`, for those that lead into the artifact proxy; without a slash at its
+    /// end.
     ///
-    /// `None` for the root, for other workspaces and for locations of an administrator's choosing.
+    /// `None` for a bucket, a file and everything else that is not below the proxy's root, and for a location that clients
+    /// and MLflow could read in two ways.
+    #[must_use]
+    pub fn of_location(location: &str) -> Option<Self> {
+        let (scheme, rest) = location.split_once(':')?;
+        let proxied = match scheme {
+            "mlflow-artifacts" => false,
+            "http" | "https" => true,
+            _ => return None,
+        };
+        let path = match rest.strip_prefix("//") {
+            // An authority: whose it is, the path says nothing of.
+            Some(rest) => rest.split_once('/')?.1,
+            None => rest.trim_start_matches('/'),
+        };
+        let path = match path.strip_prefix("api/2.0/mlflow-artifacts/artifacts/") {
+            Some(path) => path,
+            None if proxied => return None,
+            None => path,
+        };
+        let path = path.trim_end_matches('/');
+        // Clients do not decode a location as they do a path, and cut it at `?`.
+        let plain = !path.contains(['%', '?', '#', '\\', ';']) && !path.contains(char::is_control);
+        Self::parse(path).ok().filter(|parsed| plain && parsed.0 == path)
+    }
+
+    /// The experiment whose default artifact location this lies in: the first segment, when it is a number.
     #[must_use]
     pub fn experiment(&self) -> Option<&str> {
         let first = self.0.split('/').next()?;
         super::locate::is_experiment_id(first).then_some(first)
     }
 
-    /// What of the experiment it belongs to (`mlflow.server.auth._artifact_proxy_requirements`, 3.17.2): the artifacts
-    /// of a run, of a logged model or of a trace.
+    /// The rest of the path below one that it lies in; `None` when it does not.
     #[must_use]
-    pub fn tier(&self) -> Option<ResourceKind> {
-        match self.0.split('/').nth(1)? {
-            "models" => Some(ResourceKind::LoggedModel),
-            "traces" => Some(ResourceKind::Trace),
-            run if run.len() == 32 && run.bytes().all(|byte| byte.is_ascii_hexdigit()) => Some(ResourceKind::Run),
+    pub fn below(&self, ancestor: &Self) -> Option<&str> {
+        let rest = self.0.strip_suffix('/').unwrap_or(&self.0).strip_prefix(&ancestor.0)?;
+        if rest.is_empty() { Some(rest) } else { rest.strip_prefix('/') }
+    }
+
+    /// This path and everything that it lies in, from the longest to the shortest, without a slash at the end.
+    pub fn ancestors(&self) -> impl Iterator<Item = &str> {
+        let path = self.0.strip_suffix('/').unwrap_or(&self.0);
+        std::iter::successors(Some(path), |path| path.rsplit_once('/').map(|(parent, _)| parent))
+    }
+}
+
+/// The part of an experiment that a path below its artifact location belongs to
+/// (`mlflow.server.auth._artifact_proxy_requirements`, 3.17.2): the artifacts of a run, of a logged model or of a trace.
+#[must_use]
+pub fn artifact_tier(below: &str) -> Option<ResourceKind> {
+    match below.split('/').next()? {
+        "models" => Some(ResourceKind::LoggedModel),
+        "traces" => Some(ResourceKind::Trace),
+        run if is_run_id(run) => Some(ResourceKind::Run),
+        _ => None,
+    }
+}
+
+/// The owner of the files at a path below an experiment's artifact location, as far as they can be a model's.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum ModelFiles<'p> {
+    Run(&'p str),
+    LoggedModel(&'p str),
+}
+
+impl<'p> ModelFiles<'p> {
+    /// Reads `RUN_ID/artifacts/NAME...` and `models/MODEL_ID/artifacts...`; `None` for everything else. All artifacts of a
+    /// run are more than a model.
+    #[must_use]
+    pub fn at(below: &'p str) -> Option<Self> {
+        let mut segments = below.split('/');
+        match (segments.next()?, segments.next()?, segments.next()) {
+            ("models", model, Some("artifacts")) if super::locate::is_opaque_id(model) => {
+                Some(Self::LoggedModel(model))
+            }
+            (run, "artifacts", Some(_)) if is_run_id(run) => Some(Self::Run(run)),
             _ => None,
         }
     }
+
+    /// The ID of the run or logged model.
+    #[must_use]
+    pub const fn id(self) -> &'p str {
+        match self {
+            Self::Run(id) | Self::LoggedModel(id) => id,
+        }
+    }
 }
+
+fn is_run_id(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Reads a text as MLflow does (`mlflow.utils.uri._decode`): it is percent-decoded and taken apart as a URI until nothing
+/// changes any more.
+fn stable(text: &str) -> Result<Cow<'_, str>, PathError> {
+    let mut current = Cow::Borrowed(text);
+    for _ in 0..ROUNDS {
+        let decoded = percent_decode_str(&current).decode_utf8_lossy();
+        let parsed = as_uri(&decoded)?;
+        if *parsed == *current {
+            return Ok(current);
+        }
+        current = Cow::Owned(parsed.into_owned());
+    }
+    Err(PathError::EncodedTwice)
+}
+
+/// What Python's `urlunparse(urlparse(text))` makes of a relative path. Refused is what releases of Python read
+/// differently, and what MLflow refuses.
+fn as_uri(text: &str) -> Result<Cow<'_, str>, PathError> {
+    if text.is_empty() || text.starts_with('/') {
+        return Err(PathError::NotAbsolute);
+    }
+    // Newer releases drop control characters and spaces at the start.
+    if text.contains(['#', '\n']) || text.starts_with(|c: char| c <= ' ') || has_scheme(text) {
+        return Err(PathError::ForbiddenCharacter);
+    }
+    let mut text = Cow::Borrowed(text);
+    if text.contains(['\t', '\r']) {
+        text = Cow::Owned(text.replace(['\t', '\r'], ""));
+    }
+    // An empty query and empty parameters are dropped.
+    if text.contains(['?', ';']) {
+        let (path, query) = text.split_once('?').unwrap_or((&text, ""));
+        let name = path.rfind('/').map_or(0, |slash| slash + 1);
+        // Parameters start at the first `;` of the last segment.
+        let no_parameters =
+            path.get(name..).and_then(|name| name.split_once(';')).is_some_and(|(_, rest)| rest.is_empty());
+        let path = if no_parameters { path.strip_suffix(';').unwrap_or(path) } else { path };
+        text = Cow::Owned(if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") });
+    }
+    Ok(text)
+}
+
+/// Returns true if a URI parser finds a scheme, which it writes in lower case.
+fn has_scheme(text: &str) -> bool {
+    let Some((scheme, _)) = text.split_once(':') else { return false };
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
+    scheme.starts_with(|c: char| c.is_ascii_alphabetic()) && scheme.bytes().all(plain)
+}
+
+/// MLflow gives up after ten.
+const ROUNDS: usize = 10;

@@ -18,7 +18,7 @@ mod table;
 
 pub use crate::authz::scorer_key;
 pub use address::{AddressError, ProviderHost, ProviderHosts};
-pub use artifact::ArtifactPath;
+pub use artifact::{ArtifactPath, ModelFiles, artifact_tier};
 pub use authorship::{Author, sign};
 pub use graphql::{Ask, GraphqlError, Query as GraphqlQuery, RootField, Verdict};
 pub use json::{Json, JsonError, MAX_DEPTH};

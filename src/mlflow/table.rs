@@ -95,7 +95,7 @@ pub enum Thing {
     /// A version to be made; its server may have to be made, too.
     NewMcpServerVersion,
     Job,
-    /// A path whose first segment is the experiment.
+    /// A path of the artifact proxy; it belongs to the experiment in whose location it lies.
     Artifact,
 }
 

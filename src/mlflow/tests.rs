@@ -283,9 +283,64 @@ fn artifact_paths_are_read_until_nothing_changes() {
     assert_eq!(experiment("5//x"), Err(PathError::EmptySegment));
     assert_eq!(experiment("%2f5/x"), Err(PathError::NotAbsolute));
     assert_eq!(experiment(""), Err(PathError::NotAbsolute));
-    assert_eq!(experiment("5/a%5cb"), Err(PathError::ForbiddenCharacter));
     assert_eq!(experiment("5/a%23b"), Err(PathError::ForbiddenCharacter));
+    assert_eq!(experiment("5/a%0ab"), Err(PathError::ForbiddenCharacter));
+    for text in [" 5/x", "%095/x", "%205/x", "file:x", "F+1.x-:/5/x", "Team%3Ax"] {
+        assert_eq!(experiment(text), Err(PathError::ForbiddenCharacter), "{text}");
+    }
     assert_eq!(experiment(&format!("5/%{}41", "25".repeat(20))), Err(PathError::EncodedTwice));
+}
+
+#[test]
+fn names_of_artifacts_are_read_as_mlflow_reads_them() {
+    // The second text is what `mlflow.utils.uri._decode` of MLflow 3.17.2 makes of the first.
+    for (text, read) in [
+        ("5/a;b", "5/a;b"),
+        ("5/a;", "5/a"),
+        ("5/a;;", "5/a;;"),
+        ("5/a;/b", "5/a;/b"),
+        ("5/a?", "5/a"),
+        ("5/a?b", "5/a?b"),
+        ("5/a??", "5/a??"),
+        ("5/a;?b", "5/a?b"),
+        ("5/a?b;", "5/a?b;"),
+        ("5/a%3B", "5/a"),
+        ("5/a\\b", "5/a\\b"),
+        ("5/a%5cb", "5/a\\b"),
+        ("5/a\tb\rc", "5/abc"),
+        ("5/a%09b", "5/ab"),
+        ("5/a%00b", "5/a\0b"),
+        ("5/a%", "5/a%"),
+        ("5/a%zz%25zz", "5/a%zz%zz"),
+        ("5/100%fat", "5/100\u{fffd}t"),
+        ("5/a%e2%28%a1", "5/a\u{fffd}(\u{fffd}"),
+        ("5/a:b", "5/a:b"),
+        ("5/%2541", "5/A"),
+        ("5/..a/b..", "5/..a/b.."),
+        ("5/ a/b ", "5/ a/b "),
+    ] {
+        let found = ArtifactPath::parse(text).map(|path| path.as_str().to_owned());
+        assert_eq!(found, Ok(read.to_owned()), "{text:?}");
+        assert_eq!(ArtifactPath::parse(read).map(|path| path.as_str().to_owned()), Ok(read.to_owned()), "{read:?}");
+    }
+}
+
+#[test]
+fn files_of_a_model_are_those_of_one_folder_of_a_run_or_of_a_logged_model() {
+    use super::ModelFiles;
+    let run = "0123456789abcdef0123456789abcdef";
+    let at = |below: &str| ModelFiles::at(below).map(|files| files.id().to_owned());
+    for below in
+        [format!("{run}/artifacts/model"), format!("{run}/artifacts/model/MLmodel"), format!("{run}/artifacts/m")]
+    {
+        assert_eq!(at(&below).as_deref(), Some(run), "{below}");
+    }
+    assert_eq!(at("models/m-1/artifacts").as_deref(), Some("m-1"));
+    assert_eq!(at("models/m-1/artifacts/MLmodel").as_deref(), Some("m-1"));
+    for below in ["", run, &format!("{run}/artifacts"), "models", "models/m-1", "models/m-1/x", "traces/t/artifacts/x"]
+    {
+        assert_eq!(at(below), None, "{below}");
+    }
 }
 
 #[test]

@@ -186,6 +186,8 @@ impl Proxy {
         let target = head.uri.path_and_query().ok_or(crate::http::HeadError::Target)?;
         let path = if has_encoded_names(target.path(), &self.static_prefix) {
             CanonicalPath::parse_names(target)?
+        } else if has_artifact(target.path(), &self.static_prefix) {
+            CanonicalPath::parse_artifact(target)?
         } else {
             CanonicalPath::parse(target)?
         };
@@ -521,15 +523,7 @@ impl Proxy {
                 Box::pin(self.resolver.prefetch_names(experiments.map(|one| one.id.as_str()))).await;
             }
             for located in located {
-                // An experiment's own id needs nobody's help.
-                match Resolver::at_hand(located) {
-                    Ok(requirement) => self.add(&mut requirements, requirement).await?,
-                    Err(located) => {
-                        for requirement in Box::pin(self.resolver.requirements(located)).await? {
-                            self.add(&mut requirements, requirement).await?;
-                        }
-                    }
-                }
+                self.require(&mut requirements, located).await?;
             }
         }
         for demand in demanded {
@@ -540,6 +534,20 @@ impl Proxy {
             }
         }
         Ok(authorize(identity, self.policy, &requirements.all)?)
+    }
+
+    /// Adds what a located thing comes to.
+    async fn require(&self, requirements: &mut Requirements<'_>, located: Located) -> Result<(), Error> {
+        // An experiment's own id needs nobody's help.
+        match self.resolver.at_hand(located) {
+            Ok(requirement) => self.add(requirements, requirement).await,
+            Err(located) => {
+                for requirement in Box::pin(self.resolver.requirements(located)).await? {
+                    self.add(requirements, requirement).await?;
+                }
+                Ok(())
+            }
+        }
     }
 
     /// Adds one requirement, with the names that globs of the caller's ask for. Nobody else's request takes a look-up.
@@ -584,7 +592,10 @@ impl Proxy {
                         .strip_prefix(prefix.trim_end_matches('/'))
                         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
                 };
-                if plain && self.authz.artifact_locations.iter().any(below) {
+                if plain
+                    && self.authz.artifact_locations.iter().any(below)
+                    && self.resolver.is_location_free(&location).await?
+                {
                     return Ok(Vec::new());
                 }
                 if gateway::connects(&location) {
@@ -836,16 +847,18 @@ fn target(path: &CanonicalPath, query: &Query) -> String {
     target
 }
 
-/// Artifact paths may come encoded twice; what is sent is the spelling that was authorised. All others must not.
+/// Artifact paths may come in a spelling that MLflow reads as another one; what is sent is what was authorised. All others
+/// must come decoded.
 fn canonical_artifact_path(checked: &mut Checked<'_>, params: &[(&str, &str)]) -> Result<(), Error> {
     use crate::mlflow::ArtifactPath;
-    if !checked.path.decoded().contains('%') {
-        return Ok(());
-    }
     let Some((_, raw)) = params.iter().find(|(name, _)| *name == "artifact_path") else {
-        return Err(crate::http::PathError::EncodedTwice.into());
+        let twice = checked.path.decoded().contains('%');
+        return if twice { Err(crate::http::PathError::EncodedTwice.into()) } else { Ok(()) };
     };
     let stable = ArtifactPath::parse(raw)?;
+    if stable.as_str() == *raw {
+        return Ok(());
+    }
     let prefix = checked.path.decoded().strip_suffix(raw).unwrap_or_default().to_owned();
     checked.path = CanonicalPath::from_decoded(prefix + stable.as_str())?;
     Ok(())
@@ -932,6 +945,14 @@ fn has_encoded_names(path: &str, static_prefix: &str) -> bool {
     ["/api", "/ajax-api"]
         .iter()
         .any(|api| path.strip_prefix(api).is_some_and(|path| path.starts_with("/3.0/mlflow/mcp-servers/")))
+}
+
+/// The artifact proxy, where a path ends with a file's name.
+fn has_artifact(path: &str, static_prefix: &str) -> bool {
+    let path = path.strip_prefix(static_prefix).unwrap_or(path);
+    ["/api", "/ajax-api"]
+        .iter()
+        .any(|api| path.strip_prefix(api).is_some_and(|path| path.starts_with("/2.0/mlflow-artifacts/")))
 }
 
 /// Nothing found, as protobuf writes it.

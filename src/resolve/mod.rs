@@ -7,6 +7,7 @@ mod answers;
 mod batch;
 mod born;
 mod gateway;
+mod locations;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use answers::{
 };
 pub use answers::{Queue, RegisteredModel};
 use gateway::KnownEndpoint;
+use locations::Locations;
 
 use crate::authz::{Permission, Requirement, Resource, ResourceKind};
 use crate::http::Query;
@@ -58,6 +60,8 @@ pub struct Resolver {
     names: Cache<String, Resource>,
     /// What experiments are called, for globs. Short-lived: others may rename them.
     experiments: Cache<String, Arc<str>>,
+    /// Where experiments keep their artifacts.
+    locations: Locations,
     /// Ids that were not found, so that guessing does not load MLflow.
     absent: Cache<(Owned, String), ()>,
 }
@@ -120,6 +124,7 @@ impl Resolver {
             secrets: Cache::builder().max_capacity(10_000).time_to_live(NAME_TTL).build(),
             names: Cache::builder().max_capacity(100_000).time_to_live(NAME_TTL).build(),
             experiments: Cache::builder().max_capacity(100_000).time_to_live(TITLE_TTL).build(),
+            locations: Locations::new(),
             absent: Cache::builder().max_capacity(100_000).time_to_live(ABSENT_TTL).build(),
         }
     }
@@ -128,7 +133,7 @@ impl Resolver {
     ///
     /// # Errors
     /// The thing, untouched.
-    pub fn at_hand(located: Located) -> Result<Requirement, Located> {
+    pub fn at_hand(&self, located: Located) -> Result<Requirement, Located> {
         let on = |kind, tier| {
             let resource = Resource::new(kind, located.id.as_str());
             Ok(Requirement::Level { permission: located.permission, resource, tier })
@@ -145,16 +150,10 @@ impl Resolver {
             Thing::McpServer => on(ResourceKind::McpServer, None),
             Thing::McpServerVersion => on(ResourceKind::McpServer, Some(ResourceKind::McpServerVersion)),
             Thing::Job => on(ResourceKind::Job, None),
-            Thing::Artifact => {
-                let path = ArtifactPath::parse(&located.id).ok();
-                Ok(match path.as_ref().and_then(|path| Some((path.experiment()?, path.tier()))) {
-                    Some((experiment, tier)) => {
-                        let resource = Resource::new(ResourceKind::Experiment, experiment);
-                        Requirement::Level { permission: located.permission, resource, tier }
-                    }
-                    None => Requirement::Privileged("use artifact paths that do not start with an experiment id"),
-                })
-            }
+            Thing::Artifact => match ArtifactPath::parse(&located.id) {
+                Ok(path) => self.locations.at_hand(located.permission, &path).ok_or(located),
+                Err(_) => Err(located),
+            },
             Thing::ExperimentName
             | Thing::Model
             | Thing::VersionOf
@@ -180,7 +179,7 @@ impl Resolver {
     /// # Errors
     /// A name that does not exist, or MLflow could not be asked.
     pub async fn requirements(&self, located: Located) -> Result<Vec<Requirement>, Error> {
-        let Located { permission, thing, id } = match Self::at_hand(located) {
+        let Located { permission, thing, id } = match self.at_hand(located) {
             Ok(requirement) => return Ok(vec![requirement]),
             Err(located) => located,
         };
@@ -202,6 +201,12 @@ impl Resolver {
                 let found = self.find::<GuardrailAnswer>(target).await?;
                 let owner = found.map(|answer| answer.guardrail.scorer.resource());
                 return Ok(vec![Requirement::Belonging { permission, noun: "guardrail", id, owner, tier: None }]);
+            }
+            Thing::Artifact => {
+                return match ArtifactPath::parse(&id) {
+                    Ok(path) => self.owner_of(permission, &path).await,
+                    Err(_) => Ok(vec![Requirement::Privileged("use this artifact path")]),
+                };
             }
             Thing::Dataset => return self.dataset(permission, id).await,
             Thing::NewMcpServerVersion => {
@@ -237,8 +242,7 @@ impl Resolver {
             | Thing::ModelDefinition
             | Thing::McpServer
             | Thing::McpServerVersion
-            | Thing::Job
-            | Thing::Artifact => return Ok(vec![Requirement::Privileged("do this")]),
+            | Thing::Job => return Ok(vec![Requirement::Privileged("do this")]),
         };
         let owner = match owned {
             Owned::Run => self.run(&id).await?,
