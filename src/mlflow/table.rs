@@ -254,6 +254,18 @@ impl Operation {
     pub fn is_public(&self) -> bool {
         self.needs == [Need::Public]
     }
+
+    /// Returns true if it may create, delete or rename versions of models.
+    #[must_use]
+    pub fn changes_versions(&self) -> bool {
+        let changes = |need: &Need| match need {
+            Need::Level { permission, thing, .. } => {
+                matches!(thing, Thing::Model | Thing::VersionOf) && *permission > Permission::Read
+            }
+            _ => false,
+        };
+        self.needs.iter().any(changes)
+    }
 }
 
 /// Why the table cannot be used.

@@ -366,8 +366,15 @@ impl Proxy {
         }
         let happening = happening(operation, params, body.as_mut())?;
         let outgoing = self.outgoing_json(&mut checked, &query, body.as_ref());
+        if operation.changes_versions() {
+            self.resolver.forget_versions();
+        }
         if let Some(happening) = happening {
-            let done = self.effects.carry_out(identity, checked.address, permit, happening, outgoing).await?;
+            let done = self.effects.carry_out(identity, checked.address, permit, happening, outgoing).await;
+            if operation.changes_versions() {
+                self.resolver.forget_versions();
+            }
+            let done = done?;
             record.upstream_answered();
             return Ok(self.whole(done.status, done.headers, done.body));
         }
@@ -380,7 +387,11 @@ impl Proxy {
         if let Some(then @ (Then::LearnRun | Then::LearnTrace)) = operation.then {
             return self.send_and_learn(permit, outgoing, then, record).await;
         }
-        self.send(permit, outgoing, record).await
+        let answer = self.send(permit, outgoing, record).await;
+        if operation.changes_versions() {
+            self.resolver.forget_versions();
+        }
+        answer
     }
 
     async fn forward_stream(
@@ -514,17 +525,7 @@ impl Proxy {
         if unlimited {
             requirements.add(Requirement::Admin { change: true })?;
         } else {
-            let traces = located.iter().filter(|one| matches!(one.thing, Thing::Trace | Thing::AssessmentOf));
-            if traces.clone().nth(1).is_some() {
-                Box::pin(self.resolver.prefetch_traces(traces.map(|trace| trace.id.as_str()))).await;
-            }
-            if identity.needs_names() {
-                let experiments = located.iter().filter(|one| one.is_experiment());
-                Box::pin(self.resolver.prefetch_names(experiments.map(|one| one.id.as_str()))).await;
-            }
-            for located in located {
-                self.require(&mut requirements, located).await?;
-            }
+            self.require_all(&mut requirements, located).await?;
         }
         for demand in demanded {
             if !unlimited || gateway::holds_for_everybody(&demand) {
@@ -534,6 +535,31 @@ impl Proxy {
             }
         }
         Ok(authorize(identity, self.policy, &requirements.all)?)
+    }
+
+    /// Adds what the located things come to.
+    async fn require_all(&self, requirements: &mut Requirements<'_>, located: Vec<Located>) -> Result<(), Error> {
+        let identity = requirements.identity;
+        let traces = located.iter().filter(|one| matches!(one.thing, Thing::Trace | Thing::AssessmentOf));
+        if traces.clone().nth(1).is_some() {
+            Box::pin(self.resolver.prefetch_traces(traces.map(|trace| trace.id.as_str()))).await;
+        }
+        if identity.needs_names() {
+            let experiments = located.iter().filter(|one| one.is_experiment());
+            Box::pin(self.resolver.prefetch_names(experiments.map(|one| one.id.as_str()))).await;
+        }
+        for located in located {
+            let read_file = located.thing == Thing::Artifact && located.permission == Permission::Read;
+            let file = read_file.then(|| located.id.clone());
+            match (self.require(requirements, located).await, file) {
+                (Err(Error::Denied(denied)), Some(path)) => {
+                    let version = Box::pin(self.version_with_file(identity, &path)).await?;
+                    requirements.add(version.ok_or(Error::Denied(denied))?)?;
+                }
+                (done, _) => done?,
+            }
+        }
+        Ok(())
     }
 
     /// Adds what a located thing comes to.
@@ -548,6 +574,27 @@ impl Proxy {
                 Ok(())
             }
         }
+    }
+
+    /// Returns a requirement that holds, when the file at this path is one of a model version that the caller may read.
+    async fn version_with_file(&self, identity: &Identity, path: &str) -> Result<Option<Requirement>, Error> {
+        let readable = |kind| Visibility::of(identity, self.policy, kind) != Visibility::Only(Vec::new());
+        if ![ResourceKind::RegisteredModel, ResourceKind::Prompt].into_iter().any(readable) {
+            return Ok(None);
+        }
+        for version in self.resolver.versions_near(path).await?.iter() {
+            let resource = match self.resolver.model(&version.name).await {
+                Ok(resource) => resource,
+                Err(crate::resolve::Error::NoSuchName(_)) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let requirement = Requirement::version(Permission::Read, resource);
+            let reads = holds(identity, self.policy, &requirement).is_ok();
+            if reads && self.resolver.is_file_of(path, version).await? {
+                return Ok(Some(requirement));
+            }
+        }
+        Ok(None)
     }
 
     /// Adds one requirement, with the names that globs of the caller's ask for. Nobody else's request takes a look-up.

@@ -8,6 +8,7 @@ mod batch;
 mod born;
 mod gateway;
 mod locations;
+mod versions;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use answers::{
 pub use answers::{Queue, RegisteredModel};
 use gateway::KnownEndpoint;
 use locations::Locations;
+pub use versions::ModelVersionKey;
 
 use crate::authz::{Permission, Requirement, Resource, ResourceKind};
 use crate::http::Query;
@@ -62,6 +64,9 @@ pub struct Resolver {
     experiments: Cache<String, Arc<str>>,
     /// Where experiments keep their artifacts.
     locations: Locations,
+    /// The versions that name a run or logged model, and where their files are. Short-lived: others may delete them.
+    versions: Cache<String, Arc<[ModelVersionKey]>>,
+    version_locations: Cache<ModelVersionKey, Option<Arc<ArtifactPath>>>,
     /// Ids that were not found, so that guessing does not load MLflow.
     absent: Cache<(Owned, String), ()>,
 }
@@ -125,6 +130,8 @@ impl Resolver {
             names: Cache::builder().max_capacity(100_000).time_to_live(NAME_TTL).build(),
             experiments: Cache::builder().max_capacity(100_000).time_to_live(TITLE_TTL).build(),
             locations: Locations::new(),
+            versions: Cache::builder().max_capacity(10_000).time_to_live(NAME_TTL).build(),
+            version_locations: Cache::builder().max_capacity(10_000).time_to_live(NAME_TTL).build(),
             absent: Cache::builder().max_capacity(100_000).time_to_live(ABSENT_TTL).build(),
         }
     }

@@ -9,6 +9,7 @@ import pytest
 from conftest import running
 from harness import Mlflow, Proxy, basic, unique
 from test_coverage import OLDER, OURS, python_of
+from test_model_readers import Trained, check_reader
 
 API = "/api/2.0/mlflow"
 
@@ -54,6 +55,11 @@ def test_everything_that_the_client_of_the_release_can_do(release):
     owner = release.proxy.person("teller")
     experiment = release.experiment(owner, unique("story"))
     assert release.client(owner, "story", experiment, unique("model")).splitlines()[-1] == "told"
+
+
+def test_a_reader_of_a_model_loads_it(release):
+    if release.version in ("2.22.5", "3.6.0", OURS):
+        check_reader(Trained(release.proxy, release.interpreter))
 
 
 PAGES = ["/experiments", "/experiments/{experiment}", "/experiments/{experiment}/runs", "/experiments/{experiment}/runs/{run}",

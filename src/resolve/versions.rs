@@ -1,0 +1,119 @@
+//! Which model versions a file of the artifact proxy belongs to.
+//!
+//! Clients load `models:/NAME/VERSION` from where the version's files are, below the experiment that trained it. A reader of
+//! the model may read these files and no others: a version whose files would be all artifacts of a run, or more, counts
+//! for nothing here.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::{Error, Resolver, parse};
+use crate::http::Query;
+use crate::mlflow::{ArtifactPath, ModelFiles};
+
+/// A version of a registered model or prompt.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ModelVersionKey {
+    pub name: String,
+    pub version: String,
+}
+
+/// How many versions of one run or logged model are looked at.
+const MAX_VERSIONS: usize = 200;
+/// How many of them are followed to versions that were copied from them.
+const MAX_COPIED: usize = 20;
+
+impl Resolver {
+    /// The model versions whose files may include this one: those that name its run or logged model, and their copies.
+    ///
+    /// # Errors
+    /// MLflow could not be asked.
+    pub async fn versions_near(&self, path: &str) -> Result<Arc<[ModelVersionKey]>, Error> {
+        let Ok(path) = ArtifactPath::parse(path) else { return Ok(Arc::default()) };
+        let Some(place) = self.place(&path).await? else { return Ok(Arc::default()) };
+        let Some(files) = ModelFiles::at(place.below) else { return Ok(Arc::default()) };
+        let found = self.versions.try_get_with(files.id().to_owned(), async { self.search_versions(files).await });
+        found.await.map_err(|error| Error::clone(&error))
+    }
+
+    /// Returns true if the file is one of this version's.
+    ///
+    /// # Errors
+    /// MLflow could not be asked.
+    pub async fn is_file_of(&self, path: &str, version: &ModelVersionKey) -> Result<bool, Error> {
+        let Ok(path) = ArtifactPath::parse(path) else { return Ok(false) };
+        let location = self.version_locations.try_get_with(version.clone(), async {
+            let mut query = Query::default();
+            query.set("name", Some(&version.name));
+            query.set("version", Some(&version.version));
+            let target = format!("/api/2.0/mlflow/model-versions/get-download-uri?{}", query.encoded());
+            let found = self.find::<DownloadUri>(target).await?;
+            Ok::<_, Error>(found.and_then(|found| ArtifactPath::of_location(&found.artifact_uri)).map(Arc::new))
+        });
+        let Some(root) = location.await.map_err(|error| Error::clone(&error))? else { return Ok(false) };
+        if path.below(&root).is_none() {
+            return Ok(false);
+        }
+        let (Some(of_file), Some(of_version)) = (self.place(&path).await?, self.place(&root).await?) else {
+            return Ok(false);
+        };
+        // Another experiment may be stored inside, and the version may be of more than a model's folder.
+        let files = ModelFiles::at(of_version.below);
+        Ok(of_file.root == of_version.root && files.is_some() && files == ModelFiles::at(of_file.below))
+    }
+
+    /// Forgets the versions, because one was just created or deleted through us.
+    pub fn forget_versions(&self) {
+        self.versions.invalidate_all();
+        self.version_locations.invalidate_all();
+    }
+
+    async fn search_versions(&self, files: ModelFiles<'_>) -> Result<Arc<[ModelVersionKey]>, Error> {
+        // INVARIANT: letters, digits, `-` and `_` only, so the id is plain text in a filter.
+        let id = files.id();
+        let mut found = BTreeSet::new();
+        let mut to_follow = self.versions_where(&format!("source_path LIKE '%{id}%'"), &mut found).await?;
+        if let ModelFiles::Run(_) = files {
+            to_follow.extend(self.versions_where(&format!("run_id = '{id}'"), &mut found).await?);
+        }
+        for _ in 0..MAX_COPIED {
+            let Some(copied) = to_follow.pop() else { break };
+            // A name with a quote cannot be written in a filter.
+            if copied.name.contains(['\'', '"', '\\']) {
+                continue;
+            }
+            let source = format!("source_path = 'models:/{}/{}'", copied.name, copied.version);
+            to_follow.extend(self.versions_where(&source, &mut found).await?);
+        }
+        Ok(found.into_iter().collect())
+    }
+
+    /// Adds what is found; returns those that are new.
+    async fn versions_where(
+        &self,
+        filter: &str,
+        found: &mut BTreeSet<ModelVersionKey>,
+    ) -> Result<Vec<ModelVersionKey>, Error> {
+        let mut query = Query::default();
+        query.set("filter", Some(filter));
+        query.set("max_results", Some(&MAX_VERSIONS.to_string()));
+        let target = format!("/api/2.0/mlflow/model-versions/search?{}", query.encoded());
+        let Some(answer) = self.upstream.lookup(target).await.map_err(super::failed)? else { return Ok(Vec::new()) };
+        let versions = parse::<Versions>(&answer)?.model_versions;
+        Ok(versions.into_iter().filter(|version| found.insert(version.clone())).collect())
+    }
+}
+
+#[derive(Deserialize)]
+struct Versions {
+    #[serde(default)]
+    model_versions: Vec<ModelVersionKey>,
+}
+
+#[derive(Deserialize)]
+struct DownloadUri {
+    #[serde(default)]
+    artifact_uri: String,
+}
