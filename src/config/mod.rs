@@ -66,6 +66,8 @@ pub struct Server {
     /// Peers whose `X-Forwarded-For` is believed. Empty: nobody's.
     pub trusted_proxies: Vec<IpNet>,
     pub max_connections: usize,
+    /// Of one IPv4 address or IPv6 /64 that is not a trusted proxy.
+    pub max_connections_per_address: usize,
     /// Bytes of one request head, and bound of each connection's buffers.
     pub max_head_bytes: usize,
     pub max_headers: usize,

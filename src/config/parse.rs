@@ -70,6 +70,8 @@ fn server(raw: &raw::Server, report: &mut Report) -> Option<Server> {
     let allowed_hosts = each("server.allowed_hosts", &raw.allowed_hosts, checks::host, report);
     let trusted_proxies = each("server.trusted_proxies", &raw.trusted_proxies, checks::network, report);
     let max_connections = report.check("server.max_connections", checks::number(raw.max_connections, 1..=1_000_000));
+    let per_address = checks::number(raw.max_connections_per_address, 1..=1_000_000);
+    let per_address = report.check("server.max_connections_per_address", per_address);
     let max_head_bytes = report.check("server.max_head_bytes", checks::number(raw.max_head_bytes, 8192..=1_048_576));
     let max_headers = report.check("server.max_headers", checks::number(raw.max_headers, 10..=1000));
     let max_body_bytes = report.check("server.max_body_bytes", checks::number(raw.max_body_bytes, 1024..=GIB));
@@ -86,6 +88,7 @@ fn server(raw: &raw::Server, report: &mut Report) -> Option<Server> {
         tls: tls?,
         trusted_proxies: trusted_proxies?,
         max_connections: max_connections?,
+        max_connections_per_address: per_address?,
         max_head_bytes: max_head_bytes?,
         max_headers: max_headers?,
         max_body_bytes: max_body_bytes?,

@@ -87,10 +87,13 @@ impl Builder {
     }
 
     /// Everything one connection does. Small until its protocol is known, so that a silent one costs little.
+    /// Ends when `stop` is cancelled: idle at once, else when what is under way is done.
     pub(super) fn connection<H, F>(
         &self,
         tcp: TcpStream,
         address: SocketAddr,
+        wire: Arc<Wire>,
+        stop: CancellationToken,
         handler: H,
     ) -> impl Future<Output = ()> + Send + use<H, F>
     where
@@ -100,11 +103,10 @@ impl Builder {
         let parts = Arc::clone(&self.parts);
         async move {
             let _open = Open::count(&parts.metrics);
-            let wire = Arc::new(Wire::default());
             let peer = Peer { address, tls: parts.tls.is_some() };
             let opened = tokio::select! {
                 biased;
-                () = parts.stop.cancelled() => return,
+                () = stop.cancelled() => return,
                 opened = parts.open(tcp, &wire) => opened,
             };
             let (stream, protocol) = match opened {
@@ -117,8 +119,8 @@ impl Builder {
             let (metrics, max_headers) = (Arc::clone(&parts.metrics), parts.limits.max_headers);
             let service = Service { handler, peer, wire: Arc::clone(&wire), metrics, max_headers, calls: Cell::new(0) };
             match protocol {
-                Protocol::Http1 => Box::pin(parts.http1(stream, wire, service)).await,
-                Protocol::Http2 => Box::pin(parts.http2(stream, wire, service)).await,
+                Protocol::Http1 => Box::pin(parts.http1(stream, wire, service, stop)).await,
+                Protocol::Http2 => Box::pin(parts.http2(stream, wire, service, stop)).await,
             }
         }
     }
@@ -146,7 +148,7 @@ impl Parts {
         Ok((Stream::plain(tcp, Arc::clone(wire)), protocol))
     }
 
-    async fn http1<H, F>(&self, stream: Stream, wire: Arc<Wire>, service: Service<H>)
+    async fn http1<H, F>(&self, stream: Stream, wire: Arc<Wire>, service: Service<H>, stop: CancellationToken)
     where
         H: Fn(http::Request<Incoming>, Peer, Option<EdgeRefusal>) -> F + Send + 'static,
         F: Future<Output = Response> + Send + 'static,
@@ -154,29 +156,27 @@ impl Parts {
         let inspector = Inspector::new(self.limits.max_head_bytes, self.limits.max_headers);
         let guard = Guard::new(stream, Arc::clone(&wire), inspector, self.limits.head_timeout);
         let connection = self.http1.serve_connection(TokioIo::new(guard), service);
-        self.drive(connection, &wire).await;
+        self.drive(connection, &wire, stop).await;
         if wire.broken() {
             self.metrics.edge_refused(EdgeRefusal::Chunk.as_str());
         }
     }
 
-    async fn http2<H, F>(&self, stream: Stream, wire: Arc<Wire>, service: Service<H>)
+    async fn http2<H, F>(&self, stream: Stream, wire: Arc<Wire>, service: Service<H>, stop: CancellationToken)
     where
         H: Fn(http::Request<Incoming>, Peer, Option<EdgeRefusal>) -> F + Send + 'static,
         F: Future<Output = Response> + Send + 'static,
     {
         let connection = self.http2.serve_connection(TokioIo::new(stream), service);
-        self.drive(connection, &wire).await;
+        self.drive(connection, &wire, stop).await;
     }
 
     /// Lets hyper work until the connection ends, nothing moves on it any more, or we are told to stop.
-    async fn drive<C>(&self, connection: C, wire: &Wire)
+    async fn drive<C>(&self, connection: C, wire: &Wire, stop: CancellationToken)
     where
         C: GracefulConnection<Error = hyper::Error> + Future<Output = Result<(), hyper::Error>>,
     {
         let mut connection = pin!(connection);
-        // A child: polling it takes no lock that other connections want.
-        let stop = self.stop.child_token();
         let mut stopped = pin!(stop.cancelled());
         let mut stopping = false;
         let half = self.limits.idle_timeout / 2;
@@ -187,6 +187,9 @@ impl Parts {
                 biased;
                 ended = connection.as_mut() => return self.note(ended),
                 () = stopped.as_mut(), if !stopping => {
+                    if wire.is_idle() && !self.stop.is_cancelled() {
+                        return; // makes room for another connection
+                    }
                     stopping = true;
                     graceful(connection.as_mut());
                     tick.set(sleep(self.limits.drain_timeout));

@@ -9,13 +9,15 @@ use std::time::Duration;
 
 use hyper::body::Incoming;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config;
 use crate::http::Response;
 use crate::telemetry::Metrics;
+
+use register::Register;
 
 pub mod admin;
 mod certificate;
@@ -24,6 +26,7 @@ mod connection;
 mod guard;
 mod inspect;
 mod refusal;
+mod register;
 mod service;
 mod stream;
 pub mod tls;
@@ -57,7 +60,9 @@ where
 {
     let connections = TaskTracker::new();
     let builder = connection::Builder::new(config, connections.clone(), tls, Arc::clone(&metrics), stop.clone());
+    let register = Arc::new(Register::new(config.max_connections_per_address, config.trusted_proxies.clone()));
     let slots = Arc::new(Semaphore::new(config.max_connections));
+    let waiting = Arc::new(Semaphore::new(MAX_WAITING));
     let drain = config.drain_timeout.saturating_add(DRAIN_MARGIN);
     async move {
         let mut pause = Backoff::default();
@@ -75,14 +80,33 @@ where
                 }
             };
             pause = Backoff::default();
-            let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+            // A child: polling it takes no lock that other connections want.
+            let (wire, stop) = (Arc::new(register.wire()), stop.child_token());
+            let Ok((entered, closed)) = register.enter(address.ip(), Arc::clone(&wire), stop.clone()) else {
                 metrics.connections_refused.inc();
                 continue;
             };
-            let connection = builder.connection(tuned(tcp), address, handler.clone());
+            metrics.connections_evicted.inc_by(closed as u64);
+            let slot = match Arc::clone(&slots).try_acquire_owned() {
+                Ok(slot) => Slot::Taken(slot),
+                // Full: the place of the longest idle connection, which closes now.
+                Err(_) => match Arc::clone(&waiting).try_acquire_owned() {
+                    Ok(waits) if register.close_longest_idle() => {
+                        metrics.connections_evicted.inc();
+                        Slot::Soon(Arc::clone(&slots), waits)
+                    }
+                    Ok(_) | Err(_) => {
+                        metrics.connections_refused.inc();
+                        continue;
+                    }
+                },
+            };
+            let connection = builder.connection(tuned(tcp), address, wire, stop, handler.clone());
+            let metrics = Arc::clone(&metrics);
             connections.spawn(async move {
+                let Some(slot) = slot.taken().await else { return metrics.connections_refused.inc() };
                 connection.await;
-                drop(slot);
+                drop((slot, entered));
             });
         }
         drop(listener);
@@ -90,6 +114,23 @@ where
         // Every connection bounds its own drain; this is the belt to those braces.
         if tokio::time::timeout(drain, connections.wait()).await.is_err() {
             tracing::warn!(left = connections.len(), "connections were still open after the drain");
+        }
+    }
+}
+
+/// The right to one of `max_connections`.
+#[derive(Debug)]
+enum Slot {
+    Taken(OwnedSemaphorePermit),
+    /// Another connection is closing.
+    Soon(Arc<Semaphore>, OwnedSemaphorePermit),
+}
+
+impl Slot {
+    async fn taken(self) -> Option<OwnedSemaphorePermit> {
+        match self {
+            Self::Taken(slot) => Some(slot),
+            Self::Soon(slots, _waits) => tokio::time::timeout(SLOT_WAIT, slots.acquire_owned()).await.ok()?.ok(),
         }
     }
 }
@@ -124,6 +165,10 @@ impl Backoff {
     }
 }
 
+/// Connections that wait for the place of one that closes.
+const MAX_WAITING: usize = 256;
+/// An idle connection closes as soon as its task runs.
+const SLOT_WAIT: Duration = Duration::from_secs(1);
 /// What `serve` waits beyond each connection's own limit.
 const DRAIN_MARGIN: Duration = Duration::from_secs(1);
 

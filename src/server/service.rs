@@ -7,13 +7,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use http::{HeaderValue, StatusCode, Version, header};
+use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 
 use super::stream::Wire;
 use super::{EdgeRefusal, Peer};
-use crate::http::{ErrorCode, Reply, Response};
+use crate::http::{Body, BodyError, ErrorCode, Reply, Response};
 use crate::telemetry::Metrics;
 
 /// What hyper calls for each request of one connection.
@@ -33,7 +35,7 @@ where
     H: Fn(http::Request<Incoming>, Peer, Option<EdgeRefusal>) -> F,
     F: Future<Output = Response>,
 {
-    type Response = Response;
+    type Response = http::Response<Sending>;
     type Error = Infallible;
     type Future = Answer<F>;
 
@@ -49,7 +51,8 @@ where
         }
         let close = refusal.is_some() && request.version() < Version::HTTP_2;
         let turn = Turn::start(&self.wire);
-        Answer { making: (self.handler)(request, self.peer, refusal), close, turn, metrics: Arc::clone(&self.metrics) }
+        let wire = Arc::clone(&self.wire);
+        Answer { making: (self.handler)(request, self.peer, refusal), close, turn, wire, metrics: Arc::clone(&self.metrics) }
     }
 }
 
@@ -60,12 +63,13 @@ pin_project! {
         making: F,
         close: bool,
         turn: Turn,
+        wire: Arc<Wire>,
         metrics: Arc<Metrics>,
     }
 }
 
 impl<F: Future<Output = Response>> Future for Answer<F> {
-    type Output = Result<Response, Infallible>;
+    type Output = Result<http::Response<Sending>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
@@ -82,11 +86,51 @@ impl<F: Future<Output = Response>> Future for Answer<F> {
                     .into_response()
             }
         };
-        this.turn.over();
         if *this.close {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
+        let response = response.map(|body| Sending::start(body, Arc::clone(this.wire)));
+        this.turn.over();
         Poll::Ready(Ok(response))
+    }
+}
+
+pin_project! {
+    /// The body of an answer, which marks on the wire that it is being sent.
+    pub(super) struct Sending {
+        #[pin]
+        body: Body,
+        wire: Arc<Wire>,
+    }
+
+    impl PinnedDrop for Sending {
+        fn drop(this: Pin<&mut Self>) {
+            this.wire.sent();
+        }
+    }
+}
+
+impl Sending {
+    fn start(body: Body, wire: Arc<Wire>) -> Self {
+        wire.sending();
+        Self { body, wire }
+    }
+}
+
+impl HttpBody for Sending {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.project().body.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

@@ -19,6 +19,14 @@ pub(super) struct Wire {
     moves: AtomicU64,
     /// Requests whose answer is being made.
     answering: AtomicU32,
+    /// Answers whose body is not yet handed to hyper whole.
+    sending: AtomicU32,
+    /// The last write did not take everything: the client is not reading.
+    blocked: AtomicBool,
+    /// What `epoch` said at the last request, or at the start.
+    last: AtomicU64,
+    /// Grows with each connection of the server.
+    epoch: Arc<AtomicU64>,
     /// HTTP/1: the body of the latest request is still coming.
     in_body: AtomicBool,
     /// HTTP/1: which head (the first is 1) was refused, and why. At most one: the connection ends with it.
@@ -28,6 +36,35 @@ pub(super) struct Wire {
 }
 
 impl Wire {
+    pub(super) fn new(epoch: Arc<AtomicU64>) -> Self {
+        Self { last: AtomicU64::new(epoch.load(Ordering::Relaxed)), epoch, ..Self::default() }
+    }
+
+    /// Whether closing the connection now would lose nothing but the connection.
+    pub(super) fn is_idle(&self) -> bool {
+        let none = |count: &AtomicU32| count.load(Ordering::Relaxed) == 0;
+        let not = |flag: &AtomicBool| !flag.load(Ordering::Relaxed);
+        none(&self.answering) && none(&self.sending) && not(&self.in_body) && not(&self.blocked)
+    }
+
+    /// Smaller the longer the connection is idle.
+    pub(super) fn last(&self) -> u64 {
+        self.last.load(Ordering::Relaxed)
+    }
+
+    fn used(&self) {
+        self.last.store(self.epoch.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    pub(super) fn sending(&self) {
+        self.sending.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn sent(&self) {
+        self.sending.fetch_sub(1, Ordering::Relaxed);
+        self.used();
+    }
+
     fn moved(&self) {
         self.moves.store(self.moves.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
     }
@@ -49,6 +86,7 @@ impl Wire {
 
     pub(super) fn end(&self) {
         self.answering.fetch_sub(1, Ordering::Relaxed);
+        self.used();
     }
 
     pub(super) fn set_in_body(&self, in_body: bool) {
@@ -101,6 +139,7 @@ impl Stream {
         if matches!(written, Poll::Ready(Ok(count)) if count > 0) {
             self.wire.moved();
         }
+        self.wire.blocked.store(written.is_pending(), Ordering::Relaxed);
         written
     }
 }

@@ -1,5 +1,5 @@
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use http::{StatusCode, header};
@@ -21,6 +21,8 @@ struct Running {
     metrics: Arc<Metrics>,
     /// Set by a handler that was dropped before its end.
     cancelled: Arc<AtomicBool>,
+    /// Requests that a handler has received.
+    received: Arc<AtomicUsize>,
 }
 
 fn config() -> config::Server {
@@ -31,6 +33,7 @@ fn config() -> config::Server {
         tls: None,
         trusted_proxies: Vec::new(),
         max_connections: 100,
+        max_connections_per_address: 1000,
         max_head_bytes: 16 * 1024,
         max_headers: 100,
         max_body_bytes: 1024 * 1024,
@@ -89,15 +92,27 @@ async fn start_tls(config: config::Server, tls: Option<tls::Acceptor>) -> Runnin
     let (stop, tasks, cancelled) = (CancellationToken::new(), TaskTracker::new(), Arc::<AtomicBool>::default());
     let metrics = Arc::new(Metrics::new([]).unwrap());
     let flag = Arc::clone(&cancelled);
-    let handler = move |request, peer, refusal| answer(request, peer, refusal, Arc::clone(&flag));
+    let received = Arc::<AtomicUsize>::default();
+    let count = Arc::clone(&received);
+    let handler = move |request, peer, refusal| {
+        count.fetch_add(1, Ordering::SeqCst);
+        answer(request, peer, refusal, Arc::clone(&flag))
+    };
     tasks.spawn(serve(&config, listener, tls, handler, Arc::clone(&metrics), stop.clone()));
     tasks.close();
-    Running { address, stop, tasks, metrics, cancelled }
+    Running { address, stop, tasks, metrics, cancelled, received }
 }
 
 impl Running {
     async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// Waits until so many requests are with a handler or answered.
+    async fn has_received(&self, count: usize) {
+        while self.received.load(Ordering::SeqCst) < count {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     /// Sends bytes and reads to the end, which must come within ten seconds.
@@ -242,11 +257,74 @@ async fn connections_beyond_the_limit_are_closed_and_counted() {
     let mut first = server.connect().await;
     first.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
     assert!(read_some(&mut first).await.starts_with("HTTP/1.1 200"));
+    first.write_all(b"GET /never HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    // A request under way is not cut off for another connection.
+    server.has_received(2).await;
     let mut second = server.connect().await;
     let mut byte = [0];
     assert!(!matches!(second.read(&mut byte).await, Ok(1)));
     assert_eq!(server.metrics.connections_refused.get(), 1);
     assert_eq!(server.metrics.connections.get(), 1);
+}
+
+#[tokio::test]
+async fn a_full_server_closes_what_is_idle_the_longest() {
+    let server = start(config::Server { max_connections: 2, ..config() }).await;
+    let mut open = Vec::new();
+    for _ in 0..2 {
+        let mut tcp = server.connect().await;
+        tcp.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        assert!(read_some(&mut tcp).await.starts_with("HTTP/1.1 200"));
+        open.push(tcp);
+    }
+    let answer = server.ask("GET /third HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+    assert!(answer.ends_with("GET /third tls=false"), "{answer}");
+    let mut byte = [0];
+    assert!(!matches!(open[0].read(&mut byte).await, Ok(1)), "the first was closed");
+    open[1].write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    assert!(read_some(&mut open[1]).await.starts_with("HTTP/1.1 200"), "the second was not");
+    assert_eq!((server.metrics.connections_evicted.get(), server.metrics.connections_refused.get()), (1, 0));
+}
+
+#[tokio::test]
+async fn silent_connections_shut_nobody_out() {
+    let server = start(config::Server { max_connections: 4, ..config() }).await;
+    let silent: Vec<_> = several(8, &server).await;
+    for _ in 0..8 {
+        let answer = server.ask("GET /me HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+        assert!(answer.ends_with("GET /me tls=false"), "{answer}");
+    }
+    drop(silent);
+}
+
+#[tokio::test]
+async fn an_address_has_a_limit_of_its_own() {
+    let limits = config::Server { max_connections_per_address: 1, ..config() };
+    let server = start(limits.clone()).await;
+    let mut first = server.connect().await;
+    first.write_all(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    server.has_received(1).await;
+    let mut second = server.connect().await;
+    let mut byte = [0];
+    assert!(!matches!(second.read(&mut byte).await, Ok(1)), "the first is busy");
+    assert!(read_some(&mut first).await.starts_with("HTTP/1.1 200"));
+    let answer = server.ask("GET /next HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+    assert!(answer.ends_with("GET /next tls=false"), "the first is idle: {answer}");
+    let trusted = config::Server { trusted_proxies: vec!["127.0.0.0/8".parse().unwrap()], ..limits };
+    let server = start(trusted).await;
+    let mut open = several(3, &server).await;
+    for tcp in &mut open {
+        tcp.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        assert!(read_some(tcp).await.starts_with("HTTP/1.1 200"));
+    }
+}
+
+async fn several(count: usize, server: &Running) -> Vec<TcpStream> {
+    let mut open = Vec::with_capacity(count);
+    for _ in 0..count {
+        open.push(server.connect().await);
+    }
+    open
 }
 
 #[tokio::test]

@@ -42,8 +42,10 @@ pub struct Metrics {
     /// Open connections.
     pub connections: IntGauge,
     pub connections_total: IntCounter,
-    /// Closed at once because `max_connections` were open.
+    /// Closed at once because `max_connections` were open, or `max_connections_per_address`, none of them idle.
     pub connections_refused: IntCounter,
+    /// Idle connections that were closed to make room for another one.
+    pub connections_evicted: IntCounter,
     pub tls_failures: IntCounter,
     /// Requests whose handling panicked. Anything but 0 is a bug.
     pub panics: IntCounter,
@@ -187,6 +189,11 @@ impl Metrics {
             connections: gauge(&r, "connections", "Open connections")?,
             connections_total: counter(&r, "connections_total", "Connections accepted")?,
             connections_refused: counter(&r, "connections_refused_total", "Connections closed: too many were open")?,
+            connections_evicted: counter(
+                &r,
+                "connections_evicted_total",
+                "Idle connections closed to make room for another one",
+            )?,
             tls_failures: counter(&r, "tls_failures_total", "TLS handshakes that failed")?,
             panics: counter(&r, "panics_total", "Requests that made the proxy panic")?,
             effects_failed: counter(&r, "effects_failed_total", "Effects of requests that could not be written")?,

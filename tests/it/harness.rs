@@ -202,6 +202,7 @@ fn configuration(upstream: SocketAddr, store: &tempfile::TempDir) -> config::Con
             max_body_bytes: 1024 * 1024,
             head_timeout: Duration::from_secs(5),
             tls_handshake_timeout: Duration::from_secs(5),
+            max_connections_per_address: 1000,
             idle_timeout: Duration::from_secs(60),
             drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(1),
