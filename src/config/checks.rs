@@ -151,7 +151,7 @@ pub(super) fn network(text: &str) -> Result<IpNet, String> {
     Ok(network)
 }
 
-/// A host name or address as a `Host` header has it, with or without a port.
+/// A host name or address as a `Host` header has it. A port may stand behind it and is left out: it plays no part.
 pub(super) fn host(text: &str) -> Result<String, String> {
     let refusal = || format!("`{text}` is not a host name, with or without a port");
     let url = Url::parse(&format!("http://{text}/")).map_err(|_| refusal())?;
@@ -159,7 +159,7 @@ pub(super) fn host(text: &str) -> Result<String, String> {
     if !rest || text.contains(['/', '\\', '@', '?', '#']) || text.is_empty() {
         return Err(refusal());
     }
-    Ok(text.to_ascii_lowercase())
+    url.host_str().map(str::to_owned).ok_or_else(refusal)
 }
 
 pub(super) fn artifact_location(text: &str) -> Result<String, String> {

@@ -94,6 +94,8 @@ pub struct Tls {
 #[derive(Clone, Debug)]
 pub struct Admin {
     pub listen: SocketAddr,
+    /// Host names with dots that are answered beside addresses and plain names.
+    pub allowed_hosts: Vec<String>,
 }
 
 /// The MLflow behind us.

@@ -167,7 +167,9 @@ fn reachable_for_log_in(server: &Server, providers: &[Provider], report: &mut Re
 }
 
 fn admin(raw: &raw::Admin, report: &mut Report) -> Option<Admin> {
-    report.check("admin.listen", checks::address(&raw.listen)).map(|listen| Admin { listen })
+    let listen = report.check("admin.listen", checks::address(&raw.listen));
+    let allowed_hosts = each("admin.allowed_hosts", &raw.allowed_hosts, checks::host, report);
+    Some(Admin { listen: listen?, allowed_hosts: allowed_hosts? })
 }
 
 fn upstream(raw: &raw::Upstream, report: &mut Report) -> Option<Upstream> {

@@ -92,11 +92,12 @@ pub(super) struct Tls {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Admin {
     pub(super) listen: String,
+    pub(super) allowed_hosts: Vec<String>,
 }
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:9090".to_owned() }
+        Self { listen: "127.0.0.1:9090".to_owned(), allowed_hosts: Vec::new() }
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Sources: RFC 9110 §7, RFC 9112 §3 and §6, and the advisories of other proxies of the last years.
 
+use std::net::Ipv6Addr;
+
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method, Version, header};
 
@@ -100,10 +102,8 @@ pub fn host(head: &Parts) -> Result<String, HeadError> {
             http::uri::Authority::try_from(value.as_bytes()).map_err(|_| HeadError::BadHost)?
         }
     };
-    if authority.as_str().contains('@') || authority.host().is_empty() {
-        return Err(HeadError::BadHost);
-    }
-    Ok(authority.host().to_ascii_lowercase())
+    let host = host_name(authority.as_str().as_bytes()).ok_or(HeadError::BadHost)?;
+    Ok(host.to_ascii_lowercase())
 }
 
 fn check_host(head: &Parts) -> Result<(), HeadError> {
@@ -131,11 +131,43 @@ pub fn navigates(headers: &HeaderMap) -> bool {
         && !headers.contains_key("x-requested-with")
 }
 
-/// Nothing but what names, addresses and ports are made of: a shell, say, gives the rest a meaning.
 fn is_host(text: &[u8]) -> bool {
-    let part = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:[]%".contains(byte);
-    !text.is_empty() && text.iter().all(part)
+    host_name(text).is_some()
 }
+
+/// The host of a `Host` header: a name, an IPv4 address, or an IPv6 address in brackets, with an optional port of 1 to 65535
+/// (RFC 9110 §7.2). `None` for anything else.
+#[must_use]
+pub fn host_name(text: &[u8]) -> Option<&str> {
+    let text = str::from_utf8(text).ok()?;
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (address, port) = rest.split_once(']')?;
+            address.parse::<Ipv6Addr>().ok()?;
+            (text.get(..address.len() + 2)?, Some(port).filter(|port| !port.is_empty()))
+        }
+        None => {
+            let end = text.find(':').unwrap_or(text.len());
+            let (name, port) = text.split_at_checked(end)?;
+            // One dot may end a name, which is then fully qualified.
+            let plain = |label: &str| {
+                !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+            };
+            if !name.strip_suffix('.').unwrap_or(name).split('.').all(plain) {
+                return None;
+            }
+            (name, Some(port).filter(|port| !port.is_empty()))
+        }
+    };
+    let is_port = |port: &str| {
+        let digits = port.strip_prefix(':').filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+        digits.and_then(|digits| digits.parse::<u16>().ok()).is_some_and(|port| port > 0)
+    };
+    (host.len() <= MAX_HOST_BYTES && port.is_none_or(is_port)).then_some(host)
+}
+
+/// RFC 1035 §2.3.4.
+const MAX_HOST_BYTES: usize = 255;
 
 fn check_headers(headers: &HeaderMap) -> Result<(), HeadError> {
     // One pass; what is looked at closely is rare.

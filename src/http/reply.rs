@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
-use super::{Body, Response};
+use super::{Body, NOT_STORED, Response};
 
 /// MLflow's names of errors (`mlflow.protos.databricks_pb2.ErrorCode`) that we use. An unknown name makes its Python
 /// client warn about "a proxy server", so we invent none.
@@ -83,6 +83,7 @@ impl Reply {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert(header::CACHE_CONTROL, NOT_STORED);
         for (name, value) in self.headers {
             headers.append(name, value);
         }

@@ -326,7 +326,7 @@ impl Table {
                 return Err(wrong("it needs nothing; say PUBLIC if that is meant".to_owned()));
             }
             let narrow = row.narrow.as_deref().map(Field::from_str).transpose().map_err(wrong)?;
-            let reads = methods.iter().all(|method| *method == Method::GET || *method == Method::HEAD);
+            let reads = methods.iter().all(|method| *method == Method::GET);
             let send = row.send.unwrap_or(if reads { Send::Query } else { Send::Json });
             let fields = known_fields(&schema, &row.name, send, &needs, narrow.as_ref()).map_err(wrong)?;
             let author = row.author.map(Author::field);
@@ -359,7 +359,11 @@ impl Table {
             });
         }
         let mut router = matchit::Router::new();
-        for (path, entries) in paths {
+        for (path, mut entries) in paths {
+            // As Flask: a route that answers GET answers HEAD.
+            if let Some(&(_, index)) = entries.iter().find(|(method, _)| *method == Method::GET) {
+                entries.push((Method::HEAD, index));
+            }
             let what =
                 |error: matchit::InsertError| TableError::Row { operation: path.clone(), what: error.to_string() };
             router.insert(&path, entries).map_err(what)?;

@@ -20,7 +20,7 @@ use crate::authn::Authn;
 use crate::authz::{Identity, Policy};
 use crate::clock::Clock;
 use crate::config;
-use crate::http::{ErrorCode, Reply};
+use crate::http::{Body, ErrorCode, Reply, Response};
 use crate::mlflow::Table;
 use crate::resolve::Resolver;
 use crate::store::Store;
@@ -52,6 +52,7 @@ mod users;
 mod visit;
 
 use asked::{Asked, Caller};
+use html::ErrorPage;
 use refusal::Refusal;
 use resource_permissions::{FAMILIES, Family};
 use visit::Visit;
@@ -134,7 +135,29 @@ impl Pages {
     #[must_use]
     pub fn account_page(&self) -> String {
         let public = self.parts.reached.public_url.as_ref().map(|url| url.as_str().trim_end_matches('/'));
-        format!("{}/auth/account", public.unwrap_or_default())
+        format!("{}{}/auth/account", public.unwrap_or_default(), self.parts.reached.static_prefix)
+    }
+
+    /// Turns a refusal into a page with a way home. Status and headers stay, but for those about the body.
+    #[must_use]
+    pub fn show_refusal(&self, refusal: Response, heading: &str, words: &str, signed_in: bool) -> Response {
+        let (mut head, _) = refusal.into_parts();
+        let can_sign_in = self.can_sign_in();
+        let public = self.parts.reached.public_url.as_ref().map(|url| url.as_str().trim_end_matches('/'));
+        // Under a name that is not served here, our own addresses lead nowhere.
+        let origin = public.filter(|_| head.status == StatusCode::MISDIRECTED_REQUEST).unwrap_or_default();
+        let home = format!("{origin}{}/", self.parts.reached.static_prefix);
+        let page = html::error(&ErrorPage {
+            heading,
+            words,
+            home: &home,
+            sign_in: can_sign_in && !signed_in,
+            account: signed_in,
+            sign_out: can_sign_in && signed_in,
+        });
+        head.headers.remove(header::CONTENT_LENGTH);
+        html::guard(&mut head.headers, "");
+        Response::from_parts(head, Body::from(Bytes::from(page)))
     }
 
     /// Whether nobody needs to be signed in for this canonical path.

@@ -65,18 +65,27 @@ pub(super) type Page = Response<Bytes>;
 impl Visit<'_> {
     pub(super) async fn answer(self) -> Page {
         let path = self.head.uri.path().to_owned();
-        let (get, post) = (self.head.method == Method::GET, self.head.method == Method::POST);
+        let get = self.head.method == Method::GET;
+        let (read, post) = (get || self.head.method == Method::HEAD, self.head.method == Method::POST);
         match path.as_str() {
-            "/auth/login" if get => login::page(&self).await,
+            "/auth/login" if read => login::page(&self).await,
             "/auth/login" if post && self.sign_in.password_form => login::with_password(&self).await,
-            "/auth/logout" if get => logout::confirm(&self),
+            "/auth/login" if self.sign_in.password_form => self.other_method("GET, HEAD, POST"),
+            "/auth/login" => self.other_method("GET, HEAD"),
+            "/auth/logout" if read => logout::confirm(&self),
             "/auth/logout" if post => logout::now(&self).await,
-            "/auth/signed-out" if get => self.show(StatusCode::OK, html::signed_out()),
+            "/auth/logout" => self.other_method("GET, HEAD, POST"),
+            "/auth/signed-out" if read => self.show(StatusCode::OK, html::signed_out()),
+            "/auth/signed-out" => self.other_method("GET, HEAD"),
             "/auth/backchannel-logout" if post => backchannel::answer(&self).await,
+            "/auth/backchannel-logout" => self.other_method("POST"),
             other => match (other.strip_prefix("/auth/callback/"), other.strip_prefix("/auth/static/")) {
                 (Some(provider), _) if get => callback::answer(&self, provider).await,
-                (_, Some(name)) if get => asset(name, &self.head.headers),
-                _ => self.otherwise(),
+                // HEAD would use up the attempt and sign nobody in.
+                (Some(_), _) => self.other_method("GET"),
+                (_, Some(name)) if read => asset(name, &self.head.headers),
+                (_, Some(_)) => self.other_method("GET, HEAD"),
+                (None, None) => self.problem(StatusCode::NOT_FOUND, "Not here", "There is nothing at this address."),
             },
         }
     }
@@ -96,7 +105,16 @@ impl Visit<'_> {
     }
 
     pub(super) fn problem(&self, status: StatusCode, heading: &str, words: &str) -> Page {
-        self.show(status, html::error(heading, words))
+        let signed_in = self.identity.is_some();
+        let page = html::ErrorPage {
+            heading,
+            words,
+            home: &self.sign_in.home,
+            sign_in: !signed_in,
+            account: signed_in,
+            sign_out: signed_in,
+        };
+        self.show(status, html::error(&page))
     }
 
     pub(super) fn store_is_away(&self, error: &store::Error) -> Page {
@@ -105,17 +123,11 @@ impl Visit<'_> {
         self.problem(StatusCode::SERVICE_UNAVAILABLE, "Try again", words)
     }
 
-    fn otherwise(&self) -> Page {
-        let known = matches!(
-            self.head.uri.path(),
-            "/auth/login" | "/auth/logout" | "/auth/signed-out" | "/auth/backchannel-logout"
-        ) || self.head.uri.path().starts_with("/auth/callback/");
-        let (status, words) = if known {
-            (StatusCode::METHOD_NOT_ALLOWED, "This page does not answer such a request.")
-        } else {
-            (StatusCode::NOT_FOUND, "There is nothing at this address.")
-        };
-        self.problem(status, "Not here", words)
+    fn other_method(&self, allow: &'static str) -> Page {
+        let words = "This page does not answer such a request.";
+        let mut page = self.problem(StatusCode::METHOD_NOT_ALLOWED, "Not here", words);
+        page.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+        page
     }
 
     /// Signing in is for people at a browser: what a script or a program asks for is refused.

@@ -2,6 +2,8 @@
 //!
 //! Nothing internal slips into a sentence: causes go to the log, once, here.
 
+use std::borrow::Cow;
+
 use http::{HeaderValue, Method, StatusCode, header};
 
 use super::{Record, own};
@@ -97,6 +99,44 @@ impl Error {
             Self::SignIn(location) => own::to_sign_in(location),
             other => other.reply().into_response(),
         }
+    }
+
+    /// Heading and sentence for a browser that opens a page; `None` where it is sent elsewhere. Users are not told the
+    /// configuration keys that the JSON answer names for whoever runs the proxy.
+    pub(super) fn page(&self) -> Option<(&'static str, Cow<'static, str>)> {
+        const LATER: &str = "Try again later";
+        let (heading, words) = match self {
+            Self::SignIn(_) => return None,
+            Self::Authn(authn::Error::Missing | authn::Error::Failed(_)) => {
+                ("Not signed in", "You are not signed in, or the user name or password is wrong.".into())
+            }
+            Self::Authn(authn::Error::TooManyAttempts { .. }) => {
+                (LATER, "There were too many failed sign-ins from here. Wait some minutes before you try again.".into())
+            }
+            Self::Authn(authn::Error::Busy | authn::Error::NoKeys | authn::Error::Store(_)) => {
+                (LATER, "Nobody can be signed in right now. Try again in a moment.".into())
+            }
+            Self::UnknownRoute | Self::OutsidePrefix(_) | Self::Path(_) | Self::MethodNotAllowed(_) => {
+                (own::NOT_FOUND, own::NO_PAGE.into())
+            }
+            Self::Resolve(resolve::Error::NoSuchName(what)) => (own::NOT_FOUND, what.clone().into()),
+            Self::Blocked(_) => ("Feature turned off", "This feature of MLflow is turned off on this server.".into()),
+            Self::Denied(denied) => (own::DENIED, denied.to_string().into()),
+            Self::CrossOrigin | Self::Address(AddressError::NotAllowed(_)) => {
+                (own::DENIED, "This request is not allowed.".into())
+            }
+            Self::UnknownHost => (own::NOT_FOUND, "This server is reached under another address.".into()),
+            Self::Upstream(error)
+            | Self::List(ListError::Upstream(error))
+            | Self::Effect(EffectError::Upstream(error)) => (LATER, unavailable(error).message.into()),
+            Self::Resolve(resolve::Error::Upstream(error))
+            | Self::List(ListError::Resolve(resolve::Error::Upstream(error))) => {
+                (LATER, unavailable(error).message.into())
+            }
+            Self::Effect(EffectError::NotBegun(_)) => (LATER, "Nothing was changed. Try again later.".into()),
+            _ => (own::NOT_PROCESSED, "The server cannot process this request.".into()),
+        };
+        Some((heading, words))
     }
 
     /// A bounded word for logs and metrics.

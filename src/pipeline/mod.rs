@@ -29,7 +29,9 @@ use crate::authz::{
 };
 use crate::config::{self, UnknownFields};
 use crate::filter::{Effects, Happening, ListRequest, Lists};
-use crate::http::{Body, CanonicalPath, Query, Request, Response, from_upstream, read_bounded, to_upstream};
+use crate::http::{
+    Body, CanonicalPath, Query, Request, Response, from_upstream, keep_private, read_bounded, to_upstream,
+};
 use crate::mlflow::{
     Demand, Field, Filter, Found, Input, Json, LocateError, Located, Narrowed, Need, Operation, QueuePart, Send, Table,
     Then, Thing, Unknown, demands, locate, names_a_version, narrow, read_spans, scorer_key, sign, text_field,
@@ -78,15 +80,25 @@ impl Proxy {
     /// The life of one request. Start reading here.
     pub async fn handle(&self, request: Request, peer: Peer, edge: Option<EdgeRefusal>) -> Response {
         let (head, body) = request.into_parts();
-        let mut record = Record::start(Arc::clone(&self.telemetry), &head, peer);
+        let navigation = own::is_navigation(&head, &self.static_prefix);
+        let mut record = Record::start(Arc::clone(&self.telemetry), &head, peer, navigation);
         let mut body = Some(body);
-        let answer = match self.run(head, &mut body, peer, edge, &mut record).await {
+        let mut answer = match self.run(head, &mut body, peer, edge, &mut record).await {
             Ok(response) => response,
             Err(error) => {
                 self.discard(body);
-                error.into_response(&self.pages.account_page(), &mut record)
+                let page = error.page().filter(|_| record.is_navigation());
+                let response = error.into_response(&self.pages.account_page(), &mut record);
+                match page {
+                    Some((heading, words)) => self.pages.show_refusal(response, heading, &words, record.is_signed_in()),
+                    None => response,
+                }
             }
         };
+        if !record.is_public() {
+            keep_private(answer.status(), answer.headers_mut());
+        }
+        let answer = if record.is_head() { without_body(answer) } else { answer };
         record.finish(answer)
     }
 
@@ -131,7 +143,7 @@ impl Proxy {
             None => {
                 self.telemetry.metrics.identities.misses.inc();
                 let authenticated = Box::pin(self.authn.authenticate(shown, checked.address)).await;
-                authenticated.map_err(|error| self.perhaps_sign_in(&checked, error))?
+                authenticated.map_err(|error| self.perhaps_sign_in(&checked, error, record))?
             }
         };
         record.identity(&identity);
@@ -285,6 +297,7 @@ impl Proxy {
         let mut query = std::mem::take(&mut checked.query);
         self.keep_known_fields(operation, &mut query, None)?;
         let outgoing = self.outgoing(&mut checked, &query, Body::Empty);
+        record.public();
         self.send(open_to_all(), outgoing, record).await
     }
 
@@ -323,6 +336,10 @@ impl Proxy {
         let input = Input { params, headers: &checked.head.headers, query: &mut query, body: None };
         let permit = self.permit(identity, operation, input).await?;
         canonical_artifact_path(&mut checked, params)?;
+        if checked.head.method == Method::HEAD && (operation.filter.is_some() || operation.hide.is_some()) {
+            // MLflow's length would be that of the answer before anything is left out of it.
+            checked.head.method = Method::GET;
+        }
         if let Some(filter) = operation.filter {
             return Box::pin(self.list(checked, identity, permit, filter, query, None, record)).await;
         }
@@ -883,6 +900,16 @@ impl Proxy {
         outgoing.body = checked.body.take().map_or(Body::Empty, Body::from);
         outgoing
     }
+}
+
+/// Replaces a body in memory by its length. hyper sends a body that it is given also to HEAD, on HTTP/2.
+fn without_body(mut response: Response) -> Response {
+    if let Body::Full { bytes: Some(bytes) } = response.body() {
+        let length = HeaderValue::from(bytes.len());
+        response.headers_mut().insert(header::CONTENT_LENGTH, length);
+    }
+    *response.body_mut() = Body::Empty;
+    response
 }
 
 fn target(path: &CanonicalPath, query: &Query) -> String {

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::{Checked, Error, Proxy, Record};
 use crate::authn::{self, Reason, Shown};
@@ -16,6 +16,12 @@ use crate::pages::Denial;
 /// What MLflow says to whoever is not signed in.
 pub(super) const NOT_AUTHENTICATED: &str = "You are not authenticated. Please see \
     https://www.mlflow.org/docs/latest/auth/index.html#authenticating-to-mlflow on how to authenticate.";
+
+/// Headings and sentences of pages that refuse something.
+pub(super) const NOT_FOUND: &str = "Page not found";
+pub(super) const NO_PAGE: &str = "There is no page at this address.";
+pub(super) const DENIED: &str = "Permission denied";
+pub(super) const NOT_PROCESSED: &str = "Request not processed";
 
 /// A management request is small.
 const OWN_BODY_BYTES: usize = 64 * 1024;
@@ -38,13 +44,27 @@ impl Proxy {
         if let Some(Denial(reason)) = response.extensions().get() {
             record.denied(reason);
         }
-        Ok(response.map(Body::from))
+        Ok(self.for_whom(response, record))
+    }
+
+    /// A refusal that a browser would show as JSON becomes a page.
+    fn for_whom(&self, response: http::Response<Bytes>, record: &Record) -> Response {
+        let words = if record.is_navigation() { refusal_of(&response) } else { None };
+        let response = response.map(Body::from);
+        let Some(words) = words else { return response };
+        let (heading, words) = match response.status() {
+            StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => (NOT_FOUND, NO_PAGE.to_owned()),
+            StatusCode::FORBIDDEN => (DENIED, words),
+            _ => (NOT_PROCESSED, words),
+        };
+        self.pages.show_refusal(response, heading, &words, record.is_signed_in())
     }
 
     /// Pages for whoever is not signed in: signing in and out. Only a session says here who it is.
     pub(super) async fn answer_visitor(&self, checked: Checked<'_>, record: &mut Record) -> Result<Response, Error> {
         record.own();
         self.check_site(&checked.head)?;
+        let is_asset = checked.path.decoded().starts_with("/auth/static/");
         let body = match checked.body.as_mut() {
             Some(body) => read_bounded(body, OWN_BODY_BYTES).await?,
             None => Bytes::new(),
@@ -62,11 +82,14 @@ impl Proxy {
         if let Some(visited) = response.extensions().get() {
             record.visited(visited);
         }
-        Ok(response.map(Body::from))
+        if is_asset && !response.status().is_client_error() {
+            record.public();
+        }
+        Ok(self.for_whom(response, record))
     }
 
     /// Somebody at a browser who opens a page is sent to sign in; a program or a script hears that it must.
-    pub(super) fn perhaps_sign_in(&self, checked: &Checked<'_>, error: authn::Error) -> Error {
+    pub(super) fn perhaps_sign_in(&self, checked: &Checked<'_>, error: authn::Error, record: &Record) -> Error {
         let head = &checked.head;
         let nobody = match &error {
             authn::Error::Missing => true,
@@ -76,7 +99,7 @@ impl Proxy {
             | authn::Error::NoKeys
             | authn::Error::Store(_) => false,
         };
-        if !nobody || !self.pages.can_sign_in() || !is_navigation(head, checked.path.decoded()) {
+        if !nobody || !self.pages.can_sign_in() || head.method != Method::GET || !record.is_navigation() {
             return error.into();
         }
         // As the browser has it, below MLflow's static prefix.
@@ -89,14 +112,28 @@ impl Proxy {
     }
 }
 
-/// Whether somebody at a browser opened a page.
-fn is_navigation(head: &http::request::Parts, path: &str) -> bool {
-    let accepts = head.headers.get_all(header::ACCEPT).iter();
-    let mut accepts = accepts.filter_map(|accept| accept.to_str().ok());
-    head.method == http::Method::GET
+/// Whether a browser opens a page or sends a form. Paths of an API are read by programs, also where a browser shows them.
+pub(super) fn is_navigation(head: &http::request::Parts, static_prefix: &str) -> bool {
+    let html = |accept: &HeaderValue| memchr::memmem::find(accept.as_bytes(), b"text/html").is_some();
+    let path = head.uri.path();
+    let path = path.strip_prefix(static_prefix).unwrap_or(path);
+    // Programs rarely ask for HTML, so most requests end here.
+    head.headers.get_all(header::ACCEPT).iter().any(html)
+        && matches!(head.method, Method::GET | Method::HEAD | Method::POST)
         && navigates(&head.headers)
-        && accepts.any(|accept| accept.contains("text/html"))
         && !["/api/", "/ajax-api/", "/auth/api/"].iter().any(|api| path.starts_with(api))
+}
+
+/// The sentence of a refusal in MLflow's JSON shape, which is in memory.
+fn refusal_of(response: &http::Response<Bytes>) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Refusal {
+        message: String,
+    }
+    let status = response.status();
+    let is_refusal = (status.is_client_error() || status.is_server_error()) && is_json(response.headers());
+    let refusal: Refusal = serde_json::from_slice(response.body()).ok().filter(|_| is_refusal)?;
+    Some(refusal.message)
 }
 
 /// 302 to the sign-in page. The browser carries what stands behind `#` along.

@@ -30,6 +30,8 @@ pub struct Record {
     watch: Stopwatch,
     method: Method,
     browser_xhr: bool,
+    navigation: bool,
+    public: bool,
     operation: &'static str,
     kind: RequestKind,
     identity: Option<Arc<Identity>>,
@@ -40,12 +42,20 @@ pub struct Record {
 }
 
 impl Record {
-    pub(super) fn start(telemetry: Arc<Telemetry>, head: &http::request::Parts, peer: Peer) -> Self {
+    /// `navigation`: whether a browser opens a page.
+    pub(super) fn start(
+        telemetry: Arc<Telemetry>,
+        head: &http::request::Parts,
+        peer: Peer,
+        navigation: bool,
+    ) -> Self {
         Self {
             at: telemetry.clock.now(),
             watch: Stopwatch::start(),
             method: head.method.clone(),
             browser_xhr: is_browser_xhr(head),
+            navigation,
+            public: false,
             operation: "none",
             kind: RequestKind::Refused,
             identity: None,
@@ -91,6 +101,27 @@ impl Record {
         self.upstream = Some(self.watch.elapsed());
     }
 
+    pub(super) fn is_head(&self) -> bool {
+        self.method == Method::HEAD
+    }
+
+    pub(super) const fn is_navigation(&self) -> bool {
+        self.navigation
+    }
+
+    pub(super) const fn is_signed_in(&self) -> bool {
+        self.identity.is_some()
+    }
+
+    /// The answer is the same for everybody.
+    pub(super) fn public(&mut self) {
+        self.public = true;
+    }
+
+    pub(super) const fn is_public(&self) -> bool {
+        self.public
+    }
+
     /// Whether a page's script asks, so that a Basic challenge would pop up over the page.
     pub(super) const fn is_browser_xhr(&self) -> bool {
         self.browser_xhr
@@ -99,6 +130,7 @@ impl Record {
     /// Counts and logs, once, why there is no answer of MLflow's.
     pub(super) fn failed(&mut self, error: &Error) {
         let reason = error.reason();
+        self.public = false;
         self.denied = Some(reason);
         self.kind = RequestKind::Refused;
         let metrics = &self.telemetry.metrics;

@@ -1,12 +1,13 @@
 //! The listener for probes and metrics: `/livez`, `/readyz`, `/metrics`. Loopback by default, no credentials.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -17,7 +18,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::http::{Body, Response};
+use crate::http::{Body, NOT_STORED, Response, host_name};
 
 /// What the probes ask.
 pub trait Health: Send + Sync + 'static {
@@ -44,8 +45,10 @@ struct Readiness<'a> {
     checks: &'a [Check],
 }
 
-/// Serves probes until `stop` is cancelled. Stop it last, so that readiness can say "no" during the drain.
-pub async fn serve<T: Health>(listener: TcpListener, health: Arc<T>, stop: CancellationToken) {
+/// Serves probes until `stop` is cancelled. `hosts`: names with dots that callers may use, beside addresses and plain names.
+/// Stop it last, so that readiness can say "no" during the drain.
+pub async fn serve<T: Health>(listener: TcpListener, health: Arc<T>, hosts: Vec<String>, stop: CancellationToken) {
+    let hosts: Arc<[String]> = hosts.into();
     let connections = TaskTracker::new();
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
@@ -58,18 +61,18 @@ pub async fn serve<T: Health>(listener: TcpListener, health: Arc<T>, stop: Cance
             continue;
         };
         let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue };
-        let (health, stop) = (Arc::clone(&health), stop.clone());
+        let (health, hosts, stop) = (Arc::clone(&health), Arc::clone(&hosts), stop.clone());
         connections.spawn(async move {
-            stop.run_until_cancelled(connection(tcp, health)).await;
+            stop.run_until_cancelled(connection(tcp, health, hosts)).await;
             drop(slot);
         });
     }
 }
 
-async fn connection<T: Health>(tcp: TcpStream, health: Arc<T>) {
+async fn connection<T: Health>(tcp: TcpStream, health: Arc<T>, hosts: Arc<[String]>) {
     let service = service_fn(move |request: http::Request<Incoming>| {
-        let health = Arc::clone(&health);
-        async move { Ok::<_, Infallible>(answer(&*health, request.method(), request.uri().path()).await) }
+        let (health, hosts) = (Arc::clone(&health), Arc::clone(&hosts));
+        async move { Ok::<_, Infallible>(answer(&*health, &hosts, &request).await) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -82,7 +85,11 @@ async fn connection<T: Health>(tcp: TcpStream, health: Arc<T>) {
     }
 }
 
-async fn answer<T: Health>(health: &T, method: &Method, path: &str) -> Response {
+async fn answer<T: Health>(health: &T, hosts: &[String], request: &http::Request<Incoming>) -> Response {
+    let (method, path) = (request.method(), request.uri().path());
+    if !is_ours(request, hosts) {
+        return text(StatusCode::MISDIRECTED_REQUEST, "text/plain", "add this host name to admin.allowed_hosts\n");
+    }
     if method != Method::GET && method != Method::HEAD {
         return text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "GET only\n");
     }
@@ -92,6 +99,20 @@ async fn answer<T: Health>(health: &T, method: &Method, path: &str) -> Response 
         "/metrics" => text(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", health.metrics()),
         _ => text(StatusCode::NOT_FOUND, "text/plain", "/livez, /readyz or /metrics\n"),
     }
+}
+
+/// A page in somebody's browser whose name was made to lead here (DNS rebinding) still calls us by that name, which has a
+/// dot. Probes over HTTP/1.0 send no name.
+fn is_ours<B>(request: &http::Request<B>, allowed: &[String]) -> bool {
+    if request.uri().authority().is_some() {
+        return false;
+    }
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let (host, None) = (hosts.next(), hosts.next()) else { return false };
+    let Some(host) = host else { return request.version() == Version::HTTP_10 };
+    let Some(name) = host_name(host.as_bytes()) else { return false };
+    let is_address = name.starts_with('[') || name.parse::<IpAddr>().is_ok();
+    is_address || !name.contains('.') || allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(name))
 }
 
 async fn readiness<T: Health>(health: &T) -> Response {
@@ -107,6 +128,7 @@ fn text(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Respo
     let mut response = http::Response::new(Body::from(body.into()));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response.headers_mut().insert(header::CACHE_CONTROL, NOT_STORED);
     response
 }
 

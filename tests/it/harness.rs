@@ -115,11 +115,16 @@ impl Proxy {
 
     /// What Prometheus would read.
     pub(crate) fn metrics(&self) -> String {
+        self.ask_admin("GET /metrics HTTP/1.1\r\nHost: probes\r\n\r\n").expect("metrics").text()
+    }
+
+    /// One request to the listener for probes.
+    pub(crate) fn ask_admin(&self, raw: impl AsRef<[u8]>) -> Option<Answer> {
         let tcp = TcpStream::connect(self.running.as_ref().expect("it runs").admin).unwrap();
         tcp.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut client = Client { tcp, buffer: Vec::new() };
-        client.send("GET /metrics HTTP/1.1\r\nHost: probes\r\n\r\n");
-        client.answer().expect("metrics").text()
+        client.send(raw);
+        client.answer()
     }
 
     pub(crate) fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
@@ -197,17 +202,17 @@ fn configuration(upstream: SocketAddr, store: &tempfile::TempDir) -> config::Con
             tls: None,
             trusted_proxies: Vec::new(),
             max_connections: 1000,
+            max_connections_per_address: 1000,
             max_head_bytes: 32 * 1024,
             max_headers: 100,
             max_body_bytes: 1024 * 1024,
             head_timeout: Duration::from_secs(5),
             tls_handshake_timeout: Duration::from_secs(5),
-            max_connections_per_address: 1000,
             idle_timeout: Duration::from_secs(60),
             drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(1),
         },
-        admin: config::Admin { listen: anywhere },
+        admin: config::Admin { listen: anywhere, allowed_hosts: Vec::new() },
         upstream: config::Upstream {
             static_prefix: String::new(),
             url: url::Url::parse(&format!("http://{upstream}")).unwrap(),
@@ -503,7 +508,10 @@ fn converse(mut tcp: TcpStream, shared: &Shared) {
                 format!("HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n");
             tcp.write_all(format!("{head}{body}").as_bytes()).ok()
         });
-        if scripted.unwrap_or_else(|| reply(&mut tcp, &target)).is_none() {
+        let replied = scripted.unwrap_or_else(|| {
+            if request.method == "HEAD" { reply_to_head(&mut tcp) } else { reply(&mut tcp, &target) }
+        });
+        if replied.is_none() {
             shared.cancelled.fetch_add(1, Ordering::SeqCst);
             return;
         }
@@ -551,6 +559,11 @@ fn more(tcp: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<()> {
     Some(())
 }
 
+/// The head of an answer whose body would have seven bytes.
+fn reply_to_head(tcp: &mut TcpStream) -> Option<()> {
+    tcp.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 7\r\n\r\n").ok()
+}
+
 /// How the fake answers; `None` when the proxy hung up meanwhile or we broke off on purpose.
 fn reply(tcp: &mut TcpStream, target: &str) -> Option<()> {
     let stream = |length: usize| {
@@ -583,6 +596,10 @@ fn reply(tcp: &mut TcpStream, target: &str) -> Option<()> {
                 pause(Duration::from_millis(200));
             }
             tcp.write_all(b"0\r\n\r\n").ok()?;
+        }
+        "tagged" => {
+            let headers = "etag: \"1\"\r\ncache-control: public, max-age=600\r\nvary: Accept-Encoding\r\ncontent-length: 1";
+            tcp.write_all(format!("HTTP/1.1 200 OK\r\n{headers}\r\n\r\nx").as_bytes()).ok()?;
         }
         _ => {
             let body = small(target);

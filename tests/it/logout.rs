@@ -75,7 +75,7 @@ fn a_providers_logout_ends_every_session_of_its_own_at_once() {
     let mut elsewhere = one.at(&replica);
     assert!(elsewhere.is_signed_in());
     let answer = send(&world, &signed(&logout(&world, "jti-1")));
-    assert_eq!((answer.status, answer.header("cache-control")), (200, Some("no-store")), "{}", answer.text());
+    assert_eq!((answer.status, answer.header("cache-control")), (200, Some("private, no-store")), "{}", answer.text());
     assert!(!one.is_signed_in() && !two.is_signed_in());
     crate::browser::eventually("the other replica follows", || !elsewhere.is_signed_in());
 }
@@ -87,7 +87,7 @@ fn a_logout_token_works_once() {
     assert_eq!(send(&world, &token).status, 200, "also for who has no session here");
     let mut browser = world.signed_in();
     let again = send(&world, &token);
-    assert_eq!((again.status, again.header("cache-control")), (400, Some("no-store")));
+    assert_eq!((again.status, again.header("cache-control")), (400, Some("private, no-store")));
     assert!(browser.is_signed_in());
 }
 

@@ -9,6 +9,7 @@
     reason = "a test that cannot go on should say so and stop; the settings for tests do not cover their helpers"
 )]
 
+mod answers;
 mod architecture;
 mod authorisation;
 mod bearers;

@@ -49,11 +49,19 @@ pub(super) struct DeniedPage<'p> {
     pub(super) sign_out: Option<&'p str>,
 }
 
+/// The page for a request that is refused or failed.
 #[derive(Debug, Template)]
 #[template(path = "error.html")]
-struct ErrorPage<'p> {
-    heading: &'p str,
-    words: &'p str,
+pub(super) struct ErrorPage<'p> {
+    pub(super) heading: &'p str,
+    pub(super) words: &'p str,
+    /// Where MLflow's first page is.
+    pub(super) home: &'p str,
+    /// Whether to show the way to the sign-in page.
+    pub(super) sign_in: bool,
+    /// Whether to show the ways to the account page and to sign out.
+    pub(super) account: bool,
+    pub(super) sign_out: bool,
 }
 
 #[derive(Debug, Template)]
@@ -173,8 +181,8 @@ pub(super) fn denied(page: &DeniedPage<'_>) -> String {
 }
 
 /// Something did not work.
-pub(super) fn error(heading: &str, words: &str) -> String {
-    rendered(&ErrorPage { heading, words })
+pub(super) fn error(page: &ErrorPage<'_>) -> String {
+    rendered(page)
 }
 
 /// MLflow's form for making accounts, perhaps with what was wrong with the last attempt.

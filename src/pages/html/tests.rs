@@ -19,7 +19,14 @@ fn no_text_becomes_markup() {
             allowed: &[HOSTILE.to_owned()],
             sign_out: Some(HOSTILE),
         }),
-        error(HOSTILE, HOSTILE),
+        error(&ErrorPage {
+            heading: HOSTILE,
+            words: HOSTILE,
+            home: HOSTILE,
+            sign_in: true,
+            account: true,
+            sign_out: true,
+        }),
         signed_up(HOSTILE),
         sign_up(HOSTILE, HOSTILE, Some(HOSTILE)),
         new_token(&NewTokenPage {
