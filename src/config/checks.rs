@@ -84,6 +84,15 @@ pub(super) fn origin(text: &str) -> Result<Url, &'static str> {
 }
 
 /// Where an identity provider is: https, or plain HTTP on this machine. With a path, perhaps.
+/// An origin as browsers write it in `Origin`.
+pub(super) fn page_origin(text: &str) -> Result<HeaderValue, String> {
+    if text == "*" {
+        return Err("`*` is every site; name each origin, such as https://app.example.com".to_owned());
+    }
+    let url = origin(text).map_err(|what| format!("`{text}` {what}"))?;
+    HeaderValue::try_from(url.origin().ascii_serialization()).map_err(|_| format!("`{text}` is not an origin"))
+}
+
 pub(super) fn provider_url(text: &str) -> Result<Url, &'static str> {
     let url = Url::parse(text).map_err(|_| "must be a URL, such as https://keycloak.example.com/realms/company")?;
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {

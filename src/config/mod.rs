@@ -63,6 +63,7 @@ pub struct Server {
     /// Further `Host` names that are answered beside `public_url`'s; checked only when `public_url` is set.
     pub allowed_hosts: Vec<String>,
     pub tls: Option<Tls>,
+    pub cors: Cors,
     /// Peers whose `X-Forwarded-For` is believed. Empty: nobody's.
     pub trusted_proxies: Vec<IpNet>,
     pub max_connections: usize,
@@ -84,6 +85,25 @@ pub struct Server {
 }
 
 /// Where certificate chain and private key are, both PEM.
+impl Config {
+    /// The address below which browsers and identity providers find the proxy's own pages.
+    #[must_use]
+    pub fn pages_url(&self) -> Option<url::Url> {
+        let mut url = self.server.public_url.clone()?;
+        url.set_path(&self.upstream.static_prefix);
+        Some(url)
+    }
+}
+
+/// Other origins whose pages may call the proxy from a browser.
+#[derive(Clone, Debug, Default)]
+pub struct Cors {
+    /// Scheme, host and port, as browsers write them in `Origin`.
+    pub origins: Vec<HeaderValue>,
+    /// Whether their requests may carry the session of the user.
+    pub credentials: bool,
+}
+
 #[derive(Clone, Debug)]
 pub struct Tls {
     pub cert: PathBuf,

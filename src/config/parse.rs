@@ -11,7 +11,8 @@ use url::Url;
 use super::egress::Egress;
 use super::report::Report;
 use super::{
-    Admin, Authn, Authz, Bootstrap, Config, Log, Provider, Server, Store, Tls, Upstream, checks, identity, pem, raw,
+    Admin, Authn, Authz, Bootstrap, Config, Cors, Log, Provider, Server, Store, Tls, Upstream, checks, identity, pem,
+    raw,
 };
 use crate::mlflow::{Feature, ProviderHost};
 
@@ -68,6 +69,10 @@ fn server(raw: &raw::Server, report: &mut Report) -> Option<Server> {
         report.add("server.allowed_hosts", "has no effect without server.public_url; set that too");
     }
     let allowed_hosts = each("server.allowed_hosts", &raw.allowed_hosts, checks::host, report);
+    let origins = each("server.cors_allowed_origins", &raw.cors_allowed_origins, checks::page_origin, report);
+    if raw.cors_allow_credentials && raw.cors_allowed_origins.is_empty() {
+        report.add("server.cors_allow_credentials", "has no effect without server.cors_allowed_origins; set that too");
+    }
     let trusted_proxies = each("server.trusted_proxies", &raw.trusted_proxies, checks::network, report);
     let max_connections = report.check("server.max_connections", checks::number(raw.max_connections, 1..=1_000_000));
     let per_address = checks::number(raw.max_connections_per_address, 1..=1_000_000);
@@ -85,6 +90,7 @@ fn server(raw: &raw::Server, report: &mut Report) -> Option<Server> {
         listen: listen?,
         public_url: public_url?,
         allowed_hosts: allowed_hosts?,
+        cors: Cors { origins: origins?, credentials: raw.cors_allow_credentials },
         tls: tls?,
         trusted_proxies: trusted_proxies?,
         max_connections: max_connections?,

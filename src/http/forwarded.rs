@@ -49,7 +49,13 @@ pub fn to_upstream(mut headers: HeaderMap, upstream: &HeaderValue, client: IpAdd
 /// Removes from MLflow's answer what concerns only our connection to it, and names no one should see.
 pub fn from_upstream(headers: &mut HeaderMap, upstream: &http::uri::Authority) {
     // hyper writes one Date; MLflow's Flask routes send two.
-    let not_ours = |name: &&HeaderName| HOP_BY_HOP.contains(name) || **name == header::DATE || **name == header::SERVER;
+    // Which pages may read an answer is decided here, and MLflow answers about origins unasked.
+    let not_ours = |name: &&HeaderName| {
+        HOP_BY_HOP.contains(name)
+            || **name == header::DATE
+            || **name == header::SERVER
+            || name.as_str().starts_with("access-control-")
+    };
     let dropped: Vec<HeaderName> = headers.keys().filter(not_ours).cloned().collect();
     for name in dropped {
         headers.remove(name);

@@ -18,13 +18,13 @@ pub enum HeadError {
     Host,
     #[error("The Host header is not a host name with an optional port.")]
     BadHost,
-    #[error("Header names with `_` or `.` are not accepted, because servers read them as `-`.")]
-    LookAlikeName,
+    #[error("The header name `{0}` is not accepted, because servers read `_` and `.` as `-`.")]
+    LookAlikeName(HeaderName),
     #[error("The header `{0}` must not be repeated.")]
     Repeated(HeaderName),
     #[error("The header `{0}` must be plain ASCII text.")]
     NotText(HeaderName),
-    #[error("The Connection header may name only close, keep-alive, upgrade, te and http2-settings.")]
+    #[error("The Connection header must name header fields, and none that this proxy gives a meaning to.")]
     Nomination,
     #[error("Protocol upgrades are not supported.")]
     Upgrade,
@@ -42,7 +42,7 @@ impl HeadError {
             Self::Method(_) => "method",
             Self::Target => "target",
             Self::Host | Self::BadHost => "host",
-            Self::LookAlikeName => "look_alike_header",
+            Self::LookAlikeName(_) => "look_alike_header",
             Self::Repeated(_) => "repeated_header",
             Self::NotText(_) => "header_text",
             Self::Nomination => "connection_nomination",
@@ -63,18 +63,43 @@ const ONCE: [HeaderName; 6] = [
     header::ORIGIN,
 ];
 
-/// Checks a request head. Everything here is refused with 400 (a method with 405) and never forwarded.
+/// Headers that the proxy gives a meaning to, beside those of [`ONCE`]. One under a name that some servers read as its own, or
+/// one that `Connection` takes away, is an attempt on a neighbour: no client sends that by mistake.
+const MEANT: [HeaderName; 14] = [
+    header::CONNECTION,
+    header::COOKIE,
+    header::EXPECT,
+    header::FORWARDED,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("sec-fetch-mode"),
+    HeaderName::from_static("sec-fetch-site"),
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-mlflow-authorization"),
+    HeaderName::from_static("x-mlflow-workspace"),
+    HeaderName::from_static("x-requested-with"),
+];
+
+fn is_meant(name: &HeaderName) -> bool {
+    ONCE.contains(name) || MEANT.contains(name)
+}
+
+/// Checks a request head, and removes the headers that are neither refused nor of any use: names with `_` or `.`, and those
+/// that `Connection` says are for this hop only (RFC 9110 §7.6.1). Everything else that is odd is refused with 400 (a method
+/// with 405) and never forwarded.
 ///
 /// # Errors
 /// The first thing that is wrong.
-pub fn check(head: &Parts, has_body: bool) -> Result<(), HeadError> {
+pub fn check(head: &mut Parts, has_body: bool) -> Result<(), HeadError> {
     check_method(&head.method)?;
     // Absolute-form is for proxies of the client's own; CONNECT and `*` have no path.
     if head.version < Version::HTTP_2 && head.uri.authority().is_some() || !head.uri.path().starts_with('/') {
         return Err(HeadError::Target);
     }
     check_host(head)?;
-    check_headers(&head.headers)?;
+    check_headers(&mut head.headers)?;
     if has_body && matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS) {
         return Err(HeadError::UnexpectedBody(head.method.clone()));
     }
@@ -169,12 +194,17 @@ pub fn host_name(text: &[u8]) -> Option<&str> {
 /// RFC 1035 §2.3.4.
 const MAX_HOST_BYTES: usize = 255;
 
-fn check_headers(headers: &HeaderMap) -> Result<(), HeadError> {
+fn check_headers(headers: &mut HeaderMap) -> Result<(), HeadError> {
+    let mut useless = Vec::new();
     // One pass; what is looked at closely is rare.
-    for (name, value) in headers {
+    for (name, value) in &*headers {
         let text = name.as_str();
         if memchr::memchr2(b'_', b'.', text.as_bytes()).is_some() {
-            return Err(HeadError::LookAlikeName);
+            let meant = HeaderName::try_from(text.replace(['_', '.'], "-"));
+            if meant.is_ok_and(|meant| is_meant(&meant)) {
+                return Err(HeadError::LookAlikeName(name.clone()));
+            }
+            useless.push(name.clone());
         }
         if (ONCE.contains(name) || *name == header::TRANSFER_ENCODING) && value.to_str().is_err() {
             return Err(HeadError::NotText(name.clone()));
@@ -188,7 +218,10 @@ fn check_headers(headers: &HeaderMap) -> Result<(), HeadError> {
         }
     }
     check_framing(headers)?;
-    check_connection(headers)?;
+    check_connection(headers, &mut useless)?;
+    for name in useless {
+        headers.remove(name);
+    }
     Ok(())
 }
 
@@ -202,13 +235,14 @@ fn check_framing(headers: &HeaderMap) -> Result<(), HeadError> {
     Ok(())
 }
 
-fn check_connection(headers: &HeaderMap) -> Result<(), HeadError> {
+fn check_connection(headers: &HeaderMap, nominated: &mut Vec<HeaderName>) -> Result<(), HeadError> {
     for value in headers.get_all(header::CONNECTION) {
         let value = value.to_str().map_err(|_| HeadError::NotText(header::CONNECTION))?;
         for option in value.split(',').map(str::trim).filter(|option| !option.is_empty()) {
             let known = ["close", "keep-alive", "upgrade", "te", "http2-settings"];
             if !known.iter().any(|known| option.eq_ignore_ascii_case(known)) {
-                return Err(HeadError::Nomination);
+                let name = HeaderName::try_from(option).ok().filter(|name| !is_meant(name));
+                nominated.push(name.ok_or(HeadError::Nomination)?);
             }
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! Start at [`Proxy::handle`]. Every step can say no; only the last two speak to MLflow.
 
+mod cors;
 mod error;
 mod gateway;
 mod graphql;
@@ -19,6 +20,7 @@ use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 use url::Url;
 
+use cors::Foreign;
 pub use error::Error;
 pub use record::Record;
 
@@ -80,10 +82,12 @@ impl Proxy {
     /// The life of one request. Start reading here.
     pub async fn handle(&self, request: Request, peer: Peer, edge: Option<EdgeRefusal>) -> Response {
         let (head, body) = request.into_parts();
-        let navigation = own::is_navigation(&head, &self.static_prefix);
-        let mut record = Record::start(Arc::clone(&self.telemetry), &head, peer, navigation);
+        let path = head.uri.path();
+        let path = path.strip_prefix(self.static_prefix.as_str()).unwrap_or(path);
+        let mut record = Record::start(Arc::clone(&self.telemetry), &head, path, peer);
+        let foreign = Foreign::of(&self.server.cors, &head.headers, path);
         let mut body = Some(body);
-        let mut answer = match self.run(head, &mut body, peer, edge, &mut record).await {
+        let mut answer = match self.run(head, &mut body, peer, edge, foreign.as_ref(), &mut record).await {
             Ok(response) => response,
             Err(error) => {
                 self.discard(body);
@@ -97,6 +101,12 @@ impl Proxy {
         };
         if !record.is_public() {
             keep_private(answer.status(), answer.headers_mut());
+        }
+        if let Some(foreign) = foreign {
+            foreign.allow(answer.headers_mut());
+        }
+        if !self.server.cors.origins.is_empty() {
+            answer.headers_mut().append(header::VARY, HeaderValue::from_static("Origin"));
         }
         let answer = if record.is_head() { without_body(answer) } else { answer };
         record.finish(answer)
@@ -115,9 +125,13 @@ impl Proxy {
         body: &mut Option<Incoming>,
         peer: Peer,
         edge: Option<EdgeRefusal>,
+        foreign: Option<&Foreign>,
         record: &mut Record,
     ) -> Result<Response, Error> {
-        let mut checked = self.check(head, body, peer, edge, record)?;
+        let mut checked = self.check(head, body, peer, edge, foreign, record)?;
+        if foreign.is_some() && cors::is_preflight(&checked.head) {
+            return Ok(cors::preflight(&checked.head.headers));
+        }
         let path = checked.path.clone();
         let found = self.table.find(&checked.head.method, path.decoded());
         if let Found::Operation { operation, .. } = &found
@@ -134,7 +148,10 @@ impl Proxy {
         if Pages::is_public(path.decoded()) {
             return Box::pin(self.answer_visitor(checked, record)).await;
         }
-        let shown = shown(&checked.head.headers);
+        let mut shown = shown(&checked.head.headers);
+        if foreign.is_some_and(|foreign| !foreign.credentials) {
+            shown.session = None;
+        }
         let identity = match self.authn.recent(shown) {
             Some(identity) => {
                 self.telemetry.metrics.identities.hits.inc();
@@ -148,7 +165,7 @@ impl Proxy {
         };
         record.identity(&identity);
         if matches!(identity.scheme, Scheme::Session(_)) {
-            self.check_site(&checked.head)?;
+            self.check_site(&checked.head, foreign)?;
         }
         if Pages::owns(path.decoded()) {
             return Box::pin(self.answer_ourselves(checked, identity, record)).await;
@@ -182,13 +199,14 @@ impl Proxy {
         body: &'b mut Option<Incoming>,
         peer: Peer,
         edge: Option<EdgeRefusal>,
+        foreign: Option<&Foreign>,
         record: &mut Record,
     ) -> Result<Checked<'b>, Error> {
         if let Some(refusal) = edge {
             return Err(Error::Edge(refusal));
         }
         let has_body = body.as_ref().is_some_and(|body| !http_body::Body::is_end_stream(body));
-        crate::http::check(&head, has_body)?;
+        crate::http::check(&mut head, has_body)?;
         if !self.answers_to(&head)? {
             return Err(Error::UnknownHost);
         }
@@ -205,7 +223,9 @@ impl Proxy {
         };
         let path = self.below_prefix(path)?;
         let query = Query::parse(target.query().unwrap_or_default())?;
-        self.check_origin(&head)?;
+        if foreign.is_none() {
+            self.check_origin(&head)?;
+        }
         Ok(Checked { head, body, path, query, address, provider_key: None, parent_trace: None })
     }
 
@@ -264,8 +284,9 @@ impl Proxy {
     /// A browser sends its session along with whatever a page makes it send: only pages of ours may change things.
     ///
     /// Stricter than [`Proxy::check_origin`], which knows no scheme and believes what it does not know.
-    fn check_site(&self, head: &http::request::Parts) -> Result<(), Error> {
-        if matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS) {
+    fn check_site(&self, head: &http::request::Parts, foreign: Option<&Foreign>) -> Result<(), Error> {
+        let credentials = foreign.is_some_and(|foreign| foreign.credentials);
+        if credentials || matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS) {
             return Ok(());
         }
         let site = head.headers.get("sec-fetch-site").map(HeaderValue::as_bytes);

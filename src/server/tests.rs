@@ -30,6 +30,7 @@ fn config() -> config::Server {
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         public_url: None,
         allowed_hosts: Vec::new(),
+        cors: config::Cors::default(),
         tls: None,
         trusted_proxies: Vec::new(),
         max_connections: 100,

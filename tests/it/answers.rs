@@ -188,7 +188,10 @@ fn a_browser_gets_a_page_where_a_program_gets_json() {
         let json = ask(line, &stranger);
         assert_eq!((json.status, json.header("content-type")), (status, Some("application/json")), "{line}");
         assert_eq!(json.header("allow"), page.header("allow"), "{line}");
-        for script in ["Sec-Fetch-Mode: cors\r\nAccept: text/html\r\n", "X-Requested-With: XMLHttpRequest\r\nAccept: text/html\r\n"] {
+        for script in [
+            "Sec-Fetch-Mode: cors\r\nAccept: text/html\r\n",
+            "X-Requested-With: XMLHttpRequest\r\nAccept: text/html\r\n",
+        ] {
             let json = ask(line, &format!("{script}{stranger}"));
             assert_eq!((json.status, json.header("content-type")), (status, Some("application/json")), "{line}");
         }
@@ -268,4 +271,165 @@ fn a_host_is_a_name_or_an_address_with_a_port() {
         assert_eq!(answer.status, status, "{head}: {}", answer.text());
         assert_eq!(answer.header("cache-control"), Some("private, no-store"), "{head}");
     }
+}
+
+const APP: &str = "https://app.example.com";
+
+/// Pages of listed origins call MLflow's API with what their scripts bring, and with a session only where that is said.
+#[test]
+fn listed_origins_may_call_and_no_others() {
+    let configured = |credentials: bool| {
+        World::with(|config| {
+            config.server.cors =
+                mlflow_auth_proxy::config::Cors { origins: vec![http::HeaderValue::from_static(APP)], credentials };
+        })
+    };
+    let search = "/api/2.0/mlflow/experiments/search";
+    let ask = |world: &World, method: &str, target: &str, headers: &str| {
+        let site = "Host: mlflow.example.com\r\nSec-Fetch-Site: same-site\r\nContent-Length: 2\r\n\
+                    Content-Type: application/json\r\n";
+        let site = if method == "POST" { site } else { "Host: mlflow.example.com\r\nSec-Fetch-Site: same-site\r\n" };
+        let body = if method == "POST" { "{}" } else { "" };
+        world.proxy.ask(format!("{method} {target} HTTP/1.1\r\n{site}{headers}\r\n{body}")).expect("an answer")
+    };
+    let names = ["access-control-allow-origin", "access-control-allow-credentials", "vary"];
+    let seen = |answer: &Answer| names.map(|name| answer.header(name).unwrap_or_default().to_owned());
+    let world = configured(false);
+    let basic = format!("Authorization: {}\r\n", basic());
+    let session = session_of(&world);
+    let (app, evil) = (format!("Origin: {APP}\r\n"), "Origin: https://evil.example.com\r\n");
+
+    let asks = "Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: authorization,x-odd\r\n";
+    let preflight = ask(&world, "OPTIONS", search, &format!("{app}{asks}"));
+    assert_eq!((preflight.status, seen(&preflight)), (204, [APP, "", "Origin"].map(str::to_owned)));
+    assert_eq!(preflight.header("access-control-allow-headers"), Some("authorization, x-odd"));
+    assert_eq!(preflight.header("access-control-allow-methods"), Some("GET, HEAD, POST, PUT, PATCH, DELETE"));
+    for (origin, target) in [(evil, search), (app.as_str(), "/auth/api/v1/tokens"), (&app, "/auth/login")] {
+        let refused = ask(&world, "OPTIONS", target, &format!("{origin}{asks}"));
+        assert!(refused.status >= 400 && seen(&refused)[0].is_empty(), "{origin} {target}: {refused:?}");
+    }
+    for origin in
+        ["Origin: null\r\n", "Origin: https://app.example.com:444\r\n", "Origin: http://app.example.com\r\n", evil]
+    {
+        let refused = ask(&world, "POST", search, &format!("{origin}{basic}"));
+        assert_eq!((refused.status, seen(&refused)), (403, ["", "", "Origin"].map(str::to_owned)), "{origin}");
+    }
+    let allowed = ask(&world, "POST", search, &format!("{app}{basic}"));
+    assert_eq!((allowed.status, seen(&allowed)), (200, [APP, "", "Origin"].map(str::to_owned)));
+    // The page reads refusals, too, and does not act with the session of the user.
+    for method in ["GET", "POST"] {
+        let unknown = ask(&world, method, search, &format!("{app}{session}"));
+        assert_eq!((unknown.status, seen(&unknown)), (401, [APP, "", "Origin"].map(str::to_owned)), "{method}");
+    }
+    for target in ["/auth/account/tokens", "/auth/logout"] {
+        let refused = ask(&world, "POST", target, &format!("{app}{session}"));
+        assert_eq!((refused.status, seen(&refused)[0].as_str()), (403, ""), "{target}");
+    }
+    let own = ask(&world, "GET", search, &session);
+    assert_eq!((own.status, seen(&own)), (200, ["", "", "Origin"].map(str::to_owned)));
+
+    let world = configured(true);
+    let session = session_of(&world);
+    let allowed = ask(&world, "POST", search, &format!("{app}{session}"));
+    assert_eq!((allowed.status, seen(&allowed)), (200, [APP, "true", "Origin"].map(str::to_owned)));
+    let refused = ask(&world, "POST", search, &format!("{evil}{session}"));
+    assert_eq!((refused.status, seen(&refused)[0].as_str()), (403, ""));
+    let refused = ask(&world, "POST", "/auth/account/tokens", &format!("{app}{session}"));
+    assert_eq!((refused.status, seen(&refused)[0].as_str()), (403, ""));
+}
+
+fn session_of(world: &World) -> String {
+    format!("Cookie: {SESSION}={}\r\n", world.signed_in().jar[SESSION])
+}
+
+/// With MLflow's `--static-prefix`, a proxy in front may pass on nothing but what is below it.
+#[test]
+fn below_a_static_prefix_everything_of_ours_is_there() {
+    let world = World::with(|config| config.upstream.static_prefix = "/mlflow".to_owned());
+    let ask = |line: &str, headers: &str| {
+        let request = format!("{line} HTTP/1.1\r\nHost: mlflow.example.com\r\nContent-Length: 0\r\n{headers}\r\n");
+        world.proxy.ask(request).expect("an answer")
+    };
+    let basic = format!("Authorization: {}\r\n", basic());
+    for (line, home) in [
+        ("GET /", "/mlflow/"),
+        ("GET /mlflow", "/mlflow/"),
+        ("GET /mlflow?a=b&c", "/mlflow/?a=b&c"),
+        ("GET /?workspace=x", "/mlflow/?workspace=x"),
+    ] {
+        let moved = ask(line, "");
+        assert_eq!((moved.status, moved.header("location")), (302, Some(home)), "{line}");
+    }
+    for line in [
+        "POST /",
+        "POST /mlflow",
+        "GET /mlflowx",
+        "GET /mlflowx/",
+        "GET /version",
+        "GET /signup",
+        "GET /api/2.0/mlflow/users/list",
+    ] {
+        assert_eq!(ask(line, &basic).status, 404, "{line}");
+    }
+    for line in [
+        "GET /mlflow/",
+        "GET /mlflow/version",
+        "GET /mlflow/api/2.0/mlflow/users/get?username=admin",
+        "GET /mlflow/ajax-api/2.0/mlflow/users/current",
+        "GET /mlflow/api/3.0/mlflow/users/permissions/list?username=admin",
+        "GET /mlflow/api/3.0/mlflow/roles/list",
+        "GET /mlflow/auth/api/v1/me",
+        "GET /mlflow/auth/account",
+        "GET /mlflow/auth/static/style.css",
+        "GET /mlflow/%61uth/login",
+        "GET /auth/account",
+    ] {
+        let answer = ask(line, &basic);
+        assert_eq!(answer.status, 200, "{line}: {}", answer.text());
+        assert!(
+            !answer.text().contains("=\"/auth/") && !answer.text().contains("href=\"/\""),
+            "{line}: {}",
+            answer.text()
+        );
+    }
+    let to = ask("GET /mlflow/?x=1", BROWSER);
+    assert_eq!((to.status, to.header("location")), (302, Some("/mlflow/auth/login?return_to=%2Fmlflow%2F%3Fx%3D1")));
+    let page = ask("GET /mlflow/nopage", &format!("{BROWSER}{basic}"));
+    assert!(page.status == 403 && page.text().contains("href=\"/mlflow/\""), "{}", page.text());
+    let script = ask("GET /mlflow/ajax-api/2.0/mlflow/users/current", "");
+    assert_eq!((script.status, script.header("www-authenticate")), (401, None), "no question pops up over the page");
+
+    let begin = || ask("GET /mlflow/auth/login?provider=keycloak&return_to=%2Fmlflow%2F%23%2Fmodels", BROWSER);
+    let mut login = begin();
+    eventually("the provider is known", || {
+        if login.status == 503 {
+            login = begin();
+        }
+        login.status != 503
+    });
+    let at = url::Url::parse(login.header("location").expect("the provider's address")).unwrap();
+    let said =
+        |name: &str| at.query_pairs().find(|(found, _)| found == name).map(|(_, value)| value.into_owned()).unwrap();
+    assert_eq!(said("redirect_uri"), "https://mlflow.example.com/mlflow/auth/callback/keycloak");
+    world.grants(&world.claims(&said("nonce")));
+    let cookie = login.header("set-cookie").and_then(|line| line.split(';').next()).expect("an attempt").to_owned();
+    let callback = format!("GET /mlflow/auth/callback/keycloak?{}", world.right(&said("state")));
+    let back = ask(&callback, &format!("{BROWSER}Cookie: {cookie}\r\n"));
+    assert_eq!((back.status, back.header("location")), (303, Some("/mlflow/#/models")), "{}", back.text());
+    let session = back.headers.iter().find(|(name, value)| name == "set-cookie" && value.starts_with(SESSION));
+    let session = session.and_then(|(_, line)| line.split(';').next()).expect("a session");
+    let session = format!("Cookie: {session}\r\n");
+    assert_eq!(ask("GET /mlflow/auth/account", &session).status, 200);
+    let out = ask("POST /mlflow/auth/logout", &session);
+    let there = out.header("location").expect("an address");
+    assert!(
+        there.contains("post_logout_redirect_uri=https%3A%2F%2Fmlflow.example.com%2Fmlflow%2Fauth%2Fsigned-out"),
+        "{there}"
+    );
+    let again = ask("GET /mlflow/auth/login?return_to=%2Fmlflow%2Fauth%2Flogout", BROWSER);
+    assert!(
+        again.text().contains("return_to=%2Fmlflow%2F&") || again.text().contains("return_to=%2Fmlflow%2F\""),
+        "{}",
+        again.text()
+    );
 }

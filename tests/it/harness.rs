@@ -199,6 +199,7 @@ fn configuration(upstream: SocketAddr, store: &tempfile::TempDir) -> config::Con
             listen: anywhere,
             public_url: None,
             allowed_hosts: Vec::new(),
+            cors: config::Cors::default(),
             tls: None,
             trusted_proxies: Vec::new(),
             max_connections: 1000,

@@ -1,0 +1,69 @@
+//! Pages of other origins that may read answers: the CORS protocol of the Fetch standard.
+//!
+//! Only origins that the configuration names, and never for `/auth/...`, where users sign in and create tokens. MLflow has
+//! no part in it: it does not receive `Origin`, and what it answers about origins is removed.
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+
+use crate::config;
+use crate::http::{Body, Response};
+
+/// A listed origin, as the request names it.
+#[derive(Clone, Debug)]
+pub(super) struct Foreign {
+    origin: HeaderValue,
+    /// Whether its pages act with the session of the user who looks at them.
+    pub(super) credentials: bool,
+}
+
+impl Foreign {
+    /// The origin of the page that sends this request, if it is listed. `path`: below MLflow's static prefix.
+    pub(super) fn of(cors: &config::Cors, headers: &HeaderMap, path: &str) -> Option<Self> {
+        if cors.origins.is_empty() {
+            return None;
+        }
+        let mut origins = headers.get_all(header::ORIGIN).iter();
+        let (Some(origin), None) = (origins.next(), origins.next()) else { return None };
+        // As sent: a path that only decodes to one of ours is refused by the origin checks further on.
+        let ours = path == "/auth" || path.starts_with("/auth/") || path == "/signup";
+        let listed = !ours && cors.origins.contains(origin);
+        listed.then(|| Self { origin: origin.clone(), credentials: cors.credentials })
+    }
+
+    /// Marks an answer as readable for the page.
+    pub(super) fn allow(&self, headers: &mut HeaderMap) {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, self.origin.clone());
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
+        if self.credentials {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+        }
+    }
+}
+
+/// Whether a browser asks what a page may send. It does so without credentials.
+pub(super) fn is_preflight(head: &http::request::Parts) -> bool {
+    head.method == Method::OPTIONS && head.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+}
+
+/// The answer to a listed origin's preflight. The real request is authenticated and authorised as any other.
+pub(super) fn preflight(asked: &HeaderMap) -> Response {
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let headers = response.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(METHODS));
+    let wanted = asked.get_all(header::ACCESS_CONTROL_REQUEST_HEADERS).iter().filter_map(|names| names.to_str().ok());
+    let names = wanted.flat_map(|names| names.split(',')).map(str::trim);
+    // Any header may come: those that mean nothing here go no further.
+    let names: Vec<_> = names.filter_map(|name| HeaderName::try_from(name).ok()).collect();
+    let names: Vec<_> = names.iter().map(HeaderName::as_str).collect();
+    if let Some(names) = HeaderValue::try_from(names.join(", ")).ok().filter(|names| !names.is_empty()) {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, names);
+    }
+    headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+    response
+}
+
+const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE";
+
+/// What scripts may read beside the headers that the standard lets them read.
+const EXPOSED: &str = "Content-Disposition, Content-Range, ETag, Retry-After, X-Request-Id";
