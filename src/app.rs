@@ -94,7 +94,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let authn = Arc::new(authn.with_idle_sessions_ending_after(config.session.idle_timeout));
     let keys = identity::session_keys(&config, &store).await?;
     let known = config.providers.iter().zip(remotes.providers.iter().cloned());
-    let providers = Providers::new(known, config.server.public_url.as_ref(), keys, &clock);
+    let providers = Providers::new(known, config.pages_url().as_ref(), keys, &clock);
     let providers = Arc::new(providers.context("oidc.providers")?);
     let upstream = Upstream::new(&config.upstream).context("upstream.url")?;
     let resolver = Arc::new(Resolver::new(upstream.clone(), Arc::clone(&metrics)));

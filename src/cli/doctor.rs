@@ -72,8 +72,9 @@ async fn examine(config: &Config, token: Option<&str>, clock: &Clock) -> anyhow:
     // Nothing is kept that it seals.
     let keys = Arc::new(KeyRing::of("doctor", &crypto::random()));
     let configured = issuers.iter().map(|(provider, remote)| (*provider, Arc::clone(remote)));
-    let providers = Providers::new(configured, config.server.public_url.as_ref(), keys, clock)?;
-    let public_url = config.server.public_url.as_ref().map_or("PUBLIC_URL", Url::as_str).trim_end_matches('/');
+    let pages_url = config.pages_url();
+    let providers = Providers::new(configured, pages_url.as_ref(), keys, clock)?;
+    let public_url = pages_url.as_ref().map_or("PUBLIC_URL", Url::as_str).trim_end_matches('/');
     for one in providers.iter() {
         provider::check(one, &providers.attempts, public_url, clock, &mut report).await;
     }

@@ -8,6 +8,7 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
+use http::HeaderValue;
 use ipnet::IpNet;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use url::Url;
@@ -83,7 +84,6 @@ pub(super) fn origin(text: &str) -> Result<Url, &'static str> {
     Ok(url)
 }
 
-/// Where an identity provider is: https, or plain HTTP on this machine. With a path, perhaps.
 /// An origin as browsers write it in `Origin`.
 pub(super) fn page_origin(text: &str) -> Result<HeaderValue, String> {
     if text == "*" {
@@ -93,6 +93,7 @@ pub(super) fn page_origin(text: &str) -> Result<HeaderValue, String> {
     HeaderValue::try_from(url.origin().ascii_serialization()).map_err(|_| format!("`{text}` is not an origin"))
 }
 
+/// Where an identity provider is: https, or plain HTTP on this machine. With a path, perhaps.
 pub(super) fn provider_url(text: &str) -> Result<Url, &'static str> {
     let url = Url::parse(text).map_err(|_| "must be a URL, such as https://keycloak.example.com/realms/company")?;
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {

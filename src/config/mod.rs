@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::HeaderValue;
 use ipnet::IpNet;
 use secrecy::SecretString;
 
@@ -62,8 +63,8 @@ pub struct Server {
     pub public_url: Option<url::Url>,
     /// Further `Host` names that are answered beside `public_url`'s; checked only when `public_url` is set.
     pub allowed_hosts: Vec<String>,
-    pub tls: Option<Tls>,
     pub cors: Cors,
+    pub tls: Option<Tls>,
     /// Peers whose `X-Forwarded-For` is believed. Empty: nobody's.
     pub trusted_proxies: Vec<IpNet>,
     pub max_connections: usize,
@@ -84,7 +85,6 @@ pub struct Server {
     pub drain_timeout: Duration,
 }
 
-/// Where certificate chain and private key are, both PEM.
 impl Config {
     /// The address below which browsers and identity providers find the proxy's own pages.
     #[must_use]
@@ -104,6 +104,7 @@ pub struct Cors {
     pub credentials: bool,
 }
 
+/// Where certificate chain and private key are, both PEM.
 #[derive(Clone, Debug)]
 pub struct Tls {
     pub cert: PathBuf,

@@ -38,7 +38,8 @@ impl ReturnPath {
         if !same || dots || decoded.contains("//") || decoded.contains('\\') || decoded.contains(char::is_control) {
             return None;
         }
-        if NOT_BACK.iter().any(|own| decoded == *own || decoded.starts_with(&format!("{own}/"))) {
+        // Below any prefix: a page of MLflow that is called so is not worth the loop.
+        if NOT_BACK.iter().any(|own| decoded.ends_with(own) || decoded.contains(&format!("{own}/"))) {
             return None;
         }
         let written = url.as_str().strip_prefix(ORIGIN)?;

@@ -162,13 +162,13 @@ impl Providers {
     /// There is no public URL.
     pub fn new<'c>(
         configured: impl IntoIterator<Item = (&'c config::Provider, Arc<Remote>)>,
-        public_url: Option<&Url>,
+        pages_url: Option<&Url>,
         keys: Arc<KeyRing>,
         clock: &Clock,
     ) -> std::io::Result<Self> {
         let provider = |(config, remote)| {
-            let public_url = public_url.ok_or_else(|| std::io::Error::other("server.public_url is not set"))?;
-            Provider::new(config, remote, public_url, clock)
+            let pages_url = pages_url.ok_or_else(|| std::io::Error::other("server.public_url is not set"))?;
+            Provider::new(config, remote, pages_url, clock)
         };
         let all = configured.into_iter().map(provider).collect::<Result<_, _>>()?;
         Ok(Self { all, attempts: Attempts::new(Arc::clone(&keys), clock.clone()), keys, clock: clock.clone() })
@@ -187,8 +187,9 @@ impl Providers {
 }
 
 impl Provider {
-    fn new(config: &config::Provider, remote: Arc<Remote>, public_url: &Url, clock: &Clock) -> std::io::Result<Self> {
-        let at = |path: &str| public_url.join(path).map_err(std::io::Error::other);
+    fn new(config: &config::Provider, remote: Arc<Remote>, pages_url: &Url, clock: &Clock) -> std::io::Result<Self> {
+        let base = pages_url.as_str().trim_end_matches('/');
+        let at = |path: &str| Url::parse(&format!("{base}{path}")).map_err(std::io::Error::other);
         Ok(Self {
             remote,
             redirect: RedirectUrl::from_url(at(&format!("/auth/callback/{}", config.name))?),

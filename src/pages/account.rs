@@ -170,6 +170,7 @@ async fn reveal_or_show(
 ) -> Answer {
     match made {
         Ok((token, secret)) => Ok(Shape::page(html::new_token(&NewTokenPage {
+            base: &parts.reached.static_prefix,
             name: &token.name,
             expires: minute(token.expires),
             blocks: blocks(&parts.tracking_uri(asked), secret.reveal()),
@@ -180,7 +181,7 @@ async fn reveal_or_show(
 
 async fn back_or_show(parts: &Parts, asked: &Asked, done: Result<(), Refusal>) -> Answer {
     match done {
-        Ok(()) => Ok(Shape::see_other(HERE)),
+        Ok(()) => Ok(Shape::see_other(&format!("{}{HERE}", parts.reached.static_prefix))),
         Err(refusal) => show(parts, asked, Outcome::wrong(refusal)).await,
     }
 }
@@ -197,6 +198,7 @@ async fn show(parts: &Parts, asked: &Asked, outcome: Outcome) -> Answer {
     let has_password = parts.store.user(who.user).await?.is_some_and(|user| user.password.is_some());
     let (status, words) = wrong.map_or((http::StatusCode::OK, None), |(status, words)| (status, Some(words)));
     let page = AccountPage {
+        base: &parts.reached.static_prefix,
         name: &who.name,
         admin: who.admin,
         scheme: match who.scheme {

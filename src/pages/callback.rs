@@ -76,6 +76,7 @@ async fn enter(visit: &Visit<'_>, provider: &Provider, code: &str, attempt: &Att
         // Nothing of theirs is in the link, so the provider asks first.
         let sign_out = provider.sign_out_at(&Tokens::default());
         let page = html::denied(&DeniedPage {
+            base: visit.base(),
             name: &person.name,
             groups: &person.groups,
             allowed: &provider.config.claims.allowed,

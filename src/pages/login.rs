@@ -165,12 +165,13 @@ fn choose(visit: &Visit<'_>, status: StatusCode, return_to: &ReturnPath, usernam
         .providers
         .iter()
         .map(|provider| {
-            let mut query = form_urlencoded::Serializer::new("/auth/login?".to_owned());
+            let mut query = form_urlencoded::Serializer::new(format!("{}/auth/login?", visit.base()));
             query.append_pair("provider", &provider.config.name).append_pair("return_to", return_to.as_str());
             Choice { label: &provider.config.display_name, href: query.finish() }
         })
         .collect();
     let page = SignInPage {
+        base: visit.base(),
         at_once: choices.len() == 1 && !sign_in.password_form,
         choices,
         password_form: sign_in.password_form,

@@ -11,7 +11,7 @@ use crate::store::Session;
 
 /// `GET /auth/logout`: an image on another site must not sign anybody out.
 pub(super) fn confirm(visit: &Visit<'_>) -> Page {
-    visit.show(StatusCode::OK, html::confirm_logout())
+    visit.show(StatusCode::OK, html::confirm_logout(visit.base()))
 }
 
 /// `POST /auth/logout`.
@@ -21,7 +21,7 @@ pub(super) async fn now(visit: &Visit<'_>) -> Page {
         Err(error) => return visit.store_is_away(&error),
     };
     let there = session.as_ref().and_then(|session| at_provider(visit, session));
-    let mut page = see_other(there.as_deref().unwrap_or("/auth/signed-out"));
+    let mut page = see_other(&there.unwrap_or_else(|| format!("{}/auth/signed-out", visit.base())));
     add_cookie(&mut page, SESSION_COOKIE, "", Keep::No);
     if session.is_some() { with(page, Visited::SignOut("user")) } else { page }
 }

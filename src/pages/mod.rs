@@ -148,6 +148,7 @@ impl Pages {
         let origin = public.filter(|_| head.status == StatusCode::MISDIRECTED_REQUEST).unwrap_or_default();
         let home = format!("{origin}{}/", self.parts.reached.static_prefix);
         let page = html::error(&ErrorPage {
+            base: &self.parts.reached.static_prefix,
             heading,
             words,
             home: &home,

@@ -16,7 +16,7 @@ pub(super) async fn page(State(parts): State<Arc<Parts>>, asked: Asked) -> Answe
     parts.require_admin_of_any(&asked)?;
     parts.require_signup()?;
     let token = parts.form_token(&asked, PURPOSE).await?;
-    Ok(shapes::Shape::page(html::sign_up(&token, "", None)))
+    Ok(shapes::Shape::page(html::sign_up(&parts.reached.static_prefix, &token, "", None)))
 }
 
 /// `POST users/create-ui`, which is sent by that page only.
@@ -27,12 +27,12 @@ pub(super) async fn create(State(parts): State<Arc<Parts>>, asked: Asked) -> Ans
     parts.check_form_token(&asked, PURPOSE, form.optional_text("csrf_token")?.unwrap_or_default()).await?;
     let name = form.text("username")?;
     match parts.sign_up(&asked, name, form.text("password")?).await {
-        Ok(user) => Ok(shapes::Shape::page(html::signed_up(&user.name))),
+        Ok(user) => Ok(shapes::Shape::page(html::signed_up(&parts.reached.static_prefix, &user.name))),
         // The page again, with what was typed but for the password. A denial is not the form's.
         Err(refusal) => {
             let (status, words) = refusal.into_words()?;
             let token = parts.form_token(&asked, PURPOSE).await?;
-            Ok(shapes::Shape::page_with(status, html::sign_up(&token, name, Some(&words))))
+            Ok(shapes::Shape::page_with(status, html::sign_up(&parts.reached.static_prefix, &token, name, Some(&words))))
         }
     }
 }

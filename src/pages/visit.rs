@@ -75,7 +75,7 @@ impl Visit<'_> {
             "/auth/logout" if read => logout::confirm(&self),
             "/auth/logout" if post => logout::now(&self).await,
             "/auth/logout" => self.other_method("GET, HEAD, POST"),
-            "/auth/signed-out" if read => self.show(StatusCode::OK, html::signed_out()),
+            "/auth/signed-out" if read => self.show(StatusCode::OK, html::signed_out(self.base())),
             "/auth/signed-out" => self.other_method("GET, HEAD"),
             "/auth/backchannel-logout" if post => backchannel::answer(&self).await,
             "/auth/backchannel-logout" => self.other_method("POST"),
@@ -104,13 +104,19 @@ impl Visit<'_> {
         ends.map(|origin| format!(" {origin}")).collect()
     }
 
+    /// What stands before the paths of all pages.
+    pub(super) fn base(&self) -> &str {
+        &self.parts.reached.static_prefix
+    }
+
     pub(super) fn problem(&self, status: StatusCode, heading: &str, words: &str) -> Page {
         let signed_in = self.identity.is_some();
         let page = html::ErrorPage {
+            base: self.base(),
             heading,
             words,
             home: &self.sign_in.home,
-            sign_in: !signed_in,
+            sign_in: !signed_in && self.sign_in.is_possible(),
             account: signed_in,
             sign_out: signed_in,
         };

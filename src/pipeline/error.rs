@@ -36,6 +36,9 @@ pub enum Error {
     /// A browser that is sent to sign in, and where.
     #[error("not signed in")]
     SignIn(HeaderValue),
+    /// MLflow's first page is elsewhere.
+    #[error("below the static prefix")]
+    Moved(HeaderValue),
     #[error(transparent)]
     Spans(#[from] OtlpError),
     /// What an export of spans must say and does not: 422, as MLflow answers.
@@ -96,7 +99,7 @@ impl Error {
         record.failed(&self);
         match self {
             Self::Authn(error) => own::unauthenticated(&error, account, record.is_browser_xhr()),
-            Self::SignIn(location) => own::to_sign_in(location),
+            Self::SignIn(location) | Self::Moved(location) => own::found(location),
             other => other.reply().into_response(),
         }
     }
@@ -106,7 +109,7 @@ impl Error {
     pub(super) fn page(&self) -> Option<(&'static str, Cow<'static, str>)> {
         const LATER: &str = "Try again later";
         let (heading, words) = match self {
-            Self::SignIn(_) => return None,
+            Self::SignIn(_) | Self::Moved(_) => return None,
             Self::Authn(authn::Error::Missing | authn::Error::Failed(_)) => {
                 ("Not signed in", "You are not signed in, or the user name or password is wrong.".into())
             }
@@ -160,7 +163,7 @@ impl Error {
             Self::Spans(_) | Self::SpansLack(_) => "spans",
             Self::Graphql(_) => "graphql",
             Self::Workspace => "workspace",
-            Self::OutsidePrefix(_) => "outside_prefix",
+            Self::OutsidePrefix(_) | Self::Moved(_) => "outside_prefix",
             Self::UnknownRoute => "unknown_route",
             Self::Blocked(_) => "blocked",
             Self::TraceElsewhere | Self::UsersName => "parameters",
@@ -285,7 +288,7 @@ impl Error {
                 "MLflow made the change, but its permissions could not be written yet; they will be within minutes. \
                  Do not repeat the request.",
             ),
-            Self::Authn(_) | Self::SignIn(_) => {
+            Self::Authn(_) | Self::SignIn(_) | Self::Moved(_) => {
                 Reply::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthenticated, own::NOT_AUTHENTICATED)
             }
         }

@@ -221,7 +221,7 @@ impl Proxy {
         } else {
             CanonicalPath::parse(target)?
         };
-        let path = self.below_prefix(path)?;
+        let path = self.below_prefix(&head, path)?;
         let query = Query::parse(target.query().unwrap_or_default())?;
         if foreign.is_none() {
             self.check_origin(&head)?;
@@ -239,14 +239,24 @@ impl Proxy {
         Ok(())
     }
 
-    /// What stands below MLflow's static prefix. Our own pages do not.
-    fn below_prefix(&self, path: CanonicalPath) -> Result<CanonicalPath, Error> {
-        if self.static_prefix.is_empty() || path.decoded().starts_with("/auth/") {
+    /// The path below MLflow's static prefix, where the proxy's own pages are, too. Those also keep the addresses that they
+    /// have without a prefix: identity providers know them.
+    fn below_prefix(&self, head: &http::request::Parts, path: CanonicalPath) -> Result<CanonicalPath, Error> {
+        if self.static_prefix.is_empty() {
             return Ok(path);
         }
         match path.decoded().strip_prefix(self.static_prefix.as_str()) {
-            Some(rest) if rest.starts_with('/') => Ok(CanonicalPath::from_decoded(rest.to_owned())?),
-            Some(_) | None => Err(Error::OutsidePrefix(self.static_prefix.clone())),
+            Some(rest) if rest.starts_with('/') => return Ok(CanonicalPath::from_decoded(rest.to_owned())?),
+            Some("") => {}
+            Some(_) | None if path.decoded().starts_with("/auth/") => return Ok(path),
+            Some(_) | None if path.decoded() == "/" => {}
+            Some(_) | None => return Err(Error::OutsidePrefix(self.static_prefix.clone())),
+        }
+        // As MLflow, which answers only with the slash at the end.
+        let query = head.uri.query().map_or_else(String::new, |query| format!("?{query}"));
+        match HeaderValue::try_from(format!("{}/{query}", self.static_prefix)) {
+            Ok(home) if matches!(head.method, Method::GET | Method::HEAD) => Err(Error::Moved(home)),
+            Ok(_) | Err(_) => Err(Error::OutsidePrefix(self.static_prefix.clone())),
         }
     }
 

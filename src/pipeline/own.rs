@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use super::{Checked, Error, Proxy, Record};
 use crate::authn::{self, Reason, Shown};
 use crate::authz::Identity;
-use crate::http::{Body, ErrorCode, Reply, Response, navigates, read_bounded};
+use crate::http::{Body, ErrorCode, HeadError, Reply, Response, read_bounded};
 use crate::pages::Denial;
 
 /// What MLflow says to whoever is not signed in.
@@ -30,11 +30,12 @@ impl Proxy {
     /// Management requests are answered here; MLflow never sees them.
     pub(super) async fn answer_ourselves(
         &self,
-        checked: Checked<'_>,
+        mut checked: Checked<'_>,
         identity: Arc<Identity>,
         record: &mut Record,
     ) -> Result<Response, Error> {
         record.own();
+        address_pages(&mut checked)?;
         let body = match checked.body.as_mut() {
             Some(body) => read_bounded(body, OWN_BODY_BYTES).await?,
             None => Bytes::new(),
@@ -61,9 +62,14 @@ impl Proxy {
     }
 
     /// Pages for whoever is not signed in: signing in and out. Only a session says here who it is.
-    pub(super) async fn answer_visitor(&self, checked: Checked<'_>, record: &mut Record) -> Result<Response, Error> {
+    pub(super) async fn answer_visitor(
+        &self,
+        mut checked: Checked<'_>,
+        record: &mut Record,
+    ) -> Result<Response, Error> {
         record.own();
-        self.check_site(&checked.head)?;
+        address_pages(&mut checked)?;
+        self.check_site(&checked.head, None)?;
         let is_asset = checked.path.decoded().starts_with("/auth/static/");
         let body = match checked.body.as_mut() {
             Some(body) => read_bounded(body, OWN_BODY_BYTES).await?,
@@ -102,26 +108,14 @@ impl Proxy {
         if !nobody || !self.pages.can_sign_in() || head.method != Method::GET || !record.is_navigation() {
             return error.into();
         }
-        // As the browser has it, below MLflow's static prefix.
+        // As the browser has it, with MLflow's static prefix.
         let wanted = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
         let wanted: String = url::form_urlencoded::byte_serialize(wanted.as_bytes()).collect();
-        match HeaderValue::try_from(format!("/auth/login?return_to={wanted}")) {
+        match HeaderValue::try_from(format!("{}/auth/login?return_to={wanted}", self.static_prefix)) {
             Ok(location) => Error::SignIn(location),
             Err(_) => error.into(),
         }
     }
-}
-
-/// Whether a browser opens a page or sends a form. Paths of an API are read by programs, also where a browser shows them.
-pub(super) fn is_navigation(head: &http::request::Parts, static_prefix: &str) -> bool {
-    let html = |accept: &HeaderValue| memchr::memmem::find(accept.as_bytes(), b"text/html").is_some();
-    let path = head.uri.path();
-    let path = path.strip_prefix(static_prefix).unwrap_or(path);
-    // Programs rarely ask for HTML, so most requests end here.
-    head.headers.get_all(header::ACCEPT).iter().any(html)
-        && matches!(head.method, Method::GET | Method::HEAD | Method::POST)
-        && navigates(&head.headers)
-        && !["/api/", "/ajax-api/", "/auth/api/"].iter().any(|api| path.starts_with(api))
 }
 
 /// The sentence of a refusal in MLflow's JSON shape, which is in memory.
@@ -136,8 +130,21 @@ fn refusal_of(response: &http::Response<Bytes>) -> Option<String> {
     Some(refusal.message)
 }
 
-/// 302 to the sign-in page. The browser carries what stands behind `#` along.
-pub(super) fn to_sign_in(location: HeaderValue) -> Response {
+/// Puts the canonical path into the request, below MLflow's static prefix: by it the pages choose their answer.
+fn address_pages(checked: &mut Checked<'_>) -> Result<(), Error> {
+    let mut target = checked.path.encoded().into_owned();
+    if let Some(query) = checked.head.uri.query() {
+        target.push('?');
+        target.push_str(query);
+    }
+    let mut uri = std::mem::take(&mut checked.head.uri).into_parts();
+    uri.path_and_query = Some(target.try_into().map_err(|_| HeadError::Target)?);
+    checked.head.uri = http::Uri::from_parts(uri).map_err(|_| HeadError::Target)?;
+    Ok(())
+}
+
+/// 302. The browser carries what stands behind `#` along.
+pub(super) fn found(location: HeaderValue) -> Response {
     let mut response = Response::new(Body::Empty);
     *response.status_mut() = StatusCode::FOUND;
     response.headers_mut().insert(header::LOCATION, location);

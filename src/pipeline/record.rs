@@ -6,14 +6,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::Error;
 use crate::authn;
 use crate::authz::Identity;
 use crate::clock::{Stopwatch, Timestamp};
 use crate::filter::{EffectError, ListError};
-use crate::http::{Body, Response, Watcher};
+use crate::http::{Body, Response, Watcher, navigates};
 use crate::mlflow::{AddressError, Operation, Send};
 use crate::pages::Visited;
 use crate::resolve;
@@ -42,19 +42,14 @@ pub struct Record {
 }
 
 impl Record {
-    /// `navigation`: whether a browser opens a page.
-    pub(super) fn start(
-        telemetry: Arc<Telemetry>,
-        head: &http::request::Parts,
-        peer: Peer,
-        navigation: bool,
-    ) -> Self {
+    /// `path`: below MLflow's static prefix.
+    pub(super) fn start(telemetry: Arc<Telemetry>, head: &http::request::Parts, path: &str, peer: Peer) -> Self {
         Self {
             at: telemetry.clock.now(),
             watch: Stopwatch::start(),
             method: head.method.clone(),
-            browser_xhr: is_browser_xhr(head),
-            navigation,
+            browser_xhr: is_browser_xhr(head, path),
+            navigation: is_navigation(head, path),
             public: false,
             operation: "none",
             kind: RequestKind::Refused,
@@ -160,6 +155,7 @@ impl Record {
             }
             Error::MethodNotAllowed(_)
             | Error::SignIn(_)
+            | Error::Moved(_)
             | Error::Workspace
             | Error::Graphql(_)
             | Error::Spans(_)
@@ -301,8 +297,17 @@ fn request_id(headers: &HeaderMap) -> Option<Box<str>> {
     (id.len() <= 64).then(|| id.into())
 }
 
-fn is_browser_xhr(head: &http::request::Parts) -> bool {
-    let path = head.uri.path();
+/// Whether a browser opens a page or sends a form. Paths of an API are read by programs, also where a browser shows them.
+fn is_navigation(head: &http::request::Parts, path: &str) -> bool {
+    let html = |accept: &HeaderValue| memchr::memmem::find(accept.as_bytes(), b"text/html").is_some();
+    // Programs rarely ask for HTML, so most requests end here.
+    head.headers.get_all(header::ACCEPT).iter().any(html)
+        && matches!(head.method, Method::GET | Method::HEAD | Method::POST)
+        && navigates(&head.headers)
+        && !["/api/", "/ajax-api/", "/auth/api/"].iter().any(|api| path.starts_with(api))
+}
+
+fn is_browser_xhr(head: &http::request::Parts, path: &str) -> bool {
     path.starts_with("/ajax-api/") || path == "/graphql" || {
         let header = |headers: &HeaderMap, name: &str, value: &[u8]| {
             headers.get(name).is_some_and(|sent| sent.as_bytes().eq_ignore_ascii_case(value))

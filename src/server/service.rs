@@ -52,7 +52,13 @@ where
         let close = refusal.is_some() && request.version() < Version::HTTP_2;
         let turn = Turn::start(&self.wire);
         let wire = Arc::clone(&self.wire);
-        Answer { making: (self.handler)(request, self.peer, refusal), close, turn, wire, metrics: Arc::clone(&self.metrics) }
+        Answer {
+            making: (self.handler)(request, self.peer, refusal),
+            close,
+            turn,
+            wire,
+            metrics: Arc::clone(&self.metrics),
+        }
     }
 }
 

@@ -136,7 +136,7 @@ class Process:
 class Mlflow:
     """An unmodified MLflow with SQLite and a local artifact folder."""
 
-    def __init__(self, folder, port=None, extra=(), env=None, python=sys.executable):
+    def __init__(self, folder, port=None, extra=(), env=None, python=sys.executable, prefix=""):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.database = self.folder / "mlflow.db"
@@ -145,6 +145,8 @@ class Mlflow:
         self.url = f"http://127.0.0.1:{self.port}"
         argv = [python, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", self.port, "--workers", "1"]
         argv += ["--backend-store-uri", f"sqlite:///{self.database}", "--artifacts-destination", self.artifacts, *extra]
+        self.prefix = prefix
+        argv += ["--static-prefix", prefix] if prefix else []
         # The provider of the AI gateway's tests stands on loopback, and so would a webhook's receiver.
         local = {"MLFLOW_GATEWAY_API_BASE_ALLOW_PRIVATE_IPS": "true", "MLFLOW_GATEWAY_API_BASE_ALLOWED_SCHEMES": "http,https",
                  "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true"}
@@ -161,7 +163,7 @@ class Mlflow:
         def answers():
             self.process.check_alive()
             with contextlib.suppress(requests.RequestException):
-                return requests.get(f"{self.url}/health", timeout=2).ok
+                return requests.get(f"{self.url}{self.prefix}/health", timeout=2).ok
 
         wait_until(answers, 90, "MLflow answers", every=0.2)
         return self

@@ -2,7 +2,7 @@
 
 use mlflow_auth_proxy::authz::{Permission, ResourceKind};
 
-use crate::browser::World;
+use crate::browser::{SESSION, World, eventually};
 use crate::harness::{Answer, Proxy, Recorder, basic, get, send_json};
 
 const FILE: &str = "/api/2.0/mlflow-artifacts/artifacts/1/r/artifacts/f.txt";
@@ -166,7 +166,6 @@ fn a_browser_gets_a_page_where_a_program_gets_json() {
         ("GET /signup", 403, "Permission denied."),
         ("GET /auth/nosuch", 404, "There is no page at this address."),
         ("GET /auth/account/tokens", 405, "There is no page at this address."),
-        ("GET /auth/login", 404, "There is no page at this address."),
         ("GET //x", 400, "There is no page at this address."),
         ("GET /x/../y", 400, "There is no page at this address."),
         ("POST /version", 405, "There is no page at this address."),
@@ -252,7 +251,8 @@ fn a_host_is_a_name_or_an_address_with_a_port() {
         let answer = proxy.ask(format!("GET /health HTTP/1.1\r\nHost: {host}\r\n\r\n")).expect("an answer");
         assert_eq!(answer.status, status, "{host}: {}", answer.text());
     }
-    let named = Proxy::with(recorder.address, |config| config.admin.allowed_hosts = vec!["probes.example.com".to_owned()]);
+    let named =
+        Proxy::with(recorder.address, |config| config.admin.allowed_hosts = vec!["probes.example.com".to_owned()]);
     for (head, status) in [
         ("GET /metrics HTTP/1.1\r\nHost: 127.0.0.1:9090", 200),
         ("GET /livez HTTP/1.1\r\nHost: [::1]:9090", 200),

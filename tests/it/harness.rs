@@ -599,7 +599,8 @@ fn reply(tcp: &mut TcpStream, target: &str) -> Option<()> {
             tcp.write_all(b"0\r\n\r\n").ok()?;
         }
         "tagged" => {
-            let headers = "etag: \"1\"\r\ncache-control: public, max-age=600\r\nvary: Accept-Encoding\r\ncontent-length: 1";
+            let headers =
+                "etag: \"1\"\r\ncache-control: public, max-age=600\r\nvary: Accept-Encoding\r\ncontent-length: 1";
             tcp.write_all(format!("HTTP/1.1 200 OK\r\n{headers}\r\n\r\nx").as_bytes()).ok()?;
         }
         _ => {

@@ -17,6 +17,8 @@ pub(super) struct Choice<'p> {
 #[derive(Debug, Template)]
 #[template(path = "sign_in.html")]
 pub(super) struct SignInPage<'p> {
+    /// What stands before the paths of all pages: MLflow's static prefix. The same in every page.
+    pub(super) base: &'p str,
     pub(super) choices: Vec<Choice<'p>>,
     /// Whether there is only this one way, so that the page goes on by itself.
     pub(super) at_once: bool,
@@ -30,16 +32,21 @@ pub(super) struct SignInPage<'p> {
 
 #[derive(Debug, Template)]
 #[template(path = "signed_out.html")]
-struct SignedOut;
+struct SignedOut<'p> {
+    base: &'p str,
+}
 
 #[derive(Debug, Template)]
 #[template(path = "confirm_logout.html")]
-struct ConfirmLogout;
+struct ConfirmLogout<'p> {
+    base: &'p str,
+}
 
 /// The page for somebody in none of the groups that may come in.
 #[derive(Debug, Template)]
 #[template(path = "denied.html")]
 pub(super) struct DeniedPage<'p> {
+    pub(super) base: &'p str,
     pub(super) name: &'p str,
     /// What the provider says that they are in.
     pub(super) groups: &'p [String],
@@ -53,6 +60,7 @@ pub(super) struct DeniedPage<'p> {
 #[derive(Debug, Template)]
 #[template(path = "error.html")]
 pub(super) struct ErrorPage<'p> {
+    pub(super) base: &'p str,
     pub(super) heading: &'p str,
     pub(super) words: &'p str,
     /// Where MLflow's first page is.
@@ -67,6 +75,7 @@ pub(super) struct ErrorPage<'p> {
 #[derive(Debug, Template)]
 #[template(path = "sign_up.html")]
 struct SignUp<'p> {
+    base: &'p str,
     csrf_token: &'p str,
     username: &'p str,
     wrong: Option<&'p str>,
@@ -75,6 +84,7 @@ struct SignUp<'p> {
 #[derive(Debug, Template)]
 #[template(path = "signed_up.html")]
 struct SignedUp<'p> {
+    base: &'p str,
     username: &'p str,
 }
 
@@ -82,6 +92,7 @@ struct SignedUp<'p> {
 #[derive(Debug, Template)]
 #[template(path = "account.html")]
 pub(super) struct AccountPage<'p> {
+    pub(super) base: &'p str,
     pub(super) name: &'p str,
     pub(super) admin: bool,
     pub(super) scheme: &'static str,
@@ -147,6 +158,7 @@ pub(super) struct SessionRow {
 #[derive(Debug, Template)]
 #[template(path = "new_token.html")]
 pub(super) struct NewTokenPage<'p> {
+    pub(super) base: &'p str,
     pub(super) name: &'p str,
     pub(super) expires: String,
     pub(super) blocks: Vec<Block>,
@@ -166,13 +178,13 @@ pub(super) fn sign_in(page: &SignInPage<'_>) -> String {
 }
 
 /// After signing out.
-pub(super) fn signed_out() -> String {
-    rendered(&SignedOut)
+pub(super) fn signed_out(base: &str) -> String {
+    rendered(&SignedOut { base })
 }
 
 /// Signing out is asked for.
-pub(super) fn confirm_logout() -> String {
-    rendered(&ConfirmLogout)
+pub(super) fn confirm_logout(base: &str) -> String {
+    rendered(&ConfirmLogout { base })
 }
 
 /// Signed in at the provider, and in none of the groups that may come in.
@@ -186,13 +198,13 @@ pub(super) fn error(page: &ErrorPage<'_>) -> String {
 }
 
 /// MLflow's form for making accounts, perhaps with what was wrong with the last attempt.
-pub(super) fn sign_up(csrf_token: &str, username: &str, wrong: Option<&str>) -> String {
-    rendered(&SignUp { csrf_token, username, wrong })
+pub(super) fn sign_up(base: &str, csrf_token: &str, username: &str, wrong: Option<&str>) -> String {
+    rendered(&SignUp { base, csrf_token, username, wrong })
 }
 
 /// An account was made with it.
-pub(super) fn signed_up(username: &str) -> String {
-    rendered(&SignedUp { username })
+pub(super) fn signed_up(base: &str, username: &str) -> String {
+    rendered(&SignedUp { base, username })
 }
 
 /// One's own page.

@@ -6,6 +6,7 @@ const HOSTILE: &str = "<script>alert('1')</script>\"&";
 fn no_text_becomes_markup() {
     let pages = [
         sign_in(&SignInPage {
+            base: "/x",
             choices: vec![Choice { label: HOSTILE, href: format!("/auth/login?{HOSTILE}") }],
             at_once: true,
             password_form: true,
@@ -14,12 +15,14 @@ fn no_text_becomes_markup() {
             wrong: Some(HOSTILE),
         }),
         denied(&DeniedPage {
+            base: "/x",
             name: HOSTILE,
             groups: &[HOSTILE.to_owned()],
             allowed: &[HOSTILE.to_owned()],
             sign_out: Some(HOSTILE),
         }),
         error(&ErrorPage {
+            base: "/x",
             heading: HOSTILE,
             words: HOSTILE,
             home: HOSTILE,
@@ -27,14 +30,16 @@ fn no_text_becomes_markup() {
             account: true,
             sign_out: true,
         }),
-        signed_up(HOSTILE),
-        sign_up(HOSTILE, HOSTILE, Some(HOSTILE)),
+        signed_up("/x", HOSTILE),
+        sign_up("/x", HOSTILE, HOSTILE, Some(HOSTILE)),
         new_token(&NewTokenPage {
+            base: "/x",
             name: HOSTILE,
             expires: HOSTILE.to_owned(),
             blocks: vec![Block { id: "x", title: "x", text: HOSTILE.to_owned() }],
         }),
         account(&AccountPage {
+            base: "/x",
             name: HOSTILE,
             admin: false,
             scheme: "x",
@@ -74,7 +79,7 @@ fn no_text_becomes_markup() {
 
 #[test]
 fn pages_load_what_is_there() {
-    for page in [signed_out(), confirm_logout(), sign_up("x", "", None)] {
+    for page in [signed_out(""), confirm_logout("/x"), sign_up("", "x", "", None)] {
         for (_, rest) in page.match_indices("/auth/static/").map(|(at, mark)| page.split_at(at + mark.len())) {
             let name = rest.split('"').next().unwrap();
             assert!(asset(name).is_some(), "{name}");
