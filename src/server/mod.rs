@@ -93,7 +93,7 @@ where
                 Err(_) => match Arc::clone(&waiting).try_acquire_owned() {
                     Ok(waits) if register.close_longest_idle() => {
                         metrics.connections_evicted.inc();
-                        Slot::Soon(Arc::clone(&slots), waits)
+                        Slot::Soon(Arc::clone(&slots), Arc::clone(&register), waits)
                     }
                     Ok(_) | Err(_) => {
                         metrics.connections_refused.inc();
@@ -104,7 +104,7 @@ where
             let connection = builder.connection(tuned(tcp), address, wire, stop, handler.clone());
             let metrics = Arc::clone(&metrics);
             connections.spawn(async move {
-                let Some(slot) = slot.taken().await else { return metrics.connections_refused.inc() };
+                let Some(slot) = slot.taken(&metrics).await else { return metrics.connections_refused.inc() };
                 connection.await;
                 drop((slot, entered));
             });
@@ -123,15 +123,26 @@ where
 enum Slot {
     Taken(OwnedSemaphorePermit),
     /// Another connection is closing.
-    Soon(Arc<Semaphore>, OwnedSemaphorePermit),
+    Soon(Arc<Semaphore>, Arc<Register>, OwnedSemaphorePermit),
 }
 
 impl Slot {
-    async fn taken(self) -> Option<OwnedSemaphorePermit> {
-        match self {
-            Self::Taken(slot) => Some(slot),
-            Self::Soon(slots, _waits) => tokio::time::timeout(SLOT_WAIT, slots.acquire_owned()).await.ok()?.ok(),
+    async fn taken(self, metrics: &Metrics) -> Option<OwnedSemaphorePermit> {
+        let (slots, register, _waits) = match self {
+            Self::Taken(slot) => return Some(slot),
+            Self::Soon(slots, register, waits) => (slots, register, waits),
+        };
+        for _ in 0..SLOT_TRIES {
+            if let Ok(slot) = tokio::time::timeout(SLOT_WAIT, Arc::clone(&slots).acquire_owned()).await {
+                return slot.ok();
+            }
+            // A request reached the chosen connection first, and is being answered.
+            if !register.close_longest_idle() {
+                return None;
+            }
+            metrics.connections_evicted.inc();
         }
+        None
     }
 }
 
@@ -168,7 +179,8 @@ impl Backoff {
 /// Connections that wait for the place of one that closes.
 const MAX_WAITING: usize = 256;
 /// An idle connection closes as soon as its task runs.
-const SLOT_WAIT: Duration = Duration::from_secs(1);
+const SLOT_WAIT: Duration = Duration::from_millis(250);
+const SLOT_TRIES: usize = 4;
 /// What `serve` waits beyond each connection's own limit.
 const DRAIN_MARGIN: Duration = Duration::from_secs(1);
 
