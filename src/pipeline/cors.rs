@@ -24,9 +24,7 @@ impl Foreign {
         }
         let mut origins = headers.get_all(header::ORIGIN).iter();
         let (Some(origin), None) = (origins.next(), origins.next()) else { return None };
-        // As sent: a path that only decodes to one of ours is refused by the origin checks further on.
-        let ours = path == "/auth" || path.starts_with("/auth/") || path == "/signup";
-        let listed = !ours && cors.origins.contains(origin);
+        let listed = !is_closed(path) && cors.origins.contains(origin);
         listed.then(|| Self { origin: origin.clone(), credentials: cors.credentials })
     }
 
@@ -38,6 +36,11 @@ impl Foreign {
             headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
         }
     }
+}
+
+/// Whether no page of another origin may call this path, below MLflow's static prefix.
+pub(super) fn is_closed(path: &str) -> bool {
+    path == "/auth" || path.starts_with("/auth/") || path == "/signup"
 }
 
 /// Whether a browser asks what a page may send. It does so without credentials.

@@ -181,7 +181,7 @@ fn a_browser_gets_a_page_where_a_program_gets_json() {
         let text = page.text();
         assert!(text.contains(words), "{line}: {text}");
         assert!(text.contains("href=\"/\""), "{line}: {text}");
-        for key in ["authz.", "authn.", "server.", "upstream.", "error_code"] {
+        for key in ["authz.", "authn.", "server.allowed", "upstream.", "error_code"] {
             assert!(!text.contains(key), "{line}: {text}");
         }
         let json = ask(line, &stranger);
@@ -324,6 +324,10 @@ fn listed_origins_may_call_and_no_others() {
     for target in ["/auth/account/tokens", "/auth/logout"] {
         let refused = ask(&world, "POST", target, &format!("{app}{session}"));
         assert_eq!((refused.status, seen(&refused)[0].as_str()), (403, ""), "{target}");
+    }
+    for (method, target) in [("POST", "/%61uth/api/v1/tokens"), ("POST", "/auth%2Flogin"), ("GET", "/%61uth/account")] {
+        let refused = ask(&world, method, target, &format!("{app}{basic}"));
+        assert!(matches!(refused.status, 400 | 403), "{target}: {}", refused.text());
     }
     let own = ask(&world, "GET", search, &session);
     assert_eq!((own.status, seen(&own)), (200, ["", "", "Origin"].map(str::to_owned)));
