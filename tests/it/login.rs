@@ -63,7 +63,8 @@ fn without_a_right_state_nothing_is_asked_of_the_provider() {
     world.grants(&world.claims(&begun.nonce));
     let iss = world.provider.issuer();
     let state = begun.state.as_str();
-    let altered = format!("{}A", &state[..state.len() - 1]);
+    let other = if state.ends_with('A') { 'Q' } else { 'A' };
+    let altered = format!("{}{other}", &state[..state.len() - 1]);
     for (what, pairs) in [
         ("missing", vec![("code", "c"), ("iss", &iss)]),
         ("empty", vec![("code", "c"), ("iss", &iss), ("state", "")]),
