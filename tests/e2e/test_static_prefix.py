@@ -104,7 +104,7 @@ def test_the_first_page_and_the_users_api_are_below_the_prefix(admin, outer):
 def test_the_python_client_works_below_the_prefix(admin):
     """Runs, artifacts, models, prompts and traces; then a download as a browser asks for it."""
     admin.url += PREFIX
-    made = json.loads(admin.python("gallery.py", unique("below")))
+    made = json.loads(admin.python("gallery.py", unique("below")).splitlines()[-1])
     path = f"/get-artifact?run_id={made['shared']['runs'][0]}&path=notes.txt"
     assert admin.get(path).text == "What shared notes say"
 

@@ -22,7 +22,6 @@ def test_head_tells_what_get_would_send(alice, bob, file):
         get, head = alice.get(path), alice.call("HEAD", path)
         assert (get.status_code, head.status_code, head.content) == (200, 200, b""), path
         assert head.headers["Content-Length"] == str(len(get.content)), path
-        assert head.headers.get("ETag") == get.headers.get("ETag"), path
     for path in file:
         assert bob.call("HEAD", path).status_code == bob.get(path).status_code == 403, path
     for path in ["/api/2.0/mlflow/experiments/search?max_results=1000", "/api/2.0/mlflow/registered-models/search"]:
