@@ -32,7 +32,10 @@ pub(super) async fn create(State(parts): State<Arc<Parts>>, asked: Asked) -> Ans
         Err(refusal) => {
             let (status, words) = refusal.into_words()?;
             let token = parts.form_token(&asked, PURPOSE).await?;
-            Ok(shapes::Shape::page_with(status, html::sign_up(&parts.reached.static_prefix, &token, name, Some(&words))))
+            Ok(shapes::Shape::page_with(
+                status,
+                html::sign_up(&parts.reached.static_prefix, &token, name, Some(&words)),
+            ))
         }
     }
 }
