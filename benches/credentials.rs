@@ -135,6 +135,7 @@ fn issuer(provider: &FakeProvider) -> config::Issuer {
             admin: Vec::new(),
             username: "email".to_owned(),
             verified_email: true,
+            machine_names: Vec::new(),
         },
         preset: config::Preset::Standard,
         machines: Vec::new(),

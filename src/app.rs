@@ -37,7 +37,7 @@ use crate::telemetry::access::Writer;
 use crate::telemetry::{AccessLog, AuditQueue, Metrics, Telemetry};
 use crate::upstream::Upstream;
 
-pub use policies::read_policies;
+pub use policies::{read_policies, warnings};
 
 /// A proxy that is running in this process.
 #[derive(Debug)]
@@ -78,7 +78,7 @@ const EFFECTS_DRAIN: Duration = Duration::from_secs(30);
 /// # Errors
 /// The store cannot be opened, an address cannot be bound, a certificate cannot be read.
 pub async fn start(config: Config) -> anyhow::Result<Running> {
-    let policies = Arc::new(read_policies(&config.authz).await?);
+    let policies = Arc::new(read_policies(&config).await?);
     let clock = Clock::default();
     let table = Arc::new(Table::built_in()?);
     let names = table.operations().iter().map(|operation| operation.name);

@@ -91,6 +91,7 @@ pub(super) async fn tighten(config: &Config, store: &Store) -> store::Result<()>
                 groups: &person.groups,
                 admin: person.admin && now.admin,
                 allowed: person.allowed && now.allowed,
+                owns_plain_names: false,
             };
             store.follow(&actor, &user, seen, person.seen).await?;
         }

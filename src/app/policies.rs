@@ -11,8 +11,8 @@ use tokio::io::AsyncReadExt as _;
 
 use super::looks::Looks;
 use crate::authn::Authn;
-use crate::authz::{Policies, PolicyFile};
-use crate::config::{self, Origin, Problem, Problems};
+use crate::authz::{Homes, LOCAL, Policies, PolicyFile};
+use crate::config::{self, Config, Origin, Problem, Problems};
 use crate::telemetry::Metrics;
 
 /// A little more than a policy may have, so that too much is seen as such.
@@ -22,10 +22,11 @@ const MAX_BYTES: u64 = 1024 * 1024 + 1;
 ///
 /// # Errors
 /// Everything that is wrong with either.
-pub async fn read_policies(authz: &config::Authz) -> Result<Policies, Problems> {
-    let (policies, mut problems) = (Policies::default(), Vec::new());
-    for file in files(authz) {
-        match text(&file.path).await.map_err(|error| vec![unreadable(&error)]).and_then(|text| parse(&text)) {
+pub async fn read_policies(config: &Config) -> Result<Policies, Problems> {
+    let (policies, mut problems) = (Policies::of(homes(config)), Vec::new());
+    for file in files(&config.authz) {
+        let text = text(&file.path).await.map_err(|error| vec![unreadable(&error)]);
+        match text.and_then(|text| parse(&text, policies.homes())) {
             Ok(policy) => file.kind.replace(&policies, policy),
             Err(messages) => problems.extend(messages.into_iter().map(|message| Problem {
                 key: file.kind.key().to_owned(),
@@ -35,6 +36,32 @@ pub async fn read_policies(authz: &config::Authz) -> Result<Policies, Problems> 
         }
     }
     if problems.is_empty() { Ok(policies) } else { Err(Problems(problems)) }
+}
+
+/// Where accounts come from: the providers that people sign in at, then the issuers of bearer tokens.
+fn homes(config: &Config) -> Homes {
+    let providers = config.providers.iter().map(|it| (it.endpoint.issuer.clone(), it.name.clone()));
+    let issuers = config.issuers.iter().map(|it| (it.endpoint.issuer.clone(), it.name.clone()));
+    Homes::new(providers.chain(issuers))
+}
+
+/// What is valid and may still not be what was meant, in words.
+#[must_use]
+pub fn warnings(config: &Config, policies: &Policies) -> Vec<String> {
+    let names: Vec<&str> = policies.homes().names().collect();
+    let [first, others @ ..] = names.as_slice() else { return Vec::new() };
+    if others.is_empty() {
+        return Vec::new();
+    }
+    let path = config.authz.policy_file.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+    let warning = |line| {
+        format!(
+            "authz.policy_file: {path}, line {line}: goes by user name, and several providers may know that name. It means the \
+             user of `{first}`; for one of {}, add `provider = \"NAME\"` beside `user`",
+            others.join(", ")
+        )
+    };
+    policies.enforced().by_plain_name().map(warning).collect()
 }
 
 /// Follows the files for as long as it is polled.
@@ -97,7 +124,10 @@ impl Followed {
             return;
         }
         let (key, path) = (self.kind.key(), self.path.display());
-        let read = now.as_deref().map_err(|message| vec![message.to_owned()]).and_then(parse);
+        let read = now
+            .as_deref()
+            .map_err(|message| vec![message.to_owned()])
+            .and_then(|text| parse(text, authn.policies().homes()));
         metrics.policy_read(self.kind.label(), read.is_ok());
         match read {
             Ok(policy) => {
@@ -132,6 +162,14 @@ fn unreadable(error: &io::Error) -> String {
     format!("the file cannot be read: {error}")
 }
 
-fn parse(text: &str) -> Result<PolicyFile, Vec<String>> {
-    PolicyFile::parse(text).map_err(|problems| problems.0.iter().map(ToString::to_string).collect())
+/// A rule of a provider that is not configured would apply to nobody, also one that refuses.
+fn parse(text: &str, homes: &Homes) -> Result<PolicyFile, Vec<String>> {
+    let file = PolicyFile::parse(text)
+        .map_err(|problems| problems.0.iter().map(ToString::to_string).collect::<Vec<String>>())?;
+    let unknown = file.providers().filter(|(_, name)| !homes.has(name)).map(|(line, name)| {
+        let place = line.map(|line| format!("line {line}: ")).unwrap_or_default();
+        format!("{place}`provider` is `{name}`, which is neither `{LOCAL}` nor a configured provider or issuer")
+    });
+    let unknown: Vec<String> = unknown.collect();
+    if unknown.is_empty() { Ok(file) } else { Err(unknown) }
 }

@@ -148,10 +148,11 @@ impl Authn {
 
     async fn keep(&self, issuer: &str, subject: &str, name: &str, kept: &Kept) -> Result<User, Error> {
         let Kept { groups, admin, allowed } = kept;
-        let seen = Seen { issuer, subject, name, groups, admin: *admin, allowed: *allowed };
+        let owns_plain_names = self.policies.homes().owns_plain_names(issuer);
+        let seen = Seen { issuer, subject, name, groups, admin: *admin, allowed: *allowed, owns_plain_names };
         let actor = Actor { name: name.to_owned(), token: None, address: None };
         self.store.meet(&actor, seen, Occasion::Refresh).await.map_err(|error| match error {
-            store::Error::NameTaken(_) => Error::Failed(Reason::NameTaken),
+            store::Error::NameTaken(_) | store::Error::Reserved(_) => Error::Failed(Reason::NameTaken),
             error => Error::Store(error),
         })
     }

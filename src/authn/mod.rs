@@ -126,7 +126,7 @@ impl Authn {
     /// Whether a user's name decides anything by itself: policies grant to names, and people of an issuer bring theirs.
     #[must_use]
     pub fn names_say_something(&self) -> bool {
-        !self.issuers.is_empty() || self.policies.enforced().grants() > 0
+        self.policies.homes().names().next().is_some() || self.policies.enforced().grants() > 0
     }
 
     /// What is granted beside the store.
@@ -211,7 +211,8 @@ impl Authn {
     async fn identity(&self, recognised: Recognised) -> Result<Identity, Error> {
         let Recognised { user, scheme, limits, groups, admin, .. } = recognised;
         let standing = self.store.standing_of(user.id, &groups).await?;
-        let member = standing.member(&user.name, &groups);
+        let home = self.policies.homes().of(user.identity());
+        let member = standing.member(&user.name, home, &groups);
         let grants = Arc::new(standing.grants(&self.policies.enforced(), &member));
         let shadow = self.policies.shadow().map(|shadow| Arc::new(standing.grants(&shadow, &member)));
         Ok(Identity {

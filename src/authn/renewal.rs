@@ -187,14 +187,17 @@ impl Renewal {
         }
         let (issuer, subject) =
             (provider.config.endpoint.issuer.as_str(), session.subject.as_deref().unwrap_or_default());
+        let owns_plain_names = self.authn.policies().homes().owns_plain_names(issuer);
         match provider.who_stayed(&granted, subject).await {
             Ok(Stayed::Person(person)) => {
-                let Person { name, groups, admin, allowed, .. } = &person;
-                self.met(session, Seen { issuer, subject, name, groups, admin: *admin, allowed: *allowed }).await
+                let Person { name, groups, .. } = &person;
+                let (admin, allowed) = (person.admin, person.allowed);
+                self.met(session, Seen { issuer, subject, name, groups, admin, allowed, owns_plain_names }).await
             }
             Ok(Stayed::Standing(Standing { groups, admin, allowed, .. })) => {
                 let Some(user) = self.store.user(session.user).await? else { return Ok(Renewed::Lost) };
-                self.met(session, Seen { issuer, subject, name: &user.name, groups: &groups, admin, allowed }).await
+                let (name, groups) = (user.name.as_str(), groups.as_slice());
+                self.met(session, Seen { issuer, subject, name, groups, admin, allowed, owns_plain_names }).await
             }
             Ok(Stayed::Unsaid) => self.unconfirmed(session).await,
             Err(error) if after(&error, 0) == After::End => self.end(session.id, &error.to_string()).await,

@@ -117,6 +117,8 @@ impl DirectorySync {
             groups: &standing.groups,
             admin: standing.admin,
             allowed: standing.allowed,
+            // It makes no account.
+            owns_plain_names: false,
         };
         self.store.follow(&proxy(), user, seen, asked).await?;
         if standing.allowed { Ok(()) } else { self.end_sessions(user, "in no allowed group any more").await }

@@ -295,6 +295,7 @@ async fn forgetting_identities_does_not_make_known_passwords_be_hashed_again() {
     world.store.delete_user(&actor(), world.alice.id).await.unwrap();
     world.authn.forget(world.alice.id);
     assert_eq!(world.answer(&header, HERE).await, "unknown_user");
+    world.store.release_name(&actor(), "alice").await.unwrap();
     world.store.create_user(&actor(), "alice", None, false).await.unwrap();
     assert_eq!(world.answer(&header, HERE).await, "wrong_password", "nor do they outlive the account");
 }

@@ -19,8 +19,8 @@ pub use group::{GroupError, check_group, texts_of_groups};
 pub use identity::{Identity, Limits, RoleId, Scheme, ScopeError, SessionId, TokenId, UserId};
 pub use permission::{Permission, UnknownPermission};
 pub use policy::{
-    Expectation, Member, OnCreate, Policies, PolicyFile, PolicyProblem, PolicyProblems, Source, Whom, read_target,
-    read_whom, write_target,
+    Expectation, Home, Homes, LOCAL, Member, OnCreate, Policies, PolicyFile, PolicyProblem, PolicyProblems, Source,
+    Whom, read_target, read_whom, write_target,
 };
 pub use selector::{Resource, ResourceKind, Selector, SelectorError, UnknownKind, scorer_key};
 

@@ -8,7 +8,10 @@ use crate::config::{Environment, Flags, Origin, load_from};
 
 pub(super) async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     let (config, settings) = load_from(flags, &Environment::of_process())?;
-    app::read_policies(&config.authz).await?;
+    let policies = app::read_policies(&config).await?;
+    for warning in app::warnings(&config, &policies) {
+        eprintln!("{}", output::printable(&format!("warning: {warning}")));
+    }
     let rows = settings.into_iter().map(|setting| {
         let origin = setting.origin.as_ref().map_or_else(|| "default".to_owned(), Origin::to_string);
         [setting.key, setting.value, origin]

@@ -44,20 +44,21 @@ pub(super) struct Arguments {
 pub(super) async fn run(arguments: Arguments, flags: &Flags) -> anyhow::Result<ExitCode> {
     let config = config::load(flags)?;
     let policy = Policy { default_permission: config.authz.default_permission };
-    let file = app::read_policies(&config.authz).await?.enforced();
+    let policies = app::read_policies(&config).await?;
+    let (file, homes) = (policies.enforced(), policies.homes());
     let mut question = Question::parse(&Table::built_in()?, &arguments.operation, &arguments.resource)?;
     Opened::with(flags, Absent::Refuse, async |opened| {
         let user = opened.user(&arguments.user).await?;
         let groups = user.groups().to_vec();
         let standing = opened.store.standing_of(user.id, &groups).await?;
         let person = Person { user, groups, standing, limits: Limits::default() };
-        if person.needs_names(&file) {
+        if person.needs_names(&file, homes) {
             let upstream = Upstream::new(&config.upstream).context("upstream.url")?;
             let resolver = Resolver::new(upstream, Arc::new(Metrics::new([])?));
             let named = learn_name(&resolver, &mut question).await;
             named.context("grants depend on what the experiment is called, and MLflow does not say")?;
         }
-        let answer = explanation(&person, policy, &file, &arguments.operation, &question);
+        let answer = explanation(&person, policy, (&file, homes), &arguments.operation, &question);
         if arguments.json {
             println!("{}", serde_json::to_string_pretty(&answer).context("the answer is JSON")?);
         } else {

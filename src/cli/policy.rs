@@ -10,7 +10,7 @@ use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand};
 
 use super::output;
-use crate::authz::{Expectation, Identity, Limits, Member, Policy, PolicyFile, Resource, Scheme, UserId, holds};
+use crate::authz::{Expectation, Home, Identity, Limits, Member, Policy, PolicyFile, Resource, Scheme, UserId, holds};
 use crate::config::{self, Flags, Origin, Problem, Problems};
 use crate::mlflow::{Question, Table};
 
@@ -45,6 +45,9 @@ enum Command {
         /// Who
         #[arg(long, requires = "operation", requires = "resource")]
         user: Option<String>,
+        /// The provider whose user it is, where that is not the first one
+        #[arg(long, requires = "user")]
+        provider: Option<String>,
         /// The groups they are in
         #[arg(long, value_delimiter = ',', requires = "user")]
         groups: Vec<String>,
@@ -68,7 +71,7 @@ pub(super) fn run(arguments: Arguments, flags: &Flags) -> anyhow::Result<ExitCod
             output::line(&format!("{}: right, {grants} grants, {tests} tests", file.display()))?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Test { file, tests, user, groups, roles, operation, resource } => {
+        Command::Test { file, tests, user, provider, groups, roles, operation, resource } => {
             let asker = Asker {
                 file: read(&file)?,
                 rules: Policy { default_permission: config::load(flags)?.authz.default_permission },
@@ -78,7 +81,9 @@ pub(super) fn run(arguments: Arguments, flags: &Flags) -> anyhow::Result<ExitCod
                 (Some(user), Some(operation), Some(resource)) => {
                     let resource = named(&resource);
                     let (line, allowed) = (0, true);
-                    asker.answer(&Expectation { line, user, groups, roles, operation, resource: resource?, allowed })
+                    let resource = resource?;
+                    let asked = Expectation { line, user, provider, groups, roles, operation, resource, allowed };
+                    asker.answer(&asked)
                 }
                 _ => {
                     let own = tests.as_deref().map(read).transpose()?;
@@ -182,5 +187,7 @@ impl Asker {
 }
 
 fn member(asked: &Expectation) -> Member<'_> {
-    Member { name: &asked.user, groups: &asked.groups, roles: asked.roles.iter().map(String::as_str).collect() }
+    let home = asked.provider.as_deref().map_or_else(Home::default, |name| Home { name, is_plain: false });
+    let roles = asked.roles.iter().map(String::as_str).collect();
+    Member { name: &asked.user, home, groups: &asked.groups, roles }
 }

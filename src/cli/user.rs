@@ -10,7 +10,7 @@ use super::output::{Format, Row, moment};
 use super::password;
 use super::stored::{Absent, Opened};
 use crate::config::{Flags, check_username};
-use crate::store::{self, AccessTokens, User};
+use crate::store::{self, AccessTokens, ReservedName, User};
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -58,7 +58,14 @@ enum Command {
         #[arg(action = clap::ArgAction::Set)]
         admin: bool,
     },
-    /// Delete the account with its tokens and grants
+    /// Names of deleted or renamed accounts, which stay reserved because policies go by names
+    Reserved,
+    /// Give a reserved name free
+    Release {
+        /// The name
+        name: String,
+    },
+    /// Delete the account with its tokens and grants; its name stays reserved
     Delete {
         /// Whose
         name: String,
@@ -96,6 +103,34 @@ impl Row<4> for Shown {
     }
 }
 
+/// A reserved name, as `--json` shows it.
+#[derive(Debug, Serialize)]
+struct Reserved {
+    name: String,
+    issuer: Option<String>,
+    subject: Option<String>,
+    since: String,
+}
+
+impl From<&ReservedName> for Reserved {
+    fn from(reserved: &ReservedName) -> Self {
+        let (issuer, subject) = reserved.identity.clone().unzip();
+        Self { name: reserved.name.clone(), issuer, subject, since: moment(reserved.since) }
+    }
+}
+
+impl Row<3> for Reserved {
+    const HEAD: [&'static str; 3] = ["NAME", "KEPT FOR", "SINCE"];
+
+    fn cells(&self) -> [String; 3] {
+        let kept_for = match (&self.issuer, &self.subject) {
+            (Some(issuer), Some(subject)) => format!("{subject} of {issuer}"),
+            _ => "an account of this proxy".to_owned(),
+        };
+        [self.name.clone(), kept_for, self.since.clone()]
+    }
+}
+
 pub(super) async fn run(arguments: Arguments, flags: &Flags) -> anyhow::Result<ExitCode> {
     let absent = if matches!(arguments.command, Command::Create { .. }) { Absent::Make } else { Absent::Refuse };
     Opened::with(flags, absent, async |opened| carry_out(arguments, opened).await).await
@@ -107,6 +142,15 @@ async fn carry_out(arguments: Arguments, opened: &Opened) -> anyhow::Result<()> 
         Command::List => {
             let users: Vec<Shown> = store.users().await?.iter().map(Shown::from).collect();
             return format.list("users", &users);
+        }
+        Command::Reserved => {
+            let names: Vec<Reserved> = store.reserved_names().await?.iter().map(Reserved::from).collect();
+            return format.list("reserved_names", &names);
+        }
+        Command::Release { name } => {
+            store.release_name(actor, &name).await.with_context(|| format!("`{name}` is not reserved"))?;
+            let released = serde_json::json!({ "name": name });
+            return format.done(&released, &format!("the name `{name}` is free"));
         }
         Command::Create { name, admin, password } => {
             create(opened, &name, admin, password).await?;

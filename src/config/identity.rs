@@ -15,6 +15,7 @@ use url::Url;
 use super::parse::{DAY, each, optional};
 use super::report::Report;
 use super::{checks, pem, raw};
+use crate::authz::LOCAL;
 
 /// An identity provider that people sign in at.
 #[derive(Clone, Debug)]
@@ -144,6 +145,8 @@ pub struct Claims {
     pub username: String,
     /// Whether an `email` that is not verified is no name.
     pub verified_email: bool,
+    /// Globs of the names that rules and presets give to programs, of all issuers: no person has one.
+    pub machine_names: Vec<String>,
 }
 
 /// One place where groups stand.
@@ -199,11 +202,13 @@ pub struct SealingKey {
 }
 
 pub(super) fn providers(raw: raw::Oidc, report: &mut Report) -> Option<Vec<Provider>> {
+    refuse_local(raw.providers.keys(), "oidc.providers", report);
     let parsed: Vec<_> = raw.providers.into_iter().map(|(name, raw)| provider(&name, raw, report)).collect();
     parsed.into_iter().collect()
 }
 
 pub(super) fn issuers(raw: raw::Jwt, report: &mut Report) -> Option<Vec<Issuer>> {
+    refuse_local(raw.issuers.keys(), "jwt.issuers", report);
     let parsed: Vec<_> = raw.issuers.into_iter().map(|(name, raw)| issuer(&name, raw, report)).collect();
     let parsed: Vec<Issuer> = parsed.into_iter().collect::<Option<_>>()?;
     for (at, issuer) in parsed.iter().enumerate() {
@@ -213,6 +218,47 @@ pub(super) fn issuers(raw: raw::Jwt, report: &mut Report) -> Option<Vec<Issuer>>
         }
     }
     Some(parsed)
+}
+
+/// Rules of a policy call accounts of the proxy alone so.
+fn refuse_local<'n>(mut names: impl Iterator<Item = &'n String>, section: &str, report: &mut Report) {
+    if names.any(|name| name == LOCAL) {
+        report.add(
+            &format!("{section}.{LOCAL}"),
+            "cannot have this name: policies mean accounts of the proxy alone by it",
+        );
+    }
+}
+
+/// Keeps the names of programs from people, at every provider and issuer.
+pub(super) fn keep_machine_names(providers: &mut [Provider], issuers: &mut [Issuer]) {
+    let names: Vec<String> = issuers.iter().flat_map(machine_names).collect();
+    let claims = providers.iter_mut().map(|it| &mut it.claims).chain(issuers.iter_mut().map(|it| &mut it.claims));
+    claims.for_each(|claims| claims.machine_names.clone_from(&names));
+}
+
+fn machine_names(issuer: &Issuer) -> impl Iterator<Item = String> {
+    let preset = match issuer.preset {
+        Preset::Standard => None,
+        Preset::Kubernetes => Some("k8s/*".to_owned()),
+        Preset::GithubActions => Some("github/*".to_owned()),
+        Preset::GitlabCi => Some("gitlab/*".to_owned()),
+    };
+    let rules = issuer.machines.iter().map(|machine| glob_of(&machine.name));
+    // A rule that takes a whole name from a claim says nothing about which ones.
+    rules.chain(preset).filter(|glob| glob.contains(|letter| letter != '*'))
+}
+
+/// `ci-{repository}` -> `ci-*`.
+fn glob_of(template: &str) -> String {
+    let (mut glob, mut rest) = (String::new(), template);
+    while let Some((before, after)) = rest.split_once('{') {
+        glob.push_str(before);
+        glob.push('*');
+        rest = after.split_once('}').map_or("", |(_, after)| after);
+    }
+    glob.push_str(rest);
+    glob.to_lowercase()
 }
 
 fn provider(name: &str, raw: raw::Provider, report: &mut Report) -> Option<Provider> {
@@ -404,6 +450,7 @@ fn claims(at: &impl Fn(&str) -> String, raw: raw::Claims, report: &mut Report) -
         admin: raw.admin_groups,
         username: raw.username_claim,
         verified_email: raw.require_verified_email,
+        machine_names: Vec::new(),
     })
 }
 

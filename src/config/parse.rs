@@ -26,8 +26,11 @@ pub(super) fn config(raw: raw::Raw, egress: Egress, report: &mut Report) -> Opti
     let authn = authn(&raw.authn, report);
     let authz = authz(&raw.authz, report);
     let session = identity::session(raw.session, report);
-    let providers = identity::providers(raw.oidc, report);
-    let issuers = identity::issuers(raw.jwt, report);
+    let mut providers = identity::providers(raw.oidc, report);
+    let mut issuers = identity::issuers(raw.jwt, report);
+    if let (Some(providers), Some(issuers)) = (&mut providers, &mut issuers) {
+        identity::keep_machine_names(providers, issuers);
+    }
     let log = log(&raw.log, report);
     if let (Some(server), Some(admin)) = (&server, &admin) {
         one_listener_each(server.listen, admin.listen, report);

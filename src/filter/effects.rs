@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 use tokio_util::task::TaskTracker;
 
 use crate::authn::Authn;
-use crate::authz::{Identity, OnCreate, Permission, Permit, Resource, ResourceKind, Selector, UserId};
+use crate::authz::{Identity, OnCreate, Permission, Permit, Resource, ResourceKind, Selector, UserId, Whom};
 use crate::clock::Timestamp;
 use crate::http::read_bounded;
 use crate::resolve::{self, RegisteredModel, Resolver};
@@ -312,8 +312,22 @@ impl Parts {
             return Ok(Vec::new());
         }
         let standing = self.store.standing_of(maker.user, &maker.groups).await?;
-        let member = standing.member(&maker.name, &maker.groups);
-        Ok(policy.on_create(kind, &member).cloned().collect())
+        let homes = self.authn.policies().homes();
+        let user = self.store.user(maker.user).await?;
+        let home = homes.of(user.as_ref().and_then(User::identity));
+        let member = standing.member(&maker.name, home, &maker.groups);
+        let mut shared = Vec::new();
+        for rule in policy.on_create(kind, &member) {
+            // The account that has the name may be another than the one that is meant.
+            let named = match &rule.to {
+                Whom::User(name) => self.store.user_by_name(name).await?,
+                Whom::Everybody | Whom::Group(_) | Whom::Role(_) => None,
+            };
+            if named.is_none_or(|user| rule.means(homes.of(user.identity()))) {
+                shared.push(rule.clone());
+            }
+        }
+        Ok(shared)
     }
 
     async fn has_owner(&self, kind: ResourceKind, key: &str) -> Result<bool, EffectError> {

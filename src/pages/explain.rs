@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use super::asked::Asked;
 use super::{Answer, Parts, shapes};
 use crate::authz::{
-    Denied, Grant, Identity, Limits, NeededScope, Policy, PolicyFile, ResourceKind, Scheme, Source, Whom, explain,
+    Denied, Grant, Homes, Identity, Limits, NeededScope, Policy, PolicyFile, ResourceKind, Scheme, Source, Whom,
+    explain,
 };
 use crate::http::Reply;
 use crate::mlflow::Question;
@@ -35,11 +36,11 @@ pub(super) async fn get(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer
     // Of oneself the groups as they were just proved, which may be newer than what the store remembers.
     let groups = if myself { asked.identity.groups.to_vec() } else { user.groups().to_vec() };
     let person = Person { standing: parts.store.standing_of(user.id, &groups).await?, user, groups, limits };
-    let file = parts.authn.policies().enforced();
-    if person.needs_names(&file) {
+    let (file, homes) = (parts.authn.policies().enforced(), parts.authn.policies().homes());
+    if person.needs_names(&file, homes) {
         learn_name(&parts.resolver, &mut question).await?;
     }
-    Ok(shapes::Shape::ok(explanation(&person, parts.policy, &file, operation, &question)))
+    Ok(shapes::Shape::ok(explanation(&person, parts.policy, (&file, homes), operation, &question)))
 }
 
 /// Says in the question what its experiment is called; one that is not there stays without a name.
@@ -68,17 +69,23 @@ pub struct Person {
 impl Person {
     /// Whether it takes the name of an experiment to answer.
     #[must_use]
-    pub fn needs_names(&self, file: &PolicyFile) -> bool {
-        let member = self.standing.member(&self.user.name, &self.groups);
+    pub fn needs_names(&self, file: &PolicyFile, homes: &Homes) -> bool {
+        let member = self.standing.member(&self.user.name, homes.of(self.user.identity()), &self.groups);
         self.standing.grants(file, &member).has_globs(ResourceKind::Experiment)
     }
 }
 
 /// The answer to a question about one person.
 #[must_use]
-pub fn explanation(person: &Person, policy: Policy, file: &PolicyFile, operation: &str, question: &Question) -> Value {
+pub fn explanation(
+    person: &Person,
+    policy: Policy,
+    (file, homes): (&PolicyFile, &Homes),
+    operation: &str,
+    question: &Question,
+) -> Value {
     let Person { user, groups, standing, limits } = person;
-    let member = standing.member(&user.name, groups);
+    let member = standing.member(&user.name, homes.of(user.identity()), groups);
     let who = Identity {
         user: user.id,
         name: user.name.as_str().into(),

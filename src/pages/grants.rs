@@ -43,7 +43,9 @@ pub(super) async fn get(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer
     let selector = selector(kind, params.text("resource_id")?)?;
     let user = parts.user(name).await?;
     let standing = parts.store.standing_of(user.id, user.groups()).await?;
-    let grants = standing.grants(&parts.authn.policies().enforced(), &standing.member(&user.name, user.groups()));
+    let policies = parts.authn.policies();
+    let member = standing.member(&user.name, policies.homes().of(user.identity()), user.groups());
+    let grants = standing.grants(&policies.enforced(), &member);
     let granted = match &selector {
         Selector::All => grants.level_of_all(kind),
         Selector::Exact(key) => {

@@ -48,6 +48,13 @@ impl Parts {
             return Err(taken());
         }
         let hash = self.authn.hash_password(password).await?;
+        // Where names grant nothing, nothing can be inherited with one.
+        if !self.authn.names_say_something() {
+            match self.store.release_name(&asked.actor(), name).await {
+                Ok(()) | Err(store::Error::NotFound(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
         let made = self.store.create_user(&asked.actor(), name, Some(&hash), false).await;
         made.map_err(|error| match error {
             store::Error::Exists(_) => taken(),

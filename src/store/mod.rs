@@ -13,6 +13,7 @@ mod effects;
 mod grants;
 mod open;
 mod people;
+mod reserved;
 mod roles;
 mod rows;
 mod sessions;
@@ -24,6 +25,7 @@ pub use audit::{Actor, AuditEntry};
 pub use effects::{Effect, Intent};
 pub use grants::GrantRow;
 pub use people::{Occasion, Person, Seen};
+pub use reserved::ReservedName;
 pub use roles::{Assignment, Role};
 pub use sessions::{Lease, NewSession, Session, Whose};
 pub use standing::Standing;
@@ -106,6 +108,11 @@ pub enum Error {
     /// Somebody else is called this: an account with a password, or a person of another issuer or subject.
     #[error("somebody else is already called `{0}`")]
     NameTaken(String),
+    /// The name belonged to an account that was deleted or renamed.
+    #[error(
+        "the name `{0}` is reserved for the account that had it; an administrator can release it: mlflow-auth-proxy user release"
+    )]
+    Reserved(String),
     #[error("the store cannot be opened: {0}")]
     Open(String),
     #[error("the store does not answer: {0}")]

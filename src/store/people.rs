@@ -36,6 +36,8 @@ pub struct Seen<'a> {
     pub groups: &'a [String],
     pub admin: bool,
     pub allowed: bool,
+    /// Whether people of this issuer own plain names; see [`Homes`](crate::authz::Homes).
+    pub owns_plain_names: bool,
 }
 
 /// The event that brought claims about a user.
@@ -63,11 +65,12 @@ impl Store {
     /// Writes down what a provider says of somebody: an account is made at the first meeting, their groups are kept, and
     /// a sign-in ends the suspension of their tokens. A name that changed follows, unless somebody else has the new one.
     ///
-    /// An account of that name without a password and without a provider waits for its owner and becomes theirs.
+    /// An account of that name without a password and without a provider waits for its owner and becomes theirs; and the
+    /// person of another provider who was here first gives the name back, if people of this one own plain names.
     /// Nothing is announced, and no audit row written, when nothing but the moment is new.
     ///
     /// # Errors
-    /// [`Error::NameTaken`] when somebody new has the name of another.
+    /// [`Error::NameTaken`] when somebody new has the name of another, [`Error::Reserved`] when it is kept for another.
     pub async fn meet(&self, actor: &Actor, seen: Seen<'_>, occasion: Occasion) -> Result<User> {
         if let Some(user) = self.user_by_identity(seen.issuer, seen.subject).await?
             && says_nothing_new(&user, seen, occasion)
@@ -181,11 +184,25 @@ impl Store {
     }
 }
 
+/// Whether this is the account's name, or was before [`Change::displace`].
+fn is_called(user: &User, name: &str) -> bool {
+    user.name == name || user.name == displaced_name(name, user.id)
+}
+
+fn displaced_name(name: &str, id: UserId) -> String {
+    format!("{name}~{id}")
+}
+
+/// Programs named by a rule of the configuration are told from people by their subject.
+fn is_machine(subject: &str) -> bool {
+    subject.starts_with("machine:")
+}
+
 /// How often it is written down that nothing is new.
 const SEEN_EVERY: Duration = Duration::from_mins(1);
 
 fn says_nothing_new(user: &User, seen: Seen<'_>, occasion: Occasion) -> bool {
-    user.name == seen.name
+    is_called(user, seen.name)
         && user.person.as_ref().is_some_and(|person| {
             person.groups == seen.groups
                 && person.admin == seen.admin
@@ -215,9 +232,23 @@ impl Change {
     /// An account of its own, or the one that waits under this name.
     async fn new_person(&mut self, seen: Seen<'_>) -> Result<UserId> {
         let at = self.at.0;
-        if self.called_alike(seen.name).await?.is_some_and(|name| name != seen.name) {
-            return Err(Error::NameTaken(seen.name.to_owned()));
+        let taken = || Error::NameTaken(seen.name.to_owned());
+        let identity = (seen.issuer, seen.subject);
+        if self.is_reserved(seen.name, Some(identity)).await? {
+            return Err(Error::Reserved(seen.name.to_owned()));
         }
+        if let Some(name) = self.called_alike(seen.name).await? {
+            let holder = self.user_named(&name).await?.ok_or_else(taken)?;
+            let holder = self.user(holder).await?;
+            let is_waiting = holder.password.is_none() && holder.person.is_none() && name == seen.name;
+            if !seen.owns_plain_names && !is_machine(seen.subject) || !is_waiting && !self.gives_way(&holder, seen) {
+                return Err(taken());
+            }
+            if !is_waiting {
+                self.displace(&holder).await?;
+            }
+        }
+        self.take_reserved(seen.name).await?;
         sqlx::query(
             "INSERT INTO users (name, password, admin, created) VALUES ($1, NULL, $2, $3) ON CONFLICT (name) DO NOTHING",
         )
@@ -234,15 +265,34 @@ impl Change {
         id.map(UserId).ok_or_else(|| Error::NameTaken(seen.name.to_owned()))
     }
 
+    /// Whether the person of another provider gives a name back to one whose provider's people own plain names.
+    fn gives_way(&self, holder: &User, seen: Seen<'_>) -> bool {
+        let other = holder.identity().is_some_and(|(issuer, subject)| issuer != seen.issuer && !is_machine(subject));
+        seen.owns_plain_names && !is_machine(seen.subject) && other && holder.password.is_none()
+    }
+
+    /// Gives an account a name that nobody else has; the account keeps its grants and tokens.
+    async fn displace(&mut self, holder: &User) -> Result<()> {
+        let name = displaced_name(&holder.name, holder.id);
+        tracing::warn!(user = %holder.name, %name, "the user of the first provider has this name; the other one is renamed");
+        sqlx::query("UPDATE users SET name = $1 WHERE id = $2").bind(name).bind(holder.id.0).execute(self.on()).await?;
+        Ok(())
+    }
+
     async fn rename_person(&mut self, user: &User, name: &str) -> Result<()> {
-        if user.name == name {
+        if is_called(user, name) {
             return Ok(());
         }
-        let taken = self.called_alike(name).await?.is_some_and(|taken| taken != user.name);
+        let taken = self.called_alike(name).await?.is_some_and(|taken| taken != user.name)
+            || self.is_reserved(name, user.identity()).await?;
         if taken {
             tracing::warn!(user = %user.name, %name, "somebody else has the new name; the old one stays");
             return Ok(());
         }
+        if user.name.to_lowercase() != name.to_lowercase() {
+            self.reserve_name_of(user).await?;
+        }
+        self.take_reserved(name).await?;
         sqlx::query("UPDATE users SET name = $1 WHERE id = $2").bind(name).bind(user.id.0).execute(self.on()).await?;
         Ok(())
     }

@@ -4,7 +4,7 @@
 
 use super::{Result, Role, Store, rows};
 use crate::authz::{
-    DEFAULT_WORKSPACE, Grant, GrantSet, Member, PolicyFile, Source, Subject, UserId, Whom, texts_of_groups,
+    DEFAULT_WORKSPACE, Grant, GrantSet, Home, Member, PolicyFile, Source, Subject, UserId, Whom, texts_of_groups,
 };
 
 /// Everything the store grants to one person.
@@ -52,9 +52,9 @@ const AT_ONCE: usize = 24;
 impl Standing {
     /// The same person as a policy knows them.
     #[must_use]
-    pub fn member<'m>(&'m self, name: &'m str, groups: &'m [String]) -> Member<'m> {
+    pub fn member<'m>(&'m self, name: &'m str, home: Home<'m>, groups: &'m [String]) -> Member<'m> {
         let roles = self.roles.iter().filter(|role| role.workspace == DEFAULT_WORKSPACE);
-        Member { name, groups, roles: roles.map(|role| role.name.as_str()).collect() }
+        Member { name, home, groups, roles: roles.map(|role| role.name.as_str()).collect() }
     }
 
     /// The compiled grants: the store's and the policy's.

@@ -9,7 +9,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::authz::{
-    Grant, GrantSet, Limits, Permission, PolicyFile, Resource, ResourceKind, RoleId, Selector, Subject, TokenId, UserId,
+    Grant, GrantSet, Home, Limits, Permission, PolicyFile, Resource, ResourceKind, RoleId, Selector, Subject, TokenId,
+    UserId,
 };
 use crate::clock::{Stopwatch, Timestamp};
 use crate::crypto::{AccessToken, PasswordHash};
@@ -112,6 +113,7 @@ async fn tokens_and_grants_go_with_their_user_and_the_number_never_comes_back() 
     store.delete_user(&actor(), alice.id).await.unwrap();
     assert!(store.token_by_hash(&secret.hash()).await.unwrap().is_none());
     assert!(store.grants().await.unwrap().is_empty());
+    store.release_name(&actor(), "alice").await.unwrap();
     assert_ne!(user(&store, "alice").await.id, alice.id);
 }
 
@@ -625,7 +627,7 @@ async fn each_database_in_memory_is_a_world_of_its_own() {
 async fn held(store: &Store, user: UserId, groups: &[&str]) -> GrantSet {
     let groups: Vec<String> = groups.iter().map(|group| (*group).to_owned()).collect();
     let standing = store.standing_of(user, &groups).await.unwrap();
-    standing.grants(&PolicyFile::default(), &standing.member("somebody", &groups))
+    standing.grants(&PolicyFile::default(), &standing.member("somebody", Home::default(), &groups))
 }
 
 #[tokio::test]
@@ -695,6 +697,7 @@ async fn a_providers_list_is_followed_and_makes_and_wakes_nobody() {
         groups,
         admin: false,
         allowed,
+        owns_plain_names: true,
     };
     let groups: &'static [String] = Box::leak(Box::new(["/a".to_owned()]));
     let user = store.meet(&actor(), said(&[], true), Occasion::SignIn).await.unwrap();
@@ -724,4 +727,66 @@ async fn a_providers_list_is_followed_and_makes_and_wakes_nobody() {
     store.follow(&actor(), &user, said(&[], true), clock.now()).await.unwrap();
     store.disallow(&actor(), &user, clock.now(), "disabled").await.unwrap();
     assert!(store.users().await.unwrap().is_empty());
+}
+
+fn of<'s>(issuer: &'s str, subject: &'s str, name: &'s str, owns_plain_names: bool) -> Seen<'s> {
+    Seen { issuer, subject, name, groups: &[], admin: false, allowed: true, owns_plain_names }
+}
+
+#[tokio::test]
+async fn a_name_stays_its_identitys_until_it_is_released() {
+    let (store, _) = memory().await;
+    let (first, second) = ("https://first", "https://second");
+    let ceo = store.meet(&actor(), of(first, "1", "ceo", true), Occasion::SignIn).await.unwrap();
+    store.delete_user(&actor(), ceo.id).await.unwrap();
+    let refused = async |seen| store.meet(&actor(), seen, Occasion::SignIn).await;
+    for other in [of(first, "2", "ceo", true), of(second, "1", "ceo", false), of(first, "2", "CEO", true)] {
+        assert!(matches!(refused(other).await, Err(Error::Reserved(_))), "{other:?}");
+    }
+    assert!(matches!(store.create_user(&actor(), "Ceo", None, false).await, Err(Error::Reserved(_))));
+    // A rename to a reserved name is not made either.
+    let bob = store.meet(&actor(), of(first, "3", "bob", true), Occasion::SignIn).await.unwrap();
+    let bob = store.meet(&actor(), of(first, "3", "ceo", true), Occasion::SignIn).await.map(|user| (bob.id, user));
+    assert_eq!(bob.map(|(id, user)| (user.id == id, user.name)).unwrap(), (true, "bob".to_owned()));
+    // The identity itself comes back to its name.
+    assert_eq!(store.meet(&actor(), of(first, "1", "ceo", true), Occasion::SignIn).await.unwrap().name, "ceo");
+    assert!(store.reserved_names().await.unwrap().is_empty());
+    // A renamed person's old name waits for them.
+    store.meet(&actor(), of(first, "1", "chair", true), Occasion::SignIn).await.unwrap();
+    assert!(matches!(refused(of(first, "4", "ceo", true)).await, Err(Error::Reserved(_))));
+    let kept = store.reserved_names().await.unwrap();
+    assert_eq!(kept[0].identity, Some((first.to_owned(), "1".to_owned())));
+    store.release_name(&actor(), "CEO").await.unwrap();
+    assert!(matches!(store.release_name(&actor(), "ceo").await, Err(Error::NotFound(_))));
+    assert_eq!(refused(of(first, "4", "ceo", true)).await.unwrap().name, "ceo");
+    // A local account's name is nobody's again.
+    let local = user(&store, "local").await;
+    store.delete_user(&actor(), local.id).await.unwrap();
+    assert!(matches!(store.create_user(&actor(), "local", None, false).await, Err(Error::Reserved(_))));
+}
+
+#[tokio::test]
+async fn a_person_of_another_provider_gives_a_plain_name_back_and_keeps_the_account() {
+    let (store, _) = memory().await;
+    let (first, second) = ("https://first", "https://second");
+    let early = store.meet(&actor(), of(second, "1", "ceo", false), Occasion::SignIn).await.unwrap();
+    let right = store.meet(&actor(), of(first, "1", "ceo", true), Occasion::SignIn).await.unwrap();
+    assert_eq!((right.name.as_str(), right.id == early.id), ("ceo", false));
+    let revision = store.revision().await.unwrap();
+    let early = store.meet(&actor(), of(second, "1", "ceo", false), Occasion::SignIn).await.unwrap();
+    assert_eq!(early.name, format!("ceo~{}", early.id));
+    assert_eq!(store.revision().await.unwrap(), revision, "nothing is new");
+    let taken = async |seen| store.meet(&actor(), seen, Occasion::SignIn).await;
+    assert!(matches!(taken(of(second, "2", "ceo", false)).await, Err(Error::NameTaken(_))));
+    assert!(matches!(taken(of(first, "2", "ceo", true)).await, Err(Error::NameTaken(_))), "of the same provider");
+    // A program and a local account with a password give way to nobody.
+    store.meet(&actor(), of(second, "machine:ci", "ci", false), Occasion::Refresh).await.unwrap();
+    assert!(matches!(taken(of(first, "3", "ci", true)).await, Err(Error::NameTaken(_))));
+    let hash = PasswordHash("x".to_owned());
+    store.create_user(&actor(), "root", Some(&hash), true).await.unwrap();
+    assert!(matches!(taken(of(first, "4", "root", true)).await, Err(Error::NameTaken(_))));
+    // An account that waits does so for people of the first provider.
+    store.create_user(&actor(), "dan", None, false).await.unwrap();
+    assert!(matches!(taken(of(second, "5", "dan", false)).await, Err(Error::NameTaken(_))));
+    assert_eq!(taken(of(first, "5", "dan", true)).await.unwrap().name, "dan");
 }

@@ -30,6 +30,12 @@ impl User {
         self.admin || self.person.as_ref().is_some_and(|person| person.admin)
     }
 
+    /// Issuer and subject, if an identity provider knows the account.
+    #[must_use]
+    pub fn identity(&self) -> Option<(&str, &str)> {
+        self.person.as_ref().map(|person| (person.issuer.as_str(), person.subject.as_str()))
+    }
+
     /// The groups the provider last said.
     #[must_use]
     pub fn groups(&self) -> &[String] {
@@ -48,7 +54,7 @@ impl Store {
     /// Makes an account. Names that differ only in case are one name: policies and people compare them so.
     ///
     /// # Errors
-    /// [`Error::Exists`] when the name is taken.
+    /// [`Error::Exists`] when the name is taken, [`Error::Reserved`] when it is kept for another.
     pub async fn create_user(
         &self,
         actor: &Actor,
@@ -59,6 +65,9 @@ impl Store {
         let mut change = self.change().await?;
         if change.called_alike(name).await?.is_some() {
             return Err(Error::Exists(name.to_owned()));
+        }
+        if change.is_reserved(name, None).await? {
+            return Err(Error::Reserved(name.to_owned()));
         }
         let created = sqlx::query(
             "INSERT INTO users (name, password, admin, created) VALUES ($1, $2, $3, $4)
@@ -165,7 +174,7 @@ impl Store {
         change.commit(actor, "user.admin", target(&user.name), role(admin).to_owned()).await
     }
 
-    /// Also drops tokens, grants and roles.
+    /// Also drops tokens, grants and roles. The name stays reserved.
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::LastAdmin`] instead of deleting the last administrator.
@@ -173,6 +182,7 @@ impl Store {
         let mut change = self.change().await?;
         let user = change.user(user).await?;
         change.keep_an_admin(&user).await?;
+        change.reserve_name_of(&user).await?;
         sqlx::query("DELETE FROM tokens WHERE user_id = $1").bind(user.id.0).execute(change.on()).await?;
         sqlx::query("DELETE FROM role_assignments WHERE user_id = $1").bind(user.id.0).execute(change.on()).await?;
         sqlx::query("DELETE FROM grants WHERE subject_kind = 'user' AND subject = $1")

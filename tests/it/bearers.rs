@@ -35,6 +35,7 @@ fn issuer(provider: &FakeProvider) -> Issuer {
             admin: vec!["/admins".to_owned()],
             username: "email".to_owned(),
             verified_email: true,
+            machine_names: Vec::new(),
         },
         preset: Preset::Standard,
         machines: Vec::new(),

@@ -250,6 +250,7 @@ pub(crate) fn configured(name: &str, endpoint: config::Endpoint) -> config::Prov
             admin: vec!["/ml/admins".to_owned()],
             username: "email".to_owned(),
             verified_email: true,
+            machine_names: Vec::new(),
         },
         logout_suspends_tokens: false,
         sync: None,

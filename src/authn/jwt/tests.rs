@@ -35,6 +35,7 @@ fn claims() -> Claims {
         admin: vec!["/admins".to_owned()],
         username: "email".to_owned(),
         verified_email: true,
+        machine_names: Vec::new(),
     }
 }
 
@@ -314,6 +315,7 @@ async fn a_token_that_outlived_a_suspension_wakes_no_older_one() {
         groups: &groups,
         admin: false,
         allowed: true,
+        owns_plain_names: false,
     };
     let user = world.user().await.unwrap();
     world.store.follow(&actor, &user, seen, world.clock.now()).await.unwrap();

@@ -2,6 +2,7 @@
 //!
 //! Pure: whoever reads the file brings its text. What speaks of one person is found by exact texts.
 
+mod home;
 mod read;
 mod sentence;
 
@@ -14,6 +15,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use super::group::texts_of_groups;
 use super::{Grant, GrantSet, Permission, Resource, ResourceKind, Selector};
 
+pub use home::{Home, Homes, LOCAL};
 pub use read::{PolicyProblem, PolicyProblems};
 pub use sentence::{read_target, read_whom, write_target};
 
@@ -79,6 +81,8 @@ impl fmt::Display for Source {
 #[derive(Clone, Debug, Default)]
 pub struct Member<'m> {
     pub name: &'m str,
+    /// Where the account comes from.
+    pub home: Home<'m>,
     pub groups: &'m [String],
     /// Roles of the default workspace.
     pub roles: Vec<&'m str>,
@@ -98,6 +102,8 @@ impl Member<'_> {
 struct Sentence {
     line: usize,
     to: Whom,
+    /// The home of the accounts that it means; `None`: those that own plain names.
+    provider: Option<String>,
     kind: ResourceKind,
     on: Pattern,
     permission: Permission,
@@ -113,14 +119,31 @@ pub(super) enum Pattern {
 
 const USER: &str = "{user}";
 
+/// Whether a rule of this provider, about this subject, means an account of this home.
+fn means(provider: Option<&str>, whom: &Whom, home: Home<'_>) -> bool {
+    match (provider, whom) {
+        (Some(provider), _) => provider == home.name,
+        (None, Whom::User(_)) => home.is_plain,
+        // Groups and roles are names of their own; everybody is everybody.
+        (None, Whom::Everybody | Whom::Group(_) | Whom::Role(_)) => true,
+    }
+}
+
 impl Sentence {
     /// The grant as it holds for this person; `None` when it cannot be said for them.
-    fn of(&self, name: &str) -> Option<Grant<(Source, Whom)>> {
+    fn of(&self, member: &Member<'_>) -> Option<Grant<(Source, Whom)>> {
+        if !means(self.provider.as_deref(), &self.to, member.home) {
+            return None;
+        }
+        let name = member.name;
         let selector = match &self.on {
             Pattern::Fixed(selector) => selector.clone(),
             Pattern::Personal(pattern) => {
                 // A name that is a pattern itself would open other people's things. Refusing more than was meant is safe.
-                if name.contains(['*', '?']) && !self.permission.refuses() {
+                let is_pattern = name.contains(['*', '?']);
+                // So would the name of another provider's account, which may be somebody else's here.
+                let is_others = self.provider.is_none() && !member.home.is_plain;
+                if (is_pattern || is_others) && !self.permission.refuses() {
                     return None;
                 }
                 sentence::selector_by_name(self.kind, &pattern.replace(USER, name))
@@ -135,10 +158,20 @@ impl Sentence {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct OnCreate {
     by: Whom,
+    by_provider: Option<String>,
     kinds: Vec<ResourceKind>,
     /// Never everybody.
     pub to: Whom,
+    to_provider: Option<String>,
     pub permission: Permission,
+}
+
+impl OnCreate {
+    /// Whether the account that has the name of `to` is the one that is meant.
+    #[must_use]
+    pub fn means(&self, home: Home<'_>) -> bool {
+        means(self.to_provider.as_deref(), &self.to, home)
+    }
 }
 
 /// What the file itself expects to be decided; see `policy test`.
@@ -146,6 +179,8 @@ pub struct OnCreate {
 pub struct Expectation {
     pub line: usize,
     pub user: String,
+    /// The account's home; `None`: one that owns plain names.
+    pub provider: Option<String>,
     pub groups: Vec<String>,
     pub roles: Vec<String>,
     /// A level or the name of an operation.
@@ -185,14 +220,20 @@ impl PolicyFile {
         let found = who.subjects().filter_map(|subject| self.by_subject.get(&subject));
         let found: BTreeSet<usize> = found.flatten().copied().collect();
         let sentences = found.into_iter().filter_map(|index| self.sentences.get(index));
-        sentences.filter_map(|sentence| sentence.of(who.name))
+        sentences.filter_map(|sentence| sentence.of(who))
     }
 
     /// What others get when this person makes something of that kind.
     pub fn on_create(&self, kind: ResourceKind, who: &Member<'_>) -> impl Iterator<Item = &OnCreate> {
         let subjects: BTreeSet<Whom> =
             if self.on_create.is_empty() { BTreeSet::new() } else { who.subjects().collect() };
-        self.on_create.iter().filter(move |rule| rule.kinds.contains(&kind) && subjects.contains(&rule.by))
+        let home = who.home;
+        let applies = move |rule: &&OnCreate| {
+            rule.kinds.contains(&kind)
+                && subjects.contains(&rule.by)
+                && means(rule.by_provider.as_deref(), &rule.by, home)
+        };
+        self.on_create.iter().filter(applies)
     }
 
     /// Whether anything at all is granted along with making something.
@@ -206,6 +247,21 @@ impl PolicyFile {
     pub fn names_experiments(&self) -> bool {
         let by_name = |on: &Pattern| matches!(on, Pattern::Personal(_) | Pattern::Fixed(Selector::Glob(_)));
         self.sentences.iter().any(|sentence| sentence.kind == ResourceKind::Experiment && by_name(&sentence.on))
+    }
+
+    /// Every home that a rule names, with the line of the rule if it has one.
+    pub fn providers(&self) -> impl Iterator<Item = (Option<usize>, &str)> {
+        let sentences = self.sentences.iter().map(|it| (Some(it.line), it.provider.as_deref()));
+        let rules = self.on_create.iter().flat_map(|it| [it.by_provider.as_deref(), it.to_provider.as_deref()]);
+        let tests = self.tests.iter().map(|it| (Some(it.line), it.provider.as_deref()));
+        let all = sentences.chain(rules.map(|provider| (None, provider))).chain(tests);
+        all.filter_map(|(line, provider)| Some((line, provider?)))
+    }
+
+    /// The lines of rules that go by a user's name and name no provider.
+    pub fn by_plain_name(&self) -> impl Iterator<Item = usize> {
+        let by_name = |it: &&Sentence| matches!(it.to, Whom::User(_)) || matches!(it.on, Pattern::Personal(_));
+        self.sentences.iter().filter(|it| it.provider.is_none()).filter(by_name).map(|it| it.line)
     }
 
     /// What the file expects of itself.
@@ -245,9 +301,22 @@ impl PolicyFile {
 pub struct Policies {
     enforced: ArcSwap<PolicyFile>,
     shadow: ArcSwapOption<PolicyFile>,
+    homes: Homes,
 }
 
 impl Policies {
+    /// Policies whose rules mean accounts of these homes.
+    #[must_use]
+    pub fn of(homes: Homes) -> Self {
+        Self { homes, ..Self::default() }
+    }
+
+    /// Where accounts come from.
+    #[must_use]
+    pub fn homes(&self) -> &Homes {
+        &self.homes
+    }
+
     /// What is enforced. Without a policy file it grants nothing.
     #[must_use]
     pub fn enforced(&self) -> Arc<PolicyFile> {

@@ -87,6 +87,8 @@ struct RawTest {
 struct RawMember {
     user: String,
     #[serde(default)]
+    provider: Option<String>,
+    #[serde(default)]
     groups: Vec<String>,
     #[serde(default)]
     roles: Vec<String>,
@@ -148,16 +150,23 @@ impl Reader<'_> {
 }
 
 fn sentence(line: usize, raw: &RawGrant) -> Result<Sentence, Vec<String>> {
-    let (to, on, permission) = (read_whom(&raw.to), read_pattern(&raw.on), level(&raw.permission));
+    let (to, on, permission) = (whom_of(&raw.to), read_pattern(&raw.on), level(&raw.permission));
     match (to, on, permission) {
-        (Ok(to), Ok((kind, on)), Ok(permission)) => Ok(Sentence { line, to, kind, on, permission }),
+        (Ok((to, provider)), Ok((kind, on)), Ok(permission)) => {
+            Ok(Sentence { line, to, provider, kind, on, permission })
+        }
         (to, on, permission) => Err([to.err(), on.err(), permission.err()].into_iter().flatten().collect()),
     }
 }
 
 fn rule(_line: usize, raw: &RawOnCreate) -> Result<OnCreate, Vec<String>> {
-    let to = read_whom(&raw.to).and_then(|to| match to {
-        Whom::Everybody => Err("what is made cannot be granted to everybody; write a grant with a glob".to_owned()),
+    let to = whom_of(&raw.to).and_then(|to| match to {
+        (Whom::Everybody, _) => {
+            Err("what is made cannot be granted to everybody; write a grant with a glob".to_owned())
+        }
+        (Whom::Group(_), Some(_)) => {
+            Err("`provider` does not go with the `group` that something is granted to".to_owned())
+        }
         to => Ok(to),
     });
     let permission = level(&raw.permission).and_then(|level| {
@@ -175,12 +184,24 @@ fn rule(_line: usize, raw: &RawOnCreate) -> Result<OnCreate, Vec<String>> {
     if raw.kinds.is_empty() {
         wrong.push("`kinds` must name what is made".to_owned());
     }
-    match (read_whom(&raw.by), to, permission) {
-        (Ok(by), Ok(to), Ok(permission)) if wrong.is_empty() => Ok(OnCreate { by, kinds, to, permission }),
+    match (whom_of(&raw.by), to, permission) {
+        (Ok((by, by_provider)), Ok((to, to_provider)), Ok(permission)) if wrong.is_empty() => {
+            Ok(OnCreate { by, by_provider, kinds, to, to_provider, permission })
+        }
         (by, to, permission) => {
             wrong.extend([by.err(), to.err(), permission.err()].into_iter().flatten());
             Err(wrong)
         }
+    }
+}
+
+/// Reads `{ user = …, provider = … }`, where `provider` may also stand beside `group`.
+fn whom_of(to: &BTreeMap<String, String>) -> Result<(Whom, Option<String>), String> {
+    let mut rest = to.clone();
+    let provider = rest.remove("provider");
+    match (read_whom(&rest)?, provider) {
+        (Whom::Role(_), Some(_)) => Err("`provider` goes with `user` or `group`, not with `role`".to_owned()),
+        (whom, provider) => Ok((whom, provider)),
     }
 }
 
@@ -192,8 +213,8 @@ fn expectation(line: usize, raw: &RawTest) -> Result<Expectation, Vec<String>> {
     };
     match (read_resource(&raw.on), allowed) {
         (Ok(resource), Ok(allowed)) => {
-            let RawMember { user, groups, roles } = raw.who.clone();
-            Ok(Expectation { line, user, groups, roles, operation: raw.operation.clone(), resource, allowed })
+            let RawMember { user, provider, groups, roles } = raw.who.clone();
+            Ok(Expectation { line, user, provider, groups, roles, operation: raw.operation.clone(), resource, allowed })
         }
         (resource, allowed) => Err([resource.err(), allowed.err()].into_iter().flatten().collect()),
     }

@@ -11,7 +11,7 @@ fn groups(names: &[&str]) -> Vec<String> {
 #[track_caller]
 fn level(file: &str, user: &str, of: &[&str], resource: &Resource) -> Option<Permission> {
     let file = PolicyFile::parse(file).expect("a policy file");
-    file.alone(&Member { name: user, groups: &groups(of), roles: vec![] }).level(resource)
+    file.alone(&Member { name: user, groups: &groups(of), ..Member::default() }).level(resource)
 }
 
 fn on(to: &str, on: &str, permission: &str) -> String {
@@ -74,7 +74,7 @@ fn a_sentence_is_about_whom_and_what_it_names() {
 #[test]
 fn a_role_is_meant_by_its_name() {
     let file = PolicyFile::parse(&on("role = \"reviewers\"", "experiment = \"*\"", "READ")).expect("a policy file");
-    let level = |roles| file.alone(&Member { name: "ann", groups: &[], roles }).level(&experiment("x"));
+    let level = |roles| file.alone(&Member { name: "ann", roles, ..Member::default() }).level(&experiment("x"));
     assert_eq!(level(vec!["reviewers"]), Some(Permission::Read));
     assert_eq!(level(vec!["other"]), None);
 }
@@ -126,7 +126,7 @@ fn what_members_make_is_shared_with_whom_the_file_says() {
     .expect("a policy file");
     let shared = |of: &[&str], kind| {
         let groups = groups(of);
-        let who = Member { name: "ann", groups: &groups, roles: vec![] };
+        let who = Member { name: "ann", groups: &groups, ..Member::default() };
         file.on_create(kind, &who).map(|rule| (rule.to.to_string(), rule.permission)).collect::<Vec<_>>()
     };
     assert_eq!(shared(&["/ml/a"], ResourceKind::Experiment), [("group:/ml".to_owned(), Permission::Edit)]);
@@ -209,4 +209,37 @@ fn a_list_of_experiments_is_asked_row_by_row_where_names_decide() {
     assert!(reads(&experiment("fraud-eu")));
     assert!(!reads(&experiment("other")));
     assert!(!reads(&Resource::experiment("8", "fraud-eu")), "the token is for another");
+}
+
+#[test]
+fn a_rule_means_the_accounts_of_one_home() {
+    let file = PolicyFile::parse(
+        &[
+            on("user = \"ceo@example.org\"", "registered_model = \"plain\"", "READ"),
+            on("user = \"ceo@example.org\", provider = \"partner\"", "registered_model = \"theirs\"", "READ"),
+            on("user = \"*\"", "registered_model = \"{user}-*\"", "EDIT"),
+            on("user = \"*\", provider = \"partner\"", "registered_model = \"partner-{user}-*\"", "EDIT"),
+            on("user = \"*\"", "registered_model = \"{user}-secret\"", "DENY"),
+            on("group = \"/ml\", provider = \"partner\"", "registered_model = \"of-group\"", "READ"),
+        ]
+        .concat(),
+    )
+    .expect("a policy file");
+    let of = |name: &'static str, is_plain| {
+        let groups = groups(&["/ml"]);
+        let member = Member { name: "ceo@example.org", home: Home { name, is_plain }, groups: &groups, roles: vec![] };
+        let set = file.alone(&member);
+        ["plain", "theirs", "ceo@example.org-x", "partner-ceo@example.org-x", "of-group", "ceo@example.org-secret"]
+            .map(|model| set.level(&Resource::new(ResourceKind::RegisteredModel, model)))
+    };
+    let (read, edit, deny) = (Some(Permission::Read), Some(Permission::Edit), Some(Permission::Deny));
+    assert_eq!(of("keycloak", true), [read, None, edit, None, None, deny]);
+    assert_eq!(of(LOCAL, true), [read, None, edit, None, None, deny]);
+    assert_eq!(of("partner", false), [None, read, None, edit, read, deny], "what takes away holds for everybody");
+    assert_eq!(of("", false), [None, None, None, None, None, deny]);
+    assert_eq!(file.providers().count(), 3);
+    assert_eq!(file.by_plain_name().count(), 3);
+    for wrong in ["role = \"r\", provider = \"x\"", "provider = \"x\""] {
+        assert!(PolicyFile::parse(&on(wrong, "registered_model = \"m\"", "READ")).is_err(), "{wrong}");
+    }
 }

@@ -13,6 +13,9 @@ pub(super) fn of_person(rules: &Claims, documents: &[&Value]) -> Result<String, 
     let Some(text) = value.as_str() else { return Err(ClaimError::NoName(claim.to_owned())) };
     let bad = |problem| ClaimError::BadName { claim: claim.to_owned(), problem };
     let name = plain(text).map_err(bad)?;
+    if is_machines(&rules.machine_names, &name) {
+        return Err(bad("is kept for programs that a rule or preset in `jwt.issuers` names"));
+    }
     if claim == "email" {
         check_email(&name).map_err(bad)?;
         // Said beside the address, by the same document, as a truth value.
@@ -21,6 +24,12 @@ pub(super) fn of_person(rules: &Claims, documents: &[&Value]) -> Result<String, 
         }
     }
     Ok(name)
+}
+
+/// An e-mail address is a program's only where a rule writes one.
+fn is_machines(globs: &[String], name: &str) -> bool {
+    let may_be = |glob: &&String| glob.contains('@') || !name.contains('@');
+    globs.iter().filter(may_be).any(|glob| wildmatch::WildMatch::new(glob).matches(name))
 }
 
 /// Keycloak's service accounts have no e-mail address, so the usual claim does not name them.

@@ -18,6 +18,7 @@ fn rules() -> Claims {
         admin: vec!["/platform/admins".to_owned()],
         username: "email".to_owned(),
         verified_email: true,
+        machine_names: Vec::new(),
     }
 }
 

@@ -33,6 +33,7 @@ fn rules() -> Claims {
         admin: Vec::new(),
         username: "email".to_owned(),
         verified_email: true,
+        machine_names: Vec::new(),
     }
 }
 

@@ -1,0 +1,80 @@
+//! Names that stay their identity's after its account was deleted or renamed.
+//!
+//! A policy grants to names, so whoever had a freed name next would inherit what was written for the first. An administrator
+//! releases a name.
+
+use sqlx::Row as _;
+
+use super::change::Change;
+use super::{Actor, Error, Result, Store, User};
+use crate::clock::Timestamp;
+
+/// A name that is kept for an identity.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ReservedName {
+    /// In lower case.
+    pub name: String,
+    /// Issuer and subject; `None`: an account of the proxy alone.
+    pub identity: Option<(String, String)>,
+    pub since: Timestamp,
+}
+
+impl Store {
+    /// Every reserved name, in order.
+    ///
+    /// # Errors
+    /// As every method.
+    pub async fn reserved_names(&self) -> Result<Vec<ReservedName>> {
+        let rows = sqlx::query("SELECT name, issuer, subject, since FROM reserved_names ORDER BY name");
+        let rows = rows.fetch_all(&self.readers).await?;
+        let read = |row: &sqlx::sqlite::SqliteRow| {
+            let identity: (Option<String>, Option<String>) = (row.try_get("issuer")?, row.try_get("subject")?);
+            let since = Timestamp(row.try_get("since")?);
+            Ok(ReservedName { name: row.try_get("name")?, identity: identity.0.zip(identity.1), since })
+        };
+        rows.iter().map(read).collect()
+    }
+
+    /// Gives a reserved name free.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when it is not reserved.
+    pub async fn release_name(&self, actor: &Actor, name: &str) -> Result<()> {
+        let mut change = self.change().await?;
+        let released = sqlx::query("DELETE FROM reserved_names WHERE name = $1").bind(name.to_lowercase());
+        if released.execute(change.on()).await?.rows_affected() == 0 {
+            return Err(Error::NotFound(format!("reserved name {name}")));
+        }
+        change.commit(actor, "name.release", format!("user:{name}"), String::new()).await
+    }
+}
+
+impl Change {
+    /// Keeps the name that an account is about to lose.
+    pub(super) async fn reserve_name_of(&mut self, user: &User) -> Result<()> {
+        let (issuer, subject) = user.identity().unzip();
+        let reserve = sqlx::query(
+            "INSERT INTO reserved_names (name, issuer, subject, since) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (name) DO UPDATE SET issuer = $2, subject = $3, since = $4",
+        );
+        let at = self.at.0;
+        reserve.bind(user.name.to_lowercase()).bind(issuer).bind(subject).bind(at).execute(self.on()).await?;
+        Ok(())
+    }
+
+    /// Whether a name is reserved for another identity than this one.
+    pub(super) async fn is_reserved(&mut self, name: &str, identity: Option<(&str, &str)>) -> Result<bool> {
+        let row = sqlx::query("SELECT issuer, subject FROM reserved_names WHERE name = $1").bind(name.to_lowercase());
+        let Some(row) = row.fetch_optional(self.on()).await? else { return Ok(false) };
+        let (issuer, subject): (Option<String>, Option<String>) = (row.try_get("issuer")?, row.try_get("subject")?);
+        let owner = issuer.as_deref().zip(subject.as_deref());
+        Ok(owner.is_none() || owner != identity)
+    }
+
+    /// Forgets a reservation, because its identity has the name again.
+    pub(super) async fn take_reserved(&mut self, name: &str) -> Result<()> {
+        let taken = sqlx::query("DELETE FROM reserved_names WHERE name = $1").bind(name.to_lowercase());
+        taken.execute(self.on()).await?;
+        Ok(())
+    }
+}
