@@ -28,7 +28,7 @@ use crate::filter::{Effects, Lists};
 use crate::mlflow::Table;
 use crate::oidc::{Providers, Remote};
 use crate::pages::{self, Pages, Reached, SignIn};
-use crate::pipeline::Proxy;
+use crate::pipeline::{Bodies, Proxy};
 use crate::resolve::Resolver;
 use crate::server::admin::{Check, Health};
 use crate::server::{self, tls};
@@ -149,6 +149,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
             home: format!("{}/", config.upstream.static_prefix),
         }),
         telemetry: Arc::new(telemetry),
+        bodies: Bodies::new(&config.server, metrics.inspection_reserved.clone()),
         background: TaskTracker::new(),
     });
 

@@ -75,7 +75,13 @@ pub struct Server {
     pub max_headers: usize,
     /// Bytes of a body that we must look into (JSON). Streams have no such limit.
     pub max_body_bytes: usize,
+    /// Bytes of memory that all bodies may take together while they are inspected; one user may take half of it.
+    pub inspection_budget_bytes: usize,
     pub head_timeout: Duration,
+    /// Time limit of a body that is read into memory. Streams have none.
+    pub body_timeout: Duration,
+    /// Pace at which such a body must arrive, after a grace period of `head_timeout`.
+    pub min_body_bytes_per_second: u32,
     pub tls_handshake_timeout: Duration,
     /// A connection on which nothing moved for this long, in either direction, is closed.
     pub idle_timeout: Duration,
@@ -103,6 +109,9 @@ pub struct Cors {
     /// Whether their requests may carry the session of the user.
     pub credentials: bool,
 }
+
+/// Memory that a body takes while it is inspected, in multiples of its size.
+pub const INSPECTION_COST: usize = 3;
 
 /// Where certificate chain and private key are, both PEM.
 #[derive(Clone, Debug)]

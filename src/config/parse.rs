@@ -11,8 +11,8 @@ use url::Url;
 use super::egress::Egress;
 use super::report::Report;
 use super::{
-    Admin, Authn, Authz, Bootstrap, Config, Cors, Log, Provider, Server, Store, Tls, Upstream, checks, identity, pem,
-    raw,
+    Admin, Authn, Authz, Bootstrap, Config, Cors, INSPECTION_COST, Log, Provider, Server, Store, Tls, Upstream, checks,
+    identity, pem, raw,
 };
 use crate::mlflow::{Feature, ProviderHost};
 
@@ -82,7 +82,22 @@ fn server(raw: &raw::Server, report: &mut Report) -> Option<Server> {
     let per_address = report.check("server.max_connections_per_address", per_address);
     let max_head_bytes = report.check("server.max_head_bytes", checks::number(raw.max_head_bytes, 8192..=1_048_576));
     let max_headers = report.check("server.max_headers", checks::number(raw.max_headers, 10..=1000));
-    let max_body_bytes = report.check("server.max_body_bytes", checks::number(raw.max_body_bytes, 1024..=GIB));
+    let max_body_bytes: Option<usize> =
+        report.check("server.max_body_bytes", checks::number(raw.max_body_bytes, 1024..=GIB));
+    let budget: Option<usize> = report
+        .check("server.inspection_budget_bytes", checks::number(raw.inspection_budget_bytes, 1024 * 1024..=64 * GIB));
+    if let (Some(body), Some(budget)) = (max_body_bytes, budget)
+        && budget / 2 < body.saturating_mul(INSPECTION_COST)
+    {
+        report.add(
+            "server.inspection_budget_bytes",
+            "must be at least six times server.max_body_bytes: inspecting a body takes three times its size, and one \
+             user may take half of the budget",
+        );
+    }
+    let body_timeout = report.check("server.body_timeout_seconds", checks::seconds(raw.body_timeout_seconds, 1..=DAY));
+    let pace = checks::number(raw.min_body_bytes_per_second, 1..=GIB);
+    let pace = report.check("server.min_body_bytes_per_second", pace);
     let head = report.check("server.head_timeout_seconds", checks::seconds(raw.head_timeout_seconds, 1..=HOUR));
     let handshake = checks::seconds(raw.tls_handshake_timeout_seconds, 1..=HOUR);
     let handshake = report.check("server.tls_handshake_timeout_seconds", handshake);
@@ -101,7 +116,10 @@ fn server(raw: &raw::Server, report: &mut Report) -> Option<Server> {
         max_head_bytes: max_head_bytes?,
         max_headers: max_headers?,
         max_body_bytes: max_body_bytes?,
+        inspection_budget_bytes: budget?,
         head_timeout: head?,
+        body_timeout: body_timeout?,
+        min_body_bytes_per_second: pace?,
         tls_handshake_timeout: handshake?,
         idle_timeout: idle?,
         drain_delay: drain_delay?,

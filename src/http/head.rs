@@ -100,7 +100,7 @@ pub fn check(head: &mut Parts, has_body: bool) -> Result<(), HeadError> {
     }
     check_host(head)?;
     check_headers(&mut head.headers)?;
-    if has_body && matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS) {
+    if has_body && matches!(head.method, Method::HEAD | Method::OPTIONS) {
         return Err(HeadError::UnexpectedBody(head.method.clone()));
     }
     Ok(())

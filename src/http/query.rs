@@ -69,6 +69,11 @@ impl Query {
         }
     }
 
+    /// Adds a pair at the end.
+    pub fn add(&mut self, name: &str, value: &str) {
+        self.pairs.push((name.to_owned(), value.to_owned()));
+    }
+
     /// Keeps the pairs for which `keep` returns true; it may rewrite the values of those.
     ///
     /// # Errors

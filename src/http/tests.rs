@@ -186,14 +186,19 @@ fn where_names_are_encoded_a_slash_in_them_is_a_slash() {
 }
 
 #[test]
-fn a_get_with_a_body_is_refused() {
+fn a_request_without_meaning_for_a_body_has_none() {
     let mut request = Request::new(());
     *request.uri_mut() = "/x".parse().expect("a target");
     request.headers_mut().insert(header::HOST, HeaderValue::from_static("proxy"));
     let (mut head, ()) = request.into_parts();
-    assert_eq!(check(&mut head, true), Err(HeadError::UnexpectedBody(Method::GET)));
-    head.method = Method::POST;
-    assert_eq!(check(&mut head, true), Ok(()));
+    for method in [Method::HEAD, Method::OPTIONS] {
+        head.method = method.clone();
+        assert_eq!(check(&mut head, true), Err(HeadError::UnexpectedBody(method)));
+    }
+    for method in [Method::GET, Method::POST] {
+        head.method = method;
+        assert_eq!(check(&mut head, true), Ok(()));
+    }
 }
 
 #[test]

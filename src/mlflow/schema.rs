@@ -266,6 +266,42 @@ impl Schema {
         })
     }
 
+    /// Returns true if MLflow reads the fields of `message` from the JSON body of a GET that has no query.
+    ///
+    /// This holds for protobuf messages (`mlflow.server.handlers._get_request_message`, 2.10 to 3.18).
+    #[must_use]
+    pub fn is_read_from_bodies(&self, message: Option<MessageId>) -> bool {
+        message.and_then(|id| self.message(id)).is_some_and(|message| message.dialect == Dialect::Protobuf)
+    }
+
+    /// Adds the fields of a GET's JSON body to its query, by the rules of [`Self::rebuild_body`].
+    ///
+    /// # Errors
+    /// The errors of [`Self::rebuild_body`], and a value that no query can hold.
+    pub fn fold_into_query(
+        &self,
+        message: Option<MessageId>,
+        body: &mut Json<'_>,
+        query: &mut Query,
+        unknown: &mut Unknown,
+    ) -> Result<(), LocateError> {
+        self.rebuild_body(message, body, unknown)?;
+        let Json::Object(members) = body else { return Ok(()) };
+        for (name, value) in members {
+            let mut add = |value: &Json<'_>| match value {
+                Json::Scalar(text) => Ok(query.add(name, text)),
+                Json::String(text) if !text.contains('\0') => Ok(query.add(name, text)),
+                Json::String(_) => Err(invalid(name, value, "text without NUL")),
+                Json::Array(_) | Json::Object(_) => Err(invalid(name, value, "a value that a query can hold")),
+            };
+            match value {
+                Json::Array(items) => items.iter().try_for_each(add)?,
+                value => add(value)?,
+            }
+        }
+        Ok(())
+    }
+
     fn message(&self, id: MessageId) -> Option<&Message> {
         self.messages.get(id.0)
     }

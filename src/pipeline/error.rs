@@ -6,6 +6,7 @@ use std::borrow::Cow;
 
 use http::{HeaderValue, Method, StatusCode, header};
 
+use super::bodies::{BodyError, Full};
 use super::{Record, own};
 use crate::authn;
 use crate::authz::Denied;
@@ -65,7 +66,7 @@ pub enum Error {
     #[error("the body is encoded")]
     ContentEncoding,
     #[error(transparent)]
-    Body(#[from] ReadError),
+    Body(#[from] BodyError),
     #[error(transparent)]
     Json(#[from] JsonError),
     #[error(transparent)]
@@ -142,6 +143,11 @@ impl Error {
         Some((heading, words))
     }
 
+    /// Returns false if the rest of the request's body is not worth waiting for.
+    pub(super) const fn is_worth_reading_on(&self) -> bool {
+        !matches!(self, Self::Body(BodyError::TooSlow | BodyError::Read(ReadError::Broken)))
+    }
+
     /// A bounded word for logs and metrics.
     pub(super) fn reason(&self) -> &'static str {
         match self {
@@ -170,8 +176,7 @@ impl Error {
             Self::MethodNotAllowed(_) => "method",
             Self::ContentType => "content_type",
             Self::ContentEncoding => "content_encoding",
-            Self::Body(ReadError::TooLarge { .. }) => "body_too_large",
-            Self::Body(ReadError::Broken) => "body_broken",
+            Self::Body(error) => error.reason(),
             Self::Json(_) => "json",
             Self::Locate(_) => "parameters",
             Self::Address(_) => "address",
@@ -213,14 +218,24 @@ impl Error {
             Self::ContentEncoding => {
                 Reply::invalid("Bad Request. This endpoint does not take encoded (compressed) bodies.")
             }
-            Self::Body(ReadError::TooLarge { limit }) => Reply::new(
+            Self::Body(BodyError::Read(ReadError::TooLarge { limit })) => Reply::new(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 ErrorCode::InvalidParameterValue,
                 format!(
                     "The request body is larger than {limit} bytes. Send it in parts, or raise server.max_body_bytes."
                 ),
             ),
-            Self::Body(ReadError::Broken) => Reply::invalid("The request body broke off before its end."),
+            Self::Body(BodyError::Read(ReadError::Broken)) => {
+                Reply::invalid("The request body broke off before its end.")
+            }
+            Self::Body(BodyError::TooSlow) => Reply::new(
+                StatusCode::REQUEST_TIMEOUT,
+                ErrorCode::BadRequest,
+                "The request body arrived too slowly. Send it over a faster connection or in parts, or raise \
+                 server.body_timeout_seconds.",
+            )
+            .with(header::CONNECTION, HeaderValue::from_static("close")),
+            Self::Body(BodyError::NoRoom(full)) => no_room(full),
             Self::Json(error) => Reply::invalid(error.to_string()),
             Self::Locate(error) => Reply::invalid(error.to_string()),
             Self::Address(error @ AddressError::Malformed(_)) => Reply::invalid(error.to_string()),
@@ -293,6 +308,21 @@ impl Error {
             }
         }
     }
+}
+
+/// 503: other bodies take the memory.
+fn no_room(full: Full) -> Reply {
+    let message = match full {
+        Full::Everybodys => {
+            "Too many large requests are being inspected. Try again in a few seconds, or raise \
+             server.inspection_budget_bytes."
+        }
+        Full::Callers => {
+            "Too many of your large requests are being inspected. Send fewer at the same time, or smaller ones."
+        }
+    };
+    Reply::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TemporarilyUnavailable, message)
+        .with(header::RETRY_AFTER, HeaderValue::from_static("2"))
 }
 
 /// MLflow's own clients match `Permission denied.` with the full stop.

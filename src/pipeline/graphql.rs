@@ -21,8 +21,8 @@ impl Proxy {
         identity: &Identity,
         record: &mut Record,
     ) -> Result<Response, Error> {
-        let bytes = self.read_json(&mut checked, SMALL_BODY_BYTES).await?;
-        let query = GraphqlQuery::parse(&bytes)?;
+        let held = self.read_json(&mut checked, identity, SMALL_BODY_BYTES).await?;
+        let query = GraphqlQuery::parse(&held.bytes)?;
         let mut proven = vec![Requirement::SignedIn];
         let mut verdicts = Vec::with_capacity(query.fields().len());
         for field in query.fields() {

@@ -2,6 +2,7 @@
 //!
 //! Start at [`Proxy::handle`]. Every step can say no; only the last two speak to MLflow.
 
+mod bodies;
 mod cors;
 mod error;
 mod gateway;
@@ -20,9 +21,12 @@ use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 use url::Url;
 
+pub use bodies::Bodies;
 use cors::Foreign;
 pub use error::Error;
 pub use record::Record;
+
+use bodies::{Held, Owner};
 
 use crate::authn::{Authn, SESSION_COOKIE, Shown};
 use crate::authz::{
@@ -60,6 +64,8 @@ pub struct Proxy {
     pub effects: Effects,
     pub pages: Pages,
     pub telemetry: Arc<Telemetry>,
+    /// Reads the bodies that are inspected.
+    pub bodies: Bodies,
     /// Tasks that nobody waits for.
     pub background: TaskTracker,
 }
@@ -78,6 +84,12 @@ struct Checked<'b> {
     parent_trace: Option<HeaderValue>,
 }
 
+impl Checked<'_> {
+    fn has_body(&self) -> bool {
+        self.body.as_ref().is_some_and(|body| !http_body::Body::is_end_stream(body))
+    }
+}
+
 impl Proxy {
     /// The life of one request. Start reading here.
     pub async fn handle(&self, request: Request, peer: Peer, edge: Option<EdgeRefusal>) -> Response {
@@ -90,7 +102,9 @@ impl Proxy {
         let mut answer = match self.run(head, &mut body, peer, edge, foreign.as_ref(), &mut record).await {
             Ok(response) => response,
             Err(error) => {
-                self.discard(body);
+                if error.is_worth_reading_on() {
+                    self.discard(body);
+                }
                 let page = error.page().filter(|_| record.is_navigation());
                 let response = error.into_response(&self.pages.account_page(), &mut record);
                 match page {
@@ -366,6 +380,9 @@ impl Proxy {
         record: &mut Record,
     ) -> Result<Response, Error> {
         let mut query = std::mem::take(&mut checked.query);
+        if query.is_empty() && checked.has_body() {
+            Box::pin(self.fold_body(&mut checked, identity, operation, &mut query)).await?;
+        }
         self.keep_known_fields(operation, &mut query, None)?;
         let input = Input { params, headers: &checked.head.headers, query: &mut query, body: None };
         let permit = self.permit(identity, operation, input).await?;
@@ -384,6 +401,30 @@ impl Proxy {
         self.send(permit, outgoing, record).await
     }
 
+    /// Adds the fields of a GET's JSON body to its query, where MLflow reads them. The body itself is never sent.
+    async fn fold_body(
+        &self,
+        checked: &mut Checked<'_>,
+        identity: &Identity,
+        operation: &Operation,
+        query: &mut Query,
+    ) -> Result<(), Error> {
+        let (schema, message) = (self.table.schema(), operation.fields.query);
+        if !schema.is_read_from_bodies(message) {
+            return Ok(());
+        }
+        // MLflow ignores the Content-Type of a GET.
+        own::check_encoding(&checked.head.headers)?;
+        let held = self.read(checked, Owner::User(identity.user), QUERY_BODY_BYTES).await?;
+        if held.bytes.is_empty() {
+            return Ok(());
+        }
+        let mut body = Json::parse_object(&held.bytes)?;
+        let mut unknown = Unknown::default();
+        schema.fold_into_query(message, &mut body, query, &mut unknown)?;
+        self.report_unknown(operation, &unknown)
+    }
+
     async fn forward_json(
         &self,
         mut checked: Checked<'_>,
@@ -393,8 +434,9 @@ impl Proxy {
         record: &mut Record,
     ) -> Result<Response, Error> {
         let limit = if operation.large { usize::MAX } else { SMALL_BODY_BYTES };
-        let bytes = self.read_json(&mut checked, limit).await?;
-        let mut body = if bytes.is_empty() { None } else { Some(Json::parse_object(&bytes)?) };
+        let held = self.read_json(&mut checked, identity, limit).await?;
+        let bytes = &held.bytes;
+        let mut body = if bytes.is_empty() { None } else { Some(Json::parse_object(bytes)?) };
         let mut query = std::mem::take(&mut checked.query);
         self.keep_known_fields(operation, &mut query, body.as_mut())?;
         let input = Input { params, headers: &checked.head.headers, query: &mut query, body: body.as_mut() };
@@ -476,15 +518,14 @@ impl Proxy {
         let headers = &checked.head.headers;
         let input = Input { params, headers, query: &mut query, body: None };
         let permit = self.permit(identity, operation, input).await.map_err(Error::in_spans)?;
-        let raw = match checked.body.as_mut() {
-            Some(body) => read_bounded(body, self.server.max_body_bytes).await?,
-            None => Bytes::new(),
-        };
+        let held = self.read(&mut checked, Owner::User(identity.user), self.server.max_body_bytes).await?;
+        let raw = &held.bytes;
+        let headers = &checked.head.headers;
         let text = |name: header::HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("not text"));
         let (content_type, encoding) = (text(header::CONTENT_TYPE), text(header::CONTENT_ENCODING));
         let mut unknown = Unknown::default();
         let schema = self.table.schema();
-        let spans = read_spans(schema, content_type, encoding, &raw, self.server.max_body_bytes, &mut unknown)?;
+        let spans = read_spans(schema, content_type, encoding, raw, self.server.max_body_bytes, &mut unknown)?;
         self.report_unknown(operation, &unknown)?;
         let experiment = text(header::HeaderName::from_static("x-mlflow-experiment-id")).unwrap_or_default().to_owned();
         if !self.resolver.traces_fit(&spans.traces, &experiment).await? {
@@ -517,9 +558,10 @@ impl Proxy {
             return Err(crate::http::PathError::EncodedTwice.into());
         }
         let query = std::mem::take(&mut checked.query);
-        let outgoing = if own::is_json(&checked.head.headers) {
-            let bytes = self.read_json(&mut checked, usize::MAX).await?;
-            let body = if bytes.is_empty() { None } else { Some(Json::parse_object(&bytes)?) };
+        let outgoing = if !reads && own::is_json(&checked.head.headers) {
+            let held = self.read_json(&mut checked, identity, usize::MAX).await?;
+            let bytes = &held.bytes;
+            let body = if bytes.is_empty() { None } else { Some(Json::parse_object(bytes)?) };
             self.outgoing_json(&mut checked, &query, body.as_ref())
         } else {
             self.outgoing_stream(&mut checked, &query)
@@ -888,13 +930,14 @@ impl Proxy {
         response
     }
 
-    async fn read_json(&self, checked: &mut Checked<'_>, limit: usize) -> Result<Bytes, Error> {
-        let limit = limit.min(self.server.max_body_bytes);
+    async fn read_json(&self, checked: &mut Checked<'_>, identity: &Identity, limit: usize) -> Result<Held, Error> {
         own::check_json_head(&checked.head.headers)?;
-        match checked.body.as_mut() {
-            Some(body) => Ok(read_bounded(body, limit).await?),
-            None => Ok(Bytes::new()),
-        }
+        self.read(checked, Owner::User(identity.user), limit.min(self.server.max_body_bytes)).await
+    }
+
+    /// Reads the body of a request into memory. A body that was not read before stays where it is.
+    async fn read(&self, checked: &mut Checked<'_>, owner: Owner, limit: usize) -> Result<Held, Error> {
+        Ok(self.bodies.read(checked.body.as_mut(), owner, limit).await?)
     }
 
     fn outgoing(&self, checked: &mut Checked<'_>, query: &Query, body: Body) -> Outgoing {
@@ -926,6 +969,9 @@ impl Proxy {
             (name, value)
         });
         let mut outgoing = self.outgoing(checked, query, Body::Empty);
+        if checked.head.method == Method::GET {
+            return outgoing;
+        }
         for (name, value) in about_the_body {
             if let Some(value) = value {
                 outgoing.headers.insert(name, value);
@@ -1069,6 +1115,9 @@ const EMPTY: Bytes = Bytes::from_static(b"{}");
 const WORKSPACE: &str = "x-mlflow-workspace";
 
 const PARENT_TRACE: &str = "traceparent";
+
+/// The JSON body of a GET: its fields become a query, and MLflow's server reads at most 64 KiB of request line.
+const QUERY_BODY_BYTES: usize = 16 * 1024;
 
 /// A JSON body that is no batch: names, tags, descriptions. MLflow repeats them in every list, so they must stay small.
 const SMALL_BODY_BYTES: usize = 1024 * 1024;

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
+use super::bodies::{Held, Owner};
 use super::{Checked, Error, Proxy, Record};
 use crate::authn::{self, Reason, Shown};
 use crate::authz::Identity;
-use crate::http::{Body, ErrorCode, HeadError, Reply, Response, read_bounded};
+use crate::http::{Body, ErrorCode, HeadError, Reply, Response};
 use crate::pages::Denial;
 
 /// What MLflow says to whoever is not signed in.
@@ -36,10 +37,7 @@ impl Proxy {
     ) -> Result<Response, Error> {
         record.own();
         address_pages(&mut checked)?;
-        let body = match checked.body.as_mut() {
-            Some(body) => read_bounded(body, OWN_BODY_BYTES).await?,
-            None => Bytes::new(),
-        };
+        let body = self.read_own(&mut checked, Owner::User(identity.user)).await?.bytes;
         let request = http::Request::from_parts(checked.head, body);
         let response = self.pages.answer(identity, checked.address, request).await;
         if let Some(Denial(reason)) = response.extensions().get() {
@@ -71,10 +69,7 @@ impl Proxy {
         address_pages(&mut checked)?;
         self.check_site(&checked.head, None)?;
         let is_asset = checked.path.decoded().starts_with("/auth/static/");
-        let body = match checked.body.as_mut() {
-            Some(body) => read_bounded(body, OWN_BODY_BYTES).await?,
-            None => Bytes::new(),
-        };
+        let body = self.read_own(&mut checked, Owner::Visitors).await?.bytes;
         let session = Shown { authorization: None, ..super::shown(&checked.head.headers) };
         let identity = match self.authn.recent(session) {
             Some(identity) => Some(identity),
@@ -92,6 +87,14 @@ impl Proxy {
             record.public();
         }
         Ok(self.for_whom(response, record))
+    }
+
+    /// Reads a body for a page or an API of the proxy itself, none of which reads the body of a GET.
+    async fn read_own(&self, checked: &mut Checked<'_>, owner: Owner) -> Result<Held, Error> {
+        if checked.head.method == http::Method::GET {
+            checked.body.take();
+        }
+        self.read(checked, owner, OWN_BODY_BYTES).await
     }
 
     /// Somebody at a browser who opens a page is sent to sign in; a program or a script hears that it must.
@@ -247,13 +250,18 @@ pub(super) fn is_json(headers: &HeaderMap) -> bool {
 
 /// A JSON body may come without Content-Type (some clients' DELETE), never under another one, never compressed.
 pub(super) fn check_json_head(headers: &HeaderMap) -> Result<(), Error> {
-    if headers.get(header::CONTENT_ENCODING).is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
-    {
-        return Err(Error::ContentEncoding);
-    }
+    check_encoding(headers)?;
     let has_body = headers.get(header::CONTENT_LENGTH).is_none_or(|length| length.as_bytes() != b"0");
     if has_body && headers.contains_key(header::CONTENT_TYPE) && !is_json(headers) {
         return Err(Error::ContentType);
     }
     Ok(())
+}
+
+/// Refuses a compressed body.
+pub(super) fn check_encoding(headers: &HeaderMap) -> Result<(), Error> {
+    match headers.get(header::CONTENT_ENCODING) {
+        Some(coding) if !coding.as_bytes().eq_ignore_ascii_case(b"identity") => Err(Error::ContentEncoding),
+        Some(_) | None => Ok(()),
+    }
 }

@@ -153,6 +153,7 @@ impl Record {
                 metrics.effects_failed.inc();
                 tracing::error!(operation = self.operation, %error, "an effect was not written");
             }
+            Error::Body(error) => metrics.body_refused(error.reason()),
             Error::MethodNotAllowed(_)
             | Error::SignIn(_)
             | Error::Moved(_)
@@ -165,7 +166,6 @@ impl Record {
             | Error::UsersName
             | Error::ContentType
             | Error::ContentEncoding
-            | Error::Body(_)
             | Error::Json(_)
             | Error::Locate(_)
             | Error::Address(AddressError::Malformed(_))

@@ -27,6 +27,7 @@ pub struct Metrics {
     session_refreshes: IntCounterVec,
     directory_syncs: IntCounterVec,
     edge_refusals: IntCounterVec,
+    body_refusals: IntCounterVec,
     upstream_errors: IntCounterVec,
     shadow_decisions: IntCounterVec,
     unknown_fields: IntCounterVec,
@@ -39,6 +40,8 @@ pub struct Metrics {
     oidc_keys_age: IntGaugeVec,
     /// Requests that no row of the route table knows.
     pub unlisted_requests: IntCounter,
+    /// Memory reserved for bodies that are being inspected.
+    pub inspection_reserved: IntGauge,
     /// Open connections.
     pub connections: IntGauge,
     pub connections_total: IntCounter,
@@ -144,6 +147,12 @@ impl Metrics {
                 &["provider", "outcome"],
             )?,
             edge_refusals: counters(&r, "edge_refusals_total", "Requests refused as unsafe", &["reason"])?,
+            body_refusals: counters(
+                &r,
+                "body_refusals_total",
+                "Request bodies that were not read to their end",
+                &["reason"],
+            )?,
             upstream_errors: counters(&r, "upstream_errors_total", "Requests MLflow did not answer", &["kind"])?,
             shadow_decisions: counters(
                 &r,
@@ -186,6 +195,11 @@ impl Metrics {
                 &["issuer"],
             )?,
             unlisted_requests: counter(&r, "unlisted_requests_total", "Requests to routes that are not in the table")?,
+            inspection_reserved: gauge(
+                &r,
+                "inspection_reserved_bytes",
+                "Memory reserved for bodies that are being inspected",
+            )?,
             connections: gauge(&r, "connections", "Open connections")?,
             connections_total: counter(&r, "connections_total", "Connections accepted")?,
             connections_refused: counter(&r, "connections_refused_total", "Connections closed: too many were open")?,
@@ -251,6 +265,11 @@ impl Metrics {
     /// Counts a request that was refused as unsafe, here or by `http`'s normaliser. `reason`: a bounded word.
     pub fn edge_refused(&self, reason: &'static str) {
         self.edge_refusals.with_label_values(&[reason]).inc();
+    }
+
+    /// Counts a request body that was not read to its end. `reason`: a bounded word.
+    pub fn body_refused(&self, reason: &'static str) {
+        self.body_refusals.with_label_values(&[reason]).inc();
     }
 
     /// Counts a request that MLflow did not answer. `kind`: `connect`, `timeout`, `broken`...

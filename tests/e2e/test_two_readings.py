@@ -191,6 +191,27 @@ def test_the_tricks_would_have_something_to_find(proxy, sides):
     assert raw(proxy, theirs.owner, "POST", f"{API}/runs/search", dump({"experiment_ids": [theirs.experiment]}))[0] == 200
 
 
+def test_the_body_of_a_get_is_read_as_mlflow_reads_it(proxy, sides):
+    """mlflow-export-import names things in a JSON body; MLflow reads it where there is no query."""
+    theirs, mine = sides
+    named = {
+        "runs/get": {"run_id": mine.run},
+        "experiments/get": {"experiment_id": mine.experiment},
+        "experiments/get-by-name": {"experiment_name": mine.experiment_name},
+        "registered-models/get": {"name": mine.model},
+        "experiments/search": {"max_results": 5},
+    }
+    for path, body in named.items():
+        status, text = raw(proxy, mine.owner, "GET", f"{API}/{path}", dump(body))
+        assert status == 200, f"{path}: {status} {text}"
+        expected = mine.experiment_name if path == "experiments/search" else next(iter(body.values()))
+        assert expected in text, f"{path}: {text}"
+        # MLflow does not look at the Content-Type of a GET.
+        assert raw(proxy, mine.owner, "GET", f"{API}/{path}", dump(body), "text/plain")[0] == 200
+    status, text = raw(proxy, mine.owner, "GET", f"{API}/runs/get?run_id={mine.run}", dump({"run_id": theirs.run}))
+    assert (status, mine.run in text, theirs.run in text) == (200, True, False)
+
+
 def test_an_id_spelled_otherwise_evades_no_deny(proxy, admin, alice, bob):
     """Somebody with READ on everything and DENY on one does not reach that one by another spelling."""
     world = World.make(alice)

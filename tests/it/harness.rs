@@ -207,7 +207,10 @@ fn configuration(upstream: SocketAddr, store: &tempfile::TempDir) -> config::Con
             max_head_bytes: 32 * 1024,
             max_headers: 100,
             max_body_bytes: 1024 * 1024,
+            inspection_budget_bytes: 128 * 1024 * 1024,
             head_timeout: Duration::from_secs(5),
+            body_timeout: Duration::from_secs(30),
+            min_body_bytes_per_second: 1024,
             tls_handshake_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(60),
             drain_delay: Duration::ZERO,
@@ -303,6 +306,11 @@ impl Client {
     /// Sends, as far as the other side lets us: it may have closed already.
     pub(crate) fn send(&mut self, raw: impl AsRef<[u8]>) {
         let _ = self.tcp.write_all(raw.as_ref());
+    }
+
+    /// A second handle on the same connection, to send while the other one waits for an answer.
+    pub(crate) fn again(&self) -> Self {
+        Self { tcp: self.tcp.try_clone().unwrap(), buffer: Vec::new() }
     }
 
     /// The next answer; `None` when the connection ends or stays silent.

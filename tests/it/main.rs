@@ -13,6 +13,7 @@ mod answers;
 mod architecture;
 mod authorisation;
 mod bearers;
+mod bodies;
 mod browser;
 mod cli;
 mod dependencies;

@@ -1,0 +1,314 @@
+//! Request bodies that are read into memory: their size, their pace, and the memory they share.
+//!
+//! Every body that is inspected comes through [`Bodies::read`]; all others stream. Reading and rebuilding a body takes at
+//! most [`INSPECTION_COST`] times its size (`mlflow::json`), and that much of the budget is reserved as its bytes arrive, so
+//! that a client reserves nothing by announcing a length.
+
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt as _;
+use prometheus::IntGauge;
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
+
+use crate::authz::UserId;
+use crate::clock::Stopwatch;
+use crate::config::{self, INSPECTION_COST};
+use crate::http::ReadError;
+
+/// Time that a request waits for other bodies to be done before it is refused.
+const WAIT: Duration = Duration::from_secs(2);
+
+/// The first allocation for a body that comes in several pieces.
+const FIRST_BYTES: usize = 64 * 1024;
+
+/// The account that a body's memory is charged to. Nobody holds more than half of the budget.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Owner {
+    User(UserId),
+    /// All callers who are not signed in, together.
+    Visitors,
+}
+
+/// Why a body was not read.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The client sends more slowly than the configuration allows.
+    #[error("the body arrives too slowly")]
+    TooSlow,
+    /// The budget is used up by everybody's bodies, or by this caller's.
+    #[error("too many bodies are being inspected")]
+    NoRoom(Full),
+}
+
+impl BodyError {
+    /// A bounded word for logs and metrics.
+    pub(super) const fn reason(&self) -> &'static str {
+        match self {
+            Self::Read(ReadError::TooLarge { .. }) => "body_too_large",
+            Self::Read(ReadError::Broken) => "body_broken",
+            Self::TooSlow => "body_too_slow",
+            Self::NoRoom(Full::Everybodys) => "inspection_budget",
+            Self::NoRoom(Full::Callers) => "inspection_share",
+        }
+    }
+}
+
+/// The part of the budget that is used up.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Full {
+    Everybodys,
+    Callers,
+}
+
+/// Reads request bodies within the limits of the configuration.
+#[derive(Debug)]
+pub struct Bodies {
+    budget: Arc<Budget>,
+    pace: Pace,
+}
+
+/// A body in memory, and its share of the budget until it is dropped.
+#[derive(Debug)]
+pub struct Held {
+    pub bytes: Bytes,
+    pub share: Share,
+}
+
+impl Bodies {
+    /// Limits of this configuration; `reserved` shows the memory that is in use.
+    #[must_use]
+    pub fn new(server: &config::Server, reserved: IntGauge) -> Self {
+        let pace = Pace {
+            first: server.head_timeout,
+            whole: server.body_timeout,
+            bytes_per_second: server.min_body_bytes_per_second,
+        };
+        Self { budget: Arc::new(Budget::new(server.inspection_budget_bytes, WAIT, reserved)), pace }
+    }
+
+    /// Reads a body of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// It is too large or too slow, it broke off, or there is no memory for it.
+    pub async fn read<B>(&self, body: Option<&mut B>, owner: Owner, limit: usize) -> Result<Held, BodyError>
+    where
+        B: http_body::Body<Data = Bytes> + Unpin,
+    {
+        let mut share = Share { budget: Arc::clone(&self.budget), owner, held: 0 };
+        let Some(body) = body else { return Ok(Held { bytes: Bytes::new(), share }) };
+        let hint = body.size_hint();
+        if hint.lower() > limit as u64 {
+            return Err(ReadError::TooLarge { limit }.into());
+        }
+        let expected = hint.exact().and_then(|exact| usize::try_from(exact).ok());
+        let (watch, mut waited) = (Stopwatch::start(), Duration::ZERO);
+        let mut pieces = Pieces::default();
+        while !body.is_end_stream() {
+            let left = (self.pace.allowed(pieces.len()) + waited).saturating_sub(watch.elapsed());
+            let frame = match timeout(left, body.frame()).await {
+                Err(_) => return Err(BodyError::TooSlow),
+                Ok(None) => break,
+                Ok(Some(Err(_))) => return Err(ReadError::Broken.into()),
+                Ok(Some(Ok(frame))) => frame,
+            };
+            let Ok(data) = frame.into_data() else { continue };
+            if pieces.len() + data.len() > limit {
+                return Err(ReadError::TooLarge { limit }.into());
+            }
+            if let Some(room) = pieces.room_for(data.len(), expected.unwrap_or(limit)) {
+                let before = watch.elapsed();
+                share.grow(room.saturating_mul(INSPECTION_COST)).await.map_err(BodyError::NoRoom)?;
+                waited += watch.elapsed().saturating_sub(before);
+                pieces.reserve(room);
+            }
+            pieces.push(data);
+        }
+        let bytes = pieces.finish();
+        share.shrink(bytes.len().saturating_mul(INSPECTION_COST));
+        Ok(Held { bytes, share })
+    }
+}
+
+/// The pace at which a body must arrive.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    /// For the first byte; also what a client may fall behind later.
+    first: Duration,
+    /// For all of it.
+    whole: Duration,
+    bytes_per_second: u32,
+}
+
+impl Pace {
+    /// The time by which the next byte must arrive, counted from the start.
+    fn allowed(self, seen: usize) -> Duration {
+        let seen = Duration::from_secs(seen as u64) / self.bytes_per_second.max(1);
+        self.first.saturating_add(seen).min(self.whole)
+    }
+}
+
+/// A body as it arrives. The only piece of a small body is kept as it is.
+#[derive(Debug, Default)]
+struct Pieces {
+    only: Bytes,
+    all: BytesMut,
+}
+
+impl Pieces {
+    fn len(&self) -> usize {
+        self.only.len() + self.all.len()
+    }
+
+    /// The size to grow to before `more` bytes are pushed; `None` if there is room. Doubles, up to `expected`.
+    fn room_for(&self, more: usize, expected: usize) -> Option<usize> {
+        let needed = self.len() + more;
+        if self.len() == 0 {
+            return Some(needed);
+        }
+        if needed <= self.all.capacity() {
+            return None;
+        }
+        Some(self.all.capacity().saturating_mul(2).max(FIRST_BYTES).min(expected).max(needed))
+    }
+
+    fn reserve(&mut self, room: usize) {
+        if self.len() == 0 {
+            return;
+        }
+        // A new allocation of exactly this size: `reserve` would round up.
+        let mut larger = BytesMut::with_capacity(room);
+        larger.extend_from_slice(&self.only);
+        larger.extend_from_slice(&self.all);
+        self.only = Bytes::new();
+        self.all = larger;
+    }
+
+    fn push(&mut self, data: Bytes) {
+        if self.len() == 0 { self.only = data } else { self.all.extend_from_slice(&data) }
+    }
+
+    fn finish(self) -> Bytes {
+        if self.all.is_empty() {
+            return self.only;
+        }
+        // A body of unknown length may have left half of the room empty.
+        if self.all.len() < self.all.capacity() - self.all.capacity() / 8 {
+            return Bytes::copy_from_slice(&self.all);
+        }
+        self.all.freeze()
+    }
+}
+
+/// Memory for bodies under inspection.
+#[derive(Debug)]
+struct Budget {
+    total: usize,
+    /// Time that a request waits for other bodies to be done.
+    wait: Duration,
+    used: Mutex<Used>,
+    freed: Notify,
+    reserved: IntGauge,
+}
+
+#[derive(Debug, Default)]
+struct Used {
+    total: usize,
+    by_owner: HashMap<Owner, usize>,
+}
+
+impl Budget {
+    fn new(total: usize, wait: Duration, reserved: IntGauge) -> Self {
+        Self { total, wait, used: Mutex::default(), freed: Notify::new(), reserved }
+    }
+
+    fn try_take(&self, owner: Owner, bytes: usize) -> Result<(), Full> {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        if used.total.saturating_add(bytes) > self.total {
+            return Err(Full::Everybodys);
+        }
+        let own = used.by_owner.get(&owner).copied().unwrap_or_default().saturating_add(bytes);
+        if own > self.total / 2 {
+            return Err(Full::Callers);
+        }
+        used.by_owner.insert(owner, own);
+        used.total += bytes;
+        drop(used);
+        self.reserved.add(i64::try_from(bytes).unwrap_or(i64::MAX));
+        Ok(())
+    }
+
+    fn give_back(&self, owner: Owner, bytes: usize) {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        used.total = used.total.saturating_sub(bytes);
+        if let Some(own) = used.by_owner.get_mut(&owner) {
+            *own = own.saturating_sub(bytes);
+            if *own == 0 {
+                used.by_owner.remove(&owner);
+            }
+        }
+        drop(used);
+        self.reserved.sub(i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.freed.notify_waiters();
+    }
+}
+
+/// A part of the budget, given back when dropped.
+#[derive(Debug)]
+pub struct Share {
+    budget: Arc<Budget>,
+    owner: Owner,
+    held: usize,
+}
+
+impl Share {
+    /// Reserves memory until this share holds `bytes`; waits for other bodies for a moment.
+    ///
+    /// # Errors
+    /// The part of the budget that was still used up then.
+    pub async fn grow(&mut self, bytes: usize) -> Result<(), Full> {
+        let more = bytes.saturating_sub(self.held);
+        if self.budget.try_take(self.owner, more).is_err() {
+            self.wait(more).await?;
+        }
+        self.held += more;
+        Ok(())
+    }
+
+    async fn wait(&self, more: usize) -> Result<(), Full> {
+        let mut late = pin!(sleep(self.budget.wait));
+        loop {
+            let mut freed = pin!(self.budget.freed.notified());
+            // Before the look, so that nothing that is freed in between is missed.
+            freed.as_mut().enable();
+            let Err(full) = self.budget.try_take(self.owner, more) else { return Ok(()) };
+            tokio::select! {
+                () = freed => {}
+                () = late.as_mut() => return Err(full),
+            }
+        }
+    }
+
+    fn shrink(&mut self, bytes: usize) {
+        let less = self.held.saturating_sub(bytes);
+        if less > 0 {
+            self.budget.give_back(self.owner, less);
+            self.held -= less;
+        }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.shrink(0);
+    }
+}
+
+#[cfg(test)]
+mod tests;
