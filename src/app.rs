@@ -187,7 +187,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let probe = Probe { draining: Arc::clone(&draining), store: Arc::clone(&store), upstream, metrics, remotes: asked };
     let probe = Arc::new(probe);
     let timers = TaskTracker::new();
-    timers.spawn(server::admin::serve(probes, probe, config.admin.allowed_hosts, stop_last.clone()));
+    server::admin::start(probes, probe, config.admin.allowed_hosts, stop_last.clone()).context("admin.listen")?;
     timers.spawn(stop_last.clone().run_until_cancelled_owned(refresh(authn)));
     timers.spawn(stop_last.clone().run_until_cancelled_owned(follow_policies));
     if let Some(acceptor) = certificate {

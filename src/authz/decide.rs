@@ -239,6 +239,19 @@ pub fn may(who: &Identity, policy: Policy, permission: Permission, resource: &Re
     who.limits.allow(permission, resource) && (who.admin || level(who, policy, resource).covers(permission))
 }
 
+/// Returns false if `who` cannot hold this level on any resource of `kind`, whatever request names.
+///
+/// A cheap check before a request is read: it looks at the grants, and not at any resource.
+#[must_use]
+pub fn may_any(who: &Identity, policy: Policy, permission: Permission, kind: ResourceKind) -> bool {
+    let reaches = |level: Permission| policy.level(Some(level)).covers(permission);
+    who.admin
+        || policy.default_permission.covers(permission)
+        || who.grants.has_globs(kind)
+        || who.grants.level_of_all(kind).is_some_and(reaches)
+        || who.grants.exact(kind).any(|(_, level)| reaches(level))
+}
+
 /// The same on a thing of a tier below the resource, as MLflow 3.17 does it: READ on the resource, and the level on the
 /// tier where a grant speaks of it, else on the resource.
 fn may_below(

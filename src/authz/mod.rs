@@ -12,7 +12,9 @@ mod permission;
 mod policy;
 mod selector;
 
-pub use decide::{Denied, NeededScope, Permit, Policy, Requirement, Visibility, authorize, holds, may, open_to_all};
+pub use decide::{
+    Denied, NeededScope, Permit, Policy, Requirement, Visibility, authorize, holds, may, may_any, open_to_all,
+};
 pub use explain::{Explanation, explain};
 pub use grant::{DEFAULT_WORKSPACE, Grant, GrantSet, Subject};
 pub use group::{GroupError, check_group, texts_of_groups};

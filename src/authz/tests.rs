@@ -283,3 +283,39 @@ proptest! {
         prop_assert_eq!(explained.grants.len(), held.iter().filter(takes_part).count());
     }
 }
+
+#[test]
+fn whoever_holds_a_level_on_one_resource_could_hold_it() {
+    use Permission::{Deny, Edit, Manage, NoPermissions, Read};
+    let exp = |key: &str, level| grant(ResourceKind::Experiment, key, level);
+    for grants in [
+        vec![],
+        vec![exp("1", Read)],
+        vec![exp("2", Manage)],
+        vec![exp("*", Edit)],
+        vec![exp("*", Deny), exp("1", Manage)],
+        vec![exp("1", Deny)],
+        vec![grant(ResourceKind::RegisteredModel, "1", Manage)],
+    ] {
+        for default_permission in [NoPermissions, Read, Manage] {
+            let (who, policy) = (who(&grants), Policy { default_permission });
+            for level in [Read, Edit, Manage] {
+                let could = may_any(&who, policy, level, ResourceKind::Experiment);
+                for key in ["1", "2", "3"] {
+                    let holds = may(&who, policy, level, &Resource::new(ResourceKind::Experiment, key));
+                    assert!(could || !holds, "{grants:?} {default_permission} {level} {key}");
+                }
+            }
+        }
+    }
+    let policy = Policy { default_permission: NoPermissions };
+    assert!(!may_any(&who(&[]), policy, Read, ResourceKind::Experiment));
+    assert!(!may_any(&who(&[exp("1", Read)]), policy, Edit, ResourceKind::Experiment));
+    assert!(!may_any(&who(&[exp("1", Deny)]), policy, Read, ResourceKind::Experiment));
+    assert!(!may_any(
+        &who(&[grant(ResourceKind::RegisteredModel, "1", Manage)]),
+        policy,
+        Read,
+        ResourceKind::Experiment
+    ));
+}

@@ -553,7 +553,7 @@ impl ListRequest<'_, '_> {
                 None => None,
                 Some(Json::Scalar(number)) => Some((*number).to_owned()),
                 Some(Json::String(number)) => Some(number.clone().into_owned()),
-                Some(Json::Array(_) | Json::Object(_)) => return Err(ListError::MaxResults),
+                Some(Json::Array(_) | Json::Object(_) | Json::Closed(_)) => return Err(ListError::MaxResults),
             },
         };
         let Some(text) = text else { return Ok(None) };

@@ -13,6 +13,7 @@
 
 use std::borrow::Cow;
 
+use super::json::{Keep, List, canonical_value};
 use super::locate::{invalid, member};
 use super::{Json, LocateError};
 
@@ -103,7 +104,7 @@ pub fn sign(author: Author, body: &mut Json<'_>, name: &str) -> Result<(), Locat
             sign_completion(body, name);
             Ok(())
         }
-        Author::Assessment => match member(body, "assessment") {
+        Author::Assessment => match member(body, "assessment")? {
             None => Ok(()),
             Some(assessment) => sign_assessment(assessment, name),
         },
@@ -117,11 +118,11 @@ pub fn sign(author: Author, body: &mut Json<'_>, name: &str) -> Result<(), Locat
             sign_list(body, "request_metadata", name, Absent::Leave)
         }
         Author::Dataset => sign_written(body, "tags", "{}", |tags| sign_map(tags, "tags", name, Absent::Append)),
-        Author::DatasetTags => match member(body, "tags") {
+        Author::DatasetTags => match member(body, "tags")? {
             None => Ok(()),
             Some(_) => sign_written(body, "tags", "{}", |tags| sign_map(tags, "tags", name, Absent::Leave)),
         },
-        Author::DatasetRecords => match member(body, "records") {
+        Author::DatasetRecords => match member(body, "records")? {
             None => Ok(()),
             Some(_) => sign_written(body, "records", "[]", |records| sign_records(records, name)),
         },
@@ -136,7 +137,7 @@ enum Absent {
 }
 
 fn sign_tag(body: &mut Json<'_>, name: &str) -> Result<(), LocateError> {
-    let key = match member(body, "key") {
+    let key = match member(body, "key")? {
         None => return Ok(()),
         Some(Json::String(key)) => key,
         Some(other) => return Err(invalid("key", other, "a string")),
@@ -149,39 +150,40 @@ fn sign_tag(body: &mut Json<'_>, name: &str) -> Result<(), LocateError> {
 
 /// Tags as protobuf has them: a list of objects with `key` and `value`.
 fn sign_list(body: &mut Json<'_>, field: &str, name: &str, absent: Absent) -> Result<(), LocateError> {
-    let items = match member(body, field) {
+    let mut list = match member(body, field)? {
         None if matches!(absent, Absent::Leave) => return Ok(()),
-        None => &mut Vec::new(),
-        Some(Json::Array(items)) => items,
+        None => List::default(),
+        Some(Json::Array(items)) => std::mem::take(items),
         Some(other) => return Err(invalid(field, other, "a list")),
     };
     let mut claims = vec![];
     if matches!(absent, Absent::Append) {
         claims.push(Claim::User);
     }
-    let mut kept = Vec::with_capacity(items.len() + 1);
-    for item in std::mem::take(items) {
-        let claim = match &item {
-            Json::Object(_) => match item.get("key") {
-                None => None,
-                Some(Json::String(key)) => Claim::of(key),
-                Some(Json::Scalar("null")) => None,
-                Some(other) => return Err(invalid(&format!("{field}.key"), other, "a string")),
-            },
-            other => return Err(invalid(field, other, "a list of objects")),
-        };
-        match claim {
-            None => kept.push(item),
+    let claim_of = |item: &Json<'_>| match item {
+        Json::Object(_) => match item.get("key") {
+            None => Ok(None),
+            Some(Json::String(key)) => Ok(Claim::of(key)),
+            Some(other) => Err(invalid(&format!("{field}.key"), other, "a string")),
+        },
+        other => Err(invalid(field, other, "a list of objects")),
+    };
+    for item in list.iter() {
+        match claim_of(&item?)? {
             Some(claim) if !claims.contains(&claim) => claims.push(claim),
-            Some(_) => {}
+            Some(_) | None => {}
         }
     }
-    for claim in claims {
-        kept.extend(claim.value(name).map(|value| {
-            Json::Object(vec![(Cow::Borrowed("key"), text(claim.key())), (Cow::Borrowed("value"), value)])
-        }));
+    if !claims.is_empty() {
+        let tag = |claim: &Claim| {
+            let value = claim.value(name)?;
+            Some(Json::Object(vec![(Cow::Borrowed("key"), text(claim.key())), (Cow::Borrowed("value"), value)]))
+        };
+        let tags: Vec<Json<'_>> = claims.iter().filter_map(tag).collect();
+        let keep = |item: &mut Json<'_>| Ok(if claim_of(item)?.is_none() { Keep::Yes } else { Keep::No });
+        list.rewrite::<LocateError>(keep, &tags)?;
     }
-    body.set(field, Json::Array(kept));
+    body.set(field, Json::Array(list));
     Ok(())
 }
 
@@ -202,21 +204,19 @@ fn sign_map(map: &mut Json<'_>, field: &str, name: &str, absent: Absent) -> Resu
 }
 
 fn sign_trace(body: &mut Json<'_>, name: &str) -> Result<(), LocateError> {
-    let Some(trace) = member(body, "trace") else { return Ok(()) };
-    let Some(info) = member(trace, "trace_info") else { return Ok(()) };
-    match member(info, "assessments") {
+    let Some(trace) = member(body, "trace")? else { return Ok(()) };
+    let Some(info) = member(trace, "trace_info")? else { return Ok(()) };
+    match member(info, "assessments")? {
         None => {}
         Some(Json::Array(assessments)) => {
-            for assessment in assessments {
-                sign_assessment(assessment, name)?;
-            }
+            assessments.rewrite(|one| sign_assessment(one, name).map(|()| Keep::Yes), &[])?;
         }
         Some(other) => return Err(invalid("assessments", other, "a list")),
     }
-    if let Some(tags) = member(info, "tags") {
+    if let Some(tags) = member(info, "tags")? {
         sign_map(tags, "tags", name, Absent::Leave)?;
     }
-    match member(info, "trace_metadata") {
+    match member(info, "trace_metadata")? {
         Some(metadata) => sign_map(metadata, "trace_metadata", name, Absent::Append),
         None => {
             let mut metadata = Json::Object(Vec::new());
@@ -229,7 +229,7 @@ fn sign_trace(body: &mut Json<'_>, name: &str) -> Result<(), LocateError> {
 
 /// A person's assessment is the caller's. What is not clearly a judge's or a program's counts as a person's.
 fn sign_assessment(assessment: &mut Json<'_>, name: &str) -> Result<(), LocateError> {
-    let Some(source) = member(assessment, "source") else { return Ok(()) };
+    let Some(source) = member(assessment, "source")? else { return Ok(()) };
     if !matches!(source, Json::Object(_)) {
         return Err(invalid("source", source, "an object"));
     }
@@ -244,27 +244,30 @@ fn sign_completion(body: &mut Json<'_>, name: &str) {
     let open = matches!(body.text("status"), None | Some("PENDING" | "REVIEW_STATUS_UNSPECIFIED"));
     match body {
         Json::Object(members) if open => members.retain(|(key, _)| key != "completed_by"),
-        Json::Object(_) | Json::Scalar(_) | Json::String(_) | Json::Array(_) => body.set("completed_by", text(name)),
+        Json::Object(_) | Json::Scalar(_) | Json::String(_) | Json::Array(_) | Json::Closed(_) => {
+            body.set("completed_by", text(name))
+        }
     }
 }
 
 /// The SDK writes its user into every record; MLflow takes a record's author from there only.
 fn sign_records(records: &mut Json<'_>, name: &str) -> Result<(), LocateError> {
     let Json::Array(items) = records else { return Err(invalid("records", records, "a list")) };
-    for record in items {
-        if !matches!(record, Json::Object(_)) {
-            return Err(invalid("records", record, "a list of objects"));
-        }
-        if record.get("tags").is_none_or(Json::is_null) {
-            record.set("tags", Json::Object(Vec::new()));
-        }
-        if let Json::Object(members) = record
-            && let Some((_, tags)) = members.iter_mut().find(|(key, _)| key == "tags")
-        {
-            sign_map(tags, "tags", name, Absent::Append)?;
-        }
-    }
-    Ok(())
+    items.rewrite(
+        |record| {
+            if !matches!(record, Json::Object(_)) {
+                return Err(invalid("records", record, "a list of objects"));
+            }
+            if record.get("tags").is_none() {
+                record.set("tags", Json::Object(Vec::new()));
+            }
+            if let Some(tags) = member(record, "tags")? {
+                sign_map(tags, "tags", name, Absent::Append)?;
+            }
+            Ok(Keep::Yes)
+        },
+        &[],
+    )
 }
 
 /// Rewrites a field whose value is JSON written as a string.
@@ -274,26 +277,24 @@ fn sign_written(
     empty: &str,
     sign: impl FnOnce(&mut Json<'_>) -> Result<(), LocateError>,
 ) -> Result<(), LocateError> {
-    let written = match member(body, field) {
-        None => empty.to_owned(),
+    let written = match member(body, field)? {
+        None => Cow::Borrowed(empty),
         // MLflow takes an empty string for none.
-        Some(Json::String(written)) if written.is_empty() => empty.to_owned(),
-        Some(Json::String(written)) => written.clone().into_owned(),
+        Some(Json::String(written)) if written.is_empty() => Cow::Borrowed(empty),
+        // Taken, and dropped before the rest is written: a batch of records is large.
+        Some(Json::String(written)) => std::mem::take(written),
         Some(other) => return Err(invalid(field, other, "a string that holds JSON")),
     };
-    // Read as a member of an object, because that is what the strict reader reads; one member, or it was no value.
-    let wrapped = format!("{{\"v\":{written}}}");
-    let unreadable = || invalid(field, &Json::String(Cow::Borrowed(&written)), "a string that holds JSON");
-    let mut parsed = Json::parse_object(wrapped.as_bytes()).map_err(|_| unreadable())?;
-    let value = match &mut parsed {
-        Json::Object(members) => match members.as_mut_slice() {
-            [(_, value)] => value,
-            _ => return Err(unreadable()),
-        },
-        Json::Scalar(_) | Json::String(_) | Json::Array(_) => return Err(unreadable()),
+    let unreadable = || invalid(field, &Json::String(Cow::Borrowed(&*written)), "a string that holds JSON");
+    let text = canonical_value(&written).map_err(|_| unreadable())?;
+    drop(written);
+    let mut value = Json::open(&text)?;
+    sign(&mut value)?;
+    let signed = match value {
+        Json::Array(list) => list.into_text(),
+        other => other.to_text(),
     };
-    sign(value)?;
-    let signed = String::from_utf8_lossy(&value.to_bytes()).into_owned();
+    drop(text);
     body.set(field, Json::String(Cow::Owned(signed)));
     Ok(())
 }

@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 
 use serde_json::value::RawValue;
 
+use super::json::canonical;
 use super::locate::{is_experiment_id, is_opaque_id};
 use super::{Json, JsonError};
 use document::{Literal, Selected};
@@ -99,23 +100,19 @@ impl Query {
     /// # Errors
     /// See [`GraphqlError`].
     pub fn parse(body: &[u8]) -> Result<Self, GraphqlError> {
-        let body = Json::parse_object(body)?;
+        let body = canonical(body)?;
+        let body = Json::open(&body)?;
         let text = body.text("query").filter(|text| text.len() <= MAX_QUERY).ok_or(GraphqlError::NoQuery)?;
         let name = match body.get("operationName") {
             None => None,
             Some(name) if name.is_null() => None,
             Some(Json::String(name)) => Some(name.as_ref()),
-            Some(Json::Scalar(_) | Json::Array(_) | Json::Object(_)) => return Err(GraphqlError::Operation),
+            Some(_) => return Err(GraphqlError::Operation),
         };
-        let variables = match body.get("variables") {
-            None => &[],
-            Some(variables) if variables.is_null() => &[][..],
-            Some(Json::Object(variables)) => variables.as_slice(),
-            Some(Json::Scalar(_) | Json::Array(_) | Json::String(_)) => {
-                return Err(GraphqlError::Argument("variables".to_owned()));
-            }
-        };
-        let operation = document::read(text, name, variables)?;
+        let mut variables = body.get("variables").cloned().unwrap_or(Json::Object(Vec::new()));
+        variables.open_closed()?;
+        let Json::Object(variables) = variables else { return Err(GraphqlError::Argument("variables".to_owned())) };
+        let operation = document::read(text, name, &variables)?;
         let fields = operation.fields.into_iter().map(RootField::new).collect::<Result<_, _>>()?;
         Ok(Self { keyword: operation.keyword, fields })
     }

@@ -7,9 +7,10 @@
 
 use std::borrow::Cow;
 
+use super::json::{Keep, canonical, each_string};
 use super::locate::{invalid, member};
 use super::provider::{Model, StoredSecret, is_ambient, is_word};
-use super::{Json, LocateError};
+use super::{Json, JsonError, LocateError};
 
 /// A serialized scorer, rebuilt from known members.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -35,12 +36,15 @@ impl Judge {
     /// No JSON object, a class that is no scorer, or a member of the wrong type.
     pub fn read(field: &str, written: &str) -> Result<Self, LocateError> {
         let unreadable = || invalid(field, &Json::String(Cow::Borrowed(written)), "a string that holds a JSON object");
-        let mut json = Json::parse_object(written.as_bytes()).map_err(|_| unreadable())?;
+        if written.len() > MAX_WRITTEN {
+            return Err(invalid(field, &Json::String(Cow::Borrowed(written)), "at most 256 KiB long"));
+        }
+        let text = canonical(written.as_bytes()).map_err(|_| unreadable())?;
+        let mut json = Json::open(&text)?;
         let mut judge = Self { name: json.text("name").map(str::to_owned), ..Self::default() };
         scorer(&mut json, &mut judge, 0)?;
-        endpoint_names(&json, &mut judge.endpoints);
-        models(&json, &mut judge);
-        judge.written = String::from_utf8_lossy(&json.to_bytes()).into_owned();
+        judge.written = json.to_text();
+        judge.look_at_models();
         Ok(judge)
     }
 }
@@ -48,18 +52,20 @@ impl Judge {
 /// Rebuilds an optimizer's settings: only known parameters of its model calls are left.
 pub(super) fn optimizer(field: &str, written: &str) -> Result<Judge, LocateError> {
     let unreadable = || invalid(field, &Json::String(Cow::Borrowed(written)), "a string that holds a JSON object");
-    let mut json = Json::parse_object(written.as_bytes()).map_err(|_| unreadable())?;
+    if written.len() > MAX_WRITTEN {
+        return Err(invalid(field, &Json::String(Cow::Borrowed(written)), "at most 256 KiB long"));
+    }
+    let text = canonical(written.as_bytes()).map_err(|_| unreadable())?;
+    let mut json = Json::open(&text)?;
     keep_parameters(&mut json, "lm_kwargs")?;
-    match member(&mut json, "gepa_kwargs") {
+    match member(&mut json, "gepa_kwargs")? {
         None => {}
         Some(Json::Object(members)) => members.retain(|(key, _)| GEPA.contains(&key.as_ref())),
         Some(other) => return Err(invalid("gepa_kwargs", other, "an object")),
     }
     check_model(&json, "reflection_model")?;
-    let mut optimizer = Judge::default();
-    endpoint_names(&json, &mut optimizer.endpoints);
-    models(&json, &mut optimizer);
-    optimizer.written = String::from_utf8_lossy(&json.to_bytes()).into_owned();
+    let mut optimizer = Judge { written: json.to_text(), ..Judge::default() };
+    optimizer.look_at_models();
     Ok(optimizer)
 }
 
@@ -77,43 +83,47 @@ fn scorer(json: &mut Json<'_>, judge: &mut Judge, depth: usize) -> Result<(), Lo
         Some(Json::String(class)) if CLASSES.contains(&class.as_ref()) => {}
         Some(other) => return Err(invalid("builtin_scorer_class", other, "the name of a built-in scorer")),
     }
-    if let Some(data) = member(json, "builtin_scorer_pydantic_data") {
+    if let Some(data) = member(json, "builtin_scorer_pydantic_data")? {
         model_call(data, &BUILT_IN)?;
     }
-    if let Some(data) = member(json, "instructions_judge_pydantic_data") {
+    if let Some(data) = member(json, "instructions_judge_pydantic_data")? {
         model_call(data, &INSTRUCTIONS)?;
     }
-    if let Some(data) = member(json, "third_party_scorer_data") {
+    if let Some(data) = member(json, "third_party_scorer_data")? {
         model_call(data, &THIRD_PARTY)?;
         match data.get("module") {
             None => {}
             Some(Json::String(module)) if module.starts_with("mlflow.genai.scorers.") => {}
             Some(other) => return Err(invalid("module", other, "a module of mlflow.genai.scorers")),
         }
-        if let Some(arguments) = member(data, "kwargs") {
-            third_party_arguments(arguments);
+        if let Some(arguments) = member(data, "kwargs")? {
+            third_party_arguments(arguments)?;
         }
     }
-    if let Some(data) = member(json, "memory_augmented_judge_data") {
+    if let Some(data) = member(json, "memory_augmented_judge_data")? {
         keep(data, &MEMORY)?;
         check_model(data, "reflection_lm")?;
         check_model(data, "embedding_model")?;
         if let Some(ids) = data.get("episodic_trace_ids") {
             let Json::Array(ids) = ids else { return Err(invalid("episodic_trace_ids", ids, "a list of strings")) };
-            for id in ids {
-                let Json::String(id) = id else { return Err(invalid("episodic_trace_ids", id, "a list of strings")) };
-                judge.traces.push(id.clone().into_owned());
+            for id in ids.iter() {
+                match id? {
+                    Json::String(id) => judge.traces.push(id.into_owned()),
+                    other => return Err(invalid("episodic_trace_ids", &other, "a list of strings")),
+                }
             }
         }
-        if let Some(base) = member(data, "base_judge") {
+        if let Some(base) = member(data, "base_judge")? {
             scorer(base, judge, depth + 1)?;
         }
     }
-    if let Some(data) = member(json, "ensemble_scorer_data") {
+    if let Some(data) = member(json, "ensemble_scorer_data")? {
         keep(data, &ENSEMBLE)?;
-        match member(data, "scorers") {
+        match member(data, "scorers")? {
             None => {}
-            Some(Json::Array(scorers)) => scorers.iter_mut().try_for_each(|inner| scorer(inner, judge, depth + 1))?,
+            Some(Json::Array(scorers)) => {
+                scorers.rewrite(|inner| scorer(inner, judge, depth + 1).map(|()| Keep::Yes), &[])?;
+            }
             Some(other) => return Err(invalid("scorers", other, "a list of objects")),
         }
     }
@@ -140,7 +150,7 @@ fn keep(json: &mut Json<'_>, known: &[&str]) -> Result<(), LocateError> {
 
 /// Leaves the parameters that shape a model's answer; others choose which model answers, and where.
 fn keep_parameters(json: &mut Json<'_>, name: &str) -> Result<(), LocateError> {
-    match member(json, name) {
+    match member(json, name)? {
         None => Ok(()),
         Some(Json::Object(members)) => {
             members.retain(|(key, _)| PARAMETERS.contains(&key.as_ref()));
@@ -152,20 +162,23 @@ fn keep_parameters(json: &mut Json<'_>, name: &str) -> Result<(), LocateError> {
 
 /// Arguments of a third party's class: nested settings of model calls keep their known parameters, and no argument is left
 /// that chooses a host, a key or another model.
-fn third_party_arguments(json: &mut Json<'_>) {
+fn third_party_arguments(json: &mut Json<'_>) -> Result<(), JsonError> {
+    json.open_closed()?;
     match json {
         Json::Object(members) => {
-            members.retain_mut(|(key, value)| {
+            members.retain(|(key, _)| !steers(key));
+            for (key, value) in members {
+                value.open_closed()?;
                 let settings = key.ends_with("_kwargs") || key.ends_with("_params");
                 if settings && let Json::Object(members) = value {
                     members.retain(|(key, _)| PARAMETERS.contains(&key.as_ref()));
                 }
-                third_party_arguments(value);
-                !steers(key)
-            });
+                third_party_arguments(value)?;
+            }
+            Ok(())
         }
-        Json::Array(items) => items.iter_mut().for_each(third_party_arguments),
-        Json::Scalar(_) | Json::String(_) => {}
+        Json::Array(items) => items.rewrite(|item| third_party_arguments(item).map(|()| Keep::Yes), &[]),
+        Json::Scalar(_) | Json::String(_) | Json::Closed(_) => Ok(()),
     }
 }
 
@@ -183,37 +196,22 @@ fn check_model(json: &Json<'_>, name: &str) -> Result<(), LocateError> {
     }
 }
 
-/// Adds the endpoints of the AI gateway that any text in `json` names as models, `gateway:/NAME`.
-pub(super) fn endpoint_names(json: &Json<'_>, names: &mut Vec<String>) {
-    match json {
-        Json::Scalar(_) => {}
-        Json::String(text) => {
+impl Judge {
+    /// Notes the endpoints of the AI gateway that any text names as models, `gateway:/NAME`, and the addresses and the identity
+    /// that MLflow uses for the models in the members that hold models.
+    fn look_at_models(&mut self) {
+        let written = std::mem::take(&mut self.written);
+        each_string(&written, &mut |key, text| {
             let name = text.trim().split_once(":/").filter(|(provider, _)| provider.eq_ignore_ascii_case("gateway"));
-            names.extend(name.map(|(_, name)| name.trim_start_matches('/').to_owned()));
-        }
-        Json::Array(items) => items.iter().for_each(|item| endpoint_names(item, names)),
-        Json::Object(members) => members.iter().for_each(|(_, value)| endpoint_names(value, names)),
-    }
-}
-
-/// Notes the addresses and the identity that MLflow uses for the models that `json` names in the members that hold models.
-fn models(json: &Json<'_>, judge: &mut Judge) {
-    match json {
-        Json::Scalar(_) | Json::String(_) => {}
-        Json::Array(items) => items.iter().for_each(|item| models(item, judge)),
-        Json::Object(members) => {
-            for (key, value) in members {
-                match value {
-                    Json::String(uri) if MODELS.contains(&key.as_ref()) => {
-                        // `databricks` alone is a judge of its own.
-                        judge.is_ambient |= is_ambient(uri);
-                        let model = Model::of_uri(uri).unwrap_or_default();
-                        judge.addresses.extend(StoredSecret::default().addresses(&model));
-                    }
-                    other => models(other, judge),
-                }
+            self.endpoints.extend(name.map(|(_, name)| name.trim_start_matches('/').to_owned()));
+            if key.is_some_and(|key| MODELS.contains(&key)) {
+                // `databricks` alone is a judge of its own.
+                self.is_ambient |= is_ambient(text);
+                let model = Model::of_uri(text).unwrap_or_default();
+                self.addresses.extend(StoredSecret::default().addresses(&model));
             }
-        }
+        });
+        self.written = written;
     }
 }
 
@@ -272,6 +270,9 @@ pub(super) fn steers(key: &str) -> bool {
 }
 
 const MAX_NESTING: usize = 8;
+
+/// Bytes of a serialized scorer; its parts are copied while it is rebuilt.
+const MAX_WRITTEN: usize = 256 * 1024;
 
 /// Members of a serialized scorer.
 const SCORER: [&str; 17] = [

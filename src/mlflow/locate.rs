@@ -2,12 +2,12 @@
 //!
 //! Every id named anywhere is found, one spelling each; what could be read in two ways is refused as MLflow words it.
 
-use std::borrow::Cow;
 use std::collections::HashSet;
 
 use http::HeaderMap;
 
-use super::{ArtifactPath, Field, Json, Need, Operation, Source, Step, Thing};
+use super::json::Keep;
+use super::{ArtifactPath, Field, Json, JsonError, Need, Operation, Source, Step, Thing};
 use crate::authz::{Permission, scorer_key};
 use crate::http::{PathError, Query};
 
@@ -74,10 +74,12 @@ pub enum LocateError {
     TooMany(usize),
     #[error(transparent)]
     Path(#[from] PathError),
+    #[error(transparent)]
+    Json(#[from] JsonError),
 }
 
 /// Each may take a look-up; MLflow's own bulk requests stop at 100 runs, its batches at 1000 metrics.
-const MAX_THINGS: usize = 1000;
+pub(super) const MAX_THINGS: usize = 1000;
 /// An experiment's id takes none, and clients that search everything name every experiment they can read.
 const MAX_EXPERIMENTS: usize = 20_000;
 
@@ -148,7 +150,7 @@ pub struct Found {
 /// # Errors
 /// Not a string.
 pub fn text_field(body: &mut Json<'_>, name: &str) -> Result<Option<String>, LocateError> {
-    match member(body, name) {
+    match member(body, name)? {
         None => Ok(None),
         Some(Json::String(text)) => Ok(Some(text.clone().into_owned())),
         Some(other) => Err(invalid(name, other, "a string")),
@@ -238,37 +240,83 @@ fn values(field: &Field, input: &mut Input<'_, '_>) -> Result<Vec<String>, Locat
             one_of(found)
         }
         Source::Body => {
-            let Some(body) = input.body.as_deref_mut() else { return Ok(Vec::new()) };
-            let mut found = Vec::new();
+            let Some(body) = input.body.as_deref() else { return Ok(Vec::new()) };
+            let mut found = Distinct::default();
             in_body(field, &field.steps, body, &mut found)?;
-            Ok(found)
+            Ok(found.values)
         }
     }
 }
 
+/// Values in their order, each once: a batch may name the same thing a million times.
+#[derive(Default)]
+struct Distinct {
+    values: Vec<String>,
+    seen: HashSet<String>,
+}
+
+impl Distinct {
+    fn add(&mut self, value: &str) -> Result<(), LocateError> {
+        if self.values.len() < FEW {
+            if self.values.iter().any(|known| known == value) {
+                return Ok(());
+            }
+        } else {
+            if self.seen.is_empty() {
+                self.seen.extend(self.values.iter().cloned());
+            }
+            if !self.seen.insert(value.to_owned()) {
+                return Ok(());
+            }
+        }
+        self.values.push(value.to_owned());
+        if self.values.len() > MAX_EXPERIMENTS { Err(LocateError::TooMany(MAX_EXPERIMENTS)) } else { Ok(()) }
+    }
+}
+
+/// For so many values, comparing each with each costs less than a set.
+const FEW: usize = 8;
+
 /// Goes down the steps of a field; what is not there names nothing.
-fn in_body(field: &Field, steps: &[Step], object: &mut Json<'_>, found: &mut Vec<String>) -> Result<(), LocateError> {
+fn in_body(field: &Field, steps: &[Step], object: &Json<'_>, found: &mut Distinct) -> Result<(), LocateError> {
     let Some((step, rest)) = steps.split_first() else { return Ok(()) };
     let name = step.names.first().map_or("", String::as_str);
-    step.names.iter().for_each(|name| to_front(object, name));
     if rest.is_empty() {
-        found.extend(if step.each { list_of(object, name)? } else { of_object(field, object)? });
-        return Ok(());
+        return if step.each {
+            each_text(object, name, |text| found.add(text))
+        } else {
+            of_object(field, object)?.iter().try_for_each(|text| found.add(text))
+        };
     }
-    match member(object, name) {
+    match object.get(name) {
         None => Ok(()),
-        Some(Json::Array(items)) if step.each => {
-            for item in items {
-                if !matches!(item, Json::Object(_)) {
-                    return Err(invalid(name, item, "a list of objects"));
-                }
-                in_body(field, rest, item, found)?;
-            }
-            Ok(())
-        }
+        Some(Json::Array(items)) if step.each => items.iter().try_for_each(|item| match item? {
+            item @ Json::Object(_) => in_body(field, rest, &item, found),
+            item => Err(invalid(name, &item, "a list of objects")),
+        }),
         Some(other) if step.each => Err(invalid(name, other, "a list")),
-        Some(inner @ Json::Object(_)) => in_body(field, rest, inner, found),
+        Some(inner @ (Json::Object(_) | Json::Closed(_))) => {
+            let mut inner = inner.clone();
+            inner.open_closed()?;
+            in_body(field, rest, &inner, found)
+        }
         Some(other) => Err(invalid(name, other, "an object")),
+    }
+}
+
+/// Calls `take` with each text of a list in an opened object.
+pub(super) fn each_text(
+    object: &Json<'_>,
+    name: &str,
+    mut take: impl FnMut(&str) -> Result<(), LocateError>,
+) -> Result<(), LocateError> {
+    match object.get(name) {
+        None => Ok(()),
+        Some(Json::Array(items)) => items.iter().try_for_each(|item| match item? {
+            Json::String(text) => take(&text),
+            other => Err(invalid(name, &other, "a list of strings")),
+        }),
+        Some(other) => Err(invalid(name, other, "a list of strings")),
     }
 }
 
@@ -282,10 +330,14 @@ pub(super) fn to_front(object: &mut Json<'_>, name: &str) {
     }
 }
 
-fn of_object(field: &Field, object: &mut Json<'_>) -> Result<Vec<String>, LocateError> {
+fn of_object(field: &Field, object: &Json<'_>) -> Result<Vec<String>, LocateError> {
     let mut found = Vec::new();
     for name in &field.last().names {
-        found.extend(text_field(object, name)?.map(|value| (name.clone(), value)));
+        match object.get(name) {
+            None => {}
+            Some(Json::String(text)) => found.push((name.clone(), text.clone().into_owned())),
+            Some(other) => return Err(invalid(name, other, "a string")),
+        }
     }
     // protobuf's default for an absent string is the empty one, and MLflow treats them alike where it is optional.
     if field.optional {
@@ -294,20 +346,17 @@ fn of_object(field: &Field, object: &mut Json<'_>) -> Result<Vec<String>, Locate
     one_of(found)
 }
 
-/// Returns a list of texts in the body; empty when absent.
+/// Returns a list of texts in the body, at most [`MAX_THINGS`]; empty when absent.
 ///
 /// # Errors
 /// Not a list of strings.
-pub(super) fn list_of(object: &mut Json<'_>, name: &str) -> Result<Vec<String>, LocateError> {
-    let text = |item: &Json<'_>| match item {
-        Json::String(text) => Ok(text.clone().into_owned()),
-        other => Err(invalid(name, other, "a list of strings")),
-    };
-    match member(object, name) {
-        None => Ok(Vec::new()),
-        Some(Json::Array(items)) => items.iter().map(text).collect(),
-        Some(other) => Err(invalid(name, other, "a list of strings")),
-    }
+pub(super) fn list_of(object: &Json<'_>, name: &str) -> Result<Vec<String>, LocateError> {
+    let mut found = Vec::new();
+    each_text(object, name, |text| {
+        found.push(text.to_owned());
+        if found.len() > MAX_THINGS { Err(LocateError::TooMany(MAX_THINGS)) } else { Ok(()) }
+    })?;
+    Ok(found)
 }
 
 /// Two names of one field may both be given when they say the same.
@@ -320,10 +369,17 @@ fn one_of(found: Vec<(String, String)>) -> Result<Vec<String>, LocateError> {
     }
 }
 
-/// The value of a field that is there and not `null`. [`super::Schema`] has left one spelling of it.
-pub(super) fn member<'j, 'b>(object: &'j mut Json<'b>, name: &str) -> Option<&'j mut Json<'b>> {
-    let Json::Object(members) = object else { return None };
-    members.iter_mut().find(|(key, _)| key == name).map(|(_, value)| value).filter(|value| !value.is_null())
+/// The value of a field that is there and not `null`, opened. [`super::Schema`] has left one spelling of it.
+///
+/// # Errors
+/// It has too many members.
+pub(super) fn member<'j, 'b>(object: &'j mut Json<'b>, name: &str) -> Result<Option<&'j mut Json<'b>>, JsonError> {
+    object.open_closed()?;
+    let Json::Object(members) = object else { return Ok(None) };
+    let found = members.iter_mut().find(|(key, _)| key == name).map(|(_, value)| value);
+    let Some(value) = found.filter(|value| !value.is_null()) else { return Ok(None) };
+    value.open_closed()?;
+    Ok(Some(value))
 }
 
 fn check_id(thing: Thing, field: &Field, value: String) -> Result<String, LocateError> {
@@ -400,7 +456,16 @@ pub(super) fn is_opaque_id(text: &str) -> bool {
 }
 
 pub(super) fn invalid(name: &str, value: &Json<'_>, expected: &'static str) -> LocateError {
-    let value = if is_secret(name) { "***".to_owned() } else { shown(&String::from_utf8_lossy(&value.to_bytes())) };
+    match value {
+        Json::Scalar(text) | Json::Closed(text) => refused(name, text, expected),
+        Json::Array(list) => refused(name, list.text(), expected),
+        Json::String(_) | Json::Object(_) => refused(name, &value.to_text(), expected),
+    }
+}
+
+/// The error for a value as it is written.
+pub(super) fn refused(name: &str, value: &str, expected: &'static str) -> LocateError {
+    let value = if is_secret(name) { "***".to_owned() } else { shown(value) };
     LocateError::Invalid { name: shown(name), value, expected }
 }
 
@@ -414,23 +479,32 @@ pub(super) fn shown(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(64).collect()
 }
 
-/// Cuts the list of experiments a search names down to those that `keep` says may be read.
+/// Cuts the list of experiments a search names down to those that `keep` says may be read. `keep` may be asked twice.
 ///
 /// # Errors
-/// Not a list of experiment ids.
-pub fn narrow(field: &Field, body: &mut Json<'_>, mut keep: impl FnMut(&str) -> bool) -> Result<Narrowed, LocateError> {
+/// Not a list of experiment ids, or an error of `keep`.
+pub fn narrow(
+    field: &Field,
+    body: &mut Json<'_>,
+    mut keep: impl FnMut(&str) -> Result<Keep, LocateError>,
+) -> Result<Narrowed, LocateError> {
     let name = field.name();
     to_front(body, name);
-    let ids = list_of(body, name)?;
-    for id in &ids {
-        check_id(Thing::Experiment, field, id.clone())?;
-    }
-    let kept: Vec<Json<'_>> = ids.into_iter().filter(|id| keep(id)).map(|id| Json::String(Cow::Owned(id))).collect();
-    if kept.is_empty() {
-        return Ok(Narrowed::Nothing);
-    }
-    body.set(name, Json::Array(kept));
-    Ok(Narrowed::Some)
+    let mut list = match member(body, name)? {
+        None => return Ok(Narrowed::Nothing),
+        Some(Json::Array(list)) => std::mem::take(list),
+        Some(other) => return Err(invalid(name, other, "a list of strings")),
+    };
+    list.rewrite(
+        |id| match id {
+            Json::String(id) => keep(&check_id(Thing::Experiment, field, id.clone().into_owned())?),
+            other => Err(invalid(name, other, "a list of strings")),
+        },
+        &[],
+    )?;
+    let narrowed = if list.is_empty() { Narrowed::Nothing } else { Narrowed::Some };
+    body.set(name, Json::Array(list));
+    Ok(narrowed)
 }
 
 /// What is left of a search after [`narrow`].

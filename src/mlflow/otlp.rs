@@ -21,10 +21,9 @@ use std::io::Read;
 
 use flate2::{Decompress, FlushDecompress, Status};
 use http::StatusCode;
-use prost::Message;
 
-use super::locate::member;
-use super::{Json, Schema, Unknown};
+use super::json::{items_of, text_of, value_of};
+use super::{Schema, Unknown};
 
 mod wire;
 
@@ -50,6 +49,8 @@ pub enum OtlpError {
     Corrupt(&'static str),
     #[error("The request body is larger than {0} bytes.")]
     TooLarge(usize),
+    #[error("The request body is compressed more than {MAX_RATIO} times. Send it in parts or uncompressed.")]
+    Ratio,
     #[error("Invalid OpenTelemetry format")]
     Format,
     #[error("Invalid OpenTelemetry format - no spans found")]
@@ -66,7 +67,7 @@ impl OtlpError {
     #[must_use]
     pub const fn status(&self) -> StatusCode {
         match self {
-            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooLarge(_) | Self::Ratio => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Span => StatusCode::UNPROCESSABLE_ENTITY,
             Self::ContentType(_)
             | Self::Encoding(_)
@@ -103,64 +104,127 @@ pub fn read(
         Some(JSON) => JSON,
         _ => return Err(OtlpError::ContentType(shown(content_type.unwrap_or("None")))),
     };
-    let body = unpack(encoding.unwrap_or_default(), raw, limit)?;
+    let unpacked = unpack(encoding.unwrap_or_default(), raw, limit)?;
     let mut found = Found::default();
     let body = if content_type == JSON {
-        let mut json = Json::parse_object(&body).map_err(|_| OtlpError::Format)?;
-        schema.rebuild_body(schema.spans(), &mut json, unknown).map_err(|_| OtlpError::Format)?;
-        read_json(&mut json, &mut found)?;
-        json.to_bytes()
+        let text = schema.rebuild_body(schema.spans(), &unpacked, &[], unknown).map_err(|_| OtlpError::Format)?;
+        drop(unpacked);
+        read_json(text, &mut found)?
     } else {
-        let body = wire::keep_known(body, unknown)?;
+        let body = wire::keep_known(unpacked, unknown)?;
         read_protobuf(&body, &mut found)?;
         body
     };
     Ok(Spans { traces: found.traces, spans: found.spans, body, content_type })
 }
 
-fn unpack(encoding: &str, raw: &[u8], limit: usize) -> Result<Vec<u8>, OtlpError> {
+/// Returns the size of an export when it is unpacked, without unpacking it into memory.
+///
+/// # Errors
+/// It is larger than `limit`, or so much larger than `raw` that it was made for that, or cannot be unpacked.
+pub fn unpacked_size(encoding: Option<&str>, raw: &[u8], limit: usize) -> Result<usize, OtlpError> {
+    measure(encoding.unwrap_or_default(), raw, limit).map(|(_, size)| size)
+}
+
+/// How a body is compressed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Format {
+    Plain,
+    Gzip,
+    Zlib,
+    /// Some clients leave the zlib header out.
+    Bare,
+}
+
+fn measure(encoding: &str, raw: &[u8], limit: usize) -> Result<(Format, usize), OtlpError> {
     if raw.len() > limit {
         return Err(OtlpError::TooLarge(limit));
     }
+    let most = limit.min(raw.len().saturating_mul(MAX_RATIO).saturating_add(FREE_BYTES));
+    let size_as = |format| {
+        let mut size = 0_usize;
+        let inflated = inflate(format, raw, &mut |piece| {
+            size = size.saturating_add(piece.len());
+            if size <= most {
+                return Ok(());
+            }
+            Err(if size > limit { OtlpError::TooLarge(limit) } else { OtlpError::Ratio })
+        });
+        inflated.map(|()| (format, size))
+    };
     match encoding.to_ascii_lowercase().as_str() {
-        "" => Ok(raw.to_vec()),
-        "gzip" => {
-            let mut out = Vec::new();
-            let most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
-            let reader = flate2::read::MultiGzDecoder::new(raw);
-            reader.take(most).read_to_end(&mut out).map_err(|_| OtlpError::Corrupt("gzip"))?;
-            if out.len() > limit { Err(OtlpError::TooLarge(limit)) } else { Ok(out) }
-        }
-        // Some clients leave the zlib header out.
-        "deflate" => match inflate(Decompress::new(true), raw, limit) {
-            Err(OtlpError::Corrupt(_)) => inflate(Decompress::new(false), raw, limit),
-            done => done,
+        "" => size_as(Format::Plain),
+        "gzip" => size_as(Format::Gzip),
+        "deflate" => match size_as(Format::Zlib) {
+            Err(OtlpError::Corrupt(_)) => size_as(Format::Bare),
+            measured => measured,
         },
         other => Err(OtlpError::Encoding(shown(other))),
     }
 }
 
+/// Unpacks an export into memory that is allocated once.
+fn unpack<'r>(encoding: &str, raw: &'r [u8], limit: usize) -> Result<Cow<'r, [u8]>, OtlpError> {
+    let (format, size) = measure(encoding, raw, limit)?;
+    if format == Format::Plain {
+        return Ok(Cow::Borrowed(raw));
+    }
+    let mut out = Vec::with_capacity(size);
+    inflate(format, raw, &mut |piece| {
+        out.extend_from_slice(piece);
+        Ok(())
+    })?;
+    Ok(Cow::Owned(out))
+}
+
+type Take<'t> = dyn FnMut(&[u8]) -> Result<(), OtlpError> + 't;
+
+/// Gives what is unpacked to `take`, piece by piece.
+fn inflate(format: Format, raw: &[u8], take: &mut Take<'_>) -> Result<(), OtlpError> {
+    match format {
+        Format::Plain => take(raw),
+        Format::Gzip => {
+            let mut reader = flate2::read::MultiGzDecoder::new(raw);
+            let mut piece = vec![0; PIECE_BYTES];
+            loop {
+                match reader.read(&mut piece) {
+                    Ok(0) => return Ok(()),
+                    Ok(count) => take(piece.get(..count).unwrap_or_default())?,
+                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                    Err(_) => return Err(OtlpError::Corrupt("gzip")),
+                }
+            }
+        }
+        Format::Zlib => inflate_stream(Decompress::new(true), raw, take),
+        Format::Bare => inflate_stream(Decompress::new(false), raw, take),
+    }
+}
+
 /// One whole stream; the reader of `flate2` would take the beginning of one for all of it.
-fn inflate(mut stream: Decompress, raw: &[u8], limit: usize) -> Result<Vec<u8>, OtlpError> {
-    const CHUNK: usize = 64 * 1024;
+fn inflate_stream(mut stream: Decompress, raw: &[u8], take: &mut Take<'_>) -> Result<(), OtlpError> {
     let corrupt = OtlpError::Corrupt("deflate");
-    let mut out = Vec::new();
+    let mut piece = vec![0; PIECE_BYTES];
     loop {
-        out.reserve(CHUNK);
         let before = (stream.total_in(), stream.total_out());
         let read = usize::try_from(stream.total_in()).unwrap_or(usize::MAX);
         let rest = raw.get(read..).unwrap_or_default();
-        let status = stream.decompress_vec(rest, &mut out, FlushDecompress::None).map_err(|_| corrupt.clone())?;
-        if out.len() > limit {
-            return Err(OtlpError::TooLarge(limit));
-        }
+        let status = stream.decompress(rest, &mut piece, FlushDecompress::None).map_err(|_| corrupt.clone())?;
+        let count = usize::try_from(stream.total_out() - before.1).unwrap_or(usize::MAX);
+        take(piece.get(..count).unwrap_or_default())?;
         match status {
-            Status::StreamEnd => return Ok(out),
+            Status::StreamEnd => return Ok(()),
             Status::Ok | Status::BufError if before == (stream.total_in(), stream.total_out()) => return Err(corrupt),
             Status::Ok | Status::BufError => {}
         }
     }
 }
+
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// An export may be so many times as large unpacked; spans of one kind repeat themselves, but not that often.
+const MAX_RATIO: usize = 100;
+/// What an export may unpack to whatever its ratio.
+const FREE_BYTES: usize = 256 * 1024;
 
 #[derive(Default)]
 struct Found {
@@ -192,105 +256,111 @@ fn check_attribute(key: &str) -> Result<(), OtlpError> {
     if reserved { Err(OtlpError::ReservedTag(shown(tag))) } else { Ok(()) }
 }
 
-// The few fields of opentelemetry/proto/trace/v1/trace.proto that matter here.
-
-#[derive(Clone, PartialEq, Message)]
-struct Export {
-    #[prost(message, repeated, tag = "1")]
-    resource_spans: Vec<ResourceSpans>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct ResourceSpans {
-    #[prost(message, repeated, tag = "2")]
-    scope_spans: Vec<ScopeSpans>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct ScopeSpans {
-    #[prost(message, repeated, tag = "2")]
-    spans: Vec<Span>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Span {
-    #[prost(bytes = "vec", tag = "1")]
-    trace_id: Vec<u8>,
-    #[prost(bytes = "vec", tag = "2")]
-    span_id: Vec<u8>,
-    #[prost(bytes = "vec", tag = "4")]
-    parent_span_id: Vec<u8>,
-    #[prost(message, repeated, tag = "9")]
-    attributes: Vec<Attribute>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Attribute {
-    #[prost(string, tag = "1")]
-    key: String,
-}
-
+/// The few fields of `opentelemetry/proto/trace/v1/trace.proto` that matter here, one span at a time.
 fn read_protobuf(body: &[u8], found: &mut Found) -> Result<(), OtlpError> {
-    let export = Export::decode(body).map_err(|_| OtlpError::Format)?;
-    if export.resource_spans.is_empty() {
-        return Err(OtlpError::NoSpans);
-    }
-    let scopes = export.resource_spans.iter().flat_map(|resource| &resource.scope_spans);
-    for span in scopes.flat_map(|scope| &scope.spans) {
-        found.span(&span.trace_id, &span.span_id, &span.parent_span_id)?;
-        for attribute in &span.attributes {
-            check_attribute(&attribute.key)?;
-        }
-    }
-    Ok(())
+    let mut resources = 0_usize;
+    wire::each(body, RESOURCE_SPANS, &mut |resource| {
+        resources += 1;
+        wire::each(resource, SCOPE_SPANS, &mut |scope| wire::each(scope, SPANS, &mut |span| read_span(span, found)))
+    })?;
+    if resources == 0 { Err(OtlpError::NoSpans) } else { Ok(()) }
 }
+
+fn read_span(span: &[u8], found: &mut Found) -> Result<(), OtlpError> {
+    found.span(wire::last(span, TRACE_ID)?, wire::last(span, SPAN_ID)?, wire::last(span, PARENT_SPAN_ID)?)?;
+    wire::each(span, ATTRIBUTES, &mut |attribute| {
+        let key = std::str::from_utf8(wire::last(attribute, KEY)?).map_err(|_| OtlpError::Format)?;
+        check_attribute(key)
+    })
+}
+
+const RESOURCE_SPANS: u32 = 1;
+const SCOPE_SPANS: u32 = 2;
+const SPANS: u32 = 2;
+const TRACE_ID: u32 = 1;
+const SPAN_ID: u32 = 2;
+const PARENT_SPAN_ID: u32 = 4;
+const ATTRIBUTES: u32 = 9;
+const KEY: u32 = 1;
 
 /// In JSON the ids are hex. The schema has left lowerCamelCase names, which are the only ones that MLflow decodes.
-fn read_json(export: &mut Json<'_>, found: &mut Found) -> Result<(), OtlpError> {
-    let resources = list(export, "resourceSpans")?;
-    if resources.is_empty() {
+///
+/// Returns the export with its ids in lower case.
+fn read_json(export: String, found: &mut Found) -> Result<Vec<u8>, OtlpError> {
+    let mut ids: Vec<u32> = Vec::new();
+    let mut upper = |id: &str| {
+        if id.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            let place = (id.as_ptr() as usize).saturating_sub(export.as_ptr() as usize);
+            ids.push(u32::try_from(place).map_err(|_| OtlpError::Format)?);
+        }
+        Ok(())
+    };
+    let mut resources = list(&export, "resourceSpans")?.peekable();
+    if resources.peek().is_none() {
         return Err(OtlpError::NoSpans);
     }
     for resource in resources {
         for scope in list(resource, "scopeSpans")? {
             for span in list(scope, "spans")? {
-                read_json_span(span, found)?;
+                read_json_span(span, found, &mut upper)?;
             }
+        }
+    }
+    let mut body = export.into_bytes();
+    for place in ids {
+        let id = body.get_mut(usize::try_from(place).unwrap_or(usize::MAX)..).unwrap_or_default();
+        let end = id.iter().position(|byte| *byte == b'"').unwrap_or_default();
+        id.get_mut(..end).unwrap_or_default().make_ascii_lowercase();
+    }
+    Ok(body)
+}
+
+fn read_json_span(
+    span: &str,
+    found: &mut Found,
+    upper: &mut impl FnMut(&str) -> Result<(), OtlpError>,
+) -> Result<(), OtlpError> {
+    let mut id = |name: &str| match value_of(span, name).filter(|value| value.starts_with('"')) {
+        Some(token) => {
+            upper(token.trim_matches('"'))?;
+            hex_id(token.trim_matches('"'))
+        }
+        None => Ok(Vec::new()),
+    };
+    found.span(&id("traceId")?, &id("spanId")?, &id("parentSpanId")?)?;
+    for attribute in list(span, "attributes")? {
+        if let Some(key) = value_of(attribute, "key").filter(|value| value.starts_with('"')) {
+            check_attribute(&text_of(key).map_err(|_| OtlpError::Format)?)?;
         }
     }
     Ok(())
 }
 
-fn read_json_span(span: &mut Json<'_>, found: &mut Found) -> Result<(), OtlpError> {
-    let trace_id = hex_id(span, "traceId")?;
-    let span_id = hex_id(span, "spanId")?;
-    let parent_id = hex_id(span, "parentSpanId")?;
-    found.span(&trace_id, &span_id, &parent_id)?;
-    for attribute in list(span, "attributes")? {
-        attribute.text("key").map_or(Ok(()), check_attribute)?;
-    }
-    Ok(())
-}
-
-/// A list of objects; empty when absent.
-fn list<'j, 'b>(object: &'j mut Json<'b>, name: &str) -> Result<&'j mut [Json<'b>], OtlpError> {
-    match member(object, name) {
-        None => Ok(&mut []),
-        Some(Json::Array(items)) => Ok(items),
+/// The items of a list in the canonical text of an object; none when absent.
+fn list<'t>(object: &'t str, name: &str) -> Result<impl Iterator<Item = &'t str>, OtlpError> {
+    match value_of(object, name) {
+        None => Ok(items_of("[]")),
+        Some(list) if list.starts_with('[') => Ok(items_of(list)),
         Some(_) => Err(OtlpError::Format),
     }
 }
 
-/// The bytes of an id, empty when absent; leaves it in lower case.
-fn hex_id(span: &mut Json<'_>, name: &str) -> Result<Vec<u8>, OtlpError> {
-    let Some(text) = span.text(name).map(str::to_ascii_lowercase) else { return Ok(Vec::new()) };
+/// The bytes of an id. The protocol's have at most 16.
+fn hex_id(text: &str) -> Result<Vec<u8>, OtlpError> {
+    if text.len() > MAX_ID_DIGITS {
+        return Err(if text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            OtlpError::Span
+        } else {
+            OtlpError::Format
+        });
+    }
     let digit = |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     let digits: Vec<u8> = text.as_bytes().iter().map(digit).collect::<Option<_>>().ok_or(OtlpError::Format)?;
     let (pairs, []) = digits.as_chunks::<2>() else { return Err(OtlpError::Format) };
-    let bytes = pairs.iter().map(|[high, low]| (high << 4) | low).collect();
-    span.set(name, Json::String(Cow::Owned(text)));
-    Ok(bytes)
+    Ok(pairs.iter().map(|[high, low]| (high << 4) | low).collect())
 }
+
+const MAX_ID_DIGITS: usize = 64;
 
 fn shown(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(64).collect()

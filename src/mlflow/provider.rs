@@ -5,6 +5,7 @@
 //! key of `auth_config` and `secret_value` as an argument; therefore only known keys are free to set.
 
 use super::address::looks_like_address;
+use super::json::canonical;
 use super::locate::{member, shown, text_field};
 use super::rules::Demand;
 use super::{Json, LocateError};
@@ -27,9 +28,9 @@ pub struct Model {
 /// The demands of a secret that is created or changed.
 pub(super) fn of_secret(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateError> {
     let mut demands = Vec::new();
-    let auth_config = entries(body, "auth_config");
+    let auth_config = entries(body, "auth_config")?;
     if let Some(id) = text_field(body, "secret_id")? {
-        let secret_keys = entries(body, "secret_value").into_iter().map(|(key, _)| key).collect();
+        let secret_keys = entries(body, "secret_value")?.into_iter().map(|(key, _)| key).collect();
         demands.push(Demand::SecretChange { id, auth_config: auth_config.clone(), secret_keys });
     }
     for (key, value) in &auth_config {
@@ -51,7 +52,7 @@ pub(super) fn of_secret(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateError>
             }
         }
     }
-    for (key, value) in entries(body, "secret_value") {
+    for (key, value) in entries(body, "secret_value")? {
         match key.as_str() {
             // MLflow shows the keys of a stored secret only, so an empty value would pass for a credential.
             _ if value.is_empty() => return Err(malformed(&key, "", "left out, or not empty")),
@@ -251,11 +252,12 @@ const SELF_HOSTED: [(&str, &str); 16] = [
 /// Google's service account: where its tokens come from is in the file itself.
 fn service_account(written: &str) -> Result<Vec<Demand>, LocateError> {
     let wrong = || malformed("vertex_credentials", "***", "the JSON of a Google service account");
-    let account = Json::parse_object(written.as_bytes()).map_err(|_| wrong())?;
+    let written = canonical(written.as_bytes()).map_err(|_| wrong())?;
+    let account = Json::open(&written)?;
     let text = |name: &str| match account.get(name) {
         None => Ok(None),
         Some(Json::String(text)) => Ok(Some(text.as_ref())),
-        Some(Json::Scalar(_) | Json::Array(_) | Json::Object(_)) => Err(wrong()),
+        Some(_) => Err(wrong()),
     };
     // Other types name programs to run and further addresses.
     if text("type")?.is_some_and(|kind| kind != "service_account")
@@ -267,13 +269,13 @@ fn service_account(written: &str) -> Result<Vec<Demand>, LocateError> {
 }
 
 /// The entries of a map of strings; empty when absent.
-fn entries(body: &mut Json<'_>, name: &str) -> Vec<(String, String)> {
-    let Some(Json::Object(members)) = member(body, name) else { return Vec::new() };
+fn entries(body: &mut Json<'_>, name: &str) -> Result<Vec<(String, String)>, LocateError> {
+    let Some(Json::Object(members)) = member(body, name)? else { return Ok(Vec::new()) };
     let text = |value: &Json<'_>| match value {
         Json::String(text) => text.clone().into_owned(),
-        other => String::from_utf8_lossy(&other.to_bytes()).into_owned(),
+        other => other.to_text(),
     };
-    members.iter().map(|(key, value)| (key.clone().into_owned(), text(value))).collect()
+    Ok(members.iter().map(|(key, value)| (key.clone().into_owned(), text(value))).collect())
 }
 
 fn malformed(name: &str, value: &str, expected: &'static str) -> LocateError {

@@ -108,6 +108,46 @@ impl Question {
 }
 
 impl Thing {
+    /// The kinds of resources whose grants alone decide about it, and its tier; `None` if something else may, such as being a
+    /// member of a review queue, or if a name that does not exist is answered as such.
+    #[must_use]
+    pub const fn granted_by(self) -> Option<(&'static [ResourceKind], Option<ResourceKind>)> {
+        match self {
+            Self::Experiment
+            | Self::TracesOf
+            | Self::AssessmentsOf
+            | Self::Run
+            | Self::LoggedModel
+            | Self::Trace
+            | Self::AssessmentOf
+            | Self::Dataset
+            | Self::Issue
+            | Self::LabelSchema
+            | Self::PromptJob
+            | Self::OnlineScorer
+            | Self::Secret
+            | Self::Endpoint
+            | Self::EndpointName
+            | Self::ModelDefinition => {
+                let (home, tier) = self.belongs_to();
+                Some((home.sharing_names(), tier))
+            }
+            Self::ExperimentName
+            | Self::Artifact
+            | Self::ReviewQueue
+            | Self::ReviewQueueName
+            | Self::Model
+            | Self::VersionOf
+            | Self::Scorer
+            | Self::ScorerVersion
+            | Self::Guardrail
+            | Self::McpServer
+            | Self::McpServerVersion
+            | Self::NewMcpServerVersion
+            | Self::Job => None,
+        }
+    }
+
     /// The kind of resource that decides about it, and the tier it is in.
     #[must_use]
     pub const fn belongs_to(self) -> (ResourceKind, Option<ResourceKind>) {

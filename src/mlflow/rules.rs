@@ -4,8 +4,11 @@
 
 use std::borrow::Cow;
 
+use super::json::{List, canonical};
 use super::judge::{self, Judge};
-use super::locate::{Located, invalid, is_opaque_id, list_of, member, shown, text_field, to_front};
+use super::locate::{
+    Located, MAX_THINGS, each_text, invalid, is_opaque_id, list_of, member, shown, text_field, to_front,
+};
 use super::{ArtifactPath, Json, LocateError, Need, Operation, PROMPT_TAG, Rule, Then, Thing, provider};
 use crate::authz::{Permission, ResourceKind, scorer_key};
 
@@ -123,7 +126,7 @@ pub fn demands(
             let whole_number = |version: &Json<'_>| match version {
                 Json::Scalar(text) => is_whole_number(text),
                 Json::String(text) => is_whole_number(text),
-                Json::Array(_) | Json::Object(_) => false,
+                Json::Array(_) | Json::Object(_) | Json::Closed(_) => false,
             };
             if let Some(version) = body.get("version").filter(|version| !whole_number(version)) {
                 return Err(invalid("version", version, "a whole number"));
@@ -213,7 +216,8 @@ pub fn demands(
             let name = text_field(body, "name")?.map(|name| Demand::ExperimentName { renamed: None, name });
             let mut demands: Vec<Demand> = location.map(Demand::ArtifactLocation).into_iter().chain(name).collect();
             if let Some(Json::Array(tags)) = body.get("tags") {
-                for tag in tags {
+                for tag in tags.iter() {
+                    let tag = tag?;
                     demands.extend(schedule_tag(tag.text("key").unwrap_or_default(), tag.text("value"))?);
                 }
             }
@@ -241,7 +245,7 @@ pub fn demands(
             let endpoint = text_field(body, "endpoint_id")?;
             let name = text_field(body, "name")?.filter(|name| !name.is_empty());
             let chosen = text_field(body, "experiment_id")?.is_some_and(|id| !id.is_empty());
-            let tracks = match member(body, "usage_tracking") {
+            let tracks = match member(body, "usage_tracking")? {
                 // What MLflow does with a new endpoint; an old one stays as it is.
                 None => endpoint.is_none(),
                 Some(Json::Scalar("true")) => true,
@@ -273,9 +277,11 @@ pub fn demands(
 fn assessments_stay(body: &mut Json<'_>, trace: &str) -> Result<(), LocateError> {
     let Some(info) = inner(body, &["trace", "trace_info"])? else { return Ok(()) };
     let Some(Json::Array(assessments)) = info.get("assessments") else { return Ok(()) };
-    let elsewhere = |one: &Json<'_>| one.text("trace_id").is_some_and(|named| !named.is_empty() && named != trace);
-    if assessments.iter().any(elsewhere) {
-        return Err(LocateError::Contradiction("trace_info.trace_id".to_owned(), "assessments.trace_id".to_owned()));
+    for one in assessments.iter() {
+        if one?.text("trace_id").is_some_and(|named| !named.is_empty() && named != trace) {
+            let (info, assessment) = ("trace_info.trace_id".to_owned(), "assessments.trace_id".to_owned());
+            return Err(LocateError::Contradiction(info, assessment));
+        }
     }
     Ok(())
 }
@@ -293,11 +299,16 @@ fn is_location_tag(key: &str) -> bool {
 /// Tags as a list of `key` and `value`, or as an object, in the object that the path leads to.
 fn tags_of(body: &mut Json<'_>, path: &[&str]) -> Result<Vec<Demand>, LocateError> {
     let Some(object) = inner(body, path)? else { return Ok(Vec::new()) };
-    let chooses = match object.get("tags") {
-        Some(Json::Object(tags)) => tags.iter().any(|(key, _)| is_location_tag(key)),
-        Some(Json::Array(tags)) => tags.iter().any(|tag| tag.text("key").is_some_and(is_location_tag)),
-        Some(Json::Scalar(_) | Json::String(_)) | None => false,
-    };
+    let mut chooses = false;
+    match member(object, "tags")? {
+        Some(Json::Object(tags)) => chooses = tags.iter().any(|(key, _)| is_location_tag(key)),
+        Some(Json::Array(tags)) => {
+            for tag in tags.iter() {
+                chooses |= tag?.text("key").is_some_and(is_location_tag);
+            }
+        }
+        Some(Json::Scalar(_) | Json::String(_) | Json::Closed(_)) | None => {}
+    }
     Ok(if chooses { vec![CHOOSES_ARTIFACTS] } else { Vec::new() })
 }
 
@@ -337,25 +348,30 @@ fn judges(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateError> {
         }
         demands.extend(judge.traces.into_iter().map(examples));
         names.push(judge.name);
-        Ok(Json::String(Cow::Owned(judge.written)))
+        if demands.len() > MAX_THINGS { Err(LocateError::TooMany(MAX_THINGS)) } else { Ok(judge.written) }
     };
-    for written in list_of(body, "serialized_scorers")? {
-        rebuilt.push(rebuild("serialized_scorers", &written)?);
-    }
+    each_text(body, "serialized_scorers", |written| {
+        rebuilt.push(rebuild("serialized_scorers", written)?);
+        if rebuilt.len() > MAX_THINGS { Err(LocateError::TooMany(MAX_THINGS)) } else { Ok(()) }
+    })?;
     let single = text_field(body, "serialized_scorer")?;
     let single = single.map(|written| rebuild("serialized_scorer", &written)).transpose()?;
     if !rebuilt.is_empty() {
-        body.set("serialized_scorers", Json::Array(rebuilt));
+        let list = List::of_strings(rebuilt.iter().map(String::as_str));
+        drop(rebuilt);
+        body.set("serialized_scorers", Json::Array(list));
     }
     if let Some(single) = single {
-        body.set("serialized_scorer", single);
+        body.set("serialized_scorer", Json::String(Cow::Owned(single)));
     }
     // With a version, MLflow runs the registered scorer of that name instead.
     if let Some(Json::Array(versions)) = body.get("scorer_versions") {
         for (version, name) in versions.iter().zip(names) {
-            if let (Json::Scalar(version), Some(name)) = (version, name.filter(|_| !version.is_null())) {
+            if let (Json::Scalar(version), Some(name)) = (version?, name)
+                && version != "null"
+            {
                 demands.push(read(scorer_key(&experiment, &name)));
-                demands.push(stored_scorer(&experiment, name, Some((*version).to_owned())));
+                demands.push(stored_scorer(&experiment, name, Some(version.to_owned())));
             }
         }
     }
@@ -363,7 +379,7 @@ fn judges(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateError> {
         let version = match body.get("scorer_version") {
             Some(Json::Scalar(version)) => Some((*version).to_owned()),
             Some(Json::String(version)) => Some(version.clone().into_owned()),
-            Some(Json::Array(_) | Json::Object(_)) | None => None,
+            Some(Json::Array(_) | Json::Object(_) | Json::Closed(_)) | None => None,
         };
         demands.push(read(scorer_key(&experiment, &name)));
         demands.push(stored_scorer(&experiment, name, version));
@@ -456,16 +472,17 @@ fn schedule_tag(key: &str, value: Option<&str>) -> Result<Vec<Demand>, LocateErr
         value: shown(value),
         expected: "a schedule of issue detection, a JSON object as MLflow's pages write it",
     };
-    let schedule = Json::parse_object(value.as_bytes()).map_err(|_| malformed(SCHEDULE))?;
-    let model = match schedule.get("model") {
+    let written = canonical(value.as_bytes()).map_err(|_| malformed(SCHEDULE))?;
+    let mut schedule = Json::open(&written)?;
+    let model = match member(&mut schedule, "model")? {
         None => return Ok(Vec::new()),
         Some(model @ Json::Object(_)) => model,
-        Some(Json::Scalar(_) | Json::String(_) | Json::Array(_)) => return Err(malformed("model")),
+        Some(_) => return Err(malformed("model")),
     };
     let text = |name: &str| match model.get(name) {
         None => Ok(None),
         Some(Json::String(text)) => Ok(Some(text.trim().to_owned()).filter(|text| !text.is_empty())),
-        Some(Json::Scalar(_) | Json::Array(_) | Json::Object(_)) => Err(malformed(name)),
+        Some(_) => Err(malformed(name)),
     };
     let choice = ModelChoice {
         provider: text("provider")?,
@@ -479,7 +496,7 @@ fn schedule_tag(key: &str, value: Option<&str>) -> Result<Vec<Demand>, LocateErr
 fn inner<'j, 'b>(body: &'j mut Json<'b>, path: &[&str]) -> Result<Option<&'j mut Json<'b>>, LocateError> {
     let mut object = body;
     for name in path {
-        match member(object, name) {
+        match member(object, name)? {
             Some(found) => object = found,
             None => return Ok(None),
         }

@@ -17,10 +17,9 @@ mod tests;
 
 pub use load::SchemaError;
 
-use std::borrow::Cow;
-
+use super::json::{Out, Reader, check_keys, members_of, text_of};
 use super::locate::{invalid, shown};
-use super::{Json, LocateError};
+use super::{Json, JsonError, LocateError, MAX_MEMBERS, Step};
 use crate::http::Query;
 
 /// Every message, object and enum of `requests.toml`.
@@ -30,6 +29,8 @@ pub struct Schema {
     enums: Vec<Enum>,
     operations: Vec<(Box<str>, RequestFields)>,
     spans: Option<MessageId>,
+    /// The message without fields.
+    empty: Message,
 }
 
 /// The known fields of one operation's request.
@@ -102,6 +103,8 @@ enum Dialect {
 #[derive(Debug)]
 struct Field {
     name: Box<str>,
+    /// As it stands before a value: `"name":`.
+    key: Box<str>,
     kind: Kind,
     /// The `oneof` that it is a member of; protobuf refuses two members of one.
     oneof: Option<u32>,
@@ -206,25 +209,37 @@ impl Schema {
         last.is_some_and(|message| with.is_none_or(|name| message.field(name).is_some()))
     }
 
-    /// Rebuilds a JSON body from the fields of `message`; without one, from none.
+    /// Rebuilds a JSON body from the fields of `message`; without one, from none. Returns its canonical text.
+    ///
+    /// In every object, the fields that `fronts` lead to stand first: MLflow keeps what stands before a field that it cannot
+    /// read, and goes on without the rest. A search whose experiments came after it would be one of all of them.
     ///
     /// # Errors
-    /// A value that is not of its field's type, a field in two spellings, two members of one `oneof`, or a control
-    /// character in a key.
+    /// No JSON object, a value that is not of its field's type, a field in two spellings, two members of one `oneof`, or a
+    /// control character in a key.
     pub fn rebuild_body(
         &self,
         message: Option<MessageId>,
-        body: &mut Json<'_>,
+        body: &[u8],
+        fronts: &[&[Step]],
         unknown: &mut Unknown,
-    ) -> Result<(), LocateError> {
-        let Json::Object(members) = body else { return Err(invalid("request body", body, "an object")) };
-        match message.and_then(|id| self.message(id)) {
-            Some(message) => self.members(message, members, unknown),
-            None => {
-                members.drain(..).for_each(|(name, _)| unknown.add(&name));
-                Ok(())
-            }
+    ) -> Result<String, LocateError> {
+        let (text, reader) = Reader::of_object(body)?;
+        let message = message.and_then(|id| self.message(id)).unwrap_or(&self.empty);
+        let again = reader.clone();
+        let out = Out::for_text(text);
+        if !out.is_large() {
+            let mut rebuild = Rebuild { schema: self, reader, out, unknown, measures: true };
+            rebuild.object(message, text, fronts)?;
+            return Ok(rebuild.out.into_text());
         }
+        let mut rebuild = Rebuild { schema: self, reader, out: Out::counting(), unknown, measures: true };
+        rebuild.object(message, text, fronts)?;
+        let out = rebuild.out.measured();
+        let mut rebuild =
+            Rebuild { schema: self, reader: again, out, unknown: &mut Unknown::default(), measures: false };
+        rebuild.object(message, text, fronts)?;
+        Ok(rebuild.out.into_text())
     }
 
     /// Rebuilds a query from the fields of `message`; without one, from none.
@@ -281,21 +296,27 @@ impl Schema {
     pub fn fold_into_query(
         &self,
         message: Option<MessageId>,
-        body: &mut Json<'_>,
+        body: &[u8],
         query: &mut Query,
         unknown: &mut Unknown,
     ) -> Result<(), LocateError> {
-        self.rebuild_body(message, body, unknown)?;
-        let Json::Object(members) = body else { return Ok(()) };
-        for (name, value) in members {
-            let mut add = |value: &Json<'_>| match value {
-                Json::Scalar(text) => Ok(query.add(name, text)),
-                Json::String(text) if !text.contains('\0') => Ok(query.add(name, text)),
-                Json::String(_) => Err(invalid(name, value, "text without NUL")),
-                Json::Array(_) | Json::Object(_) => Err(invalid(name, value, "a value that a query can hold")),
+        let text = self.rebuild_body(message, body, &[], unknown)?;
+        let Json::Object(members) = Json::open(&text)? else { return Ok(()) };
+        for (name, value) in &members {
+            let mut add = |value: &Json<'_>| {
+                let text = match value {
+                    Json::Scalar(text) => text,
+                    Json::String(text) if !text.contains('\0') => text.as_ref(),
+                    Json::String(_) => return Err(invalid(name, value, "text without NUL")),
+                    Json::Array(_) | Json::Object(_) | Json::Closed(_) => {
+                        return Err(invalid(name, value, "a value that a query can hold"));
+                    }
+                };
+                query.add(name, text);
+                Ok(())
             };
             match value {
-                Json::Array(items) => items.iter().try_for_each(add)?,
+                Json::Array(items) => items.iter().try_for_each(|item| add(&item?))?,
                 value => add(value)?,
             }
         }
@@ -305,60 +326,128 @@ impl Schema {
     fn message(&self, id: MessageId) -> Option<&Message> {
         self.messages.get(id.0)
     }
+}
 
-    fn members<'b>(
-        &self,
-        message: &Message,
-        members: &mut Vec<(Cow<'b, str>, Json<'b>)>,
-        unknown: &mut Unknown,
-    ) -> Result<(), LocateError> {
+/// A body that is being rebuilt.
+struct Rebuild<'s, 'u> {
+    schema: &'s Schema,
+    reader: Reader,
+    out: Out,
+    unknown: &'u mut Unknown,
+    /// False the second time, when everything was checked that takes memory of its own.
+    measures: bool,
+}
+
+/// A member that is kept.
+struct Kept<'s, 't> {
+    /// `None`: one of the further members of an object that takes any.
+    field: Option<&'s Field>,
+    key: &'t str,
+    value: &'t str,
+}
+
+impl<'s> Rebuild<'s, '_> {
+    fn object(&mut self, message: &'s Message, object: &str, fronts: &[&[Step]]) -> Result<(), LocateError> {
+        self.reader.begin(object)?;
+        self.members(message, object, fronts)
+    }
+
+    fn members(&mut self, message: &'s Message, object: &str, fronts: &[&[Step]]) -> Result<(), LocateError> {
+        check_keys(object)?;
+        self.reader.down();
+        let mut kept = self.known(message, object)?;
+        if !fronts.is_empty() {
+            kept.sort_by_key(|member| member.field.map_or(Rank::Other, |field| Rank::of(field, fronts)));
+        }
+        let mut separator = "{";
+        for Kept { field, key, value } in kept {
+            self.out.push(std::mem::replace(&mut separator, ","));
+            match field {
+                Some(field) => {
+                    self.out.push(&field.key);
+                    let inner = below(field, fronts);
+                    if message.dialect == Dialect::Plain && value == "null" {
+                        self.out.push(value);
+                    } else {
+                        self.value(&field.kind, &field.name, value, &inner)?;
+                    }
+                }
+                None => {
+                    let Some(kind) = &message.rest else { continue };
+                    self.out.push_token(key)?;
+                    self.out.push(":");
+                    self.value(kind, &text_of(key)?, value, &[])?;
+                }
+            }
+        }
+        self.out.push(if separator == "{" { "{}" } else { "}" });
+        self.reader.up();
+        Ok(())
+    }
+
+    /// The members of an object that are kept, as they stand; notes the others.
+    fn known<'t>(&mut self, message: &'s Message, object: &'t str) -> Result<Vec<Kept<'s, 't>>, LocateError> {
+        let mut kept = Vec::with_capacity(8);
         let mut seen = Seen::default();
         let mut groups: Vec<(u32, usize)> = Vec::new();
-        let mut failed = None;
-        members.retain_mut(|(name, value)| {
-            if failed.is_some() {
-                return true;
-            }
-            let kept = match message.field(name) {
+        for (key, value) in members_of(object) {
+            let name = text_of(key)?;
+            let field = match message.field(&name) {
                 Some((index, field)) => {
-                    if message.dialect != Dialect::Plain && value.is_null() && !matches!(field.kind, Kind::Value) {
-                        return false;
+                    if message.dialect != Dialect::Plain && value == "null" && !matches!(field.kind, Kind::Value) {
+                        continue;
                     }
-                    if *field.name != **name {
-                        *name = Cow::Owned(field.name.clone().into());
-                    }
-                    once(message, &mut seen, &mut groups, index, field)
-                        .and_then(|()| self.member(message.dialect, field, value, unknown))
-                        .map(|()| true)
+                    once(message, &mut seen, &mut groups, index, field)?;
+                    Some(field)
                 }
-                None => match &message.rest {
-                    Some(kind) => check_key(name).and_then(|()| self.value(kind, name, value, unknown)).map(|()| true),
-                    None => {
-                        unknown.add(name);
-                        Ok(false)
-                    }
-                },
+                None if message.rest.is_some() => {
+                    check_key(&name)?;
+                    None
+                }
+                None => {
+                    self.reader.copy(value, None, &mut |_| Ok::<_, LocateError>(()))?;
+                    self.unknown.add(&name);
+                    continue;
+                }
             };
-            kept.unwrap_or_else(|error| {
-                failed = Some(error);
-                true
-            })
-        });
-        failed.map_or(Ok(()), Err)
-    }
-
-    fn member(
-        &self,
-        dialect: Dialect,
-        field: &Field,
-        value: &mut Json<'_>,
-        unknown: &mut Unknown,
-    ) -> Result<(), LocateError> {
-        if dialect == Dialect::Plain && value.is_null() {
-            return Ok(());
+            kept.push(Kept { field, key, value });
+            if kept.len() > MAX_MEMBERS {
+                return Err(JsonError::TooManyMembers.into());
+            }
         }
-        self.value(&field.kind, &field.name, value, unknown)
+        Ok(kept)
     }
+}
+
+/// The place of a member among others.
+#[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
+enum Rank {
+    /// It names what is authorised.
+    Named,
+    /// Something in it does.
+    Above,
+    Other,
+}
+
+impl Rank {
+    fn of(field: &Field, fronts: &[&[Step]]) -> Self {
+        let ranks = fronts.iter().filter_map(|steps| match steps.split_first() {
+            Some((step, rest)) if step.is_called(&field.name) => {
+                Some(if rest.is_empty() { Self::Named } else { Self::Above })
+            }
+            Some(_) | None => None,
+        });
+        ranks.min().unwrap_or(Self::Other)
+    }
+}
+
+/// Where the fronts lead below a field.
+fn below<'f>(field: &Field, fronts: &[&'f [Step]]) -> Vec<&'f [Step]> {
+    let inner = fronts.iter().filter_map(|steps| match steps.split_first() {
+        Some((step, rest)) if step.is_called(&field.name) && !rest.is_empty() => Some(rest),
+        Some(_) | None => None,
+    });
+    inner.collect()
 }
 
 /// Notes that a field was given; it may be given once, and one member of a `oneof`.

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use http::Method;
 use serde::Deserialize;
 
-use super::{Author, Json, LocateError, RequestFields, Schema, SchemaError, Unknown};
+use super::{Author, LocateError, RequestFields, Schema, SchemaError, Unknown};
 use crate::authz::{Permission, ResourceKind, UnknownKind};
 use crate::http::Query;
 
@@ -38,6 +38,13 @@ pub struct Step {
     pub names: Vec<String>,
     /// It is a list, and every entry counts.
     pub each: bool,
+}
+
+impl Step {
+    /// Returns true if this is one of its names.
+    pub(super) fn is_called(&self, name: &str) -> bool {
+        self.names.iter().any(|known| known == name)
+    }
 }
 
 impl Field {
@@ -249,6 +256,22 @@ pub struct Operation {
 }
 
 impl Operation {
+    /// The ways to the fields of its body that name what is authorised.
+    fn fronts(&self) -> Vec<&[Step]> {
+        let needed = self.needs.iter().filter_map(|need| match need {
+            Need::Level { field, .. } => Some(field),
+            Need::Public
+            | Need::SignedIn
+            | Need::Admin
+            | Need::Blocked(_)
+            | Need::Create(_)
+            | Need::NotDenied(_)
+            | Need::Tier(..) => None,
+        });
+        let fields = needed.chain(&self.narrow).filter(|field| field.source == Source::Body);
+        fields.map(|field| field.steps.as_slice()).collect()
+    }
+
     /// Whether it may be asked without signing in.
     #[must_use]
     pub fn is_public(&self) -> bool {
@@ -383,7 +406,7 @@ impl Table {
         &self.operations
     }
 
-    /// Rebuilds a request from the known fields of its operation.
+    /// Rebuilds a request from the known fields of its operation. Returns the canonical text of the body.
     ///
     /// # Errors
     /// See [`Schema::rebuild_body`] and [`Schema::rebuild_query`].
@@ -391,16 +414,18 @@ impl Table {
         &self,
         operation: &Operation,
         query: &mut Query,
-        body: Option<&mut Json<'_>>,
+        body: Option<&[u8]>,
         unknown: &mut Unknown,
-    ) -> Result<(), LocateError> {
+    ) -> Result<Option<String>, LocateError> {
         match operation.fields.query {
             // MLflow reads no parameter there: a query is no part of the request.
             None => *query = Query::default(),
             message if !query.is_empty() => self.schema.rebuild_query(message, query, unknown)?,
             Some(_) => {}
         }
-        body.map_or(Ok(()), |body| self.schema.rebuild_body(operation.fields.body, body, unknown))
+        let Some(body) = body else { return Ok(None) };
+        let fronts = operation.fronts();
+        self.schema.rebuild_body(operation.fields.body, body, &fronts, unknown).map(Some)
     }
 
     /// What a request is. `path` is canonical: [`crate::http::CanonicalPath::decoded`].

@@ -136,6 +136,14 @@ impl Bodies {
     }
 }
 
+/// Runs `work` on a body of `size` bytes; for a large one, other tasks of this thread move to another first.
+pub(super) fn aside<T>(size: usize, work: impl FnOnce() -> T) -> T {
+    if size > INLINE_BYTES { tokio::task::block_in_place(work) } else { work() }
+}
+
+/// Up to this size, a body is inspected within a few hundred microseconds.
+const INLINE_BYTES: usize = 64 * 1024;
+
 /// The pace at which a body must arrive.
 #[derive(Clone, Copy, Debug)]
 struct Pace {

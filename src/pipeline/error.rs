@@ -178,6 +178,7 @@ impl Error {
             Self::ContentEncoding => "content_encoding",
             Self::Body(error) => error.reason(),
             Self::Json(_) => "json",
+            Self::Locate(LocateError::Json(_)) => "json",
             Self::Locate(_) => "parameters",
             Self::Address(_) => "address",
             Self::Resolve(resolve::Error::NoSuchName(_)) => "no_such_name",

@@ -26,21 +26,22 @@ use cors::Foreign;
 pub use error::Error;
 pub use record::Record;
 
-use bodies::{Held, Owner};
+use bodies::{BodyError, Held, Owner};
 
 use crate::authn::{Authn, SESSION_COOKIE, Shown};
 use crate::authz::{
-    Identity, Permission, Permit, Policy, Requirement, Resource, ResourceKind, Scheme, Visibility, authorize, holds,
-    open_to_all,
+    Denied, Identity, Permission, Permit, Policy, Requirement, Resource, ResourceKind, Scheme, Visibility, authorize,
+    holds, may, may_any, open_to_all,
 };
-use crate::config::{self, UnknownFields};
+use crate::config::{self, INSPECTION_COST, UnknownFields};
 use crate::filter::{Effects, Happening, ListRequest, Lists};
 use crate::http::{
     Body, CanonicalPath, Query, Request, Response, from_upstream, keep_private, read_bounded, to_upstream,
 };
 use crate::mlflow::{
-    Demand, Field, Filter, Found, Input, Json, LocateError, Located, Narrowed, Need, Operation, QueuePart, Send, Table,
-    Then, Thing, Unknown, demands, locate, names_a_version, narrow, read_spans, scorer_key, sign, text_field,
+    Demand, Field, Filter, Found, Input, Json, Keep, LocateError, Located, Narrowed, Need, Operation, QueuePart, Send,
+    Table, Then, Thing, Unknown, canonical, demands, locate, names_a_version, narrow, read_spans, scorer_key, sign,
+    text_field, unpacked_size,
 };
 use crate::pages::Pages;
 use crate::resolve::Resolver;
@@ -354,11 +355,13 @@ impl Proxy {
         &self,
         operation: &Operation,
         query: &mut Query,
-        body: Option<&mut Json<'_>>,
-    ) -> Result<(), Error> {
+        body: Option<&[u8]>,
+    ) -> Result<Option<String>, Error> {
         let mut unknown = Unknown::default();
-        self.table.rebuild(operation, query, body, &mut unknown)?;
-        self.report_unknown(operation, &unknown)
+        let size = body.map_or(0, <[u8]>::len);
+        let body = bodies::aside(size, || self.table.rebuild(operation, query, body, &mut unknown))?;
+        self.report_unknown(operation, &unknown)?;
+        Ok(body)
     }
 
     /// Counts the fields that were removed, and refuses them where the configuration says so.
@@ -419,9 +422,8 @@ impl Proxy {
         if held.bytes.is_empty() {
             return Ok(());
         }
-        let mut body = Json::parse_object(&held.bytes)?;
         let mut unknown = Unknown::default();
-        schema.fold_into_query(message, &mut body, query, &mut unknown)?;
+        schema.fold_into_query(message, &held.bytes, query, &mut unknown)?;
         self.report_unknown(operation, &unknown)
     }
 
@@ -434,11 +436,15 @@ impl Proxy {
         record: &mut Record,
     ) -> Result<Response, Error> {
         let limit = if operation.large { usize::MAX } else { SMALL_BODY_BYTES };
+        if checked.has_body() {
+            self.could_be_allowed(identity, operation)?;
+        }
         let held = self.read_json(&mut checked, identity, limit).await?;
-        let bytes = &held.bytes;
-        let mut body = if bytes.is_empty() { None } else { Some(Json::parse_object(bytes)?) };
+        let Held { bytes, share: _share } = held;
         let mut query = std::mem::take(&mut checked.query);
-        self.keep_known_fields(operation, &mut query, body.as_mut())?;
+        let text = self.keep_known_fields(operation, &mut query, (!bytes.is_empty()).then_some(&bytes))?;
+        drop(bytes);
+        let mut body = text.as_deref().map(Json::open).transpose()?;
         let input = Input { params, headers: &checked.head.headers, query: &mut query, body: body.as_mut() };
         let permit = match self.permit(identity, operation, input).await {
             Err(Error::Locate(LocateError::Missing(_))) if operation.empty => return Ok(own::json(EMPTY)),
@@ -455,7 +461,7 @@ impl Proxy {
             return Box::pin(self.list(checked, identity, permit, filter, query, body.as_mut(), record)).await;
         }
         if let (Some(author), Some(body), true) = (operation.author, body.as_mut(), self.authz.authorship) {
-            sign(author, body, &identity.name)?;
+            bodies::aside(body.size(), || sign(author, body, &identity.name))?;
         }
         let happening = happening(operation, params, body.as_mut())?;
         let outgoing = self.outgoing_json(&mut checked, &query, body.as_ref());
@@ -518,14 +524,18 @@ impl Proxy {
         let headers = &checked.head.headers;
         let input = Input { params, headers, query: &mut query, body: None };
         let permit = self.permit(identity, operation, input).await.map_err(Error::in_spans)?;
-        let held = self.read(&mut checked, Owner::User(identity.user), self.server.max_body_bytes).await?;
-        let raw = &held.bytes;
+        let limit = self.server.max_body_bytes;
+        let Held { bytes: raw, mut share } = self.read(&mut checked, Owner::User(identity.user), limit).await?;
         let headers = &checked.head.headers;
         let text = |name: header::HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("not text"));
         let (content_type, encoding) = (text(header::CONTENT_TYPE), text(header::CONTENT_ENCODING));
         let mut unknown = Unknown::default();
         let schema = self.table.schema();
-        let spans = read_spans(schema, content_type, encoding, raw, self.server.max_body_bytes, &mut unknown)?;
+        let size = bodies::aside(raw.len(), || unpacked_size(encoding, &raw, limit))?;
+        share.grow(size.saturating_mul(INSPECTION_COST)).await.map_err(BodyError::NoRoom)?;
+        let read = || read_spans(schema, content_type, encoding, &raw, limit, &mut unknown);
+        let spans = bodies::aside(size, read)?;
+        drop(raw);
         self.report_unknown(operation, &unknown)?;
         let experiment = text(header::HeaderName::from_static("x-mlflow-experiment-id")).unwrap_or_default().to_owned();
         if !self.resolver.traces_fit(&spans.traces, &experiment).await? {
@@ -561,8 +571,8 @@ impl Proxy {
         let outgoing = if !reads && own::is_json(&checked.head.headers) {
             let held = self.read_json(&mut checked, identity, usize::MAX).await?;
             let bytes = &held.bytes;
-            let body = if bytes.is_empty() { None } else { Some(Json::parse_object(bytes)?) };
-            self.outgoing_json(&mut checked, &query, body.as_ref())
+            let body = if bytes.is_empty() { None } else { Some(bodies::aside(bytes.len(), || canonical(bytes))?) };
+            Self::as_json(self.outgoing(&mut checked, &query, Body::Empty), body.map(Bytes::from))
         } else {
             self.outgoing_stream(&mut checked, &query)
         };
@@ -590,12 +600,13 @@ impl Proxy {
     ) -> Result<Permit, Error> {
         // Everything may be done; MLflow itself says what does not exist.
         let unlimited = identity.admin && identity.limits.is_unlimited();
-        let found = locate(operation, &mut input)?;
+        let size = input.body.as_deref().map_or(0, Json::size);
+        let found = bodies::aside(size, || locate(operation, &mut input))?;
         if let Some(missing) = found.missing.filter(|_| !unlimited) {
             return Err(LocateError::Missing(missing).into());
         }
         let located = found.located;
-        let demanded = demands(operation, &located, input.body.as_deref_mut())?;
+        let demanded = bodies::aside(size, || demands(operation, &located, input.body.as_deref_mut()))?;
         let mut requirements = Requirements { identity, policy: self.policy, all: Vec::with_capacity(4) };
         for need in &operation.needs {
             match need {
@@ -628,6 +639,41 @@ impl Proxy {
             }
         }
         Ok(authorize(identity, self.policy, &requirements.all)?)
+    }
+
+    /// Refuses a request of somebody who holds nothing that the operation needs, before its body is read.
+    ///
+    /// Only what no body can change: all other requests are decided by [`Proxy::permit`], with the same answers as ever.
+    fn could_be_allowed(&self, identity: &Identity, operation: &Operation) -> Result<(), Error> {
+        // Under a shadow policy every request is decided twice, to its end.
+        if identity.admin || identity.shadow.is_some() || operation.empty {
+            return Ok(());
+        }
+        for need in &operation.needs {
+            match need {
+                Need::Public | Need::SignedIn => {}
+                Need::Admin => holds(identity, self.policy, &Requirement::Admin { change: true })?,
+                Need::Blocked(feature) if !self.authz.opened.contains(feature) => return Err(Error::Blocked(*feature)),
+                Need::Blocked(_) => holds(identity, self.policy, &Requirement::Admin { change: true })?,
+                Need::Create(kind) => holds(identity, self.policy, &Requirement::Create(*kind))?,
+                Need::NotDenied(tier) => holds(identity, self.policy, &Requirement::NotDenied(*tier))?,
+                Need::Tier(permission, tier) => {
+                    let requirement = Requirement::Tier { permission: *permission, tier: *tier };
+                    holds(identity, self.policy, &requirement)?;
+                }
+                Need::Level { field, .. } if field.optional => {}
+                Need::Level { permission, thing, .. } => {
+                    let Some((kinds, tier)) = thing.granted_by() else { continue };
+                    // With a grant on the tier, READ on the resource is enough.
+                    let least = if tier.is_some() { Permission::Read } else { *permission };
+                    if !kinds.iter().any(|kind| may_any(identity, self.policy, least, *kind)) {
+                        let kind = kinds.first().copied().unwrap_or(ResourceKind::Experiment);
+                        return Err(Denied::MissingTier { permission: *permission, tier: kind }.into());
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Adds what the located things come to.
@@ -804,24 +850,27 @@ impl Proxy {
             return Ok(Narrowed::Some);
         }
         let Some(body) = body else { return Ok(Narrowed::Nothing) };
-        let mut named = Vec::new();
-        narrow(field, body, |id| {
-            named.push(Resource::new(ResourceKind::Experiment, id));
-            true
-        })?;
-        if identity.needs_names() {
-            Box::pin(self.resolver.prefetch_names(named.iter().map(|experiment| experiment.key.as_str()))).await;
+        let may_read = |experiment: &Resource| may(identity, self.policy, Permission::Read, experiment);
+        let keep = |readable: bool| if readable { Keep::Yes } else { Keep::No };
+        if !identity.needs_names() {
+            let readable = |id: &str| may_read(&Resource::new(ResourceKind::Experiment, id));
+            return Ok(narrow(field, body, |id| Ok(keep(readable(id))))?);
         }
+        let mut named = HashSet::new();
+        narrow(field, body, |id| {
+            named.insert(id.to_owned());
+            if named.len() > MAX_NAMED { Err(LocateError::TooMany(MAX_NAMED)) } else { Ok(Keep::Yes) }
+        })?;
+        Box::pin(self.resolver.prefetch_names(named.iter().map(String::as_str))).await;
         let mut readable = HashSet::new();
-        for mut experiment in named {
-            if identity.needs_names() {
-                self.resolver.name(&mut experiment).await?;
-            }
-            if crate::authz::may(identity, self.policy, Permission::Read, &experiment) {
+        for id in named {
+            let mut experiment = Resource::new(ResourceKind::Experiment, id);
+            self.resolver.name(&mut experiment).await?;
+            if may_read(&experiment) {
                 readable.insert(experiment.key);
             }
         }
-        Ok(narrow(field, body, |id| readable.contains(id))?)
+        Ok(narrow(field, body, |id| Ok(keep(readable.contains(id))))?)
     }
 
     #[expect(clippy::too_many_arguments, reason = "one private step of the request's life")]
@@ -952,14 +1001,19 @@ impl Proxy {
     }
 
     fn outgoing_json(&self, checked: &mut Checked<'_>, query: &Query, body: Option<&Json<'_>>) -> Outgoing {
-        let bytes = body.map(|body| Bytes::from(body.to_bytes())).unwrap_or_default();
-        let mut outgoing = self.outgoing(checked, query, Body::from(bytes.clone()));
+        let bytes = body.map(|body| bodies::aside(body.size(), || Bytes::from(body.to_bytes())));
+        Self::as_json(self.outgoing(checked, query, Body::Empty), bytes)
+    }
+
+    fn as_json(mut outgoing: Outgoing, body: Option<Bytes>) -> Outgoing {
         outgoing.headers.remove(header::CONTENT_TYPE);
         if body.is_some() {
             outgoing.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
+        let bytes = body.unwrap_or_default();
         // MLflow's Flask routes see a chunked body as empty.
         outgoing.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+        outgoing.body = Body::from(bytes);
         outgoing
     }
 
@@ -1121,6 +1175,9 @@ const QUERY_BODY_BYTES: usize = 16 * 1024;
 
 /// A JSON body that is no batch: names, tags, descriptions. MLflow repeats them in every list, so they must stay small.
 const SMALL_BODY_BYTES: usize = 1024 * 1024;
+
+/// Experiments of one search whose names are looked up.
+const MAX_NAMED: usize = 20_000;
 
 /// Of a refused body, at most this much is read and thrown away.
 const DISCARDED_BYTES: usize = 1024 * 1024 * 1024;

@@ -91,7 +91,7 @@ impl Proxy {
 
     /// Reads a body for a page or an API of the proxy itself, none of which reads the body of a GET.
     async fn read_own(&self, checked: &mut Checked<'_>, owner: Owner) -> Result<Held, Error> {
-        if checked.head.method == http::Method::GET {
+        if checked.head.method == Method::GET {
             checked.body.take();
         }
         self.read(checked, owner, OWN_BODY_BYTES).await

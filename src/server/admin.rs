@@ -1,4 +1,7 @@
 //! The listener for probes and metrics: `/livez`, `/readyz`, `/metrics`. Loopback by default, no credentials.
+//!
+//! It has a thread and a runtime of its own, so that probes are answered while every other thread is busy. Only the checks of
+//! `/readyz` run where requests run: that they are late is part of the answer.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -14,6 +17,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -45,10 +49,47 @@ struct Readiness<'a> {
     checks: &'a [Check],
 }
 
-/// Serves probes until `stop` is cancelled. `hosts`: names with dots that callers may use, beside addresses and plain names.
-/// Stop it last, so that readiness can say "no" during the drain.
-pub async fn serve<T: Health>(listener: TcpListener, health: Arc<T>, hosts: Vec<String>, stop: CancellationToken) {
-    let hosts: Arc<[String]> = hosts.into();
+/// Starts the thread of the admin listener, which ends when `stop` is cancelled. `hosts`: names with dots that callers may
+/// use, beside addresses and plain names.
+///
+/// # Errors
+/// The operating system gives no thread, or the listener cannot be moved to it.
+pub fn start<T: Health>(
+    listener: TcpListener,
+    health: Arc<T>,
+    hosts: Vec<String>,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
+    let listener = listener.into_std()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let asked = Asked { health, hosts: hosts.into(), checks: Handle::current() };
+    let work = move || {
+        runtime.block_on(async {
+            match TcpListener::from_std(listener) {
+                Ok(listener) => serve(listener, asked, stop).await,
+                Err(error) => tracing::error!(%error, "the admin listener did not start"),
+            }
+        });
+    };
+    std::thread::Builder::new().name("admin".to_owned()).spawn(work).map(|_| ())
+}
+
+/// What every connection needs.
+struct Asked<T> {
+    health: Arc<T>,
+    hosts: Arc<[String]>,
+    /// Where the checks of `/readyz` run.
+    checks: Handle,
+}
+
+impl<T> Clone for Asked<T> {
+    fn clone(&self) -> Self {
+        Self { health: Arc::clone(&self.health), hosts: Arc::clone(&self.hosts), checks: self.checks.clone() }
+    }
+}
+
+/// Serves probes until `stop` is cancelled. Stop it last, so that readiness can say "no" during the drain.
+async fn serve<T: Health>(listener: TcpListener, asked: Asked<T>, stop: CancellationToken) {
     let connections = TaskTracker::new();
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
@@ -61,18 +102,18 @@ pub async fn serve<T: Health>(listener: TcpListener, health: Arc<T>, hosts: Vec<
             continue;
         };
         let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue };
-        let (health, hosts, stop) = (Arc::clone(&health), Arc::clone(&hosts), stop.clone());
+        let (asked, stop) = (asked.clone(), stop.clone());
         connections.spawn(async move {
-            stop.run_until_cancelled(connection(tcp, health, hosts)).await;
+            stop.run_until_cancelled(connection(tcp, asked)).await;
             drop(slot);
         });
     }
 }
 
-async fn connection<T: Health>(tcp: TcpStream, health: Arc<T>, hosts: Arc<[String]>) {
+async fn connection<T: Health>(tcp: TcpStream, asked: Asked<T>) {
     let service = service_fn(move |request: http::Request<Incoming>| {
-        let (health, hosts) = (Arc::clone(&health), Arc::clone(&hosts));
-        async move { Ok::<_, Infallible>(answer(&*health, &hosts, &request).await) }
+        let asked = asked.clone();
+        async move { Ok::<_, Infallible>(answer(&asked, &request).await) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -85,9 +126,9 @@ async fn connection<T: Health>(tcp: TcpStream, health: Arc<T>, hosts: Arc<[Strin
     }
 }
 
-async fn answer<T: Health>(health: &T, hosts: &[String], request: &http::Request<Incoming>) -> Response {
+async fn answer<T: Health>(asked: &Asked<T>, request: &http::Request<Incoming>) -> Response {
     let (method, path) = (request.method(), request.uri().path());
-    if !is_ours(request, hosts) {
+    if !is_ours(request, &asked.hosts) {
         return text(StatusCode::MISDIRECTED_REQUEST, "text/plain", "add this host name to admin.allowed_hosts\n");
     }
     if method != Method::GET && method != Method::HEAD {
@@ -95,8 +136,8 @@ async fn answer<T: Health>(health: &T, hosts: &[String], request: &http::Request
     }
     match path {
         "/livez" => text(StatusCode::OK, "text/plain", "ok\n"),
-        "/readyz" => readiness(health).await,
-        "/metrics" => text(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", health.metrics()),
+        "/readyz" => readiness(Arc::clone(&asked.health), &asked.checks).await,
+        "/metrics" => text(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", asked.health.metrics()),
         _ => text(StatusCode::NOT_FOUND, "text/plain", "/livez, /readyz or /metrics\n"),
     }
 }
@@ -115,9 +156,13 @@ fn is_ours<B>(request: &http::Request<B>, allowed: &[String]) -> bool {
     is_address || !name.contains('.') || allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(name))
 }
 
-async fn readiness<T: Health>(health: &T) -> Response {
-    let late = |_| vec![Check { name: "checks", problem: Some("the checks did not end in time".to_owned()) }];
-    let checks = tokio::time::timeout(CHECKS_TIMEOUT, health.checks()).await.unwrap_or_else(late);
+async fn readiness<T: Health>(health: Arc<T>, checks: &Handle) -> Response {
+    let late = || vec![Check { name: "checks", problem: Some("the checks did not end in time".to_owned()) }];
+    let checking = TaskTracker::new().spawn_on(async move { health.checks().await }, checks);
+    let checks = match tokio::time::timeout(CHECKS_TIMEOUT, checking).await {
+        Ok(Ok(checks)) => checks,
+        Ok(Err(_)) | Err(_) => late(),
+    };
     let ready = checks.iter().all(|check| check.problem.is_none());
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = serde_json::to_string(&Readiness { ready, checks: &checks }).unwrap_or_default();

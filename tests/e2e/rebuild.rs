@@ -13,7 +13,8 @@ use base64::prelude::BASE64_STANDARD as BASE64;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use mlflow_auth_proxy::http::{CanonicalPath, Query};
 use mlflow_auth_proxy::mlflow::{
-    Found, Input, Json, Located, Narrowed, Operation, Send, Table, Unknown, demands, locate, narrow, read_spans, sign,
+    Found, Input, Json, Keep, Located, Narrowed, Operation, Send, Table, Unknown, demands, locate, narrow, read_spans,
+    sign,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -72,14 +73,10 @@ fn rebuild(table: &Table, mine: &[String], line: &Line, body: &[u8]) -> Result<V
         Send::Query | Send::Json | Send::Stream => {}
     }
     let is_json = operation.send == Send::Json;
-    let mut json = match body {
-        _ if !is_json => None,
-        [] => None,
-        body => Some(Json::parse_object(body).map_err(|error| refused(operation.name, &error))?),
-    };
-    table
-        .rebuild(operation, &mut query, json.as_mut(), &mut unknown)
-        .map_err(|error| refused(operation.name, &error))?;
+    let body = if is_json && !body.is_empty() { Some(body) } else { None };
+    let text =
+        table.rebuild(operation, &mut query, body, &mut unknown).map_err(|error| refused(operation.name, &error))?;
+    let mut json = text.as_deref().map(Json::open).transpose().map_err(|error| refused(operation.name, &error))?;
     let mut input = Input { params: &params, headers: &headers, query: &mut query, body: json.as_mut() };
     let found = locate(operation, &mut input).map_err(|error| refused(operation.name, &error))?;
     if let Some(missing) = found.missing {
@@ -88,7 +85,7 @@ fn rebuild(table: &Table, mine: &[String], line: &Line, body: &[u8]) -> Result<V
     let demanded =
         demands(operation, &found.located, json.as_mut()).map_err(|error| refused(operation.name, &error))?;
     if let (Some(field), Some(json)) = (&operation.narrow, json.as_mut()) {
-        let keep = |id: &str| mine.iter().any(|mine| mine == id);
+        let keep = |id: &str| Ok(if mine.iter().any(|mine| mine == id) { Keep::Yes } else { Keep::No });
         if narrow(field, json, keep).map_err(|error| refused(operation.name, &error))? == Narrowed::Nothing {
             return Err(json!({ "operation": operation.name, "refused": "nothing is left to search" }));
         }

@@ -164,3 +164,93 @@ fn an_upload_that_streams_may_take_its_time() {
     assert_eq!(client.answer().expect("an answer").status, 200);
     assert_eq!(mlflow.wait_for(target).body, b"xxx");
 }
+
+#[test]
+fn somebody_who_could_not_be_allowed_is_refused_before_the_body_is_read() {
+    let mlflow = Recorder::start();
+    let proxy = Proxy::before(mlflow.address);
+    let stranger = proxy.user("stranger", &[]);
+    let reader = proxy.user("reader", &[(ResourceKind::Experiment, "5", Permission::Read)]);
+    let editor = proxy.user("editor", &[(ResourceKind::Experiment, "5", Permission::Edit)]);
+    let json = "Content-Type: application/json\r\nContent-Length: 500000\r\n";
+    let head = |path: &str, authorization: &str| request("POST", path, authorization, json, "");
+    for path in ["runs/log-batch", "runs/set-tag", "experiments/update", "experiments/delete"] {
+        let answer = proxy.ask(head(&format!("{API}/{path}"), &stranger)).expect("an answer");
+        assert_eq!(answer.status, 403, "{path}: {}", answer.text());
+        assert!(answer.text().contains("Permission denied. "), "{path}: {}", answer.text());
+    }
+    assert_eq!(proxy.ask(head(&format!("{API}/experiments/update"), &reader)).expect("an answer").status, 403);
+    // Who has some right is answered as ever, by what the body holds.
+    let body = r#"{"experiment_id":"6","new_name":"n"}"#;
+    let whole = |authorization: &str, body: &str| {
+        let headers = format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len());
+        proxy
+            .ask(request("POST", &format!("{API}/experiments/update"), authorization, &headers, body))
+            .expect("an answer")
+    };
+    assert!(whole(&editor, body).text().contains("EDIT on experiment `6`"), "{}", whole(&editor, body).text());
+    assert_eq!(whole(&editor, "{}").status, 400);
+    assert_eq!(whole(&editor, &body.replace('6', "5")).status, 200);
+    // A search of what they may read stays a search that finds nothing.
+    let search = request(
+        "POST",
+        &format!("{API}/runs/search"),
+        &stranger,
+        "Content-Type: application/json\r\nContent-Length: 24\r\n",
+        r#"{"experiment_ids":["5"]}"#,
+    );
+    assert_eq!(proxy.ask(search).expect("an answer").text(), "{}");
+}
+
+#[test]
+fn one_person_cannot_take_the_memory_of_all() {
+    let mlflow = Recorder::start();
+    let proxy = Proxy::with(mlflow.address, |config| config.server.inspection_budget_bytes = 6 * 1024 * 1024);
+    let [alice, bob] =
+        ["alice", "bob"].map(|name| proxy.user(name, &[(ResourceKind::Experiment, "1", Permission::Edit)]));
+    let target = format!("{API}/runs/log-batch");
+    let send = |authorization: &str, length: usize| {
+        let headers = format!("Content-Type: application/json\r\nContent-Length: {length}\r\n");
+        let (start, end) = (r#"{"run_id":"0123456789abcdef0123456789abcdef","x":""#, r#""}"#);
+        let body = format!("{start}{}{end}", "x".repeat(length - start.len() - end.len()));
+        assert_eq!(body.len(), length);
+        (request("POST", &target, authorization, &headers, ""), body)
+    };
+    let (head, body) = send(&alice, 1024 * 1024);
+    let mut first = proxy.connect();
+    first.send(head);
+    first.send(&body[..body.len() - 1]);
+    let reserved = || {
+        let metrics = proxy.metrics();
+        let line = metrics.lines().find(|line| line.starts_with("mlflow_auth_proxy_inspection_reserved_bytes "));
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).expect("a number")
+    };
+    let watch = Stopwatch::start();
+    while reserved() < 3 * 1024 * 1024 {
+        assert!(watch.elapsed() < PATIENCE, "the body is never read");
+        pause(Duration::from_millis(10));
+    }
+    let (head, body_of_second) = send(&alice, 200_000);
+    let answer = proxy.ask(head + &body_of_second).expect("an answer");
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("2")), "{}", answer.text());
+    assert!(answer.text().contains("of your large requests"), "{}", answer.text());
+    let (head, body_of_bob) = send(&bob, 200_000);
+    assert_eq!(proxy.ask(head + &body_of_bob).expect("an answer").status, 200);
+    first.send(&body[body.len() - 1..]);
+    assert_eq!(first.answer().expect("an answer").status, 200);
+    assert_eq!(reserved(), 0);
+    assert!(proxy.metrics().contains(r#"body_refusals_total{reason="inspection_share"} 1"#), "{}", proxy.metrics());
+}
+
+#[test]
+fn probes_are_answered_while_every_thread_is_busy() {
+    let mlflow = Recorder::start();
+    let proxy = Proxy::before(mlflow.address);
+    assert_eq!(proxy.probe("/readyz").status, 200);
+    let busy = proxy.occupy();
+    assert_eq!(proxy.probe("/livez").status, 200);
+    assert!(proxy.metrics().contains("mlflow_auth_proxy_connections "));
+    assert_eq!(proxy.probe("/readyz").status, 503);
+    drop(busy);
+    assert_eq!(proxy.probe("/readyz").status, 200);
+}

@@ -42,7 +42,7 @@ impl Proxy {
         let store = tempfile::tempdir().unwrap();
         let mut config = configuration(upstream, &store);
         change(&mut config);
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build().unwrap();
         let running = runtime.block_on(app::start(config)).expect("the proxy starts");
         Self { address: running.address, running: Some(running), runtime, store }
     }
@@ -115,7 +115,12 @@ impl Proxy {
 
     /// What Prometheus would read.
     pub(crate) fn metrics(&self) -> String {
-        self.ask_admin("GET /metrics HTTP/1.1\r\nHost: probes\r\n\r\n").expect("metrics").text()
+        self.probe("/metrics").text()
+    }
+
+    /// The answer of the admin listener.
+    pub(crate) fn probe(&self, path: &str) -> Answer {
+        self.ask_admin(format!("GET {path} HTTP/1.1\r\nHost: probes\r\n\r\n")).expect("an answer")
     }
 
     /// One request to the listener for probes.
@@ -125,6 +130,27 @@ impl Proxy {
         let mut client = Client { tcp, buffer: Vec::new() };
         client.send(raw);
         client.answer()
+    }
+
+    /// Keeps every thread that answers requests busy until dropped.
+    pub(crate) fn occupy(&self) -> Busy {
+        let busy = Busy(Arc::default());
+        for _ in 0..WORKERS {
+            let shared = Arc::clone(&busy.0);
+            self.runtime.spawn(async move {
+                let (state, changed) = &*shared;
+                let mut state = state.lock().unwrap();
+                state.0 += 1;
+                changed.notify_all();
+                drop(changed.wait_while(state, |(_, over)| !*over).unwrap());
+            });
+        }
+        let (state, changed) = &*busy.0;
+        let (state, late) =
+            changed.wait_timeout_while(state.lock().unwrap(), PATIENCE, |(count, _)| *count < WORKERS).unwrap();
+        assert!(!late.timed_out(), "{} of {WORKERS} threads are busy", state.0);
+        drop(state);
+        busy
     }
 
     pub(crate) fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
@@ -150,6 +176,19 @@ impl Proxy {
         authorization(name, password)
     }
 }
+
+/// Threads that do nothing else: how many, and whether that is over.
+pub(crate) struct Busy(Arc<(Mutex<(usize, bool)>, Condvar)>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.0.lock().unwrap().1 = true;
+        self.0.1.notify_all();
+    }
+}
+
+/// Threads of the proxy's runtime.
+const WORKERS: usize = 2;
 
 /// Another process that holds the store's write lock.
 pub(crate) struct StoreLock(std::process::Child);

@@ -11,9 +11,9 @@ use crate::mlflow::{Table, Unknown};
 fn signed(author: Author, body: &str) -> Result<String, String> {
     static TABLE: LazyLock<Table> = LazyLock::new(|| Table::built_in().expect("the built-in table"));
     let operation = TABLE.operations().iter().find(|one| one.author == Some(author)).expect("a row with this author");
-    let mut json = Json::parse_object(body.as_bytes()).expect("JSON");
-    let rebuilt = TABLE.rebuild(operation, &mut Query::default(), Some(&mut json), &mut Unknown::default());
-    rebuilt.map_err(|error| error.to_string())?;
+    let rebuilt = TABLE.rebuild(operation, &mut Query::default(), Some(body.as_bytes()), &mut Unknown::default());
+    let text = rebuilt.map_err(|error| error.to_string())?.expect("a body");
+    let mut json = Json::open(&text).expect("few members");
     sign(author, &mut json, "ada").map_err(|error| error.to_string())?;
     Ok(String::from_utf8(json.to_bytes()).expect("text"))
 }

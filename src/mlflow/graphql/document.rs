@@ -20,6 +20,9 @@ const MAX_VARIABLES: usize = 100;
 /// What all values may take, in bytes, each as often as it stands somewhere: no more than a body that brings them.
 const MAX_VALUES: usize = 1024 * 1024;
 
+/// What the values of a request's variables may take, as read.
+const MAX_GIVEN: usize = 256 * 1024;
+
 /// Names in the query that are ours.
 const PRIVATE: &str = "mlflowAuthProxy";
 
@@ -151,11 +154,12 @@ impl<'t> Values<'t> {
             return Err(GraphqlError::TooMany("variables"));
         }
         let mut variables = HashMap::new();
+        let mut room = MAX_GIVEN;
         for definition in definitions {
             let name = definition.name;
             let required = matches!(definition.var_type, graphql_parser::query::Type::NonNullType(_));
             let value = match (given.iter().find(|(key, _)| key == name), &definition.default_value) {
-                (Some((_, value)), _) => Some(Literal::of_json(value, name)?),
+                (Some((_, value)), _) => Some(Literal::of_json(value, name, &mut room)?),
                 (None, Some(default)) => Some(Self::none().read(default)?.unwrap_or(Literal::Null)),
                 (None, None) => None,
             };
@@ -461,8 +465,9 @@ impl Literal {
             }
     }
 
-    fn of_json(value: &Json<'_>, variable: &str) -> Result<Self, GraphqlError> {
-        Ok(match value {
+    /// `room`: what all of them may take together.
+    fn of_json(value: &Json<'_>, variable: &str, room: &mut usize) -> Result<Self, GraphqlError> {
+        let read = match value {
             Json::Scalar("null") => Self::Null,
             Json::Scalar("true") => Self::Boolean(true),
             Json::Scalar("false") => Self::Boolean(false),
@@ -471,16 +476,23 @@ impl Literal {
             }
             Json::String(text) => Self::String(text.clone().into_owned()),
             Json::Array(items) => {
-                Self::List(items.iter().map(|item| Self::of_json(item, variable)).collect::<Result<_, _>>()?)
+                Self::List(items.iter().map(|item| Self::of_json(&item?, variable, room)).collect::<Result<_, _>>()?)
             }
             Json::Object(fields) => {
                 let field = |(name, value): &(std::borrow::Cow<'_, str>, Json<'_>)| {
                     is_name(name).then_some(()).ok_or_else(|| GraphqlError::Argument(variable.to_owned()))?;
-                    Ok((name.clone().into_owned(), Self::of_json(value, variable)?))
+                    Ok((name.clone().into_owned(), Self::of_json(value, variable, room)?))
                 };
                 Self::Object(fields.iter().map(field).collect::<Result<_, GraphqlError>>()?)
             }
-        })
+            closed @ Json::Closed(_) => {
+                let mut opened = closed.clone();
+                opened.open_closed()?;
+                return Self::of_json(&opened, variable, room);
+            }
+        };
+        *room = room.checked_sub(read.own_size()).ok_or(GraphqlError::TooMany("values"))?;
+        Ok(read)
     }
 
     /// The value as a field of that kind is written.

@@ -205,12 +205,18 @@ fn packed_bodies_are_unpacked_within_the_limit() {
     assert_eq!(read(Some(PROTOBUF), Some("br"), &body, LIMIT), Err(OtlpError::Encoding("br".to_owned())));
 
     let zeros = vec![0; 4 * LIMIT];
+    // As large as allowed, and made for that.
+    let mut bomb = GzEncoder::new(Vec::new(), Compression::best());
+    bomb.write_all(zeros.get(..LIMIT).expect("zeros")).expect("memory");
+    let bomb = bomb.finish().expect("memory");
+    assert_eq!(read(Some(PROTOBUF), Some("gzip"), &bomb, LIMIT), Err(OtlpError::Ratio));
+    assert_eq!(read(Some(PROTOBUF), Some("gzip"), &bomb, 2 * bomb.len()), Err(OtlpError::TooLarge(2 * bomb.len())));
     let mut gzip = GzEncoder::new(Vec::new(), Compression::best());
     gzip.write_all(&zeros).expect("memory");
     let mut zlib = ZlibEncoder::new(Vec::new(), Compression::best());
     zlib.write_all(&zeros).expect("memory");
     for (encoding, packed) in [("gzip", gzip.finish().expect("memory")), ("deflate", zlib.finish().expect("memory"))] {
-        assert_eq!(read(Some(PROTOBUF), Some(encoding), &packed, LIMIT), Err(OtlpError::TooLarge(LIMIT)), "{encoding}");
+        assert_eq!(read(Some(PROTOBUF), Some(encoding), &packed, LIMIT), Err(OtlpError::Ratio), "{encoding}");
     }
     assert_eq!(protobuf(&zeros), Err(OtlpError::TooLarge(LIMIT)));
 }

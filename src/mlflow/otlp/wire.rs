@@ -3,8 +3,13 @@
 //! Field numbers are those of `opentelemetry/proto/trace/v1/trace.proto`, `common.proto` and `resource.proto`,
 //! version 1.9.
 
+use std::borrow::Cow;
+
 use bytes::Buf;
-use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint, skip_field};
+use prost::encoding::{
+    DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint, encoded_len_varint, key_len,
+    skip_field,
+};
 
 use super::super::Unknown;
 use super::OtlpError;
@@ -88,11 +93,11 @@ const MAX_DEPTH: usize = 100;
 ///
 /// # Errors
 /// [`OtlpError::Format`]: not protobuf, nested too deeply, or a known field of another wire type.
-pub(super) fn keep_known(body: Vec<u8>, unknown: &mut Unknown) -> Result<Vec<u8>, OtlpError> {
+pub(super) fn keep_known(body: Cow<'_, [u8]>, unknown: &mut Unknown) -> Result<Vec<u8>, OtlpError> {
     if is_known(EXPORT, &body, 0)? {
-        return Ok(body);
+        return Ok(body.into_owned());
     }
-    let mut out = Vec::with_capacity(body.len());
+    let mut out = Vec::with_capacity(kept_size(EXPORT, &body)?);
     copy(EXPORT, &body, &mut out, unknown)?;
     Ok(out)
 }
@@ -125,11 +130,10 @@ fn copy(fields: Fields, mut bytes: &[u8], out: &mut Vec<u8>, unknown: &mut Unkno
                 unknown.add(&format!("protobuf field {number}"));
             }
             Some(Field { inner: Some(inner), .. }) => {
-                let mut kept = Vec::new();
-                copy(inner, delimited(&mut bytes)?, &mut kept, unknown)?;
+                let inside = delimited(&mut bytes)?;
                 encode_key(number, wire, out);
-                encode_varint(u64::try_from(kept.len()).unwrap_or(u64::MAX), out);
-                out.append(&mut kept);
+                encode_varint(u64::try_from(kept_size(inner, inside)?).unwrap_or(u64::MAX), out);
+                copy(inner, inside, out, unknown)?;
             }
             Some(Field { inner: None, .. }) => {
                 skip(number, wire, &mut bytes)?;
@@ -139,6 +143,55 @@ fn copy(fields: Fields, mut bytes: &[u8], out: &mut Vec<u8>, unknown: &mut Unkno
         }
     }
     Ok(())
+}
+
+/// The size of what [`copy`] keeps. Measured and not copied, so that an export is in memory twice at most.
+fn kept_size(fields: Fields, mut bytes: &[u8]) -> Result<usize, OtlpError> {
+    let mut size = 0;
+    while bytes.has_remaining() {
+        let (number, wire, known) = next(fields, &mut bytes)?;
+        let before = bytes.len();
+        match known.map(|known| known.inner) {
+            None => skip(number, wire, &mut bytes)?,
+            Some(Some(inner)) => {
+                let inside = kept_size(inner, delimited(&mut bytes)?)?;
+                let length = encoded_len_varint(u64::try_from(inside).unwrap_or(u64::MAX));
+                size += key_len(number) + length + inside;
+            }
+            Some(None) => {
+                skip(number, wire, &mut bytes)?;
+                size += key_len(number) + before - bytes.len();
+            }
+        }
+    }
+    Ok(size)
+}
+
+/// Calls `take` with each field of this number, which holds bytes or a message.
+pub(super) fn each<'b>(
+    mut bytes: &'b [u8],
+    wanted: u32,
+    take: &mut dyn FnMut(&'b [u8]) -> Result<(), OtlpError>,
+) -> Result<(), OtlpError> {
+    while bytes.has_remaining() {
+        let (number, wire) = decode_key(&mut bytes).map_err(|_| OtlpError::Format)?;
+        if number == wanted && wire == WireType::LengthDelimited {
+            take(delimited(&mut bytes)?)?;
+        } else {
+            skip(number, wire, &mut bytes)?;
+        }
+    }
+    Ok(())
+}
+
+/// The last field of this number, which is the one that counts; empty when absent.
+pub(super) fn last(bytes: &[u8], wanted: u32) -> Result<&[u8], OtlpError> {
+    let mut last: &[u8] = &[];
+    each(bytes, wanted, &mut |value| {
+        last = value;
+        Ok(())
+    })?;
+    Ok(last)
 }
 
 /// Reads a field's key.

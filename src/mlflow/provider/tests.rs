@@ -2,7 +2,7 @@ use super::{Model, StoredSecret, of_definition, of_secret};
 use crate::mlflow::{Demand, Json};
 
 fn demands(body: &str) -> Result<Vec<Demand>, String> {
-    let mut json = Json::parse_object(body.as_bytes()).expect("JSON");
+    let mut json = Json::open(body).expect("JSON");
     of_secret(&mut json).map_err(|error| error.to_string())
 }
 
@@ -127,7 +127,7 @@ fn a_secret_fits_its_provider_and_brings_its_own_credentials() {
 #[test]
 fn a_model_definition_is_compared_with_its_secret() {
     let demands = |body: &str| {
-        let mut json = Json::parse_object(body.as_bytes()).expect("JSON");
+        let mut json = Json::open(body).expect("JSON");
         of_definition(&mut json).map_err(|error| error.to_string())
     };
     let definition = |definition: Option<&str>, provider: Option<&str>, secret: Option<&str>| Demand::Definition {

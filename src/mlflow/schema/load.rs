@@ -88,7 +88,8 @@ impl Schema {
             |values: &BTreeMap<String, i32>| values.iter().map(|(name, n)| (name.as_str().into(), *n)).collect();
         let enums = file.enums.values().map(|one| Enum { values: values(one) }).collect();
         let spans = names.exported.get("otlp.ExportTraceServiceRequest").copied();
-        Ok(Self { messages, enums, operations, spans })
+        let empty = Message { dialect: Dialect::Plain, fields: Vec::new(), names: Vec::new(), rest: None };
+        Ok(Self { messages, enums, operations, spans, empty })
     }
 }
 
@@ -126,9 +127,11 @@ impl Names<'_> {
                 Dialect::Otlp => &[&camel],
             };
             message.names.extend(spellings.iter().map(|name| ((*name).into(), index)));
-            let name = spellings.first().copied().unwrap_or_default().into();
+            let name = spellings.first().copied().unwrap_or_default();
+            let key = format!("\"{name}\":").into();
+            let name = name.into();
             let oneof = oneof.and_then(|group| u32::try_from(group).ok());
-            message.fields.push(Field { name, kind, oneof });
+            message.fields.push(Field { name, key, kind, oneof });
         }
         message.names.sort_unstable();
         if message.names.windows(2).any(|pair| matches!(pair, [one, other] if one.0 == other.0)) {

@@ -1,6 +1,6 @@
 use super::{Schema, Unknown};
 use crate::http::Query;
-use crate::mlflow::{Json, Table};
+use crate::mlflow::Table;
 
 const SMALL: &str = r#"
     [enum.View]
@@ -57,11 +57,11 @@ const SMALL: &str = r#"
 
 fn rebuilt(operation: &str, body: &str) -> Result<(String, Vec<String>), String> {
     let schema = Schema::parse(SMALL).expect("a schema");
-    let mut json = Json::parse_object(body.as_bytes()).expect("JSON");
     let mut unknown = Unknown::default();
     let fields = schema.of(operation).expect("an operation");
-    schema.rebuild_body(fields.body, &mut json, &mut unknown).map_err(|error| error.to_string())?;
-    Ok((String::from_utf8(json.to_bytes()).expect("text"), unknown.names().to_vec()))
+    let text =
+        schema.rebuild_body(fields.body, body.as_bytes(), &[], &mut unknown).map_err(|error| error.to_string())?;
+    Ok((text, unknown.names().to_vec()))
 }
 
 #[track_caller]

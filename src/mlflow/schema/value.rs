@@ -1,52 +1,63 @@
 //! Checks of single values against their type.
 
-use std::borrow::Cow;
-use std::fmt;
-
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, UtcOffset};
 
-use super::super::locate::{invalid, shown};
-use super::super::{Json, LocateError};
-use super::{Enum, Kind, Schema, Unknown, check_key};
+use super::super::json::{Part, chars_of, check_keys, items_of, keys_anywhere, members_of, text_of};
+use super::super::locate::{refused, shown};
+use super::super::{JsonError, LocateError, Step};
+use super::{Enum, Kind, Rebuild, Schema, check_key};
 
-impl Schema {
-    /// Checks a value of the body, and leaves it in its one spelling.
+impl<'s> Rebuild<'s, '_> {
+    /// Checks a value of the body, and writes it in its one spelling.
     pub(super) fn value(
-        &self,
-        kind: &Kind,
+        &mut self,
+        kind: &'s Kind,
         name: &str,
-        value: &mut Json<'_>,
-        unknown: &mut Unknown,
+        value: &str,
+        fronts: &[&[Step]],
     ) -> Result<(), LocateError> {
+        self.reader.begin(value)?;
+        self.typed(kind, name, value, fronts)
+    }
+
+    fn typed(&mut self, kind: &'s Kind, name: &str, value: &str, fronts: &[&[Step]]) -> Result<(), LocateError> {
+        let is_object = value.starts_with('{');
+        let is_list = value.starts_with('[');
         match kind {
-            Kind::Message(id) => match (self.message(*id), value) {
-                (Some(message), Json::Object(members)) => self.members(message, members, unknown),
-                (_, other) => Err(invalid(name, other, "an object")),
+            Kind::Message(id) => match self.schema.message(*id).filter(|_| is_object) {
+                Some(message) => self.members(message, value, fronts),
+                None => Err(refused(name, value, "an object")),
             },
-            Kind::Repeated(inner) => match value {
-                Json::Array(items) => items.iter_mut().try_for_each(|item| self.value(inner, name, item, unknown)),
-                other => Err(invalid(name, other, "a list")),
-            },
-            Kind::Map(inner) => match value {
-                Json::Object(members) => members.iter_mut().try_for_each(|(key, value)| {
-                    check_key(key)?;
-                    if key == TAKEN_FOR_A_LIST {
-                        return Err(LocateError::ReservedKey(shown(name), shown(key)));
-                    }
-                    self.value(inner, name, value, unknown)
-                }),
-                other => Err(invalid(name, other, "an object")),
-            },
-            Kind::OneOf(kinds) => {
-                let one = kinds.iter().any(|kind| self.value(kind, name, value, unknown).is_ok());
-                if one { Ok(()) } else { Err(invalid(name, value, "a value of another type")) }
+            Kind::Repeated(inner) if is_list => {
+                self.reader.down();
+                let mut separator = "[";
+                for item in items_of(value) {
+                    self.out.push(std::mem::replace(&mut separator, ","));
+                    self.value(inner, name, item, fronts)?;
+                }
+                self.out.push(if separator == "[" { "[]" } else { "]" });
+                self.reader.up();
+                Ok(())
             }
-            Kind::Struct if !matches!(value, Json::Object(_)) => Err(invalid(name, value, "an object")),
-            Kind::List if !matches!(value, Json::Array(_)) => Err(invalid(name, value, "a list")),
-            Kind::Struct | Kind::List | Kind::Value => free(name, value, Numbers::Finite),
-            Kind::Any => free(name, value, Numbers::All),
+            Kind::Repeated(_) => Err(refused(name, value, "a list")),
+            Kind::Map(inner) if is_object => self.map(inner, name, value),
+            Kind::Map(_) => Err(refused(name, value, "an object")),
+            Kind::OneOf(kinds) => {
+                let mark = (self.out.mark(), self.reader.clone());
+                for kind in kinds {
+                    if self.typed(kind, name, value, &[]).is_ok() {
+                        return Ok(());
+                    }
+                    self.out.back_to(mark.0);
+                    self.reader = mark.1.clone();
+                }
+                Err(refused(name, value, "a value of another type"))
+            }
+            Kind::Struct if !is_object => Err(refused(name, value, "an object")),
+            Kind::List if !is_list => Err(refused(name, value, "a list")),
+            Kind::Struct | Kind::List | Kind::Value => self.free(name, value, Numbers::Finite),
+            Kind::Any => self.free(name, value, Numbers::All),
             Kind::Enum(index) => self.enumerated(*index, name, value),
             Kind::String
             | Kind::Key
@@ -58,10 +69,121 @@ impl Schema {
             | Kind::Timestamp
             | Kind::Duration
             | Kind::FieldMask
-            | Kind::JsonText => scalar(kind, name, value),
+            | Kind::JsonText => self.scalar(kind, name, value),
         }
     }
 
+    fn map(&mut self, inner: &'s Kind, name: &str, object: &str) -> Result<(), LocateError> {
+        check_keys(object)?;
+        self.reader.down();
+        let mut separator = "{";
+        for (key, value) in members_of(object) {
+            check_key_token(key)?;
+            if *text_of(key)? == *TAKEN_FOR_A_LIST {
+                return Err(LocateError::ReservedKey(shown(name), TAKEN_FOR_A_LIST.to_owned()));
+            }
+            self.out.push(std::mem::replace(&mut separator, ","));
+            self.out.push_token(key)?;
+            self.out.push(":");
+            self.value(inner, name, value, &[])?;
+        }
+        self.out.push(if separator == "{" { "{}" } else { "}" });
+        self.reader.up();
+        Ok(())
+    }
+
+    /// JSON of any shape: its keys hold no control characters.
+    fn free(&mut self, name: &str, value: &str, numbers: Numbers) -> Result<(), LocateError> {
+        self.reader.copy(value, Some(&mut self.out), &mut |part| match part {
+            Part::Key(key) => check_key_token(key),
+            Part::Number(text) if numbers == Numbers::Finite && !is_number(text, f64::MAX) => {
+                Err(refused(name, text, "a number that fits into a double"))
+            }
+            Part::Number(_) => Ok(()),
+        })
+    }
+
+    /// Writes the name of an enum's value, whether the name or the number was given.
+    fn enumerated(&mut self, index: usize, name: &str, value: &str) -> Result<(), LocateError> {
+        let schema = self.schema;
+        let text = if value.starts_with('"') { Some(text_of(value)?) } else { None };
+        let known = schema.enums.get(index).and_then(|one| match &text {
+            Some(name) => one.name(name),
+            None => value.parse::<i32>().ok().and_then(|number| one.name_of(number)),
+        });
+        match known {
+            Some(known) => {
+                self.out.push_quoted(known);
+                Ok(())
+            }
+            None => Err(refused(name, value, KNOWN_VALUE)),
+        }
+    }
+
+    fn scalar(&mut self, kind: &Kind, name: &str, value: &str) -> Result<(), LocateError> {
+        if !value.starts_with('"') {
+            return self.literal(kind, name, value);
+        }
+        let (fits, expected) = match kind {
+            Kind::String => (true, ""),
+            Kind::Key => {
+                check_key_token(value)?;
+                (true, "")
+            }
+            Kind::JsonText => {
+                if self.measures {
+                    check_written(&text_of(value)?)?;
+                }
+                (true, "")
+            }
+            Kind::Integer { least, most } => (is_integer(&text_of(value)?, *least, *most), "an integer"),
+            Kind::Number { most } => {
+                let text = text_of(value)?;
+                (matches!(&*text, "NaN" | "Infinity" | "-Infinity") || is_number(&text, *most), "a number")
+            }
+            Kind::Bytes => (is_base64(&text_of(value)?), "base64"),
+            Kind::Timestamp => (is_timestamp(&text_of(value)?), TIMESTAMP),
+            Kind::Duration => (is_duration(&text_of(value)?), DURATION),
+            Kind::FieldMask => (is_field_mask(&text_of(value)?), FIELD_MASK),
+            Kind::Null => (false, "null"),
+            Kind::Bool => (false, "true or false"),
+            _ => (false, "a string"),
+        };
+        if !fits {
+            return Err(refused(name, value, expected));
+        }
+        Ok(self.out.push_token(value)?)
+    }
+
+    /// A number, `true`, `false` or `null`; or a list or an object, which no scalar is.
+    fn literal(&mut self, kind: &Kind, name: &str, value: &str) -> Result<(), LocateError> {
+        let is_scalar = !value.starts_with(['{', '[']);
+        let (fits, expected, sent) = match kind {
+            Kind::Integer { least, most } => {
+                // Python's JSON module writes a whole float so.
+                let whole = value.strip_suffix(".0").unwrap_or(value);
+                (is_integer(whole, *least, *most), "an integer", whole)
+            }
+            Kind::Number { most } => {
+                (is_scalar && (is_plain_number(value) || is_number(value, *most)), "a number", value)
+            }
+            Kind::Null => (value == "null", "null", value),
+            Kind::Bool => (matches!(value, "true" | "false"), "true or false", value),
+            Kind::Bytes => (false, "base64", value),
+            Kind::Timestamp => (false, TIMESTAMP, value),
+            Kind::Duration => (false, DURATION, value),
+            Kind::FieldMask => (false, FIELD_MASK, value),
+            _ => (false, "a string", value),
+        };
+        if !fits {
+            return Err(refused(name, value, expected));
+        }
+        self.out.push(sent);
+        Ok(())
+    }
+}
+
+impl Schema {
     /// Checks a value of the query, which is always text.
     pub(super) fn parameter(&self, kind: &Kind, name: &str, value: &mut String) -> Result<(), LocateError> {
         let wrong = |value: &str, expected| LocateError::Invalid {
@@ -158,23 +280,6 @@ impl Schema {
             | Kind::JsonText => true,
         }
     }
-
-    /// Leaves the name of an enum's value, whether the name or the number was given.
-    fn enumerated(&self, index: usize, name: &str, value: &mut Json<'_>) -> Result<(), LocateError> {
-        let Some(one) = self.enums.get(index) else { return Err(invalid(name, value, KNOWN_VALUE)) };
-        let known = match value {
-            Json::String(text) if one.name(text).is_some() => return Ok(()),
-            Json::Scalar(text) => text.parse::<i32>().ok().and_then(|number| one.name_of(number)),
-            Json::String(_) | Json::Array(_) | Json::Object(_) => None,
-        };
-        match known {
-            Some(known) => {
-                *value = Json::String(Cow::Owned(known.to_owned()));
-                Ok(())
-            }
-            None => Err(invalid(name, value, KNOWN_VALUE)),
-        }
-    }
 }
 
 impl Enum {
@@ -187,43 +292,6 @@ impl Enum {
     }
 }
 
-fn scalar(kind: &Kind, name: &str, value: &mut Json<'_>) -> Result<(), LocateError> {
-    let (fits, expected) = match (kind, &mut *value) {
-        (Kind::String, value) => (matches!(value, Json::String(_)), "a string"),
-        (Kind::Key, Json::String(key)) => {
-            check_key(key)?;
-            return Ok(());
-        }
-        (Kind::JsonText, Json::String(text)) => {
-            check_written(text)?;
-            return Ok(());
-        }
-        (Kind::Integer { least, most }, Json::Scalar(text)) => {
-            // Python's JSON module writes a whole float so.
-            if let Some(whole) = text.strip_suffix(".0") {
-                *text = whole;
-            }
-            (is_integer(text, *least, *most), "an integer")
-        }
-        (Kind::Integer { least, most }, Json::String(text)) => (is_integer(text, *least, *most), "an integer"),
-        (Kind::Number { most }, Json::Scalar(text)) => (is_plain_number(text) || is_number(text, *most), "a number"),
-        (Kind::Number { most }, Json::String(text)) => {
-            (matches!(text.as_ref(), "NaN" | "Infinity" | "-Infinity") || is_number(text, *most), "a number")
-        }
-        (Kind::Null, value) => (value.is_null(), "null"),
-        (Kind::Bool, Json::Scalar(text)) => (matches!(*text, "true" | "false"), "true or false"),
-        (Kind::Bytes, Json::String(text)) => (is_base64(text), "base64"),
-        (Kind::Timestamp, Json::String(text)) => (is_timestamp(text), TIMESTAMP),
-        (Kind::Duration, Json::String(text)) => (is_duration(text), DURATION),
-        (Kind::FieldMask, Json::String(text)) => (is_field_mask(text), FIELD_MASK),
-        (Kind::Integer { .. }, _) => (false, "an integer"),
-        (Kind::Number { .. }, _) => (false, "a number"),
-        (Kind::Bool, _) => (false, "true or false"),
-        (_, _) => (false, "a string"),
-    };
-    if fits { Ok(()) } else { Err(invalid(name, value, expected)) }
-}
-
 /// MLflow up to 3.12 makes a list of the value under this key wherever it stands (`_stringify_all_experiment_ids`), and its
 /// parser then stops at the map.
 const TAKEN_FOR_A_LIST: &str = "experiment_ids";
@@ -234,22 +302,6 @@ enum Numbers {
     All,
     /// protobuf refuses those that a double cannot hold.
     Finite,
-}
-
-/// JSON of any shape: its keys hold no control characters.
-fn free(name: &str, value: &Json<'_>, numbers: Numbers) -> Result<(), LocateError> {
-    match value {
-        Json::Scalar("null" | "true" | "false") | Json::String(_) => Ok(()),
-        Json::Scalar(text) if numbers == Numbers::Finite && !is_number(text, f64::MAX) => {
-            Err(invalid(name, value, "a number that fits into a double"))
-        }
-        Json::Scalar(_) => Ok(()),
-        Json::Array(items) => items.iter().try_for_each(|item| free(name, item, numbers)),
-        Json::Object(members) => members.iter().try_for_each(|(key, value)| {
-            check_key(key)?;
-            free(name, value, numbers)
-        }),
-    }
 }
 
 const KNOWN_VALUE: &str = "one of the values that MLflow knows";
@@ -323,70 +375,14 @@ fn check_written(text: &str) -> Result<(), LocateError> {
     if !text.trim_start().starts_with(['{', '[']) {
         return Ok(());
     }
-    match serde_json::from_str::<Keys>(text) {
-        Ok(Keys(Some(key))) => Err(LocateError::ControlCharacter(shown(&key))),
-        Ok(Keys(None)) | Err(_) => Ok(()),
-    }
+    keys_anywhere(text).try_for_each(check_key_token)
 }
 
-/// The first key with a control character, at any depth.
-struct Keys(Option<String>);
-
-impl<'de> Deserialize<'de> for Keys {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(KeysVisitor)
+/// The same as [`check_key`], of a string token.
+fn check_key_token(key: &str) -> Result<(), LocateError> {
+    if !key.contains('\\') {
+        return check_key(key);
     }
-}
-
-struct KeysVisitor;
-
-impl<'de> Visitor<'de> for KeysVisitor {
-    type Value = Keys;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Keys, A::Error> {
-        let mut found = None;
-        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
-            let inner = map.next_value::<Keys>()?;
-            if found.is_none() {
-                found = if check_key(&key).is_err() { Some(key.into_owned()) } else { inner.0 };
-            }
-        }
-        Ok(Keys(found))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Keys, A::Error> {
-        let mut found = None;
-        while let Some(inner) = seq.next_element::<Keys>()? {
-            found = found.or(inner.0);
-        }
-        Ok(Keys(found))
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Keys, E> {
-        Ok(Keys(None))
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Keys, E> {
-        Ok(Keys(None))
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Keys, E> {
-        Ok(Keys(None))
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Keys, E> {
-        Ok(Keys(None))
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Keys, E> {
-        Ok(Keys(None))
-    }
-
-    fn visit_unit<E>(self) -> Result<Keys, E> {
-        Ok(Keys(None))
-    }
+    let is_control = |letter: Result<char, JsonError>| letter.is_ok_and(char::is_control);
+    if chars_of(key).any(is_control) { Err(LocateError::ControlCharacter(shown(&text_of(key)?))) } else { Ok(()) }
 }

@@ -1,0 +1,226 @@
+//! Positions in JSON text: values, members and items without a tree.
+//!
+//! Everything here expects text of which [`check_grammar`] approved; on any other text it ends early and does not panic.
+
+use std::borrow::Cow;
+
+use serde::de::IgnoredAny;
+
+use super::JsonError;
+
+/// Checks that `text` is one JSON value.
+pub(in crate::mlflow) fn check_grammar(text: &str) -> Result<(), JsonError> {
+    serde_json::from_str::<IgnoredAny>(text).map(|_| ()).map_err(|error| JsonError::Syntax(error.to_string()))
+}
+
+/// Text without the white space of JSON around it.
+pub(in crate::mlflow) fn trim(text: &str) -> &str {
+    text.trim_matches([' ', '\t', '\n', '\r'])
+}
+
+/// The members of an object: a key as a string token, and its value, both as they are written.
+#[derive(Clone, Debug)]
+pub(in crate::mlflow) struct Members<'t> {
+    rest: &'t str,
+}
+
+/// Returns the members of `object`; none if it is something else.
+pub(in crate::mlflow) fn members(object: &str) -> Members<'_> {
+    Members { rest: inside(object, '{', '}') }
+}
+
+impl<'t> Iterator for Members<'t> {
+    type Item = (&'t str, &'t str);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let rest = next_value(self.rest)?;
+        let (key, rest) = rest.split_at_checked(value_end(rest.as_bytes()))?;
+        let rest = trim_start(trim_start(rest).strip_prefix(':')?);
+        let (value, rest) = rest.split_at_checked(value_end(rest.as_bytes()))?;
+        self.rest = rest;
+        Some((key, value))
+    }
+}
+
+/// The items of a list, as they are written.
+#[derive(Clone, Debug)]
+pub(in crate::mlflow) struct Items<'t> {
+    rest: &'t str,
+}
+
+/// Returns the items of `list`; none if it is something else.
+pub(in crate::mlflow) fn items(list: &str) -> Items<'_> {
+    Items { rest: inside(list, '[', ']') }
+}
+
+impl<'t> Iterator for Items<'t> {
+    type Item = &'t str;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let rest = next_value(self.rest)?;
+        let (value, rest) = rest.split_at_checked(value_end(rest.as_bytes()))?;
+        self.rest = rest;
+        Some(value)
+    }
+}
+
+fn inside(text: &str, open: char, close: char) -> &str {
+    text.strip_prefix(open).and_then(|text| text.strip_suffix(close)).unwrap_or_default()
+}
+
+/// Skips to the next value of a list or an object; `None` at its end.
+fn next_value(rest: &str) -> Option<&str> {
+    let rest = trim_start(rest);
+    let rest = trim_start(rest.strip_prefix(',').unwrap_or(rest));
+    (!rest.is_empty()).then_some(rest)
+}
+
+fn trim_start(text: &str) -> &str {
+    text.trim_start_matches([' ', '\t', '\n', '\r'])
+}
+
+/// The length of the value at the start of `bytes`.
+fn value_end(bytes: &[u8]) -> usize {
+    match bytes.first() {
+        Some(b'"') => string_end(bytes),
+        Some(b'{' | b'[') => {
+            let (mut at, mut depth) = (0, 0_usize);
+            while let Some(byte) = bytes.get(at) {
+                at += match byte {
+                    b'"' => string_end(bytes.get(at..).unwrap_or_default()),
+                    _ => 1,
+                };
+                match byte {
+                    b'{' | b'[' => depth += 1,
+                    b'}' | b']' => depth -= 1,
+                    _ => {}
+                }
+                if depth == 0 {
+                    break;
+                }
+            }
+            at
+        }
+        _ => bytes.iter().position(|byte| b",:]} \t\n\r".contains(byte)).unwrap_or(bytes.len()),
+    }
+}
+
+/// The length of the string token at the start of `bytes`.
+fn string_end(bytes: &[u8]) -> usize {
+    let mut at = 1;
+    while let Some(next) = memchr::memchr2(b'"', b'\\', bytes.get(at..).unwrap_or_default()) {
+        at += next;
+        if bytes.get(at) == Some(&b'"') {
+            return at + 1;
+        }
+        at += 2;
+    }
+    bytes.len()
+}
+
+/// The characters of a string token.
+#[derive(Clone, Debug)]
+pub(in crate::mlflow) struct Chars<'t> {
+    rest: std::str::Chars<'t>,
+}
+
+/// Returns the characters of `token`, which is a string.
+pub(in crate::mlflow) fn chars(token: &str) -> Chars<'_> {
+    Chars { rest: unquoted(token).chars() }
+}
+
+/// A string token without its quotes.
+pub(in crate::mlflow) fn unquoted(token: &str) -> &str {
+    token.strip_prefix('"').and_then(|token| token.strip_suffix('"')).unwrap_or_default()
+}
+
+impl Iterator for Chars<'_> {
+    type Item = Result<char, JsonError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let letter = self.rest.next()?;
+        if letter != '\\' {
+            return Some(Ok(letter));
+        }
+        Some(match self.rest.next() {
+            Some('b') => Ok('\u{8}'),
+            Some('f') => Ok('\u{c}'),
+            Some('n') => Ok('\n'),
+            Some('r') => Ok('\r'),
+            Some('t') => Ok('\t'),
+            Some('u') => self.unicode(),
+            Some(letter @ ('"' | '\\' | '/')) => Ok(letter),
+            Some(_) | None => Err(JsonError::Syntax("invalid escape".to_owned())),
+        })
+    }
+}
+
+impl Chars<'_> {
+    fn unicode(&mut self) -> Result<char, JsonError> {
+        let lone = || JsonError::Syntax("a string holds half of a surrogate pair".to_owned());
+        let first = self.hex().ok_or_else(lone)?;
+        if let Some(letter) = char::from_u32(first) {
+            return Ok(letter);
+        }
+        let second = match (self.rest.next(), self.rest.next()) {
+            (Some('\\'), Some('u')) => self.hex().ok_or_else(lone)?,
+            _ => return Err(lone()),
+        };
+        if !(0xD800..0xDC00).contains(&first) || !(0xDC00..0xE000).contains(&second) {
+            return Err(lone());
+        }
+        char::from_u32(0x1_0000 + ((first - 0xD800) << 10) + (second - 0xDC00)).ok_or_else(lone)
+    }
+
+    fn hex(&mut self) -> Option<u32> {
+        (0..4).try_fold(0, |number, _| Some((number << 4) | self.rest.next()?.to_digit(16)?))
+    }
+}
+
+/// The text of a string token; borrowed if it has no escapes.
+pub(in crate::mlflow) fn unescape(token: &str) -> Result<Cow<'_, str>, JsonError> {
+    if !token.contains('\\') {
+        return Ok(Cow::Borrowed(unquoted(token)));
+    }
+    let mut text = String::with_capacity(token.len());
+    for letter in chars(token) {
+        text.push(letter?);
+    }
+    Ok(Cow::Owned(text))
+}
+
+/// Writes a character of a string as serde_json does.
+pub(in crate::mlflow) fn escape(letter: char, push: &mut impl FnMut(&str)) {
+    match letter {
+        '"' => push("\\\""),
+        '\\' => push("\\\\"),
+        '\n' => push("\\n"),
+        '\r' => push("\\r"),
+        '\t' => push("\\t"),
+        '\u{8}' => push("\\b"),
+        '\u{c}' => push("\\f"),
+        '\0'..'\u{20}' => push(&format!("\\u{:04x}", u32::from(letter))),
+        _ => push(letter.encode_utf8(&mut [0; 4])),
+    }
+}
+
+/// The string token at a position of `text`.
+pub(in crate::mlflow) fn token_at(text: &str, place: usize) -> &str {
+    let rest = text.get(place..).unwrap_or_default();
+    rest.get(..string_end(rest.as_bytes())).unwrap_or_default()
+}
+
+/// The keys in JSON text of any shape, as string tokens: whatever string stands before a colon.
+pub(in crate::mlflow) fn keys_anywhere(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        loop {
+            let start = memchr::memchr(b'"', rest.as_bytes())?;
+            let (token, after) = rest.get(start..)?.split_at_checked(string_end(rest.get(start..)?.as_bytes()))?;
+            rest = after;
+            if trim_start(after).starts_with(':') {
+                return Some(token);
+            }
+        }
+    })
+}
