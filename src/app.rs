@@ -337,8 +337,19 @@ async fn reconcile(effects: Effects, clock: Clock) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     // At start nothing older than this process can be under way.
     let mut before = clock.now();
+    let mut undated = 0;
     loop {
         ticks.tick().await;
+        match effects.drop_reissued(&mut undated).await {
+            Ok(0) => {}
+            Ok(dropped) => {
+                tracing::warn!(
+                    dropped,
+                    "MLflow made resources anew under earlier IDs or names; dropped the earlier grants"
+                );
+            }
+            Err(error) => tracing::warn!(%error, "could not ask MLflow for new resources; trying again in a minute"),
+        }
         match effects.reconcile(before).await {
             Ok(settled) => {
                 if settled > 0 {

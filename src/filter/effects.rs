@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::authn::Authn;
@@ -44,6 +44,8 @@ pub enum Happening {
     CreateMcpVersion {
         server: String,
     },
+    /// Nothing follows, but the request must end before the next of its kind is decided.
+    Alone,
 }
 
 /// Why it did not come to a good end.
@@ -75,18 +77,20 @@ pub struct Done {
 /// Carries effects out.
 #[derive(Clone, Debug)]
 pub struct Effects {
-    parts: Arc<Parts>,
+    pub(super) parts: Arc<Parts>,
     tracker: TaskTracker,
 }
 
 #[derive(Debug)]
-struct Parts {
-    store: Arc<Store>,
-    authn: Arc<Authn>,
+pub(super) struct Parts {
+    pub(super) store: Arc<Store>,
+    pub(super) authn: Arc<Authn>,
     upstream: Upstream,
-    resolver: Arc<Resolver>,
+    pub(super) resolver: Arc<Resolver>,
     /// One writer per name: a model cannot be made again before the grants of the deleted one are gone.
     names: Vec<Mutex<()>>,
+    /// One change of the AI gateway's secrets and model definitions at a time, see [`Effects::gateway_turn`].
+    gateway: Arc<Mutex<()>>,
 }
 
 const NAME_LOCKS: usize = 64;
@@ -105,10 +109,19 @@ impl Effects {
         tracker: TaskTracker,
     ) -> Self {
         let names = (0..NAME_LOCKS).map(|_| Mutex::new(())).collect();
-        Self { parts: Arc::new(Parts { store, authn, upstream, resolver, names }), tracker }
+        Self { parts: Arc::new(Parts { store, authn, upstream, resolver, names, gateway: Arc::default() }), tracker }
     }
 
-    /// Sends an allowed request and does what follows, to the end, even if the caller stops waiting.
+    /// Waits for the turn to change secrets or model definitions of the AI gateway.
+    ///
+    /// A change of one is checked against the stored state of the other. Two changes at once, each harmless beside the state
+    /// before the other, could together reach an address or an identity that is not allowed. So the turn is held from the check to
+    /// MLflow's answer, in this process.
+    pub async fn gateway_turn(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.parts.gateway).lock_owned().await
+    }
+
+    /// Sends an allowed request and does what follows, to the end, even if the caller stops waiting. `turn` ends with it.
     ///
     /// # Errors
     /// See [`EffectError`]; only [`EffectError::NotFinished`] leaves a change behind in MLflow.
@@ -119,12 +132,15 @@ impl Effects {
         permit: Permit,
         happening: Happening,
         outgoing: Outgoing,
+        turn: Option<OwnedMutexGuard<()>>,
     ) -> Result<Done, EffectError> {
         let parts = Arc::clone(&self.parts);
         let actor = actor(who, address);
         let maker = Maker { user: who.user, name: Arc::clone(&who.name), groups: Arc::clone(&who.groups) };
         let task = self.tracker.spawn(async move {
+            let _turn = turn;
             match happening {
+                Happening::Alone => parts.send_whole(permit, outgoing).await,
                 Happening::CreateQueue => parts.create_queue(&maker.name, permit, outgoing).await,
                 Happening::CreateMcpVersion { server } => {
                     parts.create_mcp_version(actor, maker, permit, server, outgoing).await
@@ -243,7 +259,7 @@ impl Parts {
     async fn settle_names_of(&self, happening: &Happening) -> Result<(), EffectError> {
         let names = happening.names();
         for intent in self.store.intents().await.map_err(EffectError::NotBegun)? {
-            if intent.effect.names().iter().any(|name| names.contains(name)) {
+            if intent.effect.names().iter().any(|name| names.iter().any(|other| folded(name) == folded(other))) {
                 self.settle(intent).await.map_err(|error| match error {
                     ReconcileError::Store(error) => EffectError::NotBegun(error),
                     ReconcileError::Resolve(error) => EffectError::Unsettled(error),
@@ -270,7 +286,7 @@ impl Parts {
                 store.abandon(intent).await
             }
             Happening::Create { kind: ResourceKind::Scorer, name }
-                if self.has_owner(ResourceKind::Scorer, name).await? =>
+                if !is_first_version(body) && self.has_owner(ResourceKind::Scorer, name).await? =>
             {
                 // A further version of somebody's scorer.
                 store.abandon(intent).await
@@ -293,12 +309,15 @@ impl Parts {
                 self.resolver.forget_name(to).await;
                 store.finish_rename(actor, intent, ResourceKind::RegisteredModel, from, to).await
             }
-            Happening::CreateQueue | Happening::CreateMcpVersion { .. } => store.abandon(intent).await,
+            Happening::CreateQueue | Happening::CreateMcpVersion { .. } | Happening::Alone => {
+                store.abandon(intent).await
+            }
         };
         match happening {
-            Happening::Create { .. } | Happening::CreateQueue | Happening::CreateMcpVersion { .. } => {
-                self.authn.forget(maker.user)
-            }
+            Happening::Create { .. }
+            | Happening::CreateQueue
+            | Happening::CreateMcpVersion { .. }
+            | Happening::Alone => self.authn.forget(maker.user),
             // Anybody may have had a grant on it.
             Happening::Delete { .. } | Happening::RenameModel { .. } => self.authn.forget_all(),
         }
@@ -370,18 +389,21 @@ impl Parts {
             let happening = Happening::Create { kind: ResourceKind::McpServer, name: server };
             return self.run_alone(actor, maker, permit, happening, outgoing).await;
         }
+        self.send_whole(permit, outgoing).await
+    }
+
+    async fn send_whole(&self, permit: Permit, outgoing: Outgoing) -> Result<Done, EffectError> {
         let (head, body) = self.upstream.forward(permit, outgoing).await?.into_parts();
         let body = read_bounded(body, ANSWER_BYTES).await.map_err(upstream::Error::from)?;
         Ok(Done { status: head.status, headers: head.headers, body })
     }
 
     async fn settle(&self, intent: Intent) -> Result<(), ReconcileError> {
-        let proxy = Actor { name: "proxy".to_owned(), token: None, address: None };
+        let proxy = Actor::proxy();
         match &intent.effect {
             Effect::Create { kind, name, user } => match self.resolver.born(*kind, name).await? {
                 Some((resource, born)) if born >= intent.created.0 - CLOCK_SKEW_MS => {
-                    let grants = self.store.grants_on(resource.kind, &Selector::Exact(resource.key.clone())).await?;
-                    if grants.iter().any(|grant| grant.permission == Permission::Manage) {
+                    if self.store.is_owned_since(resource.kind, &resource.key, intent.created).await? {
                         self.store.abandon(intent.id).await?;
                     } else {
                         tracing::warn!(kind = %resource.kind, key = resource.key, "gave a thing without owner to its creator");
@@ -432,7 +454,7 @@ impl Happening {
     /// Whether what follows can only be known from MLflow's answer.
     const fn needs_answer(&self) -> bool {
         match self {
-            Self::Create { .. } | Self::CreateQueue | Self::CreateMcpVersion { .. } => true,
+            Self::Create { .. } | Self::CreateQueue | Self::CreateMcpVersion { .. } | Self::Alone => true,
             Self::Delete { .. } | Self::RenameModel { .. } => false,
         }
     }
@@ -444,7 +466,7 @@ impl Happening {
             Self::Create { name, .. } => vec![name],
             Self::Delete { key, .. } => vec![key],
             Self::RenameModel { from, to } => vec![from, to],
-            Self::CreateQueue => Vec::new(),
+            Self::CreateQueue | Self::Alone => Vec::new(),
             Self::CreateMcpVersion { server } => vec![server],
         }
     }
@@ -456,12 +478,23 @@ impl Happening {
             Self::RenameModel { from, to } => {
                 Effect::Rename { kind: ResourceKind::RegisteredModel, from: from.clone(), to: to.clone() }
             }
-            Self::CreateQueue => Effect::Create { kind: ResourceKind::ReviewQueue, name: String::new(), user },
+            Self::CreateQueue | Self::Alone => {
+                Effect::Create { kind: ResourceKind::ReviewQueue, name: String::new(), user }
+            }
             Self::CreateMcpVersion { server } => {
                 Effect::Create { kind: ResourceKind::McpServer, name: server.clone(), user }
             }
         }
     }
+}
+
+/// Returns true if MLflow's answer to the registration of a scorer says that the scorer is new.
+fn is_first_version(body: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Registered {
+        version: Option<i64>,
+    }
+    serde_json::from_slice::<Registered>(body).is_ok_and(|registered| registered.version == Some(1))
 }
 
 /// What MLflow says it made.
@@ -496,13 +529,18 @@ fn created(kind: ResourceKind, name: &str, body: &[u8]) -> Result<Resource, Effe
 /// Which of the name locks these names take; always in the same order, so that two renames cannot wait for each other.
 fn slots(names: &[&str]) -> (Option<usize>, Option<usize>) {
     let slot = |name: &&str| {
-        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(name);
+        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(folded(name));
         usize::try_from(hash % NAME_LOCKS as u64).unwrap_or_default()
     };
     let mut slots: Vec<usize> = names.iter().map(slot).collect();
     slots.sort_unstable();
     slots.dedup();
     (slots.first().copied(), slots.get(1).copied())
+}
+
+/// A name as databases that ignore case and trailing spaces compare it.
+fn folded(name: &str) -> String {
+    name.trim_end().to_lowercase()
 }
 
 fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, EffectError> {

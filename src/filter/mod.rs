@@ -6,6 +6,7 @@
 mod effects;
 mod lists;
 mod push_down;
+mod reissued;
 
-pub use effects::{EffectError, Effects, Happening};
+pub use effects::{EffectError, Effects, Happening, ReconcileError};
 pub use lists::{ListError, ListRequest, Lists};

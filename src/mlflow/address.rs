@@ -61,7 +61,7 @@ pub enum AddressError {
 
 /// Hosts of the providers that `mlflow.gateway` (3.9 to 3.18) reaches at a fixed public address, and of the token service
 /// of Google's service accounts. Hosts that belong to one customer each, as those of Azure OpenAI and Databricks do, are not among them.
-const PUBLIC: [&str; 17] = [
+const PUBLIC: [&str; 30] = [
     "api.openai.com",
     "api.anthropic.com",
     "api.mistral.ai",
@@ -76,10 +76,34 @@ const PUBLIC: [&str; 17] = [
     "api.cohere.ai",
     "api.together.xyz",
     "api.ai21.com",
+    "api.together.ai",
     "api.fireworks.ai",
+    "api.cerebras.ai",
+    "api.deepinfra.com",
+    "api.perplexity.ai",
+    "api.sambanova.ai",
+    "api.voyageai.com",
+    "codestral.mistral.ai",
+    "integrate.api.nvidia.com",
+    "models.hosted-on.mosaicml.hosting",
+    "router.huggingface.co",
+    "aiplatform.googleapis.com",
+    "aiplatform.eu.rep.googleapis.com",
+    "aiplatform.us.rep.googleapis.com",
     "oauth2.googleapis.com",
     "accounts.google.com",
 ];
+
+/// Returns true if a host belongs to a provider's public endpoints.
+fn is_of_a_provider(domain: &str) -> bool {
+    let is_region = |part: Option<&str>| {
+        part.is_some_and(|part| {
+            !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        })
+    };
+    let bedrock = domain.strip_prefix("bedrock-runtime.").and_then(|rest| rest.strip_suffix(".amazonaws.com"));
+    PUBLIC.contains(&domain) || is_region(bedrock) || is_region(domain.strip_suffix("-aiplatform.googleapis.com"))
+}
 
 impl ProviderHosts {
     /// The default: the public endpoints of the providers that MLflow knows.
@@ -114,7 +138,7 @@ impl ProviderHosts {
         };
         self.entries.iter().any(|entry| match entry {
             Entry::Origin(listed) => listed == origin,
-            Entry::Public => domain.is_some_and(|domain| PUBLIC.contains(&domain)),
+            Entry::Public => domain.is_some_and(is_of_a_provider),
             Entry::Below(parent) => domain
                 .and_then(|domain| domain.strip_suffix(parent.as_str()))
                 .is_some_and(|below| below.len() > 1 && below.ends_with('.')),

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 
 use super::json::{Keep, canonical, each_string};
 use super::locate::{invalid, member};
-use super::provider::{Model, StoredSecret, is_ambient, is_word};
+use super::provider::{AS_SERVER, Model, StoredSecret, is_ambient, is_word, privilege_of};
 use super::{Json, JsonError, LocateError};
 
 /// A serialized scorer, rebuilt from known members.
@@ -21,8 +21,8 @@ pub struct Judge {
     pub endpoints: Vec<String>,
     /// Addresses that MLflow connects to for the models that it names without an endpoint.
     pub addresses: Vec<String>,
-    /// True if it calls a model with the cloud identity of MLflow's own server.
-    pub is_ambient: bool,
+    /// The action that only administrators may do with the models that it names without an endpoint, if one needs it.
+    pub privilege: Option<&'static str>,
     /// Traces that it takes examples from.
     pub traces: Vec<String>,
     /// Its own name.
@@ -206,8 +206,12 @@ impl Judge {
             self.endpoints.extend(name.map(|(_, name)| name.trim_start_matches('/').to_owned()));
             if key.is_some_and(|key| MODELS.contains(&key)) {
                 // `databricks` alone is a judge of its own.
-                self.is_ambient |= is_ambient(text);
                 let model = Model::of_uri(text).unwrap_or_default();
+                self.privilege = self.privilege.or_else(|| match model.provider.as_str() {
+                    "" => is_ambient(text).then_some(AS_SERVER),
+                    gateway if gateway.eq_ignore_ascii_case("gateway") => None,
+                    provider => privilege_of(provider),
+                });
                 self.addresses.extend(StoredSecret::default().addresses(&model));
             }
         });

@@ -25,9 +25,12 @@ pub use json::{Json, JsonError, Keep, List, MAX_DEPTH, MAX_MEMBERS, canonical};
 pub use judge::Judge;
 pub use locate::{Input, LocateError, Located, Narrowed, locate, narrow, text_field};
 pub use otlp::{OtlpError, Spans, read as read_spans, unpacked_size};
-pub use provider::{Model as ProviderModel, StoredSecret, is_ambient};
+pub use provider::{Model as ProviderModel, PROMPT_MODEL_TAG, StoredSecret, is_native, privilege_of, prompt_model};
 pub use question::{Question, QuestionError};
-pub use rules::{Demand, PromptAt, QueuePart, SourceUri, demands, names_a_version};
+pub use rules::{
+    Demand, PromptAt, QueuePart, SourceUri, demands, is_prompt_model_tag, keep_assessment_ids, names_a_version,
+    names_assessments, optimized_prompt, pin_prompt, started_trace,
+};
 pub use schema::{MessageId, RequestFields, Schema, SchemaError, Unknown};
 pub use table::{
     Feature, Field, Filter, Found, Need, Operation, Rule, Send, Source, Step, Table, TableError, Then, Thing,

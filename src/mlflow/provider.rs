@@ -103,8 +103,32 @@ impl Model {
     }
 }
 
+/// The tag of a prompt's version that names its model (`mlflow/prompt/constants.py`).
+pub const PROMPT_MODEL_TAG: &str = "_mlflow_prompt_model_config";
+
+/// Reads the model in the value of [`PROMPT_MODEL_TAG`]; `None` when it names no provider.
+///
+/// # Errors
+/// It is no JSON that every parser reads alike: MLflow would read a model that was not checked.
+pub fn prompt_model(written: &str) -> Result<Option<Model>, LocateError> {
+    #[derive(serde::Deserialize)]
+    struct Config {
+        provider: Option<String>,
+        model_name: Option<String>,
+    }
+    let unreadable =
+        || malformed(PROMPT_MODEL_TAG, "***", "JSON with `provider` and `model_name`, each at most once and a string");
+    let config: Config = serde_json::from_str(written).map_err(|_| unreadable())?;
+    let Some(provider) = config.provider else { return Ok(None) };
+    if !is_word(&provider) {
+        return Err(malformed("provider", &provider, "a provider's name: letters, digits, `.`, `-` and `_`"));
+    }
+    Ok(Some(Model { provider, name: config.model_name.unwrap_or_default() }))
+}
+
 impl StoredSecret {
-    /// Every address that MLflow connects to for `model` with this secret, beside the provider's public one.
+    /// Every address that MLflow connects to for `model` with this secret, the provider's default one included. Those of a provider
+    /// that is not [known](privilege_of) are not known either.
     #[must_use]
     pub fn addresses(&self, model: &Model) -> Vec<String> {
         let mut addresses = Vec::new();
@@ -123,11 +147,24 @@ impl StoredSecret {
         if looks_like_address(&model.name) {
             addresses.push(model.name.clone());
         }
-        let has_base = self.auth_config.iter().any(|(key, value)| key == "api_base" && !value.trim().is_empty());
-        if !has_base
-            && let Some((_, own)) = SELF_HOSTED.iter().find(|(name, _)| model.provider.eq_ignore_ascii_case(name))
-        {
-            addresses.push((*own).to_owned());
+        let set = |key: &str| {
+            let value = self.auth_config.iter().find(|(known, _)| known == key);
+            value.map(|(_, value)| value.trim()).filter(|value| !value.is_empty())
+        };
+        if set("api_base").is_none() {
+            addresses.extend(match family(&model.provider.to_ascii_lowercase()) {
+                "bedrock" => {
+                    // What is no region was added as an address above.
+                    let region = set("aws_region_name").filter(|region| is_label(region));
+                    region.map(|region| format!("https://bedrock-runtime.{region}.amazonaws.com"))
+                }
+                "vertex_ai" => Some(match set("vertex_location") {
+                    None | Some("global") => "https://aiplatform.googleapis.com".to_owned(),
+                    Some(region @ ("eu" | "us")) => format!("https://aiplatform.{region}.rep.googleapis.com"),
+                    Some(region) => format!("https://{region}-aiplatform.googleapis.com"),
+                }),
+                provider => default_address(provider).map(str::to_owned),
+            });
         }
         addresses
     }
@@ -158,6 +195,7 @@ impl StoredSecret {
             ("databricks", Some("oauth_m2m")) => set("api_base") && set("client_id") && has("client_secret"),
             ("bedrock" | "vertex_ai" | "databricks", Some(_)) => false,
             (other, _) if is_ambient(other) => false,
+            (other, _) if !is_known(other) => return Some(UNKNOWN_PROVIDER),
             // Without a key LiteLLM takes the server's.
             (other, None | Some("api_key")) => has("api_key") || is_self_hosted(other),
             (_, Some(_)) => false,
@@ -183,11 +221,42 @@ fn family(provider: &str) -> &str {
 
 /// Returns true if a provider is called with the cloud identity of MLflow's own server unless something else is given.
 #[must_use]
-pub fn is_ambient(provider: &str) -> bool {
+pub(super) fn is_ambient(provider: &str) -> bool {
     let provider = provider.to_ascii_lowercase();
     ["bedrock", "amazon-bedrock", "sagemaker", "vertex", "databricks", "endpoints", "watsonx", "oci", "sap"]
         .iter()
         .any(|ambient| provider.starts_with(ambient))
+}
+
+/// Returns the action that only administrators may do with a provider that is called without a secret, if it needs one.
+#[must_use]
+pub fn privilege_of(provider: &str) -> Option<&'static str> {
+    if is_ambient(provider) {
+        Some(AS_SERVER)
+    } else if is_known(&provider.to_ascii_lowercase()) {
+        None
+    } else {
+        Some(UNKNOWN_PROVIDER)
+    }
+}
+
+/// Returns true if the proxy knows where MLflow connects to for a provider.
+fn is_known(provider: &str) -> bool {
+    // They have no default address: MLflow refuses them without `api_base`.
+    let without_default = ["azure", "mlflow-model-serving", "huggingface-text-generation-inference"];
+    default_address(provider).is_some() || without_default.contains(&provider)
+}
+
+/// The address that MLflow or LiteLLM takes for a provider, in lower case, when a secret has none.
+fn default_address(provider: &str) -> Option<&'static str> {
+    let known = PUBLIC.iter().chain(&SELF_HOSTED).find(|(known, _)| *known == provider);
+    known.map(|(_, address)| *address)
+}
+
+/// Returns true if MLflow serves a provider with code of its own (`mlflow/gateway/providers`); others go through LiteLLM.
+#[must_use]
+pub fn is_native(provider: &str) -> bool {
+    NATIVE.contains(&family(&provider.to_ascii_lowercase()))
 }
 
 fn is_self_hosted(provider: &str) -> bool {
@@ -195,6 +264,7 @@ fn is_self_hosted(provider: &str) -> bool {
 }
 
 pub(super) const AS_SERVER: &str = "let MLflow use its own server's cloud identity";
+const UNKNOWN_PROVIDER: &str = "use a model provider that this proxy does not know";
 const SERVER_IDENTITY: Demand = Demand::Privileged(AS_SERVER);
 
 /// The modes of authentication in which a secret brings its own credentials.
@@ -229,8 +299,67 @@ const SECRET_VALUE: [&str; 7] = [
     "provider_api_key",
 ];
 
-/// Providers that run next to MLflow, and the address that MLflow or LiteLLM takes when a secret has none.
-const SELF_HOSTED: [(&str, &str); 16] = [
+/// Providers that MLflow serves itself.
+const NATIVE: [&str; 22] = [
+    "ai21labs",
+    "anthropic",
+    "bedrock",
+    "cohere",
+    "databricks",
+    "deepseek",
+    "gemini",
+    "groq",
+    "huggingface-text-generation-inference",
+    "mistral",
+    "mlflow-model-serving",
+    "mosaicml",
+    "ollama",
+    "openai",
+    "openrouter",
+    "palm",
+    "portkey",
+    "sap-ai-core",
+    "togetherai",
+    "typesafe",
+    "vertex_ai",
+    "xai",
+];
+
+/// Providers with one public address (`mlflow/gateway/providers`, LiteLLM 1.110).
+const PUBLIC: [(&str, &str); 28] = [
+    ("ai21_chat", "https://api.ai21.com"),
+    ("ai21labs", "https://api.ai21.com"),
+    ("anthropic", "https://api.anthropic.com"),
+    ("cerebras", "https://api.cerebras.ai"),
+    ("codestral", "https://codestral.mistral.ai"),
+    ("cohere", "https://api.cohere.ai"),
+    ("cohere_chat", "https://api.cohere.com"),
+    ("deepinfra", "https://api.deepinfra.com"),
+    ("deepseek", "https://api.deepseek.com"),
+    ("fireworks_ai", "https://api.fireworks.ai"),
+    ("gemini", "https://generativelanguage.googleapis.com"),
+    ("groq", "https://api.groq.com"),
+    ("huggingface", "https://router.huggingface.co"),
+    ("mistral", "https://api.mistral.ai"),
+    ("mosaicml", "https://models.hosted-on.mosaicml.hosting"),
+    ("nvidia_nim", "https://integrate.api.nvidia.com"),
+    ("openai", "https://api.openai.com"),
+    ("openrouter", "https://openrouter.ai"),
+    ("palm", "https://generativelanguage.googleapis.com"),
+    ("perplexity", "https://api.perplexity.ai"),
+    ("portkey", "https://api.portkey.ai"),
+    ("sambanova", "https://api.sambanova.ai"),
+    ("text-completion-openai", "https://api.openai.com"),
+    ("together_ai", "https://api.together.ai"),
+    ("togetherai", "https://api.together.xyz"),
+    ("typesafe", "https://api.typesafe.ai"),
+    ("voyage", "https://api.voyageai.com"),
+    ("xai", "https://api.x.ai"),
+];
+
+/// Providers that run next to MLflow.
+const SELF_HOSTED: [(&str, &str); 17] = [
+    ("langflow", "http://localhost:7860"),
     ("ollama", "http://localhost:11434"),
     ("ollama_chat", "http://localhost:11434"),
     ("lm_studio", "http://localhost:1234"),

@@ -3,8 +3,9 @@
 //! A rule reads the canonical request and answers with further demands; it decides nothing itself.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 
-use super::json::{List, canonical};
+use super::json::{Keep, List, canonical};
 use super::judge::{self, Judge};
 use super::locate::{
     Located, MAX_THINGS, each_text, invalid, is_opaque_id, list_of, member, shown, text_field, to_front,
@@ -54,6 +55,9 @@ pub enum Demand {
     StoredScorer { experiment: String, name: String, version: Option<String> },
     /// MLflow's jobs call the model that this version of a prompt names.
     PromptModel { name: String, at: PromptAt },
+    /// A version of a prompt is to name this model, the value of [`PROMPT_MODEL_TAG`](super::PROMPT_MODEL_TAG). It must be allowed
+    /// while MLflow's jobs may read it.
+    PromptModelTag { name: String, written: String },
     /// USE on everything that a guardrail calls, by the guardrail's ID.
     Guardrail(String),
 }
@@ -192,9 +196,7 @@ pub fn demands(
         Rule::WebhookUrl => text_field(body, "url")?.map(Demand::PublicAddress).into_iter().collect(),
         Rule::TraceStays => {
             let mut demands = tags_of(body, &["trace", "trace_info"])?;
-            let trace = inner(body, &["trace", "trace_info"])?;
-            let trace = trace.map(|info| text_field(info, "trace_id")).transpose()?.flatten();
-            if let Some(trace) = trace.filter(|trace| !trace.is_empty()) {
+            if let Some(trace) = started_trace(body)? {
                 assessments_stay(body, &trace)?;
                 if !is_opaque_id(&trace) {
                     let expected = "an id of letters, digits, `-` and `_`";
@@ -203,6 +205,13 @@ pub fn demands(
                 let stays =
                     |located: &Located| Demand::TraceIn { trace: trace.clone(), experiment: located.id.clone() };
                 demands.extend(located.iter().filter(|located| located.thing == Thing::Experiment).map(stays));
+            }
+            if assessments_of(body)?.is_some_and(|assessments| !assessments.is_empty()) {
+                let assess = |located: &Located| {
+                    let (permission, id) = (Permission::Edit, located.id.clone());
+                    Demand::Located(Located { permission, thing: Thing::AssessmentsOf, id })
+                };
+                demands.extend(located.iter().filter(|located| located.thing == Thing::Experiment).map(assess));
             }
             demands
         }
@@ -237,7 +246,7 @@ pub fn demands(
         Rule::PromptTag => {
             let key = text_field(body, "key")?.ok_or_else(|| LocateError::Missing("key".to_owned()))?;
             // A prompt and a model carry different grants; this tag would move one among the other's.
-            let moves = key.eq_ignore_ascii_case(PROMPT_TAG);
+            let moves = key.trim_end().eq_ignore_ascii_case(PROMPT_TAG);
             moves.then_some(Demand::Privileged("set or delete the tag `mlflow.prompt.is_prompt`")).into_iter().collect()
         }
         Rule::UsageExperiment => {
@@ -258,9 +267,18 @@ pub fn demands(
             let source = text_field(body, "source")?.ok_or_else(|| LocateError::Missing("source".to_owned()))?;
             let run = text_field(body, "run_id")?.filter(|run| !run.is_empty());
             let model = text_field(body, "model_id")?.filter(|model| !model.is_empty());
+            let name = text_field(body, "name")?.unwrap_or_default();
+            let mut demands = Vec::new();
+            if let Some(Json::Array(tags)) = body.get("tags") {
+                for tag in tags.iter() {
+                    let tag = tag?;
+                    let (key, value) = (tag.text("key").unwrap_or_default(), tag.text("value").unwrap_or_default());
+                    demands.extend(prompt_model_tag(&name, key, value));
+                }
+            }
             // What prompts have in place of a source (`mlflow.prompt.constants`); MLflow takes it for prompts only.
             if PROMPT_SOURCES.contains(&source.as_str()) {
-                return Ok(Vec::new());
+                return Ok(demands);
             }
             let found = SourceUri::parse(&source)?;
             if let SourceUri::Run(id) | SourceUri::LoggedModel(id) = &found
@@ -268,15 +286,33 @@ pub fn demands(
             {
                 return Err(unclear(&source));
             }
-            vec![demand_on(found, source, run, model)]
+            demands.push(demand_on(found, source, run, model));
+            demands
+        }
+        Rule::VersionTag => {
+            let (name, key) =
+                (text_field(body, "name")?.unwrap_or_default(), text_field(body, "key")?.unwrap_or_default());
+            let value = text_field(body, "value")?.unwrap_or_default();
+            prompt_model_tag(&name, &key, &value).into_iter().collect()
         }
     })
 }
 
+fn prompt_model_tag(name: &str, key: &str, value: &str) -> Option<Demand> {
+    let demand = || Demand::PromptModelTag { name: name.to_owned(), written: value.to_owned() };
+    is_prompt_model_tag(key).then(demand)
+}
+
+/// Returns true if a tag of a prompt's version names its model. Some databases compare keys without case and without spaces at the
+/// end.
+#[must_use]
+pub fn is_prompt_model_tag(key: &str) -> bool {
+    key.trim_end().eq_ignore_ascii_case(provider::PROMPT_MODEL_TAG)
+}
+
 /// MLflow 3.9 to 3.16 puts an assessment on the trace that it names itself.
 fn assessments_stay(body: &mut Json<'_>, trace: &str) -> Result<(), LocateError> {
-    let Some(info) = inner(body, &["trace", "trace_info"])? else { return Ok(()) };
-    let Some(Json::Array(assessments)) = info.get("assessments") else { return Ok(()) };
+    let Some(assessments) = assessments_of(body)? else { return Ok(()) };
     for one in assessments.iter() {
         if one?.text("trace_id").is_some_and(|named| !named.is_empty() && named != trace) {
             let (info, assessment) = ("trace_info.trace_id".to_owned(), "assessments.trace_id".to_owned());
@@ -284,6 +320,59 @@ fn assessments_stay(body: &mut Json<'_>, trace: &str) -> Result<(), LocateError>
         }
     }
     Ok(())
+}
+
+/// Returns the ID of the trace that a request starts (`StartTraceV3`); `None` when MLflow chooses it.
+///
+/// # Errors
+/// The body is not of the operation's types.
+pub fn started_trace(body: &mut Json<'_>) -> Result<Option<String>, LocateError> {
+    let Some(info) = inner(body, &["trace", "trace_info"])? else { return Ok(None) };
+    Ok(text_field(info, "trace_id")?.filter(|trace| !trace.is_empty()))
+}
+
+/// The assessments in a request that starts a trace (`StartTraceV3`).
+fn assessments_of<'j, 'b>(body: &'j mut Json<'b>) -> Result<Option<&'j mut List<'b>>, LocateError> {
+    Ok(match inner(body, &["trace", "trace_info", "assessments"])? {
+        Some(Json::Array(assessments)) => Some(assessments),
+        Some(Json::Scalar(_) | Json::String(_) | Json::Object(_) | Json::Closed(_)) | None => None,
+    })
+}
+
+/// Returns true if a request that starts a trace gives its assessments IDs.
+///
+/// # Errors
+/// The body is not of the operation's types.
+pub fn names_assessments(body: &mut Json<'_>) -> Result<bool, LocateError> {
+    let Some(assessments) = assessments_of(body)? else { return Ok(false) };
+    for one in assessments.iter() {
+        if one?.text("assessment_id").is_some_and(|id| !id.is_empty()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Removes the IDs of assessments, except of those in `stored`, from a request that starts a trace. MLflow then chooses new ones.
+///
+/// MLflow up to 3.17 merges the assessments of a started trace by ID alone: the ID of another trace's assessment moves that
+/// assessment here and overwrites it.
+///
+/// # Errors
+/// The body is not of the operation's types.
+pub fn keep_assessment_ids(body: &mut Json<'_>, stored: &HashSet<String>) -> Result<(), LocateError> {
+    let Some(assessments) = assessments_of(body)? else { return Ok(()) };
+    assessments.rewrite::<LocateError>(
+        |assessment| {
+            if let Json::Object(members) = assessment {
+                members.retain(|(key, value)| {
+                    key != "assessment_id" || matches!(value, Json::String(id) if stored.contains(id.as_ref()))
+                });
+            }
+            Ok(Keep::Yes)
+        },
+        &[],
+    )
 }
 
 /// The tags in which MLflow keeps where a trace's artifacts and its archived spans are (`mlflow.tracing.constant`): it
@@ -324,8 +413,7 @@ fn uses(endpoint: &str) -> [Demand; 2] {
 fn calls(judge: &Judge) -> Vec<Demand> {
     let endpoints = judge.endpoints.iter().flat_map(|endpoint| uses(endpoint));
     let addresses = judge.addresses.iter().cloned().map(Demand::Address);
-    let identity = judge.is_ambient.then_some(Demand::Privileged(provider::AS_SERVER));
-    endpoints.chain(addresses).chain(identity).collect()
+    endpoints.chain(addresses).chain(judge.privilege.map(Demand::Privileged)).collect()
 }
 
 fn stored_scorer(experiment: &str, name: String, version: Option<String>) -> Demand {
@@ -428,7 +516,9 @@ impl ModelChoice {
             demands.extend(uses(model));
         }
         if let (Some(provider), None) = (&self.provider, &self.secret) {
-            demands.extend(provider::is_ambient(provider).then_some(Demand::Privileged(provider::AS_SERVER)));
+            // `gateway` names an endpoint, whose use is demanded above.
+            let own = if provider.eq_ignore_ascii_case("gateway") { None } else { provider::privilege_of(provider) };
+            demands.extend(own.map(Demand::Privileged));
             let model = provider::Model { provider: provider.clone(), name: self.model.clone().unwrap_or_default() };
             demands.extend(provider::StoredSecret::default().addresses(&model).into_iter().map(Demand::Address));
         }
@@ -530,6 +620,19 @@ fn prompt_version(uri: &str) -> Option<(String, PromptAt)> {
         [only] => only.rsplit_once('@').map(|(name, alias)| (name.to_owned(), PromptAt::Alias(alias.to_owned()))),
         _ => None,
     }
+}
+
+/// Returns the name and the version that a request to optimize a prompt names.
+///
+/// # Errors
+/// The body is not of the operation's types.
+pub fn optimized_prompt(body: &mut Json<'_>) -> Result<Option<(String, PromptAt)>, LocateError> {
+    Ok(text_field(body, "source_prompt_uri")?.as_deref().and_then(prompt_version))
+}
+
+/// Replaces the alias in a request to optimize a prompt by the version that was checked: an alias may move before the job runs.
+pub fn pin_prompt(body: &mut Json<'_>, name: &str, version: &str) {
+    body.set("source_prompt_uri", Json::String(Cow::Owned(format!("prompts:/{name}/{version}"))));
 }
 
 fn demand_on(source: SourceUri, uri: String, run: Option<String>, model: Option<String>) -> Demand {

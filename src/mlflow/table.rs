@@ -190,6 +190,8 @@ pub enum Then {
     LearnTrace,
     /// Its name is another one from now on.
     RenameExperiment,
+    /// Traces were deleted: where they were is no longer known.
+    ForgetTraces,
     OwnQueue,
     /// The caller owns the MCP server, if its first version made it.
     OwnNewMcpServer,
@@ -211,6 +213,7 @@ pub enum Rule {
     OnlineScorer,
     PromptSource,
     PromptTag,
+    VersionTag,
     ProviderModel,
     ProviderSecret,
     QueueMember,
@@ -560,6 +563,7 @@ impl FromStr for Then {
             Some(("drop", word)) => Ok(Self::Drop(kind(word)?)),
             Some(("rename", "registered_model")) => Ok(Self::RenameModel),
             Some(("rename", "experiment")) => Ok(Self::RenameExperiment),
+            Some(("forget", "traces")) => Ok(Self::ForgetTraces),
             Some(("learn", "run")) => Ok(Self::LearnRun),
             Some(("learn", "trace")) => Ok(Self::LearnTrace),
             Some(_) | None => Err(format!("`{sentence}` is nothing that could follow")),

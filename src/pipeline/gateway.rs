@@ -4,7 +4,10 @@ use http::{HeaderMap, HeaderValue};
 
 use super::{Error, PARENT_TRACE, Proxy};
 use crate::authz::{Identity, Permission, Requirement, Resource, ResourceKind, holds};
-use crate::mlflow::{Demand, Judge, Located, Operation, ProviderModel, Rule, StoredSecret, Thing, is_ambient};
+use crate::mlflow::{
+    Demand, Json, Judge, Located, Operation, PromptAt, ProviderModel, Rule, StoredSecret, Thing, optimized_prompt,
+    pin_prompt, privilege_of, prompt_model,
+};
 
 impl Proxy {
     /// Returns the requirements of a demand about addresses, secrets and scorers.
@@ -32,18 +35,26 @@ impl Proxy {
                 return self.secret_change(&id, auth_config, secret_keys).await;
             }
             Demand::StoredScorer { experiment, name, version } => {
-                let Some(written) = self.resolver.scorer(&experiment, &name, version.as_deref()).await? else {
-                    return Ok(Vec::new());
+                return match self.resolver.scorer(&experiment, &name, version.as_deref()).await? {
+                    Some(written) => self.judge(&written).await,
+                    // Without a version, the name may be a built-in scorer's, which calls nothing.
+                    None if version.is_none() => Ok(Vec::new()),
+                    None => Err(crate::resolve::Error::NoSuchName(format!("Scorer with name={name} not found")).into()),
                 };
-                return self.judge(&written).await;
             }
             Demand::PromptModel { name, at } => {
-                let Some(model) = self.resolver.model_of_prompt(&name, &at).await? else { return Ok(Vec::new()) };
-                self.check_addresses(StoredSecret::default().addresses(&model))?;
-                return Ok(is_ambient(&model.provider).then_some(AS_SERVER).into_iter().collect());
+                // First: what is written from now on is checked, too.
+                self.resolver.note_optimization(&name).await;
+                let version = self.resolver.prompt_version(&name, &at).await?;
+                return version.model.map_or(Ok(Vec::new()), |written| self.prompt_model(&written));
+            }
+            Demand::PromptModelTag { name, written } => {
+                return if self.resolver.is_optimized(&name) { self.prompt_model(&written) } else { Ok(Vec::new()) };
             }
             Demand::Guardrail(id) => {
-                let Some(guardrail) = self.resolver.guardrail(&id).await? else { return Ok(Vec::new()) };
+                let guardrail = self.resolver.guardrail(&id).await?;
+                let missing = || crate::resolve::Error::NoSuchName(format!("Guardrail with id={id} not found"));
+                let guardrail = guardrail.ok_or_else(missing)?;
                 let mut requirements = self.judge(&guardrail.scorer).await?;
                 if let Some(id) = guardrail.endpoint {
                     requirements.push(self.use_of_endpoint(id).await?);
@@ -93,9 +104,7 @@ impl Proxy {
         auth_config: Vec<(String, String)>,
         secret_keys: Vec<String>,
     ) -> Result<Vec<Requirement>, Error> {
-        self.resolver.forget_secret(id).await;
         let Some(stored) = self.resolver.secret(id).await? else { return Ok(Vec::new()) };
-        self.resolver.forget_secret(id).await;
         let changed = stored.changed(auth_config, secret_keys);
         let mut models = self.resolver.models_of_secret(id).await?;
         let own = stored.provider.clone().unwrap_or_default();
@@ -109,6 +118,27 @@ impl Proxy {
             }
         }
         Ok(requirements)
+    }
+
+    /// Returns the requirements of a model that a prompt names, and that MLflow's jobs call.
+    fn prompt_model(&self, written: &str) -> Result<Vec<Requirement>, Error> {
+        let Some(model) = prompt_model(written)? else { return Ok(Vec::new()) };
+        self.check_addresses(StoredSecret::default().addresses(&model))?;
+        Ok(privilege_of(&model.provider).map(Requirement::Privileged).into_iter().collect())
+    }
+
+    /// Names the version in a request to optimize a prompt that names an alias.
+    pub(super) async fn pin_prompt(&self, identity: &Identity, body: &mut Json<'_>) -> Result<(), Error> {
+        if let Some((name, at @ PromptAt::Alias(_))) = optimized_prompt(body)? {
+            let version = self.resolver.prompt_version(&name, &at).await?;
+            // The alias may have moved since the decision.
+            let written = version.model.as_deref();
+            for requirement in written.map_or(Ok(Vec::new()), |written| self.prompt_model(written))? {
+                holds(identity, self.policy, &requirement)?;
+            }
+            pin_prompt(body, &name, &version.version);
+        }
+        Ok(())
     }
 
     /// A model definition after a change: what is not given stays as it is.
@@ -136,10 +166,7 @@ impl Proxy {
     async fn judge(&self, written: &str) -> Result<Vec<Requirement>, Error> {
         let judge = Judge::read("serialized_scorer", written)?;
         let located = |thing, permission, id| Located { thing, permission, id };
-        let mut requirements = Vec::new();
-        if judge.is_ambient {
-            requirements.push(AS_SERVER);
-        }
+        let mut requirements: Vec<_> = judge.privilege.map(Requirement::Privileged).into_iter().collect();
         self.check_addresses(judge.addresses)?;
         for name in judge.endpoints {
             // MLflow stores an endpoint's id in place of its name, and shows either.
@@ -171,8 +198,6 @@ impl Proxy {
     }
 }
 
-const AS_SERVER: Requirement = Requirement::Privileged("let MLflow use its own server's cloud identity");
-
 /// MLflow's ID of the trace that a `traceparent` names.
 fn trace_of(value: &HeaderValue) -> Option<String> {
     let parts: Vec<&str> = value.to_str().ok()?.split('-').collect();
@@ -203,6 +228,7 @@ pub(super) fn holds_for_everybody(demand: &Demand) -> bool {
         | Demand::Definition { .. }
         | Demand::StoredScorer { .. }
         | Demand::PromptModel { .. }
+        | Demand::PromptModelTag { .. }
         | Demand::Guardrail(_) => true,
         Demand::ArtifactLocation(address) | Demand::Inside { uri: address, .. } => connects(address),
         Demand::Located(_)

@@ -2,6 +2,7 @@
 //!
 //! Start at [`Proxy::handle`]. Every step can say no; only the last two speak to MLflow.
 
+mod assessments;
 mod bodies;
 mod cors;
 mod error;
@@ -39,9 +40,9 @@ use crate::http::{
     Body, CanonicalPath, Query, Request, Response, from_upstream, keep_private, read_bounded, to_upstream,
 };
 use crate::mlflow::{
-    Demand, Field, Filter, Found, Input, Json, Keep, LocateError, Located, Narrowed, Need, Operation, QueuePart, Send,
-    Table, Then, Thing, Unknown, canonical, demands, locate, names_a_version, narrow, read_spans, scorer_key, sign,
-    text_field, unpacked_size,
+    Demand, Field, Filter, Found, Input, Json, Keep, LocateError, Located, Narrowed, Need, Operation, QueuePart, Rule,
+    Send, Table, Then, Thing, Unknown, canonical, demands, locate, names_a_version, narrow, read_spans, scorer_key,
+    sign, text_field, unpacked_size,
 };
 use crate::pages::Pages;
 use crate::resolve::Resolver;
@@ -446,6 +447,10 @@ impl Proxy {
         drop(bytes);
         let mut body = text.as_deref().map(Json::open).transpose()?;
         let input = Input { params, headers: &checked.head.headers, query: &mut query, body: body.as_mut() };
+        let turn = match operation.rule {
+            Some(Rule::ProviderSecret | Rule::ProviderModel) => Some(self.effects.gateway_turn().await),
+            Some(_) | None => None,
+        };
         let permit = match self.permit(identity, operation, input).await {
             Err(Error::Locate(LocateError::Missing(_))) if operation.empty => return Ok(own::json(EMPTY)),
             decided => decided?,
@@ -460,16 +465,25 @@ impl Proxy {
         if let Some(filter) = operation.filter {
             return Box::pin(self.list(checked, identity, permit, filter, query, body.as_mut(), record)).await;
         }
+        if let (Some(Rule::TraceStays), Some(body)) = (operation.rule, body.as_mut()) {
+            Box::pin(self.keep_own_assessments(identity, body)).await?;
+        }
+        if let (Some(Rule::PromptSource), Some(body)) = (operation.rule, body.as_mut()) {
+            Box::pin(self.pin_prompt(identity, body)).await?;
+        }
         if let (Some(author), Some(body), true) = (operation.author, body.as_mut(), self.authz.authorship) {
             bodies::aside(body.size(), || sign(author, body, &identity.name))?;
         }
-        let happening = happening(operation, params, body.as_mut())?;
+        let mut happening = happening(operation, params, body.as_mut())?;
+        if let Some(happening) = &mut happening {
+            Box::pin(self.name_as_stored(happening)).await?;
+        }
         let outgoing = self.outgoing_json(&mut checked, &query, body.as_ref());
         if operation.changes_versions() {
             self.resolver.forget_versions();
         }
-        if let Some(happening) = happening {
-            let done = self.effects.carry_out(identity, checked.address, permit, happening, outgoing).await;
+        if let Some(happening) = happening.or_else(|| turn.as_ref().map(|_| Happening::Alone)) {
+            let done = self.effects.carry_out(identity, checked.address, permit, happening, outgoing, turn).await;
             if operation.changes_versions() {
                 self.resolver.forget_versions();
             }
@@ -483,6 +497,11 @@ impl Proxy {
             self.resolver.forget_experiment(renamed.as_deref().unwrap_or_default()).await;
             return answer;
         }
+        if operation.then == Some(Then::ForgetTraces) {
+            let answer = self.send(permit, outgoing, record).await;
+            self.resolver.forget_traces();
+            return answer;
+        }
         if let Some(then @ (Then::LearnRun | Then::LearnTrace)) = operation.then {
             return self.send_and_learn(permit, outgoing, then, record).await;
         }
@@ -491,6 +510,20 @@ impl Proxy {
             self.resolver.forget_versions();
         }
         answer
+    }
+
+    /// A deletion or a renaming concerns the resource under the name that MLflow holds, not under the request's spelling.
+    async fn name_as_stored(&self, happening: &mut Happening) -> Result<(), Error> {
+        let (kind, key) = match happening {
+            Happening::Delete { kind, key } => (*kind, key),
+            Happening::RenameModel { from, .. } => (ResourceKind::RegisteredModel, from),
+            Happening::Create { .. }
+            | Happening::CreateQueue
+            | Happening::CreateMcpVersion { .. }
+            | Happening::Alone => return Ok(()),
+        };
+        *key = self.resolver.stored_key(kind, std::mem::take(key)).await?;
+        Ok(())
     }
 
     async fn forward_stream(
@@ -822,6 +855,7 @@ impl Proxy {
             | Demand::Definition { .. }
             | Demand::StoredScorer { .. }
             | Demand::PromptModel { .. }
+            | Demand::PromptModelTag { .. }
             | Demand::Guardrail(_) => Box::pin(self.connection(demand)).await?,
         })
     }
@@ -1137,7 +1171,7 @@ fn happening(
         Then::OwnNewMcpServer => {
             Happening::CreateMcpVersion { server: format!("{}/{}", field("namespace")?, field("slug")?) }
         }
-        Then::LearnRun | Then::LearnTrace | Then::RenameExperiment => return Ok(None),
+        Then::LearnRun | Then::LearnTrace | Then::RenameExperiment | Then::ForgetTraces => return Ok(None),
     }))
 }
 

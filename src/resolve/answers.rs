@@ -83,6 +83,8 @@ pub struct RegisteredModel {
     #[serde(default)]
     pub(super) creation_timestamp: i64,
     #[serde(default)]
+    pub(super) last_updated_timestamp: i64,
+    #[serde(default)]
     pub(super) tags: Vec<Tag>,
 }
 
@@ -111,6 +113,29 @@ pub(super) struct TraceAnswer {
 #[derive(Deserialize)]
 pub(super) struct Trace {
     pub(super) trace_info: TraceInfo,
+}
+
+/// The assessments of a trace, as `GET traces/{id}` answers them.
+#[derive(Deserialize)]
+pub(super) struct AssessedTraceAnswer {
+    pub(super) trace: AssessedTrace,
+}
+
+#[derive(Deserialize)]
+pub(super) struct AssessedTrace {
+    pub(super) trace_info: AssessedTraceInfo,
+}
+
+#[derive(Deserialize)]
+pub(super) struct AssessedTraceInfo {
+    #[serde(default)]
+    pub(super) assessments: Vec<AssessmentOfTrace>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct AssessmentOfTrace {
+    #[serde(default)]
+    pub(super) assessment_id: String,
 }
 
 #[derive(Deserialize)]
@@ -295,16 +320,9 @@ pub(super) struct ModelVersionAnswer {
 #[derive(Deserialize)]
 pub(super) struct ModelVersion {
     #[serde(default)]
+    pub(super) version: String,
+    #[serde(default)]
     pub(super) tags: Vec<Tag>,
-}
-
-/// The model that a prompt is meant for.
-#[derive(Deserialize)]
-pub(super) struct PromptModelConfig {
-    #[serde(default)]
-    pub(super) provider: Option<String>,
-    #[serde(default)]
-    pub(super) model_name: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -314,6 +332,7 @@ pub(super) struct ScorerAnswer {
 
 #[derive(Deserialize)]
 pub(super) struct StoredScorer {
+    pub(super) scorer_name: Option<String>,
     #[serde(default)]
     pub(super) serialized_scorer: String,
 }

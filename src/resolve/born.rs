@@ -1,10 +1,17 @@
-//! Is it there, and since when? Asked when an effect was interrupted; never cached.
+//! Existence, creation time and stored name of resources. Never cached.
 
 use serde::Deserialize;
 
-use super::answers::{EndpointAnswer, ExperimentAnswer, ModelAnswer};
+use super::answers::{EndpointAnswer, ExperimentAnswer, ExperimentId, ModelAnswer, RegisteredModel, ScorerAnswer};
 use super::{Error, Resolver, target};
-use crate::authz::{Resource, ResourceKind};
+use crate::authz::{Resource, ResourceKind, scorer_key};
+use crate::http::Query;
+use crate::mlflow::PROMPT_TAG;
+
+/// Rows per page of a list that is read for creation times.
+const PAGE_ROWS: &str = "1000";
+/// Pages read at most: a list of a million.
+const PAGES: usize = 1000;
 
 impl Resolver {
     /// Which resource the thing of this kind and name is, and when it was created in MLflow (Unix ms; 0 when MLflow does
@@ -62,6 +69,100 @@ impl Resolver {
         })
     }
 
+    /// Returns when MLflow created the resource that grants call `key` (Unix ms); for a scorer, its experiment. `None` when it does
+    /// not exist or MLflow does not tell.
+    ///
+    /// # Errors
+    /// MLflow could not be asked.
+    pub async fn created(&self, kind: ResourceKind, key: &str) -> Result<Option<i64>, Error> {
+        let created = match kind {
+            ResourceKind::RegisteredModel | ResourceKind::Prompt => {
+                let found =
+                    self.find::<ModelAnswer>(target("/api/2.0/mlflow/registered-models/get", "name", key)).await?;
+                // A database that ignores case finds another resource than the one that grants name.
+                found
+                    .map(|answer| answer.registered_model)
+                    .filter(|found| found.name == key)
+                    .map(|it| it.creation_timestamp)
+            }
+            ResourceKind::Experiment | ResourceKind::Scorer => {
+                let (experiment, _) = key.split_once('/').unwrap_or((key, ""));
+                let target = target("/api/2.0/mlflow/experiments/get", "experiment_id", experiment);
+                self.find::<ExperimentAnswer>(target).await?.map(|answer| answer.experiment.creation_time)
+            }
+            _ => None,
+        };
+        Ok(created.filter(|created| *created > 0))
+    }
+
+    /// Returns the experiments, or the registered models and prompts, that MLflow created at or after `since` (Unix ms). Models that
+    /// changed since then are among them: MLflow orders models by their last change only.
+    ///
+    /// # Errors
+    /// MLflow could not be asked.
+    pub async fn newest(&self, kind: ResourceKind, since: i64) -> Result<Vec<Dated>, Error> {
+        if kind == ResourceKind::Experiment {
+            let path = "/api/2.0/mlflow/experiments/search";
+            let more = [("order_by", "creation_time DESC"), ("view_type", "ALL")];
+            return self.created_since::<Experiments>(path, &more, since).await;
+        }
+        let path = "/api/2.0/mlflow/registered-models/search";
+        let prompts = format!("tags.`{PROMPT_TAG}` = 'true'");
+        let order = ("order_by", "last_updated_timestamp DESC");
+        let mut found = self.created_since::<Models>(path, &[order], since).await?;
+        // Unless it is asked for them, MLflow 2.21 and later leaves prompts out.
+        found.extend(self.created_since::<Models>(path, &[order, ("filter", &prompts)], since).await?);
+        Ok(found)
+    }
+
+    async fn created_since<P: Page>(&self, path: &str, more: &[(&str, &str)], since: i64) -> Result<Vec<Dated>, Error> {
+        let (mut found, mut token) = (Vec::new(), None::<String>);
+        for _ in 0..PAGES {
+            let mut query = Query::default();
+            query.set("max_results", Some(PAGE_ROWS));
+            query.set("page_token", token.as_deref());
+            more.iter().for_each(|(name, value)| query.set(name, Some(value)));
+            let Some(page) = self.find::<P>(format!("{path}?{}", query.encoded())).await? else { return Ok(found) };
+            let (rows, next) = page.rows();
+            let is_last = rows.last().is_none_or(|row| row.position < since);
+            found.extend(rows.into_iter().filter(|row| row.created > 0 && row.position >= since));
+            token = next.filter(|token| !is_last && !token.is_empty());
+            if token.is_none() {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Returns the key under which MLflow holds the resource that a request calls `key`. Databases may ignore case and trailing
+    /// spaces. A resource that does not exist keeps the key of the request.
+    ///
+    /// # Errors
+    /// MLflow could not be asked.
+    pub async fn stored_key(&self, kind: ResourceKind, key: String) -> Result<String, Error> {
+        let stored = match kind {
+            ResourceKind::RegisteredModel | ResourceKind::Prompt => {
+                let found =
+                    self.find::<ModelAnswer>(target("/api/2.0/mlflow/registered-models/get", "name", &key)).await?;
+                found.map(|answer| answer.registered_model.name)
+            }
+            ResourceKind::McpServer => {
+                // INVARIANT: as in `is_there`.
+                let found = self.find::<Named>(format!("/api/3.0/mlflow/mcp-servers/{key}")).await?;
+                found.and_then(|server| server.name)
+            }
+            ResourceKind::Scorer => {
+                let (experiment, name) = key.split_once('/').unwrap_or((&key, ""));
+                let target = format!("/api/3.0/mlflow/scorers/get?experiment_id={experiment}&name={name}");
+                let found = self.find::<ScorerAnswer>(target).await?;
+                found.and_then(|answer| answer.scorer.scorer_name).map(|name| scorer_key(experiment, &name))
+            }
+            // Their keys are IDs that MLflow chose.
+            _ => None,
+        };
+        Ok(stored.unwrap_or(key))
+    }
+
     /// Whether the thing that grants call `key` is there.
     ///
     /// # Errors
@@ -98,6 +199,63 @@ impl Resolver {
         };
         Ok(self.upstream.lookup(target).await.map_err(super::failed)?.is_some())
     }
+}
+
+/// A resource and its creation time.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Dated {
+    pub key: String,
+    /// Unix ms.
+    pub created: i64,
+    /// The time by which MLflow orders the list (Unix ms).
+    pub position: i64,
+}
+
+/// A page of a list, as far as creation times are read from it.
+trait Page: for<'a> Deserialize<'a> {
+    /// Its rows, and the token of the next page.
+    fn rows(self) -> (Vec<Dated>, Option<String>);
+}
+
+#[derive(Deserialize)]
+struct Experiments {
+    #[serde(default)]
+    experiments: Vec<ExperimentId>,
+    next_page_token: Option<String>,
+}
+
+impl Page for Experiments {
+    fn rows(self) -> (Vec<Dated>, Option<String>) {
+        let row = |row: ExperimentId| Dated {
+            key: row.experiment_id,
+            created: row.creation_time,
+            position: row.creation_time,
+        };
+        (self.experiments.into_iter().map(row).collect(), self.next_page_token)
+    }
+}
+
+#[derive(Deserialize)]
+struct Models {
+    #[serde(default)]
+    registered_models: Vec<RegisteredModel>,
+    next_page_token: Option<String>,
+}
+
+impl Page for Models {
+    fn rows(self) -> (Vec<Dated>, Option<String>) {
+        let row = |row: RegisteredModel| Dated {
+            key: row.name,
+            created: row.creation_timestamp,
+            position: row.last_updated_timestamp,
+        };
+        (self.registered_models.into_iter().map(row).collect(), self.next_page_token)
+    }
+}
+
+#[derive(Deserialize)]
+struct Named {
+    name: Option<String>,
 }
 
 #[derive(Default, Deserialize)]

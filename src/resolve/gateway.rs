@@ -4,14 +4,11 @@ use std::sync::Arc;
 
 use super::answers::{
     Endpoint, EndpointAnswer, EndpointList, GuardrailAnswer, ModelDefinition, ModelDefinitionAnswer,
-    ModelDefinitionList, ModelVersionAnswer, PromptModelConfig, ScorerAnswer, SecretAnswer, SecretList,
+    ModelDefinitionList, ModelVersionAnswer, ScorerAnswer, SecretAnswer, SecretList,
 };
 use super::{Error, Resolver, target};
 use crate::http::Query;
-use crate::mlflow::{PromptAt, ProviderModel, StoredSecret};
-
-/// The tag of a prompt's version that names its model (`mlflow/prompt/constants.py`).
-const PROMPT_MODEL_TAG: &str = "_mlflow_prompt_model_config";
+use crate::mlflow::{PromptAt, ProviderModel, StoredSecret, is_prompt_model_tag};
 
 /// An endpoint by its name.
 #[derive(Debug)]
@@ -44,6 +41,14 @@ pub struct GuardrailCalls {
     pub scorer: String,
     /// The endpoint that rewrites answers, by its id.
     pub endpoint: Option<String>,
+}
+
+/// A version of a prompt.
+#[derive(Clone, Debug)]
+pub struct PromptVersion {
+    pub version: String,
+    /// The value of the tag that names its model.
+    pub model: Option<String>,
 }
 
 impl Resolver {
@@ -80,7 +85,7 @@ impl Resolver {
     /// # Errors
     /// MLflow could not be asked.
     pub async fn addresses_of_endpoint(&self, name: &str) -> Result<Vec<String>, Error> {
-        match self.recently_known(name).await? {
+        match self.endpoint(name).await? {
             Some(known) => self.addresses(&known.models).await,
             None => Ok(Vec::new()),
         }
@@ -129,28 +134,16 @@ impl Resolver {
         Ok(addresses)
     }
 
-    /// A secret by its id; `None` when it is not there.
+    /// A secret by its id; `None` when it is not there. Never cached: what is checked against it may be used at once.
     ///
     /// # Errors
     /// MLflow could not be asked.
-    pub async fn secret(&self, id: &str) -> Result<Option<Arc<StoredSecret>>, Error> {
+    pub async fn secret(&self, id: &str) -> Result<Option<StoredSecret>, Error> {
         if id.is_empty() {
             return Ok(None);
         }
-        if let Some(known) = self.secrets.get(id).await {
-            self.metrics.resources.hits.inc();
-            return Ok(Some(known));
-        }
-        self.metrics.resources.misses.inc();
         let found = self.find::<SecretAnswer>(target("/api/3.0/mlflow/gateway/secrets/get", "secret_id", id)).await?;
-        let Some(secret) = found.map(|answer| Arc::new(StoredSecret::from(answer.secret))) else { return Ok(None) };
-        self.secrets.insert(id.to_owned(), Arc::clone(&secret)).await;
-        Ok(Some(secret))
-    }
-
-    /// Forgets a secret, because it is about to be changed through us.
-    pub async fn forget_secret(&self, id: &str) {
-        self.secrets.invalidate(id).await;
+        Ok(found.map(|answer| StoredSecret::from(answer.secret)))
     }
 
     /// The models of all definitions that use a secret. Never cached.
@@ -178,11 +171,11 @@ impl Resolver {
         }))
     }
 
-    /// The model that a version of a prompt names; `None` when it names none that can be read.
+    /// Returns a version of a prompt: its number, and the tag that names its model. Never cached.
     ///
     /// # Errors
-    /// MLflow could not be asked.
-    pub async fn model_of_prompt(&self, name: &str, at: &PromptAt) -> Result<Option<ProviderModel>, Error> {
+    /// It does not exist, or MLflow could not be asked.
+    pub async fn prompt_version(&self, name: &str, at: &PromptAt) -> Result<PromptVersion, Error> {
         let (path, key, value) = match at {
             PromptAt::Version(version) => ("/api/2.0/mlflow/model-versions/get", "version", version),
             PromptAt::Alias(alias) => ("/api/2.0/mlflow/registered-models/alias", "alias", alias),
@@ -191,12 +184,21 @@ impl Resolver {
         query.set("name", Some(name));
         query.set(key, Some(value));
         let found = self.find::<ModelVersionAnswer>(format!("{path}?{}", query.encoded())).await?;
-        let tags = found.into_iter().flat_map(|answer| answer.model_version.tags);
-        let config = tags.rev().find(|tag| tag.key == PROMPT_MODEL_TAG);
-        let config = config.and_then(|tag| serde_json::from_str::<PromptModelConfig>(&tag.value).ok());
-        Ok(config.and_then(|config| {
-            Some(ProviderModel { provider: config.provider?, name: config.model_name.unwrap_or_default() })
-        }))
+        let missing = || Error::NoSuchName(format!("Prompt (name={name}, {key}={value}) not found"));
+        let found = found.ok_or_else(missing)?.model_version;
+        let tag = found.tags.into_iter().rev().find(|tag| is_prompt_model_tag(&tag.key));
+        Ok(PromptVersion { version: found.version, model: tag.map(|tag| tag.value) })
+    }
+
+    /// Notes that MLflow optimizes a prompt: its job reads the prompt's model at a time that the proxy does not know.
+    pub async fn note_optimization(&self, prompt: &str) {
+        self.optimized.insert(prompt.to_owned(), ()).await;
+    }
+
+    /// Returns true if an optimization of a prompt was started within the last day.
+    #[must_use]
+    pub fn is_optimized(&self, prompt: &str) -> bool {
+        self.optimized.contains_key(prompt)
     }
 
     /// The serialized form of a registered scorer; `None` when it is not there.

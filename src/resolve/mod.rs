@@ -10,7 +10,7 @@ mod gateway;
 mod locations;
 mod versions;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,8 +19,8 @@ use moka::future::Cache;
 use serde::Deserialize;
 
 use answers::{
-    DatasetAnswer, EndpointAnswer, ExperimentAnswer, GuardrailAnswer, InExperiment, IssueAnswer, JobAnswer,
-    LabelSchemaAnswer, LoggedModelAnswer, ModelAnswer, OnlineScorers, QueueAnswer, RunAnswer, TraceAnswer,
+    AssessedTraceAnswer, DatasetAnswer, EndpointAnswer, ExperimentAnswer, GuardrailAnswer, InExperiment, IssueAnswer,
+    JobAnswer, LabelSchemaAnswer, LoggedModelAnswer, ModelAnswer, OnlineScorers, QueueAnswer, RunAnswer, TraceAnswer,
     TraceAnswerV2, TraceBatch,
 };
 pub use answers::{Queue, RegisteredModel};
@@ -30,7 +30,7 @@ pub use versions::ModelVersionKey;
 
 use crate::authz::{Permission, Requirement, Resource, ResourceKind};
 use crate::http::Query;
-use crate::mlflow::{ArtifactPath, Located, StoredSecret, Thing};
+use crate::mlflow::{ArtifactPath, Located, Thing};
 use crate::telemetry::Metrics;
 use crate::upstream::{self, Upstream};
 
@@ -56,10 +56,10 @@ pub struct Resolver {
     others: Cache<(Owned, String), Home>,
     /// An endpoint of the AI gateway is called by its name and granted by its id.
     endpoints: Cache<String, Arc<KnownEndpoint>>,
-    /// Secrets of the AI gateway by id, as far as MLflow shows them. Short-lived: others may change them.
-    secrets: Cache<String, Arc<StoredSecret>>,
     /// A name is a model or a prompt; short-lived, because other writers exist.
     names: Cache<String, Resource>,
+    /// Prompts for which an optimization was started.
+    optimized: Cache<String, ()>,
     /// What experiments are called, for globs. Short-lived: others may rename them.
     experiments: Cache<String, Arc<str>>,
     /// Where experiments keep their artifacts.
@@ -108,8 +108,11 @@ impl Owned {
 }
 
 const ENTRIES: u64 = 1_000_000;
-const HOME_TTL: Duration = Duration::from_secs(60);
+/// The ID of a deleted trace may come again in another experiment, beside this proxy or through another replica.
+const HOME_TTL: Duration = Duration::from_secs(5);
 const NAME_TTL: Duration = Duration::from_secs(5);
+/// Longer than jobs wait in MLflow's queue.
+const OPTIMIZATION_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 const TITLE_TTL: Duration = Duration::from_secs(30);
 /// How many traces are asked for at once.
 const BATCH: usize = 100;
@@ -126,8 +129,8 @@ impl Resolver {
             logged_models: Cache::new(ENTRIES),
             others: Cache::builder().max_capacity(ENTRIES).time_to_live(HOME_TTL).build(),
             endpoints: Cache::builder().max_capacity(100_000).time_to_live(NAME_TTL).build(),
-            secrets: Cache::builder().max_capacity(10_000).time_to_live(NAME_TTL).build(),
             names: Cache::builder().max_capacity(100_000).time_to_live(NAME_TTL).build(),
+            optimized: Cache::builder().max_capacity(100_000).time_to_live(OPTIMIZATION_TTL).build(),
             experiments: Cache::builder().max_capacity(100_000).time_to_live(TITLE_TTL).build(),
             locations: Locations::new(),
             versions: Cache::builder().max_capacity(10_000).time_to_live(NAME_TTL).build(),
@@ -334,6 +337,22 @@ impl Resolver {
         let Some(home) = self.ask_trace(id).await? else { return Ok(None) };
         self.others.insert((Owned::Trace, id.to_owned()), home.clone()).await;
         Ok(Some(home.experiment))
+    }
+
+    /// Forgets in which experiments traces are, because some were deleted through the proxy.
+    pub fn forget_traces(&self) {
+        self.others.invalidate_all();
+    }
+
+    /// Returns the IDs of the assessments that a trace has now; none when the trace does not exist. Never cached.
+    ///
+    /// # Errors
+    /// MLflow could not be asked.
+    pub async fn assessments_of_trace(&self, id: &str) -> Result<HashSet<String>, Error> {
+        // INVARIANT: `mlflow::demands` accepts letters, digits, `-` and `_` only, so the ID is one path segment.
+        let found = self.find::<AssessedTraceAnswer>(format!("/api/3.0/mlflow/traces/{id}")).await?;
+        let assessments = found.map(|answer| answer.trace.trace_info.assessments).unwrap_or_default();
+        Ok(assessments.into_iter().map(|assessment| assessment.assessment_id).collect())
     }
 
     /// Whether every one of these traces is in the experiment or nowhere yet. Never a remembered "nowhere".

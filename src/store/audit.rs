@@ -20,6 +20,14 @@ pub struct Actor {
     pub address: Option<IpAddr>,
 }
 
+impl Actor {
+    /// Audit actor for changes that the proxy makes on its own.
+    #[must_use]
+    pub fn proxy() -> Self {
+        Self { name: "proxy".to_owned(), token: None, address: None }
+    }
+}
+
 /// One row of the audit log.
 #[derive(Clone, Debug)]
 pub struct AuditEntry {

@@ -64,7 +64,8 @@ impl Store {
 
     /// `Create` happened under this key: the creator gets MANAGE (an existing grant of theirs is raised), those with whom
     /// the policy shares it get theirs (one that exists stays as it is), the intent goes. One transaction. A creator whose
-    /// account is gone by now gets nothing.
+    /// account is gone by now gets nothing. Grants that are older than the intent were made for an earlier resource of this ID or
+    /// name; they are dropped in the same transaction.
     ///
     /// # Errors
     /// As every method.
@@ -78,6 +79,7 @@ impl Store {
         shared: &[OnCreate],
     ) -> Result<()> {
         let mut change = self.change().await?;
+        let dropped = change.drop_older_grants(kind, key, intent).await?;
         let mut detail = match change.user(user).await {
             Ok(creator) => {
                 let (subject, selector) = (Subject::User(user), Selector::Exact(key.to_owned()));
@@ -93,6 +95,9 @@ impl Store {
             } else {
                 tracing::warn!(%to, %kind, key, "the policy shares what is made with nobody there is, or with who has a grant on it");
             }
+        }
+        if dropped > 0 {
+            detail += &format!(", {dropped} older grants dropped");
         }
         change.end(intent).await?;
         change.commit(actor, "resource.create", format!("{kind}:{key}"), detail).await
@@ -126,7 +131,8 @@ impl Store {
         change.commit(actor, "resource.delete", format!("{kind}:{key}"), detail).await
     }
 
-    /// `Rename` happened: exact grants move (one that is in the way at the new name is replaced), and the intent goes.
+    /// `Rename` happened: exact grants move, and the intent goes. MLflow does not rename onto a name in use, so older grants at the
+    /// new name were made for an earlier resource; they are dropped.
     ///
     /// # Errors
     /// As every method.
@@ -139,13 +145,28 @@ impl Store {
         to: &str,
     ) -> Result<()> {
         let mut change = self.change().await?;
-        let mut moved = 0;
+        let (mut moved, mut dropped) = (0, 0);
+        if from != to {
+            dropped = change.drop_older_grants(kind, to, intent).await?;
+        }
         for kind in kind.sharing_names().iter().filter(|_| from != to) {
             moved += change.move_grants(*kind, from, to).await?;
         }
         change.end(intent).await?;
-        let detail = format!("now `{to}`, {moved} grants moved");
+        let detail = format!("now `{to}`, {moved} grants moved, {dropped} older grants at the new name dropped");
         change.commit(actor, "resource.rename", format!("{kind}:{from}"), detail).await
+    }
+
+    /// Returns true if somebody was granted MANAGE on a resource at or after `since`.
+    ///
+    /// # Errors
+    /// As every method.
+    pub async fn is_owned_since(&self, kind: ResourceKind, key: &str, since: Timestamp) -> Result<bool> {
+        let owned = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM grants WHERE form = 'exact' AND kind = $1 AND selector = $2
+                 AND permission = 'MANAGE' AND created >= $3)",
+        );
+        Ok(owned.bind(kind.as_str()).bind(key).bind(since.0).fetch_one(&self.readers).await?)
     }
 
     /// MLflow said no: nothing follows.
@@ -184,6 +205,33 @@ impl Change {
     async fn end(&mut self, intent: i64) -> Result<()> {
         sqlx::query("DELETE FROM intents WHERE id = $1").bind(intent).execute(self.on()).await?;
         Ok(())
+    }
+
+    /// Drops the grants on a resource that are older than an intent. Returns how many.
+    ///
+    /// Grants that refuse stay on names: they were written about the name, which anybody may take, and dropping them would open
+    /// the new resource to those whom they refuse. IDs are chosen by MLflow, so nobody writes about one in advance.
+    async fn drop_older_grants(&mut self, kind: ResourceKind, key: &str, intent: i64) -> Result<u64> {
+        let older = "form = 'exact' AND (created IS NULL OR created < (SELECT created FROM intents WHERE id = $2))";
+        let mut dropped = 0;
+        if kind == ResourceKind::Experiment {
+            // A scorer's key is `EXPERIMENT/NAME`.
+            let drop = format!(
+                "DELETE FROM grants WHERE {older} AND (kind = 'experiment' AND selector = $1
+                     OR kind = 'scorer' AND substr(selector, 1, length($1) + 1) = $1 || '/')"
+            );
+            let drop = sqlx::query(sqlx::AssertSqlSafe(drop)).bind(key).bind(intent);
+            return Ok(drop.execute(self.on()).await?.rows_affected());
+        }
+        for kind in kind.sharing_names() {
+            let drop = format!(
+                "DELETE FROM grants WHERE {older} AND kind = $1 AND selector = $3
+                     AND permission NOT IN ('DENY', 'NO_PERMISSIONS')"
+            );
+            let drop = sqlx::query(sqlx::AssertSqlSafe(drop)).bind(kind.as_str()).bind(intent).bind(key);
+            dropped += drop.execute(self.on()).await?.rows_affected();
+        }
+        Ok(dropped)
     }
 
     async fn move_grants(&mut self, kind: ResourceKind, from: &str, to: &str) -> Result<u64> {

@@ -137,7 +137,7 @@ impl Store {
         let (subject_kind, subject) = subject_columns(&grant.subject);
         let (form, selector) = selector_columns(&grant.selector);
         let updated = sqlx::query(
-            "UPDATE grants SET permission = $1
+            "UPDATE grants SET permission = $1, created = $7, thing_created = NULL
              WHERE subject_kind = $2 AND subject = $3 AND kind = $4 AND form = $5 AND selector = $6",
         )
         .bind(grant.permission.as_str())
@@ -146,6 +146,7 @@ impl Store {
         .bind(grant.kind.as_str())
         .bind(form)
         .bind(selector)
+        .bind(change.at.0)
         .execute(change.on())
         .await?;
         if updated.rows_affected() == 0 {
@@ -202,9 +203,10 @@ impl Change {
     pub(super) async fn add_grant(&mut self, grant: &Grant) -> Result<Option<i64>> {
         let (subject_kind, subject) = subject_columns(&grant.subject);
         let (form, selector) = selector_columns(&grant.selector);
+        let at = self.at.0;
         let created = sqlx::query_scalar(
-            "INSERT INTO grants (subject_kind, subject, kind, form, selector, permission)
-             VALUES ($1, $2, $3, $4, $5, $6)
+            "INSERT INTO grants (subject_kind, subject, kind, form, selector, permission, created)
+             VALUES ($1, $2, $3, $4, $5, $6, $7)
              ON CONFLICT (subject_kind, subject, kind, form, selector) DO NOTHING RETURNING id",
         )
         .bind(subject_kind)
@@ -212,7 +214,8 @@ impl Change {
         .bind(grant.kind.as_str())
         .bind(form)
         .bind(selector)
-        .bind(grant.permission.as_str());
+        .bind(grant.permission.as_str())
+        .bind(at);
         Ok(created.fetch_optional(self.on()).await?)
     }
 
@@ -220,10 +223,12 @@ impl Change {
     pub(super) async fn put_grant(&mut self, grant: &Grant) -> Result<()> {
         let (subject_kind, subject) = subject_columns(&grant.subject);
         let (form, selector) = selector_columns(&grant.selector);
+        let at = self.at.0;
         sqlx::query(
-            "INSERT INTO grants (subject_kind, subject, kind, form, selector, permission)
-             VALUES ($1, $2, $3, $4, $5, $6)
-             ON CONFLICT (subject_kind, subject, kind, form, selector) DO UPDATE SET permission = excluded.permission",
+            "INSERT INTO grants (subject_kind, subject, kind, form, selector, permission, created)
+             VALUES ($1, $2, $3, $4, $5, $6, $7)
+             ON CONFLICT (subject_kind, subject, kind, form, selector)
+             DO UPDATE SET permission = excluded.permission, created = excluded.created, thing_created = NULL",
         )
         .bind(subject_kind)
         .bind(subject)
@@ -231,6 +236,7 @@ impl Change {
         .bind(form)
         .bind(selector)
         .bind(grant.permission.as_str())
+        .bind(at)
         .execute(self.on())
         .await?;
         Ok(())

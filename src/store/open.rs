@@ -113,6 +113,7 @@ fn migrator() -> Migrator {
         (2, "roles", include_str!("../../migrations/sqlite/0002_roles.sql")),
         (3, "people", include_str!("../../migrations/sqlite/0003_people.sql")),
         (4, "reserved names", include_str!("../../migrations/sqlite/0004_reserved_names.sql")),
+        (6, "thing created", include_str!("../../migrations/sqlite/0006_thing_created.sql")),
     ];
     let migrations = migrations.map(|(number, name, text)| {
         Migration::new(number, name.into(), MigrationType::Simple, text.into_sql_str(), false)

@@ -6,7 +6,7 @@
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
-use super::{Assignment, AuditEntry, Error, GrantRow, Intent, Person, Result, Role, Token, User};
+use super::{Assignment, AuditEntry, Error, GrantRow, Intent, Person, Result, Role, Token, Undated, User};
 use crate::authz::{Grant, Limits, Permission, ResourceKind, RoleId, Selector, Subject, TokenId, UserId};
 use crate::clock::Timestamp;
 use crate::crypto::PasswordHash;
@@ -90,6 +90,11 @@ pub(super) fn grant(row: &SqliteRow) -> Result<Grant> {
 /// From the columns of [`grant`] and `id`.
 pub(super) fn grant_row(row: &SqliteRow) -> Result<GrantRow> {
     Ok(GrantRow { id: row.try_get("id")?, grant: grant(row)? })
+}
+
+/// From the columns `id, kind, selector`.
+pub(super) fn undated(row: &SqliteRow) -> Result<Undated> {
+    Ok(Undated { id: row.try_get("id")?, kind: kind(row)?, key: row.try_get("selector")? })
 }
 
 /// From the columns `id, workspace, name, description`; without its grants.

@@ -334,6 +334,64 @@ async fn a_creator_gets_manage_also_over_an_older_grant() {
     assert!(store.intents().await.unwrap().is_empty());
 }
 
+/// The levels that groups hold on one resource after alice created it.
+async fn after_creation(kind: ResourceKind, key: &str, before: &[Grant]) -> Vec<Grant> {
+    let (store, clock) = memory().await;
+    let alice = user(&store, "alice").await;
+    for grant in before {
+        store.create_grant(&actor(), grant).await.unwrap();
+    }
+    clock.advance(Duration::from_millis(1));
+    let intent = store.begin(&Effect::Create { kind, name: "x".to_owned(), user: alice.id }).await.unwrap();
+    let during = grant(Subject::Group("during".to_owned()), kind, key, Permission::Read);
+    store.create_grant(&actor(), &during).await.unwrap();
+    store.finish_create(&actor(), intent, kind, key, alice.id, &[]).await.unwrap();
+    let mine = Subject::User(alice.id);
+    let left = store.grants().await.unwrap();
+    assert!(left.contains(&grant(mine.clone(), kind, key, Permission::Manage)), "{left:?}");
+    left.into_iter().filter(|grant| grant.subject != mine && *grant != during).collect()
+}
+
+#[tokio::test]
+async fn creating_an_experiment_drops_every_older_grant_on_its_id_and_its_scorers() {
+    let kind = ResourceKind::Experiment;
+    let group = |kind, key: &str, permission| grant(Subject::Group("g".to_owned()), kind, key, permission);
+    let stays = [
+        group(kind, "1", Permission::Read),
+        group(kind, "121", Permission::Read),
+        group(ResourceKind::RegisteredModel, "12", Permission::Read),
+        group(ResourceKind::Scorer, "121/judge", Permission::Manage),
+    ];
+    for goes in [
+        group(kind, "12", Permission::Manage),
+        group(kind, "12", Permission::Deny),
+        group(ResourceKind::Scorer, "12/judge", Permission::Manage),
+    ] {
+        let mut before = stays.to_vec();
+        before.push(goes);
+        let left = after_creation(kind, "12", &before).await;
+        assert_eq!(left.len(), stays.len());
+        assert!(stays.iter().all(|grant| left.contains(grant)), "{left:?}");
+    }
+}
+
+#[tokio::test]
+async fn creating_a_model_drops_older_grants_on_its_name_except_refusals() {
+    let kind = ResourceKind::RegisteredModel;
+    let group = |name: &str, kind, key: &str, permission| grant(Subject::Group(name.to_owned()), kind, key, permission);
+    let refused = group("refused", kind, "fraud", Permission::Deny);
+    let all = Grant { selector: Selector::All, ..group("g", kind, "", Permission::Read) };
+    let before = [
+        group("g", kind, "fraud", Permission::Manage),
+        group("g", ResourceKind::Prompt, "fraud", Permission::Read),
+        refused.clone(),
+        all.clone(),
+    ];
+    let left = after_creation(kind, "fraud", &before).await;
+    assert_eq!(left.len(), 2, "{left:?}");
+    assert!(left.contains(&refused) && left.contains(&all));
+}
+
 #[tokio::test]
 async fn a_creator_whose_account_is_gone_leaves_neither_grant_nor_intent() {
     let (store, _) = memory().await;
@@ -375,8 +433,8 @@ async fn deleting_a_thing_drops_everybodys_exact_grants_on_it_and_no_others() {
 }
 
 #[tokio::test]
-async fn a_rename_moves_grants_and_replaces_one_that_is_in_the_way() {
-    let (store, _) = memory().await;
+async fn a_rename_moves_grants_and_drops_older_ones_at_the_new_name() {
+    let (store, clock) = memory().await;
     let kind = ResourceKind::RegisteredModel;
     let group = |name: &str| Subject::Group(name.to_owned());
     for (name, key, permission) in [
@@ -384,10 +442,12 @@ async fn a_rename_moves_grants_and_replaces_one_that_is_in_the_way() {
         ("a", "new", Permission::Read),
         ("b", "old", Permission::Deny),
         ("c", "new", Permission::Edit),
+        ("e", "new", Permission::Deny),
         ("d", "older", Permission::Edit),
     ] {
         store.create_grant(&actor(), &grant(group(name), kind, key, permission)).await.unwrap();
     }
+    clock.advance(Duration::from_millis(1));
     let effect = Effect::Rename { kind, from: "old".to_owned(), to: "new".to_owned() };
     let intent = store.begin(&effect).await.unwrap();
     assert_eq!(store.intents().await.unwrap()[0].effect, effect);
@@ -397,7 +457,7 @@ async fn a_rename_moves_grants_and_replaces_one_that_is_in_the_way() {
         [
             grant(group("a"), kind, "new", Permission::Manage),
             grant(group("b"), kind, "new", Permission::Deny),
-            grant(group("c"), kind, "new", Permission::Edit),
+            grant(group("e"), kind, "new", Permission::Deny),
             grant(group("d"), kind, "older", Permission::Edit),
         ]
     );

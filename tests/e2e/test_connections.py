@@ -1,6 +1,7 @@
 """What makes MLflow open a connection: no caller leads it to itself, to its neighbours, or to another owner's endpoint."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -463,3 +464,82 @@ def test_prompt_optimization_calls_the_model_of_its_prompt(mallory, mlflow_serve
         answer = mallory.owner.post(f"{V3}/prompt-optimization/jobs", {
             "experiment_id": mallory.experiment, "source_prompt_uri": uri, "config": {"optimizer_type": "OPTIMIZER_TYPE_GEPA"}})
         assert (answer.status_code != 403) == allowed, f"{uri} {answer.text}"
+
+
+def new_prompt(owner, config):
+    """A prompt with one version that names a model; gives its name."""
+    name, prompt = unique("prompt"), [{"key": "mlflow.prompt.is_prompt", "value": "true"}]
+    owner.ok("POST", f"{API}/registered-models/create", {"name": name, "tags": prompt})
+    new_version(owner, name, config)
+    return name
+
+
+def new_version(owner, name, config, check=True):
+    tags = [{"key": "mlflow.prompt.is_prompt", "value": "true"}, {"key": "mlflow.prompt.text", "value": "Say {{ this }}"},
+            {"key": "_mlflow_prompt_model_config", "value": config}]
+    made = owner.post(f"{API}/model-versions/create", {"name": name, "source": "dummy-source", "tags": tags})
+    assert made.ok or not check, made.text
+    return made
+
+
+def optimize(owner, experiment, uri):
+    return owner.post(f"{V3}/prompt-optimization/jobs", {
+        "experiment_id": experiment, "source_prompt_uri": uri, "config": {"optimizer_type": "OPTIMIZER_TYPE_GEPA"}})
+
+
+@pytest.mark.parametrize("config", [
+    '{"provider": "openai", "provider": "ollama", "model_name": "m"}', '{"provider": "ollama", "model_name": "m", "top_p": NaN}',
+    '{"provider": "openai", "model_name": 3}', '{"provider": "openai/../x", "model_name": "m"}', '["provider"]', "",
+])
+def test_a_prompt_whose_model_has_two_readings_is_not_optimized(mallory, mlflow_server, config):
+    name = new_prompt(mallory.owner, config)
+    with mlflow_server.unchanged():
+        answer = optimize(mallory.owner, mallory.experiment, f"prompts:/{name}/1")
+    assert answer.status_code == 400, answer.text
+
+
+def test_a_prompt_that_does_not_exist_is_not_optimized(mallory, mlflow_server):
+    name = new_prompt(mallory.owner, '{"provider": "openai", "model_name": "m"}')
+    with mlflow_server.unchanged():
+        assert optimize(mallory.owner, mallory.experiment, f"prompts:/{name}/2").status_code == 404
+
+
+def test_the_model_of_a_prompt_stays_allowed_once_its_optimization_was_started(mallory, mlflow_server):
+    """MLflow's job reads the model when it runs, which may be later."""
+    good, bad = '{"provider": "openai", "model_name": "m"}', '{"provider": "ollama", "model_name": "m"}'
+    name = new_prompt(mallory.owner, good)
+    # Clients may call such a model themselves.
+    new_version(mallory.owner, name, bad)
+    mallory.owner.ok("POST", f"{API}/registered-models/alias", {"name": name, "alias": "live", "version": "1"})
+    optimize(mallory.owner, mallory.experiment, f"prompts:/{name}@live")
+    with mlflow_server.unchanged():
+        for key in ("_mlflow_prompt_model_config", "_MLFLOW_prompt_model_config "):
+            check_refused(mallory.owner.post(f"{API}/model-versions/set-tag", {"name": name, "version": "1", "key": key, "value": bad}))
+        assert new_version(mallory.owner, name, bad, check=False).status_code == 403
+    mallory.owner.ok("POST", f"{API}/model-versions/set-tag",
+                     {"name": name, "version": "1", "key": "_mlflow_prompt_model_config", "value": good})
+
+
+@pytest.mark.parametrize("provider", ["langflow", "zerogpu", "custom", "no-such-provider"])
+def test_a_provider_that_the_proxy_does_not_know_is_an_administrators(mallory, mlflow_server, provider):
+    secret = new_secret(mallory.owner)
+    definition = {"name": unique("definition"), "secret_id": secret, "provider": provider, "model_name": "m"}
+    scorer = {"experiment_id": mallory.experiment, "name": "judge", "serialized_scorer": json.dumps(judge(model=f"{provider}:/m"))}
+    with mlflow_server.unchanged():
+        check_refused(mallory.owner.post(f"{GATEWAY}/model-definitions/create", definition))
+        check_refused(mallory.owner.post(f"{V3}/scorers/register", scorer))
+
+
+def test_two_changes_at_once_reach_no_address_that_each_alone_does_not(mallory, admin):
+    """A secret loses its address while a provider on loopback is given the secret."""
+    base = the_provider().url
+    for _ in range(5):
+        made = mallory.owner.ok("POST", f"{GATEWAY}/secrets/create", secret_with({"api_base": base}, ""))
+        secret = made["secret"]["secret_id"]
+        change = {"secret_id": secret, "auth_config": {"version": "1"}}
+        definition = {"name": unique("definition"), "secret_id": secret, "provider": "ollama", "model_name": "m"}
+        with ThreadPoolExecutor(4) as pool:
+            changed = pool.submit(mallory.owner.post, f"{GATEWAY}/secrets/update", change)
+            defined = [pool.submit(mallory.owner.post, f"{GATEWAY}/model-definitions/create", definition | {"name": unique("definition")})
+                       for _ in range(3)]
+        assert not (changed.result().ok and any(one.result().ok for one in defined)), "both were allowed"

@@ -2,12 +2,15 @@
 
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 
-from harness import Http, World, unique, wait_until
+from endpoints_genai import SCORER
+from harness import Http, World, plain_environment, unique, wait_until
 
 API = "/api/2.0/mlflow"
 
@@ -106,6 +109,72 @@ def test_a_failed_delete_keeps_the_grants(alice, bob, world):
     gone = alice.delete(f"{API}/model-versions/delete", {"name": world.model, "version": "99"})
     assert gone.status_code == 404, gone.text
     assert get_model(bob, world.model).status_code == 200
+
+
+def remove_experiment(mlflow_server, experiment):
+    """What an operator's `mlflow gc` does. SQLite then gives the ID again if it was the highest."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", f"sqlite:///{mlflow_server.database}", "--experiment-ids", experiment],
+        env=plain_environment(MLFLOW_TRACKING_URI=mlflow_server.url), capture_output=True, text=True, timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_experiment_id_that_comes_again_opens_nothing_to_earlier_holders(alice, bob, proxy, mlflow_server):
+    first = alice.ok("POST", f"{API}/experiments/create", {"name": unique("first")})["experiment_id"]
+    alice.grant(bob, "experiment", first, "EDIT")
+    scorer = {"experiment_id": first, "name": "judge", "serialized_scorer": json.dumps(SCORER | {"name": "judge"})}
+    alice.ok("POST", "/api/3.0/mlflow/scorers/register", scorer)
+    alice.ok("POST", f"{API}/experiments/delete", {"experiment_id": first})
+    remove_experiment(mlflow_server, first)
+    carol = proxy.person("carol")
+    second = carol.ok("POST", f"{API}/experiments/create", {"name": unique("second")})["experiment_id"]
+    assert second == first, "SQLite gives the highest ID again"
+    for person in (alice, bob):
+        assert person.get(f"{API}/experiments/get", {"experiment_id": second}).status_code == 403
+        assert level(person, "experiment", second) == "NO_PERMISSIONS"
+    assert level(carol, "experiment", second) == "MANAGE"
+    carol.ok("POST", "/api/3.0/mlflow/scorers/register", scorer)
+    owners = proxy.rows("SELECT users.name FROM grants JOIN users ON users.id = grants.subject WHERE kind = 'scorer' AND selector = ?",
+                        f"{second}/judge")
+    assert owners == [(carol.name,)]
+
+
+def test_grants_do_not_count_for_what_was_made_anew_beside_the_proxy(start_proxy, mlflow_server):
+    """The proxy compares creation times when it starts, and every minute."""
+    proxy = start_proxy()
+    alice, bare = proxy.person("alice"), Http(mlflow_server.url, None)
+    experiment = alice.ok("POST", f"{API}/experiments/create", {"name": unique("first")})["experiment_id"]
+    model, prompt, kept = unique("model"), unique("prompt"), unique("kept")
+    is_prompt = [{"key": "mlflow.prompt.is_prompt", "value": "true"}]
+    made = {model: [], prompt: is_prompt, kept: []}
+    for name, tags in made.items():
+        alice.ok("POST", f"{API}/registered-models/create", {"name": name, "tags": tags})
+
+    def undated():
+        return proxy.rows("SELECT kind, selector FROM grants WHERE thing_created IS NULL")
+
+    assert len(undated()) == 4
+    proxy.stop()
+    proxy.start()
+    wait_until(lambda: not undated(), 30, "the proxy knows what its grants are about")
+
+    bare.post(f"{API}/experiments/delete", {"experiment_id": experiment})
+    remove_experiment(mlflow_server, experiment)
+    assert bare.post(f"{API}/experiments/create", {"name": unique("second")}).json()["experiment_id"] == experiment
+    for name in (model, prompt):
+        assert bare.delete(f"{API}/registered-models/delete", {"name": name}).status_code == 200
+        assert bare.post(f"{API}/registered-models/create", {"name": name, "tags": made[name]}).status_code == 200
+    proxy.stop()
+    proxy.start()
+    left = "SELECT kind, selector FROM grants"
+    wait_until(lambda: len(proxy.rows(left)) == 1, 30, "grants on what is gone are dropped")
+    assert proxy.rows(left) == [("registered_model", kept)]
+    assert alice.get(f"{API}/experiments/get", {"experiment_id": experiment}).status_code == 403
+    assert get_model(alice, model).status_code == 403
+    assert get_model(alice, kept).status_code == 200
+    told = proxy.rows("SELECT target FROM audit WHERE action = 'resource.reissue'")
+    assert {target for target, in told} == {f"experiment:{experiment}", f"registered_model:{model}", f"registered_model:{prompt}"}
 
 
 def test_somebody_denied_a_name_cannot_take_it(alice, bob, admin):

@@ -315,6 +315,44 @@ def test_an_assessment_belongs_to_the_trace_in_its_path(mlflow_server, world, ot
         other_world.owner.delete(f"{V3}/traces/{theirs}/assessments/{given}")  # 200, as for any that is not there
 
 
+def assessments_of(who, trace):
+    return who.ok("GET", f"{V3}/traces/{trace}")["trace"]["trace_info"].get("assessments", [])
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["stored-trace", "new-trace"])
+def test_a_started_trace_takes_no_assessment_of_another_trace(mlflow_server, world, other_world, trace, stored):
+    """MLflow merges assessments by their ID alone, so one of another trace would be moved and overwritten."""
+    theirs = other_world.names["trace_id"]
+    made = other_world.owner.ok("POST", f"{V3}/traces/{theirs}/assessments", {"assessment": feedback("fine")})["assessment"]
+    target = trace if stored else "tr-" + secrets.token_hex(16)
+    for spelling in ("assessment_id", "assessmentId"):
+        taken = feedback("bad", **{spelling: made["assessment_id"]})
+        world.owner.ok("POST", f"{V3}/traces", trace_info(target, world.experiment, assessments=[taken]))
+        assert assessments_of(other_world.owner, theirs) == [made]
+    ids = [one["assessment_id"] for one in assessments_of(world.owner, target)]
+    assert len(ids) == 2
+    assert made["assessment_id"] not in ids
+
+
+def test_a_trace_that_is_sent_again_keeps_the_ids_of_its_assessments(world, trace):
+    made = world.owner.ok("POST", f"{V3}/traces/{trace}/assessments", {"assessment": feedback("fine")})["assessment"]
+    again = feedback("better", assessment_id=made["assessment_id"])
+    world.owner.ok("POST", f"{V3}/traces", trace_info(trace, world.experiment, assessments=[again]))
+    (kept,) = assessments_of(world.owner, trace)
+    assert kept["assessment_id"] == made["assessment_id"]
+    assert kept["feedback"]["value"] == "better"
+
+
+def test_assessments_of_a_started_trace_require_the_right_to_assess(mlflow_server, admin, people, world):
+    (editor,) = people(world, EDIT)
+    admin.grant(editor, "assessment", "*", "DENY")
+    started = trace_info("tr-" + secrets.token_hex(16), world.experiment)
+    editor.ok("POST", f"{V3}/traces", started)
+    with mlflow_server.unchanged():
+        started["trace"]["trace_info"] |= {"trace_id": "tr-" + secrets.token_hex(16), "assessments": [feedback("fine")]}
+        check_refused(editor.post(f"{V3}/traces", started))
+
+
 def test_a_persons_assessment_bears_their_own_name(people, world, trace):
     (editor,) = people(world, EDIT)
     claimed = feedback("fine") | {"source": {"source_type": "HUMAN", "source_id": world.owner.name}}

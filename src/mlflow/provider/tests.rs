@@ -69,14 +69,34 @@ fn what_would_become_a_part_of_a_host_or_a_path_is_refused() {
 
 #[test]
 fn a_stored_secret_leads_where_its_values_say() {
-    let none: [String; 0] = [];
-    assert_eq!(stored("openai", &[], &[]).addresses(&model("openai", "gpt")), none);
+    assert_eq!(stored("openai", &[], &[]).addresses(&model("openai", "gpt")), ["https://api.openai.com"]);
+    let region = [("aws_region_name", "eu-west-1")];
+    assert_eq!(
+        stored("", &region, &[]).addresses(&model("bedrock", "m")),
+        ["https://bedrock-runtime.eu-west-1.amazonaws.com"]
+    );
     assert_eq!(stored("", &[("api_base", "http://x")], &[]).addresses(&model("openai", "")), ["http://x"]);
     assert_eq!(stored("", &[], &[]).addresses(&model("Ollama", "m")), ["http://localhost:11434"]);
     assert_eq!(stored("", &[("api_base", "https://x")], &[]).addresses(&model("ollama", "m")), ["https://x"]);
-    assert_eq!(stored("", &[("base_url", "http://x")], &[]).addresses(&model("cohere", "m")), ["http://x"]);
+    assert_eq!(
+        stored("", &[("base_url", "http://x")], &[]).addresses(&model("cohere", "m")),
+        ["http://x", "https://api.cohere.ai"]
+    );
     assert_eq!(stored("", &[("aws_region_name", "x.example/")], &[]).addresses(&model("bedrock", "m")), ["x.example/"]);
-    assert_eq!(stored("", &[], &[]).addresses(&model("huggingface", "https://x/y")), ["https://x/y"]);
+    let of_model = stored("", &[], &[]).addresses(&model("huggingface", "https://x/y"));
+    assert_eq!(of_model, ["https://x/y", "https://router.huggingface.co"]);
+    // What is at a public address of a provider is allowed by default, each provider's own address among it.
+    for (provider, address) in super::PUBLIC {
+        assert_eq!(super::super::ProviderHosts::public().check(address), Ok(()), "{provider}");
+    }
+    for host in ["bedrock-runtime.eu-west-1.amazonaws.com", "europe-west1-aiplatform.googleapis.com"] {
+        assert_eq!(super::super::ProviderHosts::public().check(&format!("https://{host}")), Ok(()), "{host}");
+    }
+    for host in
+        ["bedrock-runtime.a.b.amazonaws.com", "bedrock-runtime..amazonaws.com", "x-aiplatform.googleapis.com.example"]
+    {
+        assert!(super::super::ProviderHosts::public().check(&format!("https://{host}")).is_err(), "{host}");
+    }
 }
 
 #[test]
@@ -119,6 +139,8 @@ fn a_secret_fits_its_provider_and_brings_its_own_credentials() {
         (stored("", &[("api_base", "https://x")], &["client_secret"]), "databricks"),
         (stored("", &[("api_base", "https://x"), ("auth_mode", "oauth_m2m")], &["client_secret"]), "databricks"),
         (stored("", &[], &["client_secret"]), "cohere"),
+        (stored("", &[], &["api_key"]), "langchain"),
+        (stored("", &[("api_base", "https://api.openai.com")], &["api_key"]), "custom"),
     ] {
         assert!(secret.privilege(provider).is_some(), "{secret:?} {provider}");
     }

@@ -1,0 +1,48 @@
+//! Finds resources that MLflow made anew outside this proxy under an earlier ID or name, and drops the grants of the earlier ones.
+//!
+//! SQLite gives the ID of an experiment again after `mlflow gc` removed the newest ones, and every name is free after a deletion. What
+//! is created through the proxy loses older grants at once (`Store::finish_create`); this task covers what was created beside it.
+
+use super::{Effects, ReconcileError};
+use crate::authz::ResourceKind;
+
+/// Resources whose creation times are asked for in one pass, one look-up each.
+const DATED_AT_ONCE: u32 = 200;
+
+impl Effects {
+    /// Compares what MLflow created since the last pass with the grants, and dates grants that are not dated yet.
+    ///
+    /// `after` is the position in the undated grants, kept between passes: those on resources that do not exist stay undated.
+    /// Returns how many grants were dropped.
+    ///
+    /// # Errors
+    /// The store or MLflow does not answer; the next pass starts where this one did.
+    pub async fn drop_reissued(&self, after: &mut i64) -> Result<u64, ReconcileError> {
+        let (store, resolver) = (&self.parts.store, &self.parts.resolver);
+        let mut dropped = 0;
+        for kind in [ResourceKind::Experiment, ResourceKind::RegisteredModel] {
+            let since = store.compared(kind).await?;
+            let newest = resolver.newest(kind, since).await?;
+            for one in &newest {
+                dropped += store.date_grants(kind, &one.key, one.created).await?;
+            }
+            if let Some(until) = newest.iter().map(|one| one.position).max().filter(|until| *until > since) {
+                store.set_compared(kind, until).await?;
+            }
+        }
+        let undated = store.undated(*after, DATED_AT_ONCE).await?;
+        *after = undated.last().map_or(0, |last| last.id);
+        for one in undated {
+            let Some(created) = resolver.created(one.kind, &one.key).await? else { continue };
+            let (kind, key) = match one.kind {
+                ResourceKind::Scorer => (ResourceKind::Experiment, one.key.split('/').next().unwrap_or_default()),
+                kind => (kind, one.key.as_str()),
+            };
+            dropped += store.date_grants(kind, key, created).await?;
+        }
+        if dropped > 0 {
+            self.parts.authn.forget_all();
+        }
+        Ok(dropped)
+    }
+}

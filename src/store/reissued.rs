@@ -1,0 +1,107 @@
+//! Grants on resources that MLflow made anew under an earlier ID or name.
+//!
+//! A grant counts for the resource it was made for. Which one that is, its creation time in MLflow tells; a background task learns
+//! it, because the command line and administrators write grants without asking MLflow.
+
+use super::{Actor, Result, Store, rows};
+use crate::authz::ResourceKind;
+
+/// A resource that exact grants name, whose creation time is not known yet.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Undated {
+    /// The ID of the latest of these grants: where the next page starts.
+    pub id: i64,
+    pub kind: ResourceKind,
+    pub key: String,
+}
+
+impl Store {
+    /// Returns up to `limit` resources with undated grants whose IDs are greater than `after`, in the order of their IDs.
+    ///
+    /// # Errors
+    /// As every method.
+    pub async fn undated(&self, after: i64, limit: u32) -> Result<Vec<Undated>> {
+        let undated = sqlx::query(
+            "SELECT MAX(id) AS id, kind, selector FROM grants
+             WHERE form = 'exact' AND thing_created IS NULL AND id > $1
+               AND kind IN ('experiment', 'registered_model', 'prompt', 'scorer')
+             GROUP BY kind, selector ORDER BY MAX(id) LIMIT $2",
+        );
+        let undated = undated.bind(after).bind(limit).fetch_all(&self.readers).await?;
+        undated.iter().map(rows::undated).collect()
+    }
+
+    /// Returns up to which creation time (Unix ms) resources of a kind were compared with the grants.
+    ///
+    /// # Errors
+    /// As every method.
+    pub async fn compared(&self, kind: ResourceKind) -> Result<i64> {
+        let compared = sqlx::query_scalar("SELECT value FROM meta WHERE name = $1");
+        Ok(compared.bind(cursor(kind)).fetch_one(&self.readers).await?)
+    }
+
+    /// Records up to which creation time (Unix ms) resources of a kind were compared with the grants.
+    ///
+    /// # Errors
+    /// As every method.
+    pub async fn set_compared(&self, kind: ResourceKind, until: i64) -> Result<()> {
+        let compared = sqlx::query("UPDATE meta SET value = $1 WHERE name = $2");
+        compared.bind(until).bind(cursor(kind)).execute(&self.writer).await?;
+        Ok(())
+    }
+
+    /// Records when MLflow created a resource (Unix ms), and drops the grants that were made for an earlier resource of its ID or
+    /// name. Returns how many were dropped.
+    ///
+    /// Grants that refuse stay on names, as when a resource is created through the proxy.
+    ///
+    /// # Errors
+    /// As every method.
+    pub async fn date_grants(&self, kind: ResourceKind, key: &str, created: i64) -> Result<u64> {
+        let stale = stale(kind);
+        let undated = format!("{} AND thing_created IS NULL", on(kind));
+        let found = format!(
+            "SELECT EXISTS (SELECT 1 FROM grants WHERE {stale}), EXISTS (SELECT 1 FROM grants WHERE {undated})"
+        );
+        let found = sqlx::query_as(sqlx::AssertSqlSafe(found)).bind(key).bind(created);
+        let (is_stale, is_undated): (bool, bool) = found.fetch_one(&self.readers).await?;
+        let mut dropped = 0;
+        if is_stale {
+            let mut change = self.change().await?;
+            let drop = sqlx::query(sqlx::AssertSqlSafe(format!("DELETE FROM grants WHERE {stale}")));
+            dropped = drop.bind(key).bind(created).execute(change.on()).await?.rows_affected();
+            let detail = format!("{dropped} grants dropped: MLflow has a newer resource of this ID or name");
+            change.commit(&Actor::proxy(), "resource.reissue", format!("{kind}:{key}"), detail).await?;
+        }
+        if is_undated {
+            let date = format!("UPDATE grants SET thing_created = $2 WHERE {undated}");
+            let date = sqlx::query(sqlx::AssertSqlSafe(date));
+            date.bind(key).bind(created).execute(&self.writer).await?;
+        }
+        Ok(dropped)
+    }
+}
+
+fn cursor(kind: ResourceKind) -> String {
+    format!("compared_{kind}")
+}
+
+/// The exact grants on the resource whose key is `$1`.
+const fn on(kind: ResourceKind) -> &'static str {
+    match kind {
+        // A scorer's key is `EXPERIMENT/NAME`, and goes with its experiment.
+        ResourceKind::Experiment => {
+            "form = 'exact' AND (kind = 'experiment' AND selector = $1
+                 OR kind = 'scorer' AND substr(selector, 1, length($1) + 1) = $1 || '/')"
+        }
+        _ => "form = 'exact' AND kind IN ('registered_model', 'prompt') AND selector = $1",
+    }
+}
+
+/// Those of them that were made for a resource created at another time than `$2`.
+fn stale(kind: ResourceKind) -> String {
+    // Clients choose names, so a refusing grant was written about the name itself.
+    let refusals =
+        if kind == ResourceKind::Experiment { "" } else { "AND permission NOT IN ('DENY', 'NO_PERMISSIONS')" };
+    format!("{} AND thing_created <> $2 {refusals}", on(kind))
+}
