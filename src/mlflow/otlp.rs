@@ -51,6 +51,8 @@ pub enum OtlpError {
     TooLarge(usize),
     #[error("The request body is compressed more than {MAX_RATIO} times. Send it in parts or uncompressed.")]
     Ratio,
+    #[error("The attribute `{0}` must be the name of a model provider, without `/`, `\\`, `?`, `#` and `%`.")]
+    Provider(String),
     #[error("Invalid OpenTelemetry format")]
     Format,
     #[error("Invalid OpenTelemetry format - no spans found")]
@@ -74,6 +76,7 @@ impl OtlpError {
             | Self::Corrupt(_)
             | Self::Format
             | Self::NoSpans
+            | Self::Provider(_)
             | Self::ReservedTag(_)
             | Self::TooManyTraces => StatusCode::BAD_REQUEST,
         }
@@ -246,6 +249,18 @@ impl Found {
     }
 }
 
+/// Returns true if MLflow takes a model's provider from a span attribute of this key (`mlflow/tracing/otel/translation`, 3.17).
+fn names_provider(key: &str) -> bool {
+    matches!(key, "mlflow.llm.provider" | "gen_ai.provider.name" | "gen_ai.system" | "llm.provider")
+}
+
+/// MLflow looks up prices by the provider, which becomes a part of a path below its model catalog. It may decode the text as JSON
+/// first, so a backslash could stand for any character.
+fn check_provider(key: &str, provider: &str) -> Result<(), OtlpError> {
+    let leads_elsewhere = |letter: char| letter.is_control() || "/\\?#%".contains(letter);
+    if provider.contains(leads_elsewhere) { Err(OtlpError::Provider(shown(key))) } else { Ok(()) }
+}
+
 /// Some databases compare keys without case.
 fn check_attribute(key: &str) -> Result<(), OtlpError> {
     if key.contains(char::is_control) {
@@ -270,7 +285,17 @@ fn read_span(span: &[u8], found: &mut Found) -> Result<(), OtlpError> {
     found.span(wire::last(span, TRACE_ID)?, wire::last(span, SPAN_ID)?, wire::last(span, PARENT_SPAN_ID)?)?;
     wire::each(span, ATTRIBUTES, &mut |attribute| {
         let key = std::str::from_utf8(wire::last(attribute, KEY)?).map_err(|_| OtlpError::Format)?;
-        check_attribute(key)
+        check_attribute(key)?;
+        if !names_provider(key) {
+            return Ok(());
+        }
+        // A message that comes twice is merged, so each occurrence counts.
+        wire::each(attribute, VALUE, &mut |value| {
+            for nested in [ARRAY_VALUE, KEY_VALUE_LIST, BYTES_VALUE] {
+                wire::each(value, nested, &mut |_| Err(OtlpError::Provider(shown(key))))?;
+            }
+            wire::each(value, STRING_VALUE, &mut |text| check_provider(key, &String::from_utf8_lossy(text)))
+        })
     })
 }
 
@@ -282,6 +307,11 @@ const SPAN_ID: u32 = 2;
 const PARENT_SPAN_ID: u32 = 4;
 const ATTRIBUTES: u32 = 9;
 const KEY: u32 = 1;
+const VALUE: u32 = 2;
+const STRING_VALUE: u32 = 1;
+const ARRAY_VALUE: u32 = 5;
+const KEY_VALUE_LIST: u32 = 6;
+const BYTES_VALUE: u32 = 7;
 
 /// In JSON the ids are hex. The schema has left lowerCamelCase names, which are the only ones that MLflow decodes.
 ///
@@ -330,7 +360,16 @@ fn read_json_span(
     found.span(&id("traceId")?, &id("spanId")?, &id("parentSpanId")?)?;
     for attribute in list(span, "attributes")? {
         if let Some(key) = value_of(attribute, "key").filter(|value| value.starts_with('"')) {
-            check_attribute(&text_of(key).map_err(|_| OtlpError::Format)?)?;
+            let key = text_of(key).map_err(|_| OtlpError::Format)?;
+            check_attribute(&key)?;
+            if let Some(value) = value_of(attribute, "value").filter(|_| names_provider(&key)) {
+                if ["arrayValue", "kvlistValue", "bytesValue"].iter().any(|nested| value_of(value, nested).is_some()) {
+                    return Err(OtlpError::Provider(shown(&key)));
+                }
+                if let Some(text) = value_of(value, "stringValue").filter(|text| text.starts_with('"')) {
+                    check_provider(&key, &text_of(text).map_err(|_| OtlpError::Format)?)?;
+                }
+            }
         }
     }
     Ok(())

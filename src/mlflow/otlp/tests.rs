@@ -236,3 +236,42 @@ proptest! {
         let _ = read(Some(JSON), ["", "gzip", "deflate", "x"].get(how).copied(), &bytes, LIMIT);
     }
 }
+
+/// A span with one attribute whose value is these fields of protobuf's `AnyValue`.
+fn with_value(key: &str, values: &[Vec<u8>]) -> Vec<u8> {
+    let values: Vec<u8> = values.iter().flat_map(|value| field(2, value)).collect();
+    export(&span(&[field(9, &[field(1, key.as_bytes()), values].concat())]))
+}
+
+#[test]
+fn a_provider_in_a_span_leads_nowhere_else() {
+    for key in ["mlflow.llm.provider", "gen_ai.provider.name", "gen_ai.system", "llm.provider"] {
+        for name in ["openai", "aws.bedrock", "Azure OpenAI", "az.ai.inference", "\"openai\""] {
+            assert!(protobuf(&with_value(key, &[field(1, name.as_bytes())])).is_ok(), "{key} {name}");
+            let quoted = serde_json::to_string(name).unwrap();
+            let attribute = format!(r#"{{"key":"{key}","value":{{"stringValue":{quoted}}}}}"#);
+            let body = format!(
+                r#"{{"traceId":"0af7651916cd43dd8448eb211c80319c","spanId":"b7ad6b7169203331","attributes":[{attribute}]}}"#
+            );
+            assert!(json(&json_span(&body)).is_ok(), "{key} {name}");
+        }
+        for name in ["../x", "a/b", "a?b", "a#b", "a%2fb", "a\\b", "\"\\u002e\"", "a\nb"] {
+            let refused = protobuf(&with_value(key, &[field(1, name.as_bytes())]));
+            assert!(matches!(refused, Err(OtlpError::Provider(_))), "{key} {name}");
+            // protobuf merges a message that comes twice.
+            let merged = protobuf(&with_value(key, &[field(1, name.as_bytes()), Vec::new()]));
+            assert!(matches!(merged, Err(OtlpError::Provider(_))), "{key} {name}");
+            let quoted = serde_json::to_string(name).unwrap();
+            let attribute = format!(r#"{{"key":"{key}","value":{{"stringValue":{quoted}}}}}"#);
+            let body = format!(
+                r#"{{"traceId":"0af7651916cd43dd8448eb211c80319c","spanId":"b7ad6b7169203331","attributes":[{attribute}]}}"#
+            );
+            assert!(matches!(json(&json_span(&body)), Err(OtlpError::Provider(_))), "{key} {name}");
+        }
+        for nested in [5, 6, 7] {
+            let refused = protobuf(&with_value(key, &[field(nested, b"")]));
+            assert!(matches!(refused, Err(OtlpError::Provider(_))), "{key} {nested}");
+        }
+    }
+    assert!(protobuf(&with_value("gen_ai.request.model", &[field(1, b"org/model")])).is_ok());
+}
