@@ -467,9 +467,10 @@ impl Received {
         self.headers.iter().filter(|(found, _)| found == name).map(|(_, value)| value.as_str()).collect()
     }
 
-    /// What the proxy may ask on its own account.
+    /// What the proxy may ask on its own account: probes, and lists of what MLflow created since the last time.
     fn is_probe(&self) -> bool {
-        matches!(self.target.as_str(), "/health" | "/version")
+        let of_new_resources = self.target.contains("/search?max_results=1000&order_by=");
+        of_new_resources || matches!(self.target.as_str(), "/health" | "/version")
     }
 }
 
