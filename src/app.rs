@@ -3,6 +3,7 @@
 //! Order matters on the way down: unready, pause, no new connections, requests, effects, audit, probes last.
 
 mod certificate;
+mod followed;
 mod identity;
 mod looks;
 mod policies;
@@ -37,6 +38,7 @@ use crate::telemetry::access::Writer;
 use crate::telemetry::{AccessLog, AuditQueue, Metrics, Telemetry};
 use crate::upstream::Upstream;
 
+use followed::Followed;
 pub use policies::{read_policies, warnings};
 
 /// A proxy that is running in this process.
@@ -78,7 +80,8 @@ const EFFECTS_DRAIN: Duration = Duration::from_secs(30);
 /// # Errors
 /// The store cannot be opened, an address cannot be bound, a certificate cannot be read.
 pub async fn start(config: Config) -> anyhow::Result<Running> {
-    let policies = Arc::new(read_policies(&config).await?);
+    let read = policies::read(&config).await?;
+    let policies = Arc::new(read.policies);
     let clock = Clock::default();
     let table = Arc::new(Table::built_in()?);
     let names = table.operations().iter().map(|operation| operation.name);
@@ -181,17 +184,26 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         renewing: TaskTracker::new(),
     };
     let (behind, seen) = (upstream.clone(), Arc::clone(&metrics));
-    let follow_policies = policies::follow(config.authz, Arc::clone(&authn), Arc::clone(&metrics));
+    let followed = Arc::new(Followed::default());
+    let follow_policies = policies::follow(read.files, Arc::clone(&authn), Arc::clone(&metrics), Arc::clone(&followed));
     let asked = remotes.all();
     let telling = Arc::clone(&metrics);
-    let probe = Probe { draining: Arc::clone(&draining), store: Arc::clone(&store), upstream, metrics, remotes: asked };
-    let probe = Arc::new(probe);
+    let probe = Arc::new(Probe {
+        draining: Arc::clone(&draining),
+        store: Arc::clone(&store),
+        upstream,
+        metrics,
+        remotes: asked,
+        followed: Arc::clone(&followed),
+    });
     let timers = TaskTracker::new();
     server::admin::start(probes, probe, config.admin.allowed_hosts, stop_last.clone()).context("admin.listen")?;
     timers.spawn(stop_last.clone().run_until_cancelled_owned(refresh(authn)));
-    timers.spawn(stop_last.clone().run_until_cancelled_owned(follow_policies));
+    for follow in follow_policies {
+        timers.spawn(stop_last.clone().run_until_cancelled_owned(follow));
+    }
     if let Some(acceptor) = certificate {
-        let follow = certificate::follow(acceptor, Arc::clone(&telling));
+        let follow = certificate::follow(acceptor, Arc::clone(&telling), followed);
         timers.spawn(stop_last.clone().run_until_cancelled_owned(follow));
     }
     timers.spawn(stop.clone().run_until_cancelled_owned(sessions.clone().keep_renewed()));
@@ -371,6 +383,7 @@ struct Probe {
     upstream: Upstream,
     metrics: Arc<Metrics>,
     remotes: Vec<(String, Arc<Remote>)>,
+    followed: Arc<Followed>,
 }
 
 impl Health for Probe {
@@ -379,11 +392,10 @@ impl Health for Probe {
             let draining = self.draining.load(Ordering::SeqCst).then(|| "the proxy is shutting down".to_owned());
             let store = self.store.check().await.err().map(|error| error.to_string());
             let upstream = self.upstream.check().await.err().map(|error| error.to_string());
-            vec![
-                Check { name: "draining", problem: draining },
-                Check { name: "store", problem: store },
-                Check { name: "upstream", problem: upstream },
-            ]
+            let mut checks =
+                vec![Check::of("draining", draining), Check::of("store", store), Check::of("upstream", upstream)];
+            checks.extend(self.followed.checks());
+            checks
         })
     }
 

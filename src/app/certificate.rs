@@ -4,17 +4,19 @@
 
 use std::sync::Arc;
 
+use super::followed::Followed;
 use super::looks::Looks;
 use crate::server::tls::Acceptor;
 use crate::telemetry::Metrics;
 
 /// Follows the files for as long as it is polled.
-pub(super) async fn follow(acceptor: Acceptor, metrics: Arc<Metrics>) {
+pub(super) async fn follow(acceptor: Acceptor, metrics: Arc<Metrics>, followed: Arc<Followed>) {
     let mut looks = Looks::start();
     // What is wrong with them, as it was said last.
     let mut trouble = None;
     loop {
         metrics.tls_certificate(trouble.is_none(), acceptor.not_after().map(time::OffsetDateTime::unix_timestamp));
+        followed.is("tls_certificate", trouble.clone());
         looks.next().await;
         let now = match acceptor.reload().await {
             Ok(true) => {

@@ -1,32 +1,49 @@
 //! The policy files: read at start, and again whenever their content changes.
 //!
-//! Content is compared, not the file's date or inode: Kubernetes swaps links under a path. What does not hold is said once
-//! and changes nothing: the last good policy stays.
+//! Content is compared, not the file's date or inode: Kubernetes swaps links under a path. Content that is still changing
+//! is not read, content with an error is logged once and changes nothing: the last good policy stays.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::io::AsyncReadExt as _;
-
+use super::followed::Followed;
 use super::looks::Looks;
 use crate::authn::Authn;
 use crate::authz::{Homes, LOCAL, Policies, PolicyFile};
-use crate::config::{self, Config, Origin, Problem, Problems};
+use crate::config::{self, Config, Origin, Problem, Problems, read_regular_aside};
 use crate::telemetry::Metrics;
 
-/// A little more than a policy may have, so that too much is seen as such.
-const MAX_BYTES: u64 = 1024 * 1024 + 1;
+/// Time for which changed content must stay the same before it is enforced.
+const SETTLE: Duration = Duration::from_secs(1);
+/// The same, in units of [`SETTLE`], for content that takes rules away: a program that writes a file in pieces may pause
+/// between them, and a missing DENY opens what it closed.
+const SETTLE_WITH_LESS: u32 = 5;
+/// Units of [`SETTLE`] after which content that keeps changing is left to the next look.
+const PATIENCE: u32 = 30;
+
+/// What the policy files of a configuration contain.
+#[derive(Debug)]
+pub(super) struct Read {
+    pub(super) policies: Policies,
+    pub(super) files: Vec<File>,
+}
 
 /// Reads the files of this configuration. Without any, nothing is granted beside the store.
 ///
 /// # Errors
 /// Everything that is wrong with either.
 pub async fn read_policies(config: &Config) -> Result<Policies, Problems> {
-    let (policies, mut problems) = (Policies::of(homes(config)), Vec::new());
-    for file in files(&config.authz) {
-        let text = text(&file.path).await.map_err(|error| vec![unreadable(&error)]);
-        match text.and_then(|text| parse(&text, policies.homes())) {
+    read(config).await.map(|read| read.policies)
+}
+
+/// As [`read_policies`], for a proxy that is going to follow the files.
+pub(super) async fn read(config: &Config) -> Result<Read, Problems> {
+    let (policies, mut files, mut problems) = (Policies::of(homes(config)), files(&config.authz), Vec::new());
+    for file in &mut files {
+        file.seen = file.text().await;
+        match parse(&file.seen, policies.homes()) {
             Ok(policy) => file.kind.replace(&policies, policy),
             Err(messages) => problems.extend(messages.into_iter().map(|message| Problem {
                 key: file.kind.key().to_owned(),
@@ -35,7 +52,7 @@ pub async fn read_policies(config: &Config) -> Result<Policies, Problems> {
             })),
         }
     }
-    if problems.is_empty() { Ok(policies) } else { Err(Problems(problems)) }
+    if problems.is_empty() { Ok(Read { policies, files }) } else { Err(Problems(problems)) }
 }
 
 /// Where accounts come from: the providers that people sign in at, then the issuers of bearer tokens.
@@ -64,29 +81,27 @@ pub fn warnings(config: &Config, policies: &Policies) -> Vec<String> {
     policies.enforced().by_plain_name().map(warning).collect()
 }
 
-/// Follows the files for as long as it is polled.
-pub(super) async fn follow(authz: config::Authz, authn: Arc<Authn>, metrics: Arc<Metrics>) {
-    let mut files = files(&authz);
-    if files.is_empty() {
-        return;
-    }
-    let mut looks = Looks::start();
-    loop {
-        looks.next().await;
-        for file in &mut files {
-            file.look(&authn, &metrics).await;
-        }
-    }
+/// Follows each file for as long as its future is polled.
+pub(super) fn follow(
+    files: Vec<File>,
+    authn: Arc<Authn>,
+    metrics: Arc<Metrics>,
+    followed: Arc<Followed>,
+) -> impl Iterator<Item = impl Future<Output = ()> + Send + 'static> {
+    let follow = move |file: File| file.follow(Arc::clone(&authn), Arc::clone(&metrics), Arc::clone(&followed));
+    files.into_iter().map(follow)
 }
 
-/// One of the two, and what it said when it was last looked at.
+/// One of the two, and its content as it was last read.
 #[derive(Debug)]
-struct Followed {
+pub(super) struct File {
     kind: Kind,
     path: PathBuf,
-    /// The text, or why there is none; `None` before the first look.
-    seen: Option<Result<String, String>>,
+    seen: Content,
 }
+
+/// A file's text, or why there is none.
+type Content = Result<String, String>;
 
 #[derive(Clone, Copy, Debug)]
 enum Kind {
@@ -115,47 +130,104 @@ impl Kind {
             Self::Shadow => policies.try_beside(policy),
         }
     }
+
+    fn current(self, policies: &Policies) -> Arc<PolicyFile> {
+        match self {
+            Self::Enforced => policies.enforced(),
+            Self::Shadow => policies.shadow().unwrap_or_default(),
+        }
+    }
 }
 
-impl Followed {
-    async fn look(&mut self, authn: &Authn, metrics: &Metrics) {
-        let now = text(&self.path).await.map_err(|error| unreadable(&error));
-        if self.seen.as_ref() == Some(&now) {
-            return;
+impl File {
+    async fn follow(mut self, authn: Arc<Authn>, metrics: Arc<Metrics>, followed: Arc<Followed>) {
+        metrics.policy_read(self.kind.label(), true);
+        followed.is(self.kind.key(), None);
+        let mut looks = Looks::start();
+        loop {
+            looks.next().await;
+            let now = self.text().await;
+            if now != self.seen
+                && let Some(settled) = self.settled(now, authn.policies()).await
+            {
+                self.take(settled, &authn, &metrics, &followed);
+            }
+        }
+    }
+
+    /// Reads until the content has stayed the same for long enough. `None` when it is what it was, or does not settle.
+    async fn settled(&self, first: Content, policies: &Policies) -> Option<Content> {
+        let before = self.kind.current(policies);
+        let mut settling = Settling { last: first, quiet: 0 };
+        for _ in 0..PATIENCE {
+            tokio::time::sleep(SETTLE).await;
+            if settling.is_over(self.text().await, &before) {
+                return (settling.last != self.seen).then_some(settling.last);
+            }
         }
         let (key, path) = (self.kind.key(), self.path.display());
-        let read = now
-            .as_deref()
-            .map_err(|message| vec![message.to_owned()])
-            .and_then(|text| parse(text, authn.policies().homes()));
+        tracing::warn!("{key}: {path} keeps changing and is not read; the policy from before is still in use");
+        None
+    }
+
+    fn take(&mut self, now: Content, authn: &Authn, metrics: &Metrics, followed: &Followed) {
+        let (key, path) = (self.kind.key(), self.path.display());
+        let read = parse(&now, authn.policies().homes());
         metrics.policy_read(self.kind.label(), read.is_ok());
         match read {
             Ok(policy) => {
-                tracing::info!(grants = policy.grants(), "{key}: {path} holds from now on");
+                tracing::info!(grants = policy.grants(), "{key}: {path} is in use from now on");
+                followed.is(key, None);
                 self.kind.replace(authn.policies(), policy);
                 // After it: what is loaded from here on sees the new one.
                 authn.forget_all();
             }
             Err(messages) => {
+                let more =
+                    if messages.len() > 1 { format!(" (and {} more)", messages.len() - 1) } else { String::new() };
+                let first = messages.first().map_or("", String::as_str);
+                followed.is(key, Some(format!("the policy from before is in use: {first}{more}")));
                 for message in messages {
-                    tracing::error!("{key}: {message} ({path}); what held before still holds");
+                    tracing::error!("{key}: {message} ({path}); the policy from before is still in use");
                 }
             }
         }
-        self.seen = Some(now);
+        self.seen = now;
+    }
+
+    async fn text(&self) -> Content {
+        // One byte more than a policy may have, so that the parser names the limit.
+        let read = read_regular_aside(self.path.clone(), PolicyFile::MAX_BYTES as u64 + 1).await;
+        read.map_err(|error| unreadable(&error))
     }
 }
 
-fn files(authz: &config::Authz) -> Vec<Followed> {
-    let both = [(Kind::Enforced, &authz.policy_file), (Kind::Shadow, &authz.shadow_policy_file)];
-    let given = both.into_iter().filter_map(|(kind, path)| Some((kind, path.clone()?)));
-    given.map(|(kind, path)| Followed { kind, path, seen: None }).collect()
+/// Content that changed a short time ago.
+#[derive(Debug)]
+struct Settling {
+    last: Content,
+    /// Reads in a row that found `last` again.
+    quiet: u32,
 }
 
-async fn text(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    tokio::fs::File::open(path).await?.take(MAX_BYTES).read_to_string(&mut text).await?;
-    Ok(text)
+impl Settling {
+    /// Takes one more read; returns whether the content counts now.
+    fn is_over(&mut self, read: Content, before: &PolicyFile) -> bool {
+        if read != self.last {
+            *self = Self { last: read, quiet: 0 };
+            return false;
+        }
+        self.quiet += 1;
+        let parsed = self.last.as_ref().ok().and_then(|text| PolicyFile::parse_rules(text).ok());
+        let takes_away = || parsed.is_some_and(|policy| policy.takes_away_from(before));
+        self.quiet >= SETTLE_WITH_LESS || (self.quiet == 1 && !takes_away())
+    }
+}
+
+fn files(authz: &config::Authz) -> Vec<File> {
+    let both = [(Kind::Enforced, &authz.policy_file), (Kind::Shadow, &authz.shadow_policy_file)];
+    let given = both.into_iter().filter_map(|(kind, path)| Some((kind, path.clone()?)));
+    given.map(|(kind, path)| File { kind, path, seen: Err(String::new()) }).collect()
 }
 
 fn unreadable(error: &io::Error) -> String {
@@ -163,8 +235,9 @@ fn unreadable(error: &io::Error) -> String {
 }
 
 /// A rule of a provider that is not configured would apply to nobody, also one that refuses.
-fn parse(text: &str, homes: &Homes) -> Result<PolicyFile, Vec<String>> {
-    let file = PolicyFile::parse(text)
+fn parse(text: &Content, homes: &Homes) -> Result<PolicyFile, Vec<String>> {
+    let text = text.as_ref().map_err(|message| vec![message.clone()])?;
+    let file = PolicyFile::parse_rules(text)
         .map_err(|problems| problems.0.iter().map(ToString::to_string).collect::<Vec<String>>())?;
     let unknown = file.providers().filter(|(_, name)| !homes.has(name)).map(|(line, name)| {
         let place = line.map(|line| format!("line {line}: ")).unwrap_or_default();
@@ -173,3 +246,6 @@ fn parse(text: &str, homes: &Homes) -> Result<PolicyFile, Vec<String>> {
     let unknown: Vec<String> = unknown.collect();
     if unknown.is_empty() { Ok(file) } else { Err(unknown) }
 }
+
+#[cfg(test)]
+mod tests;

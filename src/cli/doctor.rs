@@ -47,7 +47,8 @@ pub(super) async fn run(arguments: Arguments, flags: &Flags) -> anyhow::Result<E
     let config = config::load(flags)?;
     let token = match &arguments.token_file {
         Some(path) => {
-            let text = std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
+            let text = config::read_any(path, MAX_TOKEN_BYTES)
+                .with_context(|| format!("{} cannot be read", path.display()))?;
             Some(text.trim().to_owned())
         }
         None => None,
@@ -89,6 +90,9 @@ async fn examine(config: &Config, token: Option<&str>, clock: &Clock) -> anyhow:
     }
     Ok(report)
 }
+
+/// Claims as the console shows them are longer than a token.
+const MAX_TOKEN_BYTES: u64 = 256 * 1024;
 
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,9 @@ use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand};
 
 use super::output;
-use crate::authz::{Expectation, Home, Identity, Limits, Member, Policy, PolicyFile, Resource, Scheme, UserId, holds};
+use crate::authz::{
+    Expectation, Home, Identity, Limits, Member, Policy, PolicyFile, PolicyProblems, Resource, Scheme, UserId, holds,
+};
 use crate::config::{self, Flags, Origin, Problem, Problems};
 use crate::mlflow::{Question, Table};
 
@@ -66,14 +68,14 @@ enum Command {
 pub(super) fn run(arguments: Arguments, flags: &Flags) -> anyhow::Result<ExitCode> {
     match arguments.command {
         Command::Check { file } => {
-            let policy = read(&file)?;
+            let policy = read(&file, PolicyFile::parse_rules)?;
             let (grants, tests) = (policy.grants(), policy.tests().len());
             output::line(&format!("{}: right, {grants} grants, {tests} tests", file.display()))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Test { file, tests, user, provider, groups, roles, operation, resource } => {
             let asker = Asker {
-                file: read(&file)?,
+                file: read(&file, PolicyFile::parse)?,
                 rules: Policy { default_permission: config::load(flags)?.authz.default_permission },
                 table: Table::built_in()?,
             };
@@ -86,7 +88,7 @@ pub(super) fn run(arguments: Arguments, flags: &Flags) -> anyhow::Result<ExitCod
                     asker.answer(&asked)
                 }
                 _ => {
-                    let own = tests.as_deref().map(read).transpose()?;
+                    let own = tests.as_deref().map(|path| read(path, PolicyFile::parse)).transpose()?;
                     let (beside, from) = match (&own, &tests) {
                         (Some(own), Some(path)) => (own.tests(), path),
                         _ => (asker.file.tests(), &file),
@@ -107,9 +109,10 @@ fn named(text: &str) -> anyhow::Result<Resource> {
     Ok(if is_experiment { Resource::experiment(key, key) } else { resource })
 }
 
-fn read(path: &Path) -> anyhow::Result<PolicyFile> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
-    PolicyFile::parse(&text).map_err(|problems| {
+fn read(path: &Path, parse: impl Fn(&str) -> Result<PolicyFile, PolicyProblems>) -> anyhow::Result<PolicyFile> {
+    let text = config::read_any(path, PolicyFile::MAX_BYTES as u64);
+    let text = text.with_context(|| format!("{} cannot be read", path.display()))?;
+    parse(&text).map_err(|problems| {
         let problem = |message: String| {
             let origin = Some(Origin::File(path.to_owned()));
             Problem { key: "policy".to_owned(), message, origin }

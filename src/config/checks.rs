@@ -2,7 +2,6 @@
 //!
 //! A message says what to write instead; one about a value that may hold a secret (a URL may) does not repeat it.
 
-use std::io::Read as _;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -13,7 +12,7 @@ use ipnet::IpNet;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use url::Url;
 
-use super::{LogFormat, UnknownFields};
+use super::{LogFormat, UnknownFields, file};
 use crate::crypto::AccessToken;
 
 /// Whether this may be the password of an account.
@@ -212,9 +211,7 @@ pub(super) fn unknown_fields(text: &str) -> Result<UnknownFields, &'static str> 
 /// A secret's file, without the one line end that editors add.
 pub(super) fn secret_file(path: &Path) -> Result<String, String> {
     let cannot = |error: &dyn std::fmt::Display| format!("{} cannot be read: {error}", path.display());
-    let mut text = String::new();
-    let file = std::fs::File::open(path).map_err(|error| cannot(&error))?;
-    file.take(MAX_SECRET_BYTES).read_to_string(&mut text).map_err(|error| cannot(&error))?;
+    let text = file::read_any(path, MAX_SECRET_BYTES).map_err(|error| cannot(&error))?;
     let text = text.strip_suffix('\n').unwrap_or(&text);
     let text = text.strip_suffix('\r').unwrap_or(text);
     if text.is_empty() { Err(format!("{} is empty", path.display())) } else { Ok(text.to_owned()) }

@@ -3,12 +3,12 @@
 //! No layer is trusted to know its own types: the environment has only texts, so the key decides how a text is read.
 
 use std::ffi::{OsStr, OsString};
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use figment::value::Value;
 
 use super::Flags;
+use super::file;
 use super::report::{Origin, Report};
 use super::schema::{self, Kind, PREFIX, Schema};
 
@@ -62,7 +62,7 @@ pub(super) fn read(flags: &Flags, environment: &Environment, schema: &Schema, re
 
 fn from_file(path: &Path, schema: &Schema, report: &mut Report) -> Vec<Given> {
     let origin = Origin::File(path.to_owned());
-    let text = match read_bounded(path) {
+    let text = match file::read_any(path, MAX_FILE_BYTES) {
         Ok(text) => text,
         Err(error) => {
             report.add_from("config", None, format!("{} cannot be read: {error}", path.display()));
@@ -207,15 +207,6 @@ fn in_toml(text: &str) -> Option<Value> {
         return None;
     };
     Value::serialize(value).ok()
-}
-
-fn read_bounded(path: &Path) -> Result<String, std::io::Error> {
-    let mut text = String::new();
-    std::fs::File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > MAX_FILE_BYTES {
-        return Err(std::io::Error::other(format!("it is larger than {MAX_FILE_BYTES} bytes")));
-    }
-    Ok(text)
 }
 
 /// Names the file, so it is not a key.

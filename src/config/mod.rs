@@ -16,6 +16,7 @@ use crate::mlflow::{Feature, ProviderHosts};
 
 mod checks;
 mod egress;
+mod file;
 mod identity;
 mod layers;
 mod load;
@@ -27,6 +28,7 @@ mod schema;
 
 pub use checks::{check_password, check_username, is_loopback};
 pub use egress::{Egress, Proxy, Way};
+pub use file::{read_any, read_regular, read_regular_aside};
 pub use identity::{
     Claims, ClientAuth, Endpoint, GroupForm, GroupSource, Issuer, Machine, Preset, Provider, SealingKey, Session, Sync,
 };

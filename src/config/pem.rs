@@ -2,12 +2,12 @@
 //!
 //! What is wrong is said without the parser's own words: they quote the file, and one of these files is a private key.
 
-use std::fs::File;
-use std::io::{self, Read as _};
 use std::path::Path;
 
 use rustls_pki_types::pem::{self, PemObject as _};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use super::file;
 
 /// The certificate chain, leaf first.
 ///
@@ -31,16 +31,7 @@ pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
 }
 
 fn bytes(path: &Path) -> Result<Vec<u8>, String> {
-    let read = || {
-        // Opening a pipe would wait for whoever writes into it.
-        if !path.metadata()?.is_file() {
-            return Err(io::Error::other("it is no file"));
-        }
-        let mut bytes = Vec::new();
-        File::open(path)?.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > MAX_BYTES { Err(io::Error::other("it is larger than 1 MiB")) } else { Ok(bytes) }
-    };
-    read().map_err(|error: io::Error| format!("{} cannot be read: {error}", path.display()))
+    file::regular_bytes(path, MAX_BYTES).map_err(|error| format!("{} cannot be read: {error}", path.display()))
 }
 
 fn reason(error: &pem::Error) -> &'static str {

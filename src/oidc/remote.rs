@@ -16,7 +16,7 @@ use super::discovery::{Metadata, MetadataError};
 use super::keys::{Keys, KeysError};
 use super::token::{Refusal, Unverified};
 use crate::clock::Stopwatch;
-use crate::config::{Egress, Endpoint, Proxy};
+use crate::config::{self, Egress, Endpoint, Proxy};
 
 /// Why a description or keys are not new.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +94,8 @@ impl Default for Timing {
 const MAX_WAITING: usize = 256;
 /// How long a probe waits for its answer: short, because the next one tells more about a provider that has come back.
 const PROBE: Duration = Duration::from_secs(5);
+/// A bearer token fits into a request head.
+const MAX_BEARER_BYTES: u64 = 16 * 1024;
 
 /// A provider or issuer.
 #[derive(Debug)]
@@ -322,7 +324,7 @@ impl Remote {
     /// Read each time: Kubernetes writes a new one every hour.
     async fn bearer(&self) -> Result<Option<SecretString>, Error> {
         let Some(path) = &self.endpoint.bearer_file else { return Ok(None) };
-        let text = tokio::fs::read_to_string(path).await.map_err(Error::Bearer)?;
+        let text = config::read_regular_aside(path.clone(), MAX_BEARER_BYTES).await.map_err(Error::Bearer)?;
         Ok(Some(text.trim().into()))
     }
 

@@ -41,6 +41,17 @@ pub struct Check {
     /// `None`: it works. Otherwise a sentence without secrets.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// A fault that does not keep the proxy from serving, for operators: readiness does not depend on it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
+}
+
+impl Check {
+    /// A check that decides about readiness.
+    #[must_use]
+    pub const fn of(name: &'static str, problem: Option<String>) -> Self {
+        Self { name, problem, warning: None }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -157,7 +168,7 @@ fn is_ours<B>(request: &http::Request<B>, allowed: &[String]) -> bool {
 }
 
 async fn readiness<T: Health>(health: Arc<T>, checks: &Handle) -> Response {
-    let late = || vec![Check { name: "checks", problem: Some("the checks did not end in time".to_owned()) }];
+    let late = || vec![Check::of("checks", Some("the checks did not end in time".to_owned()))];
     let checking = TaskTracker::new().spawn_on(async move { health.checks().await }, checks);
     let checks = match tokio::time::timeout(CHECKS_TIMEOUT, checking).await {
         Ok(Ok(checks)) => checks,

@@ -37,10 +37,17 @@ def metric(proxy, name, **labels):
     return float(found[1]) if found else 0
 
 
+def policy_check(front):
+    """What `/readyz` tells about the policy file, of a proxy that is ready."""
+    answer = front.probe("/readyz")
+    assert answer.status_code == 200, answer.text
+    return next(check for check in answer.json()["checks"] if check["name"] == "authz.policy_file")
+
+
 @pytest.fixture
 def policy(tmp_path):
     file = tmp_path / "policy.toml"
-    file.write_text("")
+    file.write_text("empty = true\n")
     return file
 
 
@@ -139,10 +146,18 @@ def test_a_file_that_does_not_hold_changes_nothing_and_is_said_once(front, polic
     policy.write_text(good + sentence('team = "x"', 'run = "12"', "NOTHING"))
     wait_until(lambda: metric(front, "policy_loads_total", file="policy", outcome="refused") == 1, 15, "it is read")
     assert metric(front, "policy_loaded", file="policy") == 0
+    check = policy_check(front)
+    assert check["warning"].startswith("the policy from before is in use: line 5: grants 2") and "problem" not in check
     said = [line for line in front.process.output().splitlines() if "line 5: grants 2" in line]
     assert len(said) == 3, said
     assert get(ann, experiment).status_code == 200
-    enforce(front, policy, "")
+    # A file that lost all its rules, as one does that a program has just begun to write.
+    policy.write_text("")
+    wait_until(lambda: "has no rule" in policy_check(front)["warning"], 15, "it is read")
+    assert get(ann, experiment).status_code == 200
+    assert "has no rule" in front.cli("policy", "check", str(policy), check=False).stderr
+    enforce(front, policy, "empty = true\n")
+    assert "warning" not in policy_check(front)
     check_refused(get(ann, experiment))
     checked = front.cli("check-config")
     assert checked.stdout.endswith("configuration is valid\n")

@@ -6,7 +6,7 @@ mod home;
 mod read;
 mod sentence;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -196,9 +196,14 @@ pub struct PolicyFile {
     by_subject: HashMap<Whom, Vec<usize>>,
     on_create: Vec<OnCreate>,
     tests: Vec<Expectation>,
+    /// `empty = true`: that there is no rule is intended.
+    says_empty: bool,
 }
 
 impl PolicyFile {
+    /// A larger file is refused.
+    pub const MAX_BYTES: usize = 1024 * 1024;
+
     /// Reads a file.
     ///
     /// # Errors
@@ -207,12 +212,40 @@ impl PolicyFile {
         read::parse(text)
     }
 
+    /// Reads a file that is going to be enforced: one without any rule must contain `empty = true`, because a file that a
+    /// program has just begun to write, or lost, looks like one.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn parse_rules(text: &str) -> Result<Self, PolicyProblems> {
+        let file = read::parse(text)?;
+        if file.sentences.is_empty() && file.on_create.is_empty() && !file.says_empty {
+            let message = "the file has no rule; write `empty = true` into it if that is intended".to_owned();
+            return Err(PolicyProblems(vec![PolicyProblem { line: None, sentence: String::new(), message }]));
+        }
+        Ok(file)
+    }
+
+    /// Returns whether a rule of `before` that refuses is missing here, or whether there are fewer rules: possibly the
+    /// beginning of a file that is still being written.
+    #[must_use]
+    pub fn takes_away_from(&self, before: &Self) -> bool {
+        self.sentences.len() < before.sentences.len()
+            || self.on_create.len() < before.on_create.len()
+            || !before.refusals().is_subset(&self.refusals())
+    }
+
+    fn refusals(&self) -> HashSet<(&Whom, ResourceKind, String)> {
+        let written = self.written().filter(|(.., permission)| permission.refuses());
+        written.map(|(_, to, kind, on, _)| (to, kind, on)).collect()
+    }
+
     fn new(sentences: Vec<Sentence>, on_create: Vec<OnCreate>, tests: Vec<Expectation>) -> Self {
         let mut by_subject: HashMap<Whom, Vec<usize>> = HashMap::new();
         for (index, sentence) in sentences.iter().enumerate() {
             by_subject.entry(sentence.to.clone()).or_default().push(index);
         }
-        Self { sentences, by_subject, on_create, tests }
+        Self { sentences, by_subject, on_create, tests, says_empty: false }
     }
 
     /// The grants that speak of one person, in the order of the file.

@@ -13,8 +13,6 @@ use super::sentence::{kind, read_pattern, read_resource, read_whom};
 use super::{Expectation, OnCreate, PolicyFile, Sentence, Whom};
 use crate::authz::{Permission, ResourceKind};
 
-/// A larger file is refused.
-const MAX_BYTES: usize = 1024 * 1024;
 const MAX_SENTENCES: usize = 10_000;
 const MAX_PROBLEMS: usize = 100;
 
@@ -48,6 +46,8 @@ pub struct PolicyProblems(pub Vec<PolicyProblem>);
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawFile {
+    #[serde(default)]
+    empty: bool,
     #[serde(default)]
     grants: Vec<Spanned<Value>>,
     #[serde(default)]
@@ -96,14 +96,17 @@ struct RawMember {
 
 pub(super) fn parse(text: &str) -> Result<PolicyFile, PolicyProblems> {
     let whole = |message: String| PolicyProblem { line: None, sentence: String::new(), message };
-    if text.len() > MAX_BYTES {
-        return Err(PolicyProblems(vec![whole(format!("the file is larger than {MAX_BYTES} bytes"))]));
+    if text.len() > PolicyFile::MAX_BYTES {
+        return Err(PolicyProblems(vec![whole(format!("the file is larger than {} bytes", PolicyFile::MAX_BYTES))]));
     }
     let raw: RawFile = toml::from_str(text).map_err(|error| {
         let line = error.span().map(|span| line_of(text, span.start));
         PolicyProblems(vec![PolicyProblem { line, ..whole(error.message().to_owned()) }])
     })?;
     let mut reader = Reader { text, problems: Vec::new() };
+    if raw.empty && !(raw.grants.is_empty() && raw.on_create.is_empty()) {
+        reader.problems.push(whole("`empty = true` stands in a file that has rules".to_owned()));
+    }
     if raw.grants.len() + raw.on_create.len() + raw.tests.len() > MAX_SENTENCES {
         reader.problems.push(whole(format!("the file has more than {MAX_SENTENCES} sentences")));
     }
@@ -111,7 +114,7 @@ pub(super) fn parse(text: &str) -> Result<PolicyFile, PolicyProblems> {
     let on_create = reader.all("on_create", raw.on_create, rule);
     let tests = reader.all("tests", raw.tests, expectation);
     if reader.problems.is_empty() {
-        return Ok(PolicyFile::new(sentences, on_create, tests));
+        return Ok(PolicyFile { says_empty: raw.empty, ..PolicyFile::new(sentences, on_create, tests) });
     }
     let mut problems = reader.problems;
     problems.sort_by_key(|problem| problem.line);

@@ -73,8 +73,8 @@ pub(super) fn policies(config: &Config, report: &mut Report) {
     ];
     for (key, path) in files {
         let Some(path) = path else { continue };
-        let read = std::fs::read_to_string(path).map_err(|error| error.to_string());
-        match read.and_then(|text| PolicyFile::parse(&text).map_err(|error| error.to_string())) {
+        let read = config::read_regular(path, PolicyFile::MAX_BYTES as u64).map_err(|error| error.to_string());
+        match read.and_then(|text| PolicyFile::parse_rules(&text).map_err(|error| error.to_string())) {
             Ok(policy) => report.ok(key, format!("{} has {} grants", path.display(), policy.grants())),
             Err(error) => report.fail(key, format!("{}: {error}", path.display()), format!("the file, or {key}")),
         }
