@@ -38,10 +38,26 @@ impl Accounts {
         Ok(Self { opened, administrator: config.bootstrap.admin_username.clone() })
     }
 
+    /// Revokes the tokens that quickstarts made for the first administrator.
+    pub(super) async fn end_administrators_tokens(&self) -> anyhow::Result<()> {
+        let Some(user) = self.first_administrator().await? else { return Ok(()) };
+        for token in self.opened.store.tokens_of(user.id).await? {
+            if token.revoked.is_none() && token.name.starts_with(TOKEN_PREFIX) {
+                self.opened.store.revoke_token(&self.opened.actor, token.id).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn first_administrator(&self) -> anyhow::Result<Option<User>> {
+        let users = self.opened.store.users().await?;
+        Ok(users.into_iter().filter(|user| user.admin).min_by_key(|user| user.id))
+    }
+
     /// The first administrator, made on an empty store, with a fresh token.
     pub(super) async fn administrator(&self) -> anyhow::Result<Person> {
-        let users = self.opened.store.users().await?;
-        match users.into_iter().filter(|user| user.admin).min_by_key(|user| user.id) {
+        self.end_administrators_tokens().await?;
+        match self.first_administrator().await? {
             Some(user) => self.with_token(user, None).await,
             None => self.make(&self.administrator, true).await,
         }
@@ -74,14 +90,15 @@ impl Accounts {
         self.with_token(user.with_context(|| format!("`{name}` cannot be made"))?, Some(password)).await
     }
 
-    /// Each start makes its own token, so that what an earlier one printed keeps working.
+    /// Each start makes its own token. Those of the demo's people stay valid, the administrator's ends with its run.
     async fn with_token(&self, user: User, password: Option<SecretString>) -> anyhow::Result<Person> {
         let days = TOKEN_DAYS.min(self.opened.token_max_days);
         let expires = self.opened.now.plus(Duration::from_secs(u64::from(days) * 86_400));
-        let name = format!("quickstart {}", moment(self.opened.now));
+        let name = format!("{TOKEN_PREFIX}{}", moment(self.opened.now));
         let (_, token) = token::create(&self.opened, &user, &name, &Limits::default(), expires).await?;
         Ok(Person { user, password, token })
     }
 }
 
+const TOKEN_PREFIX: &str = "quickstart ";
 const TOKEN_DAYS: u32 = 30;

@@ -1,6 +1,7 @@
 //! MLflow as a child: its own process group, on loopback, ended with everything it started.
 
 use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -12,10 +13,11 @@ use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 use url::Url;
 
-use super::place::Place;
+use super::place::{Place, private_file};
 use super::progress;
 use super::python::Python;
 use crate::clock::Stopwatch;
+use crate::config;
 
 /// A running MLflow server.
 #[derive(Debug)]
@@ -30,15 +32,15 @@ impl Mlflow {
     /// Starts it; [`ready`] tells when it answers.
     pub(super) async fn start(python: &Python, place: &Place, port: u16) -> anyhow::Result<Self> {
         end_the_one_left_behind(place).await;
-        let log = OpenOptions::new().create(true).append(true).open(place.log());
-        let log = log.with_context(|| format!("{} cannot be written", place.log().display()))?;
+        let log = private_file(OpenOptions::new().append(true), &place.log())?;
         let child = server(python, place, port)
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
             .with_context(|| format!("{} cannot be run", python.executable.display()))?;
         let group = Group(child.id().context("MLflow ended at once")?);
-        std::fs::write(place.pid_file(), group.0.to_string()).context("MLflow's process cannot be noted")?;
+        let mut pid_file = private_file(OpenOptions::new().write(true).truncate(true), &place.pid_file())?;
+        pid_file.write_all(group.0.to_string().as_bytes()).context("MLflow's process cannot be noted")?;
         progress::say(&format!("Starting MLflow {} on 127.0.0.1:{port}", python.version));
         Ok(Self { child, group, pid_file: place.pid_file(), log: place.log() })
     }
@@ -110,7 +112,7 @@ fn server(python: &Python, place: &Place, port: u16) -> Command {
 
 /// A quickstart that was killed could not end its MLflow; two on one database would disturb each other.
 async fn end_the_one_left_behind(place: &Place) {
-    let noted = std::fs::read_to_string(place.pid_file()).ok();
+    let noted = config::read_regular(&place.pid_file(), MAX_PID_BYTES).ok();
     let Some(group) = noted.and_then(|text| text.trim().parse().ok()).map(Group) else { return };
     // The number may have gone to somebody else since: only a process that names our database is ours.
     let arguments = std::fs::read(format!("/proc/{}/cmdline", group.0)).unwrap_or_default();
@@ -140,6 +142,7 @@ impl Group {
     }
 }
 
+const MAX_PID_BYTES: u64 = 16;
 const START_TIMEOUT: Duration = Duration::from_secs(180);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, anyhow};
 use clap::Args;
+use rustix::fs::Mode;
 
 use super::output;
 use super::signals::Signals;
@@ -58,6 +59,8 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(arguments: Arguments, flags: Flags) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::listen_also_to_the_terminal().context("signals cannot be listened to")?;
+    // For what MLflow and pip make, too.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let place = Place::open(&arguments.dir)?;
     free(arguments.port)?;
     let upstream_port = some_free_port()?;
@@ -70,6 +73,7 @@ pub(super) async fn run(arguments: Arguments, flags: Flags) -> anyhow::Result<Ex
     };
     let mut mlflow = Mlflow::start(&python, &place, upstream_port).await?;
     let mut proxy = None;
+    let kept = config.clone();
     let outcome = tokio::select! {
         outcome = open(&arguments, &place, &python, config, &mut proxy) => outcome,
         ended = mlflow.ended() => Err(ended),
@@ -80,6 +84,7 @@ pub(super) async fn run(arguments: Arguments, flags: Flags) -> anyhow::Result<Ex
         () = close(proxy, &mut mlflow) => {}
         _ = signals.next() => mlflow.kill().await,
     }
+    end_tokens(&kept).await;
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
@@ -102,6 +107,19 @@ async fn open(
     accounts.close().await;
     output::line(&words::ready(&address, place, python, &administrator, demo.as_ref()))?;
     std::future::pending().await
+}
+
+/// The administrator's token was for this run; one that a killed run left is revoked at the next start.
+async fn end_tokens(config: &Config) {
+    let ended = async {
+        let accounts = Accounts::open(config).await?;
+        let ended = accounts.end_administrators_tokens().await;
+        accounts.close().await;
+        ended
+    };
+    if let Err(error) = ended.await {
+        progress::say(&format!("The administrator's token was not revoked: {error:#}"));
+    }
 }
 
 async fn close(proxy: Option<Running>, mlflow: &mut Mlflow) {

@@ -1,11 +1,12 @@
 //! The folder in which a quickstart keeps everything, one at a time.
 
-use std::fs::{DirBuilder, File, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{Read as _, Seek as _, SeekFrom};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
+use rustix::fs::OFlags;
 
 use super::super::output::printable;
 
@@ -28,9 +29,18 @@ impl Place {
             "`{}` must not contain `?`, `#`, `%` or `\\`; choose another --dir",
             printable(root)
         );
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(Path::new(root).join("artifacts"));
+        let folder = Path::new(root);
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
         made.with_context(|| format!("{root} cannot be made"))?;
-        let lock = File::create(Path::new(root).join("lock")).with_context(|| format!("{root} cannot be written"))?;
+        own(folder)?;
+        for entry in ["lock", "proxy.db", "proxy.db-wal", "proxy.db-shm", "mlflow.db", "mlflow.log", "mlflow.pid"] {
+            own_file(&folder.join(entry))?;
+        }
+        let artifacts = folder.join("artifacts");
+        DirBuilder::new().recursive(true).mode(0o700).create(&artifacts)?;
+        own(&artifacts)?;
+        fs::set_permissions(&artifacts, Permissions::from_mode(0o700))?;
+        let lock = private_file(OpenOptions::new().write(true), &folder.join("lock"))?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { root: root.to_owned(), _lock: lock }),
             Err(TryLockError::WouldBlock) => bail!("another quickstart is running in {root}; stop it or choose --dir"),
@@ -67,6 +77,38 @@ impl Place {
     pub(super) fn tail_of_log(&self) -> String {
         tail(&self.log())
     }
+}
+
+/// Opens a file for writing, made with mode 0600 when absent. A link in its place is refused.
+pub(super) fn private_file(options: &mut OpenOptions, path: &Path) -> anyhow::Result<File> {
+    let flags = OFlags::NOFOLLOW.bits().cast_signed();
+    let file = options.create(true).mode(0o600).custom_flags(flags).open(path);
+    file.with_context(|| format!("{} cannot be written", path.display()))
+}
+
+/// Refuses a folder that another user could change: what is in it leads to the data and the processes of this one.
+fn own(folder: &Path) -> anyhow::Result<()> {
+    let found = fs::symlink_metadata(folder)?;
+    let name = folder.display();
+    ensure!(found.is_dir(), "{name} is a link or no folder; choose another --dir");
+    ensure!(found.uid() == rustix::process::geteuid().as_raw(), "{name} belongs to another user; choose another --dir");
+    ensure!(
+        found.mode() & 0o022 == 0,
+        "other users may write to {name}; choose another --dir, or run `chmod go-w` on it"
+    );
+    Ok(())
+}
+
+/// Refuses a link or a file of another user, and takes the rights of others off a file.
+fn own_file(path: &Path) -> anyhow::Result<()> {
+    let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
+    let name = path.display();
+    ensure!(found.is_file() && found.nlink() == 1, "{name} is a link or no file; choose another --dir");
+    ensure!(found.uid() == rustix::process::geteuid().as_raw(), "{name} belongs to another user; choose another --dir");
+    if found.mode() & 0o077 != 0 {
+        fs::set_permissions(path, Permissions::from_mode(found.mode() & 0o700))?;
+    }
+    Ok(())
 }
 
 /// The last lines of a log, for people who should not have to look for it.

@@ -1,6 +1,6 @@
 //! A private Python environment with a pinned MLflow: made once, verified each time, made again when it is broken.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail, ensure};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::Command;
 
-use super::place::tail;
+use super::place::{private_file, tail};
 use super::{Arguments, progress};
 
 /// A Python that has MLflow.
@@ -69,7 +69,7 @@ impl Environment {
         let cache = self.root.parent().unwrap_or(&self.root);
         fs::create_dir_all(cache).with_context(|| format!("{} cannot be made", cache.display()))?;
         // Two quickstarts that install the same version take turns.
-        let lock = File::create(&self.lock).with_context(|| format!("{} cannot be made", self.lock.display()))?;
+        let lock = private_file(OpenOptions::new().write(true), &self.lock)?;
         let _held = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock)).await??;
         if self.verify().await.is_err() {
             self.install().await?;
@@ -99,7 +99,7 @@ impl Environment {
             self.version,
             self.root.display()
         ));
-        File::create(&self.log).with_context(|| format!("{} cannot be made", self.log.display()))?;
+        private_file(OpenOptions::new().write(true).truncate(true), &self.log)?;
         let mut venv = command(Path::new(&base));
         venv.args(["-m", "venv"]).arg(&self.root);
         self.watch(venv).await?;

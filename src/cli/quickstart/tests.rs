@@ -19,6 +19,52 @@ fn a_place_is_for_one_at_a_time_and_for_its_owner_only() {
 }
 
 #[test]
+fn a_place_that_others_could_change_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let refused = |root: &Path, why: &str| {
+        let said = Place::open(root).unwrap_err().to_string();
+        assert!(said.contains(why), "{said}");
+    };
+    let victim = dir.path().join("victim");
+    fs::write(&victim, "kept").unwrap();
+    for entry in ["lock", "proxy.db", "mlflow.db", "mlflow.log", "mlflow.pid", "artifacts"] {
+        for hard in [false, true] {
+            let root = dir.path().join(format!("{entry}-{hard}"));
+            fs::create_dir(&root).unwrap();
+            fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).unwrap();
+            let link = root.join(entry);
+            if hard {
+                fs::hard_link(&victim, &link).unwrap()
+            } else {
+                std::os::unix::fs::symlink(&victim, &link).unwrap()
+            }
+            let error = Place::open(&root).unwrap_err().to_string();
+            assert!(error.contains("--dir") || entry == "artifacts", "{error}");
+            assert_eq!(fs::read_to_string(&victim).unwrap(), "kept");
+        }
+    }
+    let linked = dir.path().join("linked");
+    std::os::unix::fs::symlink(dir.path(), &linked).unwrap();
+    refused(&linked, "is a link");
+    let open = dir.path().join("open");
+    fs::create_dir(&open).unwrap();
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+    refused(&open, "other users may write");
+}
+
+#[test]
+fn files_of_an_earlier_quickstart_become_its_owners_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("mlflow.db");
+    fs::write(&file, "").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    let _place = Place::open(dir.path()).unwrap();
+    for file in [file, dir.path().join("lock")] {
+        assert_eq!(fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}
+
+#[test]
 fn a_place_whose_name_would_change_the_database_url_is_refused() {
     for name in ["a?mode=memory", "a#b", "a%20b"] {
         let dir = tempfile::tempdir().unwrap();
