@@ -70,6 +70,8 @@ pub struct Running {
 const REFRESH: Duration = Duration::from_millis(500);
 /// How often unfinished effects are looked for.
 const RECONCILE: Duration = Duration::from_secs(60);
+/// How often the store is measured.
+const MEASURE: Duration = Duration::from_secs(30);
 /// An effect begun less than this ago may still be under way.
 const SETTLED_AFTER_MS: i64 = 300_000;
 /// How long effects under way may take after the last connection was closed.
@@ -214,6 +216,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     timers.spawn(stop_last.clone().run_until_cancelled_owned(reconcile(effects, clock)));
     timers.spawn(stop_last.clone().run_until_cancelled_owned(watch_version(behind, seen)));
     timers.spawn(stop_last.clone().run_until_cancelled_owned(watch_locations(resolver)));
+    timers.spawn(stop_last.clone().run_until_cancelled_owned(watch_size(Arc::clone(&store), Arc::clone(&telling))));
     for (name, remote) in remotes.all() {
         timers.spawn(stop_last.clone().run_until_cancelled_owned(identity::keep_fresh(
             name,
@@ -332,6 +335,20 @@ async fn bootstrap(config: &Config, store: &Store, clock: &Clock) -> anyhow::Res
     let actor = Actor { name: "bootstrap".to_owned(), token: None, address: None };
     store.create_user(&actor, &config.bootstrap.admin_username, Some(&hash), true).await?;
     Ok(if given.is_none() { Some(password) } else { None })
+}
+
+/// Measures the store, which grows with its audit log.
+async fn watch_size(store: Arc<Store>, metrics: Arc<Metrics>) {
+    let mut ticks = tokio::time::interval(MEASURE);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        // A store that does not answer is what `/readyz` reports.
+        if let Ok(size) = store.size().await {
+            metrics.audit_rows.set(size.audit_rows);
+            metrics.store_bytes.set(size.bytes);
+        }
+    }
 }
 
 async fn refresh(authn: Arc<Authn>) {

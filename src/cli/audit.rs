@@ -42,6 +42,8 @@ struct Shown {
     action: String,
     target: String,
     detail: String,
+    /// How many times it happened within a minute.
+    count: i64,
 }
 
 impl From<AuditEntry> for Shown {
@@ -54,6 +56,7 @@ impl From<AuditEntry> for Shown {
             action: entry.action,
             target: entry.target,
             detail: entry.detail,
+            count: entry.count,
         }
     }
 }
@@ -63,7 +66,9 @@ impl Row<6> for Shown {
 
     fn cells(&self) -> [String; 6] {
         let address = self.address.clone().unwrap_or_else(|| "-".to_owned());
-        [self.at.clone(), self.actor.clone(), address, self.action.clone(), self.target.clone(), self.detail.clone()]
+        let times = if self.count > 1 { format!(" ({} times)", self.count) } else { String::new() };
+        let detail = format!("{}{times}", self.detail);
+        [self.at.clone(), self.actor.clone(), address, self.action.clone(), self.target.clone(), detail]
     }
 }
 

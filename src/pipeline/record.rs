@@ -215,6 +215,7 @@ impl Record {
             action: action.to_owned(),
             target,
             detail,
+            count: 1,
         });
     }
 

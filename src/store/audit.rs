@@ -39,19 +39,32 @@ pub struct AuditEntry {
     pub target: String,
     /// A sentence without secrets.
     pub detail: String,
+    /// How many times it happened within a minute, this time included.
+    pub count: i64,
 }
 
+/// Identifies a row of the audit log.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct AuditId(pub i64);
+
 impl Store {
-    /// Writes entries of what changed nothing here. All or none; does not raise the revision.
+    /// Writes entries of what changed nothing here, and new counts of earlier rows. All or none; does not raise the
+    /// revision. Returns the entries' rows, in their order.
     ///
     /// # Errors
     /// As every method.
-    pub async fn audit(&self, entries: &[AuditEntry]) -> Result<()> {
+    pub async fn audit(&self, entries: &[AuditEntry], counts: &[(AuditId, i64)]) -> Result<Vec<AuditId>> {
         let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let mut rows = Vec::with_capacity(entries.len());
         for entry in entries {
-            write(&mut tx, entry).await?;
+            rows.push(write(&mut tx, entry).await?);
         }
-        Ok(tx.commit().await?)
+        for (row, count) in counts {
+            let update = sqlx::query("UPDATE audit SET count = $1 WHERE id = $2");
+            update.bind(count).bind(row.0).execute(&mut *tx).await?;
+        }
+        tx.commit().await?;
+        Ok(rows)
     }
 
     /// The newest `limit` entries, newest first.
@@ -60,16 +73,17 @@ impl Store {
     /// As every method.
     pub async fn audit_log(&self, limit: u32) -> Result<Vec<AuditEntry>> {
         let entries = sqlx::query(
-            "SELECT at, actor, token, address, action, target, detail FROM audit ORDER BY id DESC LIMIT $1",
+            "SELECT at, actor, token, address, action, target, detail, count FROM audit ORDER BY id DESC LIMIT $1",
         );
         entries.bind(i64::from(limit)).fetch_all(&self.readers).await?.iter().map(rows::audit_entry).collect()
     }
 }
 
 /// Writes one entry into a transaction under way.
-pub(super) async fn write(on: &mut SqliteConnection, entry: &AuditEntry) -> Result<()> {
-    sqlx::query(
-        "INSERT INTO audit (at, actor, token, address, action, target, detail) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+pub(super) async fn write(on: &mut SqliteConnection, entry: &AuditEntry) -> Result<AuditId> {
+    let row = sqlx::query_scalar(
+        "INSERT INTO audit (at, actor, token, address, action, target, detail, count)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING id",
     )
     .bind(entry.at.0)
     .bind(&entry.actor.name)
@@ -78,7 +92,8 @@ pub(super) async fn write(on: &mut SqliteConnection, entry: &AuditEntry) -> Resu
     .bind(&entry.action)
     .bind(&entry.target)
     .bind(&entry.detail)
-    .execute(on)
+    .bind(entry.count)
+    .fetch_one(on)
     .await?;
-    Ok(())
+    Ok(AuditId(row))
 }

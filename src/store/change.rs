@@ -22,7 +22,7 @@ impl Store {
         // IMMEDIATE: a transaction that reads first and then wants to write would fail at once when another process wrote.
         let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
         // First, because it locks the row: on any database, changes happen one after the other.
-        sqlx::query("UPDATE meta SET value = value + 1 WHERE name = 'revision'").execute(&mut *tx).await?;
+        sqlx::query("UPDATE meta SET value = value + 1 WHERE name IN ('revision', 'writes')").execute(&mut *tx).await?;
         Ok(Change { tx, at: self.clock.now() })
     }
 }
@@ -35,7 +35,8 @@ impl Change {
 
     /// Makes it last, together with its row in the audit log.
     pub(super) async fn commit(mut self, actor: &Actor, action: &str, target: String, detail: String) -> Result<()> {
-        let entry = AuditEntry { at: self.at, actor: actor.clone(), action: action.to_owned(), target, detail };
+        let entry =
+            AuditEntry { at: self.at, actor: actor.clone(), action: action.to_owned(), target, detail, count: 1 };
         audit::write(self.on(), &entry).await?;
         Ok(self.tx.commit().await?)
     }

@@ -11,6 +11,7 @@ mod audit;
 mod change;
 mod effects;
 mod grants;
+mod leftover;
 mod open;
 mod people;
 mod reissued;
@@ -22,7 +23,7 @@ mod standing;
 mod tokens;
 mod users;
 
-pub use audit::{Actor, AuditEntry};
+pub use audit::{Actor, AuditEntry, AuditId};
 pub use effects::{Effect, Intent};
 pub use grants::GrantRow;
 pub use people::{Occasion, Person, Seen};
@@ -51,8 +52,10 @@ impl Store {
     /// [`Error::Unavailable`] when it does not, within a few seconds.
     pub async fn check(&self) -> Result<()> {
         // A full disk shows only when something is really written.
-        sqlx::query("UPDATE meta SET value = $1 WHERE name = 'checked'")
-            .bind(self.clock.now().0)
+        sqlx::query(
+            "UPDATE meta SET value = CASE name WHEN 'checked' THEN $1 ELSE value + 1 END WHERE name IN ('checked', 'writes')",
+        )
+        .bind(self.clock.now().0)
             .execute(&self.writer)
             .await?;
         self.revision().await.map(drop)
@@ -65,6 +68,20 @@ impl Store {
     pub async fn revision(&self) -> Result<i64> {
         let revision = sqlx::query_scalar("SELECT value FROM meta WHERE name = 'revision'");
         Ok(revision.fetch_one(&self.readers).await?)
+    }
+
+    /// How large the database is.
+    ///
+    /// # Errors
+    /// As every method.
+    pub async fn size(&self) -> Result<Size> {
+        let (bytes, audit_rows) = sqlx::query_as(
+            "SELECT (SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()),
+                    (SELECT COALESCE(MAX(id) - MIN(id) + 1, 0) FROM audit)",
+        )
+        .fetch_one(&self.readers)
+        .await?;
+        Ok(Size { bytes, audit_rows })
     }
 
     /// 32 random bytes made once per database, for sealing page tokens.
@@ -96,6 +113,15 @@ impl Store {
         self.readers.close().await;
         self.writer.close().await;
     }
+}
+
+/// The size of the database.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Size {
+    /// Of the file, without the write-ahead log.
+    pub bytes: i64,
+    /// Rows of the audit log, by its first and last number.
+    pub audit_rows: i64,
 }
 
 /// Why the store did not do it.

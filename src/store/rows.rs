@@ -143,6 +143,7 @@ pub(super) fn audit_entry(row: &SqliteRow) -> Result<AuditEntry> {
         action: row.try_get("action")?,
         target: row.try_get("target")?,
         detail: row.try_get("detail")?,
+        count: row.try_get("count")?,
     })
 }
 

@@ -533,11 +533,16 @@ async fn refused_requests_can_be_written_down_without_a_change() {
         action: action.to_owned(),
         target: "experiment:1".to_owned(),
         detail: String::new(),
+        count: 1,
     };
-    store.audit(&[entry("first"), entry("second")]).await.unwrap();
+    store.audit(&[entry("first"), entry("second")], &[]).await.unwrap();
     let log = store.audit_log(10).await.unwrap();
     assert_eq!((log[0].action.as_str(), log[1].action.as_str()), ("second", "first"));
     assert_eq!(log[0].actor.address, Some("2001:db8::1".parse().unwrap()));
+    let rows = store.audit(&[entry("third")], &[]).await.unwrap();
+    assert_eq!(store.audit(&[], &[(rows[0], 12)]).await.unwrap(), []);
+    assert_eq!(store.audit_log(1).await.unwrap()[0].count, 12);
+    assert_eq!(store.size().await.unwrap().audit_rows, 3);
     assert_eq!(store.revision().await.unwrap(), before);
 }
 

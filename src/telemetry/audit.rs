@@ -1,25 +1,34 @@
 //! Denials on their way to the audit log: batched, bounded, never in the request's way.
 //!
-//! Changes are audited by the store itself, in the change's own transaction.
+//! Changes are audited by the store itself, in the change's own transaction. The same denial within a minute is one row with
+//! a count, so that a client that is refused in a loop cannot fill the disk.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+mod fold;
+
+use self::fold::Fold;
 use super::Metrics;
-use crate::store::{self, AuditEntry, Store};
+use crate::store::{self, AuditEntry, AuditId, Store};
 
 /// Where audit entries end.
 pub trait Sink: Send + Sync + 'static {
-    /// Writes a batch, whole or not at all.
-    fn write(&self, entries: &[AuditEntry]) -> impl Future<Output = store::Result<()>> + Send;
+    /// Writes a batch and new counts of rows of earlier batches, whole or not at all; returns the rows of the batch.
+    fn write(
+        &self,
+        entries: &[AuditEntry],
+        counts: &[(AuditId, i64)],
+    ) -> impl Future<Output = store::Result<Vec<AuditId>>> + Send;
 }
 
 impl Sink for Store {
-    async fn write(&self, entries: &[AuditEntry]) -> store::Result<()> {
-        self.audit(entries).await
+    async fn write(&self, entries: &[AuditEntry], counts: &[(AuditId, i64)]) -> store::Result<Vec<AuditId>> {
+        self.audit(entries, counts).await
     }
 }
 
@@ -62,22 +71,37 @@ async fn write<S: Sink>(
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) {
-    let mut batch = Vec::new();
-    loop {
+    let (mut batch, mut fold) = (Vec::new(), Fold::default());
+    let mut ticks = tokio::time::interval(WRITE_COUNTS);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut is_over = false;
+    while !is_over {
+        let mut counts = Vec::new();
         tokio::select! {
             biased;
-            count = waiting.recv_many(&mut batch, BATCH) => if count == 0 { return },
+            _ = ticks.tick() => counts = fold.counts(),
+            count = waiting.recv_many(&mut batch, BATCH) => is_over = count == 0,
             () = stop.cancelled(), if !waiting.is_closed() => {
                 waiting.close();
                 continue;
             }
         }
-        batch.iter().for_each(tell);
-        if let Err(error) = sink.write(&batch).await {
-            metrics.audit_entries_dropped.inc_by(batch.len() as u64);
-            tracing::error!(%error, entries = batch.len(), "denials could not be written to the audit log");
+        let new: Vec<AuditEntry> = batch.drain(..).filter_map(|entry| fold.add(entry)).collect();
+        if is_over {
+            counts = fold.counts();
         }
-        batch.clear();
+        if new.is_empty() && counts.is_empty() {
+            continue;
+        }
+        new.iter().for_each(tell);
+        match sink.write(&new, &counts).await {
+            Ok(rows) => fold.written(&rows),
+            Err(error) => {
+                fold.written(&[]);
+                metrics.audit_entries_dropped.inc_by(new.len() as u64);
+                tracing::error!(%error, entries = new.len(), "denials could not be written to the audit log");
+            }
+        }
     }
 }
 
@@ -97,6 +121,8 @@ fn tell(entry: &AuditEntry) {
 const MAX_WAITING: usize = 4096;
 /// Entries per transaction.
 const BATCH: usize = 64;
+/// How often the counts of repeated denials are written.
+const WRITE_COUNTS: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests;

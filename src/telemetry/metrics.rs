@@ -60,6 +60,10 @@ pub struct Metrics {
     pub resources: Cache,
     pub access_lines_dropped: IntCounter,
     pub audit_entries_dropped: IntCounter,
+    /// Rows of the audit log.
+    pub audit_rows: IntGauge,
+    /// Size of the store's database in bytes.
+    pub store_bytes: IntGauge,
     process: process::Process,
 }
 
@@ -215,6 +219,8 @@ impl Metrics {
             resources: cache_of("resources"),
             access_lines_dropped: counter(&r, "access_lines_dropped_total", "Access log lines that did not fit")?,
             audit_entries_dropped: counter(&r, "audit_entries_dropped_total", "Denials missing in the audit log")?,
+            audit_rows: gauge(&r, "audit_rows", "Rows of the audit log")?,
+            store_bytes: gauge(&r, "store_bytes", "Size of the store's database")?,
             process: process::Process::register(&r)?,
             registry: r,
         })

@@ -1,5 +1,6 @@
 //! What is near: files, the store, MLflow.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -56,12 +57,40 @@ pub(super) async fn store(config: &Config, clock: &Clock, report: &mut Report) {
             report.fail(CHECK, format!("the folder {} is not there", folder.display()), "store.url, or make the folder")
         };
     }
+    if let Some(file) = url.strip_prefix("sqlite://").map(Path::new) {
+        modes(file, report);
+    }
     match Store::open(url, clock.clone()).await {
         Ok(store) => {
             store.close().await;
             report.ok(CHECK, format!("{url} opens and can be written"));
         }
         Err(error) => report.fail(CHECK, error.to_string(), "store.url, or who may write that file and its folder"),
+    }
+}
+
+/// Who else can read the store, which holds password hashes, or replace it. Opening it takes the rights of others off.
+fn modes(file: &Path, report: &mut Report) {
+    const CHECK: &str = "store: file mode";
+    let mode = |path: &Path| path.metadata().map(|found| found.mode() & 0o7777);
+    if let Ok(mode) = mode(file)
+        && mode & 0o077 != 0
+    {
+        let found = format!("{} was accessible to others (mode {mode:03o}); a start makes it 600", file.display());
+        return report.warn(
+            CHECK,
+            found,
+            "what copies or mounts that file; whoever read it has the hashes of passwords",
+        );
+    }
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match mode(folder) {
+        Ok(mode) if mode & 0o002 != 0 && mode & 0o1000 == 0 => report.warn(
+            CHECK,
+            format!("everybody can replace files in {} (mode {mode:03o})", folder.display()),
+            format!("`chmod o-w {}`", folder.display()),
+        ),
+        Ok(_) | Err(_) => report.ok(CHECK, "the file is its owner's alone"),
     }
 }
 

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use super::*;
@@ -8,24 +9,30 @@ use crate::store::Actor;
 #[derive(Default)]
 struct Notebook {
     batches: Mutex<Vec<Vec<String>>>,
+    counts: Mutex<Vec<(i64, i64)>>,
     broken: bool,
 }
 
 impl Sink for Notebook {
-    async fn write(&self, entries: &[AuditEntry]) -> store::Result<()> {
+    async fn write(&self, entries: &[AuditEntry], counts: &[(AuditId, i64)]) -> store::Result<Vec<AuditId>> {
         tokio::task::yield_now().await;
         if self.broken {
             return Err(store::Error::NotFound("disk".to_owned()));
         }
-        self.batches.lock().unwrap().push(entries.iter().map(|entry| entry.target.clone()).collect());
-        Ok(())
+        let mut batches = self.batches.lock().unwrap();
+        let first = batches.concat().len();
+        if !entries.is_empty() {
+            batches.push(entries.iter().map(|entry| entry.target.clone()).collect());
+        }
+        self.counts.lock().unwrap().extend(counts.iter().map(|(row, count)| (row.0, *count)));
+        Ok((first..first + entries.len()).map(|row| AuditId(row as i64)).collect())
     }
 }
 
 fn entry(target: usize) -> AuditEntry {
-    let actor = Actor { name: "alice".to_owned(), token: None, address: None };
+    let actor = Actor { name: format!("user-{}", target / 50), token: None, address: None };
     let (action, target) = ("request.denied".to_owned(), format!("experiment:{target}"));
-    AuditEntry { at: Timestamp(0), actor, action, target, detail: String::new() }
+    AuditEntry { at: Timestamp(0), actor, action, target, detail: String::new(), count: 1 }
 }
 
 async fn record(notebook: Arc<Notebook>, count: usize) -> Arc<Metrics> {
@@ -59,4 +66,21 @@ async fn what_does_not_fit_or_fails_is_counted() {
     assert_eq!(metrics.audit_entries_dropped.get(), 11);
     let broken = Arc::new(Notebook { broken: true, ..Notebook::default() });
     assert_eq!(record(broken, 5).await.audit_entries_dropped.get(), 6);
+}
+
+#[tokio::test]
+async fn a_refusal_that_comes_again_is_one_row_with_a_count() {
+    let (notebook, tracker) = (Arc::new(Notebook::default()), TaskTracker::new());
+    let queue = AuditQueue::start(Arc::clone(&notebook), Arc::new(Metrics::new([]).unwrap()), &tracker);
+    for number in 0..3000 {
+        queue.record(entry(number % 2));
+    }
+    queue.record(AuditEntry { at: Timestamp(60_000), ..entry(0) });
+    queue.close();
+    tracker.close();
+    tracker.wait().await;
+    assert_eq!(notebook.batches.lock().unwrap().concat(), ["experiment:0", "experiment:1", "experiment:0"]);
+    // Later counts replace earlier ones.
+    let counts: BTreeMap<i64, i64> = notebook.counts.lock().unwrap().iter().copied().collect();
+    assert_eq!(counts, BTreeMap::from([(0, 1500), (1, 1500)]));
 }

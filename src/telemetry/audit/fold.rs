@@ -1,0 +1,166 @@
+//! Repeated denials become one row with a count. Bounded: nothing that a client sends makes more rows than this allows.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use crate::clock::Timestamp;
+use crate::store::{AuditEntry, AuditId};
+
+/// Milliseconds for which the same denial is counted in its first row.
+const WINDOW_MS: i64 = 60_000;
+/// Rows per user and window; a further denial is counted in a row for all of them. A client can vary what it asks for.
+const MAX_PER_USER: usize = 100;
+/// Rows per window.
+const MAX_ROWS: usize = 2000;
+
+/// The denials of the last minute.
+#[derive(Debug, Default)]
+pub(super) struct Fold {
+    windows: HashMap<Key, Window>,
+    users: HashMap<String, usize>,
+    since: Timestamp,
+    /// The keys of the entries that are being written, in their order.
+    pending: Vec<Key>,
+    /// Final counts of rows whose window has ended.
+    owed: Vec<(AuditId, i64)>,
+}
+
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+struct Key {
+    actor: String,
+    action: String,
+    target: String,
+    detail: String,
+}
+
+#[derive(Debug)]
+struct Window {
+    row: Option<AuditId>,
+    count: i64,
+    is_written: bool,
+}
+
+impl Fold {
+    /// Returns the entry when it needs a row of its own.
+    pub(super) fn add(&mut self, entry: AuditEntry) -> Option<AuditEntry> {
+        if entry.at.0.saturating_sub(self.since.0) >= WINDOW_MS {
+            self.begin(entry.at);
+        }
+        let entry = self.bounded(entry);
+        let key = Key {
+            actor: entry.actor.name.clone(),
+            action: entry.action.clone(),
+            target: entry.target.clone(),
+            detail: entry.detail.clone(),
+        };
+        match self.windows.entry(key) {
+            Entry::Occupied(mut known) => {
+                let window = known.get_mut();
+                window.count = window.count.saturating_add(1);
+                window.is_written = false;
+                None
+            }
+            Entry::Vacant(place) => {
+                self.pending.push(place.key().clone());
+                *self.users.entry(entry.actor.name.clone()).or_default() += 1;
+                place.insert(Window { row: None, count: 1, is_written: true });
+                Some(entry)
+            }
+        }
+    }
+
+    /// Records the rows of the entries since the last call; none of them when they could not be written.
+    pub(super) fn written(&mut self, rows: &[AuditId]) {
+        let mut rows = rows.iter();
+        for key in self.pending.drain(..) {
+            match (rows.next(), self.windows.get_mut(&key)) {
+                (Some(row), Some(window)) => window.row = Some(*row),
+                // Without its row, the next one of its kind gets a row.
+                (None, Some(_)) => drop(self.windows.remove(&key)),
+                (_, None) => {}
+            }
+        }
+    }
+
+    /// Counts that changed since the last call, of rows that were written.
+    pub(super) fn counts(&mut self) -> Vec<(AuditId, i64)> {
+        let mut counts = std::mem::take(&mut self.owed);
+        for window in self.windows.values_mut().filter(|window| !window.is_written) {
+            if let Some(row) = window.row {
+                window.is_written = true;
+                counts.push((row, window.count));
+            }
+        }
+        counts
+    }
+
+    fn begin(&mut self, at: Timestamp) {
+        self.owed = self.counts();
+        self.since = at;
+        self.users.clear();
+        // What is being written keeps its window: its row comes later.
+        self.windows.retain(|_, window| window.row.is_none());
+    }
+
+    fn bounded(&self, entry: AuditEntry) -> AuditEntry {
+        let is_full = self.windows.len() >= MAX_ROWS;
+        if !is_full && self.users.get(&entry.actor.name).is_none_or(|rows| *rows < MAX_PER_USER) {
+            return entry;
+        }
+        let mut common = AuditEntry { target: "several".to_owned(), detail: FURTHER.to_owned(), ..entry };
+        if is_full {
+            common.actor.name = "several".to_owned();
+            common.actor.token = None;
+            common.actor.address = None;
+        }
+        common
+    }
+}
+
+const FURTHER: &str = "further denials within a minute; the access log has each of them";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Actor;
+
+    fn rows(entries: impl Iterator<Item = (String, String, i64)>) -> usize {
+        let mut fold = Fold::default();
+        let entries = entries.filter_map(|(name, target, at)| {
+            let actor = Actor { name, token: None, address: None };
+            let (action, detail) = ("request.denied".to_owned(), String::new());
+            fold.add(AuditEntry { at: Timestamp(at), actor, action, target, detail, count: 1 })
+        });
+        entries.count()
+    }
+
+    #[test]
+    fn nothing_that_varies_makes_more_rows_than_allowed() {
+        let numbers = || (0..50_000).map(|number: i64| number.to_string());
+        assert_eq!(rows(numbers().map(|number| ("mallory".to_owned(), number, 1))), MAX_PER_USER + 1);
+        assert_eq!(rows(numbers().map(|number| (number, "x".to_owned(), 1))), MAX_ROWS + 1);
+        assert_eq!(rows(numbers().map(|_| ("mallory".to_owned(), "x".to_owned(), 1))), 1);
+        let minutes = (0..5).map(|minute| ("mallory".to_owned(), "x".to_owned(), minute * WINDOW_MS));
+        assert_eq!(rows(minutes), 1, "a row that is still being written keeps its window");
+    }
+
+    #[test]
+    fn a_count_belongs_to_its_row_and_a_lost_row_is_tried_again() {
+        let mut fold = Fold::default();
+        let entry = |at| {
+            let actor = Actor { name: "mallory".to_owned(), token: None, address: None };
+            let (action, target) = ("request.denied".to_owned(), "x".to_owned());
+            AuditEntry { at: Timestamp(at), actor, action, target, detail: String::new(), count: 1 }
+        };
+        assert!(fold.add(entry(1)).is_some());
+        fold.written(&[]);
+        assert!(fold.add(entry(1)).is_some());
+        fold.written(&[AuditId(7)]);
+        assert!(fold.counts().is_empty());
+        assert!(fold.add(entry(2)).is_none() && fold.add(entry(3)).is_none());
+        assert_eq!(fold.counts(), [(AuditId(7), 3)]);
+        assert!(fold.add(entry(4)).is_none() && fold.add(entry(WINDOW_MS)).is_some());
+        fold.written(&[AuditId(8)]);
+        assert_eq!(fold.counts(), [(AuditId(7), 4)]);
+    }
+}
