@@ -19,4 +19,5 @@ pub mod resolve;
 pub mod server;
 pub mod store;
 pub mod telemetry;
+pub mod text;
 pub mod upstream;

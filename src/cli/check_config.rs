@@ -10,7 +10,7 @@ pub(super) async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     let (config, settings) = load_from(flags, &Environment::of_process())?;
     let policies = app::read_policies(&config).await?;
     for warning in app::warnings(&config, &policies) {
-        eprintln!("{}", output::printable(&format!("warning: {warning}")));
+        output::error(&format!("warning: {warning}"));
     }
     let rows = settings.into_iter().map(|setting| {
         let origin = setting.origin.as_ref().map_or_else(|| "default".to_owned(), Origin::to_string);

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use clap::Args;
 use serde_json::Value;
 
+use super::output;
 use super::stored::{Absent, Opened};
 use crate::app;
 use crate::authz::{Limits, Policy};
@@ -60,9 +61,9 @@ pub(super) async fn run(arguments: Arguments, flags: &Flags) -> anyhow::Result<E
         }
         let answer = explanation(&person, policy, (&file, homes), &arguments.operation, &question);
         if arguments.json {
-            println!("{}", serde_json::to_string_pretty(&answer).context("the answer is JSON")?);
+            output::json(&answer)?;
         } else {
-            print!("{}", in_words(&answer));
+            output::line(in_words(&answer).trim_end())?;
         }
         Ok(())
     })

@@ -244,7 +244,10 @@ async fn carry_out(arguments: Arguments, opened: &Opened) -> anyhow::Result<()> 
         Command::Create { on, level } => {
             let (grant, sentence) = sentence(on, level, opened).await?;
             match store.create_grant(actor, &grant).await {
-                Ok(_) => format.done(&Shown::new(&grant, &names), &sentence),
+                Ok(_) => {
+                    opened.warn_of_absence(grant.kind, &grant.selector).await;
+                    format.done(&Shown::new(&grant, &names), &sentence)
+                }
                 Err(store::Error::Exists(_)) => bail!("there already is such a grant; change it with `grant set`"),
                 Err(other) => Err(other.into()),
             }
@@ -252,6 +255,7 @@ async fn carry_out(arguments: Arguments, opened: &Opened) -> anyhow::Result<()> 
         Command::Set { on, level } => {
             let (grant, sentence) = sentence(on, level, opened).await?;
             store.set_grant(actor, &grant).await?;
+            opened.warn_of_absence(grant.kind, &grant.selector).await;
             format.done(&Shown::new(&grant, &names), &sentence)
         }
         Command::Revoke(on) => {

@@ -3,13 +3,14 @@
 //! 0: done. 1: not done, with a sentence that says what to do. 2: the command or the configuration is wrong.
 
 use std::ffi::OsString;
-use std::io::{ErrorKind, Write as _};
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, Flags, Problems};
+use crate::text;
 
 mod audit;
 mod check_config;
@@ -139,14 +140,13 @@ fn failed(error: &anyhow::Error) -> ExitCode {
     if error.chain().any(broken_pipe) {
         return ExitCode::SUCCESS;
     }
-    let mut stderr = std::io::stderr().lock();
     match error.downcast_ref::<Problems>() {
         Some(problems) => {
-            let _ = writeln!(stderr, "{problems}");
+            problems.0.iter().for_each(|problem| output::error(&text::plain(&problem.to_string())));
             ExitCode::from(2)
         }
         None => {
-            let _ = writeln!(stderr, "error: {error:#}");
+            output::error(&format!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -1,6 +1,6 @@
 //! What commands print: a stable JSON shape for programs, an aligned table for people.
 //!
-//! Names come from users, so a table shows control characters as escapes: they must not drive the reader's terminal.
+//! Names come from users, so everything is escaped here that could control the reader's terminal or forge a line.
 
 use std::io::Write as _;
 
@@ -10,6 +10,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::clock::Timestamp;
+use crate::text;
 
 /// How a command answers.
 #[derive(Args, Clone, Copy, Debug)]
@@ -46,13 +47,23 @@ impl Format {
         if self.json {
             return json(thing);
         }
-        writeln!(std::io::stderr().lock(), "{sentence}")?;
+        writeln!(std::io::stderr().lock(), "{}", text::plain(sentence))?;
         line(secret)
     }
 }
 
-/// One line on standard output.
+/// Text on standard output, with what could control the terminal escaped.
 pub(super) fn line(text: &str) -> anyhow::Result<()> {
+    write(&text::plain_lines(text))
+}
+
+/// The reason for an exit code, on standard error. Only its own first line begins at the left margin, so that nothing in it
+/// passes for another one.
+pub(super) fn error(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{}", text::plain_lines(text).replace('\n', "\n  "));
+}
+
+fn write(text: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{text}")?;
     Ok(out.flush()?)
@@ -74,8 +85,9 @@ pub(super) fn moment(at: Timestamp) -> String {
 
 pub(super) fn aligned<const N: usize>(head: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     let head = head.map(str::to_owned);
-    let rows: Vec<[String; N]> =
-        std::iter::once(head).chain(rows.into_iter().map(|row| row.map(|cell| printable(&cell)))).collect();
+    let rows: Vec<[String; N]> = std::iter::once(head)
+        .chain(rows.into_iter().map(|row| row.map(|cell| text::plain(&cell).into_owned())))
+        .collect();
     let mut widths = [0; N];
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -89,11 +101,7 @@ pub(super) fn aligned<const N: usize>(head: [&str; N], rows: impl IntoIterator<I
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// The text, with characters that could drive a terminal escaped.
-pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
-}
-
-fn json(thing: &impl Serialize) -> anyhow::Result<()> {
-    line(&serde_json::to_string_pretty(thing)?)
+pub(super) fn json(thing: &impl Serialize) -> anyhow::Result<()> {
+    let json = serde_json::to_string_pretty(thing)?;
+    write(&text::plain_json(&json))
 }

@@ -15,6 +15,7 @@ use crate::authz::{
 };
 use crate::config::{self, Flags, Origin, Problem, Problems};
 use crate::mlflow::{Question, Table};
+use crate::text;
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -133,13 +134,13 @@ impl Asker {
         let denied = self.decide(asked)?;
         let on = format!("{}:{}", asked.resource.kind, asked.resource.key);
         let verdict = if denied.is_none() { "allowed" } else { "denied" };
-        output::line(&output::printable(&format!("{verdict}: {} on {on} for `{}`", asked.operation, asked.user)))?;
+        output::line(&text::plain(&format!("{verdict}: {} on {on} for `{}`", asked.operation, asked.user)))?;
         let member = member(asked);
         for grant in self.file.grants_for(&member).filter(|grant| grant.kind == asked.resource.kind) {
             if grant.selector.selects(&asked.resource) {
                 let (source, whom) = &grant.subject;
                 let line = format!("  {} on {}:{} to {whom} ({source})", grant.permission, grant.kind, grant.selector);
-                output::line(&output::printable(&line))?;
+                output::line(&text::plain(&line))?;
             }
         }
         Ok(if denied.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -157,7 +158,7 @@ impl Asker {
             let words = |allowed: bool| if allowed { "allowed" } else { "denied" };
             let on = format!("{}:{}", test.resource.kind, test.resource.name.as_deref().unwrap_or(&test.resource.key));
             let (wanted, found) = (words(test.allowed), words(!test.allowed));
-            output::line(&output::printable(&format!(
+            output::line(&text::plain(&format!(
                 "FAILED line {}: {} on {on} for `{}` is {found}, expected {wanted}",
                 test.line, test.operation, test.user
             )))?;

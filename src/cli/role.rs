@@ -12,6 +12,7 @@ use super::stored::{Absent, Opened};
 use crate::authz::{DEFAULT_WORKSPACE, Grant, Subject};
 use crate::config::Flags;
 use crate::store::{self, Role};
+use crate::text;
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -192,6 +193,7 @@ async fn carry_out(arguments: Arguments, opened: &Opened) -> anyhow::Result<()> 
             let sentence = format!("role `{}` gives {permission} on {}", role.name, noun(kind, &selector));
             let grant = Grant { subject: Subject::Role(role.id), kind, selector, permission };
             store.set_grant(actor, &grant).await?;
+            opened.warn_of_absence(grant.kind, &grant.selector).await;
             format.done(&grant::Shown::new(&grant, &opened.names().await?), &sentence)
         }
         Command::Revoke { role, what } => {
@@ -240,6 +242,11 @@ async fn members(opened: &Opened, role: &Role) -> anyhow::Result<Vec<String>> {
 
 fn check(name: &str, workspace: &str) -> anyhow::Result<()> {
     ensure!(!name.trim().is_empty() && !workspace.trim().is_empty(), "a role and its workspace need a name");
+    for (what, text) in [("role", name), ("workspace", workspace)] {
+        if let Err(why) = text::check_name(text) {
+            bail!("the name of a {what} {why}");
+        }
+    }
     ensure!(!name.starts_with(Role::RESERVED_PREFIX), "names that start with `{}` are reserved", Role::RESERVED_PREFIX);
     let (most, widest) = (Role::MAX_NAME_CHARS, Role::MAX_WORKSPACE_CHARS);
     ensure!(name.chars().count() <= most, "the name may have at most {most} characters");

@@ -54,7 +54,8 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
 /// To a person at a terminal, never to where logs are collected.
 fn show_once(administrator: &str, password: &SecretString) {
     let text = format!(
-        "\nThe first administrator was made. This password is shown once:\n  user      {administrator}\n  password  {}\n\n",
+        "\nThe first administrator was made. This password is shown once:\n  user      {}\n  password  {}\n\n",
+        crate::text::plain(administrator),
         crypto::reveal(password)
     );
     let shown = if std::io::stdout().is_terminal() {

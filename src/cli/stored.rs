@@ -3,13 +3,18 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 
-use crate::authz::Subject;
+use super::output;
+use crate::authz::{Resource, ResourceKind, Selector, Subject};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, Flags};
+use crate::resolve::Resolver;
 use crate::store::{Actor, Role, Store, User};
+use crate::telemetry::Metrics;
+use crate::upstream::Upstream;
 
 /// An open store and what commands need beside it.
 #[derive(Debug)]
@@ -19,6 +24,7 @@ pub(super) struct Opened {
     pub(super) now: Timestamp,
     /// Days that a token may live at most.
     pub(super) token_max_days: u32,
+    pub(super) upstream: config::Upstream,
 }
 
 /// Whether a command may make the store when there is none.
@@ -55,7 +61,18 @@ impl Opened {
         }
         let clock = Clock::default();
         let store = Store::open(url, clock.clone()).await.with_context(|| format!("store.url is {url}"))?;
-        Ok(Self { store, actor: actor(), now: clock.now(), token_max_days: config.authn.token_max_days })
+        let (token_max_days, upstream) = (config.authn.token_max_days, config.upstream);
+        Ok(Self { store, actor: actor(), now: clock.now(), token_max_days, upstream })
+    }
+
+    /// Warns on standard error about a grant on a thing that MLflow does not have. An MLflow that does not answer is no fault of
+    /// the command.
+    pub(super) async fn warn_of_absence(&self, kind: ResourceKind, selector: &Selector) {
+        let (Ok(upstream), Ok(metrics)) = (Upstream::new(&self.upstream), Metrics::new([])) else { return };
+        if Resolver::new(upstream, Arc::new(metrics)).lacks(kind, selector).await {
+            let resource = Resource::new(kind, selector.to_string());
+            output::error(&format!("warning: MLflow has no {resource}; the grant has no effect until it exists"));
+        }
     }
 
     pub(super) async fn user(&self, name: &str) -> anyhow::Result<User> {

@@ -1,6 +1,6 @@
 use clap::CommandFactory as _;
 
-use super::output::{aligned, moment, printable};
+use super::output::{aligned, moment};
 use super::password::first_line;
 use super::*;
 use crate::clock::Timestamp;
@@ -70,7 +70,7 @@ fn short_flags_become_keys() {
 fn a_table_is_aligned_and_cannot_drive_a_terminal() {
     let rows = [["1".to_owned(), "ann\x1b[2J".to_owned()], ["100".to_owned(), "b".to_owned()]];
     assert_eq!(aligned(["ID", "NAME"], rows), "ID   NAME\n1    ann\\u{1b}[2J\n100  b");
-    assert_eq!(printable("a\nb\u{9b}é"), "a\\nb\\u{9b}é");
+    assert_eq!(text::plain("a\nb\u{9b}é"), "a\\nb\\u{9b}é");
 }
 
 #[test]

@@ -14,6 +14,7 @@ use crate::clock::Timestamp;
 use crate::config::Flags;
 use crate::crypto::AccessToken;
 use crate::store::{self, NewToken, Token, User};
+use crate::text;
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -171,8 +172,9 @@ pub(super) async fn create(
     limits: &Limits,
     expires: Timestamp,
 ) -> anyhow::Result<(Token, AccessToken)> {
-    let fits = !name.trim().is_empty() && name.chars().count() <= 255 && !name.chars().any(char::is_control);
-    ensure!(fits, "a token's name must have 1 to 255 characters, and no control characters");
+    if let Err(why) = text::check_name(name) {
+        bail!("a token's name {why}");
+    }
     let secret = AccessToken::generate();
     let new = NewToken { user: user.id, name, hash: secret.hash(), limits, expires };
     match opened.store.create_token(&opened.actor, new).await {

@@ -14,6 +14,7 @@ use url::Url;
 
 use super::{LogFormat, UnknownFields, file};
 use crate::crypto::AccessToken;
+use crate::text;
 
 /// Whether this may be the password of an account.
 ///
@@ -40,16 +41,7 @@ pub fn check_password(password: &str) -> Result<(), &'static str> {
 /// # Errors
 /// What is wrong with it, as the rest of a sentence.
 pub fn check_username(name: &str) -> Result<(), &'static str> {
-    if name.is_empty() || name.chars().count() > 255 {
-        return Err("must have 1 to 255 characters");
-    }
-    if name.contains(':') {
-        return Err("must not contain `:`: HTTP Basic ends the name there");
-    }
-    if name.chars().any(char::is_control) || name.trim() != name {
-        return Err("must not contain control characters, nor begin or end with a space");
-    }
-    Ok(())
+    text::check_account(name)
 }
 
 pub(super) fn number<N: TryFrom<u64>>(value: u64, range: RangeInclusive<u64>) -> Result<N, String> {

@@ -79,7 +79,7 @@ pub(super) async fn grant(State(parts): State<Arc<Parts>>, asked: Asked) -> Answ
         store::Error::NotFound(_) => Refusal::no_user(name),
         other => other.into(),
     })?;
-    Ok(shapes::Shape::done())
+    Ok(shapes::Shape::done().warning(parts.absence(kind, &grant.selector).await))
 }
 
 /// `POST users/permissions/revoke`.

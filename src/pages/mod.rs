@@ -17,7 +17,7 @@ use tower::ServiceExt as _;
 use url::Url;
 
 use crate::authn::Authn;
-use crate::authz::{Identity, Policy};
+use crate::authz::{Identity, Policy, Resource, ResourceKind, Selector};
 use crate::clock::Clock;
 use crate::config;
 use crate::http::{Body, ErrorCode, Reply, Response};
@@ -98,6 +98,16 @@ impl Parts {
     fn tracking_uri(&self, asked: &Asked) -> String {
         let public = self.reached.public_url.as_ref().map(|url| url.as_str().trim_end_matches('/'));
         format!("{}{}", public.unwrap_or(&asked.called), self.reached.static_prefix)
+    }
+
+    /// Says, to the caller and in the log, that a grant is on a thing that MLflow does not have.
+    async fn absence(&self, kind: ResourceKind, selector: &Selector) -> Option<String> {
+        if !self.resolver.lacks(kind, selector).await {
+            return None;
+        }
+        let resource = Resource::new(kind, selector.to_string());
+        tracing::warn!(%resource, "a grant was made on {resource}, which MLflow does not have");
+        Some(format!("MLflow has no {resource}; the grant has no effect until it exists"))
     }
 
     /// Whoever was here over TLS comes back over TLS only.

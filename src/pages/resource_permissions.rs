@@ -90,7 +90,7 @@ pub(super) async fn create(State(parts): State<Arc<Parts>>, asked: Asked, family
         store::Error::NotFound(_) => Refusal::no_user(name),
         other => other.into(),
     })?;
-    Ok(family.show(&user, &grant))
+    Ok(family.show(&user, &grant).warning(parts.absence(grant.kind, &grant.selector).await))
 }
 
 /// `GET .../get`.

@@ -34,7 +34,8 @@ pub(super) async fn add(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer
         store::Error::NotFound(_) => Refusal::absent(format!("Role with id={} not found", role.id)),
         other => other.into(),
     })?;
-    Ok(shape(role.id, &GrantRow { id, grant }))
+    let warning = parts.absence(grant.kind, &grant.selector).await;
+    Ok(shape(role.id, &GrantRow { id, grant }).warning(warning))
 }
 
 /// `PATCH roles/permissions/update`.

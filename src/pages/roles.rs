@@ -14,6 +14,7 @@ use super::{Answer, Parts, Refusal, held, shapes};
 use crate::authz::{Requirement, RoleId};
 use crate::http::Reply;
 use crate::store::{self, Role};
+use crate::text;
 
 /// `POST roles/create`. A workspace is a word: no MLflow needs to know it.
 pub(super) async fn create(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer {
@@ -186,6 +187,9 @@ fn role_id(params: &Params) -> Result<RoleId, Refusal> {
 fn role_name(name: &str) -> Result<&str, Refusal> {
     if name.trim().is_empty() {
         return Err(Reply::invalid("Role name cannot be empty.").into());
+    }
+    if let Err(why) = text::check_name(name) {
+        return Err(Reply::invalid(format!("Role name {why}.")).into());
     }
     if name.starts_with(Role::RESERVED_PREFIX) {
         return Err(Reply::invalid(format!(

@@ -17,6 +17,8 @@ use crate::store::{Assignment, GrantRow, Role, Session, Token, User};
 pub(super) struct Shape {
     status: StatusCode,
     body: Body,
+    /// Told in a header, because MLflow's shapes have no place for it.
+    warning: Option<String>,
 }
 
 #[derive(Debug)]
@@ -29,7 +31,7 @@ enum Body {
 impl Shape {
     /// 200.
     pub(super) fn ok(body: Value) -> Self {
-        Self { status: StatusCode::OK, body: Body::Json(body) }
+        Self { status: StatusCode::OK, body: Body::Json(body), warning: None }
     }
 
     /// 200 with `{}`.
@@ -39,7 +41,12 @@ impl Shape {
 
     /// 201.
     pub(super) fn created(body: Value) -> Self {
-        Self { status: StatusCode::CREATED, body: Body::Json(body) }
+        Self { status: StatusCode::CREATED, body: Body::Json(body), warning: None }
+    }
+
+    /// Adds what the caller should know although the request was carried out.
+    pub(super) fn warning(self, warning: Option<String>) -> Self {
+        Self { warning, ..self }
     }
 
     /// 200 with a page for people.
@@ -49,12 +56,12 @@ impl Shape {
 
     /// A page for people, with this status.
     pub(super) fn page_with(status: StatusCode, page: String) -> Self {
-        Self { status, body: Body::Page(page) }
+        Self { status, body: Body::Page(page), warning: None }
     }
 
     /// 303: the form was taken, look here.
     pub(super) fn see_other(path: &str) -> Self {
-        Self { status: StatusCode::SEE_OTHER, body: Body::SeeOther(path.to_owned()) }
+        Self { status: StatusCode::SEE_OTHER, body: Body::SeeOther(path.to_owned()), warning: None }
     }
 }
 
@@ -74,6 +81,10 @@ impl IntoResponse for Shape {
         };
         let headers = response.headers_mut();
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        let warning = self.warning.map(|text| HeaderValue::try_from(text.escape_default().to_string()));
+        if let Some(Ok(warning)) = warning {
+            headers.insert("x-mlflow-auth-proxy-warning", warning);
+        }
         response
     }
 }

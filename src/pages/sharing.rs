@@ -56,7 +56,8 @@ pub(super) async fn set(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer
     let set = parts.store.set_grant(&asked.actor(), &grant).await;
     parts.authn.forget_all();
     set?;
-    Ok(shapes::Shape::ok(json!({ "grant": shown })))
+    let warning = parts.absence(grant.kind, &grant.selector).await;
+    Ok(shapes::Shape::ok(granted(&shown, warning.as_deref())).warning(warning))
 }
 
 /// `POST`: the same, and never changes a grant that exists.
@@ -68,7 +69,8 @@ pub(super) async fn create(State(parts): State<Arc<Parts>>, asked: Asked) -> Ans
         store::Error::Exists(_) => Refusal::exists("This grant already exists. Change it with PUT.".to_owned()),
         other => other.into(),
     })?;
-    Ok(shapes::Shape::created(json!({ "grant": shown })))
+    let warning = parts.absence(grant.kind, &grant.selector).await;
+    Ok(shapes::Shape::created(granted(&shown, warning.as_deref())).warning(warning))
 }
 
 /// `DELETE`, with `to` and `on` in a JSON body.
@@ -82,6 +84,14 @@ pub(super) async fn revoke(State(parts): State<Arc<Parts>>, asked: Asked) -> Ans
         other => other.into(),
     })?;
     Ok(shapes::Shape::done())
+}
+
+fn granted(shown: &Value, warning: Option<&str>) -> Value {
+    let body = json!({ "grant": shown });
+    match warning {
+        Some(warning) => shapes::with(body, "warning", warning),
+        None => body,
+    }
 }
 
 /// A grant that the caller may make.

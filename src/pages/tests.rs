@@ -839,7 +839,7 @@ async fn a_made_token_signs_in_and_a_rotated_one_no_longer() {
 #[tokio::test]
 async fn a_grant_holds_from_the_next_request_on() {
     let world = World::new().await;
-    let experiment = crate::authz::Resource::new(ResourceKind::Experiment, "1");
+    let experiment = Resource::new(ResourceKind::Experiment, "1");
     let policy = Policy { default_permission: Permission::NoPermissions };
     let may = async || {
         let bob = world.identity("bob").await.unwrap();

@@ -16,10 +16,9 @@ use crate::clock::Timestamp;
 use crate::crypto::AccessToken;
 use crate::http::Reply;
 use crate::store::{self, NewToken, Token};
+use crate::text;
 
 const DAY: Duration = Duration::from_hours(24);
-/// The longest name of a token, in characters.
-const MAX_NAME_CHARS: usize = 255;
 
 /// `GET /auth/api/v1/tokens[?user=]`: newest first, ended ones included, secrets never. A token with resource scopes sees
 /// itself only.
@@ -175,14 +174,7 @@ fn with_secret(parts: &Parts, asked: &Asked, token: &Token, secret: &AccessToken
 }
 
 fn check_name(name: &str) -> Result<(), Refusal> {
-    let fits = (1..=MAX_NAME_CHARS).contains(&name.chars().count());
-    if fits && !name.contains(char::is_control) && name.trim() == name {
-        return Ok(());
-    }
-    let message = format!(
-        "Parameter 'name' must have 1 to {MAX_NAME_CHARS} characters, no control characters and no space at either end."
-    );
-    Err(Reply::invalid(message).into())
+    text::check_name(name).map_err(|why| Reply::invalid(format!("Parameter 'name' {why}.")).into())
 }
 
 fn expiry(parts: &Parts, days: i64) -> Result<Timestamp, Refusal> {

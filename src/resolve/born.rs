@@ -1,10 +1,12 @@
 //! Existence, creation time and stored name of resources. Never cached.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 
 use super::answers::{EndpointAnswer, ExperimentAnswer, ExperimentId, ModelAnswer, RegisteredModel, ScorerAnswer};
 use super::{Error, Resolver, target};
-use crate::authz::{Resource, ResourceKind, scorer_key};
+use crate::authz::{Resource, ResourceKind, Selector, scorer_key};
 use crate::http::Query;
 use crate::mlflow::PROMPT_TAG;
 
@@ -163,6 +165,39 @@ impl Resolver {
         Ok(stored.unwrap_or(key))
     }
 
+    /// Returns whether a selector names one thing that MLflow does not have, or has as another kind. Not known, and so false, for
+    /// patterns, for kinds that cannot be looked up, and when MLflow does not answer soon.
+    pub async fn lacks(&self, kind: ResourceKind, selector: &Selector) -> bool {
+        let Selector::Exact(key) = selector else { return false };
+        let found = async {
+            match kind {
+                ResourceKind::RegisteredModel | ResourceKind::Prompt => match self.model(key).await {
+                    Ok(found) => Ok(found.kind == kind),
+                    Err(Error::NoSuchName(_)) => Ok(false),
+                    Err(error) => Err(error),
+                },
+                ResourceKind::Experiment
+                | ResourceKind::GatewaySecret
+                | ResourceKind::GatewayEndpoint
+                | ResourceKind::GatewayModelDefinition => self.is_there(kind, key).await,
+                ResourceKind::McpServer
+                | ResourceKind::Scorer
+                | ResourceKind::Run
+                | ResourceKind::Trace
+                | ResourceKind::Assessment
+                | ResourceKind::LoggedModel
+                | ResourceKind::ReviewQueue
+                | ResourceKind::RegisteredModelVersion
+                | ResourceKind::PromptVersion
+                | ResourceKind::ScorerVersion
+                | ResourceKind::McpServerVersion
+                | ResourceKind::Job
+                | ResourceKind::Workspace => Ok(true),
+            }
+        };
+        matches!(tokio::time::timeout(PATIENCE, found).await, Ok(Ok(false)))
+    }
+
     /// Whether the thing that grants call `key` is there.
     ///
     /// # Errors
@@ -200,6 +235,9 @@ impl Resolver {
         Ok(self.upstream.lookup(target).await.map_err(super::failed)?.is_some())
     }
 }
+
+/// How long a command or a request waits to learn whether what it grants exists.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A resource and its creation time.
 #[derive(Clone, Debug, Eq, PartialEq)]

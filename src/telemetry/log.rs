@@ -1,10 +1,14 @@
 //! The log: what happened to the proxy itself, on standard error. Requests have the access log.
 
+use std::borrow::Cow;
+use std::io::{self, Write};
+
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::util::TryInitError;
 
 use crate::config::{self, LogFormat};
+use crate::text;
 
 /// Why there is no log.
 #[derive(Debug, thiserror::Error)]
@@ -22,10 +26,33 @@ pub enum Error {
 pub fn init(config: &config::Log) -> Result<(), Error> {
     let filter =
         EnvFilter::try_new(&config.level).map_err(|source| Error::Filter { level: config.level.clone(), source })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
     match config.format {
-        LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).finish().try_init()?,
-        LogFormat::Text => builder.finish().try_init()?,
+        LogFormat::Json => builder
+            .with_writer(|| Escaping(text::plain_json))
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .finish()
+            .try_init()?,
+        LogFormat::Text => builder.with_writer(|| Escaping(text::plain)).finish().try_init()?,
     }
     Ok(())
+}
+
+/// Standard error, with everything escaped that could pass for a further line or control a terminal. Each event is written
+/// as a whole and ends with its line end.
+struct Escaping(fn(&str) -> Cow<'_, str>);
+
+impl Write for Escaping {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(event);
+        let line = self.0(text.strip_suffix('\n').unwrap_or(&text));
+        io::stderr().lock().write_all(format!("{line}\n").as_bytes())?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().lock().flush()
+    }
 }

@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use super::super::output::{Format, printable};
+use super::super::output::Format;
+use crate::text::plain;
 
 /// How something is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
@@ -75,9 +76,9 @@ impl Report {
         let mut lines = Vec::new();
         for finding in &self.findings {
             // Much of it is what a provider or a token said.
-            let found = printable(&finding.found);
-            lines.push(format!("{:<8} {}: {found}", finding.outcome.as_str(), printable(&finding.check)));
-            lines.extend(finding.change.as_ref().map(|change| format!("         -> {}", printable(change))));
+            let found = plain(&finding.found);
+            lines.push(format!("{:<8} {}: {found}", finding.outcome.as_str(), plain(&finding.check)));
+            lines.extend(finding.change.as_ref().map(|change| format!("         -> {}", plain(change))));
         }
         let (failed, warned) = (self.count(Outcome::Failed), self.count(Outcome::Warning));
         lines.push(format!("\n{} looked at, {failed} failed, {warned} to think about", self.findings.len()));

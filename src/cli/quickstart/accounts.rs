@@ -34,7 +34,13 @@ impl Accounts {
     pub(super) async fn open(config: &Config) -> anyhow::Result<Self> {
         let clock = Clock::default();
         let store = Store::open(&config.store.url, clock.clone()).await?;
-        let opened = Opened { store, actor: actor(), now: clock.now(), token_max_days: config.authn.token_max_days };
+        let opened = Opened {
+            store,
+            actor: actor(),
+            now: clock.now(),
+            token_max_days: config.authn.token_max_days,
+            upstream: config.upstream.clone(),
+        };
         Ok(Self { opened, administrator: config.bootstrap.admin_username.clone() })
     }
 

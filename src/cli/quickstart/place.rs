@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail, ensure};
 use rustix::fs::OFlags;
 
-use super::super::output::printable;
+use crate::text::plain;
 
 /// The folder, ours alone while this lives.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ impl Place {
         ensure!(
             !root.contains(['?', '#', '%', '\\']) && !root.chars().any(char::is_control),
             "`{}` must not contain `?`, `#`, `%` or `\\`; choose another --dir",
-            printable(root)
+            plain(root)
         );
         let folder = Path::new(root);
         let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
@@ -114,7 +114,7 @@ fn own_file(path: &Path) -> anyhow::Result<()> {
 /// The last lines of a log, for people who should not have to look for it.
 pub(super) fn tail(log: &Path) -> String {
     let lines = last_lines(log).unwrap_or_default();
-    let indented: Vec<String> = lines.iter().map(|line| format!("  {}", printable(line))).collect();
+    let indented: Vec<String> = lines.iter().map(|line| format!("  {}", plain(line))).collect();
     format!("the end of {}:\n{}\n", log.display(), indented.join("\n"))
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal as _, Write as _};
 
-use super::super::output::printable;
+use crate::text::plain;
 
 /// A sentence that stays.
 pub(super) fn say(text: &str) {
@@ -15,14 +15,14 @@ pub(super) fn say(text: &str) {
 pub(super) fn step(text: &str) {
     let mut stderr = std::io::stderr().lock();
     if stderr.is_terminal() {
-        let _ = write!(stderr, "\r\x1b[2K  {}", shortened(&printable(text.trim())));
+        let _ = write!(stderr, "\r\x1b[2K  {}", shortened(&plain(text.trim())));
         let _ = stderr.flush();
     }
 }
 
 /// A step that also stays where there is no terminal.
 pub(super) fn mark(text: &str) {
-    if std::io::stderr().is_terminal() { step(text) } else { say(&format!("  {}", shortened(&printable(text.trim())))) }
+    if std::io::stderr().is_terminal() { step(text) } else { say(&format!("  {}", shortened(&plain(text.trim())))) }
 }
 
 fn shortened(text: &str) -> String {

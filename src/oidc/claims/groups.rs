@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::{ClaimError, Claims, GroupForm, GroupSource, MAX_GROUPS, at};
+use crate::text;
 
 /// In characters; longer ones can be in no grant.
 const MAX_GROUP: usize = 500;
@@ -33,7 +34,7 @@ pub(super) fn said(rules: &Claims, documents: &[&Value]) -> Result<Option<Vec<St
 
 fn add(groups: &mut Vec<String>, source: &GroupSource, form: GroupForm, group: &str) {
     // Nobody grants anything to what cannot be read.
-    if group.trim().is_empty() || group.chars().count() > MAX_GROUP || group.contains(char::is_control) {
+    if group.trim().is_empty() || group.chars().count() > MAX_GROUP || text::plain(group) != group {
         return;
     }
     let leaf = group.rsplit('/').next().filter(|leaf| !leaf.is_empty());
