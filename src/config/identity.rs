@@ -375,6 +375,14 @@ fn issuer(name: &str, raw: raw::Issuer, report: &mut Report) -> Option<Issuer> {
             report.add(&at("machines"), "each rule needs a `where` with at least one claim, and a `name`");
         }
     }
+    let is_ci = matches!(preset, Some(Preset::GithubActions | Preset::GitlabCi));
+    if is_ci && raw.machines.is_empty() && claims.as_ref().is_some_and(|claims| claims.allowed.is_empty()) {
+        report.add(
+            &at("preset"),
+            "needs a rule in `machines` or `allowed_groups`: without them every job is refused where the issuer serves the \
+             whole world, and every repository is admitted elsewhere",
+        );
+    }
     let machines = raw.machines.into_iter().map(|raw| Machine {
         conditions: raw.conditions.into_iter().collect(),
         name: raw.name,

@@ -19,7 +19,7 @@ use crate::clock::Stopwatch;
 /// Why it is not known how somebody is.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("no token of the client's service account: {0}")]
+    #[error("the client gets no token for its service account: {0}")]
     Login(#[from] LoginError),
     #[error("the admin API {0}")]
     Client(#[from] client::Error),

@@ -211,3 +211,30 @@ def test_sharing_by_rest_takes_manage_and_what_speaks_of_many_an_administrator(p
     proxy.cli("grant", "set", "--group", "/ml", "--experiment", "glob:rest-*", "--permission", "USE")
     assert "group:/ml" in proxy.cli("grant", "list", "--group", "/ml").stdout
     proxy.cli("grant", "revoke", "--group", "/ml", "--experiment", "glob:rest-*")
+
+
+def test_a_grant_on_what_does_not_exist_warns(proxy):
+    owner, ann, admin = proxy.person("owner"), proxy.person("ann"), proxy.admin()
+    body = {"to": {"user": ann.name}, "on": {"experiment_id": "999999"}, "permission": "READ"}
+    warned = admin.call("PUT", GRANTS, json=body)
+    assert warned.status_code == 200 and "MLflow has no experiment `999999`" in warned.json()["warning"]
+    assert warned.headers["x-mlflow-auth-proxy-warning"] == warned.json()["warning"]
+    permission = {"username": ann.name, "experiment_id": "999998", "permission": "READ"}
+    warned = admin.post(f"{API}/experiments/permissions/create", permission)
+    assert warned.status_code == 200 and "999998" in warned.headers["x-mlflow-auth-proxy-warning"]
+    said = proxy.cli("grant", "set", "--user", ann.name, "--registered-model", "no-such-model", "--permission", "READ")
+    assert "no-such-model" in said.stderr and said.stdout.startswith(f"`{ann.name}` has READ")
+    known = admin.call("PUT", GRANTS, json=body | {"on": {"experiment_id": create(owner, unique("there"))}})
+    assert "warning" not in known.json() and "x-mlflow-auth-proxy-warning" not in known.headers
+    assert proxy.cli("grant", "set", "--user", ann.name, "--prompt", "*", "--permission", "READ").stderr == ""
+
+
+@pytest.mark.parametrize("name", ["a\u200bb", "a\u202eb", "\u0430dmin", "adm\uff49n", "cafe\u0301", "*", "..", "proxy", "Command-Line"])
+def test_deceptive_names_are_refused_everywhere(proxy, name):
+    admin = proxy.admin()
+    answer = admin.post(f"{API}/users/create", {"username": name, "password": "correct horse battery"})
+    assert answer.status_code == 400 and "Username" in answer.json()["message"], answer.text
+    assert proxy.cli("user", "create", name, "--password-stdin", stdin="correct horse battery", check=False).returncode == 1
+    if not name.isascii():
+        assert proxy.cli("role", "create", name, check=False).returncode == 1
+        assert admin.call("POST", "/auth/api/v1/tokens", json={"name": name}).status_code in (400, 403)

@@ -34,6 +34,9 @@ pub(super) struct Finding {
     /// The setting to change.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) change: Option<String>,
+    /// Other checks that failed for the same reason.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) also: Vec<String>,
 }
 
 /// Everything that was looked at.
@@ -52,11 +55,17 @@ impl Report {
     }
 
     pub(super) fn fail(&mut self, check: impl Into<String>, found: impl Into<String>, change: impl Into<String>) {
-        self.add(check.into(), Outcome::Failed, found.into(), Some(change.into()));
+        let (check, found) = (check.into(), found.into());
+        // One cause is one line: a realm may be a provider and an issuer, and have neither description nor keys.
+        let same = self.findings.iter_mut().find(|it| it.outcome == Outcome::Failed && it.found == found);
+        match same {
+            Some(earlier) => earlier.also.push(check),
+            None => self.add(check, Outcome::Failed, found, Some(change.into())),
+        }
     }
 
     fn add(&mut self, check: String, outcome: Outcome, found: String, change: Option<String>) {
-        self.findings.push(Finding { check, outcome, found, change });
+        self.findings.push(Finding { check, outcome, found, change, also: Vec::new() });
     }
 
     pub(super) fn has_failed(&self) -> bool {
@@ -78,6 +87,7 @@ impl Report {
             // Much of it is what a provider or a token said.
             let found = plain(&finding.found);
             lines.push(format!("{:<8} {}: {found}", finding.outcome.as_str(), plain(&finding.check)));
+            lines.extend(finding.also.iter().map(|check| format!("         the same: {}", plain(check))));
             lines.extend(finding.change.as_ref().map(|change| format!("         -> {}", plain(change))));
         }
         let (failed, warned) = (self.count(Outcome::Failed), self.count(Outcome::Warning));

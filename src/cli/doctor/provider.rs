@@ -33,9 +33,12 @@ pub(super) async fn check(
     one.endpoints(&metadata, report);
     one.scopes(&metadata, report);
     one.redirect(attempts, report).await;
-    one.client(attempts, report).await;
+    let is_recognised = one.client(attempts, report).await;
     one.logout(&metadata, report).await;
-    one.directory(report).await;
+    // A client that is not recognised has no service account either: one cause, one failure.
+    if is_recognised {
+        one.directory(report).await;
+    }
     one.clock(clock, report).await;
 }
 
@@ -261,13 +264,15 @@ impl One<'_> {
         }
     }
 
-    /// A code that nobody gave out: only a client that is recognised learns that it is wrong.
-    async fn client(&self, attempts: &Attempts, report: &mut Report) {
+    /// A code that nobody gave out: only a client that is recognised learns that it is wrong. Returns whether it was.
+    async fn client(&self, attempts: &Attempts, report: &mut Report) -> bool {
         let check = self.check("client credentials");
         let begun = attempts.begin(&self.provider.config.name, &ReturnPath::parse_or("/", "/"), 0, &HeaderMap::new());
         let Err(error) = self.provider.redeem("mlflow-auth-proxy-doctor", &begun.attempt).await else {
-            return report.warn(check, "it took a code that it did not give out", "another identity provider");
+            report.warn(check, "it took a code that it did not give out", "another identity provider");
+            return false;
         };
+        let is_recognised = matches!(error, LoginError::Refused(Refused::Grant));
         match error {
             LoginError::Refused(Refused::Grant) => report.ok(check, "the client is recognised"),
             LoginError::Refused(Refused::Client) => report.fail(
@@ -291,6 +296,7 @@ impl One<'_> {
                 report.fail(check, format!("the token endpoint: {error}"), self.key("internal_url"));
             }
         }
+        is_recognised
     }
 
     async fn logout(&self, metadata: &Metadata, report: &mut Report) {
@@ -372,15 +378,22 @@ impl One<'_> {
                 format!("{}: its admin API must be reached at {}", self.key("internal_url"), sync.realm)
             }
         };
+        let reason = match &error {
+            // The same error as for a wrong secret, which the check before has ruled out.
+            DirectoryError::Login(LoginError::Refused(Refused::Client | Refused::Request)) => {
+                "the client may not ask for a token of its own: its service account is off".to_owned()
+            }
+            other => other.to_string(),
+        };
         // Nobody asked for it: the proxy works without.
         if sync.by_default && error.is_lack_of_rights() {
             let found = format!(
-                "{error}; users who are disabled there and have no session here keep their access tokens until \
+                "{reason}; users who are disabled there and have no session here keep their access tokens until \
                  authn.person_max_age_days is over"
             );
             return report.warn(check, found, format!("{change}; or {} = 0", self.key("sync_seconds")));
         }
-        report.fail(check, error.to_string(), change);
+        report.fail(check, reason, change);
     }
 
     async fn clock(&self, clock: &Clock, report: &mut Report) {

@@ -187,6 +187,58 @@ async fn a_token_is_told_who_it_would_be_or_what_it_lacks() {
 }
 
 #[tokio::test]
+async fn each_mistake_about_people_names_its_one_setting() {
+    const SIGN_IN: &str = "token: signing in at provider keycloak";
+    let provider = provider();
+    let allowed = ("oidc.providers.keycloak.allowed_groups", "/ml/**");
+    let ask = async |more: Value, settings: &[(&str, &str)]| {
+        let claims = serde_json::to_string(&claims(&provider, &more)).unwrap();
+        report(&provider, &[&[allowed], settings].concat(), Some(&claims)).await
+    };
+    let of_client = |more: Value| {
+        let mut all = json!({ "azp": "mlflow", "aud": "mlflow" });
+        all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        all
+    };
+    check(&ask(of_client(json!({})), &[]).await, SIGN_IN, Outcome::Ok, "");
+    let leaves = ask(of_client(json!({ "groups": ["team-a"] })), &[]).await;
+    check(&leaves, SIGN_IN, Outcome::Failed, "Full group path: On");
+    let form = [("oidc.providers.keycloak.groups_form", "leaf")];
+    check(&ask(of_client(json!({})), &form).await, SIGN_IN, Outcome::Failed, "groups_form = \"full\"");
+    let other = ask(of_client(json!({ "groups": ["/other"] })), &[]).await;
+    check(&other, SIGN_IN, Outcome::Failed, "Join Group");
+    let unverified = ask(of_client(json!({ "email_verified": false })), &[]).await;
+    check(&unverified, SIGN_IN, Outcome::Failed, "Email verified: On");
+}
+
+#[tokio::test]
+async fn one_cause_is_one_failure() {
+    let provider = provider();
+    provider.answer(METADATA, Answer::Status(404));
+    let report = report(&provider, &[], None).await;
+    let failed: Vec<_> = report.findings.iter().filter(|it| it.outcome == Outcome::Failed).collect();
+    let about = failed.iter().map(|finding| finding.check.as_str()).collect::<Vec<_>>();
+    assert_eq!(about, ["MLflow", "provider keycloak: description"]);
+    assert_eq!(failed[1].also, ["issuer keycloak: description"]);
+}
+
+#[test]
+fn a_ci_preset_without_anybody_is_refused() {
+    for preset in ["github-actions", "gitlab-ci"] {
+        let of = |more: &[(&str, &str)]| {
+            let set = [("jwt.issuers.ci.issuer", "https://ci.example.com"), ("jwt.issuers.ci.audiences", "mlflow")];
+            let preset = [("jwt.issuers.ci.preset", preset)];
+            let set = set.iter().chain(&preset).chain(more);
+            let set = set.map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            load_from(&Flags { config: None, set }, &Environment::default()).map(drop)
+        };
+        assert!(of(&[]).unwrap_err().to_string().starts_with("jwt.issuers.ci.preset: needs a rule"));
+        of(&[("jwt.issuers.ci.allowed_groups", "github/org")]).unwrap();
+        of(&[("jwt.issuers.ci.machines", r#"[{ where = { repository = "o/r" }, name = "r" }]"#)]).unwrap();
+    }
+}
+
+#[tokio::test]
 async fn lists_elsewhere_in_a_token_are_pointed_out() {
     let provider = provider();
     let mut claims = claims(&provider, &json!({ "realm_access": { "roles": ["a"] } }));

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::finding::Report;
 use super::provider::compared;
 use crate::clock::{Clock, Timestamp};
-use crate::config::{Claims, Config, Issuer, Provider};
+use crate::config::{Claims, Config, GroupForm, Issuer, Provider};
 use crate::oidc::Remote;
 use crate::oidc::claims::{self, ClaimError, Person};
 use crate::oidc::token::{self, Refusal, Unverified};
@@ -77,6 +77,17 @@ fn signing_in(given: &Given<'_>, provider: &Provider, report: &mut Report) {
     }
     let key = format!("oidc.providers.{}", provider.name);
     groups(&given.claims, &provider.claims, &check, &key, given.client(), report);
+    let check = format!("token: signing in at provider {}", provider.name);
+    // An access token may lack what the ID token has, so only what is in it counts.
+    match claims::read(&provider.claims, &given.claims) {
+        Ok(person) if person.says_groups || person.allowed => {
+            standing(&person, "", &check, &key, (&provider.claims, given.client()), report);
+        }
+        Err(error @ (ClaimError::Unverified | ClaimError::BadName { .. })) => {
+            report.fail(&check, error.to_string(), unnamed(&error, &key));
+        }
+        Ok(_) | Err(_) => {}
+    }
 }
 
 fn bearer(given: Given<'_>, issuer: &Issuer, remote: &Remote, clock: &Clock, report: &mut Report) {
@@ -97,7 +108,7 @@ fn bearer(given: Given<'_>, issuer: &Issuer, remote: &Remote, clock: &Clock, rep
     match believed {
         Ok(()) => match claims::read_bearer(issuer, &given.claims) {
             Ok(person) => {
-                standing(&person, unsigned, &check, &key, report);
+                standing(&person, unsigned, &check, &key, (&issuer.claims, &client), report);
                 // A rule has named it, and says its groups.
                 if person.machine {
                     return;
@@ -133,15 +144,38 @@ fn meant_for(claims: &Value, issuer: &Issuer) -> Result<(), Refusal> {
     }
 }
 
-fn standing(person: &Person, unsigned: &str, check: &str, key: &str, report: &mut Report) {
+fn standing(
+    person: &Person,
+    unsigned: &str,
+    check: &str,
+    key: &str,
+    (rules, client): (&Claims, &str),
+    report: &mut Report,
+) {
     let groups = listed(&person.groups);
     if person.allowed {
         let what = if person.admin { ", an administrator" } else { "" };
         report.ok(check, format!("it would be {}{what}, in {groups}{unsigned}", person.name));
     } else {
-        let change = format!("{key}.allowed_groups, or Users > USER > Groups > Join Group");
+        let change = not_allowed(&person.groups, rules, key, client);
         report.fail(check, format!("{} is in none of the allowed groups, but in {groups}", person.name), change);
     }
+}
+
+/// The setting that keeps somebody out: the form of the groups, when that alone is why none of them is allowed.
+fn not_allowed(groups: &[String], rules: &Claims, key: &str, client: &str) -> String {
+    let full_paths = rules.allowed.iter().any(|allowed| allowed.starts_with('/'));
+    let leaves = !groups.is_empty() && groups.iter().all(|group| !group.starts_with('/'));
+    if full_paths && leaves && rules.form == GroupForm::Leaf {
+        return format!("{key}.groups_form = \"full\", because {key}.allowed_groups names full paths");
+    }
+    if full_paths && leaves {
+        return format!(
+            "Clients > {client} > Client scopes > {client}-dedicated > the mapper of type Group Membership > Full group path: On, \
+             because {key}.allowed_groups names full paths"
+        );
+    }
+    format!("{key}.allowed_groups, or Users > USER > Groups > Join Group")
 }
 
 /// What to change when a token is refused.
