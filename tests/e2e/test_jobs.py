@@ -96,6 +96,9 @@ def test_prompt_optimisation_is_its_experiments(people, world, proxy):
     prompt = f"{world.model}-prompt"
     editor.ok("POST", "/api/2.0/mlflow/registered-models/create",
               {"name": prompt, "tags": [{"key": "mlflow.prompt.is_prompt", "value": "true"}]})
+    editor.ok("POST", "/api/2.0/mlflow/model-versions/create", {
+        "name": prompt, "source": "dummy-source", "tags": [{"key": "mlflow.prompt.is_prompt", "value": "true"},
+                                                           {"key": "mlflow.prompt.text", "value": "Say {{ this }}"}]})
     made = editor.ok("POST", f"{V3}/prompt-optimization/jobs", {
         "experiment_id": world.experiment, "source_prompt_uri": f"prompts:/{prompt}/1",
         "config": {"optimizer_type": "OPTIMIZER_TYPE_GEPA"}})
