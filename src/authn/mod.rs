@@ -16,7 +16,7 @@ use crate::authz::{Identity, Limits, Policies, Scheme, UserId};
 use crate::clock::{Clock, Timestamp};
 use crate::config;
 use crate::crypto::{AccessToken, CacheKeys, PasswordHash};
-use crate::store::{self, Actor, Store, Token, User};
+use crate::store::{self, Store, Token, User};
 
 mod credential;
 mod flights;
@@ -488,11 +488,6 @@ impl Recognised {
         let (groups, admin) = (user.groups().to_vec(), user.is_admin());
         Self { user, scheme, limits: Limits::default(), groups, admin, expires, last_used: None, said: None }
     }
-}
-
-/// Who it was when nobody asked.
-fn proxy() -> Actor {
-    Actor { name: "proxy".to_owned(), token: None, address: None }
 }
 
 #[cfg(test)]

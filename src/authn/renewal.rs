@@ -6,15 +6,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Authn;
 use super::sync::why_gone;
-use super::{Authn, proxy};
 use crate::authz::SessionId;
 use crate::clock::{Clock, Timestamp};
 use crate::config;
 use crate::oidc::claims::Standing;
 use crate::oidc::refresh::{After, LEASE, after, due};
 use crate::oidc::{Granted, LoginError, Person, Provider, Providers, Refused, Room, Stayed, Tokens};
-use crate::store::{self, Lease, Occasion, Seen, Session, Store, Whose};
+use crate::store::{self, Actor, Lease, Occasion, Seen, Session, Store, Whose};
 
 /// Refreshes sessions.
 #[derive(Clone, Debug)]
@@ -220,7 +220,7 @@ impl Renewal {
 
     async fn met(&self, session: &Session, seen: Seen<'_>) -> store::Result<Renewed> {
         let before = self.store.revision().await?;
-        self.store.meet(&proxy(), seen, Occasion::Refresh).await?;
+        self.store.meet(&Actor::proxy(), seen, Occasion::Refresh).await?;
         if self.store.revision().await? != before {
             self.authn.forget_all();
         }
@@ -260,7 +260,7 @@ impl Renewal {
     /// The provider said that the user is disabled or deleted: their access tokens stop in the same transaction.
     async fn disallow(&self, session: &Session, asked: Timestamp, why: &str) -> store::Result<Renewed> {
         if let Some(user) = self.store.user(session.user).await? {
-            self.store.disallow(&proxy(), &user, asked, why).await?;
+            self.store.disallow(&Actor::proxy(), &user, asked, why).await?;
         }
         match self.end(session.id, why).await? {
             // It ended with the others.
@@ -282,7 +282,7 @@ impl Renewal {
     }
 
     async fn end(&self, session: SessionId, why: &str) -> store::Result<Renewed> {
-        let ended = self.store.end_session(&proxy(), session, why).await;
+        let ended = self.store.end_session(&Actor::proxy(), session, why).await;
         self.authn.forget_all();
         match ended {
             Ok(()) => Ok(Renewed::Ended),

@@ -7,10 +7,9 @@ use std::sync::Arc;
 
 use url::Url;
 
-use super::proxy;
 use crate::clock::{Clock, Timestamp};
 use crate::oidc::{Directory, DirectoryError, Found, Provider, claims};
-use crate::store::{self, Seen, Store, User};
+use crate::store::{self, Actor, Seen, Store, User};
 
 /// Why a round was not finished.
 #[derive(Debug, thiserror::Error)]
@@ -120,19 +119,19 @@ impl DirectorySync {
             // It makes no account.
             owns_plain_names: false,
         };
-        self.store.follow(&proxy(), user, seen, asked).await?;
+        self.store.follow(&Actor::proxy(), user, seen, asked).await?;
         if standing.allowed { Ok(()) } else { self.end_sessions(user, "in no allowed group any more").await }
     }
 
     /// Somebody may not come in any more: their access tokens stop, their sessions end.
     async fn let_go(&self, user: &User, asked: Timestamp, why: &str) -> store::Result<()> {
-        self.store.disallow(&proxy(), user, asked, why).await?;
+        self.store.disallow(&Actor::proxy(), user, asked, why).await?;
         self.end_sessions(user, why).await
     }
 
     async fn end_sessions(&self, user: &User, why: &str) -> store::Result<()> {
         for session in self.store.sessions_of(user.id).await? {
-            match self.store.end_session(&proxy(), session.id, why).await {
+            match self.store.end_session(&Actor::proxy(), session.id, why).await {
                 Ok(()) | Err(store::Error::NotFound(_)) => {}
                 Err(error) => return Err(error),
             }

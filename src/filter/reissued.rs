@@ -31,7 +31,7 @@ impl Effects {
             }
         }
         let undated = store.undated(*after, DATED_AT_ONCE).await?;
-        *after = undated.last().map_or(0, |last| last.id);
+        let next = undated.last().map_or(0, |last| last.id);
         for one in undated {
             let Some(created) = resolver.created(one.kind, &one.key).await? else { continue };
             let (kind, key) = match one.kind {
@@ -40,6 +40,7 @@ impl Effects {
             };
             dropped += store.date_grants(kind, key, created).await?;
         }
+        *after = next;
         if dropped > 0 {
             self.parts.authn.forget_all();
         }

@@ -25,7 +25,7 @@ pub use json::{Json, JsonError, Keep, List, MAX_DEPTH, MAX_MEMBERS, canonical};
 pub use judge::Judge;
 pub use locate::{Input, LocateError, Located, Narrowed, locate, narrow, text_field};
 pub use otlp::{OtlpError, Spans, read as read_spans, unpacked_size};
-pub use provider::{Model as ProviderModel, PROMPT_MODEL_TAG, StoredSecret, is_native, privilege_of, prompt_model};
+pub use provider::{Model as ProviderModel, PROMPT_MODEL_TAG, StoredSecret, privilege_of, prompt_model};
 pub use question::{Question, QuestionError};
 pub use rules::{
     Demand, PromptAt, QueuePart, SourceUri, demands, is_prompt_model_tag, keep_assessment_ids, names_a_version,

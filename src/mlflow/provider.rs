@@ -253,12 +253,6 @@ fn default_address(provider: &str) -> Option<&'static str> {
     known.map(|(_, address)| *address)
 }
 
-/// Returns true if MLflow serves a provider with code of its own (`mlflow/gateway/providers`); others go through LiteLLM.
-#[must_use]
-pub fn is_native(provider: &str) -> bool {
-    NATIVE.contains(&family(&provider.to_ascii_lowercase()))
-}
-
 fn is_self_hosted(provider: &str) -> bool {
     SELF_HOSTED.iter().any(|(known, _)| provider.eq_ignore_ascii_case(known))
 }
@@ -297,32 +291,6 @@ const SECRET_VALUE: [&str; 7] = [
     "client_secret",
     "portkey_config",
     "provider_api_key",
-];
-
-/// Providers that MLflow serves itself.
-const NATIVE: [&str; 22] = [
-    "ai21labs",
-    "anthropic",
-    "bedrock",
-    "cohere",
-    "databricks",
-    "deepseek",
-    "gemini",
-    "groq",
-    "huggingface-text-generation-inference",
-    "mistral",
-    "mlflow-model-serving",
-    "mosaicml",
-    "ollama",
-    "openai",
-    "openrouter",
-    "palm",
-    "portkey",
-    "sap-ai-core",
-    "togetherai",
-    "typesafe",
-    "vertex_ai",
-    "xai",
 ];
 
 /// Providers with one public address (`mlflow/gateway/providers`, LiteLLM 1.110).

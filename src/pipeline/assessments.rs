@@ -1,5 +1,7 @@
 //! Keeps a started trace from taking over the assessments of another trace.
 
+use std::collections::HashSet;
+
 use super::{Error, Proxy};
 use crate::authz::Identity;
 use crate::mlflow::{Json, keep_assessment_ids, names_assessments, started_trace};
@@ -18,7 +20,7 @@ impl Proxy {
         }
         let stored = match started_trace(body)? {
             Some(trace) => self.resolver.assessments_of_trace(&trace).await?,
-            None => Default::default(),
+            None => HashSet::new(),
         };
         Ok(keep_assessment_ids(body, &stored)?)
     }

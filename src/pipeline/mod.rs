@@ -478,38 +478,44 @@ impl Proxy {
         if let Some(happening) = &mut happening {
             Box::pin(self.name_as_stored(happening)).await?;
         }
+        let renamed = match operation.then {
+            Some(Then::RenameExperiment) => {
+                body.as_mut().map(|body| text_field(body, "experiment_id")).transpose()?.flatten()
+            }
+            Some(_) | None => None,
+        };
         let outgoing = self.outgoing_json(&mut checked, &query, body.as_ref());
+        // Before as well, because a look-up may come between MLflow's change and its answer.
+        self.forget_changed(operation, renamed.as_deref()).await;
+        let happening = happening.or_else(|| turn.as_ref().map(|_| Happening::Alone));
+        let answer = match (happening, operation.then) {
+            (Some(happening), _) => {
+                let done = self.effects.carry_out(identity, checked.address, permit, happening, outgoing, turn).await;
+                done.map_err(Error::from).map(|done| {
+                    record.upstream_answered();
+                    self.whole(done.status, done.headers, done.body)
+                })
+            }
+            (None, Some(then @ (Then::LearnRun | Then::LearnTrace))) => {
+                self.send_and_learn(permit, outgoing, then, record).await
+            }
+            (None, _) => self.send(permit, outgoing, record).await,
+        };
+        self.forget_changed(operation, renamed.as_deref()).await;
+        answer
+    }
+
+    /// Forgets what an operation changes, whether or not MLflow's answer says so: the answer may be lost.
+    async fn forget_changed(&self, operation: &Operation, renamed_experiment: Option<&str>) {
         if operation.changes_versions() {
             self.resolver.forget_versions();
-        }
-        if let Some(happening) = happening.or_else(|| turn.as_ref().map(|_| Happening::Alone)) {
-            let done = self.effects.carry_out(identity, checked.address, permit, happening, outgoing, turn).await;
-            if operation.changes_versions() {
-                self.resolver.forget_versions();
-            }
-            let done = done?;
-            record.upstream_answered();
-            return Ok(self.whole(done.status, done.headers, done.body));
-        }
-        if operation.then == Some(Then::RenameExperiment) {
-            let renamed = body.as_mut().map(|body| text_field(body, "experiment_id")).transpose()?.flatten();
-            let answer = self.send(permit, outgoing, record).await;
-            self.resolver.forget_experiment(renamed.as_deref().unwrap_or_default()).await;
-            return answer;
         }
         if operation.then == Some(Then::ForgetTraces) {
-            let answer = self.send(permit, outgoing, record).await;
             self.resolver.forget_traces();
-            return answer;
         }
-        if let Some(then @ (Then::LearnRun | Then::LearnTrace)) = operation.then {
-            return self.send_and_learn(permit, outgoing, then, record).await;
+        if let Some(id) = renamed_experiment {
+            self.resolver.forget_experiment(id).await;
         }
-        let answer = self.send(permit, outgoing, record).await;
-        if operation.changes_versions() {
-            self.resolver.forget_versions();
-        }
-        answer
     }
 
     /// A deletion or a renaming concerns the resource under the name that MLflow holds, not under the request's spelling.
@@ -642,21 +648,8 @@ impl Proxy {
         let demanded = bodies::aside(size, || demands(operation, &located, input.body.as_deref_mut()))?;
         let mut requirements = Requirements { identity, policy: self.policy, all: Vec::with_capacity(4) };
         for need in &operation.needs {
-            match need {
-                Need::Public | Need::SignedIn => requirements.add(Requirement::SignedIn)?,
-                Need::Admin => requirements.add(Requirement::Admin { change: operation.send != Send::Query })?,
-                Need::Blocked(feature) => {
-                    if !self.authz.opened.contains(feature) {
-                        return Err(Error::Blocked(*feature));
-                    }
-                    requirements.add(Requirement::Admin { change: true })?;
-                }
-                Need::Create(kind) => requirements.add(Requirement::Create(*kind))?,
-                Need::NotDenied(tier) => requirements.add(Requirement::NotDenied(*tier))?,
-                Need::Tier(permission, tier) => {
-                    requirements.add(Requirement::Tier { permission: *permission, tier: *tier })?;
-                }
-                Need::Level { .. } => {}
+            if let Some(requirement) = self.requirement_of(need, operation)? {
+                requirements.add(requirement)?;
             }
         }
         if unlimited {
@@ -674,7 +667,24 @@ impl Proxy {
         Ok(authorize(identity, self.policy, &requirements.all)?)
     }
 
-    /// Refuses a request of somebody who holds nothing that the operation needs, before its body is read.
+    /// Returns the requirement of a need that names no resource; `None` for one that does.
+    ///
+    /// # Errors
+    /// The feature is closed.
+    fn requirement_of(&self, need: &Need, operation: &Operation) -> Result<Option<Requirement>, Error> {
+        Ok(Some(match need {
+            Need::Public | Need::SignedIn => Requirement::SignedIn,
+            Need::Admin => Requirement::Admin { change: operation.send != Send::Query },
+            Need::Blocked(feature) if !self.authz.opened.contains(feature) => return Err(Error::Blocked(*feature)),
+            Need::Blocked(_) => Requirement::Admin { change: true },
+            Need::Create(kind) => Requirement::Create(*kind),
+            Need::NotDenied(tier) => Requirement::NotDenied(*tier),
+            Need::Tier(permission, tier) => Requirement::Tier { permission: *permission, tier: *tier },
+            Need::Level { .. } => return Ok(None),
+        }))
+    }
+
+    /// Refuses a request before its body is read if the caller holds nothing that the operation needs.
     ///
     /// Only what no body can change: all other requests are decided by [`Proxy::permit`], with the same answers as ever.
     fn could_be_allowed(&self, identity: &Identity, operation: &Operation) -> Result<(), Error> {
@@ -683,26 +693,17 @@ impl Proxy {
             return Ok(());
         }
         for need in &operation.needs {
-            match need {
-                Need::Public | Need::SignedIn => {}
-                Need::Admin => holds(identity, self.policy, &Requirement::Admin { change: true })?,
-                Need::Blocked(feature) if !self.authz.opened.contains(feature) => return Err(Error::Blocked(*feature)),
-                Need::Blocked(_) => holds(identity, self.policy, &Requirement::Admin { change: true })?,
-                Need::Create(kind) => holds(identity, self.policy, &Requirement::Create(*kind))?,
-                Need::NotDenied(tier) => holds(identity, self.policy, &Requirement::NotDenied(*tier))?,
-                Need::Tier(permission, tier) => {
-                    let requirement = Requirement::Tier { permission: *permission, tier: *tier };
-                    holds(identity, self.policy, &requirement)?;
-                }
-                Need::Level { field, .. } if field.optional => {}
-                Need::Level { permission, thing, .. } => {
-                    let Some((kinds, tier)) = thing.granted_by() else { continue };
-                    // With a grant on the tier, READ on the resource is enough.
-                    let least = if tier.is_some() { Permission::Read } else { *permission };
-                    if !kinds.iter().any(|kind| may_any(identity, self.policy, least, *kind)) {
-                        let kind = kinds.first().copied().unwrap_or(ResourceKind::Experiment);
-                        return Err(Denied::MissingTier { permission: *permission, tier: kind }.into());
-                    }
+            if let Some(requirement) = self.requirement_of(need, operation)? {
+                holds(identity, self.policy, &requirement)?;
+            } else if let Need::Level { permission, thing, field } = need
+                && !field.optional
+                && let Some((kinds, tier)) = thing.granted_by()
+            {
+                // With a grant on the tier, READ on the resource is enough.
+                let least = if tier.is_some() { Permission::Read } else { *permission };
+                if !kinds.iter().any(|kind| may_any(identity, self.policy, least, *kind)) {
+                    let kind = kinds.first().copied().unwrap_or(ResourceKind::Experiment);
+                    return Err(Denied::MissingTier { permission: *permission, tier: kind }.into());
                 }
             }
         }
@@ -736,7 +737,7 @@ impl Proxy {
 
     /// Adds what a located thing comes to.
     async fn require(&self, requirements: &mut Requirements<'_>, located: Located) -> Result<(), Error> {
-        // An experiment's own id needs nobody's help.
+        // An experiment's own ID needs no look-up.
         match self.resolver.at_hand(located) {
             Ok(requirement) => self.add(requirements, requirement).await,
             Err(located) => {

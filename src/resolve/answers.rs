@@ -22,6 +22,8 @@ pub(super) struct ExperimentId {
     pub(super) name: Option<String>,
     #[serde(default)]
     pub(super) creation_time: i64,
+    #[serde(default)]
+    pub(super) artifact_location: String,
 }
 
 #[derive(Deserialize)]

@@ -1,19 +1,16 @@
 //! Existence, creation time and stored name of resources. Never cached.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use serde::Deserialize;
 
 use super::answers::{EndpointAnswer, ExperimentAnswer, ExperimentId, ModelAnswer, RegisteredModel, ScorerAnswer};
+use super::paged::Page;
 use super::{Error, Resolver, target};
 use crate::authz::{Resource, ResourceKind, Selector, scorer_key};
 use crate::http::Query;
 use crate::mlflow::PROMPT_TAG;
-
-/// Rows per page of a list that is read for creation times.
-const PAGE_ROWS: &str = "1000";
-/// Pages read at most: a list of a million.
-const PAGES: usize = 1000;
 
 impl Resolver {
     /// Which resource the thing of this kind and name is, and when it was created in MLflow (Unix ms; 0 when MLflow does
@@ -103,36 +100,37 @@ impl Resolver {
     /// # Errors
     /// MLflow could not be asked.
     pub async fn newest(&self, kind: ResourceKind, since: i64) -> Result<Vec<Dated>, Error> {
+        let mut found = Vec::new();
         if kind == ResourceKind::Experiment {
-            let path = "/api/2.0/mlflow/experiments/search";
-            let more = [("order_by", "creation_time DESC"), ("view_type", "ALL")];
-            return self.created_since::<Experiments>(path, &more, since).await;
-        }
-        let path = "/api/2.0/mlflow/registered-models/search";
-        let prompts = format!("tags.`{PROMPT_TAG}` = 'true'");
-        let order = ("order_by", "last_updated_timestamp DESC");
-        let mut found = self.created_since::<Models>(path, &[order], since).await?;
-        // Unless it is asked for them, MLflow 2.21 and later leaves prompts out.
-        found.extend(self.created_since::<Models>(path, &[order, ("filter", &prompts)], since).await?);
-        Ok(found)
-    }
-
-    async fn created_since<P: Page>(&self, path: &str, more: &[(&str, &str)], since: i64) -> Result<Vec<Dated>, Error> {
-        let (mut found, mut token) = (Vec::new(), None::<String>);
-        for _ in 0..PAGES {
-            let mut query = Query::default();
-            query.set("max_results", Some(PAGE_ROWS));
-            query.set("page_token", token.as_deref());
-            more.iter().for_each(|(name, value)| query.set(name, Some(value)));
-            let Some(page) = self.find::<P>(format!("{path}?{}", query.encoded())).await? else { return Ok(found) };
-            let (rows, next) = page.rows();
-            let is_last = rows.last().is_none_or(|row| row.position < since);
-            found.extend(rows.into_iter().filter(|row| row.created > 0 && row.position >= since));
-            token = next.filter(|token| !is_last && !token.is_empty());
-            if token.is_none() {
-                break;
+            let dated = |row: ExperimentId| Dated {
+                key: row.experiment_id,
+                created: row.creation_time,
+                position: row.creation_time,
+            };
+            self.experiments_since(since, |experiment| found.push(dated(experiment))).await?;
+        } else {
+            let prompts = format!("tags.`{PROMPT_TAG}` = 'true'");
+            // Unless it is asked for them, MLflow 2.21 and later leaves prompts out.
+            for filter in [None, Some(prompts.as_str())] {
+                let mut query = Query::default();
+                query.set("order_by", Some("last_updated_timestamp DESC"));
+                query.set("filter", filter);
+                let path = "/api/2.0/mlflow/registered-models/search";
+                let take = |page: Models| {
+                    let is_older = |row: &RegisteredModel| row.last_updated_timestamp < since;
+                    let is_last = page.registered_models.last().is_none_or(is_older);
+                    let newer = page.registered_models.into_iter().filter(|row| !is_older(row));
+                    found.extend(newer.map(|row| Dated {
+                        key: row.name,
+                        created: row.creation_timestamp,
+                        position: row.last_updated_timestamp,
+                    }));
+                    if is_last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                };
+                self.each_page(path, query, take).await?;
             }
         }
+        found.retain(|one| one.created > 0);
         Ok(found)
     }
 
@@ -249,30 +247,6 @@ pub struct Dated {
     pub position: i64,
 }
 
-/// A page of a list, as far as creation times are read from it.
-trait Page: for<'a> Deserialize<'a> {
-    /// Its rows, and the token of the next page.
-    fn rows(self) -> (Vec<Dated>, Option<String>);
-}
-
-#[derive(Deserialize)]
-struct Experiments {
-    #[serde(default)]
-    experiments: Vec<ExperimentId>,
-    next_page_token: Option<String>,
-}
-
-impl Page for Experiments {
-    fn rows(self) -> (Vec<Dated>, Option<String>) {
-        let row = |row: ExperimentId| Dated {
-            key: row.experiment_id,
-            created: row.creation_time,
-            position: row.creation_time,
-        };
-        (self.experiments.into_iter().map(row).collect(), self.next_page_token)
-    }
-}
-
 #[derive(Deserialize)]
 struct Models {
     #[serde(default)]
@@ -281,13 +255,8 @@ struct Models {
 }
 
 impl Page for Models {
-    fn rows(self) -> (Vec<Dated>, Option<String>) {
-        let row = |row: RegisteredModel| Dated {
-            key: row.name,
-            created: row.creation_timestamp,
-            position: row.last_updated_timestamp,
-        };
-        (self.registered_models.into_iter().map(row).collect(), self.next_page_token)
+    fn next_page_token(&mut self) -> Option<String> {
+        self.next_page_token.take()
     }
 }
 

@@ -11,14 +11,12 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use moka::sync::Cache;
-use serde::Deserialize;
 use tokio::sync::Mutex;
 
-use super::{Error, Resolver, failed, parse};
+use super::answers::ExperimentId;
+use super::{Error, Resolver};
 use crate::authz::{Permission, Requirement, Resource, ResourceKind};
-use crate::http::Query;
 use crate::mlflow::{ArtifactPath, artifact_tier};
-use crate::upstream;
 
 /// What is known of locations, and how old it is.
 #[derive(Debug)]
@@ -27,7 +25,7 @@ pub(super) struct Locations {
     /// Set when an experiment was created through us, until that has been read.
     stale: AtomicBool,
     created: AtomicU64,
-    /// Set when somebody asked since the last refresh.
+    /// Set when a path was asked for since the last refresh.
     used: AtomicBool,
     recent: Cache<(), ()>,
     whole: Cache<(), ()>,
@@ -41,8 +39,6 @@ const RECENT: Duration = Duration::from_secs(5);
 const WHOLE: Duration = Duration::from_secs(600);
 /// How far the clocks of several MLflow servers may differ.
 const CLOCK_SKEW_MS: i64 = 60_000;
-const ROWS: usize = 1000;
-const MAX_PAGES: usize = 5000;
 
 /// Experiments that are stored elsewhere than at `mlflow-artifacts:/ID`.
 #[derive(Clone, Debug, Default)]
@@ -64,8 +60,8 @@ pub(super) struct Place<'p> {
 }
 
 impl Index {
-    fn learn(&mut self, experiment: Experiment) {
-        let Experiment { experiment_id, artifact_location, creation_time } = experiment;
+    fn learn(&mut self, experiment: ExperimentId) {
+        let ExperimentId { experiment_id, artifact_location, creation_time, .. } = experiment;
         self.newest = self.newest.max(creation_time);
         let id: Arc<str> = experiment_id.into();
         if let Some(Some(old)) = self.moved.remove(&id)
@@ -132,7 +128,7 @@ impl Locations {
             known: ArcSwapOption::empty(),
             stale: AtomicBool::new(true),
             created: AtomicU64::new(0),
-            // A new process reads them before anybody asks.
+            // A new process reads them before the first request.
             used: AtomicBool::new(true),
             recent: Cache::builder().time_to_live(RECENT).build(),
             whole: Cache::builder().time_to_live(WHOLE).build(),
@@ -237,7 +233,8 @@ impl Resolver {
             Some(known) if !whole => Index::clone(&known),
             Some(_) | None => Index::default(),
         };
-        self.read_locations(&mut index).await?;
+        let since = index.newest.saturating_sub(CLOCK_SKEW_MS);
+        self.experiments_since(since, |experiment| index.learn(experiment)).await?;
         let index = Arc::new(index);
         locations.known.store(Some(Arc::clone(&index)));
         locations.recent.insert((), ());
@@ -253,29 +250,6 @@ impl Resolver {
         }
         Ok(index)
     }
-
-    async fn read_locations(&self, index: &mut Index) -> Result<(), Error> {
-        let mut query = Query::default();
-        query.set("view_type", Some("ALL"));
-        query.set("max_results", Some(&ROWS.to_string()));
-        query.set("order_by", Some("experiment_id ASC"));
-        if index.newest > 0 {
-            let since = index.newest.saturating_sub(CLOCK_SKEW_MS);
-            query.set("filter", Some(&format!("creation_time >= {since}")));
-        }
-        for _ in 0..MAX_PAGES {
-            let target = format!("/api/2.0/mlflow/experiments/search?{}", query.encoded());
-            let answer = self.upstream.lookup(target).await.map_err(failed)?;
-            let answer = answer.ok_or_else(|| failed(upstream::Error::NotUnderstood))?;
-            let page: Page = parse(&answer)?;
-            page.experiments.into_iter().for_each(|experiment| index.learn(experiment));
-            match page.next_page_token.filter(|token| !token.is_empty()) {
-                Some(token) => query.set("page_token", Some(&token)),
-                None => return Ok(()),
-            }
-        }
-        Err(failed(upstream::Error::NotUnderstood))
-    }
 }
 
 /// How old an answer may be.
@@ -284,22 +258,6 @@ enum Age {
     /// Older than the last experiment that was created through us it never is.
     Any,
     Recent,
-}
-
-#[derive(Deserialize)]
-struct Page {
-    #[serde(default)]
-    experiments: Vec<Experiment>,
-    next_page_token: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Experiment {
-    experiment_id: String,
-    #[serde(default)]
-    artifact_location: String,
-    #[serde(default)]
-    creation_time: i64,
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod batch;
 mod born;
 mod gateway;
 mod locations;
+mod paged;
 mod versions;
 
 use std::collections::{BTreeSet, HashSet};

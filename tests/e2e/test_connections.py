@@ -450,22 +450,6 @@ def test_the_schedulers_own_tags_are_not_the_clients(mallory, admin, mlflow_serv
                 "name": unique("x"), "tags": [{"key": key, "value": "{}"}]}))
 
 
-@pytest.mark.parametrize("provider, allowed", [("openai", True), ("ollama", False), ("bedrock", False), ("Databricks", False)])
-def test_prompt_optimization_calls_the_model_of_its_prompt(mallory, mlflow_server, provider, allowed):
-    name = unique("prompt")
-    prompt = [{"key": "mlflow.prompt.is_prompt", "value": "true"}]
-    mallory.owner.ok("POST", f"{API}/registered-models/create", {"name": name, "tags": prompt})
-    config = json.dumps({"provider": provider, "model_name": "m"})
-    mallory.owner.ok("POST", f"{API}/model-versions/create", {
-        "name": name, "source": "dummy-source", "tags": [*prompt, {"key": "mlflow.prompt.text", "value": "Say {{ this }}"},
-                                                         {"key": "_mlflow_prompt_model_config", "value": config}]})
-    mallory.owner.ok("POST", f"{API}/registered-models/alias", {"name": name, "alias": "live", "version": "1"})
-    for uri in (f"prompts:/{name}/1", f"prompts:/{name}@live"):
-        answer = mallory.owner.post(f"{V3}/prompt-optimization/jobs", {
-            "experiment_id": mallory.experiment, "source_prompt_uri": uri, "config": {"optimizer_type": "OPTIMIZER_TYPE_GEPA"}})
-        assert (answer.status_code != 403) == allowed, f"{uri} {answer.text}"
-
-
 def new_prompt(owner, config):
     """A prompt with one version that names a model; gives its name."""
     name, prompt = unique("prompt"), [{"key": "mlflow.prompt.is_prompt", "value": "true"}]
@@ -485,6 +469,15 @@ def new_version(owner, name, config, check=True):
 def optimize(owner, experiment, uri):
     return owner.post(f"{V3}/prompt-optimization/jobs", {
         "experiment_id": experiment, "source_prompt_uri": uri, "config": {"optimizer_type": "OPTIMIZER_TYPE_GEPA"}})
+
+
+@pytest.mark.parametrize("provider, allowed", [("openai", True), ("ollama", False), ("bedrock", False), ("Databricks", False)])
+def test_prompt_optimization_calls_the_model_of_its_prompt(mallory, mlflow_server, provider, allowed):
+    name = new_prompt(mallory.owner, json.dumps({"provider": provider, "model_name": "m"}))
+    mallory.owner.ok("POST", f"{API}/registered-models/alias", {"name": name, "alias": "live", "version": "1"})
+    for uri in (f"prompts:/{name}/1", f"prompts:/{name}@live"):
+        answer = optimize(mallory.owner, mallory.experiment, uri)
+        assert (answer.status_code != 403) == allowed, f"{uri} {answer.text}"
 
 
 @pytest.mark.parametrize("config", [

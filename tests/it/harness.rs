@@ -469,7 +469,9 @@ impl Received {
 
     /// What the proxy may ask on its own account: probes, and lists of what MLflow created since the last time.
     fn is_probe(&self) -> bool {
-        let of_new_resources = self.target.contains("/search?max_results=1000&order_by=");
+        let of_new_resources = ["order_by=experiment_id%20ASC", "order_by=last_updated_timestamp%20DESC"]
+            .iter()
+            .any(|order| self.target.contains(order));
         of_new_resources || matches!(self.target.as_str(), "/health" | "/version")
     }
 }

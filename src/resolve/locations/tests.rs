@@ -3,7 +3,8 @@ use super::*;
 fn index(experiments: &[(&str, &str)]) -> Index {
     let mut index = Index::default();
     for (id, location) in experiments {
-        index.learn(Experiment {
+        index.learn(ExperimentId {
+            name: None,
             experiment_id: (*id).to_owned(),
             artifact_location: (*location).to_owned(),
             creation_time: 1,
@@ -51,7 +52,7 @@ fn a_path_belongs_to_the_experiment_it_lies_in_most_specifically() {
         ("by-http/x", Some(("10", "x"))),
         ("shared/x", None),
         ("99/x", None),
-        // 11 is in a bucket, so its id is nobody's default location.
+        // 11 is in a bucket, so its ID is no experiment's default location.
         ("11/x", Some(("15", "x"))),
         ("16/x", None),
         ("other/x", None),
@@ -87,7 +88,7 @@ fn an_id_that_comes_again_is_where_the_new_experiment_is() {
     let mut index = index(&[("5", "mlflow-artifacts:/team/5")]);
     let learn = |index: &mut Index, location: &str| {
         let (experiment_id, artifact_location) = ("5".to_owned(), location.to_owned());
-        index.learn(Experiment { experiment_id, artifact_location, creation_time: 2 });
+        index.learn(ExperimentId { experiment_id, artifact_location, creation_time: 2, name: None });
     };
     learn(&mut index, "mlflow-artifacts:/other/5");
     assert!(index.place(&ArtifactPath::parse("team/5/x").expect("a path")).is_none());

@@ -1,0 +1,80 @@
+//! Lists of MLflow's that are read to their end, or to where they are known already.
+
+use std::ops::ControlFlow;
+
+use serde::Deserialize;
+
+use super::answers::ExperimentId;
+use super::{Error, Resolver, failed};
+use crate::http::Query;
+use crate::upstream;
+
+/// Rows per page, the most that MLflow gives of registered models.
+const ROWS: &str = "1000";
+/// Pages read at most: a list of five million.
+const PAGES: usize = 5000;
+
+/// A page of a list.
+pub(super) trait Page: for<'a> Deserialize<'a> {
+    /// Takes the token of the next page; none or an empty one after the last page.
+    fn next_page_token(&mut self) -> Option<String>;
+}
+
+impl Resolver {
+    /// Gives the pages of a list to `take`, until it breaks off or no page is left.
+    ///
+    /// # Errors
+    /// MLflow could not be asked, or does not accept the query.
+    pub(super) async fn each_page<P: Page>(
+        &self,
+        path: &str,
+        mut query: Query,
+        mut take: impl FnMut(P) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        query.set("max_results", Some(ROWS));
+        for _ in 0..PAGES {
+            let page = self.find::<P>(format!("{path}?{}", query.encoded())).await?;
+            let mut page = page.ok_or_else(|| failed(upstream::Error::NotUnderstood))?;
+            let token = page.next_page_token().filter(|token| !token.is_empty());
+            if take(page).is_break() {
+                return Ok(());
+            }
+            match token {
+                Some(token) => query.set("page_token", Some(&token)),
+                None => return Ok(()),
+            }
+        }
+        Err(failed(upstream::Error::NotUnderstood))
+    }
+
+    /// Gives every experiment, deleted ones too, that MLflow created at or after `since` (Unix ms) to `take`.
+    ///
+    /// # Errors
+    /// As [`Self::each_page`].
+    pub(super) async fn experiments_since(&self, since: i64, mut take: impl FnMut(ExperimentId)) -> Result<(), Error> {
+        let mut query = Query::default();
+        query.set("view_type", Some("ALL"));
+        query.set("order_by", Some("experiment_id ASC"));
+        if since > 0 {
+            query.set("filter", Some(&format!("creation_time >= {since}")));
+        }
+        let page = |page: Experiments| {
+            page.experiments.into_iter().for_each(&mut take);
+            ControlFlow::Continue(())
+        };
+        self.each_page("/api/2.0/mlflow/experiments/search", query, page).await
+    }
+}
+
+#[derive(Deserialize)]
+struct Experiments {
+    #[serde(default)]
+    experiments: Vec<ExperimentId>,
+    next_page_token: Option<String>,
+}
+
+impl Page for Experiments {
+    fn next_page_token(&mut self) -> Option<String> {
+        self.next_page_token.take()
+    }
+}
