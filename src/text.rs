@@ -1,7 +1,7 @@
 //! Text from outside: which names are accepted, and how any text is shown. Pure.
 //!
 //! Unicode has characters that cannot be seen, that turn the direction of what follows, or that look like others. Names with
-//! them are refused, so that nobody passes for somebody else. Everything that is shown passes through [`plain`], so that no
+//! them are refused, so that no user passes for another. Everything that is shown passes through [`plain`], so that no
 //! text controls a terminal or forges a line.
 
 use std::borrow::Cow;

@@ -229,7 +229,7 @@ async fn keep_synced(
 }
 
 /// The time to the next round: at least as long as this one took, so that a large realm is not asked all the time. Where
-/// nobody configured it and the service account has no rights, it is seldom asked again: Keycloak logs each refusal.
+/// it is not configured and the service account has no rights, it is seldom asked again: Keycloak logs each refusal.
 fn pause(config: &config::Sync, error: Option<&SyncError>, took: Duration) -> Duration {
     let every = config.every.saturating_sub(took).max(took);
     if config.by_default && error.is_some_and(SyncError::is_lack_of_rights) { every.max(RIGHTS_AGAIN) } else { every }

@@ -234,7 +234,7 @@ fn unreadable(error: &io::Error) -> String {
     format!("the file cannot be read: {error}")
 }
 
-/// A rule of a provider that is not configured would apply to nobody, also one that refuses.
+/// A rule of a provider that is not configured would apply to no user, also one that refuses.
 fn parse(text: &Content, homes: &Homes) -> Result<PolicyFile, Vec<String>> {
     let text = text.as_ref().map_err(|message| vec![message.clone()])?;
     let file = PolicyFile::parse_rules(text)

@@ -1,7 +1,7 @@
 //! Limits of wrong passwords: per address, per account and address, and per account.
 //!
 //! The first two close: an address that guesses is refused until the window is over. The third one only slows down, because
-//! anybody can make it be reached and nobody may lock an owner out: beyond it, addresses that the account does not know have
+//! any caller can make it be reached, and no caller may lock an owner out: beyond it, addresses that the account does not know have
 //! one guess per [`PACE`]th of the window among them. Addresses from which the right password came lately, or that have a
 //! session of the account, are not slowed.
 //!

@@ -1,6 +1,6 @@
 //! Access tokens of one's own: `/auth/api/v1/tokens`.
 //!
-//! A token without resource scopes sees its owner's tokens; every token may end itself, and nothing else here: whoever steals one cannot make another, and
+//! A token without resource scopes sees its owner's tokens; every token may end itself, and nothing else here: a thief of one cannot make another, and
 //! it ends when it was to end. An administrator sees and ends other people's, never makes them.
 
 use std::sync::Arc;

@@ -81,7 +81,7 @@ impl Visit<'_> {
             "/auth/backchannel-logout" => self.other_method("POST"),
             other => match (other.strip_prefix("/auth/callback/"), other.strip_prefix("/auth/static/")) {
                 (Some(provider), _) if get => callback::answer(&self, provider).await,
-                // HEAD would use up the attempt and sign nobody in.
+                // HEAD would use up the attempt without a sign-in.
                 (Some(_), _) => self.other_method("GET"),
                 (_, Some(name)) if read => asset(name, &self.head.headers),
                 (_, Some(_)) => self.other_method("GET, HEAD"),

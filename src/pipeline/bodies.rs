@@ -26,7 +26,7 @@ const WAIT: Duration = Duration::from_secs(2);
 /// The first allocation for a body that comes in several pieces.
 const FIRST_BYTES: usize = 64 * 1024;
 
-/// The account that a body's memory is charged to. Nobody holds more than half of the budget.
+/// The account that a body's memory is charged to. Each holds at most half of the budget.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Owner {
     User(UserId),

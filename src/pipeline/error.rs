@@ -106,7 +106,7 @@ impl Error {
     }
 
     /// Heading and sentence for a browser that opens a page; `None` where it is sent elsewhere. Users are not told the
-    /// configuration keys that the JSON answer names for whoever runs the proxy.
+    /// configuration keys that the JSON answer names for the operator.
     pub(super) fn page(&self) -> Option<(&'static str, Cow<'static, str>)> {
         const LATER: &str = "Try again later";
         let (heading, words) = match self {

@@ -153,7 +153,7 @@ async fn answer<T: Health>(asked: &Asked<T>, request: &http::Request<Incoming>) 
     }
 }
 
-/// A page in somebody's browser whose name was made to lead here (DNS rebinding) still calls us by that name, which has a
+/// A page in a user's browser whose name was made to lead here (DNS rebinding) still calls us by that name, which has a
 /// dot. Probes over HTTP/1.0 send no name.
 fn is_ours<B>(request: &http::Request<B>, allowed: &[String]) -> bool {
     if request.uri().authority().is_some() {

@@ -157,7 +157,7 @@ impl Store {
         change.commit(actor, "resource.rename", format!("{kind}:{from}"), detail).await
     }
 
-    /// Returns true if somebody was granted MANAGE on a resource at or after `since`.
+    /// Returns true if MANAGE was granted on a resource at or after `since`.
     ///
     /// # Errors
     /// As every method.
@@ -209,8 +209,8 @@ impl Change {
 
     /// Drops the grants on a resource that are older than an intent. Returns how many.
     ///
-    /// Grants that refuse stay on names: they were written about the name, which anybody may take, and dropping them would open
-    /// the new resource to those whom they refuse. IDs are chosen by MLflow, so nobody writes about one in advance.
+    /// Grants that refuse stay on names: they were written about the name, which any user may take, and dropping them would open
+    /// the new resource to those whom they refuse. IDs are chosen by MLflow, so no grant is written about one in advance.
     async fn drop_older_grants(&mut self, kind: ResourceKind, key: &str, intent: i64) -> Result<u64> {
         let older = "form = 'exact' AND (created IS NULL OR created < (SELECT created FROM intents WHERE id = $2))";
         let mut dropped = 0;

@@ -63,14 +63,14 @@ impl Store {
     }
 
     /// Writes down what a provider says of somebody: an account is made at the first meeting, their groups are kept, and
-    /// a sign-in ends the suspension of their tokens. A name that changed follows, unless somebody else has the new one.
+    /// a sign-in ends the suspension of their tokens. A name that changed follows, unless another user has the new one.
     ///
     /// An account of that name without a password and without a provider waits for its owner and becomes theirs; and the
     /// person of another provider who was here first gives the name back, if people of this one own plain names.
     /// Nothing is announced, and no audit row written, when nothing but the moment is new.
     ///
     /// # Errors
-    /// [`Error::NameTaken`] when somebody new has the name of another, [`Error::Reserved`] when it is kept for another.
+    /// [`Error::NameTaken`] when a new user has the name of another, [`Error::Reserved`] when it is kept for another.
     pub async fn meet(&self, actor: &Actor, seen: Seen<'_>, occasion: Occasion) -> Result<User> {
         if let Some(user) = self.user_by_identity(seen.issuer, seen.subject).await?
             && says_nothing_new(&user, seen, occasion)
@@ -271,7 +271,7 @@ impl Change {
         seen.owns_plain_names && !is_machine(seen.subject) && other && holder.password.is_none()
     }
 
-    /// Gives an account a name that nobody else has; the account keeps its grants and tokens.
+    /// Gives an account a name that no other account has; the account keeps its grants and tokens.
     async fn displace(&mut self, holder: &User) -> Result<()> {
         let name = displaced_name(&holder.name, holder.id);
         tracing::warn!(user = %holder.name, %name, "the user of the first provider has this name; the other one is renamed");

@@ -1,6 +1,6 @@
 //! Names that stay their identity's after its account was deleted or renamed.
 //!
-//! A policy grants to names, so whoever had a freed name next would inherit what was written for the first. An administrator
+//! A policy grants to names, so the next holder of a freed name would inherit what was written for the first. An administrator
 //! releases a name.
 
 use sqlx::Row as _;

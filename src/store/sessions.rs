@@ -223,7 +223,7 @@ impl Store {
         Ok(Some(users))
     }
 
-    /// Leases sessions whose refresh is due for `milliseconds` each, so that nobody else refreshes them. Idle ones, last
+    /// Leases sessions whose refresh is due for `milliseconds` each, so that no other task refreshes them. Idle ones, last
     /// used before `idle_since`, and ended ones are left alone.
     ///
     /// # Errors

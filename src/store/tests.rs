@@ -824,7 +824,7 @@ async fn a_name_stays_its_identitys_until_it_is_released() {
     store.release_name(&actor(), "CEO").await.unwrap();
     assert!(matches!(store.release_name(&actor(), "ceo").await, Err(Error::NotFound(_))));
     assert_eq!(refused(of(first, "4", "ceo", true)).await.unwrap().name, "ceo");
-    // A local account's name is nobody's again.
+    // A local account's name is free again.
     let local = user(&store, "local").await;
     store.delete_user(&actor(), local.id).await.unwrap();
     assert!(matches!(store.create_user(&actor(), "local", None, false).await, Err(Error::Reserved(_))));
@@ -844,7 +844,7 @@ async fn a_person_of_another_provider_gives_a_plain_name_back_and_keeps_the_acco
     let taken = async |seen| store.meet(&actor(), seen, Occasion::SignIn).await;
     assert!(matches!(taken(of(second, "2", "ceo", false)).await, Err(Error::NameTaken(_))));
     assert!(matches!(taken(of(first, "2", "ceo", true)).await, Err(Error::NameTaken(_))), "of the same provider");
-    // A program and a local account with a password give way to nobody.
+    // A program and a local account with a password keep their names.
     store.meet(&actor(), of(second, "machine:ci", "ci", false), Occasion::Refresh).await.unwrap();
     assert!(matches!(taken(of(first, "3", "ci", true)).await, Err(Error::NameTaken(_))));
     let hash = PasswordHash("x".to_owned());

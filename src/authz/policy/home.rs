@@ -51,7 +51,7 @@ impl Homes {
         Home { name, is_plain: subject.starts_with(MACHINE) || self.owns_plain_names(issuer) }
     }
 
-    /// Whether people of this issuer own plain names. Where nothing is configured, there is nobody to tell them from.
+    /// Whether people of this issuer own plain names. Where nothing is configured, there are no others to tell them from.
     #[must_use]
     pub fn owns_plain_names(&self, issuer: &str) -> bool {
         self.issuers.first().is_none_or(|(first, _)| first == issuer)

@@ -141,7 +141,7 @@ impl Sentence {
             Pattern::Personal(pattern) => {
                 // A name that is a pattern itself would open other people's things. Refusing more than was meant is safe.
                 let is_pattern = name.contains(['*', '?']);
-                // So would the name of another provider's account, which may be somebody else's here.
+                // So would the name of another provider's account, which may be another user's here.
                 let is_others = self.provider.is_none() && !member.home.is_plain;
                 if (is_pattern || is_others) && !self.permission.refuses() {
                     return None;

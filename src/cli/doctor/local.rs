@@ -77,11 +77,7 @@ fn modes(file: &Path, report: &mut Report) {
         && mode & 0o077 != 0
     {
         let found = format!("{} was accessible to others (mode {mode:03o}); a start makes it 600", file.display());
-        return report.warn(
-            CHECK,
-            found,
-            "what copies or mounts that file; whoever read it has the hashes of passwords",
-        );
+        return report.warn(CHECK, found, "what copies or mounts that file; its readers have the hashes of passwords");
     }
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     match mode(folder) {

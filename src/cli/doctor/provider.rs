@@ -264,7 +264,7 @@ impl One<'_> {
         }
     }
 
-    /// A code that nobody gave out: only a client that is recognised learns that it is wrong. Returns whether it was.
+    /// A code that was never issued: only a client that is recognised learns that it is wrong. Returns whether it was.
     async fn client(&self, attempts: &Attempts, report: &mut Report) -> bool {
         let check = self.check("client credentials");
         let begun = attempts.begin(&self.provider.config.name, &ReturnPath::parse_or("/", "/"), 0, &HeaderMap::new());
@@ -385,7 +385,7 @@ impl One<'_> {
             }
             other => other.to_string(),
         };
-        // Nobody asked for it: the proxy works without.
+        // It was not configured: the proxy works without it.
         if sync.by_default && error.is_lack_of_rights() {
             let found = format!(
                 "{reason}; users who are disabled there and have no session here keep their access tokens until \

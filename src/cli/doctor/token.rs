@@ -162,7 +162,7 @@ fn standing(
     }
 }
 
-/// The setting that keeps somebody out: the form of the groups, when that alone is why none of them is allowed.
+/// The setting that keeps a user out: the form of the groups, when that alone is why none of them is allowed.
 fn not_allowed(groups: &[String], rules: &Claims, key: &str, client: &str) -> String {
     let full_paths = rules.allowed.iter().any(|allowed| allowed.starts_with('/'));
     let leaves = !groups.is_empty() && groups.iter().all(|group| !group.starts_with('/'));
