@@ -285,7 +285,7 @@ async fn watch_version(upstream: Upstream, metrics: Arc<Metrics>) {
                 if version.is_known() {
                     tracing::info!(%version, "MLflow {version} is behind us");
                 } else {
-                    tracing::warn!(%version, "MLflow {version} is not among the versions this proxy was made for (2.10 to 3.17)");
+                    tracing::warn!(%version, "MLflow {version} is not among the versions this proxy was made for (2.10 to 3.18)");
                 }
             }
             last = seen;

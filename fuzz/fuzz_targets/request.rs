@@ -7,7 +7,7 @@ use http::{HeaderMap, Method, uri::PathAndQuery};
 use libfuzzer_sys::fuzz_target;
 use mlflow_auth_proxy::http::{CanonicalPath, Query};
 use mlflow_auth_proxy::mlflow::{
-    Demand, Found, Input, Json, Located, Narrowed, Need, Operation, Send, Source, Table, Unknown, demands, locate,
+    Demand, Found, Input, Json, Keep, Located, Narrowed, Need, Operation, Send, Source, Table, Unknown, demands, locate,
     narrow, sign,
 };
 use mlflow_auth_proxy_fuzz::{camel, request};
@@ -96,9 +96,7 @@ fn read(method: &Method, headers: &HeaderMap, target: &PathAndQuery, body: &[u8]
     let mut input = Input { params: &params, headers, query: &mut query, body: json.as_mut() };
     let found = locate(operation, &mut input).ok()?;
     let demanded = demands(operation, &found.located, json.as_mut()).ok()?;
-    if let Some(json) = &mut json {
-        rewrite(operation, json)?;
-    }
+    rewrite(operation, &mut query, json.as_mut())?;
     Some(Sent {
         operation: operation.name,
         located: found.located,
@@ -110,20 +108,21 @@ fn read(method: &Method, headers: &HeaderMap, target: &PathAndQuery, body: &[u8]
 }
 
 /// What becomes of a body that was allowed: only what may be read is searched, and the author is who asks.
-fn rewrite(operation: &Operation, json: &mut Json<'_>) -> Option<()> {
+fn rewrite(operation: &Operation, query: &mut Query, mut json: Option<&mut Json<'_>>) -> Option<()> {
     let even = |id: &str| id.ends_with(['0', '2', '4', '6', '8']);
-    if let Some(field) = &operation.narrow {
+    let keep = |id: &str| Ok(if even(id) { Keep::Yes } else { Keep::No });
+    if let Some(list) = &operation.narrow {
         // Nothing is left: MLflow is not asked.
-        if narrow(field, json, even).ok()? == Narrowed::Nothing {
+        if narrow(list, query, json.as_deref_mut(), keep).ok()? == Narrowed::Nothing {
             return None;
         }
-        narrow(field, json, |id| {
+        narrow(list, query, json.as_deref_mut(), |id| {
             assert!(even(id), "`{id}` was not left");
-            true
+            Ok(Keep::Yes)
         })
         .ok()?;
     }
-    if let Some(author) = operation.author {
+    if let (Some(author), Some(json)) = (operation.author, json) {
         sign(author, json, "ada").ok()?;
     }
     Some(())

@@ -97,6 +97,15 @@ impl GrantSet {
             .flat_map(|of_kind| of_kind.exact.iter().map(|(key, permission)| (key.as_str(), *permission)))
     }
 
+    /// Returns true if any grant refuses something of this kind.
+    #[must_use]
+    pub fn refuses_any(&self, kind: ResourceKind) -> bool {
+        self.kinds.get(&kind).is_some_and(|of_kind| {
+            let globs = of_kind.globs.iter().map(|(_, level)| level);
+            of_kind.all.iter().chain(of_kind.exact.values()).chain(globs).any(|level| level.refuses())
+        })
+    }
+
     /// Whether any glob of this kind exists, so that the readable keys cannot be listed in advance.
     #[must_use]
     pub fn has_globs(&self, kind: ResourceKind) -> bool {

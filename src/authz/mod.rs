@@ -24,7 +24,9 @@ pub use policy::{
     Expectation, Home, Homes, LOCAL, Member, OnCreate, Policies, PolicyFile, PolicyProblem, PolicyProblems, Source,
     Whom, read_target, read_whom, write_target,
 };
-pub use selector::{Resource, ResourceKind, Selector, SelectorError, UnknownKind, scorer_key};
+pub use selector::{
+    Resource, ResourceKind, Selector, SelectorError, UnknownKind, is_experiment_id, is_opaque_id, scorer_key, skill_key,
+};
 
 #[cfg(test)]
 mod tests;

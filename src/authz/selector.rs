@@ -6,7 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 
 use super::Permission;
@@ -23,6 +23,7 @@ pub enum ResourceKind {
     GatewayEndpoint,
     GatewayModelDefinition,
     McpServer,
+    Skill,
     /// From here to the last version: tiers, which lie below one of the above and are granted as a whole, with `*`.
     Run,
     Trace,
@@ -41,7 +42,7 @@ pub enum ResourceKind {
 
 impl ResourceKind {
     /// Every kind.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Experiment,
         Self::RegisteredModel,
         Self::Prompt,
@@ -50,6 +51,7 @@ impl ResourceKind {
         Self::GatewayEndpoint,
         Self::GatewayModelDefinition,
         Self::McpServer,
+        Self::Skill,
         Self::Run,
         Self::Trace,
         Self::Assessment,
@@ -75,6 +77,7 @@ impl ResourceKind {
             Self::GatewayEndpoint => "gateway_endpoint",
             Self::GatewayModelDefinition => "gateway_model_definition",
             Self::McpServer => "mcp_server",
+            Self::Skill => "skill",
             Self::Run => "run",
             Self::Trace => "trace",
             Self::Assessment => "assessment",
@@ -101,6 +104,7 @@ impl ResourceKind {
             Self::GatewayEndpoint => "gateway endpoint",
             Self::GatewayModelDefinition => "gateway model definition",
             Self::McpServer => "MCP server",
+            Self::Skill => "skill",
             Self::Run => "run",
             Self::Trace => "trace",
             Self::Assessment => "assessment",
@@ -126,6 +130,7 @@ impl ResourceKind {
             Self::GatewayEndpoint => &[Self::GatewayEndpoint],
             Self::GatewayModelDefinition => &[Self::GatewayModelDefinition],
             Self::McpServer => &[Self::McpServer],
+            Self::Skill => &[Self::Skill],
             Self::Run => &[Self::Run],
             Self::Trace => &[Self::Trace],
             Self::Assessment => &[Self::Assessment],
@@ -162,6 +167,7 @@ impl ResourceKind {
             | Self::GatewayEndpoint
             | Self::GatewayModelDefinition
             | Self::McpServer
+            | Self::Skill
             | Self::Job
             | Self::Workspace => false,
         }
@@ -173,17 +179,29 @@ impl ResourceKind {
         self.is_tier() || matches!(self, Self::Workspace)
     }
 
+    /// The levels that a grant on it may have, as a list for people.
+    #[must_use]
+    pub fn levels(self) -> String {
+        let levels = Permission::ALL.into_iter().filter(|level| self.takes(*level)).map(Permission::as_str);
+        levels.collect::<Vec<_>>().join(", ")
+    }
+
     /// Whether a grant on it may have this level.
     #[must_use]
     pub const fn takes(self, permission: Permission) -> bool {
-        !matches!(self, Self::Workspace) || matches!(permission, Permission::Use | Permission::Manage)
+        match self {
+            Self::Workspace => matches!(permission, Permission::Use | Permission::Manage),
+            // Nothing in MLflow asks for USE on one.
+            Self::Skill => !matches!(permission, Permission::Use),
+            _ => true,
+        }
     }
 
     /// Whether it has a name that people choose, so that a glob makes sense. An experiment's is not its key.
     #[must_use]
     pub const fn takes_globs(self) -> bool {
         match self {
-            Self::Experiment | Self::RegisteredModel | Self::Prompt | Self::McpServer => true,
+            Self::Experiment | Self::RegisteredModel | Self::Prompt | Self::McpServer | Self::Skill => true,
             Self::Scorer
             | Self::GatewaySecret
             | Self::GatewayEndpoint
@@ -199,6 +217,63 @@ impl ResourceKind {
             | Self::McpServerVersion
             | Self::Job
             | Self::Workspace => false,
+        }
+    }
+
+    /// The form of this kind's keys; `None` if any text that is not empty can be one.
+    #[must_use]
+    pub const fn key_form(self) -> Option<&'static str> {
+        match self {
+            Self::Experiment => Some("a number without sign, spaces or leading zeros"),
+            Self::Scorer => Some("`EXPERIMENT_ID/NAME` with the name percent-encoded"),
+            Self::GatewaySecret | Self::GatewayEndpoint | Self::GatewayModelDefinition => {
+                Some("an ID of letters, digits, `-` and `_`")
+            }
+            Self::McpServer => Some("a name of the form `namespace/slug`"),
+            Self::Skill => Some("`name` or `@organization/name`, of lower-case letters, digits and `-`"),
+            Self::RegisteredModel
+            | Self::Prompt
+            | Self::Run
+            | Self::Trace
+            | Self::Assessment
+            | Self::LoggedModel
+            | Self::ReviewQueue
+            | Self::RegisteredModelVersion
+            | Self::PromptVersion
+            | Self::ScorerVersion
+            | Self::McpServerVersion
+            | Self::Job
+            | Self::Workspace => None,
+        }
+    }
+
+    /// Returns true if a resource of this kind can have this key. What a request names is compared letter for letter, so a key in
+    /// another form would never match.
+    #[must_use]
+    pub fn has_key(self, key: &str) -> bool {
+        match self {
+            Self::Experiment => is_experiment_id(key),
+            Self::Scorer => key.split_once('/').is_some_and(|(experiment, name)| {
+                let decoded = percent_decode_str(name).decode_utf8();
+                is_experiment_id(experiment)
+                    && decoded.is_ok_and(|decoded| !decoded.is_empty() && scorer_key(experiment, &decoded) == key)
+            }),
+            Self::GatewaySecret | Self::GatewayEndpoint | Self::GatewayModelDefinition => is_opaque_id(key),
+            Self::McpServer => is_mcp_name(key),
+            Self::Skill => is_skill_name(key),
+            Self::RegisteredModel
+            | Self::Prompt
+            | Self::Run
+            | Self::Trace
+            | Self::Assessment
+            | Self::LoggedModel
+            | Self::ReviewQueue
+            | Self::RegisteredModelVersion
+            | Self::PromptVersion
+            | Self::ScorerVersion
+            | Self::McpServerVersion
+            | Self::Job
+            | Self::Workspace => !key.is_empty(),
         }
     }
 }
@@ -264,6 +339,49 @@ pub fn scorer_key(experiment: &str, name: &str) -> String {
     format!("{experiment}/{}", utf8_percent_encode(name, QUOTED))
 }
 
+/// The key of a skill's grants (`mlflow.server.auth.permissions`, 3.18): `NAME`, or `@ORGANIZATION/NAME`.
+#[must_use]
+pub fn skill_key(organization: &str, name: &str) -> String {
+    if organization.is_empty() { name.to_owned() } else { format!("@{organization}/{name}") }
+}
+
+/// Returns true for the one spelling of an experiment's ID that requests may use. MLflow reads them with Python's `int()`, which
+/// accepts many spellings of one number.
+#[must_use]
+pub fn is_experiment_id(text: &str) -> bool {
+    let digits = !text.is_empty() && text.len() <= 19 && text.bytes().all(|byte| byte.is_ascii_digit());
+    digits && (text == "0" || !text.starts_with('0'))
+}
+
+/// Returns true for an ID that MLflow generates: 32 hex digits today; other stores and older servers had others.
+#[must_use]
+pub fn is_opaque_id(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    !text.is_empty() && text.len() <= 64 && text.bytes().all(plain)
+}
+
+/// Two segments, and none of the words that MLflow's greedy paths have after the name.
+fn is_mcp_name(name: &str) -> bool {
+    let plain = |segment: &str| {
+        !segment.is_empty()
+            && !matches!(segment, "versions" | "endpoints" | "tags" | "aliases" | "." | "..")
+            && segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte))
+    };
+    name.split_once('/').is_some_and(|(namespace, slug)| plain(namespace) && plain(slug))
+}
+
+/// `name` or `@organization/name` (`mlflow.utils.validation`, 3.18).
+fn is_skill_name(key: &str) -> bool {
+    let word =
+        |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    let name = |name: &str| name.len() <= 64 && name.split('-').all(word);
+    let organization = |organization: &str| organization.len() <= 64 && organization.split(['-', '.']).all(word);
+    match key.strip_prefix('@') {
+        Some(rest) => rest.split_once('/').is_some_and(|(of, called)| organization(of) && name(called)),
+        None => name(key),
+    }
+}
+
 /// Which resources of a kind a grant speaks of.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Selector {
@@ -286,6 +404,8 @@ pub enum SelectorError {
     NoGlob(&'static str),
     #[error("{0}s are granted as a whole, with `*`")]
     OnlyAll(&'static str),
+    #[error("this matches no {0}; write {1}")]
+    NeverMatches(&'static str, &'static str),
 }
 
 impl Selector {
@@ -316,6 +436,18 @@ impl Selector {
             Some(_) if !kind.takes_globs() => Err(SelectorError::NoGlob(kind.noun())),
             Some("") => Err(SelectorError::Empty),
             Some(pattern) => Ok(Self::Glob(pattern.to_owned())),
+        }
+    }
+
+    /// Reads a selector for a new grant: also refused is a key that no resource of `kind` can have.
+    ///
+    /// # Errors
+    /// See [`Selector::parse`]; [`SelectorError::NeverMatches`].
+    pub fn parse_new(kind: ResourceKind, text: &str) -> Result<Self, SelectorError> {
+        let selector = Self::parse(kind, text)?;
+        match (&selector, kind.key_form()) {
+            (Self::Exact(key), Some(form)) if !kind.has_key(key) => Err(SelectorError::NeverMatches(kind.noun(), form)),
+            _ => Ok(selector),
         }
     }
 

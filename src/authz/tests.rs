@@ -191,6 +191,49 @@ fn scopes_that_are_not_understood_are_refused() {
     assert_eq!(limits.scopes(), ["read-only", "experiment:1", "registered_model:a:b"]);
 }
 
+#[test]
+fn a_new_grant_names_what_can_exist() {
+    let check = |kind: ResourceKind, right: &[&str], wrong: &[&str]| {
+        for key in right {
+            assert!(Selector::parse_new(kind, key).is_ok(), "{kind}:{key}");
+        }
+        for key in wrong {
+            let refused = matches!(Selector::parse_new(kind, key), Err(SelectorError::NeverMatches(..)));
+            assert!(refused, "{kind}:{key}");
+            assert!(Selector::parse(kind, key).is_ok(), "what is stored can be read and revoked: {kind}:{key}");
+        }
+    };
+    check(
+        ResourceKind::Experiment,
+        &["0", "2", "9223372036854775807", "*", "glob:02"],
+        &["02", "00", "+2", " 2", "2.0", "-1", "name", "\u{662}"],
+    );
+    check(
+        ResourceKind::Scorer,
+        &["1/judge", "1/my%20scorer", "1/%C3%A4", "*"],
+        &["01/judge", "1/my scorer", "1/", "/judge", "1", "1/my%2fscorer", "1/a/b", "1/%41"],
+    );
+    check(
+        ResourceKind::McpServer,
+        &["a/b", "com.example/tool", "glob:a/*"],
+        &["a", "a/b/c", "a/", "/b", "a/tags", "a/.."],
+    );
+    check(
+        ResourceKind::Skill,
+        &["a", "code-review", "@acme/a", "@acme.ai/a-1", "*", "glob:@acme/*"],
+        &["A", "-a", "a-", "a--b", "a.b", "@acme", "@/a", "@acme/", "@acme/a/b", "@Acme/a", "@a..b/c", "a/b", "@@a/b"],
+    );
+    check(ResourceKind::Skill, &[&"a".repeat(64)], &[&"a".repeat(65)]);
+    check(ResourceKind::GatewaySecret, &["s-1", &"f".repeat(32)], &["a b", "a/b", &"f".repeat(65)]);
+    check(ResourceKind::RegisteredModel, &["02", "a b", "*", "ä/ö"], &[]);
+}
+
+#[test]
+fn a_skill_is_not_used() {
+    assert_eq!(ResourceKind::Skill.levels(), "READ, EDIT, MANAGE, NO_PERMISSIONS, DENY");
+    assert_eq!(ResourceKind::Workspace.levels(), "USE, MANAGE");
+}
+
 proptest! {
     #[test]
     fn an_exact_selector_selects_itself_only(key in "[^*]{1,20}", other in ".{0,20}") {

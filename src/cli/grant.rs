@@ -22,7 +22,8 @@ Examples:
   mlflow-auth-proxy grant set --group '/ml/**' --experiment 'glob:fraud-*' --permission READ
   mlflow-auth-proxy grant list --user alice --json
 
-A resource is an id or name, `*` for all, or `glob:PATTERN` on the names of experiments, models, prompts and MCP servers.
+A resource is an id or name, `*` for all, or `glob:PATTERN` on the names of experiments, models, prompts, MCP servers
+and skills.
 A group is one of the identity provider; with `/**` at its end it is that group and all below it.
 Permissions: READ < USE < EDIT < MANAGE; NO_PERMISSIONS and DENY refuse, whatever else was granted.")]
 pub(super) struct Arguments {
@@ -68,7 +69,7 @@ pub(super) struct Level {
 impl Level {
     /// The level, when what is granted can have it.
     pub(super) fn on(&self, kind: ResourceKind) -> anyhow::Result<Permission> {
-        ensure!(kind.takes(self.permission), "a {kind} is granted with USE or MANAGE");
+        ensure!(kind.takes(self.permission), "a {kind} is granted with one of {}", kind.levels());
         Ok(self.permission)
     }
 }
@@ -166,6 +167,17 @@ pub(super) struct What {
 }
 
 impl What {
+    /// What is to be granted.
+    pub(super) fn parse_new(self) -> anyhow::Result<(ResourceKind, Selector)> {
+        let (kind, selector) = self.parse()?;
+        // A name here would be stored and never match anything.
+        let named = kind == ResourceKind::Experiment
+            && matches!(&selector, Selector::Exact(id) if !id.bytes().all(|b| b.is_ascii_digit()));
+        ensure!(!named, "an experiment is granted by its id, which is a number, not by its name");
+        let selector = Selector::parse_new(kind, &selector.to_string())?;
+        Ok((kind, selector))
+    }
+
     pub(super) fn parse(self) -> anyhow::Result<(ResourceKind, Selector)> {
         let named = [
             (ResourceKind::Experiment, self.experiment),
@@ -176,12 +188,7 @@ impl What {
         let Some((kind, text)) = named.into_iter().find_map(|(kind, text)| Some((kind, text?))).or(other) else {
             bail!("say what is granted: --experiment, --registered-model, --prompt, or --type with --resource");
         };
-        let selector = Selector::parse(kind, &text)?;
-        // A name here would be stored and never match anything.
-        let matches_nothing = kind == ResourceKind::Experiment
-            && matches!(&selector, Selector::Exact(id) if !id.bytes().all(|b| b.is_ascii_digit()));
-        ensure!(!matches_nothing, "an experiment is granted by its id, which is a number, not by its name");
-        Ok((kind, selector))
+        Ok((kind, Selector::parse(kind, &text)?))
     }
 }
 
@@ -278,7 +285,7 @@ async fn carry_out(arguments: Arguments, opened: &Opened) -> anyhow::Result<()> 
 /// The grant that was meant, and how to say that it holds.
 async fn sentence(on: On, level: Level, opened: &Opened) -> anyhow::Result<(Grant, String)> {
     let (subject, called) = on.whom.find(opened).await?;
-    let (kind, selector) = on.what.parse()?;
+    let (kind, selector) = on.what.parse_new()?;
     let of_group = matches!(subject, Subject::Group(_));
     ensure!(!(of_group && kind == ResourceKind::Workspace), "a workspace is granted to roles only");
     let permission = level.on(kind)?;

@@ -188,7 +188,7 @@ async fn carry_out(arguments: Arguments, opened: &Opened) -> anyhow::Result<()> 
         }
         Command::Grant { role, what, level } => {
             let role = role.find(opened).await?;
-            let (kind, selector) = what.parse()?;
+            let (kind, selector) = what.parse_new()?;
             let permission = level.on(kind)?;
             let sentence = format!("role `{}` gives {permission} on {}", role.name, noun(kind, &selector));
             let grant = Grant { subject: Subject::Role(role.id), kind, selector, permission };

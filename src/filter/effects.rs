@@ -3,9 +3,9 @@
 //! The intent is written before MLflow is asked, the effect before the client hears of it, and all of it runs on a
 //! tracked task: a client that hangs up changes nothing. What a crash leaves is found again by [`Effects::reconcile`].
 
-use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, Weak};
 
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
@@ -15,7 +15,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::authn::Authn;
-use crate::authz::{Identity, OnCreate, Permission, Permit, Resource, ResourceKind, Selector, UserId, Whom};
+use crate::authz::{Identity, OnCreate, Permission, Permit, Resource, ResourceKind, Selector, UserId, Whom, skill_key};
 use crate::clock::Timestamp;
 use crate::http::read_bounded;
 use crate::resolve::{self, RegisteredModel, Resolver};
@@ -40,9 +40,10 @@ pub enum Happening {
     },
     /// A review queue, whose owner MLflow keeps itself.
     CreateQueue,
-    /// A version of an MCP server. MLflow makes the server along when it is not there.
-    CreateMcpVersion {
-        server: String,
+    /// Versions of these MCP servers or skills. MLflow makes those along that are not there.
+    CreateVersions {
+        kind: ResourceKind,
+        parents: Vec<String>,
     },
     /// Nothing follows, but the request must end before the next of its kind is decided.
     Alone,
@@ -88,12 +89,11 @@ pub(super) struct Parts {
     upstream: Upstream,
     pub(super) resolver: Arc<Resolver>,
     /// One writer per name: a model cannot be made again before the grants of the deleted one are gone.
-    names: Vec<Mutex<()>>,
+    names: Turns,
     /// One change of the AI gateway's secrets and model definitions at a time, see [`Effects::gateway_turn`].
     gateway: Arc<Mutex<()>>,
 }
 
-const NAME_LOCKS: usize = 64;
 const ANSWER_BYTES: usize = 16 * 1024 * 1024;
 /// How far MLflow's clock may be behind ours when we ask whether a thing is younger than our intent to make it.
 const CLOCK_SKEW_MS: i64 = 5_000;
@@ -108,8 +108,8 @@ impl Effects {
         resolver: Arc<Resolver>,
         tracker: TaskTracker,
     ) -> Self {
-        let names = (0..NAME_LOCKS).map(|_| Mutex::new(())).collect();
-        Self { parts: Arc::new(Parts { store, authn, upstream, resolver, names, gateway: Arc::default() }), tracker }
+        let (names, gateway) = (Turns::default(), Arc::default());
+        Self { parts: Arc::new(Parts { store, authn, upstream, resolver, names, gateway }), tracker }
     }
 
     /// Waits for the turn to change secrets or model definitions of the AI gateway.
@@ -142,8 +142,8 @@ impl Effects {
             match happening {
                 Happening::Alone => parts.send_whole(permit, outgoing).await,
                 Happening::CreateQueue => parts.create_queue(&maker.name, permit, outgoing).await,
-                Happening::CreateMcpVersion { server } => {
-                    parts.create_mcp_version(actor, maker, permit, server, outgoing).await
+                Happening::CreateVersions { kind, parents } => {
+                    parts.create_versions(actor, maker, permit, kind, parents, outgoing).await
                 }
                 happening => parts.run(actor, maker, permit, happening, outgoing).await,
             }
@@ -159,9 +159,8 @@ impl Effects {
     pub async fn reconcile(&self, before: Timestamp) -> Result<usize, ReconcileError> {
         let mut settled = 0;
         for intent in self.parts.store.intents().await?.into_iter().filter(|intent| intent.created < before) {
-            let (first, second) = slots(&intent.effect.names());
-            let _first = self.parts.lock(first).await;
-            let _second = self.parts.lock(second).await;
+            // A name that is taken is one whose request is under way, such as a slow upload.
+            let Some(_alone) = self.parts.names.try_take(&intent.effect.names()) else { continue };
             let id = intent.id;
             match self.parts.settle(intent).await {
                 Ok(()) => settled += 1,
@@ -210,28 +209,32 @@ impl Parts {
         happening: Happening,
         outgoing: Outgoing,
     ) -> Result<Done, EffectError> {
-        let (first, second) = slots(&happening.names());
-        let _first = self.lock(first).await;
-        let _second = self.lock(second).await;
-        self.run_alone(actor, maker, permit, happening, outgoing).await
+        let _alone = self.names.take(&happening.names()).await;
+        self.run_alone(actor, maker, permit, vec![happening], outgoing).await
     }
 
-    /// Under the locks of the names.
+    /// Under the locks of the names. What happens, happens with one request: all of it or nothing.
     async fn run_alone(
         &self,
         actor: Actor,
         maker: Maker,
         permit: Permit,
-        happening: Happening,
+        happenings: Vec<Happening>,
         outgoing: Outgoing,
     ) -> Result<Done, EffectError> {
-        self.settle_names_of(&happening).await?;
-        let intent = self.store.begin(&happening.effect(maker.user)).await.map_err(EffectError::NotBegun)?;
+        let mut begun = Vec::with_capacity(happenings.len());
+        for happening in happenings {
+            self.settle_names_of(&happening).await?;
+            let intent = self.store.begin(&happening.effect(maker.user)).await.map_err(EffectError::NotBegun)?;
+            begun.push((intent, happening));
+        }
         let response = match self.upstream.forward(permit, outgoing).await {
             Ok(response) => response,
             Err(error @ upstream::Error::Connect(_)) => {
                 // It provably never arrived. If forgetting fails too, the intent is settled later.
-                let _ = self.store.abandon(intent).await;
+                for (intent, _) in begun {
+                    let _ = self.store.abandon(intent).await;
+                }
                 return Err(error.into());
             }
             // It may have arrived: the intent stays until somebody can look.
@@ -239,17 +242,21 @@ impl Parts {
         };
         let (head, body) = response.into_parts();
         // What follows a deletion or a renaming does not wait for the answer's body, which may be of any size.
-        let early = head.status.is_success() && !happening.needs_answer();
+        let early = head.status.is_success() && !begun.iter().any(|(_, happening)| happening.needs_answer());
         if early {
-            self.follow(&actor, &maker, intent, &happening, &[]).await?;
+            self.follow_all(&actor, &maker, &begun, &[]).await?;
         }
         let body = read_bounded(body, ANSWER_BYTES).await.map_err(upstream::Error::from)?;
         if head.status.is_success() {
             if !early {
-                self.follow(&actor, &maker, intent, &happening, &body).await?;
+                self.follow_all(&actor, &maker, &begun, &body).await?;
             }
-        } else if let Err(error) = self.store.abandon(intent).await {
-            tracing::warn!(intent, %error, "an intent that came to nothing could not be forgotten; it will be settled later");
+        } else {
+            for (intent, _) in begun {
+                if let Err(error) = self.store.abandon(intent).await {
+                    tracing::warn!(intent, %error, "an intent that came to nothing could not be forgotten; it will be settled later");
+                }
+            }
         }
         Ok(Done { status: head.status, headers: head.headers, body })
     }
@@ -265,6 +272,19 @@ impl Parts {
                     ReconcileError::Resolve(error) => EffectError::Unsettled(error),
                 })?;
             }
+        }
+        Ok(())
+    }
+
+    async fn follow_all(
+        &self,
+        actor: &Actor,
+        maker: &Maker,
+        begun: &[(i64, Happening)],
+        body: &[u8],
+    ) -> Result<(), EffectError> {
+        for (intent, happening) in begun {
+            self.follow(actor, maker, *intent, happening, body).await?;
         }
         Ok(())
     }
@@ -291,6 +311,10 @@ impl Parts {
                 // A further version of somebody's scorer.
                 store.abandon(intent).await
             }
+            // It was there after all: made beside this process.
+            Happening::Create { kind: ResourceKind::Skill, name } if !makes_skill(name, body) => {
+                store.abandon(intent).await
+            }
             Happening::Create { kind, name } => {
                 self.resolver.forget_name(name).await;
                 if *kind == ResourceKind::Experiment {
@@ -309,15 +333,12 @@ impl Parts {
                 self.resolver.forget_name(to).await;
                 store.finish_rename(actor, intent, ResourceKind::RegisteredModel, from, to).await
             }
-            Happening::CreateQueue | Happening::CreateMcpVersion { .. } | Happening::Alone => {
-                store.abandon(intent).await
-            }
+            Happening::CreateQueue | Happening::CreateVersions { .. } | Happening::Alone => store.abandon(intent).await,
         };
         match happening {
-            Happening::Create { .. }
-            | Happening::CreateQueue
-            | Happening::CreateMcpVersion { .. }
-            | Happening::Alone => self.authn.forget(maker.user),
+            Happening::Create { .. } | Happening::CreateQueue | Happening::CreateVersions { .. } | Happening::Alone => {
+                self.authn.forget(maker.user)
+            }
             // Anybody may have had a grant on it.
             Happening::Delete { .. } | Happening::RenameModel { .. } => self.authn.forget_all(),
         }
@@ -373,23 +394,24 @@ impl Parts {
         Ok(Done { status: head.status, headers: head.headers, body })
     }
 
-    /// Under the name's lock a server that is not there is made by nobody else through us.
-    async fn create_mcp_version(
+    /// Under the lock of its name, what is not there is made by no other request through this process.
+    async fn create_versions(
         &self,
         actor: Actor,
         maker: Maker,
         permit: Permit,
-        server: String,
+        kind: ResourceKind,
+        parents: Vec<String>,
         outgoing: Outgoing,
     ) -> Result<Done, EffectError> {
-        let (slot, _) = slots(&[server.as_str()]);
-        let _alone = self.lock(slot).await;
-        let there = self.resolver.is_there(ResourceKind::McpServer, &server).await;
-        if !there.map_err(EffectError::Unsettled)? {
-            let happening = Happening::Create { kind: ResourceKind::McpServer, name: server };
-            return self.run_alone(actor, maker, permit, happening, outgoing).await;
+        let names: Vec<&str> = parents.iter().map(String::as_str).collect();
+        let _alone = self.names.take(&names).await;
+        let absent = self.resolver.absent(kind, parents).await.map_err(EffectError::Unsettled)?;
+        if absent.is_empty() {
+            return self.send_whole(permit, outgoing).await;
         }
-        self.send_whole(permit, outgoing).await
+        let makes = absent.into_iter().map(|name| Happening::Create { kind, name }).collect();
+        self.run_alone(actor, maker, permit, makes, outgoing).await
     }
 
     async fn send_whole(&self, permit: Permit, outgoing: Outgoing) -> Result<Done, EffectError> {
@@ -444,17 +466,13 @@ impl Parts {
         self.authn.forget_all();
         Ok(())
     }
-
-    async fn lock(&self, slot: Option<usize>) -> Option<tokio::sync::MutexGuard<'_, ()>> {
-        Some(self.names.get(slot?)?.lock().await)
-    }
 }
 
 impl Happening {
     /// Whether what follows can only be known from MLflow's answer.
     const fn needs_answer(&self) -> bool {
         match self {
-            Self::Create { .. } | Self::CreateQueue | Self::CreateMcpVersion { .. } | Self::Alone => true,
+            Self::Create { .. } | Self::CreateQueue | Self::CreateVersions { .. } | Self::Alone => true,
             Self::Delete { .. } | Self::RenameModel { .. } => false,
         }
     }
@@ -467,7 +485,7 @@ impl Happening {
             Self::Delete { key, .. } => vec![key],
             Self::RenameModel { from, to } => vec![from, to],
             Self::CreateQueue | Self::Alone => Vec::new(),
-            Self::CreateMcpVersion { server } => vec![server],
+            Self::CreateVersions { parents, .. } => parents.iter().map(String::as_str).collect(),
         }
     }
 
@@ -481,8 +499,8 @@ impl Happening {
             Self::CreateQueue | Self::Alone => {
                 Effect::Create { kind: ResourceKind::ReviewQueue, name: String::new(), user }
             }
-            Self::CreateMcpVersion { server } => {
-                Effect::Create { kind: ResourceKind::McpServer, name: server.clone(), user }
+            Self::CreateVersions { kind, parents } => {
+                Effect::Create { kind: *kind, name: parents.first().cloned().unwrap_or_default(), user }
             }
         }
     }
@@ -495,6 +513,27 @@ fn is_first_version(body: &[u8]) -> bool {
         version: Option<i64>,
     }
     serde_json::from_slice::<Registered>(body).is_ok_and(|registered| registered.version == Some(1))
+}
+
+/// Returns true if MLflow's answer says that a skill is new: the skill itself, or the first of its versions.
+fn makes_skill(key: &str, body: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Registered {
+        version: Option<i64>,
+        skill_versions: Option<Vec<SkillVersion>>,
+    }
+    #[derive(Deserialize)]
+    struct SkillVersion {
+        #[serde(default)]
+        organization: String,
+        name: String,
+        version: i64,
+    }
+    let Ok(Registered { version, skill_versions }) = serde_json::from_slice(body) else { return false };
+    match skill_versions {
+        Some(all) => all.iter().any(|one| one.version == 1 && skill_key(&one.organization, &one.name) == key),
+        None => version.is_none_or(|version| version == 1),
+    }
 }
 
 /// What MLflow says it made.
@@ -511,6 +550,7 @@ fn created(kind: ResourceKind, name: &str, body: &[u8]) -> Result<Resource, Effe
         ResourceKind::McpServer => made.name,
         // Their keys are made of what the request says.
         ResourceKind::Scorer
+        | ResourceKind::Skill
         | ResourceKind::Run
         | ResourceKind::Trace
         | ResourceKind::Assessment
@@ -526,16 +566,44 @@ fn created(kind: ResourceKind, name: &str, body: &[u8]) -> Result<Resource, Effe
     Ok(Resource::new(kind, key.ok_or_else(not_understood)?))
 }
 
-/// Which of the name locks these names take; always in the same order, so that two renames cannot wait for each other.
-fn slots(names: &[&str]) -> (Option<usize>, Option<usize>) {
-    let slot = |name: &&str| {
-        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(folded(name));
-        usize::try_from(hash % NAME_LOCKS as u64).unwrap_or_default()
-    };
-    let mut slots: Vec<usize> = names.iter().map(slot).collect();
-    slots.sort_unstable();
-    slots.dedup();
-    (slots.first().copied(), slots.get(1).copied())
+/// Turns of names: whoever has taken one is alone with it, in this process.
+///
+/// A turn may last as long as an upload, so each name has one of its own.
+#[derive(Debug, Default)]
+pub(super) struct Turns(std::sync::Mutex<HashMap<String, Weak<Mutex<()>>>>);
+
+impl Turns {
+    /// Waits until these names are free. They are taken in one order, so that two requests cannot wait for each other.
+    async fn take(&self, names: &[&str]) -> Vec<OwnedMutexGuard<()>> {
+        let mut taken = Vec::with_capacity(names.len());
+        for turn in self.of(names) {
+            taken.push(turn.lock_owned().await);
+        }
+        taken
+    }
+
+    /// `None` if one of them is taken.
+    fn try_take(&self, names: &[&str]) -> Option<Vec<OwnedMutexGuard<()>>> {
+        self.of(names).into_iter().map(|turn| turn.try_lock_owned().ok()).collect()
+    }
+
+    fn of(&self, names: &[&str]) -> Vec<Arc<Mutex<()>>> {
+        let names: BTreeSet<String> = names.iter().map(|name| folded(name)).collect();
+        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those that nobody has or waits for go before the table grows.
+        if turns.len() + names.len() > turns.capacity() {
+            turns.retain(|_, turn| turn.strong_count() > 0);
+        }
+        let turn = |name: String| {
+            let known = turns.get(&name).and_then(Weak::upgrade);
+            known.unwrap_or_else(|| {
+                let turn = Arc::default();
+                turns.insert(name, Arc::downgrade(&turn));
+                turn
+            })
+        };
+        names.into_iter().map(turn).collect()
+    }
 }
 
 /// A name as databases that ignore case and trailing spaces compare it.
@@ -612,3 +680,6 @@ struct CreatedQueueInfo {
     #[serde(default)]
     created_by: String,
 }
+
+#[cfg(test)]
+mod tests;

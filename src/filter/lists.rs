@@ -11,11 +11,12 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::actions::with_actions;
 use super::push_down;
 use crate::authz::{Identity, Permission, Permit, Policy, Requirement, Resource, ResourceKind, Visibility, holds, may};
 use crate::crypto::Sealer;
 use crate::http::{Body, Query, ReadError, read_bounded};
-use crate::mlflow::{Filter, Json, scorer_key};
+use crate::mlflow::{Filter, Json, scorer_key, skill_key};
 use crate::resolve::{self, Queue, RegisteredModel, Resolver};
 use crate::upstream::{self, Outgoing, Upstream};
 
@@ -71,14 +72,25 @@ struct Position {
     pushed: bool,
 }
 
+/// What the client wants of a list.
+#[derive(Debug)]
+struct Asked {
+    filter: Option<String>,
+    /// Of skills, which ones.
+    identities: Vec<String>,
+}
+
+/// The parameter of a list of skills that names them; one empty value selects none (3.18).
+const IDENTITIES: &str = "include_skill_identities";
+
 /// How far a call has come, and how it goes on.
 #[derive(Debug)]
 struct Walk {
     position: Position,
     /// The next request is as the client sized it, so that MLflow's own complaints reach the client.
     as_asked: bool,
-    /// The client's filter, until MLflow has accepted it together with the condition.
-    fallback: Option<Option<String>>,
+    /// What the client asked for, until MLflow has accepted it together with the condition.
+    fallback: Option<Asked>,
     at_most: usize,
 }
 
@@ -98,7 +110,7 @@ impl Walk {
     /// Goes on without the condition when it may be what was refused: a gateway or a database has limits of its own.
     fn falls_back(&mut self, answer: &Result<ListAnswer, ListError>, request: &mut ListRequest<'_, '_>) -> bool {
         let Some(theirs) = self.fallback.take().filter(|_| refused(answer)) else { return false };
-        request.set_filter(theirs.as_deref());
+        request.ask(&theirs);
         self.position = Position::default();
         true
     }
@@ -184,7 +196,7 @@ impl Lists {
                     walk.position.skip = index;
                     return Ok(self.answer(who, filter, &rows, Some(&walk.position)));
                 }
-                rows.push(row.to_owned());
+                rows.push(shown(who, policy, filter, row)?);
             }
             let pushed = walk.position.pushed;
             match fetched.next {
@@ -207,7 +219,7 @@ impl Lists {
         visible: &[Visibility],
         request: &mut ListRequest<'_, '_>,
     ) -> Result<Walk, ListError> {
-        let theirs = request.filter();
+        let theirs = request.asked();
         let start = self.position(who, filter, request)?;
         let as_asked = start.as_ref().is_none_or(|position| position.pushed && position.skip == 0);
         let pushed = start.as_ref().is_none_or(|position| position.pushed);
@@ -240,14 +252,19 @@ impl Lists {
 
     /// Narrows the request to what may be read, where this MLflow can; see [`push_down`].
     fn push_down(&self, filter: Filter, visible: &[Visibility], request: &mut ListRequest<'_, '_>) -> bool {
-        let Some(condition) = push_down::condition(filter, self.upstream.version(), visible) else { return false };
-        let theirs = request.filter();
-        let Some(both) = push_down::conjunction(theirs.as_deref(), &condition) else { return false };
-        request.set_filter(Some(&both));
+        let theirs = request.asked();
+        if filter == Filter::Skills {
+            let Some(only) = push_down::identities(&theirs.identities, visible) else { return false };
+            request.set_identities(&only);
+        } else {
+            let Some(condition) = push_down::condition(filter, self.upstream.version(), visible) else { return false };
+            let Some(both) = push_down::conjunction(theirs.filter.as_deref(), &condition) else { return false };
+            request.set_filter(Some(&both));
+        }
         // A query is a part of the head; MLflow's limits of a body are far away.
         let fits = request.body.is_some() || push_down::head_fits(&request.target(), &request.headers);
         if !fits {
-            request.set_filter(theirs.as_deref());
+            request.ask(&theirs);
         }
         fits
     }
@@ -262,7 +279,7 @@ impl Lists {
             let plain = serde_json::to_vec(position).unwrap_or_default();
             // URL-safe text needs no escapes.
             members.push(("next_page_token", format!("\"{}\"", self.sealer.seal(filter.key(), who.user.0, &plain))));
-        } else if matches!(filter, Filter::McpServers | Filter::McpEndpoints) {
+        } else if matches!(filter, Filter::McpServers | Filter::McpEndpoints | Filter::Skills) {
             members.push(("next_page_token", "null".to_owned()));
         }
         if filter == Filter::EndpointModels {
@@ -364,6 +381,10 @@ impl Lists {
                 let row: McpEndpointRow = parse(row.get().as_bytes())?;
                 Ok(read(&Resource::new(ResourceKind::McpServer, row.server_name)))
             }
+            Filter::Skills => {
+                let row: SkillRow = parse(row.get().as_bytes())?;
+                Ok(read(&Resource::new(ResourceKind::Skill, skill_key(&row.organization, &row.name))))
+            }
             Filter::Jobs => {
                 let row: JobRow = parse(row.get().as_bytes())?;
                 Ok(read(&Resource::new(ResourceKind::Job, row.job_id)))
@@ -419,6 +440,7 @@ impl Lists {
             | Filter::ModelDefinitions
             | Filter::McpServers
             | Filter::McpEndpoints
+            | Filter::Skills
             | Filter::Jobs => {}
         }
         Ok(())
@@ -438,6 +460,13 @@ fn versions_readable(who: &Identity, policy: Policy, name: &str) -> Option<bool>
     let read = |kind| holds(who, policy, &Requirement::version(Permission::Read, Resource::new(kind, name))).is_ok();
     let as_model = read(ResourceKind::RegisteredModel);
     (as_model == read(ResourceKind::Prompt)).then_some(as_model)
+}
+
+/// The row as `who` sees it.
+fn shown(who: &Identity, policy: Policy, filter: Filter, row: &RawValue) -> Result<Box<RawValue>, ListError> {
+    let Some(kind) = filter.actions() else { return Ok(row.to_owned()) };
+    let row = with_actions(who, policy, kind, row.get()).and_then(|row| RawValue::from_string(row).ok());
+    row.ok_or(ListError::Upstream(upstream::Error::NotUnderstood))
 }
 
 /// Returns true if MLflow did not answer a request with rows.
@@ -467,6 +496,7 @@ impl Filter {
             Self::Endpoints => Some(&[ResourceKind::GatewayEndpoint]),
             Self::ModelDefinitions => Some(&[ResourceKind::GatewayModelDefinition]),
             Self::McpServers | Self::McpEndpoints => Some(&[ResourceKind::McpServer]),
+            Self::Skills => Some(&[ResourceKind::Skill]),
             Self::Scorers | Self::ReviewQueues | Self::EndpointModels | Self::Jobs => None,
         }
     }
@@ -489,9 +519,30 @@ impl Filter {
                 | Self::EndpointModels
                 | Self::McpServers
                 | Self::McpEndpoints
+                | Self::Skills
                 | Self::Jobs,
                 _,
             ) => None,
+        }
+    }
+
+    /// The kind of the rows, where each shows what the caller may do with it.
+    #[must_use]
+    pub const fn actions(self) -> Option<ResourceKind> {
+        match self {
+            Self::McpServers => Some(ResourceKind::McpServer),
+            Self::Skills => Some(ResourceKind::Skill),
+            Self::Experiments
+            | Self::RegisteredModels
+            | Self::ModelVersions
+            | Self::Scorers
+            | Self::ReviewQueues
+            | Self::Secrets
+            | Self::Endpoints
+            | Self::ModelDefinitions
+            | Self::EndpointModels
+            | Self::McpEndpoints
+            | Self::Jobs => None,
         }
     }
 
@@ -509,6 +560,7 @@ impl Filter {
             Self::EndpointModels => "data",
             Self::McpServers => "mcp_servers",
             Self::McpEndpoints => "mcp_access_endpoints",
+            Self::Skills => "skills",
             Self::Jobs => "jobs",
         }
     }
@@ -517,7 +569,7 @@ impl Filter {
     const fn default_rows(self) -> usize {
         match self {
             Self::Experiments => 1000,
-            Self::RegisteredModels | Self::McpServers | Self::McpEndpoints | Self::ReviewQueues => 100,
+            Self::RegisteredModels | Self::McpServers | Self::McpEndpoints | Self::Skills | Self::ReviewQueues => 100,
             Self::ModelVersions => 10_000,
             // These come whole.
             Self::Scorers
@@ -540,7 +592,7 @@ impl Filter {
             | Self::Secrets
             | Self::Endpoints
             | Self::ModelDefinitions => true,
-            Self::EndpointModels | Self::McpServers | Self::McpEndpoints | Self::Jobs => false,
+            Self::EndpointModels | Self::McpServers | Self::McpEndpoints | Self::Skills | Self::Jobs => false,
         }
     }
 }
@@ -563,10 +615,23 @@ impl ListRequest<'_, '_> {
         }
     }
 
-    fn filter(&self) -> Option<String> {
-        match &self.body {
+    fn asked(&self) -> Asked {
+        let filter = match &self.body {
             None => self.query.all("filter").next().map(str::to_owned),
             Some(body) => body.text("filter").map(str::to_owned),
+        };
+        Asked { filter, identities: self.query.all(IDENTITIES).map(str::to_owned).collect() }
+    }
+
+    fn ask(&mut self, asked: &Asked) {
+        self.set_filter(asked.filter.as_deref());
+        self.set_identities(&asked.identities);
+    }
+
+    fn set_identities(&mut self, identities: &[String]) {
+        self.query.set(IDENTITIES, None);
+        for identity in identities {
+            self.query.add(IDENTITIES, identity);
         }
     }
 
@@ -709,6 +774,13 @@ struct EndpointModelRow {
 #[derive(Deserialize)]
 struct McpEndpointRow {
     server_name: String,
+}
+
+#[derive(Deserialize)]
+struct SkillRow {
+    #[serde(default)]
+    organization: String,
+    name: String,
 }
 
 #[derive(Deserialize)]

@@ -42,6 +42,7 @@ pub(super) fn condition(filter: Filter, version: Option<Version>, visible: &[Vis
         | Filter::EndpointModels
         | Filter::McpServers
         | Filter::McpEndpoints
+        | Filter::Skills
         | Filter::Jobs => return None,
     };
     let mut keys: Vec<&str> = Vec::new();
@@ -63,6 +64,19 @@ pub(super) fn condition(filter: Filter, version: Option<Version>, visible: &[Vis
     }
     // No space after the comma: it would be a third token.
     Some(Condition { text: format!("{column} IN ('{}')", keys.join("','")), tokens })
+}
+
+/// The skills to ask for: those that may be read, of those that the client names or of all. `None` when it cannot be asked so.
+///
+/// A list of nothing but an empty text selects none.
+pub(super) fn identities(theirs: &[String], visible: &[Visibility]) -> Option<Vec<String>> {
+    let [Visibility::Only(only)] = visible else { return None };
+    let asked = |key: &&String| theirs.is_empty() || theirs.contains(key);
+    let mut both: Vec<String> = only.iter().filter(asked).cloned().collect();
+    if both.is_empty() {
+        both.push(String::new());
+    }
+    Some(both)
 }
 
 /// The client's filter and the condition. `None` when it is not certain that both are read as they stand: then the
@@ -126,6 +140,18 @@ mod tests {
         ] {
             assert_eq!(condition(filter, version, &[visible]), None);
         }
+    }
+
+    #[test]
+    fn skills_are_asked_for_by_name() {
+        let texts = |keys: &[&str]| keys.iter().map(|key| (*key).to_owned()).collect::<Vec<_>>();
+        let some = [only(&["@acme/review", "review"])];
+        assert_eq!(identities(&[], &some), Some(texts(&["@acme/review", "review"])));
+        assert_eq!(identities(&texts(&["review", "hidden"]), &some), Some(texts(&["review"])));
+        assert_eq!(identities(&texts(&["hidden"]), &some), Some(texts(&[""])));
+        assert_eq!(identities(&texts(&[""]), &some), Some(texts(&[""])));
+        assert_eq!(identities(&[], &[Visibility::PerRow]), None);
+        assert_eq!(identities(&[], &[Visibility::All]), None);
     }
 
     #[test]

@@ -75,6 +75,23 @@ impl ArtifactPath {
         super::locate::is_experiment_id(first).then_some(first)
     }
 
+    /// The key of the skill whose uploaded files this path is for: `skills/NAME...` or `skills/@ORGANIZATION/NAME...`
+    /// (`mlflow.store.tracking.skill_registry.artifact_paths`, 3.18).
+    #[must_use]
+    pub fn skill(&self) -> Option<&str> {
+        let path = self.0.strip_prefix("skills/")?;
+        let slash = if path.starts_with('@') { 1 } else { 0 };
+        let end = path.match_indices('/').nth(slash).map_or(path.len(), |(at, _)| at);
+        path.get(..end).filter(|key| ResourceKind::Skill.has_key(key))
+    }
+
+    /// Returns true for the folder in which MLflow keeps the files of skills, and everything below it. Some file systems ignore
+    /// case.
+    #[must_use]
+    pub fn is_of_skills(&self) -> bool {
+        self.0.split('/').next().is_some_and(|first| first.eq_ignore_ascii_case("skills"))
+    }
+
     /// The rest of the path below one that it lies in; `None` when it does not.
     #[must_use]
     pub fn below(&self, ancestor: &Self) -> Option<&str> {

@@ -7,8 +7,9 @@ use std::collections::HashSet;
 use http::HeaderMap;
 
 use super::json::Keep;
-use super::{ArtifactPath, Field, Json, JsonError, Need, Operation, Source, Step, Thing};
-use crate::authz::{Permission, scorer_key};
+use super::{ArtifactPath, Field, Json, JsonError, Narrow, Need, Operation, Source, Step, Thing};
+use crate::authz::{Permission, ResourceKind, scorer_key, skill_key};
+pub(super) use crate::authz::{is_experiment_id, is_opaque_id};
 use crate::http::{PathError, Query};
 
 /// The parts of a request in which fields stand. The body is there for operations that send JSON.
@@ -190,6 +191,9 @@ fn pair(thing: Thing, field: &Field, with: &str, input: &mut Input<'_, '_>) -> R
             let experiment = check_id(Thing::Experiment, field, first)?;
             let name = check_id(Thing::Model, &beside(with), second)?;
             Ok(Some(scorer_key(&experiment, &name)))
+        }
+        (Some(organization), Some(name)) if matches!(thing, Thing::Skill | Thing::NewSkill) => {
+            Ok(Some(skill_key(&organization, &name)))
         }
         (Some(first), Some(second)) if thing == Thing::ReviewQueueName => {
             let experiment = check_id(Thing::Experiment, field, first)?;
@@ -400,10 +404,16 @@ fn check_id(thing: Thing, field: &Field, value: String) -> Result<String, Locate
             "a name"
         }
         Thing::McpServer | Thing::McpServerVersion | Thing::NewMcpServerVersion => {
-            if is_mcp_name(&value) {
+            if ResourceKind::McpServer.has_key(&value) {
                 return Ok(value);
             }
             "a name of the form `namespace/slug`"
+        }
+        Thing::Skill | Thing::NewSkill => {
+            if ResourceKind::Skill.has_key(&value) {
+                return Ok(value);
+            }
+            SKILL_NAME
         }
         Thing::Run
         | Thing::LoggedModel
@@ -432,28 +442,8 @@ fn check_id(thing: Thing, field: &Field, value: String) -> Result<String, Locate
     Err(LocateError::Invalid { name: field.name().to_owned(), value: shown(&format!("'{value}'")), expected })
 }
 
-/// Two segments, and none of the words that MLflow's greedy paths have after the name.
-fn is_mcp_name(name: &str) -> bool {
-    let segments: Vec<&str> = name.split('/').collect();
-    let plain = |segment: &&str| {
-        !segment.is_empty()
-            && !matches!(*segment, "versions" | "endpoints" | "tags" | "aliases" | "." | "..")
-            && segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte))
-    };
-    segments.len() == 2 && segments.iter().all(plain)
-}
-
-/// MLflow reads experiment ids with Python's `int()`, which knows many spellings of one number; we know one.
-pub(super) fn is_experiment_id(text: &str) -> bool {
-    let digits = !text.is_empty() && text.len() <= 19 && text.bytes().all(|byte| byte.is_ascii_digit());
-    digits && (text == "0" || !text.starts_with('0'))
-}
-
-/// 32 hex digits today; other stores and older servers had others.
-pub(super) fn is_opaque_id(text: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-    !text.is_empty() && text.len() <= 64 && text.bytes().all(plain)
-}
+pub(super) const SKILL_NAME: &str =
+    "of lower-case letters, digits and single hyphens between them, with an organization or without one";
 
 pub(super) fn invalid(name: &str, value: &Json<'_>, expected: &'static str) -> LocateError {
     match value {
@@ -479,31 +469,41 @@ pub(super) fn shown(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(64).collect()
 }
 
-/// Cuts the list of experiments a search names down to those that `keep` says may be read. `keep` may be asked twice.
+/// Cuts a list of IDs in the query or in the body down to those that `keep` says may be read. `keep` may be asked twice.
 ///
 /// # Errors
-/// Not a list of experiment ids, or an error of `keep`.
+/// Not a list of IDs, or an error of `keep`.
 pub fn narrow(
-    field: &Field,
-    body: &mut Json<'_>,
+    list: &Narrow,
+    query: &mut Query,
+    body: Option<&mut Json<'_>>,
     mut keep: impl FnMut(&str) -> Result<Keep, LocateError>,
 ) -> Result<Narrowed, LocateError> {
-    let name = field.name();
+    let (field, name) = (&list.field, list.field.name());
+    let Some(body) = body.filter(|_| field.source == Source::Body) else {
+        if field.source == Source::Query {
+            query.try_retain(|key, id| {
+                Ok::<_, LocateError>(key != name || keep(&check_id(list.thing, field, id.clone())?)? == Keep::Yes)
+            })?;
+        }
+        let some = field.source == Source::Query && query.all(name).next().is_some();
+        return Ok(if some { Narrowed::Some } else { Narrowed::Nothing });
+    };
     to_front(body, name);
-    let mut list = match member(body, name)? {
+    let mut ids = match member(body, name)? {
         None => return Ok(Narrowed::Nothing),
-        Some(Json::Array(list)) => std::mem::take(list),
+        Some(Json::Array(ids)) => std::mem::take(ids),
         Some(other) => return Err(invalid(name, other, "a list of strings")),
     };
-    list.rewrite(
+    ids.rewrite(
         |id| match id {
-            Json::String(id) => keep(&check_id(Thing::Experiment, field, id.clone().into_owned())?),
+            Json::String(id) => keep(&check_id(list.thing, field, id.clone().into_owned())?),
             other => Err(invalid(name, other, "a list of strings")),
         },
         &[],
     )?;
-    let narrowed = if list.is_empty() { Narrowed::Nothing } else { Narrowed::Some };
-    body.set(name, Json::Array(list));
+    let narrowed = if ids.is_empty() { Narrowed::Nothing } else { Narrowed::Some };
+    body.set(name, Json::Array(ids));
     Ok(narrowed)
 }
 

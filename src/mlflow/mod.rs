@@ -16,7 +16,7 @@ mod rules;
 mod schema;
 mod table;
 
-pub use crate::authz::scorer_key;
+pub use crate::authz::{scorer_key, skill_key};
 pub use address::{AddressError, ProviderHost, ProviderHosts};
 pub use artifact::{ArtifactPath, ModelFiles, artifact_tier};
 pub use authorship::{Author, sign};
@@ -29,11 +29,11 @@ pub use provider::{Model as ProviderModel, PROMPT_MODEL_TAG, StoredSecret, privi
 pub use question::{Question, QuestionError};
 pub use rules::{
     Demand, PromptAt, QueuePart, SourceUri, demands, is_prompt_model_tag, keep_assessment_ids, names_a_version,
-    names_assessments, optimized_prompt, pin_prompt, started_trace,
+    names_assessments, new_skills, optimized_prompt, pin_prompt, started_trace,
 };
 pub use schema::{MessageId, RequestFields, Schema, SchemaError, Unknown};
 pub use table::{
-    Feature, Field, Filter, Found, Need, Operation, Rule, Send, Source, Step, Table, TableError, Then, Thing,
+    Feature, Field, Filter, Found, Narrow, Need, Operation, Rule, Send, Source, Step, Table, TableError, Then, Thing,
 };
 
 #[cfg(test)]

@@ -144,6 +144,8 @@ impl Thing {
             | Self::McpServer
             | Self::McpServerVersion
             | Self::NewMcpServerVersion
+            | Self::Skill
+            | Self::NewSkill
             | Self::Job => None,
         }
     }
@@ -176,6 +178,7 @@ impl Thing {
             Self::McpServerVersion | Self::NewMcpServerVersion => {
                 (ResourceKind::McpServer, Some(ResourceKind::McpServerVersion))
             }
+            Self::Skill | Self::NewSkill => (ResourceKind::Skill, None),
             Self::Job => (ResourceKind::Job, None),
         }
     }

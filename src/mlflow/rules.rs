@@ -8,10 +8,10 @@ use std::collections::HashSet;
 use super::json::{Keep, List, canonical};
 use super::judge::{self, Judge};
 use super::locate::{
-    Located, MAX_THINGS, each_text, invalid, is_opaque_id, list_of, member, shown, text_field, to_front,
+    Located, MAX_THINGS, SKILL_NAME, each_text, invalid, is_opaque_id, list_of, member, shown, text_field, to_front,
 };
 use super::{ArtifactPath, Json, LocateError, Need, Operation, PROMPT_TAG, Rule, Then, Thing, provider};
-use crate::authz::{Permission, ResourceKind, scorer_key};
+use crate::authz::{Permission, ResourceKind, scorer_key, skill_key};
 
 const PROMPT_SOURCES: [&str; 2] = ["dummy-source", "prompt-template"];
 
@@ -22,6 +22,8 @@ pub enum Demand {
     Located(Located),
     /// Nobody took this name's permissions away from the caller.
     NameIsFree { kind: ResourceKind, name: String },
+    /// EDIT on these skills; those that are not there may be made by the caller.
+    NewSkills(Vec<String>),
     /// Nobody took this name's permissions away from the caller; and where permissions follow names, renaming is sharing.
     ExperimentName { renamed: Option<String>, name: String },
     /// Only administrators may do this; the words complete "Only an administrator may …".
@@ -241,7 +243,21 @@ pub fn demands(
             let field = if operation.then == Some(Then::RenameModel) { "new_name" } else { "name" };
             let name = text_field(body, field)?.ok_or_else(|| LocateError::Missing(field.to_owned()))?;
             let kind = if let Some(Then::Own(kind)) = operation.then { kind } else { ResourceKind::RegisteredModel };
+            let name = if kind == ResourceKind::Skill { skill(body, &name)? } else { name };
+            if name == "*" {
+                // In grants and lists, that is all of them. MLflow 3.18 refuses it, too.
+                let (value, expected) =
+                    (format!("'{name}'"), "another name than the one that stands for all in grants");
+                return Err(LocateError::Invalid { name: field.to_owned(), value, expected });
+            }
             vec![Demand::NameIsFree { kind, name }]
+        }
+        Rule::NewSkills => vec![Demand::NewSkills(new_skills(body)?)],
+        Rule::SkillStatus => {
+            let status = text_field(body, "status")?.unwrap_or_default();
+            let whole = |one: &Located| Demand::Located(Located { permission: Permission::Manage, ..one.clone() });
+            let deletes = status.trim().eq_ignore_ascii_case("deleted");
+            if deletes { located.iter().map(whole).collect() } else { Vec::new() }
         }
         Rule::PromptTag => {
             let key = text_field(body, "key")?.ok_or_else(|| LocateError::Missing("key".to_owned()))?;
@@ -297,6 +313,51 @@ pub fn demands(
         }
     })
 }
+
+/// The key of the skill that a request is to make: `organization` stands in the body.
+///
+/// # Errors
+/// No skill can be called so.
+fn skill(body: &mut Json<'_>, name: &str) -> Result<String, LocateError> {
+    let organization = text_field(body, "organization")?.unwrap_or_default();
+    let key = skill_key(&organization, name);
+    if ResourceKind::Skill.has_key(&key) && !name.starts_with('@') {
+        return Ok(key);
+    }
+    Err(LocateError::Invalid { name: "name".to_owned(), value: shown(&format!("'{key}'")), expected: SKILL_NAME })
+}
+
+/// The skills of a request that registers versions of many.
+///
+/// # Errors
+/// The body is not of the operation's types; a name that no skill can have; more than MLflow accepts at once.
+pub fn new_skills(body: &mut Json<'_>) -> Result<Vec<String>, LocateError> {
+    let organization = text_field(body, "organization")?.unwrap_or_default();
+    let mut keys = Vec::new();
+    match member(body, "skills")? {
+        None => {}
+        Some(Json::Array(skills)) => {
+            for one in skills.iter() {
+                let one = one?;
+                let name = one.text("name").unwrap_or_default();
+                let key = skill_key(&organization, name);
+                if !ResourceKind::Skill.has_key(&key) || name.starts_with('@') {
+                    let (name, value) = ("skills.name".to_owned(), shown(&format!("'{key}'")));
+                    return Err(LocateError::Invalid { name, value, expected: SKILL_NAME });
+                }
+                keys.push(key);
+                if keys.len() > MAX_SKILLS {
+                    return Err(LocateError::TooMany(MAX_SKILLS));
+                }
+            }
+        }
+        Some(other) => return Err(invalid("skills", other, "a list of objects")),
+    }
+    if keys.is_empty() { Err(LocateError::Missing("skills".to_owned())) } else { Ok(keys) }
+}
+
+/// `mlflow.utils.validation._MAX_BULK_REGISTER_SKILLS`, 3.18.
+const MAX_SKILLS: usize = 500;
 
 fn prompt_model_tag(name: &str, key: &str, value: &str) -> Option<Demand> {
     let demand = || Demand::PromptModelTag { name: name.to_owned(), written: value.to_owned() };

@@ -62,6 +62,26 @@ impl Field {
     }
 }
 
+/// A list in the request that is cut down to what the caller may read.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Narrow {
+    /// What its entries name: experiments or traces.
+    pub thing: Thing,
+    pub field: Field,
+}
+
+impl FromStr for Narrow {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (thing, field) = text.split_once(' ').ok_or_else(|| format!("`{text}` is not a thing and a field"))?;
+        match thing.parse()? {
+            thing @ (Thing::Experiment | Thing::Trace) => Ok(Self { thing, field: field.parse()? }),
+            _ => Err(format!("`{thing}`s are not cut down")),
+        }
+    }
+}
+
 /// What a field names.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Thing {
@@ -101,6 +121,10 @@ pub enum Thing {
     McpServerVersion,
     /// A version to be made; its server may have to be made, too.
     NewMcpServerVersion,
+    /// A skill, by name and, where it has one, organization.
+    Skill,
+    /// A version to be made; its skill may have to be made, too.
+    NewSkill,
     Job,
     /// A path of the artifact proxy; it belongs to the experiment in whose location it lies.
     Artifact,
@@ -177,6 +201,7 @@ pub enum Filter {
     EndpointModels,
     McpServers,
     McpEndpoints,
+    Skills,
     Jobs,
 }
 
@@ -193,8 +218,8 @@ pub enum Then {
     /// Traces were deleted: where they were is no longer known.
     ForgetTraces,
     OwnQueue,
-    /// The caller owns the MCP server, if its first version made it.
-    OwnNewMcpServer,
+    /// The caller owns the MCP server or the skills that first versions made.
+    OwnNew(ResourceKind),
 }
 
 /// A check that the columns of the table cannot say; see [`super::rules`].
@@ -209,6 +234,7 @@ pub enum Rule {
     Judge,
     NamedOrAdmin,
     NewName,
+    NewSkills,
     OneNamed,
     OnlineScorer,
     PromptSource,
@@ -223,6 +249,7 @@ pub enum Rule {
     QueueUpdate,
     ScheduleTag,
     ScorerDelete,
+    SkillStatus,
     TraceStays,
     TraceTag,
     TraceTags,
@@ -246,8 +273,10 @@ pub struct Operation {
     pub provider_key: bool,
     /// Where its body says who did it.
     pub author: Option<Author>,
-    pub narrow: Option<Field>,
+    pub narrow: Option<Narrow>,
     pub filter: Option<Filter>,
+    /// Its answer is a resource of this kind, and shows what the caller may do with it.
+    pub actions: Option<ResourceKind>,
     /// A field of the answer that only administrators see.
     pub hide: Option<String>,
     /// What is answered while its feature is closed, where MLflow's pages ask without being asked to.
@@ -271,7 +300,8 @@ impl Operation {
             | Need::NotDenied(_)
             | Need::Tier(..) => None,
         });
-        let fields = needed.chain(&self.narrow).filter(|field| field.source == Source::Body);
+        let fields =
+            needed.chain(self.narrow.as_ref().map(|narrow| &narrow.field)).filter(|field| field.source == Source::Body);
         fields.map(|field| field.steps.as_slice()).collect()
     }
 
@@ -351,10 +381,11 @@ impl Table {
             if needs.is_empty() {
                 return Err(wrong("it needs nothing; say PUBLIC if that is meant".to_owned()));
             }
-            let narrow = row.narrow.as_deref().map(Field::from_str).transpose().map_err(wrong)?;
+            let narrow = row.narrow.as_deref().map(Narrow::from_str).transpose().map_err(wrong)?;
             let reads = methods.iter().all(|method| *method == Method::GET);
             let send = row.send.unwrap_or(if reads { Send::Query } else { Send::Json });
-            let fields = known_fields(&schema, &row.name, send, &needs, narrow.as_ref()).map_err(wrong)?;
+            let fields = known_fields(&schema, &row.name, send, &needs, narrow.as_ref().map(|narrow| &narrow.field))
+                .map_err(wrong)?;
             let author = row.author.map(Author::field);
             if author.is_some_and(|field| !schema.has(fields.body, [[field].into_iter()].into_iter(), None)) {
                 return Err(wrong("its request has no field for the author".to_owned()));
@@ -377,6 +408,7 @@ impl Table {
                 author: row.author,
                 narrow,
                 filter: row.filter,
+                actions: row.actions,
                 hide: row.hide,
                 closed: row.closed.map(|json| &*Box::leak(json.into_boxed_str())),
                 empty: row.empty,
@@ -463,6 +495,7 @@ struct Row {
     author: Option<Author>,
     narrow: Option<String>,
     filter: Option<Filter>,
+    actions: Option<ResourceKind>,
     hide: Option<String>,
     closed: Option<String>,
     #[serde(default)]
@@ -558,8 +591,10 @@ impl FromStr for Then {
         let kind = |word: &str| word.parse().map_err(|error: UnknownKind| error.to_string());
         match sentence.split_once(' ') {
             Some(("own", "review_queue")) => Ok(Self::OwnQueue),
-            Some(("own", "new mcp_server")) => Ok(Self::OwnNewMcpServer),
-            Some(("own", word)) => Ok(Self::Own(kind(word)?)),
+            Some(("own", words)) => match words.strip_prefix("new ") {
+                Some(word) => Ok(Self::OwnNew(kind(word)?)),
+                None => Ok(Self::Own(kind(words)?)),
+            },
             Some(("drop", word)) => Ok(Self::Drop(kind(word)?)),
             Some(("rename", "registered_model")) => Ok(Self::RenameModel),
             Some(("rename", "experiment")) => Ok(Self::RenameExperiment),
@@ -603,6 +638,8 @@ impl FromStr for Thing {
             "mcp-server" => Self::McpServer,
             "mcp-server-version" => Self::McpServerVersion,
             "new-mcp-server-version" => Self::NewMcpServerVersion,
+            "skill" => Self::Skill,
+            "new-skill" => Self::NewSkill,
             "job" => Self::Job,
             "artifact" => Self::Artifact,
             _ => return Err(format!("`{word}` is not a thing")),

@@ -293,6 +293,77 @@ fn artifact_paths_are_read_until_nothing_changes() {
 }
 
 #[test]
+fn files_of_skills_are_the_skills() {
+    let skill =
+        |text: &str| ArtifactPath::parse(text).map(|path| (path.skill().map(str::to_owned), path.is_of_skills()));
+    let of = |key: &str| Ok((Some(key.to_owned()), true));
+    assert_eq!(skill("skills/review"), of("review"));
+    assert_eq!(skill("skills/review/0123/SKILL.md"), of("review"));
+    assert_eq!(skill("skills/@acme/review/"), of("@acme/review"));
+    assert_eq!(skill("skills/%40acme/review/0123"), of("@acme/review"));
+    for none in ["skills", "skills/", "skills/@acme", "skills/@acme/", "Skills/review", "skills/Review", "skills/@/a/b"]
+    {
+        assert_eq!(skill(none), Ok((None, true)), "{none}");
+    }
+    for none in ["skillset/review", "1/skills/review", "workspaces/default/skills/review"] {
+        assert_eq!(skill(none), Ok((None, false)), "{none}");
+    }
+    assert_eq!(skill("skills/./review"), Err(PathError::DotSegment));
+    assert_eq!(skill("skills/review/../other"), Err(PathError::DotSegment));
+}
+
+#[test]
+fn a_batch_of_skills_names_each() {
+    let named = |text: &str| {
+        let mut body = Json::open(text).expect("JSON");
+        new_skills(&mut body)
+    };
+    assert_eq!(
+        named(r#"{"organization":"acme","skills":[{"name":"a"},{"name":"b-c"}]}"#),
+        Ok(vec!["@acme/a".to_owned(), "@acme/b-c".to_owned()])
+    );
+    assert_eq!(named(r#"{"skills":[{"name":"a"}]}"#), Ok(vec!["a".to_owned()]));
+    for wrong in [
+        r#"{"skills":[{"name":"@acme/a"}]}"#,
+        r#"{"skills":[{"name":"A"}]}"#,
+        r#"{"skills":[{}]}"#,
+        r#"{"skills":[1]}"#,
+        r#"{"skills":{"name":"a"}}"#,
+        r#"{"organization":1,"skills":[{"name":"a"}]}"#,
+        r#"{"organization":"a/b","skills":[{"name":"a"}]}"#,
+    ] {
+        assert!(matches!(named(wrong), Err(LocateError::Invalid { .. })), "{wrong}");
+    }
+    assert_eq!(named(r#"{"skills":[]}"#), Err(LocateError::Missing("skills".to_owned())));
+    let many = vec![r#"{"name":"a"}"#; 501].join(",");
+    assert_eq!(named(&format!(r#"{{"skills":[{many}]}}"#)), Err(LocateError::TooMany(500)));
+}
+
+#[test]
+fn skills_are_found_with_and_without_an_organization() {
+    let table = table();
+    for (method, path, id) in [
+        ("GET", "/api/3.0/mlflow/skills/review", Ok("review")),
+        ("GET", "/ajax-api/3.0/mlflow/skills/review/versions/1", Ok("review")),
+        ("GET", "/api/3.0/mlflow/skills/@acme/review", Ok("@acme/review")),
+        // As in MLflow, a skill called `versions`.
+        ("GET", "/api/3.0/mlflow/skills/@acme/versions", Ok("@acme/versions")),
+        ("DELETE", "/api/3.0/mlflow/skills/@acme/review/tags/a/b", Ok("@acme/review")),
+        ("GET", "/api/3.0/mlflow/skills/@acme", Err(())),
+        ("GET", "/api/3.0/mlflow/skills/Review", Err(())),
+        ("GET", "/api/3.0/mlflow/skills/@acme@b/review", Err(())),
+    ] {
+        let method: Method = method.parse().expect("a method");
+        let Found::Operation { operation, params } = table.find(&method, path) else { panic!("{path} is not found") };
+        let (headers, mut query) = (http::HeaderMap::new(), Query::default());
+        let mut input = Input { params: &params, headers: &headers, query: &mut query, body: None };
+        let found = locate(operation, &mut input).map(|found| found.located.into_iter().map(|one| one.id).next());
+        assert_eq!(found.map_err(drop), id.map(|id| Some(id.to_owned())), "{path}");
+    }
+    assert!(matches!(table.find(&Method::POST, "/api/3.0/mlflow/skills/@acme/review"), Found::OtherMethods(_)));
+}
+
+#[test]
 fn names_of_artifacts_are_read_as_mlflow_reads_them() {
     // The second text is what `mlflow.utils.uri._decode` of MLflow 3.17.2 makes of the first.
     for (text, read) in [

@@ -67,7 +67,7 @@ pub(super) async fn get(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer
 /// `POST users/permissions/grant`: never changes a grant that exists.
 pub(super) async fn grant(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer {
     let params = asked.params()?;
-    let (kind, selector) = manageable(&parts, &asked, &params).await?;
+    let (kind, selector) = manageable(&parts, &asked, &params, terms::new_selector).await?;
     let name = params.text("username")?;
     let permission = terms::level_for(kind, params.text("permission")?)?;
     let user = parts.user(name).await?;
@@ -85,7 +85,7 @@ pub(super) async fn grant(State(parts): State<Arc<Parts>>, asked: Asked) -> Answ
 /// `POST users/permissions/revoke`.
 pub(super) async fn revoke(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer {
     let params = asked.params()?;
-    let (kind, selector) = manageable(&parts, &asked, &params).await?;
+    let (kind, selector) = manageable(&parts, &asked, &params, selector).await?;
     let name = params.text("username")?;
     let user = parts.user(name).await?;
     let revoked = parts.store.delete_grant(&asked.actor(), &Subject::User(user.id), kind, &selector).await;
@@ -98,9 +98,14 @@ pub(super) async fn revoke(State(parts): State<Arc<Parts>>, asked: Asked) -> Ans
 }
 
 /// What the request speaks of, once it is known that the caller may manage it. Before anything is said of a user.
-async fn manageable(parts: &Parts, asked: &Asked, params: &Params) -> Result<(ResourceKind, Selector), Refusal> {
+async fn manageable(
+    parts: &Parts,
+    asked: &Asked,
+    params: &Params,
+    read: fn(ResourceKind, &str) -> Result<Selector, Refusal>,
+) -> Result<(ResourceKind, Selector), Refusal> {
     let kind = users_kind(params.text("resource_type")?)?;
-    let selector = selector(kind, params.text("resource_id")?)?;
+    let selector = read(kind, params.text("resource_id")?)?;
     require_manage(parts, asked, kind, &selector).await?;
     Ok((kind, selector))
 }

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::asked::{Asked, Params};
 use super::grants::{require_manage, require_sight};
-use super::terms::{level, selector};
+use super::terms::{level, new_selector, selector};
 use super::{Answer, Parts, Refusal, shapes};
 use crate::authz::{DEFAULT_WORKSPACE, Grant, ResourceKind, Selector, Subject, scorer_key};
 use crate::store::{self, User};
@@ -76,7 +76,7 @@ pub(super) static FAMILIES: [Family; 6] = [
 /// `POST .../create`.
 pub(super) async fn create(State(parts): State<Arc<Parts>>, asked: Asked, family: &Family) -> Answer {
     let params = asked.params()?;
-    let named = family.named(&params)?;
+    let named = family.named(&params, new_selector)?;
     require_manage(&parts, &asked, family.kind, &named.selector).await?;
     let name = params.text("username")?;
     let permission = level(params.text("permission")?)?;
@@ -96,7 +96,7 @@ pub(super) async fn create(State(parts): State<Arc<Parts>>, asked: Asked, family
 /// `GET .../get`.
 pub(super) async fn get(State(parts): State<Arc<Parts>>, asked: Asked, family: &Family) -> Answer {
     let params = asked.params()?;
-    let named = family.named(&params)?;
+    let named = family.named(&params, selector)?;
     require_sight(&parts, &asked, family.kind, &named.selector).await?;
     let name = params.text("username")?;
     let user = parts.user(name).await?;
@@ -109,7 +109,7 @@ pub(super) async fn get(State(parts): State<Arc<Parts>>, asked: Asked, family: &
 /// `PATCH .../update`.
 pub(super) async fn update(State(parts): State<Arc<Parts>>, asked: Asked, family: &Family) -> Answer {
     let params = asked.params()?;
-    let named = family.named(&params)?;
+    let named = family.named(&params, selector)?;
     require_manage(&parts, &asked, family.kind, &named.selector).await?;
     let name = params.text("username")?;
     let permission = level(params.text("permission")?)?;
@@ -125,7 +125,7 @@ pub(super) async fn update(State(parts): State<Arc<Parts>>, asked: Asked, family
 /// `DELETE .../delete`.
 pub(super) async fn delete(State(parts): State<Arc<Parts>>, asked: Asked, family: &Family) -> Answer {
     let params = asked.params()?;
-    let named = family.named(&params)?;
+    let named = family.named(&params, selector)?;
     require_manage(&parts, &asked, family.kind, &named.selector).await?;
     let name = params.text("username")?;
     let user = parts.user(name).await?;
@@ -145,11 +145,15 @@ struct Named<'f> {
 }
 
 impl Family {
-    fn named(&self, params: &Params) -> Result<Named<'_>, Refusal> {
+    fn named(
+        &self,
+        params: &Params,
+        read: fn(ResourceKind, &str) -> Result<Selector, Refusal>,
+    ) -> Result<Named<'_>, Refusal> {
         let values = self.keys.iter().map(|key| params.text(key)).collect::<Result<Vec<_>, _>>()?;
         let selector = match *values.as_slice() {
-            [experiment, scorer] => selector(self.kind, &scorer_key(experiment, scorer))?,
-            _ => selector(self.kind, values.first().copied().unwrap_or_default())?,
+            [experiment, scorer] => read(self.kind, &scorer_key(experiment, scorer))?,
+            _ => read(self.kind, values.first().copied().unwrap_or_default())?,
         };
         let shown = self.keys.iter().zip(&values).map(|(key, value)| format!("{key}={value}"));
         let workspace = self.names_workspace().then(|| format!("workspace={DEFAULT_WORKSPACE}"));

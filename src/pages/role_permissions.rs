@@ -22,7 +22,7 @@ pub(super) async fn add(State(parts): State<Arc<Parts>>, asked: Asked) -> Answer
     terms::level(level)?;
     let kind = terms::kind(word)?;
     let permission = terms::level_for(kind, level)?;
-    let selector = terms::selector(kind, pattern)?;
+    let selector = terms::new_selector(kind, pattern)?;
     let grant = Grant { subject: held::subject(role.id), kind, selector, permission };
     let added = parts.store.create_grant(&asked.actor(), &grant).await;
     parts.authn.forget_all();

@@ -114,7 +114,7 @@ pub(super) fn own(user: &User, grant: &Grant) -> Value {
         ResourceKind::GatewaySecret => json!({ "secret_id": selector }),
         ResourceKind::GatewayEndpoint => json!({ "endpoint_id": selector }),
         ResourceKind::GatewayModelDefinition => json!({ "model_definition_id": selector }),
-        ResourceKind::McpServer => json!({ "name": selector }),
+        ResourceKind::McpServer | ResourceKind::Skill => json!({ "name": selector }),
         ResourceKind::Run
         | ResourceKind::Trace
         | ResourceKind::Assessment

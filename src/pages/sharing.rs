@@ -103,7 +103,7 @@ struct Sentence {
 impl Parts {
     async fn sentence(&self, asked: &Asked, params: &Params) -> Result<Sentence, Refusal> {
         let (whom, (kind, selector)) = self.manageable(asked, params).await?;
-        let permission = terms::level(params.text("permission")?)?;
+        let permission = terms::any_level_for(kind, params.text("permission")?)?;
         let subject = self.subject(&whom).await?;
         let (key, text) = write_target(kind, &selector);
         let shown = shape((whom.kind(), whom.name()), (&key, &text), permission, Source::Store);

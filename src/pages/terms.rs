@@ -30,22 +30,37 @@ pub(super) fn users_kind(word: &str) -> Result<ResourceKind, Refusal> {
     }
 }
 
+/// Reads a selector for a new grant, which must be able to match something.
+pub(super) fn new_selector(kind: ResourceKind, text: &str) -> Result<Selector, Refusal> {
+    read_selector(kind, text, Selector::parse_new)
+}
+
 /// Reads a selector.
 pub(super) fn selector(kind: ResourceKind, text: &str) -> Result<Selector, Refusal> {
-    let selector = Selector::parse(kind, text).map_err(|error| {
-        let what = format!("Invalid resource_pattern '{text}' for resource_type='{kind}'");
-        Reply::invalid(match error {
-            SelectorError::OnlyAll(_) => {
-                format!("{what}. This resource type supports only wildcard ('*') grants.")
-            }
-            other => format!("{what}: {other}."),
-        })
-    })?;
-    match (kind, &selector) {
-        (ResourceKind::Scorer, Selector::Exact(key)) if !key.contains('/') => {
+    read_selector(kind, text, Selector::parse)
+}
+
+fn read_selector(
+    kind: ResourceKind,
+    text: &str,
+    parse: fn(ResourceKind, &str) -> Result<Selector, SelectorError>,
+) -> Result<Selector, Refusal> {
+    let no_name = kind == ResourceKind::Scorer && !text.contains('/');
+    match parse(kind, text) {
+        Ok(Selector::Exact(_)) | Err(SelectorError::NeverMatches(..)) if no_name => {
             Err(Reply::invalid("Invalid scorer resource_id. Expected '<experiment_id>/<scorer_name>'.").into())
         }
-        _ => Ok(selector),
+        Ok(selector) => Ok(selector),
+        Err(error) => {
+            let what = format!("Invalid resource_pattern '{text}' for resource_type='{kind}'");
+            Err(Reply::invalid(match error {
+                SelectorError::OnlyAll(_) => {
+                    format!("{what}. This resource type supports only wildcard ('*') grants.")
+                }
+                other => format!("{what}: {other}."),
+            })
+            .into())
+        }
     }
 }
 
@@ -59,7 +74,15 @@ pub(super) fn level(word: &str) -> Result<Permission, Refusal> {
 
 /// Reads a level for this type, in the newer API, which does not take `NO_PERMISSIONS`.
 pub(super) fn level_for(kind: ResourceKind, word: &str) -> Result<Permission, Refusal> {
-    let takes = |level: Permission| level != Permission::NoPermissions && kind.takes(level);
+    one_of(kind, word, |level| level != Permission::NoPermissions && kind.takes(level))
+}
+
+/// Reads a level for this type.
+pub(super) fn any_level_for(kind: ResourceKind, word: &str) -> Result<Permission, Refusal> {
+    one_of(kind, word, |level| kind.takes(level))
+}
+
+fn one_of(kind: ResourceKind, word: &str, takes: impl Fn(Permission) -> bool) -> Result<Permission, Refusal> {
     let level = level(word)?;
     if takes(level) {
         return Ok(level);

@@ -349,6 +349,14 @@ async fn grants_to_users_are_made_in_mlflows_words() {
         ("admin", grant("bob", "scorer", "1/my%20scorer", "READ")),
         ("admin", grant("bob", "mcp_server", "a/b", "USE")),
         ("admin", grant("bob", "run", "*", "READ")),
+        ("admin", grant("bob", "skill", "@acme/review", "EDIT")),
+        ("admin", grant("bob", "skill", "review", "USE")),
+        ("admin", grant("bob", "skill", "Review", "READ")),
+        ("admin", grant("bob", "experiment", "02", "DENY")),
+        ("admin", grant("bob", "scorer", "01/judge", "DENY")),
+        ("admin", grant("bob", "scorer", "1/my scorer", "DENY")),
+        ("admin", grant("bob", "mcp_server", "a", "DENY")),
+        ("admin", grant("bob", "gateway_secret", "a b", "DENY")),
     ];
     let turns: Vec<_> = bodies.iter().map(|(who, body)| (*who, to, body.as_str())).collect();
     let granted = world.play(&turns).await;
@@ -391,6 +399,9 @@ async fn grants_to_users_are_made_in_mlflows_words() {
         ("admin", revoke("bob", "experiment", "*")),
         ("admin", revoke("nobody", "experiment", "1")),
         ("admin", revoke("bob", "run", "abc")),
+        ("admin", revoke("bob", "skill", "@acme/review")),
+        // One that was stored before such IDs were refused can still be taken away.
+        ("admin", revoke("bob", "experiment", "02")),
     ];
     let turns: Vec<_> =
         bodies.iter().map(|(who, body)| (*who, "POST users3/permissions/revoke", body.as_str())).collect();

@@ -63,6 +63,7 @@ impl Proxy {
             }
             Demand::Located(_)
             | Demand::NameIsFree { .. }
+            | Demand::NewSkills(_)
             | Demand::ExperimentName { .. }
             | Demand::Privileged(_)
             | Demand::ArtifactLocation(_)
@@ -233,6 +234,7 @@ pub(super) fn holds_for_everybody(demand: &Demand) -> bool {
         Demand::ArtifactLocation(address) | Demand::Inside { uri: address, .. } => connects(address),
         Demand::Located(_)
         | Demand::NameIsFree { .. }
+        | Demand::NewSkills(_)
         | Demand::ExperimentName { .. }
         | Demand::Privileged(_)
         | Demand::UsageExperiment { .. }

@@ -8,11 +8,11 @@ mod cors;
 mod error;
 mod gateway;
 mod graphql;
+mod narrow;
 mod own;
 mod record;
 mod shadow;
 
-use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -32,17 +32,17 @@ use bodies::{BodyError, Held, Owner};
 use crate::authn::{Authn, SESSION_COOKIE, Shown};
 use crate::authz::{
     Denied, Identity, Permission, Permit, Policy, Requirement, Resource, ResourceKind, Scheme, Visibility, authorize,
-    holds, may, may_any, open_to_all,
+    holds, may_any, open_to_all,
 };
 use crate::config::{self, INSPECTION_COST, UnknownFields};
-use crate::filter::{Effects, Happening, ListRequest, Lists};
+use crate::filter::{Done, Effects, Happening, ListRequest, Lists, with_actions, with_all_actions};
 use crate::http::{
     Body, CanonicalPath, Query, Request, Response, from_upstream, keep_private, read_bounded, to_upstream,
 };
 use crate::mlflow::{
-    Demand, Field, Filter, Found, Input, Json, Keep, LocateError, Located, Narrowed, Need, Operation, QueuePart, Rule,
-    Send, Table, Then, Thing, Unknown, canonical, demands, locate, names_a_version, narrow, read_spans, scorer_key,
-    sign, text_field, unpacked_size,
+    Demand, Filter, Found, Input, Json, LocateError, Located, Narrowed, Need, Operation, QueuePart, Rule, Send, Table,
+    Then, Thing, Unknown, canonical, demands, locate, names_a_version, new_skills, read_spans, scorer_key, sign,
+    skill_key, text_field, unpacked_size,
 };
 use crate::pages::Pages;
 use crate::resolve::Resolver;
@@ -391,7 +391,13 @@ impl Proxy {
         let input = Input { params, headers: &checked.head.headers, query: &mut query, body: None };
         let permit = self.permit(identity, operation, input).await?;
         canonical_artifact_path(&mut checked, params)?;
-        if checked.head.method == Method::HEAD && (operation.filter.is_some() || operation.hide.is_some()) {
+        if let Some(narrow) = &operation.narrow
+            && Box::pin(self.narrow(identity, narrow, &mut query, None)).await? == Narrowed::Nothing
+        {
+            return Ok(own::json(EMPTY));
+        }
+        let rewritten = operation.filter.is_some() || operation.hide.is_some() || operation.actions.is_some();
+        if checked.head.method == Method::HEAD && rewritten {
             // MLflow's length would be that of the answer before anything is left out of it.
             checked.head.method = Method::GET;
         }
@@ -400,9 +406,9 @@ impl Proxy {
         }
         let outgoing = self.outgoing(&mut checked, &query, Body::Empty);
         if let Some(field) = operation.hide.as_deref().filter(|_| !identity.admin) {
-            return self.send_and_hide(permit, outgoing, field, record).await;
+            return self.send_and_rewrite(permit, outgoing, record, |told| without(field, told)).await;
         }
-        self.send(permit, outgoing, record).await
+        self.send_with_actions(permit, outgoing, identity, operation, record).await
     }
 
     /// Adds the fields of a GET's JSON body to its query, where MLflow reads them. The body itself is never sent.
@@ -457,8 +463,8 @@ impl Proxy {
         };
         canonical_artifact_path(&mut checked, params)?;
         checked.parent_trace = self.parent_trace(identity, operation, &checked.head.headers).await?;
-        if let Some(field) = &operation.narrow
-            && self.narrow(identity, field, body.as_mut()).await? == Narrowed::Nothing
+        if let Some(narrow) = &operation.narrow
+            && Box::pin(self.narrow(identity, narrow, &mut query, body.as_mut())).await? == Narrowed::Nothing
         {
             return Ok(own::json(EMPTY));
         }
@@ -491,15 +497,15 @@ impl Proxy {
         let answer = match (happening, operation.then) {
             (Some(happening), _) => {
                 let done = self.effects.carry_out(identity, checked.address, permit, happening, outgoing, turn).await;
-                done.map_err(Error::from).map(|done| {
+                done.map_err(Error::from).and_then(|done| {
                     record.upstream_answered();
-                    self.whole(done.status, done.headers, done.body)
+                    self.done(done, operation)
                 })
             }
             (None, Some(then @ (Then::LearnRun | Then::LearnTrace))) => {
                 self.send_and_learn(permit, outgoing, then, record).await
             }
-            (None, _) => self.send(permit, outgoing, record).await,
+            (None, _) => self.send_with_actions(permit, outgoing, identity, operation, record).await,
         };
         self.forget_changed(operation, renamed.as_deref()).await;
         answer
@@ -523,10 +529,9 @@ impl Proxy {
         let (kind, key) = match happening {
             Happening::Delete { kind, key } => (*kind, key),
             Happening::RenameModel { from, .. } => (ResourceKind::RegisteredModel, from),
-            Happening::Create { .. }
-            | Happening::CreateQueue
-            | Happening::CreateMcpVersion { .. }
-            | Happening::Alone => return Ok(()),
+            Happening::Create { .. } | Happening::CreateQueue | Happening::CreateVersions { .. } | Happening::Alone => {
+                return Ok(());
+            }
         };
         *key = self.resolver.stored_key(kind, std::mem::take(key)).await?;
         Ok(())
@@ -546,8 +551,12 @@ impl Proxy {
         let permit = self.permit(identity, operation, input).await?;
         canonical_artifact_path(&mut checked, params)?;
         checked.parent_trace = self.parent_trace(identity, operation, &checked.head.headers).await?;
+        let happening = happening(operation, params, None)?;
         let outgoing = self.outgoing_stream(&mut checked, &query);
-        self.send(permit, outgoing, record).await
+        let Some(happening) = happening else { return self.send(permit, outgoing, record).await };
+        let done = self.effects.carry_out(identity, checked.address, permit, happening, outgoing, None).await?;
+        record.upstream_answered();
+        Ok(self.whole(done.status, done.headers, done.body))
     }
 
     /// Spans in OpenTelemetry's protocol. Every trace they go to is new or in the experiment that the header names.
@@ -620,13 +629,15 @@ impl Proxy {
 
     /// Steps 7 to 9: every id the request names, the resource each belongs to, and the decision.
     async fn permit(&self, identity: &Identity, operation: &Operation, input: Input<'_, '_>) -> Result<Permit, Error> {
-        let server = mcp_server(input.params);
+        let params = input.params;
         let decided = self.decide_beside(identity, operation, input).await;
         // Names are no secret: the client registers a server when it hears that there is none.
-        if let (Err(Error::Denied(_)), Some(server), None) = (&decided, server, operation.then)
-            && !self.resolver.is_there(ResourceKind::McpServer, &server).await?
+        if let (Err(Error::Denied(_)), None) = (&decided, operation.then)
+            && let Some((kind, name)) = named(operation, params)
+            && !self.resolver.is_there(kind, &name).await?
         {
-            return Err(crate::resolve::Error::NoSuchName(format!("MCP server '{server}' not found")).into());
+            let noun = kind.noun();
+            return Err(crate::resolve::Error::NoSuchName(format!("{noun} '{name}' not found")).into());
         }
         decided
     }
@@ -721,6 +732,13 @@ impl Proxy {
             let experiments = located.iter().filter(|one| one.is_experiment());
             Box::pin(self.resolver.prefetch_names(experiments.map(|one| one.id.as_str()))).await;
         }
+        let refuses = identity.grants.refuses_any(ResourceKind::Scorer);
+        for online in located.iter().filter(|one| refuses && one.thing == Thing::OnlineScorer) {
+            // MLflow 3.18: as with evaluations, a refused scorer is not shown through its experiment.
+            for scorer in Box::pin(self.resolver.scorers_of(&online.id)).await? {
+                requirements.add(Requirement::NotRefused(scorer))?;
+            }
+        }
         for located in located {
             let read_file = located.thing == Thing::Artifact && located.permission == Permission::Read;
             let file = read_file.then(|| located.id.clone());
@@ -790,6 +808,7 @@ impl Proxy {
         Ok(match demand {
             Demand::Located(located) => self.resolver.requirements(located).await?,
             Demand::Privileged(what) => vec![Requirement::Privileged(what)],
+            Demand::NewSkills(keys) => self.resolver.new_skills(&keys).await?,
             Demand::NameIsFree { kind, name } => {
                 let not_refused = |kind: &ResourceKind| Requirement::NotRefused(Resource::new(*kind, name.as_str()));
                 kind.sharing_names().iter().map(not_refused).collect()
@@ -880,34 +899,6 @@ impl Proxy {
         Ok(vec![Requirement::Any(ways)])
     }
 
-    async fn narrow(&self, identity: &Identity, field: &Field, body: Option<&mut Json<'_>>) -> Result<Narrowed, Error> {
-        if Visibility::of(identity, self.policy, ResourceKind::Experiment) == Visibility::All {
-            return Ok(Narrowed::Some);
-        }
-        let Some(body) = body else { return Ok(Narrowed::Nothing) };
-        let may_read = |experiment: &Resource| may(identity, self.policy, Permission::Read, experiment);
-        let keep = |readable: bool| if readable { Keep::Yes } else { Keep::No };
-        if !identity.needs_names() {
-            let readable = |id: &str| may_read(&Resource::new(ResourceKind::Experiment, id));
-            return Ok(narrow(field, body, |id| Ok(keep(readable(id))))?);
-        }
-        let mut named = HashSet::new();
-        narrow(field, body, |id| {
-            named.insert(id.to_owned());
-            if named.len() > MAX_NAMED { Err(LocateError::TooMany(MAX_NAMED)) } else { Ok(Keep::Yes) }
-        })?;
-        Box::pin(self.resolver.prefetch_names(named.iter().map(String::as_str))).await;
-        let mut readable = HashSet::new();
-        for id in named {
-            let mut experiment = Resource::new(ResourceKind::Experiment, id);
-            self.resolver.name(&mut experiment).await?;
-            if may_read(&experiment) {
-                readable.insert(experiment.key);
-            }
-        }
-        Ok(narrow(field, body, |id| Ok(keep(readable.contains(id))))?)
-    }
-
     #[expect(clippy::too_many_arguments, reason = "one private step of the request's life")]
     async fn list(
         &self,
@@ -933,7 +924,8 @@ impl Proxy {
             None if identity.admin && identity.limits.is_unlimited() => vec![Visibility::All],
             None => vec![Visibility::PerRow],
         };
-        if visible.iter().all(|visible| *visible == Visibility::All) {
+        let as_it_is = filter.actions().is_none() || identity.admin && identity.limits.is_unlimited();
+        if as_it_is && visible.iter().all(|visible| *visible == Visibility::All) {
             let outgoing = match &body {
                 Some(body) => self.outgoing_json(&mut checked, &query, Some(body)),
                 None => self.outgoing(&mut checked, &query, Body::Empty),
@@ -961,13 +953,31 @@ impl Proxy {
         Ok(Response::from_parts(head, Body::from(body)))
     }
 
-    /// Sends, and leaves a field out of what MLflow says.
-    async fn send_and_hide(
+    /// Sends. What MLflow says of an MCP server or a skill gets what the caller may do with it.
+    async fn send_with_actions(
+        &self,
+        permit: Permit,
+        outgoing: Outgoing,
+        identity: &Identity,
+        operation: &Operation,
+        record: &mut Record,
+    ) -> Result<Response, Error> {
+        match operation.actions.filter(|_| !(identity.admin && identity.limits.is_unlimited())) {
+            Some(kind) => {
+                let rewrite = |told: &str| with_actions(identity, self.policy, kind, told);
+                self.send_and_rewrite(permit, outgoing, record, rewrite).await
+            }
+            None => self.send(permit, outgoing, record).await,
+        }
+    }
+
+    /// Sends, and changes the JSON of MLflow's success.
+    async fn send_and_rewrite(
         &self,
         permit: Permit,
         mut outgoing: Outgoing,
-        field: &str,
         record: &mut Record,
+        rewrite: impl FnOnce(&str) -> Option<String>,
     ) -> Result<Response, Error> {
         outgoing.headers.remove(header::ACCEPT_ENCODING);
         let response = self.upstream.forward(permit, outgoing).await?;
@@ -975,13 +985,20 @@ impl Proxy {
         let (mut head, body) = response.into_parts();
         let mut body = read_bounded(body, self.server.max_body_bytes).await.map_err(crate::upstream::Error::from)?;
         if head.status.is_success() {
-            let mut told: serde_json::Map<String, serde_json::Value> =
-                serde_json::from_slice(&body).map_err(|_| crate::upstream::Error::NotUnderstood)?;
-            told.remove(field);
-            body = serde_json::Value::Object(told).to_string().into();
+            body = rewritten(&body, rewrite)?;
             head.headers.remove(header::CONTENT_LENGTH);
         }
         Ok(self.whole(head.status, head.headers, body))
+    }
+
+    /// The answer to a change that was carried out. Its creator may do everything with what is new.
+    fn done(&self, done: Done, operation: &Operation) -> Result<Response, Error> {
+        let Done { status, mut headers, mut body } = done;
+        if operation.actions.is_some() && status.is_success() {
+            body = rewritten(&body, with_all_actions)?;
+            headers.remove(header::CONTENT_LENGTH);
+        }
+        Ok(self.whole(status, headers, body))
     }
 
     async fn send_and_learn(
@@ -1081,6 +1098,21 @@ fn without_body(mut response: Response) -> Response {
     response
 }
 
+/// The JSON of MLflow's answer after `rewrite`.
+///
+/// # Errors
+/// It is not what its API promises.
+fn rewritten(body: &[u8], rewrite: impl FnOnce(&str) -> Option<String>) -> Result<Bytes, Error> {
+    let told = std::str::from_utf8(body).ok().and_then(rewrite);
+    Ok(told.ok_or(crate::upstream::Error::NotUnderstood)?.into())
+}
+
+fn without(field: &str, told: &str) -> Option<String> {
+    let mut told: serde_json::Map<String, serde_json::Value> = serde_json::from_str(told).ok()?;
+    told.remove(field);
+    Some(serde_json::Value::Object(told).to_string())
+}
+
 fn target(path: &CanonicalPath, query: &Query) -> String {
     let mut target = path.encoded().into_owned();
     if !query.is_empty() {
@@ -1149,6 +1181,7 @@ fn happening(
                 ResourceKind::GatewaySecret => field("secret_name")?,
                 ResourceKind::Scorer => scorer_key(&field("experiment_id")?, &field("name")?),
                 ResourceKind::Job => String::new(),
+                ResourceKind::Skill => skill_key(&field("organization").unwrap_or_default(), &field("name")?),
                 _ => field("name")?,
             };
             Happening::Create { kind, name }
@@ -1160,6 +1193,7 @@ fn happening(
                 ResourceKind::GatewayEndpoint => field("endpoint_id")?,
                 ResourceKind::GatewayModelDefinition => field("model_definition_id")?,
                 ResourceKind::McpServer => format!("{}/{}", field("namespace")?, field("slug")?),
+                ResourceKind::Skill => skill_key(&field("organization").unwrap_or_default(), &field("name")?),
                 _ => field("name")?,
             };
             if kind == ResourceKind::Scorer && names_a_version(body) {
@@ -1169,25 +1203,41 @@ fn happening(
         }
         Then::RenameModel => Happening::RenameModel { from: field("name")?, to: field("new_name")? },
         Then::OwnQueue => Happening::CreateQueue,
-        Then::OwnNewMcpServer => {
-            Happening::CreateMcpVersion { server: format!("{}/{}", field("namespace")?, field("slug")?) }
+        Then::OwnNew(kind) => {
+            let parents = match kind {
+                ResourceKind::Skill if params.is_empty() => new_skills(body)?,
+                ResourceKind::Skill => {
+                    vec![skill_key(&field("organization").unwrap_or_default(), &field("name")?)]
+                }
+                _ => vec![format!("{}/{}", field("namespace")?, field("slug")?)],
+            };
+            Happening::CreateVersions { kind, parents }
         }
         Then::LearnRun | Then::LearnTrace | Then::RenameExperiment | Then::ForgetTraces => return Ok(None),
     }))
 }
 
-/// The name of the MCP server that a path leads to.
-fn mcp_server(params: &[(&str, &str)]) -> Option<String> {
+/// The MCP server or the skill that a path leads to.
+fn named(operation: &Operation, params: &[(&str, &str)]) -> Option<(ResourceKind, String)> {
     let part = |wanted: &str| params.iter().find(|(name, _)| *name == wanted).map(|(_, value)| *value);
-    Some(format!("{}/{}", part("namespace")?, part("slug")?))
+    let kinds = operation.needs.iter().filter_map(|need| match need {
+        Need::Level { thing, .. } => Some(thing.belongs_to().0),
+        _ => None,
+    });
+    kinds.into_iter().find_map(|kind| match kind {
+        ResourceKind::McpServer => Some((kind, format!("{}/{}", part("namespace")?, part("slug")?))),
+        ResourceKind::Skill => Some((kind, skill_key(part("organization").unwrap_or_default(), part("name")?))),
+        _ => None,
+    })
 }
 
-/// MLflow's client encodes the slash in the name of an MCP server, and MLflow reads it as any other.
+/// MLflow's client encodes the slash in the names of MCP servers and in the tags of skills, and MLflow reads it as any other.
 fn has_encoded_names(path: &str, static_prefix: &str) -> bool {
     let path = path.strip_prefix(static_prefix).unwrap_or(path);
     ["/api", "/ajax-api"]
         .iter()
-        .any(|api| path.strip_prefix(api).is_some_and(|path| path.starts_with("/3.0/mlflow/mcp-servers/")))
+        .filter_map(|api| path.strip_prefix(api)?.strip_prefix("/3.0/mlflow/"))
+        .any(|path| path.starts_with("mcp-servers/") || path.starts_with("skills/"))
 }
 
 /// The artifact proxy, where a path ends with a file's name.
@@ -1210,9 +1260,6 @@ const QUERY_BODY_BYTES: usize = 16 * 1024;
 
 /// A JSON body that is no batch: names, tags, descriptions. MLflow repeats them in every list, so they must stay small.
 const SMALL_BODY_BYTES: usize = 1024 * 1024;
-
-/// Experiments of one search whose names are looked up.
-const MAX_NAMED: usize = 20_000;
 
 /// Of a refused body, at most this much is read and thrown away.
 const DISCARDED_BYTES: usize = 1024 * 1024 * 1024;

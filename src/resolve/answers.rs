@@ -197,6 +197,18 @@ pub(super) struct OnlineScorers {
 }
 
 #[derive(Default, Deserialize)]
+pub(super) struct ScorerList {
+    #[serde(default)]
+    pub(super) scorers: Vec<ListedScorer>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct ListedScorer {
+    pub(super) scorer_id: Option<String>,
+    pub(super) scorer_name: String,
+}
+
+#[derive(Default, Deserialize)]
 pub(super) struct DatasetAnswer {
     #[serde(default)]
     pub(super) experiment_ids: Vec<String>,

@@ -50,9 +50,11 @@ impl Resolver {
                 let found = all.into_iter().find(|definition| definition.name == name);
                 found.and_then(|found| at(&found.model_definition_id, found.created_at))
             }
-            ResourceKind::Scorer | ResourceKind::McpServer => {
-                self.is_there(kind, name).await?.then(|| (Resource::new(kind, name), 0))
+            ResourceKind::McpServer | ResourceKind::Skill => {
+                let found = self.named(kind, name).await?;
+                found.and_then(|found| at(name, found.creation_timestamp.unwrap_or_default()))
             }
+            ResourceKind::Scorer => self.is_there(kind, name).await?.then(|| (Resource::new(kind, name), 0)),
             // Nothing of these kinds is found by a name.
             ResourceKind::Run
             | ResourceKind::Trace
@@ -146,11 +148,7 @@ impl Resolver {
                     self.find::<ModelAnswer>(target("/api/2.0/mlflow/registered-models/get", "name", &key)).await?;
                 found.map(|answer| answer.registered_model.name)
             }
-            ResourceKind::McpServer => {
-                // INVARIANT: as in `is_there`.
-                let found = self.find::<Named>(format!("/api/3.0/mlflow/mcp-servers/{key}")).await?;
-                found.and_then(|server| server.name)
-            }
+            ResourceKind::McpServer => self.named(kind, &key).await?.and_then(|server| server.name),
             ResourceKind::Scorer => {
                 let (experiment, name) = key.split_once('/').unwrap_or((&key, ""));
                 let target = format!("/api/3.0/mlflow/scorers/get?experiment_id={experiment}&name={name}");
@@ -179,6 +177,7 @@ impl Resolver {
                 | ResourceKind::GatewayEndpoint
                 | ResourceKind::GatewayModelDefinition => self.is_there(kind, key).await,
                 ResourceKind::McpServer
+                | ResourceKind::Skill
                 | ResourceKind::Scorer
                 | ResourceKind::Run
                 | ResourceKind::Trace
@@ -211,8 +210,10 @@ impl Resolver {
             ResourceKind::GatewayModelDefinition => {
                 target("/api/3.0/mlflow/gateway/model-definitions/get", "model_definition_id", key)
             }
-            // INVARIANT: `locate` accepts two segments of letters, digits and `-_.~`.
-            ResourceKind::McpServer => format!("/api/3.0/mlflow/mcp-servers/{key}"),
+            ResourceKind::McpServer | ResourceKind::Skill => match by_path(kind, key) {
+                Some(target) => target,
+                None => return Ok(false),
+            },
             ResourceKind::Scorer => {
                 let (experiment, name) = key.split_once('/').unwrap_or((key, ""));
                 // The name is percent-encoded in the key.
@@ -232,6 +233,22 @@ impl Resolver {
         };
         Ok(self.upstream.lookup(target).await.map_err(super::failed)?.is_some())
     }
+}
+
+impl Resolver {
+    /// The MCP server or skill of this name.
+    async fn named(&self, kind: ResourceKind, key: &str) -> Result<Option<Named>, Error> {
+        match by_path(kind, key) {
+            Some(target) => self.find::<Named>(target).await,
+            None => Ok(None),
+        }
+    }
+}
+
+/// The path of an MCP server or a skill. `None` for a key that none of them can have, and that could lead elsewhere.
+fn by_path(kind: ResourceKind, key: &str) -> Option<String> {
+    let folder = if kind == ResourceKind::Skill { "skills" } else { "mcp-servers" };
+    kind.has_key(key).then(|| format!("/api/3.0/mlflow/{folder}/{key}"))
 }
 
 /// How long a command or a request waits to learn whether what it grants exists.
@@ -263,6 +280,8 @@ impl Page for Models {
 #[derive(Deserialize)]
 struct Named {
     name: Option<String>,
+    /// Unix ms.
+    creation_timestamp: Option<i64>,
 }
 
 #[derive(Default, Deserialize)]

@@ -168,8 +168,11 @@ impl Resolver {
             known = self.known_locations(Age::Recent).await?;
             found = known.requirements(permission, path);
         }
+        // MLflow itself lets nobody change the files of a skill.
+        let of_skill = |key: &str| Requirement::level(permission, Resource::new(ResourceKind::Skill, key));
+        let skill = path.skill().filter(|_| permission == Permission::Read).map(of_skill);
         let what = "use artifact paths outside the artifact locations of experiments";
-        Ok(found.unwrap_or_else(|| vec![Requirement::Privileged(what)]))
+        Ok(found.unwrap_or_else(|| vec![skill.unwrap_or(Requirement::Privileged(what))]))
     }
 
     /// The location of the experiment that owns the path, and the rest of the path.
@@ -187,7 +190,7 @@ impl Resolver {
             // A bucket is no path of the proxy; another spelling of one may be.
             return Ok(scheme != "mlflow-artifacts" && !location.contains("mlflow-artifacts"));
         };
-        if path.experiment().is_some() {
+        if path.experiment().is_some() || path.is_of_skills() {
             return Ok(false);
         }
         let known = self.known_locations(Age::Recent).await?;

@@ -9,9 +9,10 @@ mod born;
 mod gateway;
 mod locations;
 mod paged;
+mod skills;
 mod versions;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,15 +22,15 @@ use serde::Deserialize;
 
 use answers::{
     AssessedTraceAnswer, DatasetAnswer, EndpointAnswer, ExperimentAnswer, GuardrailAnswer, InExperiment, IssueAnswer,
-    JobAnswer, LabelSchemaAnswer, LoggedModelAnswer, ModelAnswer, OnlineScorers, QueueAnswer, RunAnswer, TraceAnswer,
-    TraceAnswerV2, TraceBatch,
+    JobAnswer, LabelSchemaAnswer, LoggedModelAnswer, ModelAnswer, OnlineScorers, QueueAnswer, RunAnswer, ScorerList,
+    TraceAnswer, TraceAnswerV2, TraceBatch,
 };
 pub use answers::{Queue, RegisteredModel};
 use gateway::KnownEndpoint;
 use locations::Locations;
 pub use versions::ModelVersionKey;
 
-use crate::authz::{Permission, Requirement, Resource, ResourceKind};
+use crate::authz::{Permission, Requirement, Resource, ResourceKind, scorer_key};
 use crate::http::Query;
 use crate::mlflow::{ArtifactPath, Located, Thing};
 use crate::telemetry::Metrics;
@@ -160,6 +161,7 @@ impl Resolver {
             Thing::ModelDefinition => on(ResourceKind::GatewayModelDefinition, None),
             Thing::McpServer => on(ResourceKind::McpServer, None),
             Thing::McpServerVersion => on(ResourceKind::McpServer, Some(ResourceKind::McpServerVersion)),
+            Thing::Skill => on(ResourceKind::Skill, None),
             Thing::Job => on(ResourceKind::Job, None),
             Thing::Artifact => match ArtifactPath::parse(&located.id) {
                 Ok(path) => self.locations.at_hand(located.permission, &path).ok_or(located),
@@ -181,6 +183,7 @@ impl Resolver {
             | Thing::ReviewQueueName
             | Thing::PromptJob
             | Thing::NewMcpServerVersion
+            | Thing::NewSkill
             | Thing::OnlineScorer => Err(located),
         }
     }
@@ -220,14 +223,14 @@ impl Resolver {
                 };
             }
             Thing::Dataset => return self.dataset(permission, id).await,
-            Thing::NewMcpServerVersion => {
-                let server = Resource::new(ResourceKind::McpServer, id.as_str());
-                if self.is_there(ResourceKind::McpServer, &id).await? {
-                    let tier = Some(ResourceKind::McpServerVersion);
-                    return Ok(vec![Requirement::Level { permission, resource: server, tier }]);
+            Thing::NewMcpServerVersion | Thing::NewSkill => {
+                let (kind, tier) = thing.belongs_to();
+                let resource = Resource::new(kind, id.as_str());
+                if self.is_there(kind, &id).await? {
+                    return Ok(vec![Requirement::Level { permission, resource, tier }]);
                 }
-                // MLflow makes the server along with its first version.
-                return Ok(vec![Requirement::Create(ResourceKind::McpServer), Requirement::NotRefused(server)]);
+                // MLflow makes it along with its first version.
+                return Ok(vec![Requirement::Create(kind), Requirement::NotRefused(resource)]);
             }
             Thing::ReviewQueue | Thing::ReviewQueueName => {
                 let owner = self.queue(thing, &id).await?.map(|queue| queue.experiment());
@@ -253,6 +256,7 @@ impl Resolver {
             | Thing::ModelDefinition
             | Thing::McpServer
             | Thing::McpServerVersion
+            | Thing::Skill
             | Thing::Job => return Ok(vec![Requirement::Privileged("do this")]),
         };
         let owner = match owned {
@@ -387,6 +391,41 @@ impl Resolver {
             }
         }
         Ok(true)
+    }
+
+    /// Where these traces are; those that are nowhere are left out. Costs a look-up per hundred that are not known.
+    ///
+    /// # Errors
+    /// MLflow could not be asked.
+    pub async fn homes_of_traces(&self, ids: BTreeSet<String>) -> Result<HashMap<String, Arc<str>>, Error> {
+        let (mut homes, mut unknown) = (HashMap::new(), Vec::new());
+        for id in ids {
+            match self.others.get(&(Owned::Trace, id.clone())).await {
+                Some(home) => {
+                    homes.insert(id, home.experiment);
+                }
+                None => unknown.push(id),
+            }
+        }
+        for ids in unknown.chunks(BATCH) {
+            let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+            let found = match self.batch_of_traces(&ids).await? {
+                Some(found) => found,
+                // MLflow before 3.13 takes one at a time.
+                None => {
+                    let mut found = Vec::new();
+                    for id in ids {
+                        found.extend(self.trace(id).await?.map(|home| (id.to_owned(), home)));
+                    }
+                    found
+                }
+            };
+            for (id, home) in found {
+                homes.insert(id.clone(), Arc::clone(&home.experiment));
+                self.others.insert((Owned::Trace, id), home).await;
+            }
+        }
+        Ok(homes)
     }
 
     /// Notes where traces are that MLflow just took.
@@ -592,6 +631,26 @@ impl Resolver {
             Requirement::Belonging { permission, noun: "scorer", id: id.clone(), owner, tier: None }
         };
         Ok(found.into_iter().map(belonging).collect())
+    }
+
+    /// The scorers whose configurations of online scoring have this ID. Never cached.
+    ///
+    /// # Errors
+    /// MLflow could not be asked.
+    pub async fn scorers_of(&self, id: &str) -> Result<Vec<Resource>, Error> {
+        let configs = target("/api/3.0/mlflow/scorers/online-configs", "scorer_ids", id);
+        let configs = self.find::<OnlineScorers>(configs).await?.unwrap_or_default().configs;
+        let mut scorers = Vec::new();
+        for InExperiment { experiment_id } in configs {
+            let all = target("/api/3.0/mlflow/scorers/list", "experiment_id", &experiment_id);
+            let all = self.find::<ScorerList>(all).await?.unwrap_or_default().scorers;
+            let named = all.into_iter().filter(|scorer| scorer.scorer_id.as_deref() == Some(id));
+            scorers
+                .extend(named.map(|scorer| {
+                    Resource::new(ResourceKind::Scorer, scorer_key(&experiment_id, &scorer.scorer_name))
+                }));
+        }
+        Ok(scorers)
     }
 
     /// All experiments of a dataset must allow it; one without any is nobody's. They change: never cached.

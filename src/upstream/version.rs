@@ -24,7 +24,7 @@ impl Version {
     /// Whether the route table was made with this version in sight.
     #[must_use]
     pub fn is_known(self) -> bool {
-        self >= Self::release(2, 10) && self < Self::release(3, 18)
+        self >= Self::release(2, 10) && self < Self::release(3, 19)
     }
 }
 

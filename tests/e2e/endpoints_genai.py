@@ -196,8 +196,6 @@ ENDPOINTS = [
     Endpoint(EDIT, "POST", "/v1/traces", spans),
     Endpoint(READ, "GET", f"{V3}/traces/{{trace_id}}"),
     Endpoint(READ, "GET", f"{V3}/traces/get", query(trace_id=named("trace_id"))),
-    Endpoint(READ, "GET", f"{V3}/traces/batchGet", query(trace_ids=several("trace_id"))),
-    Endpoint(READ, "POST", f"{V3}/traces/batchGetInfos", body(trace_ids=several("trace_id"))),
     Endpoint(READ, "POST", f"{V3}/traces/search", body(locations=locations)),
     Endpoint(READ, "POST", f"{V3}/traces/metrics", body(experiment_ids=experiments, **COUNT)),
     Endpoint(READ, "POST", f"{V3}/traces/calculate-filter-correlation",

@@ -21,8 +21,8 @@ class Path:
     def __post_init__(self):
         parts = re.split(r"(\{\*?[a-z_]+\})", self.pattern)
         self.regex = re.compile("".join(map(self._part, parts)))
-        # A literal goes before {x}:suffix, that before {x}, that before {*x}: segment by segment.
-        self.rank = [0 if "{" not in s else 3 if s.startswith("{*") else 2 if s.endswith("}") else 1
+        # A literal goes before @{x} and {x}:suffix, these before {x}, that before {*x}: segment by segment.
+        self.rank = [0 if "{" not in s else 3 if s.startswith("{*") else 2 if s[0] + s[-1] == "{}" else 1
                      for s in self.pattern.split("/")]
 
     @staticmethod

@@ -84,9 +84,11 @@ fn rebuild(table: &Table, mine: &[String], line: &Line, body: &[u8]) -> Result<V
     }
     let demanded =
         demands(operation, &found.located, json.as_mut()).map_err(|error| refused(operation.name, &error))?;
-    if let (Some(field), Some(json)) = (&operation.narrow, json.as_mut()) {
+    if let Some(list) = &operation.narrow {
         let keep = |id: &str| Ok(if mine.iter().any(|mine| mine == id) { Keep::Yes } else { Keep::No });
-        if narrow(field, json, keep).map_err(|error| refused(operation.name, &error))? == Narrowed::Nothing {
+        if narrow(list, &mut query, json.as_mut(), keep).map_err(|error| refused(operation.name, &error))?
+            == Narrowed::Nothing
+        {
             return Err(json!({ "operation": operation.name, "refused": "nothing is left to search" }));
         }
     }

@@ -95,6 +95,9 @@ RAW = {
     }),
     "ListSupportedModels": Raw("handlers._list_supported_models, 3.9.0", query={"provider": "string"}),
     "SearchDatasets": Raw("handlers.search_datasets_handler, 2.10.2; the message SearchDatasets in later releases"),
+    "SyncIssueDetectionSchedule": Raw("handlers._sync_issue_detection_schedule_state_handler, 3.18.0", body={
+        "experiment_id": "string",
+    }),
     "UiTelemetry": Raw("handlers.post_ui_telemetry_handler, 3.9.0; the GET route reads nothing", body={
         "records": "[UiTelemetryRecord]",
     }),
@@ -127,6 +130,7 @@ RAW = {
     "ProxyUploadArtifact": Raw(
         "handlers._upload_artifact, 2.10.2, and artifact_router.upload_artifact, 3.16.0: a stream", unsent=PRESIGNED,
     ),
+    "CreateSkillVersion": Raw("skill_registry_api._parse_registration_request, 3.18.0: JSON or multipart, a stream"),
     # ---- invocations of the AI gateway: gateway_api._get_request_body, 3.9.0; only RawProxy reads the query
     "AnthropicMessages": Raw("gateway_api.anthropic_passthrough_messages, 3.9.0", body=WITH_MODEL),
     "ChatCompletions": Raw("gateway_api.chat_completions, 3.9.0", body=WITH_MODEL),
@@ -174,6 +178,4 @@ CONFLICTS = {}
 
 # Folders of routes that have no row in routes.toml, by release, without /api/3.0 or /ajax-api/3.0. Requests to them are
 # refused. An entry whose routes all have rows fails.
-UNROUTED = {
-    "3.18.0": ["/mlflow/issues/schedule/state", "/mlflow/skills"],
-}
+UNROUTED = {}

@@ -21,6 +21,8 @@ FAMILIES = [
 ]
 
 ENDPOINTS = [*endpoints.ENDPOINTS, *(endpoint for family in FAMILIES for endpoint in family.ENDPOINTS)]
+# Routes that this MLflow does not have: test_skills.py asks one that does.
+NEWER = ("/api/3.0/mlflow/skills", "/ajax-api/3.0/mlflow/issues/schedule/state")
 NOTHING = "nothing"
 BELOW = {READ: [NOTHING], USE: [NOTHING, READ], EDIT: [NOTHING, USE], MANAGE: [NOTHING, USE, EDIT]}
 
@@ -138,6 +140,7 @@ def test_the_table_here_covers_the_proxys_route_table():
     text = (ROOT / "src" / "mlflow" / "routes.toml").read_text()
     rows = re.findall(r'^route = "(\S+) (\S+)"\nneeds = \[(.*)\]', text, re.MULTILINE)
     assert len(rows) > 60
+    rows = [row for row in rows if not row[1].startswith(NEWER)]
     theirs = set()
     for methods, route, needs in rows:
         # Jobs know no levels: `test_jobs.py`.

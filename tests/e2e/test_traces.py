@@ -150,14 +150,37 @@ def test_a_search_in_the_other_spelling_of_its_fields_is_the_same_search(world, 
 
 
 @pytest.mark.parametrize("foreign", ["of another experiment", "unknown"])
-def test_a_batch_of_traces_needs_all_of_them(mlflow_server, world, other_world, trace, foreign):
+def test_a_batch_of_traces_leaves_out_what_may_not_be_read(mlflow_server, world, other_world, trace, foreign):
     second = other_world.names["trace_id"] if foreign != "unknown" else "tr-" + secrets.token_hex(16)
+
+    def ask(traces, **more):
+        whole = world.owner.ok("GET", f"{V3}/traces/batchGet", params={"trace_ids": traces} | more).get("traces", [])
+        infos = world.owner.ok("POST", f"{V3}/traces/batchGetInfos", {"trace_ids": traces} | more).get("trace_infos", [])
+        found = [one["trace_info"]["trace_id"] for one in whole]
+        assert sorted(found) == sorted(one["trace_id"] for one in infos)
+        return found
+
     with mlflow_server.unchanged():
-        for traces in ([trace, second], [second, trace], [second]):
-            for more in ({}, {"experiment_ids": [world.experiment]}):
-                check_refused(world.owner.get(f"{V3}/traces/batchGet", {"trace_ids": traces} | more))
-                check_refused(world.owner.post(f"{V3}/traces/batchGetInfos", {"trace_ids": traces} | more))
-        assert len(world.owner.ok("GET", f"{V3}/traces/batchGet", params={"trace_ids": [trace]})["traces"]) == 1
+        for more in ({}, {"experiment_ids": [world.experiment]}, {"experiment_ids": [other_world.experiment, world.experiment]}):
+            assert ask([trace, second], **more) == ask([second, trace, second], **more) == ask([trace], **more) == [trace]
+            assert ask([second], **more) == []
+        # MLflow reads the other spelling, too.
+        both = {"traceIds": [second, trace]}
+        assert len(world.owner.ok("POST", f"{V3}/traces/batchGetInfos", both)["trace_infos"]) == 1
+        for odd in ([], ["a/b"], [""], ["x" * 100], [f"tr-{number}" for number in range(1001)]):
+            assert world.owner.post(f"{V3}/traces/batchGetInfos", {"trace_ids": odd}).status_code == 400, odd
+        assert world.owner.get(f"{V3}/traces/batchGet").status_code == 400
+        assert world.owner.post(f"{V3}/traces/batchGetInfos", {"trace_ids": trace}).status_code == 400
+
+
+def test_a_batch_of_traces_is_whole_for_who_reads_all(world, other_world, trace, admin):
+    second = other_world.names["trace_id"]
+    other_world.owner.grant(world.owner, "experiment", other_world.experiment, READ)
+    for who in (world.owner, admin):
+        assert len(who.ok("GET", f"{V3}/traces/batchGet", params={"trace_ids": [trace, second]})["traces"]) == 2
+    admin.grant(world.owner, "trace", "*", "DENY")
+    check_refused(world.owner.get(f"{V3}/traces/batchGet", {"trace_ids": [trace]}))
+    check_refused(world.owner.post(f"{V3}/traces/batchGetInfos", {"trace_ids": [trace]}))
 
 
 def test_an_unknown_trace_is_answered_as_a_hidden_one(world, other_world):

@@ -49,6 +49,9 @@ def story(experiment, model):
         assessments()
     if hasattr(getattr(mlflow, "genai", None), "register_prompt"):
         prompts(f"{model}-prompt")
+    if hasattr(client, "create_skill"):  # 3.18
+        for organization in ("", "acme"):
+            skills(client, f"{model}-skill", organization)
     client.set_experiment_tag(experiment, "stage", "told")
     client.set_terminated(run, "FINISHED")
     client.delete_run(run)
@@ -143,6 +146,33 @@ def prompts(name):
     mlflow.genai.register_prompt(name=name, template="Say {{ this }}", commit_message="first", tags={"k": "v"})
     mlflow.genai.set_prompt_alias(name, alias="live", version=1)
     assert mlflow.genai.load_prompt(f"prompts:/{name}@live").template == "Say {{ this }}"
+
+
+def skills(client, name, organization):
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory() as folder:
+        with open(f"{folder}/SKILL.md", "w") as file:
+            file.write(f"---\nname: {name}\ndescription: a skill\n---\nSay hello.\n")
+        made = mlflow.genai.register_skill(source=folder, organization=organization)
+    named = {"name": name, "organization": organization}
+    assert (made.name, made.organization, made.version) == (name, organization, 1)
+    client.set_skill_alias(**named, alias="live", version=1)
+    client.set_skill_tag(**named, key="team/first", value="v")
+    client.set_skill_version_tag(**named, version=1, key="k", value="v")
+    key = f"@{organization}/{name}" if organization else name
+    with TemporaryDirectory() as folder:
+        pulled = mlflow.genai.pull(f"skills:/{key}@live", destination=f"{folder}/to")
+        assert "Say hello." in open(f"{pulled}/SKILL.md").read()
+    client.update_skill(**named, description="changed")
+    found = client.get_skill(**named)
+    assert (found.description, found.tags, found.aliases) == ("changed", {"team/first": "v"}, {"live": 1})
+    client.delete_skill_tag(**named, key="team/first")
+    assert [one.name for one in mlflow.genai.search_skills(include_skill_identities=[key])] == [name]
+    remote = client.create_skill_version(**named, source="git+https://example.com/skills.git")
+    assert sorted(one.version for one in client.search_skill_versions(**named)) == [1, remote.version]
+    client.delete_skill_alias(**named, alias="live")
+    client.delete_skill(**named)
 
 
 def accepts(function, argument):

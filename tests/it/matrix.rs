@@ -47,6 +47,7 @@ fn requirements(operation: &Operation) -> Vec<Requirement> {
                 Thing::Endpoint | Thing::EndpointName => ResourceKind::GatewayEndpoint,
                 Thing::ModelDefinition => ResourceKind::GatewayModelDefinition,
                 Thing::McpServer | Thing::McpServerVersion => ResourceKind::McpServer,
+                Thing::Skill | Thing::NewSkill => ResourceKind::Skill,
                 Thing::Job => ResourceKind::Job,
                 _ => ResourceKind::Experiment,
             };

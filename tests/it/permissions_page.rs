@@ -48,8 +48,8 @@ fn needs(operation: &Operation) -> String {
     if operation.filter.is_some() {
         text += "; the answer holds what one may read";
     }
-    if operation.narrow.is_some() {
-        text += "; the experiments named are cut down to those one may read";
+    if let Some(narrow) = &operation.narrow {
+        write!(text, "; the {}s named are cut down to those one may read", noun(narrow.thing)).expect("a text");
     }
     if operation.rule.is_some() {
         text += "; and see above";
@@ -99,7 +99,9 @@ const fn noun(thing: Thing) -> &'static str {
         Thing::Guardrail => "guardrail's scorer",
         Thing::McpServer => "MCP server",
         Thing::McpServerVersion | Thing::NewMcpServerVersion => "MCP server's versions",
+        Thing::Skill => "skill",
+        Thing::NewSkill => "skill, if it exists",
         Thing::Job => "job",
-        Thing::Artifact => "experiment the path starts with",
+        Thing::Artifact => "experiment or skill that the path belongs to",
     }
 }

@@ -155,6 +155,7 @@ impl Reader<'_> {
 fn sentence(line: usize, raw: &RawGrant) -> Result<Sentence, Vec<String>> {
     let (to, on, permission) = (whom_of(&raw.to), read_pattern(&raw.on), level(&raw.permission));
     match (to, on, permission) {
+        (Ok(_), Ok((kind, _)), Ok(permission)) if !kind.takes(permission) => Err(vec![not_taken(kind)]),
         (Ok((to, provider)), Ok((kind, on)), Ok(permission)) => {
             Ok(Sentence { line, to, provider, kind, on, permission })
         }
@@ -179,6 +180,9 @@ fn rule(_line: usize, raw: &RawOnCreate) -> Result<OnCreate, Vec<String>> {
     let mut wrong = Vec::new();
     for word in &raw.kinds {
         match kind(word) {
+            Ok(kind) if permission.as_ref().is_ok_and(|permission| !kind.takes(*permission)) => {
+                wrong.push(not_taken(kind));
+            }
             Ok(kind) if is_owned(kind) => kinds.push(kind),
             Ok(kind) => wrong.push(format!("a {} has no owner, so nothing is granted with it", kind.noun())),
             Err(message) => wrong.push(message),
@@ -225,6 +229,10 @@ fn expectation(line: usize, raw: &RawTest) -> Result<Expectation, Vec<String>> {
 
 fn level(word: &str) -> Result<Permission, String> {
     word.parse().map_err(|error: crate::authz::UnknownPermission| error.to_string())
+}
+
+fn not_taken(kind: ResourceKind) -> String {
+    format!("a {} is granted with one of {}", kind.noun(), kind.levels())
 }
 
 /// Whether whoever makes one gets MANAGE on it.

@@ -109,13 +109,13 @@ fn selector(kind: ResourceKind, text: &str) -> Result<Selector, String> {
         return Ok(Selector::Exact(scorer_key(experiment, name)));
     }
     let by_name = kind.takes_globs().then(|| selector_by_name(kind, text).to_string());
+    let text = by_name.as_deref().unwrap_or(text);
     // The limits are those of every selector.
-    let selector = Selector::parse(kind, by_name.as_deref().unwrap_or(text)).map_err(|error| error.to_string())?;
-    match &selector {
+    match Selector::parse(kind, text).map_err(|error| error.to_string())? {
         Selector::Exact(key) if !kind.takes_globs() && key.contains(['*', '?']) => {
             Err(format!("{}s are granted by id or `*`, not by a glob", kind.noun()))
         }
-        Selector::All | Selector::Exact(_) | Selector::Glob(_) => Ok(selector),
+        _ => Selector::parse_new(kind, text).map_err(|error| error.to_string()),
     }
 }
 
