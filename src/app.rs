@@ -36,7 +36,7 @@ use crate::server::{self, tls};
 use crate::store::{Actor, Store};
 use crate::telemetry::access::Writer;
 use crate::telemetry::{AccessLog, AuditQueue, Metrics, Telemetry};
-use crate::upstream::Upstream;
+use crate::upstream::{Holds, Upstream, impatiently};
 
 use followed::Followed;
 pub use policies::{read_policies, warnings};
@@ -61,6 +61,8 @@ pub struct Running {
     auditing: TaskTracker,
     /// Refreshes of sessions under way.
     renewing: TaskTracker,
+    /// Requests wait here for MLflow.
+    holding: Upstream,
     audit: AuditQueue,
     access: Option<Writer>,
     store: Arc<Store>,
@@ -101,7 +103,8 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let known = config.providers.iter().zip(remotes.providers.iter().cloned());
     let providers = Providers::new(known, config.pages_url().as_ref(), keys, &clock);
     let providers = Arc::new(providers.context("oidc.providers")?);
-    let upstream = Upstream::new(&config.upstream).context("upstream.url")?;
+    let holds = Holds { waiting: metrics.upstream_holding.clone(), ended: metrics.upstream_holds.clone() };
+    let upstream = Upstream::holding(&config.upstream, holds).context("upstream.url")?;
     let resolver = Arc::new(Resolver::new(upstream.clone(), Arc::clone(&metrics)));
     let policy = Policy { default_permission: config.authz.default_permission };
     let (serving, effects_tracker, auditing) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
@@ -119,7 +122,8 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let effects = Effects::new(
         Arc::clone(&store),
         Arc::clone(&authn),
-        upstream.clone(),
+        // Under the locks of the names that change, nothing may wait.
+        upstream.at_once(),
         Arc::clone(&resolver),
         effects_tracker.clone(),
     );
@@ -186,6 +190,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         renewing: TaskTracker::new(),
     };
     let (behind, seen) = (upstream.clone(), Arc::clone(&metrics));
+    let holding = upstream.clone();
     let followed = Arc::new(Followed::default());
     let follow_policies = policies::follow(read.files, Arc::clone(&authn), Arc::clone(&metrics), Arc::clone(&followed));
     let asked = remotes.all();
@@ -213,9 +218,9 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     for sync in identity::syncs(&DirectorySync::new(Arc::clone(&store), clock.clone()), &providers, &telling) {
         timers.spawn(stop.clone().run_until_cancelled_owned(sync));
     }
-    timers.spawn(stop_last.clone().run_until_cancelled_owned(reconcile(effects, clock)));
+    timers.spawn(stop_last.clone().run_until_cancelled_owned(impatiently(reconcile(effects, clock))));
     timers.spawn(stop_last.clone().run_until_cancelled_owned(watch_version(behind, seen)));
-    timers.spawn(stop_last.clone().run_until_cancelled_owned(watch_locations(resolver)));
+    timers.spawn(stop_last.clone().run_until_cancelled_owned(impatiently(watch_locations(resolver))));
     timers.spawn(stop_last.clone().run_until_cancelled_owned(watch_size(Arc::clone(&store), Arc::clone(&telling))));
     for (name, remote) in remotes.all() {
         timers.spawn(stop_last.clone().run_until_cancelled_owned(identity::keep_fresh(
@@ -237,6 +242,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         effects: effects_tracker,
         auditing,
         renewing: sessions.renewing,
+        holding,
         audit,
         access: writer,
         store,
@@ -249,6 +255,7 @@ impl Running {
         self.draining.store(true, Ordering::SeqCst);
         tokio::time::sleep(self.drain_delay).await;
         self.stop.cancel();
+        self.holding.stop_holding();
         self.serving.close();
         self.serving.wait().await;
         self.effects.close();

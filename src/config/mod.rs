@@ -143,6 +143,11 @@ pub struct Upstream {
     /// Idle connections are dropped after this; must stay below MLflow's keep-alive (uvicorn: 5 s).
     pub pool_idle_timeout: Duration,
     pub pool_max_idle: usize,
+    /// How long a request waits for an MLflow that cannot be reached; zero: not at all.
+    pub hold: Duration,
+    pub hold_max_requests: usize,
+    /// Bodies in memory, of all requests that wait.
+    pub hold_max_bytes: usize,
 }
 
 /// What we remember.

@@ -209,6 +209,10 @@ fn upstream(raw: &raw::Upstream, report: &mut Report) -> Option<Upstream> {
     let idle = checks::number(raw.pool_idle_timeout_ms, 1..=HOUR * 1000).map(Duration::from_millis);
     let idle = report.check("upstream.pool_idle_timeout_ms", idle);
     let max_idle = report.check("upstream.pool_max_idle", checks::number(raw.pool_max_idle, 1..=65_536));
+    let hold = report.check("upstream.hold_seconds", checks::seconds(raw.hold_seconds, 0..=60));
+    let max_held = report.check("upstream.hold_max_requests", checks::number(raw.hold_max_requests, 1..=65_536));
+    let held_bytes = checks::number(raw.hold_max_bytes, 1024..=GIB);
+    let held_bytes = report.check("upstream.hold_max_bytes", held_bytes);
     Some(Upstream {
         url: url?,
         static_prefix: prefix?,
@@ -216,6 +220,9 @@ fn upstream(raw: &raw::Upstream, report: &mut Report) -> Option<Upstream> {
         response_timeout: response?,
         pool_idle_timeout: idle?,
         pool_max_idle: max_idle?,
+        hold: hold?,
+        hold_max_requests: max_held?,
+        hold_max_bytes: held_bytes?,
     })
 }
 

@@ -120,6 +120,9 @@ pub(super) struct Upstream {
     pub(super) response_timeout_seconds: u64,
     pub(super) pool_idle_timeout_ms: u64,
     pub(super) pool_max_idle: u64,
+    pub(super) hold_seconds: u64,
+    pub(super) hold_max_requests: u64,
+    pub(super) hold_max_bytes: u64,
 }
 
 impl Default for Upstream {
@@ -131,6 +134,9 @@ impl Default for Upstream {
             response_timeout_seconds: 120,
             pool_idle_timeout_ms: 4000,
             pool_max_idle: 256,
+            hold_seconds: 10,
+            hold_max_requests: 256,
+            hold_max_bytes: 32 * 1024 * 1024,
         }
     }
 }

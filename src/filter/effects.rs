@@ -384,7 +384,8 @@ impl Parts {
             let queue = parse::<CreatedQueue>(&body)?.review_queue;
             if queue.queue_type == "CUSTOM" && queue.created_by != name {
                 let change = serde_json::json!({ "queue_id": queue.queue_id, "new_owner": name }).to_string();
-                if let Some(changed) = self.upstream.ask("/api/3.0/mlflow/review-queues/update", change).await? {
+                let changed = self.upstream.ask("/api/3.0/mlflow/review-queues/update", change).await;
+                if let Some(changed) = changed.map_err(upstream::Error::half_way)? {
                     body = changed;
                     // It was the first answer's.
                     head.headers.remove(CONTENT_LENGTH);

@@ -42,6 +42,9 @@ fn nowhere() -> Arc<Resolver> {
         response_timeout: Duration::from_secs(1),
         pool_idle_timeout: Duration::from_secs(1),
         pool_max_idle: 1,
+        hold: Duration::ZERO,
+        hold_max_requests: 16,
+        hold_max_bytes: 1024 * 1024,
     };
     let metrics = crate::telemetry::Metrics::new([]).unwrap();
     Arc::new(Resolver::new(crate::upstream::Upstream::new(&upstream).unwrap(), Arc::new(metrics)))

@@ -98,11 +98,17 @@ impl Error {
     /// The answer, and its trace in the record and the log. `account`: the address of the account page.
     pub(super) fn into_response(self, account: &str, record: &mut Record) -> Response {
         record.failed(&self);
-        match self {
+        let mut response = match self {
             Self::Authn(error) => own::unauthenticated(&error, account, record.is_browser_xhr()),
             Self::SignIn(location) | Self::Moved(location) => own::found(location),
             other => other.reply().into_response(),
+        };
+        // INVARIANT: 503 with Retry-After means that MLflow was not asked to do what the client wants.
+        let unsent = response.status() == StatusCode::SERVICE_UNAVAILABLE;
+        if unsent && response.headers().contains_key(header::RETRY_AFTER) && record.resends_only_after_429() {
+            *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
         }
+        response
     }
 
     /// Heading and sentence for a browser that opens a page; `None` where it is sent elsewhere. Users are not told the
@@ -297,7 +303,8 @@ impl Error {
                 ErrorCode::TemporarilyUnavailable,
                 "An earlier change of the same name was interrupted and cannot be completed now; nothing was changed. \
                  Try again later.",
-            ),
+            )
+            .with(header::RETRY_AFTER, HeaderValue::from_static("5")),
             Self::Effect(EffectError::NotFinished(_) | EffectError::Lost) => Reply::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 ErrorCode::TemporarilyUnavailable,
@@ -334,7 +341,18 @@ fn refused(why: impl std::fmt::Display) -> Reply {
 fn resolve(error: resolve::Error) -> Reply {
     match error {
         resolve::Error::NoSuchName(what) => Reply::new(StatusCode::NOT_FOUND, ErrorCode::ResourceDoesNotExist, what),
-        resolve::Error::Upstream(error) => unavailable(&error),
+        resolve::Error::Upstream(error) => match &*error {
+            // The look-up may have arrived. The request that needs it was not sent.
+            upstream::Error::TimedOut(_) | upstream::Error::Broken(_) | upstream::Error::Unreadable(_) => {
+                Reply { status: StatusCode::SERVICE_UNAVAILABLE, ..unavailable(&error) }
+                    .with(header::RETRY_AFTER, HeaderValue::from_static("1"))
+            }
+            upstream::Error::Connect(_)
+            | upstream::Error::HalfWay(_)
+            | upstream::Error::Unexpected(_)
+            | upstream::Error::NotUnderstood
+            | upstream::Error::Unwritable => unavailable(&error),
+        },
     }
 }
 
@@ -343,8 +361,12 @@ fn unavailable(error: &upstream::Error) -> Reply {
         upstream::Error::TimedOut(_) => {
             (StatusCode::GATEWAY_TIMEOUT, "MLflow did not answer in time. Try again later.")
         }
-        upstream::Error::Connect(_) => (StatusCode::BAD_GATEWAY, "MLflow cannot be reached. Try again later."),
-        upstream::Error::Broken(_) | upstream::Error::Unreadable(_) => {
+        upstream::Error::Connect(unsent) => {
+            let what = "MLflow cannot be reached. Try again later.";
+            return Reply::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TemporarilyUnavailable, what)
+                .with(header::RETRY_AFTER, HeaderValue::from(unsent.retry_after_seconds));
+        }
+        upstream::Error::HalfWay(_) | upstream::Error::Broken(_) | upstream::Error::Unreadable(_) => {
             (StatusCode::BAD_GATEWAY, "MLflow broke off its answer. Try again later.")
         }
         upstream::Error::Unexpected(_) | upstream::Error::NotUnderstood | upstream::Error::Unwritable => {

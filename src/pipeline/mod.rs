@@ -348,7 +348,9 @@ impl Proxy {
         self.keep_known_fields(operation, &mut query, None)?;
         let outgoing = self.outgoing(&mut checked, &query, Body::Empty);
         record.public();
-        self.send(open_to_all(), outgoing, record).await
+        // Whoever is not signed in must not take the places of those who are.
+        let response = self.upstream.forward_at_once(open_to_all(), outgoing).await?;
+        Ok(self.answered(response, record))
     }
 
     /// Rebuilds a request from the fields that MLflow has for this operation: what is left is what is authorised and sent.
@@ -383,6 +385,7 @@ impl Proxy {
         params: &[(&str, &str)],
         record: &mut Record,
     ) -> Result<Response, Error> {
+        self.upstream.reachable(0).await?;
         let mut query = std::mem::take(&mut checked.query);
         if query.is_empty() && checked.has_body() {
             Box::pin(self.fold_body(&mut checked, identity, operation, &mut query)).await?;
@@ -448,6 +451,8 @@ impl Proxy {
         }
         let held = self.read_json(&mut checked, identity, limit).await?;
         let Held { bytes, share: _share } = held;
+        // With the body read, hyper notices a client that leaves, and what it wanted is not done any more.
+        self.upstream.reachable(bytes.len()).await?;
         let mut query = std::mem::take(&mut checked.query);
         let text = self.keep_known_fields(operation, &mut query, (!bytes.is_empty()).then_some(&bytes))?;
         drop(bytes);
@@ -545,6 +550,7 @@ impl Proxy {
         params: &[(&str, &str)],
         record: &mut Record,
     ) -> Result<Response, Error> {
+        self.upstream.reachable(0).await?;
         let mut query = std::mem::take(&mut checked.query);
         self.keep_known_fields(operation, &mut query, None)?;
         let input = Input { params, headers: &checked.head.headers, query: &mut query, body: None };
@@ -568,6 +574,7 @@ impl Proxy {
         params: &[(&str, &str)],
         record: &mut Record,
     ) -> Result<Response, Error> {
+        self.upstream.reachable(0).await?;
         let mut query = Query::default();
         let headers = &checked.head.headers;
         let input = Input { params, headers, query: &mut query, body: None };
@@ -612,6 +619,7 @@ impl Proxy {
         }
         let reads = matches!(checked.head.method, Method::GET | Method::HEAD);
         let permit = authorize(identity, self.policy, &[Requirement::Admin { change: !reads }])?;
+        self.upstream.reachable(0).await?;
         if checked.path.decoded().contains('%') {
             return Err(crate::http::PathError::EncodedTwice.into());
         }
@@ -947,10 +955,14 @@ impl Proxy {
 
     async fn send(&self, permit: Permit, outgoing: Outgoing, record: &mut Record) -> Result<Response, Error> {
         let response = self.upstream.forward(permit, outgoing).await?;
+        Ok(self.answered(response, record))
+    }
+
+    fn answered(&self, response: http::Response<Incoming>, record: &mut Record) -> Response {
         record.upstream_answered();
         let (mut head, body) = response.into_parts();
         from_upstream(&mut head.headers, self.upstream.authority());
-        Ok(Response::from_parts(head, Body::from(body)))
+        Response::from_parts(head, Body::from(body))
     }
 
     /// Sends. What MLflow says of an MCP server or a skill gets what the caller may do with it.

@@ -38,6 +38,7 @@ pub struct Record {
     address: IpAddr,
     upstream: Option<Duration>,
     denied: Option<&'static str>,
+    resends_only_after_429: bool,
     request_id: Option<Box<str>>,
 }
 
@@ -57,6 +58,7 @@ impl Record {
             address: peer.address.ip(),
             upstream: None,
             denied: None,
+            resends_only_after_429: resends_only_after_429(head),
             request_id: request_id(&head.headers),
             telemetry,
         }
@@ -120,6 +122,11 @@ impl Record {
     /// Whether a page's script asks, so that a Basic challenge would pop up over the page.
     pub(super) const fn is_browser_xhr(&self) -> bool {
         self.browser_xhr
+    }
+
+    /// Whether the client repeats this request after 429 and after no 5xx.
+    pub(super) const fn resends_only_after_429(&self) -> bool {
+        self.resends_only_after_429
     }
 
     /// Counts and logs, once, why there is no answer of MLflow's.
@@ -290,6 +297,22 @@ impl Drop for Finishing {
     fn drop(&mut self) {
         self.record.write(self.status, self.sent, self.outcome);
     }
+}
+
+/// MLflow's Python client from 3.18 on repeats a POST that is not idempotent only after 408 and 429
+/// (`mlflow.utils.rest_utils`), and all other requests after 429 as well. Earlier ones repeat every request after 503, as do other
+/// clients that repeat at all.
+fn resends_only_after_429(head: &http::request::Parts) -> bool {
+    if head.method != Method::POST {
+        return false;
+    }
+    // Header providers of the client's plugins add words after a space.
+    let product = |value: &HeaderValue| {
+        let (_, rest) = value.to_str().ok()?.split_once("mlflow-python-client/")?;
+        rest.split(' ').next()?.parse::<upstream::Version>().ok()
+    };
+    let version = head.headers.get(header::USER_AGENT).and_then(product);
+    version.is_some_and(|version| version >= upstream::Version::release(3, 18))
 }
 
 /// The client's own word for the request, when it is short and plain enough to be written down.

@@ -29,6 +29,10 @@ pub struct Metrics {
     edge_refusals: IntCounterVec,
     body_refusals: IntCounterVec,
     upstream_errors: IntCounterVec,
+    /// Requests that waited for MLflow, by outcome.
+    pub upstream_holds: IntCounterVec,
+    /// Requests that wait for MLflow now.
+    pub upstream_holding: IntGauge,
     shadow_decisions: IntCounterVec,
     unknown_fields: IntCounterVec,
     policy_loaded: IntGaugeVec,
@@ -158,6 +162,13 @@ impl Metrics {
                 &["reason"],
             )?,
             upstream_errors: counters(&r, "upstream_errors_total", "Requests MLflow did not answer", &["kind"])?,
+            upstream_holds: counters(
+                &r,
+                "upstream_holds_total",
+                "Requests that waited while MLflow could not be reached",
+                &["outcome"],
+            )?,
+            upstream_holding: gauge(&r, "upstream_holding", "Requests that wait for MLflow")?,
             shadow_decisions: counters(
                 &r,
                 "shadow_decisions_total",

@@ -1,8 +1,9 @@
 //! Requests -> MLflow, over a pool of kept-alive connections.
 //!
 //! [`Upstream::forward`] takes a [`Permit`] by value: no permit, no code path; one permit, one request. The resolver's
-//! fixed look-ups are the only other way in.
+//! fixed look-ups are the only other way in. Requests wait for an MLflow that restarts: `hold`.
 
+mod hold;
 mod version;
 
 use std::sync::Arc;
@@ -17,7 +18,10 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{self, Client};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
+pub use hold::{Holds, impatiently};
 pub use version::{NoVersion, Version};
+
+use hold::{Gate, Patient, patiently};
 
 use crate::authz::Permit;
 use crate::config;
@@ -26,8 +30,12 @@ use crate::http::{Body, ReadError, cause, read_bounded};
 /// Why MLflow gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("MLflow cannot be reached: {}", cause(.0))]
-    Connect(#[source] legacy::Error),
+    /// No byte of the request was sent.
+    #[error("MLflow cannot be reached: {0}")]
+    Connect(#[from] Unsent),
+    /// No byte of a further request was sent; what came before it was carried out.
+    #[error("MLflow cannot be reached any more: {0}")]
+    HalfWay(#[source] Unsent),
     #[error("MLflow sent no response head within {0:?}")]
     TimedOut(Duration),
     #[error("the connection to MLflow broke: {}", cause(.0))]
@@ -47,7 +55,7 @@ impl Error {
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {
-            Self::Connect(_) => "connect",
+            Self::Connect(_) | Self::HalfWay(_) => "connect",
             Self::TimedOut(_) => "timeout",
             Self::Broken(_) => "broken",
             Self::Unreadable(_) => "unreadable",
@@ -56,6 +64,44 @@ impl Error {
             Self::Unwritable => "unwritable",
         }
     }
+}
+
+impl Error {
+    /// The error of a request that followed another one, which MLflow carried out: repeating both is not safe.
+    #[must_use]
+    pub fn half_way(self) -> Self {
+        match self {
+            Self::Connect(unsent) => Self::HalfWay(unsent),
+            other => other,
+        }
+    }
+}
+
+/// A request of which no byte was sent, so that its client may send it again whatever it is.
+#[derive(Debug, thiserror::Error)]
+#[error("{why}")]
+pub struct Unsent {
+    why: Why,
+    /// When the client should send it again.
+    pub retry_after_seconds: u64,
+}
+
+/// Why a request was not sent.
+#[derive(Debug, thiserror::Error)]
+enum Why {
+    #[error("{}", cause(.0))]
+    NoConnection(legacy::Error),
+    #[error("it has been away for {} s", .0.as_secs())]
+    Away(Duration),
+}
+
+/// What becomes of a request while MLflow cannot be reached.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Patience {
+    /// It waits, within the limits of the configuration.
+    Waits,
+    /// It fails at once.
+    None,
 }
 
 /// What is about to be sent: canonical, and exactly what was authorised.
@@ -79,13 +125,15 @@ pub struct Upstream {
     prefix: String,
     seen: Arc<version::Seen>,
     response_timeout: Duration,
+    gate: Arc<Gate>,
+    patience: Patience,
 }
 
 /// The pooled client. Plain HTTP, the usual way next door, does not pay for a connector that could do TLS.
 #[derive(Clone, Debug)]
 enum Pool {
-    Plain(Client<HttpConnector, Body>),
-    Tls(Client<HttpsConnector<HttpConnector>, Body>),
+    Plain(Client<Patient<HttpConnector>, Body>),
+    Tls(Client<Patient<HttpsConnector<HttpConnector>>, Body>),
 }
 
 impl Pool {
@@ -103,37 +151,64 @@ const BUFFER_BYTES: usize = 64 * 1024;
 const LOOKUP_BYTES: usize = 64 * 1024 * 1024;
 
 impl Upstream {
-    /// A client for the configured MLflow; connects on first use.
+    /// A client for the configured MLflow; connects on first use. Its requests fail at once when MLflow cannot be reached.
     ///
     /// # Errors
     /// The system's trust roots cannot be read, or the URL has no host.
     pub fn new(config: &config::Upstream) -> std::io::Result<Self> {
+        Self::build(config, None)
+    }
+
+    /// A client whose requests wait for an MLflow that cannot be reached, as the configuration says.
+    ///
+    /// # Errors
+    /// As [`Upstream::new`].
+    pub fn holding(config: &config::Upstream, holds: Holds) -> std::io::Result<Self> {
+        Self::build(config, Some(holds))
+    }
+
+    /// The same client, pool and all, for requests that must not wait.
+    #[must_use]
+    pub fn at_once(&self) -> Self {
+        Self { patience: Patience::None, ..self.clone() }
+    }
+
+    fn build(config: &config::Upstream, holds: Option<Holds>) -> std::io::Result<Self> {
         let invalid = |what: &str| std::io::Error::new(std::io::ErrorKind::InvalidInput, what);
+        let uri: Uri = config.url.as_str().parse().map_err(|_| invalid("upstream.url is not a URL"))?;
+        let authority = uri.authority().cloned().ok_or_else(|| invalid("upstream.url has no host"))?;
+        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| invalid("upstream.url has a strange host"))?;
+        let scheme = uri.scheme().cloned().ok_or_else(|| invalid("upstream.url has no scheme"))?;
+        let health = format!("{scheme}://{authority}{}{HEALTH}", config.static_prefix);
+        let health: Uri = health.parse().map_err(|_| invalid("upstream.static_prefix cannot be part of a URL"))?;
+        let patience = if holds.is_some() { Patience::Waits } else { Patience::None };
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(config.connect_timeout));
         let mut builder = Client::builder(TokioExecutor::new());
+        // A pooled connection that is found closed before a request was begun on it is replaced by another one. hyper gives
+        // the request back only in that case, and the client repeats no other.
         builder
+            .retry_canceled_requests(true)
             .pool_timer(TokioTimer::new())
             .timer(TokioTimer::new())
             .pool_idle_timeout(config.pool_idle_timeout)
             .pool_max_idle_per_host(config.pool_max_idle)
             .http1_max_buf_size(BUFFER_BYTES)
             .set_host(false);
-        let client = if config.url.scheme() == "https" {
+        let (client, gate) = if config.url.scheme() == "https" {
             connector.enforce_http(false);
             let roots = HttpsConnectorBuilder::new().with_native_roots()?;
-            Pool::Tls(builder.build(roots.https_only().enable_http1().wrap_connector(connector)))
+            let connector = roots.https_only().enable_http1().wrap_connector(connector);
+            let gate = Arc::new(Gate::new(config, holds, connector.clone(), health, host.clone()));
+            (Pool::Tls(builder.build(Patient::new(connector, Arc::clone(&gate)))), gate)
         } else {
-            Pool::Plain(builder.build(connector))
+            let gate = Arc::new(Gate::new(config, holds, connector.clone(), health, host.clone()));
+            (Pool::Plain(builder.build(Patient::new(connector, Arc::clone(&gate)))), gate)
         };
-        let uri: Uri = config.url.as_str().parse().map_err(|_| invalid("upstream.url is not a URL"))?;
-        let authority = uri.authority().cloned().ok_or_else(|| invalid("upstream.url has no host"))?;
-        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| invalid("upstream.url has a strange host"))?;
-        let scheme = uri.scheme().cloned().ok_or_else(|| invalid("upstream.url has no scheme"))?;
         let (prefix, response_timeout) = (config.static_prefix.clone(), config.response_timeout);
         let seen = Arc::default();
-        Ok(Self { client, scheme, authority, host, prefix, seen, response_timeout })
+        Ok(Self { client, scheme, authority, host, prefix, seen, response_timeout, gate, patience })
     }
 
     /// What MLflow is called in `Host` and in its redirects.
@@ -148,13 +223,53 @@ impl Upstream {
         &self.host
     }
 
+    /// Waits while MLflow is known to be away. `bytes`: what the request holds in memory.
+    ///
+    /// Called before anything is decided and before a streamed body is touched, so that what waits costs little.
+    ///
+    /// # Errors
+    /// MLflow did not come back in time, or there is no room to wait.
+    pub async fn reachable(&self, bytes: usize) -> Result<(), Error> {
+        if !self.gate.is_shut() || self.patience == Patience::None || !self.gate.holds() {
+            return Ok(());
+        }
+        Box::pin(self.wait(bytes)).await
+    }
+
+    async fn wait(&self, bytes: usize) -> Result<(), Error> {
+        let retry_after_seconds = match self.gate.hold(bytes) {
+            Ok(mut hold) => {
+                if hold.released().await {
+                    return Ok(());
+                }
+                self.gate.retry_after()
+            }
+            Err(seconds) => seconds,
+        };
+        Err(Unsent { why: Why::Away(self.gate.away()), retry_after_seconds }.into())
+    }
+
+    /// Ends all waiting for MLflow, and lets no request wait any more: the proxy stops.
+    pub fn stop_holding(&self) {
+        self.gate.drain();
+    }
+
     /// Sends one allowed request. The answer's body streams.
     ///
     /// # Errors
-    /// MLflow cannot be reached (at once), sends no head in time, or breaks off.
+    /// MLflow cannot be reached (in time, or at once), sends no head in time, or breaks off.
     pub async fn forward(&self, permit: Permit, outgoing: Outgoing) -> Result<Response<Incoming>, Error> {
         let Permit { .. } = permit;
-        self.send(outgoing).await
+        self.send(outgoing, self.patience).await
+    }
+
+    /// Sends one allowed request that must not wait for MLflow.
+    ///
+    /// # Errors
+    /// As [`Upstream::forward`].
+    pub async fn forward_at_once(&self, permit: Permit, outgoing: Outgoing) -> Result<Response<Incoming>, Error> {
+        let Permit { .. } = permit;
+        self.send(outgoing, Patience::None).await
     }
 
     /// Asks for a further page of a list whose first page was allowed by [`Upstream::forward`]'s permit.
@@ -162,7 +277,7 @@ impl Upstream {
     /// # Errors
     /// As [`Upstream::forward`].
     pub(crate) async fn refill(&self, outgoing: Outgoing) -> Result<Response<Incoming>, Error> {
-        self.send(outgoing).await
+        self.send(outgoing, self.patience).await
     }
 
     /// Asks MLflow one of the resolver's fixed questions; `None` when it says there is no such thing.
@@ -195,7 +310,7 @@ impl Upstream {
     ) -> Result<Option<Bytes>, Error> {
         headers.insert(header::HOST, self.host.clone());
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-        let response = self.send(Outgoing { method, target, headers, body }).await?;
+        let response = self.send(Outgoing { method, target, headers, body }, self.patience).await?;
         let status = response.status();
         let bytes = read_bounded(response.into_body(), LOOKUP_BYTES).await?;
         match status {
@@ -217,7 +332,7 @@ impl Upstream {
     /// # Errors
     /// As [`Upstream::lookup`]; also when what answers is no MLflow.
     pub async fn learn_version(&self) -> Result<Version, Error> {
-        let answer = self.lookup("/version".to_owned()).await?.unwrap_or_default();
+        let answer = self.at_once().lookup("/version".to_owned()).await?.unwrap_or_default();
         let version = std::str::from_utf8(&answer).ok().and_then(|text| text.parse().ok());
         self.seen.set(version);
         version.ok_or(Error::NotUnderstood)
@@ -229,7 +344,7 @@ impl Upstream {
     /// It cannot be reached or does not say so.
     pub async fn check(&self) -> Result<(), Error> {
         let limit = Duration::from_millis(1500);
-        match tokio::time::timeout(limit, self.lookup("/health".to_owned())).await {
+        match tokio::time::timeout(limit, self.at_once().lookup(HEALTH.to_owned())).await {
             Ok(Ok(Some(_))) => Ok(()),
             Ok(Ok(None)) => Err(Error::Unexpected(StatusCode::NOT_FOUND)),
             Ok(Err(error)) => Err(error),
@@ -237,7 +352,7 @@ impl Upstream {
         }
     }
 
-    async fn send(&self, outgoing: Outgoing) -> Result<Response<Incoming>, Error> {
+    async fn send(&self, outgoing: Outgoing, patience: Patience) -> Result<Response<Incoming>, Error> {
         let target =
             if self.prefix.is_empty() { outgoing.target } else { format!("{}{}", self.prefix, outgoing.target) };
         let target = PathAndQuery::from_maybe_shared(Bytes::from(target)).map_err(|_| Error::Unwritable)?;
@@ -250,12 +365,39 @@ impl Upstream {
         *request.uri_mut() = Uri::from_parts(uri).map_err(|_| Error::Unwritable)?;
         *request.version_mut() = http::Version::HTTP_11;
         *request.headers_mut() = outgoing.headers;
-        let answer = tokio::time::timeout(self.response_timeout, self.client.request(request)).await;
+        let bytes = match request.body() {
+            Body::Full { bytes } => bytes.as_ref().map_or(0, Bytes::len),
+            Body::Empty | Body::Streamed { .. } => 0,
+        };
+        let answer = self.client.request(request);
+        let answer = match patience {
+            Patience::Waits => tokio::time::timeout(self.response_timeout, patiently(bytes, answer)).await,
+            Patience::None => tokio::time::timeout(self.response_timeout, answer).await,
+        };
         match answer {
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) if error.is_connect() => Err(Error::Connect(error)),
+            Ok(Ok(response)) => {
+                if self.gate.is_shut() {
+                    self.gate.open();
+                }
+                Ok(response)
+            }
+            Ok(Err(error)) if is_unsent(&error) => {
+                let retry_after_seconds = self.gate.retry_after();
+                Err(Unsent { why: Why::NoConnection(error), retry_after_seconds }.into())
+            }
             Ok(Err(error)) => Err(Error::Broken(error)),
             Err(_) => Err(Error::TimedOut(self.response_timeout)),
         }
     }
 }
+
+/// Whether no byte of a request was written: there was no connection, or it ended while the request was still in hyper's
+/// queue. hyper calls an HTTP/1 request canceled only in that case, and returns it unread. A request that was begun fails in
+/// other ways, even if none of its bytes has left this machine.
+fn is_unsent(error: &legacy::Error) -> bool {
+    let canceled = || std::error::Error::source(error)?.downcast_ref::<hyper::Error>().map(hyper::Error::is_canceled);
+    error.is_connect() || canceled().unwrap_or_default()
+}
+
+/// What tells whether MLflow is up.
+const HEALTH: &str = "/health";

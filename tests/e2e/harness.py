@@ -157,7 +157,12 @@ class Mlflow:
         env["PATH"] = f"{Path(python).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
         self.reader = self.seen = None
         self.rows = {}
-        self.process = Process(argv, self.folder / "mlflow.log", env, self.folder)
+        self.argv, self.env = argv, env
+        self.start()
+
+    def start(self):
+        """Starts it, also again after `stop`: the same database on the same port."""
+        self.process = Process(self.argv, self.folder / "mlflow.log", self.env, self.folder)
 
     def wait(self):
         def answers():

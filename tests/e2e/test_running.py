@@ -124,8 +124,8 @@ def relay(mlflow_server):
     relay.cut()
 
 
-def test_an_upstream_that_is_down_is_502_at_once(start_proxy, relay):
-    proxy = start_proxy(upstream=relay.url)
+def test_an_upstream_that_is_down_is_503_at_once_where_nothing_waits(start_proxy, relay):
+    proxy = start_proxy(upstream=relay.url, settings={"UPSTREAM__HOLD_SECONDS": "0"})
     world = World.make(proxy.person("alice"))
     alice, bob = world.owner, proxy.person("bob")
     assert alice.get(RUN, {"run_id": world.run}).status_code == 200
@@ -143,12 +143,13 @@ def test_an_upstream_that_is_down_is_502_at_once(start_proxy, relay):
     ):
         started = time.monotonic()
         answer = alice.call(method, path, **more)
-        assert answer.status_code == 502, f"{method} {path}: {answer.status_code} {answer.text}"
+        assert answer.status_code == 503, f"{method} {path}: {answer.status_code} {answer.text}"
+        assert 1 <= int(answer.headers["Retry-After"]) <= 30
         assert answer.json()["error_code"] == "TEMPORARILY_UNAVAILABLE"
         assert time.monotonic() - started < 4
         # No less strict meanwhile: what can be said without MLflow is said, and holds nothing.
         refused = bob.call(method, path, **more)
-        assert refused.status_code in (403, 502) or refused.json() == {}, refused.text
+        assert refused.status_code in (403, 503) or refused.json() == {}, refused.text
         assert proxy.anonymous().call(method, path, **more).status_code == 401
     # What needs no MLflow still works.
     assert alice.get(WHO).status_code == 200
@@ -158,9 +159,10 @@ def test_an_upstream_that_is_down_is_502_at_once(start_proxy, relay):
 
 
 def test_a_start_without_upstream_is_not_ready_but_lives(start_proxy):
-    proxy = start_proxy(upstream=f"http://127.0.0.1:{free_port()}", ready="/livez")
+    settings = {"UPSTREAM__HOLD_SECONDS": "1"}
+    proxy = start_proxy(upstream=f"http://127.0.0.1:{free_port()}", ready="/livez", settings=settings)
     assert proxy.probe("/readyz").status_code == 503
-    assert proxy.admin().get("/api/2.0/mlflow/experiments/get", {"experiment_id": "0"}).status_code == 502
+    assert proxy.admin().get("/api/2.0/mlflow/experiments/get", {"experiment_id": "0"}).status_code == 503
 
 
 def test_a_download_that_breaks_off_is_no_success(start_proxy, relay):

@@ -148,7 +148,7 @@ fn only_public_answers_may_be_shared() {
     let nowhere = Proxy::before(([127, 0, 0, 1], 1).into());
     for target in ["/version", "/static-files/main.js"] {
         let answer = nowhere.ask(get(target, &basic())).expect("an answer");
-        assert_eq!((answer.status, answer.header("cache-control")), (502, Some("private, no-store")), "{target}");
+        assert_eq!((answer.status, answer.header("cache-control")), (503, Some("private, no-store")), "{target}");
     }
 }
 

@@ -498,9 +498,9 @@ fn a_body_that_breaks_off_is_seen_to() {
     edge.is_well();
 }
 
-/// MLflow away: 502 at once, in MLflow's shape.
+/// MLflow away, and nothing waits for it: 503 at once, in MLflow's shape.
 #[test]
-fn an_upstream_that_is_down_is_a_502() {
+fn an_upstream_that_is_down_is_a_503() {
     // Bound, never listening on: connecting is refused as long as nobody else gets the port.
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap();
     let address: SocketAddr = nobody.local_addr().unwrap();
@@ -508,7 +508,8 @@ fn an_upstream_that_is_down_is_a_502() {
     let proxy = Proxy::before(address);
     let watch = Stopwatch::start();
     let answer = proxy.ask(raw(GOOD)).expect("an answer");
-    assert_eq!(answer.status, 502, "{}", answer.text());
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    assert_eq!(answer.header("retry-after"), Some("1"));
     assert!(answer.text().contains("\"error_code\""), "{}", answer.text());
     assert!(watch.elapsed() < Duration::from_secs(3));
 }

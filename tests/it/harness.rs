@@ -153,6 +153,12 @@ impl Proxy {
         busy
     }
 
+    /// Stops the proxy as a signal does.
+    pub(crate) fn drain(&mut self) {
+        let running = self.running.take().expect("it runs");
+        self.runtime.block_on(running.drain());
+    }
+
     pub(crate) fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
         self.runtime.block_on(work)
     }
@@ -263,6 +269,9 @@ fn configuration(upstream: SocketAddr, store: &tempfile::TempDir) -> config::Con
             response_timeout: Duration::from_secs(5),
             pool_idle_timeout: Duration::from_secs(2),
             pool_max_idle: 32,
+            hold: Duration::ZERO,
+            hold_max_requests: 16,
+            hold_max_bytes: 1024 * 1024,
         },
         store: config::Store { url: store_url(store) },
         bootstrap: config::Bootstrap {
@@ -500,7 +509,15 @@ impl Recorder {
 
     /// An MLflow that knows some answers.
     pub(crate) fn scripted(script: impl Fn(&Received) -> Option<(u16, String)> + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::on(TcpListener::bind("127.0.0.1:0").unwrap(), script)
+    }
+
+    /// An MLflow that comes up at an address that the proxy knows already.
+    pub(crate) fn at(address: SocketAddr) -> Self {
+        Self::on(TcpListener::bind(address).unwrap(), |_| None)
+    }
+
+    fn on(listener: TcpListener, script: impl Fn(&Received) -> Option<(u16, String)> + Send + Sync + 'static) -> Self {
         let address = listener.local_addr().unwrap();
         let (received, cancelled, change) = Default::default();
         let shared = Arc::new(Shared { script: Box::new(script), received, cancelled, change });

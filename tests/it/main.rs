@@ -26,4 +26,5 @@ mod matrix;
 mod permissions_page;
 #[allow(dead_code, reason = "shared with the library's own tests, which use the rest")]
 mod provider;
+mod restarts;
 mod sessions;

@@ -1,0 +1,356 @@
+//! Holds requests back while MLflow cannot be reached.
+//!
+//! A request is held before it has a connection, so none of its bytes can have been sent: either before it is built
+//! ([`super::Upstream::reachable`]), or inside the connector ([`Patient`]) where the client asks for a new connection. The
+//! client gets each request once; nothing here sends a request a second time.
+//!
+//! The waiting requests share one probe. Whoever has the turn probes; when that request is answered or its client leaves,
+//! the next one takes over, so there is no task that polls while nobody waits.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{HeaderValue, Request, Uri};
+use hyper::rt::{Read, Write};
+use prometheus::{IntCounterVec, IntGauge};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
+use tower::{Service, ServiceExt as _};
+
+use crate::clock::Stopwatch;
+use crate::config;
+use crate::http::Body;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+tokio::task_local! {
+    /// Bytes of the body of the request that is being sent; absent where a request must not be held. The client tells its
+    /// connector nothing but the address.
+    static WAITS_WITH: usize;
+
+    /// Set while no request may be held.
+    static IMPATIENT: ();
+}
+
+/// Does work of the proxy's own, which no client waits for: its requests to MLflow are not held, whoever sends them.
+pub async fn impatiently<T>(work: impl Future<Output = T>) -> T {
+    IMPATIENT.scope((), work).await
+}
+
+/// Numbers about requests that are held.
+#[derive(Clone, Debug)]
+pub struct Holds {
+    /// Requests that wait now.
+    pub waiting: IntGauge,
+    /// Requests that waited, by outcome: `released`, `expired`, `abandoned`, `draining`, `no_room`.
+    pub ended: IntCounterVec,
+}
+
+/// Whether MLflow can be reached, as far as is known, and the requests that wait for it.
+pub(super) struct Gate {
+    /// MLflow could not be reached, and has answered nothing since.
+    shut: AtomicBool,
+    /// The proxy stops.
+    draining: AtomicBool,
+    since: Mutex<Option<Stopwatch>>,
+    changed: Notify,
+    turn: tokio::sync::Mutex<Turn>,
+    probe: Box<dyn Fn() -> Boxed<bool> + Send + Sync>,
+    /// `None`: every request fails at once.
+    room: Option<Room>,
+}
+
+/// The limits of what is held.
+struct Room {
+    limit: Duration,
+    requests: Semaphore,
+    /// In units of [`UNIT`] bytes.
+    units: Semaphore,
+    holds: Holds,
+}
+
+/// When the last probe began, and the pause before the next one.
+#[derive(Default)]
+struct Turn {
+    last: Option<Stopwatch>,
+    pause: Duration,
+}
+
+const UNIT: usize = 1024;
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// A server that accepts a connection and does not answer within this time is slow, not away.
+const PROBE_PATIENCE: Duration = Duration::from_millis(1500);
+/// Half of the time that MLflow has been away, within these bounds: with seven attempts, MLflow's Python clients then last
+/// about four minutes, as they do with their own back-off against an MLflow that refuses connections.
+const RETRY_AFTER_SECONDS: std::ops::RangeInclusive<u64> = 1..=30;
+/// For a request that was not held for lack of room.
+const CROWDED_SECONDS: u64 = 5;
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate").field("shut", &self.shut).field("draining", &self.draining).finish_non_exhaustive()
+    }
+}
+
+impl Gate {
+    /// `connector` and `health`: how to ask MLflow for its health, on a connection of its own.
+    pub(super) fn new<C>(
+        config: &config::Upstream,
+        holds: Option<Holds>,
+        connector: C,
+        health: Uri,
+        host: HeaderValue,
+    ) -> Self
+    where
+        C: Service<Uri> + Clone + Send + Sync + 'static,
+        C::Response: Read + Write + Unpin + Send + 'static,
+        C::Future: Send,
+    {
+        let limit = config.hold.min(config.response_timeout / 2);
+        let room = holds.filter(|_| !limit.is_zero()).map(|holds| Room {
+            limit,
+            requests: Semaphore::new(config.hold_max_requests),
+            units: Semaphore::new(config.hold_max_bytes / UNIT),
+            holds,
+        });
+        Self {
+            shut: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            since: Mutex::default(),
+            changed: Notify::new(),
+            turn: tokio::sync::Mutex::default(),
+            probe: Box::new(move || Box::pin(is_there(connector.clone(), health.clone(), host.clone()))),
+            room,
+        }
+    }
+
+    pub(super) fn is_shut(&self) -> bool {
+        self.shut.load(Ordering::Relaxed)
+    }
+
+    /// Whether requests may wait at all.
+    pub(super) const fn holds(&self) -> bool {
+        self.room.is_some()
+    }
+
+    /// Notes that a connection could not be made.
+    pub(super) fn shut(&self) {
+        if !self.shut.swap(true, Ordering::SeqCst) {
+            *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Stopwatch::start());
+            tracing::warn!("MLflow cannot be reached");
+        }
+    }
+
+    /// Notes that MLflow answered, and lets everything pass that waits.
+    pub(super) fn open(&self) {
+        if self.shut.swap(false, Ordering::SeqCst) {
+            let since = self.since.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let seconds = since.map_or(0, |since| since.elapsed().as_secs());
+            tracing::info!(seconds, "MLflow can be reached again");
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// Ends all waiting: the proxy stops.
+    pub(super) fn drain(&self) {
+        self.draining.store(true, Ordering::SeqCst);
+        self.changed.notify_waiters();
+    }
+
+    /// The time after which a client that was not served should come again.
+    pub(super) fn retry_after(&self) -> u64 {
+        let since = *self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        let away = since.map_or(0, |since| since.elapsed().as_secs());
+        (away / 2).clamp(*RETRY_AFTER_SECONDS.start(), *RETRY_AFTER_SECONDS.end())
+    }
+
+    /// Returns for how long MLflow has been away.
+    pub(super) fn away(&self) -> Duration {
+        self.since.lock().unwrap_or_else(PoisonError::into_inner).map_or(Duration::ZERO, Stopwatch::elapsed)
+    }
+
+    /// Gives a request with so many bytes in memory a place to wait.
+    ///
+    /// # Errors
+    /// Nothing is held, or there is no room: the seconds after which the client should come again.
+    pub(super) fn hold(&self, bytes: usize) -> Result<Hold<'_>, u64> {
+        let Some(room) = &self.room else { return Err(self.retry_after()) };
+        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
+        let places = (room.requests.try_acquire(), room.units.try_acquire_many(units));
+        let (Ok(request), Ok(units)) = places else {
+            room.holds.ended.with_label_values(&["no_room"]).inc();
+            return Err(self.retry_after().max(CROWDED_SECONDS));
+        };
+        room.holds.waiting.inc();
+        let watch = Stopwatch::start();
+        Ok(Hold { gate: self, room, watch, outcome: "abandoned", _places: (request, units) })
+    }
+
+    /// Waits until MLflow answers a probe (`true`) or the proxy stops.
+    async fn opened(&self) -> bool {
+        loop {
+            let changed = self.changed.notified();
+            if self.draining.load(Ordering::SeqCst) {
+                return false;
+            }
+            if !self.shut.load(Ordering::SeqCst) {
+                return true;
+            }
+            tokio::select! {
+                () = changed => {}
+                () = self.take_turn() => {}
+            }
+        }
+    }
+
+    /// Probes once, after everyone who was there before and not before the pause is over.
+    async fn take_turn(&self) {
+        let mut turn = self.turn.lock().await;
+        let rest = turn.last.map_or(Duration::ZERO, |last| turn.pause.saturating_sub(last.elapsed()));
+        tokio::time::sleep(rest).await;
+        if !self.shut.load(Ordering::SeqCst) {
+            return;
+        }
+        // Before the probe, so that a client that leaves during it does not make the next one hurry.
+        turn.last = Some(Stopwatch::start());
+        turn.pause = (turn.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+        if (self.probe)().await {
+            *turn = Turn::default();
+            self.open();
+        }
+    }
+}
+
+/// A request that waits, and its share of the room.
+#[derive(Debug)]
+pub(super) struct Hold<'g> {
+    gate: &'g Gate,
+    room: &'g Room,
+    watch: Stopwatch,
+    outcome: &'static str,
+    _places: (SemaphorePermit<'g>, SemaphorePermit<'g>),
+}
+
+impl fmt::Debug for Room {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Room").field("limit", &self.limit).finish_non_exhaustive()
+    }
+}
+
+impl Hold<'_> {
+    /// Waits until MLflow can be reached; false when the request's time is up or the proxy stops.
+    pub(super) async fn released(&mut self) -> bool {
+        let left = self.room.limit.saturating_sub(self.watch.elapsed());
+        let opened = tokio::time::timeout(left, self.gate.opened()).await;
+        self.outcome = match opened {
+            Ok(true) => "released",
+            Ok(false) => "draining",
+            Err(_) => "expired",
+        };
+        opened == Ok(true)
+    }
+}
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        self.room.holds.waiting.dec();
+        self.room.holds.ended.with_label_values(&[self.outcome]).inc();
+    }
+}
+
+/// A connector that waits for MLflow, where the request may be held.
+#[derive(Clone, Debug)]
+pub(super) struct Patient<C> {
+    inner: C,
+    gate: Arc<Gate>,
+}
+
+impl<C> Patient<C> {
+    pub(super) const fn new(inner: C, gate: Arc<Gate>) -> Self {
+        Self { inner, gate }
+    }
+}
+
+impl<C> Service<Uri> for Patient<C>
+where
+    C: Service<Uri> + Clone + Send + 'static,
+    C::Response: Send,
+    C::Error: Into<BoxError> + Send,
+    C::Future: Send,
+{
+    type Response = C::Response;
+    type Error = BoxError;
+    type Future = Boxed<Result<C::Response, BoxError>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, to: Uri) -> Self::Future {
+        // Asked here, where the request's task still polls: the client may move what follows to a task of its own.
+        let bytes = WAITS_WITH.try_with(|bytes| *bytes).ok().filter(|_| IMPATIENT.try_with(|()| ()).is_err());
+        let (inner, gate) = (self.inner.clone(), Arc::clone(&self.gate));
+        Box::pin(async move {
+            let mut held = None;
+            loop {
+                let error = match inner.clone().oneshot(to.clone()).await {
+                    Ok(connection) => return Ok(connection),
+                    Err(error) => error.into(),
+                };
+                gate.shut();
+                let Some(bytes) = bytes else { return Err(error) };
+                let hold = match &mut held {
+                    Some(hold) => hold,
+                    None => match gate.hold(bytes) {
+                        Ok(hold) => held.insert(hold),
+                        Err(_) => return Err(error),
+                    },
+                };
+                if !hold.released().await {
+                    return Err(error);
+                }
+            }
+        })
+    }
+}
+
+/// Sends what `work` sends as a request that may be held, with so many bytes in memory.
+pub(super) async fn patiently<T>(bytes: usize, work: impl Future<Output = T>) -> T {
+    WAITS_WITH.scope(bytes, work).await
+}
+
+/// Whether something answers HTTP. A connection alone proves little: what forwards a port accepts it before MLflow is up.
+async fn is_there<C>(connector: C, health: Uri, host: HeaderValue) -> bool
+where
+    C: Service<Uri>,
+    C::Response: Read + Write + Unpin,
+{
+    let Ok(connection) = connector.oneshot(health.clone()).await else { return false };
+    let Ok((mut sender, connection)) = hyper::client::conn::http1::handshake(connection).await else { return false };
+    let mut request = Request::new(Body::Empty);
+    *request.uri_mut() = health.path().parse().unwrap_or_default();
+    request.headers_mut().insert(http::header::HOST, host);
+    let mut answer = pin!(sender.send_request(request));
+    let mut connection = pin!(connection);
+    let mut ended = false;
+    let answered = poll_fn(|cx| {
+        if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
+            return Poll::Ready(answer.is_ok());
+        }
+        if !ended {
+            ended = connection.as_mut().poll(cx).is_ready();
+        }
+        // A server that closes after its answer has both ready.
+        answer.as_mut().poll(cx).map(|answer| answer.is_ok())
+    });
+    tokio::time::timeout(PROBE_PATIENCE, answered).await.unwrap_or(true)
+}
+
+#[cfg(test)]
+mod tests;

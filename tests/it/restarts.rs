@@ -1,0 +1,406 @@
+//! An MLflow that goes away and comes back: which requests wait for it, what they are told, and that none is sent twice.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use mlflow_auth_proxy::clock::Stopwatch;
+use mlflow_auth_proxy::config::Config;
+
+use crate::harness::{Answer, Client, PATIENCE, Proxy, Recorder, basic, get, pause, send_json};
+
+/// A loopback address of this test alone, where nothing listens yet.
+fn nobody() -> SocketAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let [low, high] = std::process::id().to_le_bytes()[..2] else { panic!("a process ID has four bytes") };
+    let own = u8::try_from(NEXT.fetch_add(1, Ordering::SeqCst)).unwrap();
+    SocketAddr::from((Ipv4Addr::new(127, 100 + own, high, low), 5999))
+}
+
+fn holding(config: &mut Config) {
+    config.upstream.hold = Duration::from_secs(8);
+    config.upstream.hold_max_requests = 64;
+    config.upstream.response_timeout = Duration::from_secs(20);
+}
+
+/// A proxy whose MLflow is away, and known to be away: the proxy asks for its version at once.
+fn without_mlflow(address: SocketAddr, change: impl FnOnce(&mut Config)) -> Proxy {
+    let proxy = Proxy::with(address, |config| {
+        holding(config);
+        change(config);
+    });
+    // The password is checked here, so that requests wait for nothing but MLflow.
+    assert_eq!(proxy.ask(get("/api/2.0/mlflow/users/current", &basic())).map(|answer| answer.status), Some(200));
+    proxy
+}
+
+/// A request of its own, and its answer later.
+fn begin(proxy: &Proxy, raw: impl AsRef<[u8]>) -> Client {
+    let mut client = proxy.connect();
+    client.send(raw);
+    client
+}
+
+fn create_run(user_agent: &str) -> String {
+    let body = r#"{"experiment_id":"1"}"#;
+    send_json("POST", "/api/2.0/mlflow/runs/create", &basic(), body)
+        .replace("Host: proxy\r\n", &format!("Host: proxy\r\nUser-Agent: {user_agent}\r\n"))
+}
+
+fn wait_for_metric(proxy: &Proxy, line: &str) {
+    let watch = Stopwatch::start();
+    while !proxy.metrics().contains(line) {
+        assert!(watch.elapsed() < PATIENCE, "{line} never came: {}", holds(proxy));
+        pause(Duration::from_millis(10));
+    }
+}
+
+fn holds(proxy: &Proxy) -> String {
+    let metrics = proxy.metrics();
+    metrics.lines().filter(|line| line.contains("upstream_hold")).collect::<Vec<_>>().join("\n")
+}
+
+fn waiting(proxy: &Proxy, count: usize) {
+    wait_for_metric(proxy, &format!("mlflow_auth_proxy_upstream_holding {count}\n"));
+}
+
+fn ended(proxy: &Proxy, outcome: &str, count: usize) {
+    wait_for_metric(proxy, &format!("mlflow_auth_proxy_upstream_holds_total{{outcome=\"{outcome}\"}} {count}\n"));
+}
+
+fn retry_after(answer: &Answer) -> u64 {
+    answer.header("retry-after").expect("Retry-After").parse().expect("seconds")
+}
+
+#[test]
+fn requests_wait_for_mlflow_and_are_sent_once() {
+    let address = nobody();
+    let proxy = without_mlflow(address, |_| {});
+    let upload = format!(
+        "PUT /api/2.0/mlflow-artifacts/artifacts/1/0123456789abcdef0123456789abcdef/artifacts/a HTTP/1.1\r\n\
+         Host: proxy\r\nAuthorization: {}\r\nContent-Length: 6\r\n\r\nabc",
+        basic()
+    );
+    let mut clients = vec![
+        begin(&proxy, get("/api/2.0/mlflow/experiments/get?experiment_id=1", &basic())),
+        begin(&proxy, create_run("mlflow-python-client/3.18.0")),
+        begin(&proxy, create_run("curl/8")),
+        begin(&proxy, send_json("POST", "/api/2.0/mlflow/experiments/create", &basic(), r#"{"name":"e"}"#)),
+        // The rest of the body comes while the request waits.
+        begin(&proxy, upload),
+    ];
+    waiting(&proxy, clients.len());
+    clients[4].send("def");
+    let mlflow = Recorder::at(address);
+    for client in &mut clients {
+        let answer = client.answer().expect("an answer");
+        // The fake's answer to a creation holds no ID.
+        assert!(matches!(answer.status, 200 | 502), "{} {}", answer.status, answer.text());
+    }
+    ended(&proxy, "released", 5);
+    let received = mlflow.take();
+    let mut sent: Vec<_> = received.iter().filter(|one| one.target != "/api/2.0/mlflow/experiments/get").collect();
+    sent.sort_by_key(|one| one.target.clone());
+    let targets: Vec<_> = sent.iter().map(|one| one.target.rsplit('/').next().unwrap()).collect();
+    let count = |wanted: &str| targets.iter().filter(|target| **target == wanted).count();
+    assert_eq!((count("create"), count("a"), count("get?experiment_id=1")), (3, 1, 1), "{targets:?}");
+    let uploaded = received.iter().find(|one| one.method == "PUT").expect("the upload");
+    assert_eq!(uploaded.body, b"abcdef");
+    waiting(&proxy, 0);
+}
+
+#[test]
+fn what_was_never_sent_is_answered_so_that_the_client_sends_it_again() {
+    let proxy = without_mlflow(nobody(), |config| config.upstream.hold = Duration::from_millis(300));
+    let read = |agent: &str| {
+        get("/api/2.0/mlflow/runs/get?run_id=1", &basic()).replace("Host", &format!("User-Agent: {agent}\r\nHost"))
+    };
+    let cases = [
+        (create_run("mlflow-python-client/2.22.5"), 503),
+        (create_run("mlflow-python-client/3.17.2"), 503),
+        (create_run("mlflow-python-client/3.18.0"), 429),
+        (create_run("mlflow-python-client/3.19.0.dev0"), 429),
+        (create_run("mlflow-python-client/4.0.0rc1 plugin/1.0"), 429),
+        (create_run("plugin/1.0 mlflow-python-client/3.18.0"), 429),
+        (create_run("mlflow-python-client/unknown"), 503),
+        (create_run("Mozilla/5.0"), 503),
+        (read("mlflow-python-client/3.18.0"), 503),
+        (read("mlflow-python-client/2.22.5"), 503),
+    ];
+    let clients: Vec<_> = cases.iter().map(|(raw, _)| begin(&proxy, raw)).collect();
+    for (mut client, (raw, status)) in clients.into_iter().zip(&cases) {
+        let answer = client.answer().expect("an answer");
+        assert_eq!(answer.status, *status, "{raw}");
+        assert!((1..=30).contains(&retry_after(&answer)));
+        assert!(answer.text().contains("\"TEMPORARILY_UNAVAILABLE\""), "{}", answer.text());
+    }
+    ended(&proxy, "expired", cases.len());
+    waiting(&proxy, 0);
+}
+
+/// What the store holds after a creation that was never sent is what it held before.
+#[test]
+fn a_creation_that_was_never_sent_leaves_nothing_behind() {
+    let address = nobody();
+    let proxy = without_mlflow(address, |config| config.upstream.hold = Duration::from_millis(200));
+    let raw = send_json("POST", "/api/2.0/mlflow/experiments/create", &basic(), r#"{"name":"e"}"#);
+    assert_eq!(proxy.ask(raw).map(|answer| answer.status), Some(503));
+    let store = proxy.store();
+    assert!(proxy.block_on(store.intents()).expect("the store").is_empty());
+    proxy.block_on(store.close());
+}
+
+#[test]
+fn no_more_wait_than_there_is_room_for() {
+    let proxy = without_mlflow(nobody(), |config| config.upstream.hold_max_requests = 2);
+    let waits: Vec<_> = (0..2).map(|_| begin(&proxy, create_run("curl/8"))).collect();
+    waiting(&proxy, 2);
+    let watch = Stopwatch::start();
+    let answer = proxy.ask(create_run("curl/8")).expect("an answer");
+    assert_eq!((answer.status, retry_after(&answer)), (503, 5));
+    assert!(watch.elapsed() < Duration::from_secs(4), "at once");
+    ended(&proxy, "no_room", 1);
+    for client in waits {
+        client.hang_up();
+    }
+    waiting(&proxy, 0);
+}
+
+#[test]
+fn the_bodies_that_wait_are_bounded() {
+    let proxy = without_mlflow(nobody(), |config| config.upstream.hold_max_bytes = 4096);
+    let body = format!(r#"{{"experiment_id":"1","run_name":"{}"}}"#, "x".repeat(3000));
+    let raw = send_json("POST", "/api/2.0/mlflow/runs/create", &basic(), &body);
+    let first = begin(&proxy, &raw);
+    waiting(&proxy, 1);
+    assert_eq!(proxy.ask(&raw).map(|answer| answer.status), Some(503));
+    ended(&proxy, "no_room", 1);
+    // A small one still fits.
+    let small = begin(&proxy, get("/api/2.0/mlflow/experiments/get?experiment_id=1", &basic()));
+    waiting(&proxy, 2);
+    first.hang_up();
+    small.hang_up();
+    waiting(&proxy, 0);
+}
+
+/// A client that left does not get its run created after all.
+#[test]
+fn a_client_that_leaves_waits_no_more_and_nothing_is_sent_for_it() {
+    let address = nobody();
+    let proxy = without_mlflow(address, |_| {});
+    let gone: Vec<_> = (0..3).map(|_| begin(&proxy, create_run("curl/8"))).collect();
+    let mut stays = begin(&proxy, get("/api/2.0/mlflow/experiments/get?experiment_id=1", &basic()));
+    waiting(&proxy, 4);
+    for client in gone {
+        client.hang_up();
+    }
+    ended(&proxy, "abandoned", 3);
+    waiting(&proxy, 1);
+    let mlflow = Recorder::at(address);
+    assert_eq!(stays.answer().map(|answer| answer.status), Some(200));
+    assert!(mlflow.take().iter().all(|one| one.method == "GET"));
+}
+
+#[test]
+fn a_proxy_that_stops_lets_its_requests_go() {
+    let mut proxy = without_mlflow(nobody(), |config| {
+        config.upstream.hold = Duration::from_secs(60);
+        config.upstream.response_timeout = Duration::from_secs(600);
+        config.server.drain_timeout = Duration::from_secs(30);
+    });
+    let mut waits = begin(&proxy, create_run("mlflow-python-client/3.18.0"));
+    waiting(&proxy, 1);
+    let watch = Stopwatch::start();
+    proxy.drain();
+    assert!(watch.elapsed() < PATIENCE);
+    assert_eq!(waits.answer().map(|answer| answer.status), Some(429));
+}
+
+/// Files and probes need no credentials, so they must not take the places of requests that have some.
+#[test]
+fn public_requests_do_not_wait() {
+    let proxy = without_mlflow(nobody(), |_| {});
+    let watch = Stopwatch::start();
+    for target in ["/health", "/static-files/a.js", "/"] {
+        let answer = proxy.ask(format!("GET {target} HTTP/1.1\r\nHost: proxy\r\n\r\n")).expect("an answer");
+        assert_ne!(answer.status, 200, "{target}");
+    }
+    assert_eq!(
+        proxy.ask(get("/api/2.0/mlflow/runs/get?run_id=1", "Basic bm86bm8=")).map(|answer| answer.status),
+        Some(401)
+    );
+    assert!(watch.elapsed() < Duration::from_secs(5));
+    assert!(proxy.metrics().contains("upstream_holding 0"));
+}
+
+/// One probe at a time, and the first connections of an MLflow that is not ready yet get nothing but probes.
+#[test]
+fn waiting_requests_share_one_probe() {
+    const UNREADY: usize = 3;
+    let address = nobody();
+    let proxy = without_mlflow(address, |_| {});
+    let mut clients: Vec<_> = (0..40).map(|_| begin(&proxy, create_run("curl/8"))).collect();
+    waiting(&proxy, 40);
+    let mlflow = Raw::at(address, |number, _| if number < UNREADY { Reply::Close } else { Reply::Whole });
+    for client in &mut clients {
+        assert_eq!(client.answer().map(|answer| answer.status), Some(200));
+    }
+    let seen = mlflow.seen();
+    let asks_health = |one: &String| one.starts_with("GET /health ") || one.starts_with("GET /version ");
+    assert!(seen.iter().take(UNREADY).all(asks_health), "{:?}", &seen[..UNREADY]);
+    // The proxy's own question for the version may come in between; nobody else probes.
+    let probes = seen.iter().filter(|one| asks_health(one)).count();
+    assert!(probes <= UNREADY + 3, "{probes} probes");
+    assert_eq!(seen.iter().filter(|one| one.starts_with("POST ")).count(), 40);
+}
+
+/// The heart of the matter: whatever of a request may have arrived, it is 502 and not sent again.
+#[test]
+fn what_may_have_arrived_is_never_sent_twice() {
+    let replies = [
+        Reply::AfterOneByte,
+        Reply::AfterHead,
+        Reply::Close,
+        Reply::Part("HTTP/1.1 200 OK\r\ncontent-le"),
+        Reply::Part("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nab"),
+    ];
+    for reply in replies {
+        let address = nobody();
+        let mlflow = Raw::at(address, move |_, head| if head.starts_with("POST") { reply } else { Reply::Whole });
+        let proxy = without_mlflow(address, |_| {});
+        let body = format!(r#"{{"experiment_id":"1","run_name":"{}"}}"#, "x".repeat(20_000));
+        let raw = send_json("POST", "/api/2.0/mlflow/runs/create", &basic(), &body)
+            .replace("Host", "User-Agent: mlflow-python-client/3.18.0\r\nHost");
+        let answer = proxy.ask(raw).expect("an answer");
+        assert_eq!(answer.status, 502, "{reply:?} {}", answer.text());
+        assert_eq!(answer.header("retry-after"), None, "{reply:?}");
+        pause(Duration::from_millis(300));
+        let sent = mlflow.seen().iter().filter(|one| one.starts_with('P')).count();
+        assert_eq!(sent, 1, "{reply:?}");
+    }
+}
+
+/// A pooled connection that MLflow closes: whether that is noticed before or after the request is written, at most one copy
+/// of it arrives. Repeated, because the two race.
+#[test]
+fn a_pooled_connection_that_closes_costs_no_second_copy() {
+    let address = nobody();
+    let mlflow =
+        Raw::at(address, |_, head| if head.contains("runs/get?run_id=last") { Reply::ThenClose } else { Reply::Whole });
+    let proxy = without_mlflow(address, |_| {});
+    let mut refused = 0;
+    for number in 0..60 {
+        let warm = get("/api/2.0/mlflow/runs/get?run_id=last", &basic());
+        assert_eq!(proxy.ask(warm).map(|answer| answer.status), Some(200));
+        let name = format!("run-{number}-");
+        let body = format!(r#"{{"experiment_id":"1","run_name":"{name}"}}"#);
+        let status =
+            proxy.ask(send_json("POST", "/api/2.0/mlflow/runs/create", &basic(), &body)).expect("an answer").status;
+        let copies = mlflow.seen().iter().filter(|one| one.contains(&name)).count();
+        match status {
+            200 => assert_eq!(copies, 1, "{name}"),
+            502 => {
+                assert!(copies <= 1, "{name}");
+                refused += 1;
+            }
+            other => panic!("{name}: {other}"),
+        }
+    }
+    assert!(refused < 60, "no request got through");
+}
+
+/// How a connection of [`Raw`] goes on after a request's head.
+#[derive(Clone, Copy, Debug)]
+enum Reply {
+    /// Reads the body, answers 200 and goes on.
+    Whole,
+    /// Reads the body, answers 200 and closes.
+    ThenClose,
+    /// Reads the body and closes.
+    Close,
+    /// Closes after the first byte, with the rest unread.
+    AfterOneByte,
+    /// Closes after the head, with the body unread.
+    AfterHead,
+    /// Reads the body, writes this and closes.
+    Part(&'static str),
+}
+
+/// A server that closes connections where a test wants it to. Remembers what began to arrive, by request.
+struct Raw {
+    seen: Arc<Mutex<Vec<String>>>,
+}
+
+impl Raw {
+    /// `reply`: by the connection's number and the request's head; for its first byte, by that alone.
+    fn at(address: SocketAddr, reply: impl Fn(usize, &str) -> Reply + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
+        let seen: Arc<Mutex<Vec<String>>> = Arc::default();
+        let (noting, reply) = (Arc::clone(&seen), Arc::new(reply));
+        std::thread::spawn(move || {
+            for (number, tcp) in listener.incoming().enumerate() {
+                let (Ok(tcp), noting, reply) = (tcp, Arc::clone(&noting), Arc::clone(&reply)) else { return };
+                std::thread::spawn(move || serve(tcp, number, &noting, &*reply));
+            }
+        });
+        Self { seen }
+    }
+
+    fn seen(&self) -> Vec<String> {
+        self.seen.lock().unwrap().clone()
+    }
+}
+
+fn serve(
+    mut tcp: TcpStream,
+    number: usize,
+    seen: &Mutex<Vec<String>>,
+    reply: &dyn Fn(usize, &str) -> Reply,
+) -> Option<()> {
+    loop {
+        let mut text = one_byte(&mut tcp)?;
+        let place = {
+            let mut seen = seen.lock().unwrap();
+            seen.push(text.clone());
+            seen.len() - 1
+        };
+        if text == "P" && matches!(reply(number, "POST"), Reply::AfterOneByte) {
+            return None;
+        }
+        while !text.ends_with("\r\n\r\n") {
+            text.push_str(&one_byte(&mut tcp)?);
+        }
+        let how = reply(number, &text);
+        if matches!(how, Reply::AfterHead) {
+            return None;
+        }
+        let length = text
+            .to_ascii_lowercase()
+            .split_once("content-length: ")
+            .map_or(0, |(_, rest)| rest.split("\r\n").next().unwrap().parse().unwrap());
+        let mut body = vec![0; length];
+        tcp.read_exact(&mut body).ok()?;
+        text.push_str(&String::from_utf8_lossy(&body));
+        seen.lock().unwrap()[place] = text;
+        match how {
+            Reply::Whole => tcp.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").ok()?,
+            Reply::ThenClose => {
+                tcp.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").ok()?;
+                return None;
+            }
+            Reply::Part(part) => {
+                tcp.write_all(part.as_bytes()).ok()?;
+                return None;
+            }
+            Reply::Close | Reply::AfterOneByte | Reply::AfterHead => return None,
+        }
+    }
+}
+
+fn one_byte(tcp: &mut TcpStream) -> Option<String> {
+    let mut byte = [0];
+    tcp.read_exact(&mut byte).ok()?;
+    Some(char::from(byte[0]).to_string())
+}
