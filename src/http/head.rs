@@ -172,13 +172,19 @@ pub fn host_name(text: &[u8]) -> Option<&str> {
             (text.get(..address.len() + 2)?, Some(port).filter(|port| !port.is_empty()))
         }
         None => {
-            let end = text.find(':').unwrap_or(text.len());
+            let end = text.bytes().position(|byte| byte == b':').unwrap_or(text.len());
             let (name, port) = text.split_at_checked(end)?;
             // One dot may end a name, which is then fully qualified.
-            let plain = |label: &str| {
-                !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
-            };
-            if !name.strip_suffix('.').unwrap_or(name).split('.').all(plain) {
+            let mut before = b'.';
+            for byte in name.bytes() {
+                if !matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_')
+                    && (byte != b'.' || before == b'.')
+                {
+                    return None;
+                }
+                before = byte;
+            }
+            if name.is_empty() {
                 return None;
             }
             (name, Some(port).filter(|port| !port.is_empty()))

@@ -14,7 +14,7 @@ use std::borrow::Cow;
 
 use text::{chars, check_grammar, escape, items, members, trim, unescape};
 pub(super) use text::{
-    chars as chars_of, items as items_of, keys_anywhere, members as members_of, unescape as text_of,
+    chars as chars_of, has_escape, items as items_of, keys_anywhere, members as members_of, unescape as text_of,
 };
 
 /// How deep objects and arrays may nest.
@@ -157,6 +157,32 @@ impl<'a> Json<'a> {
         }
     }
 
+    /// Calls `take` like [`each_string`], for a value that may be opened.
+    pub(super) fn each_string(&self, enter: &impl Fn(&str, bool) -> bool, take: &mut impl FnMut(Option<&str>, &str)) {
+        self.each_string_at(None, enter, take);
+    }
+
+    fn each_string_at(
+        &self,
+        key: Option<&str>,
+        enter: &impl Fn(&str, bool) -> bool,
+        take: &mut impl FnMut(Option<&str>, &str),
+    ) {
+        match self {
+            Self::Scalar(_) => {}
+            Self::String(text) => take(key, text),
+            Self::Closed(text) => each_string_at(key, text, enter, take),
+            Self::Array(list) => each_string_at(key, list.text(), enter, take),
+            Self::Object(members) => {
+                for (key, value) in members {
+                    if enter(key, matches!(value, Self::Object(_) | Self::Closed(_))) {
+                        value.each_string_at(Some(key), enter, take);
+                    }
+                }
+            }
+        }
+    }
+
     /// Whether this is `null`.
     #[must_use]
     pub fn is_null(&self) -> bool {
@@ -247,6 +273,11 @@ impl<'a> List<'a> {
         items(&self.0).map(Json::open)
     }
 
+    /// The canonical texts of the items.
+    pub(super) fn texts(&self) -> impl Iterator<Item = &str> {
+        items(&self.0)
+    }
+
     /// The canonical text.
     pub(super) fn text(&self) -> &str {
         &self.0
@@ -329,18 +360,26 @@ pub(super) fn value_of<'t>(object: &'t str, key: &str) -> Option<&'t str> {
     members(object).find(|(token, _)| is_key(token)).map(|(_, value)| value).filter(|value| *value != "null")
 }
 
-/// Calls `take` with every string of canonical text that is a value, and its key where it is a member.
-pub(super) fn each_string(text: &str, take: &mut impl FnMut(Option<&str>, &str)) {
-    each_string_at(None, text, take);
+/// Calls `take` with every string of canonical text that is a value, and its key where it is a member. Members are passed over
+/// where `enter` refuses their key and whether their value is an object.
+pub(super) fn each_string(text: &str, enter: &impl Fn(&str, bool) -> bool, take: &mut impl FnMut(Option<&str>, &str)) {
+    each_string_at(None, text, enter, take);
 }
 
-fn each_string_at(key: Option<&str>, value: &str, take: &mut impl FnMut(Option<&str>, &str)) {
+fn each_string_at(
+    key: Option<&str>,
+    value: &str,
+    enter: &impl Fn(&str, bool) -> bool,
+    take: &mut impl FnMut(Option<&str>, &str),
+) {
     match value.as_bytes().first() {
         Some(b'{') => members(value).for_each(|(key, value)| {
             let key = unescape(key).unwrap_or_default();
-            each_string_at(Some(&key), value, take);
+            if enter(&key, value.starts_with('{')) {
+                each_string_at(Some(&key), value, enter, take);
+            }
         }),
-        Some(b'[') => items(value).for_each(|item| each_string_at(None, item, take)),
+        Some(b'[') => items(value).for_each(|item| each_string_at(None, item, enter, take)),
         Some(b'"') => take(key, &unescape(value).unwrap_or_default()),
         Some(_) | None => {}
     }
@@ -407,16 +446,17 @@ impl Reader {
         self.begin(value)?;
         match value.as_bytes().first() {
             Some(b'{') => {
-                check_keys(value)?;
                 self.down();
-                let mut separator = "{";
+                let (mut keys, mut separator) = (Keys::new(), "{");
                 for (key, value) in members(value) {
+                    keys.add(key)?;
                     check(Part::Key(key))?;
                     push(&mut out, std::mem::replace(&mut separator, ","));
                     token(key, out.as_deref_mut())?;
                     push(&mut out, ":");
                     self.copy(value, out.as_deref_mut(), check)?;
                 }
+                keys.finish(value)?;
                 push(&mut out, if separator == "{" { "{}" } else { "}" });
                 self.up();
             }
@@ -444,30 +484,49 @@ impl Reader {
 fn token(token: &str, out: Option<&mut Out>) -> Result<(), JsonError> {
     match out {
         Some(out) => out.push_token(token),
-        None if token.contains('\\') => chars(token).try_for_each(|letter| letter.map(|_| ())),
+        None if has_escape(token) => chars(token).try_for_each(|letter| letter.map(|_| ())),
         None => Ok(()),
     }
 }
 
-/// Refuses an object in which a key stands twice, or one that starts with `[`.
-pub(super) fn check_keys(object: &str) -> Result<(), JsonError> {
-    let mut few = [""; FEW_KEYS];
-    let mut count = 0;
-    for (key, _) in members(object) {
-        if key.starts_with("\"[") || key.starts_with("\"\\") && chars(key).next().transpose()? == Some('[') {
+/// The keys of an object as they come by: refuses one that stands twice, and one that starts with `[`.
+#[derive(Debug)]
+pub(super) struct Keys<'t> {
+    few: [&'t str; FEW_KEYS],
+    count: usize,
+    has_escapes: bool,
+}
+
+impl<'t> Keys<'t> {
+    pub(super) const fn new() -> Self {
+        Self { few: [""; FEW_KEYS], count: 0, has_escapes: false }
+    }
+
+    pub(super) fn add(&mut self, key: &'t str) -> Result<(), JsonError> {
+        let is_escaped = has_escape(key);
+        let is_bracket = key.starts_with("\"[") || is_escaped && chars(key).next().transpose()? == Some('[');
+        if is_bracket {
             return Err(JsonError::BracketKey(shown(key)));
         }
-        token(key, None)?;
-        if let Some(place) = few.get_mut(count) {
-            // For the few keys of a message, comparing each with each costs less than a set.
+        if is_escaped {
+            token(key, None)?;
+            self.has_escapes = true;
+        }
+        // For the few keys of a message, comparing each with each costs less than a set.
+        if let Some((place, before)) = self.few.get_mut(..=self.count).and_then(<[_]>::split_last_mut) {
             *place = key;
-            if few.iter().take(count).any(|other| is_same(other, key)) {
+            if before.iter().any(|other| if self.has_escapes { is_same(other, key) } else { *other == key }) {
                 return Err(JsonError::DuplicateKey(shown(key)));
             }
         }
-        count += 1;
+        self.count += 1;
+        Ok(())
     }
-    if count > FEW_KEYS { check_many_keys(object, count) } else { Ok(()) }
+
+    /// Ends with the object whose keys were added.
+    pub(super) fn finish(&self, object: &str) -> Result<(), JsonError> {
+        if self.count > FEW_KEYS { check_many_keys(object, self.count) } else { Ok(()) }
+    }
 }
 
 /// Sorts the places of the keys, because a set of the keys would be many times as large as their text.
@@ -492,7 +551,7 @@ fn is_same(one: &str, other: &str) -> bool {
 
 /// Compares the texts of two string tokens.
 fn order(one: &str, other: &str) -> std::cmp::Ordering {
-    if !one.contains('\\') && !other.contains('\\') {
+    if !has_escape(one) && !has_escape(other) {
         return text::unquoted(one).cmp(text::unquoted(other));
     }
     let letters = |token| chars(token).map(|letter| letter.unwrap_or(char::REPLACEMENT_CHARACTER));
@@ -566,7 +625,7 @@ impl Out {
 
     /// Writes a string token in its canonical spelling.
     pub(super) fn push_token(&mut self, token: &str) -> Result<(), JsonError> {
-        if !token.contains('\\') {
+        if !has_escape(token) {
             self.push(token);
             return Ok(());
         }

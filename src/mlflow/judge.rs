@@ -201,7 +201,7 @@ impl Judge {
     /// that MLflow uses for the models in the members that hold models.
     fn look_at_models(&mut self) {
         let written = std::mem::take(&mut self.written);
-        each_string(&written, &mut |key, text| {
+        each_string(&written, &|_, _| true, &mut |key, text| {
             let name = text.trim().split_once(":/").filter(|(provider, _)| provider.eq_ignore_ascii_case("gateway"));
             self.endpoints.extend(name.map(|(_, name)| name.trim_start_matches('/').to_owned()));
             if key.is_some_and(|key| MODELS.contains(&key)) {

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 use http::HeaderMap;
 
-use super::json::Keep;
+use super::json::{Keep, value_of};
 use super::{ArtifactPath, Field, Json, JsonError, Narrow, Need, Operation, Source, Step, Thing};
 use crate::authz::{Permission, ResourceKind, scorer_key, skill_key};
 pub(super) use crate::authz::{is_experiment_id, is_opaque_id};
@@ -289,14 +289,22 @@ fn in_body(field: &Field, steps: &[Step], object: &Json<'_>, found: &mut Distinc
         return if step.each {
             each_text(object, name, |text| found.add(text))
         } else {
-            of_object(field, object)?.iter().try_for_each(|text| found.add(text))
+            of_object(field, |name| Ok(object.get(name).cloned()))?.iter().try_for_each(|text| found.add(text))
         };
     }
     match object.get(name) {
         None => Ok(()),
-        Some(Json::Array(items)) if step.each => items.iter().try_for_each(|item| match item? {
-            item @ Json::Object(_) => in_body(field, rest, &item, found),
-            item => Err(invalid(name, &item, "a list of objects")),
+        Some(Json::Array(items)) if step.each => items.texts().try_for_each(|item| match rest {
+            // The lists of a batch are long: their items are not opened.
+            [last] if !last.each && item.starts_with('{') => {
+                of_object(field, |name| value_of(item, name).map(Json::open).transpose())?
+                    .iter()
+                    .try_for_each(|text| found.add(text))
+            }
+            _ => match Json::open(item)? {
+                item @ Json::Object(_) => in_body(field, rest, &item, found),
+                item => Err(invalid(name, &item, "a list of objects")),
+            },
         }),
         Some(other) if step.each => Err(invalid(name, other, "a list")),
         Some(inner @ (Json::Object(_) | Json::Closed(_))) => {
@@ -334,13 +342,16 @@ pub(super) fn to_front(object: &mut Json<'_>, name: &str) {
     }
 }
 
-fn of_object(field: &Field, object: &Json<'_>) -> Result<Vec<String>, LocateError> {
+fn of_object<'j>(
+    field: &Field,
+    get: impl Fn(&str) -> Result<Option<Json<'j>>, JsonError>,
+) -> Result<Vec<String>, LocateError> {
     let mut found = Vec::new();
     for name in &field.last().names {
-        match object.get(name) {
+        match get(name)? {
             None => {}
-            Some(Json::String(text)) => found.push((name.clone(), text.clone().into_owned())),
-            Some(other) => return Err(invalid(name, other, "a string")),
+            Some(Json::String(text)) => found.push((name.clone(), text.into_owned())),
+            Some(other) => return Err(invalid(name, &other, "a string")),
         }
     }
     // protobuf's default for an absent string is the empty one, and MLflow treats them alike where it is optional.

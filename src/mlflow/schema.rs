@@ -17,7 +17,7 @@ mod tests;
 
 pub use load::SchemaError;
 
-use super::json::{Out, Reader, check_keys, members_of, text_of};
+use super::json::{Keys, Out, Reader, members_of, text_of};
 use super::locate::{invalid, shown};
 use super::{Json, JsonError, LocateError, MAX_MEMBERS, Step};
 use crate::http::Query;
@@ -344,6 +344,7 @@ struct Kept<'s, 't> {
     field: Option<&'s Field>,
     key: &'t str,
     value: &'t str,
+    rank: Rank,
 }
 
 impl<'s> Rebuild<'s, '_> {
@@ -353,14 +354,13 @@ impl<'s> Rebuild<'s, '_> {
     }
 
     fn members(&mut self, message: &'s Message, object: &str, fronts: &[&[Step]]) -> Result<(), LocateError> {
-        check_keys(object)?;
         self.reader.down();
-        let mut kept = self.known(message, object)?;
-        if !fronts.is_empty() {
-            kept.sort_by_key(|member| member.field.map_or(Rank::Other, |field| Rank::of(field, fronts)));
+        let mut kept = self.known(message, object, fronts)?;
+        if !kept.is_sorted_by_key(|member| member.rank) {
+            kept.sort_by_key(|member| member.rank);
         }
         let mut separator = "{";
-        for Kept { field, key, value } in kept {
+        for Kept { field, key, value, .. } in kept {
             self.out.push(std::mem::replace(&mut separator, ","));
             match field {
                 Some(field) => {
@@ -386,11 +386,18 @@ impl<'s> Rebuild<'s, '_> {
     }
 
     /// The members of an object that are kept, as they stand; notes the others.
-    fn known<'t>(&mut self, message: &'s Message, object: &'t str) -> Result<Vec<Kept<'s, 't>>, LocateError> {
+    fn known<'t>(
+        &mut self,
+        message: &'s Message,
+        object: &'t str,
+        fronts: &[&[Step]],
+    ) -> Result<Vec<Kept<'s, 't>>, LocateError> {
         let mut kept = Vec::with_capacity(8);
         let mut seen = Seen::default();
         let mut groups: Vec<(u32, usize)> = Vec::new();
+        let mut keys = Keys::new();
         for (key, value) in members_of(object) {
+            keys.add(key)?;
             let name = text_of(key)?;
             let field = match message.field(&name) {
                 Some((index, field)) => {
@@ -410,11 +417,13 @@ impl<'s> Rebuild<'s, '_> {
                     continue;
                 }
             };
-            kept.push(Kept { field, key, value });
+            let rank = field.map_or(Rank::Other, |field| Rank::of(field, fronts));
+            kept.push(Kept { field, key, value, rank });
             if kept.len() > MAX_MEMBERS {
                 return Err(JsonError::TooManyMembers.into());
             }
         }
+        keys.finish(object)?;
         Ok(kept)
     }
 }
@@ -472,7 +481,9 @@ fn once(
 
 /// protobuf and some databases end a name at NUL; others drop or show control characters in ways of their own.
 fn check_key(key: &str) -> Result<(), LocateError> {
-    if key.contains(char::is_control) { Err(LocateError::ControlCharacter(shown(key))) } else { Ok(()) }
+    let has_control =
+        if key.is_ascii() { key.bytes().any(|byte| byte.is_ascii_control()) } else { key.contains(char::is_control) };
+    if has_control { Err(LocateError::ControlCharacter(shown(key))) } else { Ok(()) }
 }
 
 /// A set of field indices. No message has more than 128 fields; `load` refuses one that has.

@@ -311,6 +311,12 @@ impl Operation {
         self.needs == [Need::Public]
     }
 
+    /// Returns true if the proxy may change known fields of its body, as it does for authors.
+    #[must_use]
+    pub const fn rewrites_body(&self) -> bool {
+        self.author.is_some() || self.rule.is_some() || self.narrow.is_some()
+    }
+
     /// Returns true if it may create, delete or rename versions of models.
     #[must_use]
     pub fn changes_versions(&self) -> bool {

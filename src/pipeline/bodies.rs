@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -108,24 +109,33 @@ impl Bodies {
             return Err(ReadError::TooLarge { limit }.into());
         }
         let expected = hint.exact().and_then(|exact| usize::try_from(exact).ok());
-        let (watch, mut waited) = (Stopwatch::start(), Duration::ZERO);
+        let (mut watch, mut waited) = (None, Duration::ZERO);
         let mut pieces = Pieces::default();
         while !body.is_end_stream() {
-            let left = (self.pace.allowed(pieces.len()) + waited).saturating_sub(watch.elapsed());
-            let frame = match timeout(left, body.frame()).await {
-                Err(_) => return Err(BodyError::TooSlow),
-                Ok(None) => break,
-                Ok(Some(Err(_))) => return Err(ReadError::Broken.into()),
-                Ok(Some(Ok(frame))) => frame,
+            // What is there already needs no clock.
+            let frame = match at_once(body.frame()) {
+                Poll::Ready(frame) => frame,
+                Poll::Pending => {
+                    let watch: Stopwatch = *watch.get_or_insert_with(Stopwatch::start);
+                    let left = (self.pace.allowed(pieces.len()) + waited).saturating_sub(watch.elapsed());
+                    timeout(left, body.frame()).await.map_err(|_| BodyError::TooSlow)?
+                }
+            };
+            let frame = match frame {
+                None => break,
+                Some(Err(_)) => return Err(ReadError::Broken.into()),
+                Some(Ok(frame)) => frame,
             };
             let Ok(data) = frame.into_data() else { continue };
             if pieces.len() + data.len() > limit {
                 return Err(ReadError::TooLarge { limit }.into());
             }
             if let Some(room) = pieces.room_for(data.len(), expected.unwrap_or(limit)) {
-                let before = watch.elapsed();
-                share.grow(room.saturating_mul(INSPECTION_COST)).await.map_err(BodyError::NoRoom)?;
-                waited += watch.elapsed().saturating_sub(before);
+                if !share.grow_at_once(room.saturating_mul(INSPECTION_COST)) {
+                    let wait = Stopwatch::start();
+                    share.grow(room.saturating_mul(INSPECTION_COST)).await.map_err(BodyError::NoRoom)?;
+                    waited += wait.elapsed();
+                }
                 pieces.reserve(room);
             }
             pieces.push(data);
@@ -134,6 +144,11 @@ impl Bodies {
         share.shrink(bytes.len().saturating_mul(INSPECTION_COST));
         Ok(Held { bytes, share })
     }
+}
+
+/// Polls a future once. One that is not ready is dropped, and must have lost nothing.
+fn at_once<F: Future>(future: F) -> Poll<F::Output> {
+    pin!(future).poll(&mut Context::from_waker(Waker::noop()))
 }
 
 /// Runs `work` on a body of `size` bytes; for a large one, other tasks of this thread move to another first.
@@ -241,11 +256,11 @@ impl Budget {
         if used.total.saturating_add(bytes) > self.total {
             return Err(Full::Everybodys);
         }
-        let own = used.by_owner.get(&owner).copied().unwrap_or_default().saturating_add(bytes);
-        if own > self.total / 2 {
+        let own = used.by_owner.entry(owner).or_default();
+        if own.saturating_add(bytes) > self.total / 2 {
             return Err(Full::Callers);
         }
-        used.by_owner.insert(owner, own);
+        *own += bytes;
         used.total += bytes;
         drop(used);
         self.reserved.add(i64::try_from(bytes).unwrap_or(i64::MAX));
@@ -281,12 +296,20 @@ impl Share {
     /// # Errors
     /// The part of the budget that was still used up then.
     pub async fn grow(&mut self, bytes: usize) -> Result<(), Full> {
-        let more = bytes.saturating_sub(self.held);
-        if self.budget.try_take(self.owner, more).is_err() {
+        if !self.grow_at_once(bytes) {
+            let more = bytes.saturating_sub(self.held);
             self.wait(more).await?;
+            self.held += more;
         }
-        self.held += more;
         Ok(())
+    }
+
+    /// Reserves memory until this share holds `bytes`, if there is room now.
+    fn grow_at_once(&mut self, bytes: usize) -> bool {
+        let more = bytes.saturating_sub(self.held);
+        let fits = self.budget.try_take(self.owner, more).is_ok();
+        self.held += if fits { more } else { 0 };
+        fits
     }
 
     async fn wait(&self, more: usize) -> Result<(), Full> {

@@ -76,46 +76,82 @@ fn next_value(rest: &str) -> Option<&str> {
 }
 
 fn trim_start(text: &str) -> &str {
-    text.trim_start_matches([' ', '\t', '\n', '\r'])
+    let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\n' | b'\r');
+    let blanks = text.as_bytes().iter().take_while(|byte| is_blank(byte)).count();
+    text.get(blanks..).unwrap_or_default()
 }
 
 /// The length of the value at the start of `bytes`.
 fn value_end(bytes: &[u8]) -> usize {
     match bytes.first() {
         Some(b'"') => string_end(bytes),
-        Some(b'{' | b'[') => {
-            let (mut at, mut depth) = (0, 0_usize);
-            while let Some(byte) = bytes.get(at) {
-                at += match byte {
-                    b'"' => string_end(bytes.get(at..).unwrap_or_default()),
-                    _ => 1,
-                };
-                match byte {
-                    b'{' | b'[' => depth += 1,
-                    b'}' | b']' => depth -= 1,
-                    _ => {}
-                }
+        Some(b'{' | b'[') => container_end(bytes),
+        _ => {
+            let is_end = |byte: &u8| matches!(byte, b',' | b':' | b']' | b'}' | b' ' | b'\t' | b'\n' | b'\r');
+            bytes.iter().position(is_end).unwrap_or(bytes.len())
+        }
+    }
+}
+
+/// The length of the list or object at the start of `bytes`.
+fn container_end(bytes: &[u8]) -> usize {
+    let (mut rest, mut depth) = (bytes, 0_usize);
+    while let Some((byte, after)) = rest.split_first() {
+        rest = match byte {
+            b'"' => rest.get(string_end(rest)..).unwrap_or_default(),
+            _ => after,
+        };
+        match byte {
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => {
+                depth -= 1;
                 if depth == 0 {
                     break;
                 }
             }
-            at
+            _ => {}
         }
-        _ => bytes.iter().position(|byte| b",:]} \t\n\r".contains(byte)).unwrap_or(bytes.len()),
     }
+    bytes.len() - rest.len()
 }
 
 /// The length of the string token at the start of `bytes`.
 fn string_end(bytes: &[u8]) -> usize {
     let mut at = 1;
-    while let Some(next) = memchr::memchr2(b'"', b'\\', bytes.get(at..).unwrap_or_default()) {
+    loop {
+        let rest = bytes.get(at..).unwrap_or_default();
+        // Keys and numbers in quotes are shorter than what a vectorised search takes to begin.
+        let next = match rest.first_chunk().and_then(|word| first_of(u64::from_le_bytes(*word), b'"', b'\\')) {
+            Some(next) => next,
+            None => match memchr::memchr2(b'"', b'\\', rest) {
+                Some(next) => next,
+                None => return bytes.len(),
+            },
+        };
         at += next;
         if bytes.get(at) == Some(&b'"') {
             return at + 1;
         }
         at += 2;
     }
-    bytes.len()
+}
+
+/// The place of the first of two bytes in a little-endian word.
+const fn first_of(word: u64, one: u8, other: u8) -> Option<usize> {
+    const LOW: u64 = u64::from_le_bytes([0x01; 8]);
+    const HIGH: u64 = u64::from_le_bytes([0x80; 8]);
+    // The lowest bit that stays is that of the first byte that is zero; those above it may be wrong.
+    const fn zeros(word: u64) -> u64 {
+        word.wrapping_sub(LOW) & !word & HIGH
+    }
+    let found = zeros(word ^ u64::from_le_bytes([one; 8])) | zeros(word ^ u64::from_le_bytes([other; 8]));
+    if found == 0 { None } else { Some(found.trailing_zeros() as usize / 8) }
+}
+
+/// Returns true if a string token has an escape.
+pub(in crate::mlflow) fn has_escape(token: &str) -> bool {
+    let (words, rest) = token.as_bytes().as_chunks();
+    words.iter().any(|word| first_of(u64::from_le_bytes(*word), b'\\', b'\\').is_some()) || rest.contains(&b'\\')
 }
 
 /// The characters of a string token.
@@ -179,7 +215,7 @@ impl Chars<'_> {
 
 /// The text of a string token; borrowed if it has no escapes.
 pub(in crate::mlflow) fn unescape(token: &str) -> Result<Cow<'_, str>, JsonError> {
-    if !token.contains('\\') {
+    if !has_escape(token) {
         return Ok(Cow::Borrowed(unquoted(token)));
     }
     let mut text = String::with_capacity(token.len());
@@ -223,4 +259,32 @@ pub(in crate::mlflow) fn keys_anywhere(text: &str) -> impl Iterator<Item = &str>
             }
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_end_at_their_quote_wherever_it_stands() {
+        for length in 0..40 {
+            for escape in (0..length).map(Some).chain([None]) {
+                let mut text: Vec<u8> = vec![b'a'; length];
+                if let Some(at) = escape {
+                    text.splice(at..=at, *b"\\\"");
+                }
+                let token = format!("\"{}\"", String::from_utf8(text).expect("text"));
+                assert_eq!(string_end(format!("{token},\"b\":1").as_bytes()), token.len(), "{token}");
+                assert_eq!(string_end(token.as_bytes()), token.len(), "{token}");
+                assert_eq!(has_escape(&token), escape.is_some(), "{token}");
+                let open = token.strip_suffix('"').unwrap_or_default();
+                assert_eq!(string_end(open.as_bytes()), open.len(), "{open}");
+            }
+        }
+        // Bytes beside the two in the alphabet, and beyond ASCII.
+        for text in ["\"!#[]!#[]\"", "\"\u{a2}\u{dc}\u{122}\u{222}\u{25c}\u{22a2}\"", "\"\u{0}\u{1}\u{7f}\u{80}\""] {
+            assert_eq!(string_end(text.as_bytes()), text.len(), "{text}");
+            assert!(!has_escape(text), "{text}");
+        }
+    }
 }

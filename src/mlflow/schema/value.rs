@@ -3,7 +3,7 @@
 use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, UtcOffset};
 
-use super::super::json::{Part, chars_of, check_keys, items_of, keys_anywhere, members_of, text_of};
+use super::super::json::{Keys, Part, chars_of, has_escape, items_of, keys_anywhere, members_of, text_of};
 use super::super::locate::{refused, shown};
 use super::super::{JsonError, LocateError, Step};
 use super::{Enum, Kind, Rebuild, Schema, check_key};
@@ -74,10 +74,10 @@ impl<'s> Rebuild<'s, '_> {
     }
 
     fn map(&mut self, inner: &'s Kind, name: &str, object: &str) -> Result<(), LocateError> {
-        check_keys(object)?;
         self.reader.down();
-        let mut separator = "{";
+        let (mut keys, mut separator) = (Keys::new(), "{");
         for (key, value) in members_of(object) {
+            keys.add(key)?;
             check_key_token(key)?;
             if *text_of(key)? == *TAKEN_FOR_A_LIST {
                 return Err(LocateError::ReservedKey(shown(name), TAKEN_FOR_A_LIST.to_owned()));
@@ -87,6 +87,7 @@ impl<'s> Rebuild<'s, '_> {
             self.out.push(":");
             self.value(inner, name, value, &[])?;
         }
+        keys.finish(object)?;
         self.out.push(if separator == "{" { "{}" } else { "}" });
         self.reader.up();
         Ok(())
@@ -380,7 +381,7 @@ fn check_written(text: &str) -> Result<(), LocateError> {
 
 /// The same as [`check_key`], of a string token.
 fn check_key_token(key: &str) -> Result<(), LocateError> {
-    if !key.contains('\\') {
+    if !has_escape(key) {
         return check_key(key);
     }
     let is_control = |letter: Result<char, JsonError>| letter.is_ok_and(char::is_control);
