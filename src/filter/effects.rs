@@ -17,8 +17,9 @@ use tokio_util::task::TaskTracker;
 use crate::authn::Authn;
 use crate::authz::{Identity, OnCreate, Permission, Permit, Resource, ResourceKind, Selector, UserId, Whom, skill_key};
 use crate::clock::Timestamp;
+use crate::crypto::random_text;
 use crate::http::read_bounded;
-use crate::resolve::{self, RegisteredModel, Resolver};
+use crate::resolve::{self, RegisteredModel, Resolver, folded};
 use crate::store::{self, Actor, Effect, Intent, Store, User};
 use crate::upstream::{self, Outgoing, Upstream};
 
@@ -63,6 +64,9 @@ pub enum EffectError {
     /// MLflow did it, our part is missing; the intent stays and is finished later.
     #[error("MLflow did it, but the permissions could not be written: {0}")]
     NotFinished(#[source] store::Error),
+    /// MLflow gave a new experiment an ID under which data of a purged one is left. It was renamed and deleted again.
+    #[error("the ID {0} of the new experiment was used before, and data is left under it")]
+    UsedId(String),
     #[error("the task that carries out the effect failed")]
     Lost,
 }
@@ -321,6 +325,10 @@ impl Parts {
                     self.resolver.forget_locations();
                 }
                 let resource = created(*kind, name, body)?;
+                if self.put_aside(&resource).await.map_err(EffectError::Unsettled)? {
+                    let _ = store.abandon(intent).await;
+                    return Err(EffectError::UsedId(resource.key));
+                }
                 let shared = self.shared(resource.kind, maker).await.map_err(EffectError::NotFinished)?;
                 store.finish_create(actor, intent, resource.kind, &resource.key, maker.user, &shared).await
             }
@@ -343,6 +351,29 @@ impl Parts {
             Happening::Delete { .. } | Happening::RenameModel { .. } => self.authn.forget_all(),
         }
         finished.map_err(EffectError::NotFinished)
+    }
+
+    /// Renames and deletes a new experiment if a purged one of the same ID left data sets, jobs or artifacts: they would be
+    /// its owner's. SQLite gives the highest ID again. The name is free afterwards. Returns true if it was done.
+    async fn put_aside(&self, resource: &Resource) -> Result<bool, resolve::Error> {
+        if resource.kind != ResourceKind::Experiment {
+            return Ok(false);
+        }
+        let id = &resource.key;
+        let Some(left) = self.resolver.left_under(id).await? else { return Ok(false) };
+        tracing::warn!(
+            experiment = id,
+            left,
+            "a new experiment got the ID of a purged one that left data behind, and was put aside as a deleted experiment"
+        );
+        let new_name = format!("unused {id} {}", random_text());
+        let rename = serde_json::json!({ "experiment_id": id, "new_name": new_name }).to_string();
+        let delete = serde_json::json!({ "experiment_id": id }).to_string();
+        for (path, body) in [("update", rename), ("delete", delete)] {
+            let done = self.upstream.ask(&format!("/api/2.0/mlflow/experiments/{path}"), body).await;
+            done.map_err(resolve::Error::from)?.ok_or_else(|| resolve::Error::from(upstream::Error::NotUnderstood))?;
+        }
+        Ok(true)
     }
 
     /// With whom the policy shares what somebody makes.
@@ -426,7 +457,8 @@ impl Parts {
         match &intent.effect {
             Effect::Create { kind, name, user } => match self.resolver.born(*kind, name).await? {
                 Some((resource, born)) if born >= intent.created.0 - CLOCK_SKEW_MS => {
-                    if self.store.is_owned_since(resource.kind, &resource.key, intent.created).await? {
+                    let is_owned = self.store.is_owned_since(resource.kind, &resource.key, intent.created).await?;
+                    if is_owned || self.put_aside(&resource).await? {
                         self.store.abandon(intent.id).await?;
                     } else {
                         tracing::warn!(kind = %resource.kind, key = resource.key, "gave a thing without owner to its creator");
@@ -605,11 +637,6 @@ impl Turns {
         };
         names.into_iter().map(turn).collect()
     }
-}
-
-/// A name as databases that ignore case and trailing spaces compare it.
-fn folded(name: &str) -> String {
-    name.trim_end().to_lowercase()
 }
 
 fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, EffectError> {

@@ -193,6 +193,7 @@ impl Error {
             Self::List(ListError::PageToken | ListError::MaxResults) => "parameters",
             Self::List(_) | Self::Effect(EffectError::Upstream(_) | EffectError::Unsettled(_)) => "upstream",
             Self::Effect(EffectError::NotBegun(_)) => "store",
+            Self::Effect(EffectError::UsedId(_)) => "used_id",
             Self::Effect(EffectError::NotFinished(_) | EffectError::Lost) => "effect_unfinished",
         }
     }
@@ -305,6 +306,15 @@ impl Error {
                  Try again later.",
             )
             .with(header::RETRY_AFTER, HeaderValue::from_static("5")),
+            Self::Effect(EffectError::UsedId(id)) => Reply::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                ErrorCode::TemporarilyUnavailable,
+                format!(
+                    "MLflow gave the new experiment the ID {id}, under which data of a purged experiment is left. That \
+                     experiment was deleted again. Repeat the request: the next one gets another ID."
+                ),
+            )
+            .with(header::RETRY_AFTER, HeaderValue::from_static("0")),
             Self::Effect(EffectError::NotFinished(_) | EffectError::Lost) => Reply::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 ErrorCode::TemporarilyUnavailable,

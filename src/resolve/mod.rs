@@ -7,6 +7,7 @@ mod answers;
 mod batch;
 mod born;
 mod gateway;
+mod leftovers;
 mod locations;
 mod paged;
 mod skills;
@@ -737,8 +738,19 @@ fn target(path: &str, name: &str, value: &str) -> String {
     format!("{path}?{}", query.encoded())
 }
 
+/// A name as databases that ignore case and trailing spaces compare it.
+pub fn folded(name: &str) -> String {
+    name.trim_end().to_lowercase()
+}
+
 fn failed(error: upstream::Error) -> Error {
     Error::Upstream(Arc::new(error))
+}
+
+impl From<upstream::Error> for Error {
+    fn from(error: upstream::Error) -> Self {
+        failed(error)
+    }
 }
 
 fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Error> {

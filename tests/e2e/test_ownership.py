@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from endpoints_genai import SCORER
+from endpoints_genai import SCORER, V3
 from harness import Http, World, plain_environment, unique, wait_until
 
 API = "/api/2.0/mlflow"
@@ -138,6 +138,28 @@ def test_an_experiment_id_that_comes_again_opens_nothing_to_earlier_holders(alic
     owners = proxy.rows("SELECT users.name FROM grants JOIN users ON users.id = grants.subject WHERE kind = 'scorer' AND selector = ?",
                         f"{second}/judge")
     assert owners == [(carol.name,)]
+
+
+@pytest.mark.parametrize("left", ["data set", "file", "file of a trace"])
+def test_an_experiment_id_under_which_data_is_left_is_not_given_again(alice, proxy, mlflow_server, left):
+    first = alice.ok("POST", f"{API}/experiments/create", {"name": unique("first")})["experiment_id"]
+    if left == "data set":
+        data_set = alice.ok("POST", f"{V3}/datasets/create", {"name": unique("data"), "experiment_ids": [first]})["dataset"]["dataset_id"]
+        path = f"{V3}/datasets/{data_set}"
+    else:
+        path = f"{API}-artifacts/artifacts/{first}/{'custom' if left == 'file' else 'traces/tr-1/artifacts'}/file.txt"
+        assert alice.call("PUT", path, data=b"secret").status_code == 200
+    assert alice.get(path).status_code == 200
+    alice.ok("POST", f"{API}/experiments/delete", {"experiment_id": first})
+    remove_experiment(mlflow_server, first)
+    carol, name = proxy.person("carol"), unique("second")
+    refused = carol.post(f"{API}/experiments/create", {"name": name})
+    assert refused.status_code == 503 and f"the ID {first}" in refused.json()["message"] and refused.headers["Retry-After"], refused.text
+    second = carol.ok("POST", f"{API}/experiments/create", {"name": name})["experiment_id"]
+    assert second != first and level(carol, "experiment", second) == "MANAGE"
+    assert level(carol, "experiment", first) == "NO_PERMISSIONS"
+    assert carol.get(path).status_code == 403
+    assert carol.get(f"{V3}/datasets/search", {"experiment_ids": first}).status_code == 403
 
 
 def test_grants_do_not_count_for_what_was_made_anew_beside_the_proxy(start_proxy, mlflow_server):

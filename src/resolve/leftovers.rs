@@ -1,0 +1,56 @@
+//! What `mlflow gc` leaves under the ID of an experiment that it purges.
+//!
+//! It deletes the experiment's row with its runs, traces, models and scorers. Data sets and jobs keep the ID, and of the files
+//! below it only those of runs go (`mlflow/cli/__init__.py` `gc`, 2.10 to 3.18).
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::{Error, Resolver, target};
+
+impl Resolver {
+    /// Returns what is left under the ID of an experiment that was just created; `None` if there is nothing.
+    ///
+    /// # Errors
+    /// MLflow could not be asked.
+    pub async fn left_under(&self, experiment: &str) -> Result<Option<&'static str>, Error> {
+        let jobs = target("/api/3.0/mlflow/prompt-optimization/jobs/search", "experiment_id", experiment);
+        let (data_sets, jobs, files) = tokio::join!(
+            self.find::<DataSets>(target("/api/3.0/mlflow/datasets/search", "experiment_ids", experiment)),
+            self.find::<Jobs>(jobs),
+            self.find::<Files>(target("/api/2.0/mlflow-artifacts/artifacts", "path", experiment)),
+        );
+        if !data_sets?.unwrap_or_default().datasets.is_empty() {
+            return Ok(Some("data sets"));
+        }
+        if !jobs?.unwrap_or_default().jobs.is_empty() {
+            return Ok(Some("jobs"));
+        }
+        match files {
+            Ok(found) => Ok((!found.unwrap_or_default().files.is_empty()).then_some("artifacts")),
+            // MLflow does not serve artifacts, or its storage fails; experiments are created all the same.
+            Err(error) => {
+                tracing::debug!(experiment, %error, "artifacts of a new experiment cannot be listed");
+                Ok(None)
+            }
+        }
+    }
+}
+
+#[derive(Default, Deserialize)]
+struct DataSets {
+    #[serde(default)]
+    datasets: Vec<IgnoredAny>,
+}
+
+#[derive(Default, Deserialize)]
+struct Jobs {
+    #[serde(default)]
+    jobs: Vec<IgnoredAny>,
+}
+
+#[derive(Default, Deserialize)]
+struct Files {
+    #[serde(default)]
+    files: Vec<IgnoredAny>,
+}
