@@ -142,7 +142,8 @@ fn sign_tag(body: &mut Json<'_>, name: &str) -> Result<(), LocateError> {
         Some(Json::String(key)) => key,
         Some(other) => return Err(invalid("key", other, "a string")),
     };
-    let Some(claim) = Claim::of(key) else { return Ok(()) };
+    // A tag is not what the gateway reads.
+    let Some(claim) = Claim::of(key).filter(|claim| *claim != Claim::Gateway) else { return Ok(()) };
     *key = Cow::Borrowed(claim.key());
     body.set("value", claim.value(name).unwrap_or_else(|| text("")));
     Ok(())
@@ -229,6 +230,9 @@ fn sign_trace(body: &mut Json<'_>, name: &str) -> Result<(), LocateError> {
 
 /// A person's assessment is the caller's. What is not clearly a judge's or a program's counts as a person's.
 fn sign_assessment(assessment: &mut Json<'_>, name: &str) -> Result<(), LocateError> {
+    if let Some(metadata) = member(assessment, "metadata")? {
+        sign_map(metadata, "metadata", name, Absent::Leave)?;
+    }
     let Some(source) = member(assessment, "source")? else { return Ok(()) };
     if !matches!(source, Json::Object(_)) {
         return Err(invalid("source", source, "an object"));
@@ -263,6 +267,13 @@ fn sign_records(records: &mut Json<'_>, name: &str) -> Result<(), LocateError> {
             }
             if let Some(tags) = member(record, "tags")? {
                 sign_map(tags, "tags", name, Absent::Append)?;
+            }
+            // What a person wrote in MLflow's pages names that person (`mlflow/entities/dataset_record_source.py`).
+            if let Some(source) = member(record, "source")?
+                && let Some(data) = member(source, "source_data")?
+                && data.get("user_name").is_some()
+            {
+                data.set("user_name", text(name));
             }
             Ok(Keep::Yes)
         },
@@ -308,12 +319,18 @@ enum Claim {
     SignedIn,
     /// The number of that user in MLflow's own store, which is not here.
     SignedInId,
+    /// What MLflow's AI gateway notes about a call. Its budgets add up the costs of every trace that has it.
+    Gateway,
 }
 
 impl Claim {
     /// Some databases compare keys without case and without spaces at the end.
     fn of(key: &str) -> Option<Self> {
         let key = key.trim_end();
+        let is_gateways = key.get(..GATEWAY.len()).is_some_and(|start| start.eq_ignore_ascii_case(GATEWAY));
+        if is_gateways {
+            return Some(Self::Gateway);
+        }
         [Self::User, Self::SignedIn, Self::SignedInId].into_iter().find(|claim| key.eq_ignore_ascii_case(claim.key()))
     }
 
@@ -322,6 +339,7 @@ impl Claim {
             Self::User => "mlflow.user",
             Self::SignedIn => "mlflow.auth.username",
             Self::SignedInId => "mlflow.auth.userId",
+            Self::Gateway => GATEWAY,
         }
     }
 
@@ -329,10 +347,13 @@ impl Claim {
     fn value<'b>(self, name: &str) -> Option<Json<'b>> {
         match self {
             Self::User | Self::SignedIn => Some(text(name)),
-            Self::SignedInId => None,
+            Self::SignedInId | Self::Gateway => None,
         }
     }
 }
+
+/// Start of the keys of [`Claim::Gateway`] (`mlflow/tracing/constant.py`, 3.9 to 3.18).
+const GATEWAY: &str = "mlflow.gateway.";
 
 fn text<'b>(text: &str) -> Json<'b> {
     Json::String(Cow::Owned(text.to_owned()))

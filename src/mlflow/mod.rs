@@ -5,6 +5,7 @@
 mod address;
 mod artifact;
 mod authorship;
+mod fetched;
 mod graphql;
 mod json;
 mod judge;
@@ -20,6 +21,7 @@ pub use crate::authz::{scorer_key, skill_key};
 pub use address::{AddressError, ProviderHost, ProviderHosts};
 pub use artifact::{ArtifactPath, ModelFiles, artifact_tier};
 pub use authorship::{Author, sign};
+pub use fetched::fetches;
 pub use graphql::{Ask, GraphqlError, Query as GraphqlQuery, RootField, Verdict};
 pub use json::{Json, JsonError, Keep, List, MAX_DEPTH, MAX_MEMBERS, canonical};
 pub use judge::Judge;

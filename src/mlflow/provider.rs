@@ -209,7 +209,7 @@ impl StoredSecret {
 }
 
 /// MLflow's aliases of one provider (`mlflow/utils/provider_filter.py`).
-fn family(provider: &str) -> &str {
+pub(super) fn family(provider: &str) -> &str {
     match provider {
         "amazon-bedrock" => "bedrock",
         "databricks-model-serving" => "databricks",

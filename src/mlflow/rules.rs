@@ -10,7 +10,7 @@ use super::judge::{self, Judge};
 use super::locate::{
     Located, MAX_THINGS, SKILL_NAME, each_text, invalid, is_opaque_id, list_of, member, shown, text_field, to_front,
 };
-use super::{ArtifactPath, Json, LocateError, Need, Operation, PROMPT_TAG, Rule, Then, Thing, provider};
+use super::{ArtifactPath, Json, LocateError, Need, Operation, PROMPT_TAG, Rule, Then, Thing, fetched, provider};
 use crate::authz::{Permission, ResourceKind, scorer_key, skill_key};
 
 const PROMPT_SOURCES: [&str; 2] = ["dummy-source", "prompt-template"];
@@ -47,6 +47,8 @@ pub enum Demand {
     PublicAddress(String),
     /// Every address that MLflow connects to for this endpoint of the AI gateway, by name, must be allowed.
     Endpoint(String),
+    /// Every URL that a request to this endpoint of the AI gateway names must be allowed, if MLflow itself would fetch it.
+    Fetched { endpoint: String, urls: Vec<String> },
     /// Every address that MLflow connects to for this secret of the AI gateway, by ID, must be allowed for this provider.
     Secret { id: String, provider: String },
     /// A secret of the AI gateway after a change must fit every model definition that uses it. Empty: that part stays.
@@ -60,6 +62,8 @@ pub enum Demand {
     /// A version of a prompt is to name this model, the value of [`PROMPT_MODEL_TAG`](super::PROMPT_MODEL_TAG). It must be allowed
     /// while MLflow's jobs may read it.
     PromptModelTag { name: String, written: String },
+    /// No optimization of a prompt of this name was started within the last day, or the caller is an administrator.
+    NotOptimized(String),
     /// USE on everything that a guardrail calls, by the guardrail's ID.
     Guardrail(String),
 }
@@ -191,8 +195,16 @@ pub fn demands(
                 let expected = "left out: it is set where the endpoint is configured";
                 return Err(LocateError::Invalid { name, value, expected });
             }
-            let endpoints = located.iter().filter(|one| one.thing == Thing::EndpointName);
-            endpoints.map(|one| Demand::Endpoint(one.id.clone())).collect()
+            let endpoints = located.iter().filter(|one| one.thing == Thing::EndpointName).map(|one| one.id.clone());
+            let urls = fetched::urls(body);
+            let mut demands = Vec::new();
+            for endpoint in endpoints {
+                demands.push(Demand::Endpoint(endpoint.clone()));
+                if !urls.is_empty() {
+                    demands.push(Demand::Fetched { endpoint, urls: urls.clone() });
+                }
+            }
+            demands
         }
         Rule::GuardrailUse => text_field(body, "guardrail_id")?.map(Demand::Guardrail).into_iter().collect(),
         Rule::WebhookUrl => text_field(body, "url")?.map(Demand::PublicAddress).into_iter().collect(),
@@ -250,7 +262,12 @@ pub fn demands(
                     (format!("'{name}'"), "another name than the one that stands for all in grants");
                 return Err(LocateError::Invalid { name: field.to_owned(), value, expected });
             }
-            vec![Demand::NameIsFree { kind, name }]
+            let mut demands = vec![Demand::NameIsFree { kind, name: name.clone() }];
+            if operation.then == Some(Then::RenameModel) {
+                demands.extend(text_field(body, "name")?.map(Demand::NotOptimized));
+                demands.push(Demand::NotOptimized(name));
+            }
+            demands
         }
         Rule::NewSkills => vec![Demand::NewSkills(new_skills(body)?)],
         Rule::SkillStatus => {

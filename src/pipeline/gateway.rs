@@ -5,8 +5,8 @@ use http::{HeaderMap, HeaderValue};
 use super::{Error, PARENT_TRACE, Proxy};
 use crate::authz::{Identity, Permission, Requirement, Resource, ResourceKind, holds};
 use crate::mlflow::{
-    Demand, Json, Judge, Located, Operation, PromptAt, ProviderModel, Rule, StoredSecret, Thing, optimized_prompt,
-    pin_prompt, privilege_of, prompt_model,
+    Demand, Json, Judge, Located, Operation, PromptAt, ProviderModel, Rule, StoredSecret, Thing, fetches,
+    optimized_prompt, pin_prompt, privilege_of, prompt_model,
 };
 
 impl Proxy {
@@ -21,6 +21,11 @@ impl Proxy {
             Demand::PublicAddress(address) => hosts.check_public(&address)?,
             Demand::Endpoint(name) => {
                 self.check_addresses(self.resolver.addresses_of_endpoint(&name).await?)?;
+            }
+            Demand::Fetched { endpoint, urls } => {
+                if self.resolver.providers_of_endpoint(&endpoint).await?.iter().any(|provider| fetches(provider)) {
+                    self.check_addresses(urls)?;
+                }
             }
             Demand::Secret { id, provider } => {
                 let secret = self.resolver.secret(&id).await?.unwrap_or_default();
@@ -50,6 +55,11 @@ impl Proxy {
             }
             Demand::PromptModelTag { name, written } => {
                 return if self.resolver.is_optimized(&name) { self.prompt_model(&written) } else { Ok(Vec::new()) };
+            }
+            Demand::NotOptimized(name) => {
+                let privilege = "rename a prompt that was optimized within the last day, or give its name to another";
+                let optimized = self.resolver.is_optimized(&name);
+                return Ok(optimized.then_some(Requirement::Privileged(privilege)).into_iter().collect());
             }
             Demand::Guardrail(id) => {
                 let guardrail = self.resolver.guardrail(&id).await?;
@@ -224,6 +234,7 @@ pub(super) fn holds_for_everybody(demand: &Demand) -> bool {
         | Demand::Address(_)
         | Demand::PublicAddress(_)
         | Demand::Endpoint(_)
+        | Demand::Fetched { .. }
         | Demand::Secret { .. }
         | Demand::SecretChange { .. }
         | Demand::Definition { .. }
@@ -237,6 +248,7 @@ pub(super) fn holds_for_everybody(demand: &Demand) -> bool {
         | Demand::NewSkills(_)
         | Demand::ExperimentName { .. }
         | Demand::Privileged(_)
+        | Demand::NotOptimized(_)
         | Demand::UsageExperiment { .. }
         | Demand::Queue { .. } => false,
     }

@@ -495,7 +495,9 @@ impl Proxy {
             }
             Some(_) | None => None,
         };
-        let outgoing = self.outgoing_json(&mut checked, &query, body.as_ref());
+        let rewritten = body.filter(|body| is_rewritten(operation, body, text.as_deref())).map(|body| written(&body));
+        let bytes = rewritten.or_else(|| text.map(Bytes::from));
+        let outgoing = self.outgoing_json(&mut checked, &query, bytes);
         // Before as well, because a look-up may come between MLflow's change and its answer.
         self.forget_changed(operation, renamed.as_deref()).await;
         let happening = happening.or_else(|| turn.as_ref().map(|_| Happening::Alone));
@@ -878,12 +880,14 @@ impl Proxy {
             Demand::Address(_)
             | Demand::PublicAddress(_)
             | Demand::Endpoint(_)
+            | Demand::Fetched { .. }
             | Demand::Secret { .. }
             | Demand::SecretChange { .. }
             | Demand::Definition { .. }
             | Demand::StoredScorer { .. }
             | Demand::PromptModel { .. }
             | Demand::PromptModelTag { .. }
+            | Demand::NotOptimized(_)
             | Demand::Guardrail(_) => Box::pin(self.connection(demand)).await?,
         })
     }
@@ -935,7 +939,7 @@ impl Proxy {
         let as_it_is = filter.actions().is_none() || identity.admin && identity.limits.is_unlimited();
         if as_it_is && visible.iter().all(|visible| *visible == Visibility::All) {
             let outgoing = match &body {
-                Some(body) => self.outgoing_json(&mut checked, &query, Some(body)),
+                Some(body) => self.outgoing_json(&mut checked, &query, Some(written(body))),
                 None => self.outgoing(&mut checked, &query, Body::Empty),
             };
             return self.send(permit, outgoing, record).await;
@@ -1064,9 +1068,8 @@ impl Proxy {
         Outgoing { method: checked.head.method.clone(), target: target(&checked.path, query), headers, body }
     }
 
-    fn outgoing_json(&self, checked: &mut Checked<'_>, query: &Query, body: Option<&Json<'_>>) -> Outgoing {
-        let bytes = body.map(|body| bodies::aside(body.size(), || Bytes::from(body.to_bytes())));
-        Self::as_json(self.outgoing(checked, query, Body::Empty), bytes)
+    fn outgoing_json(&self, checked: &mut Checked<'_>, query: &Query, body: Option<Bytes>) -> Outgoing {
+        Self::as_json(self.outgoing(checked, query, Body::Empty), body)
     }
 
     fn as_json(mut outgoing: Outgoing, body: Option<Bytes>) -> Outgoing {
@@ -1098,6 +1101,16 @@ impl Proxy {
         outgoing.body = checked.body.take().map_or(Body::Empty, Body::from);
         outgoing
     }
+}
+
+/// Returns true if a body must be written again; otherwise `text`, which it was opened from, is sent as it is.
+fn is_rewritten(operation: &Operation, body: &Json<'_>, text: Option<&str>) -> bool {
+    debug_assert!(operation.rewrites_body() || text == Some(&body.to_text()), "{} changes its body", operation.name);
+    operation.rewrites_body()
+}
+
+fn written(body: &Json<'_>) -> Bytes {
+    bodies::aside(body.size(), || Bytes::from(body.to_bytes()))
 }
 
 /// Replaces a body in memory by its length. hyper sends a body that it is given also to HEAD, on HTTP/2.

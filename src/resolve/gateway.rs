@@ -6,7 +6,7 @@ use super::answers::{
     Endpoint, EndpointAnswer, EndpointList, GuardrailAnswer, ModelDefinition, ModelDefinitionAnswer,
     ModelDefinitionList, ModelVersionAnswer, ScorerAnswer, SecretAnswer, SecretList,
 };
-use super::{Error, Resolver, target};
+use super::{Error, Resolver, folded, target};
 use crate::http::Query;
 use crate::mlflow::{PromptAt, ProviderModel, StoredSecret, is_prompt_model_tag};
 
@@ -89,6 +89,15 @@ impl Resolver {
             Some(known) => self.addresses(&known.models).await,
             None => Ok(Vec::new()),
         }
+    }
+
+    /// Returns the providers of every model that an endpoint may call, by name. None for an endpoint that is not there.
+    ///
+    /// # Errors
+    /// MLflow could not be asked.
+    pub async fn providers_of_endpoint(&self, name: &str) -> Result<Vec<String>, Error> {
+        let known = self.endpoint(name).await?;
+        Ok(known.iter().flat_map(|known| known.models.iter().map(|model| model.provider.clone())).collect())
     }
 
     /// Every address that MLflow connects to for an endpoint, by id; `None` when it is not there.
@@ -192,13 +201,13 @@ impl Resolver {
 
     /// Notes that MLflow optimizes a prompt: its job reads the prompt's model at a time that the proxy does not know.
     pub async fn note_optimization(&self, prompt: &str) {
-        self.optimized.insert(prompt.to_owned(), ()).await;
+        self.optimized.insert(folded(prompt), ()).await;
     }
 
     /// Returns true if an optimization of a prompt was started within the last day.
     #[must_use]
     pub fn is_optimized(&self, prompt: &str) -> bool {
-        self.optimized.contains_key(prompt)
+        self.optimized.contains_key(&folded(prompt))
     }
 
     /// The serialized form of a registered scorer; `None` when it is not there.

@@ -246,6 +246,41 @@ def test_an_invocation_chooses_no_address_key_or_provider(mallory, key):
     assert len(the_provider().asked) == asked
 
 
+PARTS = [
+    {"type": "image_url", "image_url": {"url": "http://127.0.0.1:1/a.png"}},
+    {"type": "image_url", "image_url": "http://127.0.0.1:1/a.png"},
+    {"type": "file", "file": {"file_id": "http://127.0.0.1:1/a.pdf"}},
+    {"type": "image", "source": {"type": "url", "url": "http://127.0.0.1:1/a.png"}},
+]
+
+
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: "+".join(str(value)[:40] for value in part.values()))
+def test_mlflow_fetches_no_address_that_a_message_names(mallory, admin, part):
+    name = unique("endpoint")
+    secret = mallory.owner.ok("POST", f"{GATEWAY}/secrets/create", secret_with({"api_base": the_provider().url}, "cohere_chat"))
+    model = definition_on(secret["secret"]["secret_id"]) | {"provider": "cohere_chat"}
+    definition = mallory.owner.ok("POST", f"{GATEWAY}/model-definitions/create", model)
+    new_endpoint(mallory.owner, definition["model_definition"]["model_definition_id"], name)
+    messages = [{"role": "user", "content": [{"type": "text", "text": "see http://127.0.0.1:1/a"}, part]}]
+    harmless = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]}]
+    for path, body in ((f"/gateway/{name}/mlflow/invocations", {}), ("/gateway/mlflow/v1/chat/completions", {"model": name}),
+                       ("/gateway/anthropic/v1/messages", {"model": name, "max_tokens": 5})):
+        for who in (mallory.owner, admin):
+            answer = who.post(path, body | {"messages": messages})
+            assert answer.status_code == 403 and "authz.provider_hosts" in answer.json()["message"], answer.text
+        # LiteLLM is not installed: MLflow refuses it.
+        answer = mallory.owner.post(path, body | {"messages": harmless})
+        assert "authz.provider_hosts" not in answer.text and answer.status_code != 403, answer.text
+
+
+def test_a_provider_fetches_what_a_message_names(mallory):
+    name = unique("endpoint")
+    new_endpoint(mallory.owner, new_definition(mallory.owner, new_secret(mallory.owner)), name)
+    for part in PARTS[:1]:
+        chat = {"messages": [{"role": "user", "content": [part]}]}
+        assert mallory.owner.post(f"/gateway/{name}/mlflow/invocations", chat).status_code == 200
+
+
 def test_webhooks_lead_to_public_addresses(admin, mlflow_server):
     hook = {"name": unique("hook"), "events": [{"entity": "REGISTERED_MODEL", "action": "CREATED"}]}
     with mlflow_server.unchanged():
@@ -478,6 +513,18 @@ def test_prompt_optimization_calls_the_model_of_its_prompt(mallory, mlflow_serve
     for uri in (f"prompts:/{name}/1", f"prompts:/{name}@live"):
         answer = optimize(mallory.owner, mallory.experiment, uri)
         assert (answer.status_code != 403) == allowed, f"{uri} {answer.text}"
+
+
+def test_an_optimized_prompt_neither_gives_its_name_nor_takes_another(mallory, admin):
+    """The job reads the prompt of that name later."""
+    optimized = new_prompt(mallory.owner, json.dumps({"provider": "openai", "model_name": "m"}))
+    other = new_prompt(mallory.owner, json.dumps({"provider": "bedrock", "model_name": "m"}))
+    assert optimize(mallory.owner, mallory.experiment, f"prompts:/{optimized}/1").status_code != 403
+    for old, new in ((optimized, unique("away")), (other, optimized), (other, optimized.upper())):
+        answer = mallory.owner.post(f"{API}/registered-models/rename", {"name": old, "new_name": new})
+        assert answer.status_code == 403 and "optimized" in answer.json()["message"], answer.text
+    assert mallory.owner.post(f"{API}/registered-models/rename", {"name": other, "new_name": unique("free")}).status_code == 200
+    assert admin.post(f"{API}/registered-models/rename", {"name": optimized, "new_name": unique("away")}).status_code == 200
 
 
 @pytest.mark.parametrize("config", [

@@ -141,6 +141,11 @@ fn a_traces_maker_is_the_caller_and_its_applications_user_stays() {
                 r#"{"trace":{"trace_info":{"trace_metadata":{"mlflow.auth.userId":"1","mlflow.auth.username":"eve"}}}}"#,
                 r#"{"trace":{"trace_info":{"trace_metadata":{"mlflow.auth.username":"ada","mlflow.user":"ada"}}}}"#,
             ),
+            // The budgets of the AI gateway add up what has these.
+            (
+                r#"{"trace":{"trace_info":{"trace_metadata":{"mlflow.gateway.endpointId":"e","MLflow.Gateway.caller ":"x","mlflow.gateways":"y"}}}}"#,
+                r#"{"trace":{"trace_info":{"trace_metadata":{"mlflow.gateways":"y","mlflow.user":"ada"}}}}"#,
+            ),
             (
                 r#"{"trace":{"trace_info":{"trace_metadata":{},"assessments":[{"source":{"source_type":"HUMAN","source_id":"eve"}}]}}}"#,
                 r#"{"trace":{"trace_info":{"trace_metadata":{"mlflow.user":"ada"},"assessments":[{"source":{"source_type":"HUMAN","source_id":"ada"}}]}}}"#,
@@ -194,6 +199,13 @@ fn an_author_inside_a_written_object_is_found() {
                 concat!(
                     r#"{"records":"[{\"inputs\":{},\"tags\":{\"mlflow.user\":\"ada\"}},"#,
                     r#"{\"tags\":{\"mlflow.user\":\"ada\"}},{\"tags\":{\"mlflow.user\":\"ada\"}}]"}"#
+                ),
+            ),
+            (
+                r#"{"records":"[{\"source\":{\"source_type\":\"HUMAN\",\"source_data\":{\"user_name\":\"eve\",\"x\":1}},\"tags\":{}}]"}"#,
+                concat!(
+                    r#"{"records":"[{\"source\":{\"source_type\":\"HUMAN\",\"source_data\":{\"user_name\":\"ada\",\"x\":1}},"#,
+                    r#"\"tags\":{\"mlflow.user\":\"ada\"}}]"}"#
                 ),
             ),
         ],
