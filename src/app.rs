@@ -125,6 +125,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         // Under the locks of the names that change, nothing may wait.
         upstream.at_once(),
         Arc::clone(&resolver),
+        policy,
         effects_tracker.clone(),
     );
     let proxy = Arc::new(Proxy {

@@ -15,11 +15,13 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::authn::Authn;
-use crate::authz::{Identity, OnCreate, Permission, Permit, Resource, ResourceKind, Selector, UserId, Whom, skill_key};
+use crate::authz::{
+    Identity, OnCreate, Permission, Permit, Policy, Resource, ResourceKind, Selector, UserId, Whom, holds, skill_key,
+};
 use crate::clock::Timestamp;
 use crate::crypto::random_text;
 use crate::http::read_bounded;
-use crate::resolve::{self, RegisteredModel, Resolver, folded};
+use crate::resolve::{self, NewVersions, RegisteredModel, Resolver, folded};
 use crate::store::{self, Actor, Effect, Intent, Store, User};
 use crate::upstream::{self, Outgoing, Upstream};
 
@@ -61,6 +63,9 @@ pub enum EffectError {
     /// An earlier effect on the same name was interrupted and cannot be settled now. MLflow was not asked.
     #[error("an interrupted change of the same name cannot be settled now: {0}")]
     Unsettled(#[source] resolve::Error),
+    /// Another request made or deleted the same thing after this one was decided. MLflow was not asked.
+    #[error("another request changed the same name at the same time")]
+    Changed,
     /// MLflow did it, our part is missing; the intent stays and is finished later.
     #[error("MLflow did it, but the permissions could not be written: {0}")]
     NotFinished(#[source] store::Error),
@@ -92,6 +97,7 @@ pub(super) struct Parts {
     pub(super) authn: Arc<Authn>,
     upstream: Upstream,
     pub(super) resolver: Arc<Resolver>,
+    policy: Policy,
     /// One writer per name: a model cannot be made again before the grants of the deleted one are gone.
     names: Turns,
     /// One change of the AI gateway's secrets and model definitions at a time, see [`Effects::gateway_turn`].
@@ -110,10 +116,11 @@ impl Effects {
         authn: Arc<Authn>,
         upstream: Upstream,
         resolver: Arc<Resolver>,
+        policy: Policy,
         tracker: TaskTracker,
     ) -> Self {
         let (names, gateway) = (Turns::default(), Arc::default());
-        Self { parts: Arc::new(Parts { store, authn, upstream, resolver, names, gateway }), tracker }
+        Self { parts: Arc::new(Parts { store, authn, upstream, resolver, policy, names, gateway }), tracker }
     }
 
     /// Waits for the turn to change secrets or model definitions of the AI gateway.
@@ -140,14 +147,14 @@ impl Effects {
     ) -> Result<Done, EffectError> {
         let parts = Arc::clone(&self.parts);
         let actor = actor(who, address);
-        let maker = Maker { user: who.user, name: Arc::clone(&who.name), groups: Arc::clone(&who.groups) };
+        let (who, maker) = (who.clone(), Maker::from(who));
         let task = self.tracker.spawn(async move {
             let _turn = turn;
             match happening {
                 Happening::Alone => parts.send_whole(permit, outgoing).await,
                 Happening::CreateQueue => parts.create_queue(&maker.name, permit, outgoing).await,
                 Happening::CreateVersions { kind, parents } => {
-                    parts.create_versions(actor, maker, permit, kind, parents, outgoing).await
+                    parts.create_versions(actor, &who, permit, kind, parents, outgoing).await
                 }
                 happening => parts.run(actor, maker, permit, happening, outgoing).await,
             }
@@ -191,6 +198,12 @@ struct Maker {
     user: UserId,
     name: Arc<str>,
     groups: Arc<[String]>,
+}
+
+impl From<&Identity> for Maker {
+    fn from(who: &Identity) -> Self {
+        Self { user: who.user, name: Arc::clone(&who.name), groups: Arc::clone(&who.groups) }
+    }
 }
 
 impl From<&User> for Maker {
@@ -426,11 +439,11 @@ impl Parts {
         Ok(Done { status: head.status, headers: head.headers, body })
     }
 
-    /// Under the lock of its name, what is not there is made by no other request through this process.
+    /// Decides once more under the locks of the names: whether something is there, and so what it takes, may have changed since.
     async fn create_versions(
         &self,
         actor: Actor,
-        maker: Maker,
+        who: &Identity,
         permit: Permit,
         kind: ResourceKind,
         parents: Vec<String>,
@@ -438,12 +451,16 @@ impl Parts {
     ) -> Result<Done, EffectError> {
         let names: Vec<&str> = parents.iter().map(String::as_str).collect();
         let _alone = self.names.take(&names).await;
-        let absent = self.resolver.absent(kind, parents).await.map_err(EffectError::Unsettled)?;
+        let NewVersions { requirements, absent } =
+            self.resolver.new_versions(kind, &parents).await.map_err(EffectError::Unsettled)?;
+        if requirements.iter().any(|requirement| holds(who, self.policy, requirement).is_err()) {
+            return Err(EffectError::Changed);
+        }
         if absent.is_empty() {
             return self.send_whole(permit, outgoing).await;
         }
         let makes = absent.into_iter().map(|name| Happening::Create { kind, name }).collect();
-        self.run_alone(actor, maker, permit, makes, outgoing).await
+        self.run_alone(actor, Maker::from(who), permit, makes, outgoing).await
     }
 
     async fn send_whole(&self, permit: Permit, outgoing: Outgoing) -> Result<Done, EffectError> {

@@ -107,12 +107,13 @@ impl ArtifactPath {
 }
 
 /// The part of an experiment that a path below its artifact location belongs to
-/// (`mlflow.server.auth._artifact_proxy_requirements`, 3.17.2): the artifacts of a run, of a logged model or of a trace.
+/// (`mlflow.server.auth._artifact_proxy_child_types`, 3.18): the artifacts of a run, of a logged model or of a trace. Some file
+/// systems ignore case.
 #[must_use]
 pub fn artifact_tier(below: &str) -> Option<ResourceKind> {
     match below.split('/').next()? {
-        "models" => Some(ResourceKind::LoggedModel),
-        "traces" => Some(ResourceKind::Trace),
+        models if models.eq_ignore_ascii_case("models") => Some(ResourceKind::LoggedModel),
+        traces if traces.eq_ignore_ascii_case("traces") => Some(ResourceKind::Trace),
         run if is_run_id(run) => Some(ResourceKind::Run),
         _ => None,
     }

@@ -194,6 +194,7 @@ impl Error {
             Self::List(_) | Self::Effect(EffectError::Upstream(_) | EffectError::Unsettled(_)) => "upstream",
             Self::Effect(EffectError::NotBegun(_)) => "store",
             Self::Effect(EffectError::UsedId(_)) => "used_id",
+            Self::Effect(EffectError::Changed) => "conflict",
             Self::Effect(EffectError::NotFinished(_) | EffectError::Lost) => "effect_unfinished",
         }
     }
@@ -315,6 +316,11 @@ impl Error {
                 ),
             )
             .with(header::RETRY_AFTER, HeaderValue::from_static("0")),
+            Self::Effect(EffectError::Changed) => Reply::new(
+                StatusCode::CONFLICT,
+                ErrorCode::ResourceConflict,
+                "Another request made or deleted the same thing at the same time; nothing was changed. Try again.",
+            ),
             Self::Effect(EffectError::NotFinished(_) | EffectError::Lost) => Reply::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 ErrorCode::TemporarilyUnavailable,

@@ -818,7 +818,7 @@ impl Proxy {
         Ok(match demand {
             Demand::Located(located) => self.resolver.requirements(located).await?,
             Demand::Privileged(what) => vec![Requirement::Privileged(what)],
-            Demand::NewSkills(keys) => self.resolver.new_skills(&keys).await?,
+            Demand::NewSkills(keys) => self.resolver.new_versions(ResourceKind::Skill, &keys).await?.requirements,
             Demand::NameIsFree { kind, name } => {
                 let not_refused = |kind: &ResourceKind| Requirement::NotRefused(Resource::new(*kind, name.as_str()));
                 kind.sharing_names().iter().map(not_refused).collect()

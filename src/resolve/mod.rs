@@ -9,8 +9,8 @@ mod born;
 mod gateway;
 mod leftovers;
 mod locations;
+mod new_versions;
 mod paged;
-mod skills;
 mod versions;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -29,6 +29,7 @@ use answers::{
 pub use answers::{Queue, RegisteredModel};
 use gateway::KnownEndpoint;
 use locations::Locations;
+pub use new_versions::NewVersions;
 pub use versions::ModelVersionKey;
 
 use crate::authz::{Permission, Requirement, Resource, ResourceKind, scorer_key};
@@ -225,13 +226,7 @@ impl Resolver {
             }
             Thing::Dataset => return self.dataset(permission, id).await,
             Thing::NewMcpServerVersion | Thing::NewSkill => {
-                let (kind, tier) = thing.belongs_to();
-                let resource = Resource::new(kind, id.as_str());
-                if self.is_there(kind, &id).await? {
-                    return Ok(vec![Requirement::Level { permission, resource, tier }]);
-                }
-                // MLflow makes it along with its first version.
-                return Ok(vec![Requirement::Create(kind), Requirement::NotRefused(resource)]);
+                return Ok(self.new_versions(thing.belongs_to().0, &[id]).await?.requirements);
             }
             Thing::ReviewQueue | Thing::ReviewQueueName => {
                 let owner = self.queue(thing, &id).await?.map(|queue| queue.experiment());

@@ -209,6 +209,34 @@ def test_online_configurations_are_seen_and_set_in_their_experiment(mlflow_serve
         check_refused(owner.call("PUT", f"{SCORERS}/online-config", json=change | {"experiment_id": other_world.experiment}))
 
 
+def test_a_refused_scorer_neither_runs_nor_shows_through_its_experiment(mlflow_server, people, world, admin):
+    """As in MLflow 3.18: DENY on a scorer, or on the versions of all, counts whatever the level on the experiment."""
+    (manager,) = people(world, MANAGE)
+    scorer, key = register(world.owner, world), f"{world.experiment}/judge"
+    named = {"experiment_id": world.experiment, "name": "judge"}
+    world.owner.ok("PUT", f"{SCORERS}/online-config", named | {"sample_rate": 0})
+    of = {"experiment_id": world.experiment, "trace_ids": [new_trace(world.owner, world.experiment)]}
+
+    def ask():
+        yield manager.get(f"{SCORERS}/online-configs", {"scorer_ids": [scorer]})
+        yield manager.call("PUT", f"{SCORERS}/online-config", json=named | {"sample_rate": 0})
+        yield manager.post(f"{AJAX3}/scorer/invoke", of | {"scorer_name": "judge"})
+        yield manager.post(f"{AJAX3}/genai/evaluate/invoke",
+                           of | {"serialized_scorers": [json.dumps(SCORER)], "scorer_versions": [1]})
+
+    admin.grant(manager, "scorer", key, READ)
+    assert all(answer.status_code != 403 for answer in ask())
+    for kind, selector in (("scorer", key), ("scorer", "*"), ("scorer_version", "*")):
+        admin.grant(manager, kind, selector, "DENY")
+        with mlflow_server.unchanged():
+            for answer in ask():
+                check_refused(answer)
+        admin.ok("POST", f"{V3}/users/permissions/revoke",
+                 {"username": manager.name, "resource_type": kind, "resource_id": selector})
+        admin.grant(manager, "scorer", key, READ)
+    assert all(answer.status_code != 403 for answer in ask())
+
+
 def test_what_scores_traces_stays_in_one_experiment(mlflow_server, world, other_world):
     owner = world.owner
     mine, theirs = (new_trace(one.owner, one.experiment) for one in (world, other_world))

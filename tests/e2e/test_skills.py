@@ -1,15 +1,17 @@
-"""Skills, which MLflow 3.18 brought: names with and without an organization, owners, lists, versions and their files."""
+"""What MLflow 3.18 brought: skills, with their names, owners, lists, versions and files; other new rows; and its pages."""
 
 import io
 import json
 import os
+import re
 import tarfile
+import threading
 
 import pytest
 import requests
 
 from conftest import running
-from harness import Mlflow, Proxy, basic, check_refused, unique
+from harness import Mlflow, Proxy, World, basic, check_refused, unique, wait_until
 from test_coverage import python_of
 from test_ownership import level
 
@@ -155,6 +157,24 @@ def test_a_name_that_no_skill_has_is_not_granted(alice, bob, admin, wrong):
     assert admin.post("/api/3.0/mlflow/roles/permissions/add", body).status_code == 400
 
 
+def test_the_command_line_grants_and_explains(proxy, alice, bob, organization):
+    key = new_skill(alice, organization=organization)
+    named = ("--user", bob.name, "--type", KIND, "--resource", key)
+    for wrong in (("USE", key), ("READ", key.upper())):
+        done = proxy.cli("grant", "set", *named[:5], wrong[1], "--permission", wrong[0], check=False)
+        assert done.returncode != 0
+        assert "one of READ, EDIT, MANAGE" in done.stderr or "this matches no skill" in done.stderr
+    proxy.cli("grant", "set", *named, "--permission", "EDIT")
+    wait_until(lambda: get(bob, key) == 200, 30, "the proxy notices")
+    for operation, allowed in (("UpdateSkill", True), ("CreateSkillVersion", True), ("DeleteSkill", False)):
+        answer = bob.ok("GET", "/auth/api/v1/explain", params={"operation": operation, "resource": f"{KIND}:{key}"})
+        assert (answer["allowed"], answer["permission"]) == (allowed, "EDIT")
+    assert bob.patch(path(key), {"description": "x"}).status_code == 200
+    check_refused(bob.delete(path(key)))
+    proxy.cli("grant", "revoke", *named)
+    wait_until(lambda: get(bob, key) == 403, 30, "the proxy notices")
+
+
 def test_deleting_drops_everybodys_grants_and_the_name_is_free(alice, bob, proxy, organization):
     key = new_skill(alice, organization=organization)
     alice.grant(bob, KIND, key, "MANAGE")
@@ -214,6 +234,33 @@ def test_an_upload_may_be_large_and_slow(alice, bob):
     answer = alice.call("POST", f"{path(key)}/versions", data=slowly(), headers=whole["headers"])
     assert answer.status_code == 200, answer.text
     assert (level(alice, KIND, key), level(bob, KIND, other)) == ("MANAGE", "MANAGE")
+
+
+def test_two_first_versions_at_once_have_one_owner(alice, bob, mlflow_server):
+    """Both were allowed while there was no such skill. Who comes second would have to be an editor of the first one's."""
+    key, second = new_name(), []
+    whole = upload_request(key, "hello")
+    other = threading.Thread(target=lambda: second.append(new_version(bob, key)))
+
+    def slowly():
+        yield whole["data"][:1000]
+        # Once to decide, and once more when the name is taken.
+        wait_until(lambda: looked_for(mlflow_server, key) == 2, 30, "the first one has its turn")
+        other.start()
+        wait_until(lambda: looked_for(mlflow_server, key) == 3, 30, "the second one is decided")
+        yield whole["data"][1000:]
+
+    answer = alice.call("POST", f"{path(key)}/versions", data=slowly(), headers=whole["headers"])
+    other.join(60)
+    assert answer.status_code == 200, answer.text
+    assert (second[0].status_code, second[0].json()["error_code"]) == (409, "RESOURCE_CONFLICT")
+    check_refused(new_version(bob, key))
+    assert len(alice.ok("GET", f"{path(key)}/versions")["skill_versions"]) == 1
+    assert (level(alice, KIND, key), level(bob, KIND, key)) == ("MANAGE", "NO_PERMISSIONS")
+
+
+def looked_for(server, key):
+    return server.process.output().count(f'"GET {path(key)} HTTP')
 
 
 def upload_request(key, text):
@@ -415,6 +462,52 @@ def test_who_changed_an_issue_is_who_did_it(alice):
     body = {"issue_id": issue, "status": "resolved", "last_updated_by": "mallory"}
     changed = alice.ok("PATCH", f"{issues}/{issue}", body)
     assert changed["issue"]["last_updated_by"] == alice.name
+
+
+def test_a_presigned_download_needs_what_a_download_needs(alice, bob):
+    world = World.make(alice)
+    version = {"name": world.model, "version": world.version, "path": "file.txt"}
+    model = f"/ajax-api/2.0/mlflow/logged-models/{world.logged_model}/artifacts/files", {"artifact_file_path": "MLmodel"}
+    for where, query in (("/model-versions/get-artifact", version), model):
+        assert alice.get(where, query).status_code == 200
+        # A local folder signs nothing.
+        assert alice.get(where, query | {"presigned": "true"}).status_code == 501
+        for presigned in ({}, {"presigned": "true"}, {"presigned": "TRUE"}):
+            check_refused(bob.get(where, query | presigned))
+
+
+def test_a_refused_artifact_tier_has_one_case(alice, bob, admin):
+    world = World.make(alice)
+    alice.grant(bob, "experiment", world.experiment, "EDIT")
+    admin.grant(bob, "logged_model", "*", "DENY")
+    for folder in ("models", "MODELS", "Models"):
+        check_refused(bob.get(f"{ARTIFACTS}/{world.experiment}/{folder}/{world.logged_model}/artifacts/MLmodel"))
+
+
+PAGES = ["/experiments", "/experiments/{experiment}/overview", "/experiments/{experiment}/runs",
+         "/experiments/{experiment}/runs/{run}", "/experiments/{experiment}/runs/{run}/artifacts",
+         "/experiments/{experiment}/traces", "/experiments/{experiment}/issues", "/experiments/{experiment}/issues/runs",
+         "/experiments/{experiment}/models", "/experiments/{experiment}/judges", "/experiments/{experiment}/datasets",
+         "/experiments/{experiment}/evaluation-runs", "/experiments/{experiment}/prompts", "/models", "/models/{model}",
+         "/prompts", "/mcp-registry", "/skills", "/account"]
+
+
+@pytest.mark.parametrize("who", ["owner", "reader", "stranger"])
+def test_the_pages_work_for_who_may_see_them(visit, proxy, mlflow_server, who):
+    """No request of a page is refused to an ordinary user who may see it; a stranger sees nothing of it."""
+    world = World.make(proxy.person("owner"))
+    person = world.owner if who == "owner" else proxy.person(who)
+    if who == "reader":
+        world.share(person, "READ")
+    visitor = visit(f"3.18-{who}", proxy.url, basic(person.name, person.password))
+    for number, page in enumerate(PAGES):
+        visitor.go(page.format(experiment=world.experiment, run=world.run, model=world.model))
+        visitor.picture(f"page-{number}")
+        if who == "stranger":
+            # A refusal repeats the name in the address.
+            visitor.does_not_see(world.experiment_name, World.SECRET, *([world.model] if page == "/models" else []))
+    refused = {line for line in visitor.troubles if re.match(r"4\d\d ", line)}
+    assert who == "stranger" or not refused, sorted(refused)
 
 
 def test_the_pages_show_skills_to_who_may_see_them(visit, proxy, alice, bob):

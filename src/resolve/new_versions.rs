@@ -1,4 +1,4 @@
-//! Which skills exist. Never cached.
+//! New versions of MCP servers and skills, which MLflow makes along where they are not there. Never cached.
 
 use std::collections::HashSet;
 
@@ -8,34 +8,36 @@ use super::{BATCH, Error, Resolver};
 use crate::authz::{Permission, Requirement, Resource, ResourceKind, skill_key};
 use crate::http::Query;
 
+/// What it takes to register versions, at this moment.
+#[derive(Clone, Debug)]
+pub struct NewVersions {
+    pub requirements: Vec<Requirement>,
+    /// What MLflow would make along.
+    pub absent: Vec<String>,
+}
+
 impl Resolver {
-    /// The requirements of registering versions of these skills, which MLflow makes where they are not there.
+    /// What it takes to register versions of these MCP servers or skills.
     ///
     /// # Errors
     /// MLflow could not be asked.
-    pub async fn new_skills(&self, keys: &[String]) -> Result<Vec<Requirement>, Error> {
-        let there = self.skills(keys).await?;
+    pub async fn new_versions(&self, kind: ResourceKind, keys: &[String]) -> Result<NewVersions, Error> {
+        let there = match keys {
+            [_, _, ..] if kind == ResourceKind::Skill => self.skills(keys).await?,
+            _ => self.each(kind, keys).await?,
+        };
+        let absent: Vec<String> = keys.iter().filter(|key| !there.contains(*key)).cloned().collect();
+        let tier = (kind == ResourceKind::McpServer).then_some(ResourceKind::McpServerVersion);
         let requirement = |key: &String| {
-            let skill = Resource::new(ResourceKind::Skill, key.as_str());
+            let resource = Resource::new(kind, key.as_str());
             if there.contains(key) {
-                Requirement::level(Permission::Edit, skill)
+                Requirement::Level { permission: Permission::Edit, resource, tier }
             } else {
-                Requirement::NotRefused(skill)
+                Requirement::NotRefused(resource)
             }
         };
-        let create = keys.iter().any(|key| !there.contains(key)).then_some(Requirement::Create(ResourceKind::Skill));
-        Ok(create.into_iter().chain(keys.iter().map(requirement)).collect())
-    }
-
-    /// Those of these MCP servers or skills that are not there.
-    ///
-    /// # Errors
-    /// MLflow could not be asked.
-    pub async fn absent(&self, kind: ResourceKind, mut keys: Vec<String>) -> Result<Vec<String>, Error> {
-        let there =
-            if kind == ResourceKind::Skill { self.skills(&keys).await? } else { self.each(kind, &keys).await? };
-        keys.retain(|key| !there.contains(key));
-        Ok(keys)
+        let create = (!absent.is_empty()).then_some(Requirement::Create(kind));
+        Ok(NewVersions { requirements: create.into_iter().chain(keys.iter().map(requirement)).collect(), absent })
     }
 
     /// Those of these skills that are there.
