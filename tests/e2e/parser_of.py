@@ -450,7 +450,7 @@ def check_ids(row, item, where, lacking):
         if ids != expected and not (thing in lacking and ids < expected):
             yield f"authorised {thing} {sorted(expected)}, read {sorted(map(str, ids))}"
     if row["narrow"]:
-        ids = set(ids_at(where["body"], row["narrow"]))
+        ids = set(ids_at(where[row["narrow"]["source"]], row["narrow"]["steps"]))
         if not ids or not ids <= set(item["mine"]):
             yield f"the search was narrowed to {item['mine']}, but {sorted(ids)} is read"
 
@@ -473,6 +473,8 @@ def ids_at(holder, steps):
 
 def joined(thing, first, second):
     """Joins two fields to one key as `authz` does."""
+    if thing in ("Skill", "NewSkill"):
+        return f"@{first}/{second}"
     return f"{first}/{quote(second, safe='') if thing in ('Scorer', 'ScorerVersion') else second}"
 
 

@@ -31,7 +31,7 @@ def hexes(letter, length, count=4):
 
 
 POOLS = {
-    "experiment": EXPERIMENTS, "run": hexes("a", 32), "trace": [f"tr-{one}" for one in hexes("b", 32)],
+    "experiment": EXPERIMENTS, "run": hexes("a", 32), "trace": [*MINE, *(f"tr-{one}" for one in hexes("b", 32))],
     "model": [f"m-{one}" for one in hexes("c", 32)], "id": [f"d-{one}" for one in hexes("d", 16)],
     "name": ["one", "two words", "drei-ä", "x/y", "[]", "a[]b", "a+b&c=d;e%2", "100", "None", "\U0001f600"],
     "key": ["k", "a.b", "mlflow.user", "mlflow.User ", "mlflow.auth.username", "mlflow.note.content", "ключ"],
@@ -55,7 +55,7 @@ class Row:
     path: str
     send: str
     needs: list
-    narrow: list | None
+    narrow: dict | None
     author: str | None
     query: str | None = None
     body: str | None = None
@@ -74,18 +74,24 @@ class Row:
         return re.sub(r"\{(\*?)([a-z_]+)\}", lambda match: "1/a/b" if match.group(1) else "one", self.path)
 
 
+def narrow_of(text):
+    """The list that `THING SOURCE.FIELD` names."""
+    source, _, name = text.split(" ")[1].partition(".")
+    return {"source": source, "steps": steps_of(name + "[]")}
+
+
 def rows(schema):
     made = []
     for entry in tomllib.loads((ROOT / "src/mlflow/routes.toml").read_text())["operation"]:
         methods, path = entry["route"].split(" ")
         methods = methods.split(",")
         send = entry.get("send", "query" if methods[0] in ("GET", "HEAD") else "json")
-        narrow = steps_of(entry["narrow"].removeprefix("body.") + "[]") if "narrow" in entry else None
+        narrow = narrow_of(entry["narrow"]) if "narrow" in entry else None
         row = Row(len(made), entry["name"], methods, path, send, list(filter(None, map(need_of, entry["needs"]))),
                   narrow, entry.get("author"))
         places = schema.operations.get(row.name, {})
         row.query, row.body = places.get("query"), places.get("body") if send == "json" else None
-        for need in [*row.needs, *([{"source": "body", "steps": narrow, "with": None}] if narrow else [])]:
+        for need in [*row.needs, *([narrow | {"with": None}] if narrow else [])]:
             kind = getattr(row, need["source"]) if need["source"] in ("query", "body") else None
             for step in need["steps"]:
                 fields = schema.types.get(kind, {})
