@@ -39,7 +39,7 @@ struct Limits {
     per_account: u32,
     window: Duration,
     clock: Clock,
-    /// Until when some address is over its limit.
+    /// Until when some address is over a limit.
     blocked_until: AtomicI64,
 }
 
@@ -80,7 +80,7 @@ impl Guesses {
         }
     }
 
-    /// Whether any address is over its limit now.
+    /// Whether any address is over its limit now, or over one for an account.
     pub(super) fn somebody_is_blocked(&self, now: Timestamp) -> bool {
         now.0 < self.limits.blocked_until.load(Ordering::Relaxed)
     }
@@ -94,10 +94,19 @@ impl Guesses {
         }
     }
 
+    /// Refuses an address that is over its limit for this account.
+    pub(super) fn check_account(&self, address: IpAddr, account: [u8; 32]) -> Result<(), Error> {
+        let Some(counter) = self.pairs.get(&(account, network(address))) else { return Ok(()) };
+        match counter.lock().admission(self.limits.per_account, Beyond::Close, &self.limits) {
+            Admission::Granted | Admission::Wait => Ok(()),
+            Admission::Refused(retry_after) => Err(Error::TooManyAttempts { retry_after }),
+        }
+    }
+
     /// Counts a failure that needed no reservation, because checking it was cheap.
     pub(super) fn count(&self, address: IpAddr) -> Result<(), Error> {
         self.check_address(address)?;
-        self.limits.address_failed(&self.address(address));
+        self.limits.failed(&self.address(address), self.limits.per_address);
         Ok(())
     }
 
@@ -160,17 +169,18 @@ impl Guess {
     }
 
     pub(super) fn was_wrong(self) {
-        self.limits.address_failed(&self.address.0);
-        self.at_account.0.lock().fail(&self.limits);
+        self.limits.failed(&self.address.0, self.limits.per_address);
+        self.limits.failed(&self.at_account.0, self.limits.per_account);
         self.account.lock().fail(&self.limits);
     }
 }
 
 impl Limits {
-    fn address_failed(&self, counter: &Counter) {
+    /// Counts a failure where reaching `limit` closes.
+    fn failed(&self, counter: &Counter, limit: u32) {
         let mut tally = counter.lock();
         tally.fail(self);
-        if tally.failures >= self.per_address {
+        if tally.failures >= limit {
             self.blocked_until.fetch_max(tally.since.plus(self.window).0, Ordering::Relaxed);
         }
     }

@@ -137,8 +137,8 @@ impl Authn {
 
     /// The identity behind a credential that was seen lately: no I/O, no password hash.
     ///
-    /// Knows no address. Therefore, while any address is over its limit of guesses, a password is left to
-    /// [`Authn::authenticate`]: otherwise somebody who is refused every wrong guess would still learn the right one.
+    /// Knows no address. Therefore, while any address is over a limit of guesses, a password is left to
+    /// [`Authn::authenticate`]: otherwise a caller who is refused every wrong guess would still learn the right one.
     pub fn recent(&self, shown: Shown<'_>) -> Option<Arc<Identity>> {
         let now = self.clock.now();
         let identity = self.identities.get(&self.place(shown)?, now)?;
@@ -150,8 +150,9 @@ impl Authn {
 
     /// Recognises one request by what it shows. `address` is the client's, after trusted proxies.
     ///
-    /// A valid access token passes whatever the limits say, because nobody guesses 256 bits. A password that was
-    /// verified recently passes the account's limit, so that strangers cannot lock its owner out, but not the address's.
+    /// A valid access token passes whatever the limits say, because nobody guesses 256 bits. A password that was verified
+    /// recently passes where strangers are slowed down, so that they cannot lock its owner out, but at no address that is over
+    /// its limit, or over its limit for the account: right and wrong are refused alike there.
     ///
     /// # Errors
     /// See [`Error`].
@@ -327,7 +328,10 @@ impl Authn {
         let Some(identity) = self.identities.get(place, self.clock.now()) else { return Ok(None) };
         match identity.scheme {
             Scheme::Token(_) | Scheme::Session(_) | Scheme::Jwt => {}
-            Scheme::Password => self.guesses.check_address(address)?,
+            Scheme::Password => {
+                self.guesses.check_address(address)?;
+                self.guesses.check_account(address, self.account(&identity.name))?;
+            }
         }
         Ok(Some(identity))
     }
@@ -373,7 +377,7 @@ impl Authn {
     /// How an address stands with an account, where that makes a difference: only there is the store asked, and for unknown
     /// names too, so that they are not told from others by the time it takes.
     async fn standing_at(&self, user: Option<&User>, name: &str, address: IpAddr) -> Result<Standing, Error> {
-        let account = self.keys.key("account", name.as_bytes());
+        let account = self.account(user.map_or(name, |user| &user.name));
         if !self.guesses.is_slowed(account) {
             return Ok(Standing::Stranger);
         }
@@ -400,10 +404,12 @@ impl Authn {
         let id = user.map_or(-1, |user| user.id.0).to_be_bytes();
         let proof = self.keys.key_of("password", &[&id, stored.0.as_bytes(), password.expose_secret().as_bytes()]);
         let is_verified = || self.verified.get(&proof).is_some_and(|until| self.clock.now() < until);
+        // Before the right password is told from a wrong one, also where that costs nothing.
+        let account = self.account(user.map_or(name, |user| &user.name));
+        self.guesses.check_account(address, account)?;
         if is_verified() {
             return Ok(true);
         }
-        let account = self.keys.key("account", name.as_bytes());
         let guess = self.guesses.begin(address, account, standing).await?;
         let (stored, verified) = (stored.clone(), self.verified.clone());
         let until = self.clock.now().plus(self.cache_ttl);
@@ -432,6 +438,11 @@ impl Authn {
         }
         let age = self.clock.now().since(person.seen);
         self.person_max_age.is_some_and(|limit| age > limit).then_some(Reason::OwnerOutOfTouch)
+    }
+
+    /// The key under which guesses at an account are counted.
+    fn account(&self, name: &str) -> [u8; 32] {
+        self.keys.key("account", name.as_bytes())
     }
 
     fn place(&self, shown: Shown<'_>) -> Option<[u8; 32]> {
