@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::authn::{Authn, DirectorySync, Renewal};
 use crate::authz::Policy;
+use crate::budget::Budget;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::crypto::{Sealer, random_password};
@@ -160,6 +161,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         }),
         telemetry: Arc::new(telemetry),
         bodies: Bodies::new(&config.server, metrics.inspection_reserved.clone()),
+        answers: Arc::new(Budget::new(config.server.inspection_budget_bytes, metrics.answers_reserved.clone())),
         background: TaskTracker::new(),
     });
 

@@ -14,8 +14,9 @@ use serde_json::value::RawValue;
 use super::actions::with_actions;
 use super::push_down;
 use crate::authz::{Identity, Permission, Permit, Policy, Requirement, Resource, ResourceKind, Visibility, holds, may};
+use crate::budget::{ANSWER_COST, AnswerError, Full, Share, read_answer};
 use crate::crypto::Sealer;
-use crate::http::{Body, Query, ReadError, read_bounded};
+use crate::http::{Body, Query, ReadError};
 use crate::mlflow::{Filter, Json, scorer_key, skill_key};
 use crate::resolve::{self, Queue, RegisteredModel, Resolver};
 use crate::upstream::{self, Outgoing, Upstream};
@@ -28,9 +29,14 @@ pub enum ListError {
     #[error("Invalid value for parameter 'max_results' supplied: it must be a positive whole number.")]
     MaxResults,
     #[error(
-        "A part of this list is larger than 64 MiB and cannot be shown. Leave it out with a filter, or make it smaller."
+        "A part of this list is larger than {} MiB and cannot be shown. Leave it out with a filter, make it smaller, or raise \
+         server.inspection_budget_bytes.",
+        .0 / (1024 * 1024)
     )]
-    RowTooLarge,
+    RowTooLarge(usize),
+    /// Other answers take the memory.
+    #[error("too many large answers are being filtered or sent")]
+    NoRoom(Full),
     #[error(transparent)]
     Upstream(#[from] upstream::Error),
     #[error(transparent)]
@@ -45,6 +51,8 @@ pub struct ListRequest<'r, 'b> {
     pub headers: HeaderMap,
     pub query: &'r mut Query,
     pub body: Option<&'r mut Json<'b>>,
+    /// The memory of its answer.
+    pub share: Share,
 }
 
 /// What to answer: MLflow's status (its own words when it refused) and body.
@@ -128,6 +136,7 @@ const MAX_ROWS: usize = 20_000;
 const MAX_PAGES: usize = 30;
 /// Rows asked for at once when refilling; MLflow's own limit for registered models.
 const REFILL_ROWS: usize = 1000;
+/// MLflow's page, and what is kept of all pages; less where the budget is small.
 const PAGE_BYTES: usize = 64 * 1024 * 1024;
 
 impl Lists {
@@ -137,10 +146,10 @@ impl Lists {
         Self { upstream, resolver, sealer }
     }
 
-    /// One page of what `who` may read.
+    /// One page of what `who` may read. Its body holds its share of the budget until it is sent.
     ///
     /// # Errors
-    /// A page token that is not ours, or MLflow does not answer.
+    /// A page token that is not ours, no memory, or MLflow does not answer.
     pub async fn page(
         &self,
         who: &Identity,
@@ -150,18 +159,34 @@ impl Lists {
         visible: &[Visibility],
         mut request: ListRequest<'_, '_>,
     ) -> Result<ListAnswer, ListError> {
+        let ListAnswer { status, body } = self.gather(who, policy, permit, filter, visible, &mut request).await?;
+        Ok(ListAnswer { status, body: request.share.keep(body) })
+    }
+
+    async fn gather(
+        &self,
+        who: &Identity,
+        policy: Policy,
+        permit: Permit,
+        filter: Filter,
+        visible: &[Visibility],
+        request: &mut ListRequest<'_, '_>,
+    ) -> Result<ListAnswer, ListError> {
         let wanted = request.max_results()?;
         let rows_wanted = wanted.unwrap_or(filter.default_rows());
-        let mut walk = self.begin(who, filter, visible, &mut request)?;
+        let mut walk = self.begin(who, filter, visible, request)?;
+        // Two of them fit into a share, so that a list that is read page by page waits for nobody.
+        let limit = PAGE_BYTES.min(request.share.most() / ANSWER_COST / 2);
         let mut rows: Vec<Box<RawValue>> = Vec::new();
+        let mut kept = 0;
         let mut looked_at = 0;
         let mut kinds = NameKinds::default();
         let mut permit = Some(permit);
         for page in 0..MAX_PAGES {
             let size = walk.size(page, wanted, rows_wanted);
             request.set_page(size, walk.position.token.as_deref());
-            let answer = self.fetch(&mut permit, &request).await;
-            if walk.falls_back(&answer, &mut request) {
+            let answer = self.fetch(&mut permit, request, limit, kept).await;
+            if walk.falls_back(&answer, request) {
                 continue;
             }
             let answer = match answer {
@@ -172,7 +197,7 @@ impl Lists {
                     }
                     // It is one row. What comes before it is answered; whoever goes on hears of it.
                     if rows.is_empty() {
-                        return Err(ListError::RowTooLarge);
+                        return Err(ListError::RowTooLarge(limit));
                     }
                     return Ok(self.answer(who, filter, &rows, Some(&walk.position)));
                 }
@@ -191,12 +216,14 @@ impl Lists {
                 if !self.readable(who, policy, filter, row, &mut kinds).await? {
                     continue;
                 }
-                if rows.len() == rows_wanted {
+                if rows.len() == rows_wanted || kept + row.get().len() > limit && !rows.is_empty() {
                     // One more is readable, so there is a next page, and it starts here.
                     walk.position.skip = index;
                     return Ok(self.answer(who, filter, &rows, Some(&walk.position)));
                 }
-                rows.push(shown(who, policy, filter, row)?);
+                let row = shown(who, policy, filter, row)?;
+                kept += row.get().len();
+                rows.push(row);
             }
             let pushed = walk.position.pushed;
             match fetched.next {
@@ -270,34 +297,59 @@ impl Lists {
     }
 
     fn answer(&self, who: &Identity, filter: Filter, rows: &[Box<RawValue>], next: Option<&Position>) -> ListAnswer {
-        let mut members: Vec<(&str, String)> = Vec::new();
+        let size: usize = rows.iter().map(|row| row.get().len() + 1).sum();
+        let mut out = String::with_capacity(size + 1024);
+        let mut separator = "{";
+        let mut member = |out: &mut String, key: &str, value: &[&str]| {
+            for text in [std::mem::replace(&mut separator, ","), "\"", key, "\":"].iter().chain(value) {
+                out.push_str(text);
+            }
+        };
         if !rows.is_empty() || !filter.is_protobuf() {
-            let rows: Vec<&str> = rows.iter().map(|row| row.get()).collect();
-            members.push((filter.key(), format!("[{}]", rows.join(","))));
+            member(&mut out, filter.key(), &["["]);
+            for (index, row) in rows.iter().enumerate() {
+                if index > 0 {
+                    out.push(',');
+                }
+                out.push_str(row.get());
+            }
+            out.push(']');
         }
         if let Some(position) = next {
             let plain = serde_json::to_vec(position).unwrap_or_default();
             // URL-safe text needs no escapes.
-            members.push(("next_page_token", format!("\"{}\"", self.sealer.seal(filter.key(), who.user.0, &plain))));
+            member(&mut out, "next_page_token", &["\"", &self.sealer.seal(filter.key(), who.user.0, &plain), "\""]);
         } else if matches!(filter, Filter::McpServers | Filter::McpEndpoints | Filter::Skills) {
-            members.push(("next_page_token", "null".to_owned()));
+            member(&mut out, "next_page_token", &["null"]);
         }
         if filter == Filter::EndpointModels {
             // As OpenAI's API answers.
-            members.push(("object", "\"list\"".to_owned()));
+            member(&mut out, "object", &["\"list\""]);
         }
-        let members: Vec<String> = members.into_iter().map(|(key, value)| format!("\"{key}\":{value}")).collect();
-        ListAnswer { status: StatusCode::OK, body: Bytes::from(format!("{{{}}}", members.join(","))) }
+        out.push_str(if separator == "{" { "{}" } else { "}" });
+        ListAnswer { status: StatusCode::OK, body: Bytes::from(out) }
     }
 
-    async fn fetch(&self, permit: &mut Option<Permit>, request: &ListRequest<'_, '_>) -> Result<ListAnswer, ListError> {
+    async fn fetch(
+        &self,
+        permit: &mut Option<Permit>,
+        request: &mut ListRequest<'_, '_>,
+        limit: usize,
+        kept: usize,
+    ) -> Result<ListAnswer, ListError> {
         let outgoing = request.outgoing();
         let response = match permit.take() {
             Some(permit) => self.upstream.forward(permit, outgoing).await?,
             None => self.upstream.refill(outgoing).await?,
         };
         let status = response.status();
-        let body = read_bounded(response.into_body(), PAGE_BYTES).await.map_err(upstream::Error::from)?;
+        // What is kept stands in the answer once more.
+        let beside = kept.saturating_mul(2);
+        let body = read_answer(response.into_body(), limit, beside, &mut request.share).await;
+        let body = body.map_err(|error| match error {
+            AnswerError::Read(error) => ListError::Upstream(error.into()),
+            AnswerError::NoRoom(full) => ListError::NoRoom(full),
+        })?;
         Ok(ListAnswer { status, body })
     }
 

@@ -4,36 +4,23 @@
 //! most [`INSPECTION_COST`] times its size (`mlflow::json`), and that much of the budget is reserved as its bytes arrive, so
 //! that a client reserves nothing by announcing a length.
 
-use std::collections::HashMap;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use prometheus::IntGauge;
-use tokio::sync::Notify;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
-use crate::authz::UserId;
+use crate::budget::{Budget, Full, Owner, Share};
 use crate::clock::Stopwatch;
 use crate::config::{self, INSPECTION_COST};
 use crate::http::ReadError;
 
-/// Time that a request waits for other bodies to be done before it is refused.
-const WAIT: Duration = Duration::from_secs(2);
-
 /// The first allocation for a body that comes in several pieces.
 const FIRST_BYTES: usize = 64 * 1024;
-
-/// The account that a body's memory is charged to. Each holds at most half of the budget.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Owner {
-    User(UserId),
-    /// All callers who are not signed in, together.
-    Visitors,
-}
 
 /// Why a body was not read.
 #[derive(Debug, thiserror::Error)]
@@ -61,13 +48,6 @@ impl BodyError {
     }
 }
 
-/// The part of the budget that is used up.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Full {
-    Everybodys,
-    Callers,
-}
-
 /// Reads request bodies within the limits of the configuration.
 #[derive(Debug)]
 pub struct Bodies {
@@ -91,7 +71,7 @@ impl Bodies {
             whole: server.body_timeout,
             bytes_per_second: server.min_body_bytes_per_second,
         };
-        Self { budget: Arc::new(Budget::new(server.inspection_budget_bytes, WAIT, reserved)), pace }
+        Self { budget: Arc::new(Budget::new(server.inspection_budget_bytes, reserved)), pace }
     }
 
     /// Reads a body of at most `limit` bytes.
@@ -102,7 +82,7 @@ impl Bodies {
     where
         B: http_body::Body<Data = Bytes> + Unpin,
     {
-        let mut share = Share { budget: Arc::clone(&self.budget), owner, held: 0 };
+        let mut share = Share::of(&self.budget, owner);
         let Some(body) = body else { return Ok(Held { bytes: Bytes::new(), share }) };
         let hint = body.size_hint();
         if hint.lower() > limit as u64 {
@@ -226,118 +206,6 @@ impl Pieces {
             return Bytes::copy_from_slice(&self.all);
         }
         self.all.freeze()
-    }
-}
-
-/// Memory for bodies under inspection.
-#[derive(Debug)]
-struct Budget {
-    total: usize,
-    /// Time that a request waits for other bodies to be done.
-    wait: Duration,
-    used: Mutex<Used>,
-    freed: Notify,
-    reserved: IntGauge,
-}
-
-#[derive(Debug, Default)]
-struct Used {
-    total: usize,
-    by_owner: HashMap<Owner, usize>,
-}
-
-impl Budget {
-    fn new(total: usize, wait: Duration, reserved: IntGauge) -> Self {
-        Self { total, wait, used: Mutex::default(), freed: Notify::new(), reserved }
-    }
-
-    fn try_take(&self, owner: Owner, bytes: usize) -> Result<(), Full> {
-        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        if used.total.saturating_add(bytes) > self.total {
-            return Err(Full::Everybodys);
-        }
-        let own = used.by_owner.entry(owner).or_default();
-        if own.saturating_add(bytes) > self.total / 2 {
-            return Err(Full::Callers);
-        }
-        *own += bytes;
-        used.total += bytes;
-        drop(used);
-        self.reserved.add(i64::try_from(bytes).unwrap_or(i64::MAX));
-        Ok(())
-    }
-
-    fn give_back(&self, owner: Owner, bytes: usize) {
-        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        used.total = used.total.saturating_sub(bytes);
-        if let Some(own) = used.by_owner.get_mut(&owner) {
-            *own = own.saturating_sub(bytes);
-            if *own == 0 {
-                used.by_owner.remove(&owner);
-            }
-        }
-        drop(used);
-        self.reserved.sub(i64::try_from(bytes).unwrap_or(i64::MAX));
-        self.freed.notify_waiters();
-    }
-}
-
-/// A part of the budget, given back when dropped.
-#[derive(Debug)]
-pub struct Share {
-    budget: Arc<Budget>,
-    owner: Owner,
-    held: usize,
-}
-
-impl Share {
-    /// Reserves memory until this share holds `bytes`; waits for other bodies for a moment.
-    ///
-    /// # Errors
-    /// The part of the budget that was still used up then.
-    pub async fn grow(&mut self, bytes: usize) -> Result<(), Full> {
-        if !self.grow_at_once(bytes) {
-            let more = bytes.saturating_sub(self.held);
-            self.wait(more).await?;
-            self.held += more;
-        }
-        Ok(())
-    }
-
-    /// Reserves memory until this share holds `bytes`, if there is room now.
-    fn grow_at_once(&mut self, bytes: usize) -> bool {
-        let more = bytes.saturating_sub(self.held);
-        let fits = self.budget.try_take(self.owner, more).is_ok();
-        self.held += if fits { more } else { 0 };
-        fits
-    }
-
-    async fn wait(&self, more: usize) -> Result<(), Full> {
-        let mut late = pin!(sleep(self.budget.wait));
-        loop {
-            let mut freed = pin!(self.budget.freed.notified());
-            // Before the look, so that nothing that is freed in between is missed.
-            freed.as_mut().enable();
-            let Err(full) = self.budget.try_take(self.owner, more) else { return Ok(()) };
-            tokio::select! {
-                () = freed => {}
-                () = late.as_mut() => return Err(full),
-            }
-        }
-    }
-
-    fn shrink(&mut self, bytes: usize) {
-        let less = self.held.saturating_sub(bytes);
-        if less > 0 {
-            self.budget.give_back(self.owner, less);
-            self.held -= less;
-        }
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        self.shrink(0);
     }
 }
 

@@ -6,10 +6,11 @@ use std::borrow::Cow;
 
 use http::{HeaderValue, Method, StatusCode, header};
 
-use super::bodies::{BodyError, Full};
+use super::bodies::BodyError;
 use super::{Record, own};
 use crate::authn;
 use crate::authz::Denied;
+use crate::budget::Full;
 use crate::filter::{EffectError, ListError};
 use crate::http::{ErrorCode, HeadError, PathError, QueryError, ReadError, Reply, Response};
 use crate::mlflow::{AddressError, Feature, GraphqlError, JsonError, LocateError, OtlpError};
@@ -295,7 +296,8 @@ impl Error {
             Self::List(ListError::Resolve(error)) => resolve(error),
             Self::List(error @ (ListError::PageToken | ListError::MaxResults)) => Reply::invalid(error.to_string()),
             // Not 502: clients would ask again and again.
-            Self::List(error @ ListError::RowTooLarge) => {
+            Self::List(ListError::NoRoom(full)) => no_room(full),
+            Self::List(error @ ListError::RowTooLarge(_)) => {
                 Reply::new(StatusCode::UNPROCESSABLE_ENTITY, ErrorCode::InvalidParameterValue, error.to_string())
             }
             Self::Effect(EffectError::Upstream(error)) => unavailable(&error),
@@ -338,11 +340,12 @@ impl Error {
 fn no_room(full: Full) -> Reply {
     let message = match full {
         Full::Everybodys => {
-            "Too many large requests are being inspected. Try again in a few seconds, or raise \
+            "Too many large requests or answers are being inspected. Try again in a few seconds, or raise \
              server.inspection_budget_bytes."
         }
         Full::Callers => {
-            "Too many of your large requests are being inspected. Send fewer at the same time, or smaller ones."
+            "Too many of your large requests or answers are being inspected. Send fewer at the same time, or smaller ones, \
+             and read their answers."
         }
     };
     Reply::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TemporarilyUnavailable, message)

@@ -9,7 +9,8 @@ use http::{HeaderValue, header};
 
 use super::{Checked, Error, Proxy, Record, SMALL_BODY_BYTES, own};
 use crate::authz::{Identity, Permission, Permit, Requirement, Resource, ResourceKind, authorize, holds, may};
-use crate::http::{Body, Query, Response, read_bounded};
+use crate::budget::Share;
+use crate::http::{Body, Query, Response};
 use crate::mlflow::{Ask, GraphqlQuery, Located, Thing, Verdict};
 use crate::resolve;
 
@@ -33,12 +34,16 @@ impl Proxy {
         }
         let permit = authorize(identity, self.policy, &proven)?;
         let answer = match query.rewrite(&verdicts) {
-            Some(body) => Some(self.ask_graphql(permit, &mut checked, body, record).await?),
+            Some(body) => Some(self.ask_graphql(permit, identity, &mut checked, body, record).await?),
             None => None,
         };
-        let readable = self.readable_names(identity, &query, &verdicts, answer.as_deref()).await?;
-        let body = query.answer(&verdicts, answer.as_deref(), |name| readable.contains(name))?;
-        Ok(own::json(Bytes::from(body)))
+        let told = answer.as_ref().map(|(bytes, _)| bytes.as_ref());
+        let readable = self.readable_names(identity, &query, &verdicts, told).await?;
+        let body = Bytes::from(query.answer(&verdicts, told, |name| readable.contains(name))?);
+        Ok(own::json(match answer {
+            Some((_, share)) => share.keep(body),
+            None => body,
+        }))
     }
 
     pub(super) async fn verdict(
@@ -94,10 +99,11 @@ impl Proxy {
     async fn ask_graphql(
         &self,
         permit: Permit,
+        identity: &Identity,
         checked: &mut Checked<'_>,
         body: Vec<u8>,
         record: &mut Record,
-    ) -> Result<Bytes, Error> {
+    ) -> Result<(Bytes, Share), Error> {
         let length = body.len();
         let mut outgoing = self.outgoing(checked, &Query::default(), Body::from(Bytes::from(body)));
         outgoing.headers.remove(header::ACCEPT_ENCODING);
@@ -109,7 +115,7 @@ impl Proxy {
             return Err(crate::upstream::Error::Unexpected(response.status()).into());
         }
         let limit = self.server.max_body_bytes.max(ANSWER_BYTES);
-        Ok(read_bounded(response.into_body(), limit).await.map_err(crate::upstream::Error::from)?)
+        self.read_answer(identity, response.into_body(), limit).await
     }
 
     /// Of the models whose versions the answer lists, those that may be read.

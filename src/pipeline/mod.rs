@@ -27,18 +27,17 @@ use cors::Foreign;
 pub use error::Error;
 pub use record::Record;
 
-use bodies::{BodyError, Held, Owner};
+use bodies::{BodyError, Held};
 
 use crate::authn::{Authn, SESSION_COOKIE, Shown};
 use crate::authz::{
     Denied, Identity, Permission, Permit, Policy, Requirement, Resource, ResourceKind, Scheme, Visibility, authorize,
     holds, may_any, open_to_all,
 };
+use crate::budget::{self, ANSWER_COST, AnswerError, Budget, Owner, Share};
 use crate::config::{self, INSPECTION_COST, UnknownFields};
 use crate::filter::{Done, Effects, Happening, ListRequest, Lists, with_actions, with_all_actions};
-use crate::http::{
-    Body, CanonicalPath, Query, Request, Response, from_upstream, keep_private, read_bounded, to_upstream,
-};
+use crate::http::{Body, CanonicalPath, Query, Request, Response, from_upstream, keep_private, to_upstream};
 use crate::mlflow::{
     Demand, Filter, Found, Input, Json, LocateError, Located, Narrowed, Need, Operation, QueuePart, Rule, Send, Table,
     Then, Thing, Unknown, canonical, demands, locate, names_a_version, new_skills, read_spans, scorer_key, sign,
@@ -68,6 +67,8 @@ pub struct Proxy {
     pub telemetry: Arc<Telemetry>,
     /// Reads the bodies that are inspected.
     pub bodies: Bodies,
+    /// The memory of MLflow's answers that are read whole.
+    pub answers: Arc<Budget>,
     /// Tasks that nobody waits for.
     pub background: TaskTracker,
 }
@@ -409,7 +410,7 @@ impl Proxy {
         }
         let outgoing = self.outgoing(&mut checked, &query, Body::Empty);
         if let Some(field) = operation.hide.as_deref().filter(|_| !identity.admin) {
-            return self.send_and_rewrite(permit, outgoing, record, |told| without(field, told)).await;
+            return self.send_and_rewrite(permit, outgoing, identity, record, |told| without(field, told)).await;
         }
         self.send_with_actions(permit, outgoing, identity, operation, record).await
     }
@@ -510,7 +511,7 @@ impl Proxy {
                 })
             }
             (None, Some(then @ (Then::LearnRun | Then::LearnTrace))) => {
-                self.send_and_learn(permit, outgoing, then, record).await
+                self.send_and_learn(permit, outgoing, identity, then, record).await
             }
             (None, _) => self.send_with_actions(permit, outgoing, identity, operation, record).await,
         };
@@ -949,7 +950,8 @@ impl Proxy {
         }
         let headers = to_upstream(std::mem::take(&mut checked.head.headers), self.upstream.host(), checked.address);
         let (method, path) = (checked.head.method.clone(), checked.path.encoded().into_owned());
-        let request = ListRequest { method, path, headers, query: &mut query, body };
+        let share = Share::of(&self.answers, Owner::User(identity.user));
+        let request = ListRequest { method, path, headers, query: &mut query, body, share };
         let answer = self.lists.page(identity, self.policy, permit, filter, &visible, request).await?;
         record.upstream_answered();
         let mut response = own::json(answer.body);
@@ -981,7 +983,7 @@ impl Proxy {
         match operation.actions.filter(|_| !(identity.admin && identity.limits.is_unlimited())) {
             Some(kind) => {
                 let rewrite = |told: &str| with_actions(identity, self.policy, kind, told);
-                self.send_and_rewrite(permit, outgoing, record, rewrite).await
+                self.send_and_rewrite(permit, outgoing, identity, record, rewrite).await
             }
             None => self.send(permit, outgoing, record).await,
         }
@@ -992,6 +994,7 @@ impl Proxy {
         &self,
         permit: Permit,
         mut outgoing: Outgoing,
+        identity: &Identity,
         record: &mut Record,
         rewrite: impl FnOnce(&str) -> Option<String>,
     ) -> Result<Response, Error> {
@@ -999,12 +1002,12 @@ impl Proxy {
         let response = self.upstream.forward(permit, outgoing).await?;
         record.upstream_answered();
         let (mut head, body) = response.into_parts();
-        let mut body = read_bounded(body, self.server.max_body_bytes).await.map_err(crate::upstream::Error::from)?;
+        let (mut body, share) = self.read_answer(identity, body, self.server.max_body_bytes).await?;
         if head.status.is_success() {
             body = rewritten(&body, rewrite)?;
             head.headers.remove(header::CONTENT_LENGTH);
         }
-        Ok(self.whole(head.status, head.headers, body))
+        Ok(self.whole(head.status, head.headers, share.keep(body)))
     }
 
     /// The answer to a change that was carried out. Its creator may do everything with what is new.
@@ -1021,6 +1024,7 @@ impl Proxy {
         &self,
         permit: Permit,
         mut outgoing: Outgoing,
+        identity: &Identity,
         then: Then,
         record: &mut Record,
     ) -> Result<Response, Error> {
@@ -1028,7 +1032,7 @@ impl Proxy {
         let response = self.upstream.forward(permit, outgoing).await?;
         record.upstream_answered();
         let (head, body) = response.into_parts();
-        let body = read_bounded(body, self.server.max_body_bytes).await.map_err(crate::upstream::Error::from)?;
+        let (body, share) = self.read_answer(identity, body, self.server.max_body_bytes).await?;
         if head.status.is_success() {
             if then == Then::LearnTrace {
                 self.resolver.learn_trace(&body).await;
@@ -1036,7 +1040,7 @@ impl Proxy {
                 self.resolver.learn_run(&body).await;
             }
         }
-        Ok(self.whole(head.status, head.headers, body))
+        Ok(self.whole(head.status, head.headers, share.keep(body)))
     }
 
     fn whole(&self, status: http::StatusCode, mut headers: http::HeaderMap, body: Bytes) -> Response {
@@ -1045,6 +1049,17 @@ impl Proxy {
         *response.status_mut() = status;
         *response.headers_mut() = headers;
         response
+    }
+
+    /// Reads an answer of MLflow whole, in the caller's share of the memory for answers.
+    async fn read_answer(&self, identity: &Identity, body: Incoming, limit: usize) -> Result<(Bytes, Share), Error> {
+        let mut share = Share::of(&self.answers, Owner::User(identity.user));
+        let limit = limit.min(share.most() / ANSWER_COST);
+        match budget::read_answer(body, limit, 0, &mut share).await {
+            Ok(bytes) => Ok((bytes, share)),
+            Err(AnswerError::Read(error)) => Err(crate::upstream::Error::from(error).into()),
+            Err(AnswerError::NoRoom(full)) => Err(BodyError::NoRoom(full).into()),
+        }
     }
 
     async fn read_json(&self, checked: &mut Checked<'_>, identity: &Identity, limit: usize) -> Result<Held, Error> {

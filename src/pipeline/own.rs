@@ -7,10 +7,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
-use super::bodies::{Held, Owner};
+use super::bodies::Held;
 use super::{Checked, Error, Proxy, Record};
 use crate::authn::{self, Reason, Shown};
 use crate::authz::Identity;
+use crate::budget::Owner;
 use crate::http::{Body, ErrorCode, HeadError, Reply, Response};
 use crate::pages::Denial;
 

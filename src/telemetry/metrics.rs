@@ -46,6 +46,7 @@ pub struct Metrics {
     pub unlisted_requests: IntCounter,
     /// Memory reserved for bodies that are being inspected.
     pub inspection_reserved: IntGauge,
+    pub answers_reserved: IntGauge,
     /// Open connections.
     pub connections: IntGauge,
     pub connections_total: IntCounter,
@@ -214,6 +215,11 @@ impl Metrics {
                 &r,
                 "inspection_reserved_bytes",
                 "Memory reserved for bodies that are being inspected",
+            )?,
+            answers_reserved: gauge(
+                &r,
+                "answers_reserved_bytes",
+                "Memory reserved for MLflow's answers that are read whole, until they are sent",
             )?,
             connections: gauge(&r, "connections", "Open connections")?,
             connections_total: counter(&r, "connections_total", "Connections accepted")?,

@@ -470,7 +470,7 @@ fn a_row_that_is_too_large_does_not_take_the_others_along() {
         let start: usize = field("page_token=").map_or(0, |token| token.parse().expect("MLflow's own token"));
         let size: usize = field("max_results=").map_or(1000, |size| size.parse().expect("a number"));
         let end = (start + size).min(6);
-        let name = |id: usize| if id == 3 { "x".repeat(65 * 1024 * 1024) } else { id.to_string() };
+        let name = |id: usize| if id == 3 { "x".repeat(12 * 1024 * 1024) } else { id.to_string() };
         let rows = (start..end).map(|id| format!(r#"{{"experiment_id":"{id}","name":"{}"}}"#, name(id)));
         let rows = rows.collect::<Vec<_>>().join(",");
         let token = if end < 6 { format!(r#","next_page_token":"{end}""#) } else { String::new() };
@@ -489,5 +489,5 @@ fn a_row_that_is_too_large_does_not_take_the_others_along() {
     let target = format!("{API}/experiments/search?max_results=5&page_token={token}");
     let second = proxy.ask(get(&target, &reader)).expect("an answer");
     assert_eq!(second.status, 422, "{}", second.text());
-    assert!(second.text().contains("larger than 64 MiB"), "{}", second.text());
+    assert!(second.text().contains("larger than 10 MiB"), "{}", second.text());
 }

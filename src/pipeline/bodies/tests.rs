@@ -42,7 +42,10 @@ impl http_body::Body for Piecewise {
 fn bodies(total: usize) -> (Bodies, IntGauge) {
     let reserved = IntGauge::new("reserved", "in use").expect("a gauge");
     let pace = Pace { first: Duration::from_secs(5), whole: Duration::from_secs(10), bytes_per_second: 1000 };
-    (Bodies { budget: Arc::new(Budget::new(total, Duration::from_millis(50), reserved.clone())), pace }, reserved)
+    (
+        Bodies { budget: Arc::new(Budget::new(total, reserved.clone()).with_wait(Duration::from_millis(50))), pace },
+        reserved,
+    )
 }
 
 const ALICE: Owner = Owner::User(UserId(1));
@@ -85,7 +88,7 @@ async fn one_caller_has_half_of_the_budget_and_everybody_the_rest() {
     assert!(matches!(visitors, Err(BodyError::NoRoom(Full::Everybodys))));
     drop((first, second));
     assert_eq!(reserved.get(), 0);
-    assert!(bodies.budget.used.lock().expect("a lock").by_owner.is_empty());
+    assert_eq!(bodies.budget.owners(), 0);
     read(&bodies, ALICE, 1_000_000, 1_000_000).await.expect("room again");
 }
 
