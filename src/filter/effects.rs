@@ -102,6 +102,8 @@ pub(super) struct Parts {
     names: Turns,
     /// One change of the AI gateway's secrets and model definitions at a time, see [`Effects::gateway_turn`].
     gateway: Arc<Mutex<()>>,
+    /// One experiment with a location of its own at a time, see [`Effects::location_turn`].
+    location: Arc<Mutex<()>>,
 }
 
 const ANSWER_BYTES: usize = 16 * 1024 * 1024;
@@ -119,8 +121,8 @@ impl Effects {
         policy: Policy,
         tracker: TaskTracker,
     ) -> Self {
-        let (names, gateway) = (Turns::default(), Arc::default());
-        Self { parts: Arc::new(Parts { store, authn, upstream, resolver, policy, names, gateway }), tracker }
+        let (names, gateway, location) = (Turns::default(), Arc::default(), Arc::default());
+        Self { parts: Arc::new(Parts { store, authn, upstream, resolver, policy, names, gateway, location }), tracker }
     }
 
     /// Waits for the turn to change secrets or model definitions of the AI gateway.
@@ -130,6 +132,12 @@ impl Effects {
     /// MLflow's answer, in this process.
     pub async fn gateway_turn(&self) -> OwnedMutexGuard<()> {
         Arc::clone(&self.parts.gateway).lock_owned().await
+    }
+
+    /// Waits for the turn to create an experiment at a location of the caller's choice, because two at once would both find it free.
+    /// Held as [`Effects::gateway_turn`] is.
+    pub async fn location_turn(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.parts.location).lock_owned().await
     }
 
     /// Sends an allowed request and does what follows, to the end, even if the caller stops waiting. `turn` ends with it.

@@ -458,11 +458,16 @@ impl Proxy {
         let text = self.keep_known_fields(operation, &mut query, (!bytes.is_empty()).then_some(&bytes))?;
         drop(bytes);
         let mut body = text.as_deref().map(Json::open).transpose()?;
-        let input = Input { params, headers: &checked.head.headers, query: &mut query, body: body.as_mut() };
         let turn = match operation.rule {
             Some(Rule::ProviderSecret | Rule::ProviderModel) => Some(self.effects.gateway_turn().await),
+            Some(Rule::ArtifactLocation)
+                if body.as_ref().is_some_and(|body| body.get("artifact_location").is_some()) =>
+            {
+                Some(self.effects.location_turn().await)
+            }
             Some(_) | None => None,
         };
+        let input = Input { params, headers: &checked.head.headers, query: &mut query, body: body.as_mut() };
         let permit = match self.permit(identity, operation, input).await {
             Err(Error::Locate(LocateError::Missing(_))) if operation.empty => return Ok(own::json(EMPTY)),
             decided => decided?,

@@ -1,5 +1,7 @@
 """An experiment's artifacts are what lies below its stored location, wherever that is, and nobody else's."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from harness import check_refused, unique
@@ -102,6 +104,16 @@ def test_nobody_takes_a_location_that_touches_anothers(team):
         "name": unique("bucket"), "artifact_location": f"s3://bucket/{team.root}/x"}).status_code == 200
     for path in (f"{root}/deep/{run}/artifacts/f", f"{root}/deep", root, team.root):
         check_refused(mallory.get(f"{FILES}/{path}"))
+
+
+def test_one_location_goes_to_one_of_those_who_ask_at_once(team):
+    people = [team.person(name) for name in ("one", "two", "three", "four")]
+    for _ in range(3):
+        root = f"mlflow-artifacts:/{team.root}/{unique('race')}"
+        bodies = [{"name": unique("race"), "artifact_location": f"{root}{'/deep' * (index % 2)}"} for index in range(len(people))]
+        with ThreadPoolExecutor(len(people)) as pool:
+            answers = list(pool.map(lambda who, body: who.post(f"{API}/experiments/create", body), people, bodies))
+        assert sorted(answer.status_code for answer in answers) == [200, 403, 403, 403], [answer.text for answer in answers]
 
 
 def test_overlapping_locations_belong_to_the_most_specific(team):
