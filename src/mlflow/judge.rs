@@ -93,10 +93,21 @@ fn scorer(json: &mut Json<'_>, judge: &mut Judge, depth: usize) -> Result<(), Lo
         model_call(data, &THIRD_PARTY)?;
         match data.get("module") {
             None => {}
-            Some(Json::String(module)) if module.starts_with("mlflow.genai.scorers.") => {}
-            Some(other) => return Err(invalid("module", other, "a module of mlflow.genai.scorers")),
+            Some(Json::String(module)) if is_third_party_module(module) => {}
+            Some(other) => return Err(invalid("module", other, "a module of MLflow's third-party scorers")),
+        }
+        // MLflow 3.12 to 3.16 calls whatever bears that name in the module, functions among them.
+        for (name, is_class) in [("class", true), ("metric_name", false)] {
+            match data.get(name) {
+                None => {}
+                Some(Json::String(text)) if is_identifier(text, is_class) => {}
+                Some(other) => return Err(invalid(name, other, "the name of a scorer's class or metric")),
+            }
         }
         if let Some(arguments) = member(data, "kwargs")? {
+            if let Json::Object(members) = arguments {
+                members.retain(|(key, _)| !CHOOSES_MODEL.contains(&key.as_ref()));
+            }
             third_party_arguments(arguments)?;
         }
     }
@@ -204,7 +215,9 @@ impl Judge {
         each_string(&written, &|_, _| true, &mut |key, text| {
             let name = text.trim().split_once(":/").filter(|(provider, _)| provider.eq_ignore_ascii_case("gateway"));
             self.endpoints.extend(name.map(|(_, name)| name.trim_start_matches('/').to_owned()));
-            if key.is_some_and(|key| MODELS.contains(&key)) {
+            let names_ambient =
+                text.split_once(":/").is_some_and(|(provider, _)| is_word(provider) && is_ambient(provider));
+            if names_ambient || key.is_some_and(|key| MODELS.contains(&key)) {
                 // `databricks` alone is a judge of its own.
                 let model = Model::of_uri(text).unwrap_or_default();
                 self.privilege = self.privilege.or_else(|| match model.provider.as_str() {
@@ -365,6 +378,40 @@ const MEMORY: [&str; 7] = [
 ];
 
 const THIRD_PARTY: [&str; 5] = ["module", "class", "metric_name", "model", "kwargs"];
+
+/// Arguments of third parties' classes that choose a model beside `model`.
+const CHOOSES_MODEL: [&str; 8] =
+    ["metric_name", "model_uri", "llm", "embeddings", "embedding_model", "provider", "evaluator_llm", "judge"];
+
+/// Returns true if MLflow's scorers of third parties live in this module (`THIRD_PARTY_SCORER_ALLOWED_MODULES`, 3.17).
+fn is_third_party_module(module: &str) -> bool {
+    let below = module.strip_prefix("mlflow.genai.scorers.");
+    below.is_some_and(|below| {
+        matches!(
+            below,
+            "deepeval"
+                | "deepeval.scorers"
+                | "deepeval.scorers.agentic_metrics"
+                | "deepeval.scorers.conversational_metrics"
+                | "deepeval.scorers.rag_metrics"
+                | "deepeval.scorers.safety_metrics"
+                | "phoenix"
+                | "ragas"
+                | "ragas.scorers"
+                | "ragas.scorers.agentic_metrics"
+                | "ragas.scorers.comparison_metrics"
+                | "ragas.scorers.rag_metrics"
+                | "trulens"
+                | "trulens.scorers.agent_trace"
+        )
+    })
+}
+
+/// Returns true if Python could have a class, or anything, of this name.
+fn is_identifier(text: &str, is_class: bool) -> bool {
+    let first = |byte: u8| byte.is_ascii_uppercase() || !is_class && byte.is_ascii_lowercase();
+    text.bytes().next().is_some_and(first) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
 
 const ENSEMBLE: [&str; 2] = ["ensemble_fn", "scorers"];
 

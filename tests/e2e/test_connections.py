@@ -346,10 +346,13 @@ def test_a_judges_parameters_choose_no_model(mallory, endpoint):
     JUDGE | {"ensemble_scorer_data": {"scorers": [built_in("invoke_judge_model")]}},
     JUDGE | {"memory_augmented_judge_data": {"base_judge": built_in("invoke_judge_model")}},
     JUDGE | {"third_party_scorer_data": {"module": "os.path", "class": "x"}},
+    JUDGE | {"third_party_scorer_data": {"module": "mlflow.genai.scorers.trulens.models", "class": "create_trulens_provider"}},
+    JUDGE | {"third_party_scorer_data": {"module": "mlflow.genai.scorers.ragas", "class": "get_scorer"}},
+    JUDGE | {"third_party_scorer_data": {"module": "mlflow.genai.scorers.ragas", "class": "Faithfulness", "metric_name": "a.b.c"}},
     judge(model="../x:/m"),
     judge(model=" gateway:/m"),
     judge() | {"name": 5},
-], ids=["function", "class", "base", "ensemble", "memory", "module", "provider", "blank", "name"])
+], ids=["function", "class", "base", "ensemble", "memory", "module", "inner-module", "lower-case-class", "metric", "provider", "blank", "name"])
 def test_a_scorer_is_built_of_scorers_only(mallory, scorer, mlflow_server):
     trace = new_trace(mallory.owner, mallory.experiment)
     written = json.dumps(scorer)

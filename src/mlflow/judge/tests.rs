@@ -71,6 +71,21 @@ fn a_model_on_loopback_is_found_wherever_it_is_named() {
 }
 
 #[test]
+fn a_third_partys_arguments_choose_no_model() {
+    let written = |kwargs: &str| {
+        let text = format!(
+            r#"{{"third_party_scorer_data":{{"module":"mlflow.genai.scorers.ragas","class":"Faithfulness","kwargs":{kwargs}}}}}"#
+        );
+        read(&text)
+    };
+    let judge =
+        written(r#"{"llm":"bedrock/x","model_uri":"bedrock:/x","metric_name":"x","provider":"y","threshold":0.5}"#);
+    assert!(judge.written.ends_with(r#""kwargs":{"threshold":0.5}}}"#), "{}", judge.written);
+    assert_eq!(judge.privilege, None);
+    assert!(written(r#"{"anything":"bedrock:/x"}"#).privilege.is_some());
+}
+
+#[test]
 fn what_is_no_scorer_is_refused_at_every_depth() {
     for inner in [
         r#"{"builtin_scorer_class":"invoke_judge_model"}"#,
