@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::net::IpAddr;
 
+use crate::authz::TokenId;
 use crate::clock::Timestamp;
 use crate::store::{AuditEntry, AuditId};
 
@@ -28,6 +30,9 @@ pub(super) struct Fold {
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 struct Key {
     actor: String,
+    /// With the address, part of the key: a stolen token's denials must not be counted in a row of its owner's.
+    token: Option<TokenId>,
+    address: Option<IpAddr>,
     action: String,
     target: String,
     detail: String,
@@ -49,6 +54,8 @@ impl Fold {
         let entry = self.bounded(entry);
         let key = Key {
             actor: entry.actor.name.clone(),
+            token: entry.actor.token,
+            address: entry.actor.address,
             action: entry.action.clone(),
             target: entry.target.clone(),
             detail: entry.detail.clone(),
@@ -108,10 +115,11 @@ impl Fold {
             return entry;
         }
         let mut common = AuditEntry { target: "several".to_owned(), detail: FURTHER.to_owned(), ..entry };
+        // The row counts denials of every token and address.
+        common.actor.token = None;
+        common.actor.address = None;
         if is_full {
             common.actor.name = "several".to_owned();
-            common.actor.token = None;
-            common.actor.address = None;
         }
         common
     }
@@ -125,13 +133,31 @@ mod tests {
     use crate::store::Actor;
 
     fn rows(entries: impl Iterator<Item = (String, String, i64)>) -> usize {
+        let actor = |name| Actor { name, token: None, address: None };
+        rows_of(entries.map(|(name, target, at)| (actor(name), target, at)))
+    }
+
+    fn rows_of(entries: impl Iterator<Item = (Actor, String, i64)>) -> usize {
         let mut fold = Fold::default();
-        let entries = entries.filter_map(|(name, target, at)| {
-            let actor = Actor { name, token: None, address: None };
+        let entries = entries.filter_map(|(actor, target, at)| {
             let (action, detail) = ("request.denied".to_owned(), String::new());
             fold.add(AuditEntry { at: Timestamp(at), actor, action, target, detail, count: 1 })
         });
         entries.count()
+    }
+
+    #[test]
+    fn each_token_and_address_has_its_own_row_within_the_bound() {
+        let at = |number: u32| Some(IpAddr::from(number.to_be_bytes()));
+        let denied = |token, address| (Actor { name: "mallory".to_owned(), token, address }, "x".to_owned(), 1);
+        let owner = denied(None, at(1));
+        let stolen = denied(Some(TokenId(7)), at(1));
+        let elsewhere = denied(Some(TokenId(7)), at(2));
+        let repeated = || [owner.clone(), stolen.clone(), elsewhere.clone()];
+        assert_eq!(rows_of(repeated().into_iter().chain(repeated())), 3);
+        assert_eq!(rows_of((0..50_000).map(|number| denied(None, at(number)))), MAX_PER_USER + 1);
+        let tokens = (0..50_000).map(|number| denied(Some(TokenId(number)), at(1)));
+        assert_eq!(rows_of(tokens), MAX_PER_USER + 1);
     }
 
     #[test]
