@@ -6,16 +6,28 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::sync::LazyLock;
 
 use unicode_normalization::UnicodeNormalization as _;
 use unicode_properties::{GeneralCategory, GeneralCategoryGroup, UnicodeGeneralCategory as _};
 use unicode_security::RestrictionLevel;
+use unicode_security::confusable_detection::skeleton;
 use unicode_security::restriction_level::RestrictionLevelDetection as _;
 
 /// Names by which the audit log and the policy file mean something else than a user, in lower case.
 const RESERVED: [&str; 11] =
     ["*", ".", "..", "-", "proxy", "command-line", "bootstrap", "configuration", "anonymous", "several", "everybody"];
+static RESERVED_LOOKS: LazyLock<Vec<Looks>> = LazyLock::new(|| RESERVED.into_iter().map(Looks::of).collect());
 const MAX_NAME_CHARS: usize = 255;
+const DOT_ABOVE: char = '\u{307}';
+/// Letters of the scripts that are accepted together with Latin, or look like its `i`, `j` and `l`, whose dot a further one
+/// covers (Soft_Dotted, and the letters that TR 39 §5.4 names).
+const SOFT_DOTTED: [char; 20] = [
+    'i', 'j', 'l', '\u{131}', '\u{237}', '\u{249}', '\u{268}', '\u{269}', '\u{26a}', '\u{29d}', '\u{2b2}', '\u{3b9}',
+    '\u{3f3}', '\u{456}', '\u{458}', '\u{1d62}', '\u{1d96}', '\u{1da4}', '\u{1da8}', '\u{2c7c}',
+];
+/// The most marks on one letter (TR 39 §5.4).
+const MAX_MARKS: usize = 4;
 
 /// Checks a name that the proxy accepts from a client, an identity provider, a configuration file or a command line:
 /// Unicode Normalization Form C, no invisible character, and of scripts that belong together (Highly Restrictive,
@@ -36,6 +48,7 @@ pub fn check_name(name: &str) -> Result<(), &'static str> {
     if !name.nfc().eq(name.chars()) {
         return Err("must be in Unicode Normalization Form C");
     }
+    check_marks(name)?;
     // The level is defined for identifiers, which have no spaces or punctuation.
     let letters: String = name.chars().filter(|c| c.is_alphanumeric() || is_mark(*c)).collect();
     if !letters.check_restriction_level(RestrictionLevel::HighlyRestrictive) {
@@ -44,6 +57,45 @@ pub fn check_name(name: &str) -> Result<(), &'static str> {
         );
     }
     Ok(())
+}
+
+/// Refuses combining marks that are drawn over another mark or over the dot of a letter, so that they cannot be seen (Unicode
+/// TR 39 §5.4).
+fn check_marks(name: &str) -> Result<(), &'static str> {
+    let (mut base, mut marks) = ('\0', Vec::new());
+    for c in name.nfd() {
+        if !is_mark(c) {
+            (base, marks) = (c, Vec::new());
+        } else if c == DOT_ABOVE && SOFT_DOTTED.contains(&base) {
+            return Err("must not put a dot above a letter that has one or looks as if it had");
+        } else if marks.contains(&c) || marks.len() >= MAX_MARKS {
+            return Err("must not repeat a combining mark on one letter");
+        } else {
+            marks.push(c);
+        }
+    }
+    Ok(())
+}
+
+/// Two forms of a name that other names share if they look like it (Unicode TR 39 §4): as written, and in lower case.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Looks {
+    written: String,
+    lower: String,
+}
+
+impl Looks {
+    /// Returns the forms of a name.
+    #[must_use]
+    pub fn of(name: &str) -> Self {
+        Self { written: skeleton(name).collect(), lower: skeleton(&name.to_lowercase()).collect() }
+    }
+
+    /// Returns whether one of two names can be taken for the other.
+    #[must_use]
+    pub fn are_like(&self, other: &Self) -> bool {
+        self.written == other.written || self.lower == other.lower
+    }
 }
 
 /// [`check_name`] for a name that permissions and the audit log refer to.
@@ -62,8 +114,9 @@ pub fn check_account(name: &str) -> Result<(), &'static str> {
     if name.contains(['*', '?']) {
         return Err("must not contain `*` or `?`, which stand for other names in permissions");
     }
-    if RESERVED.contains(&name.to_lowercase().as_str()) {
-        return Err("is reserved");
+    let looks = Looks::of(name);
+    if RESERVED_LOOKS.iter().any(|reserved| reserved.are_like(&looks)) {
+        return Err("is reserved, or looks like a reserved name");
     }
     Ok(())
 }

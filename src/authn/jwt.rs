@@ -152,7 +152,9 @@ impl Authn {
         let seen = Seen { issuer, subject, name, groups, admin: *admin, allowed: *allowed, owns_plain_names };
         let actor = Actor { name: name.to_owned(), token: None, address: None };
         self.store.meet(&actor, seen, Occasion::Refresh).await.map_err(|error| match error {
-            store::Error::NameTaken(_) | store::Error::Reserved(_) => Error::Failed(Reason::NameTaken),
+            store::Error::NameTaken(_) | store::Error::LooksLike { .. } | store::Error::Reserved(_) => {
+                Error::Failed(Reason::NameTaken)
+            }
             error => Error::Store(error),
         })
     }

@@ -123,16 +123,22 @@ async fn meet(visit: &Visit<'_>, provider: &Provider, person: &Person) -> store:
 }
 
 fn not_met(visit: &Visit<'_>, provider: &Provider, person: &Person, error: &store::Error) -> Page {
-    if !matches!(error, store::Error::NameTaken(_) | store::Error::Reserved(_)) {
+    if !matches!(error, store::Error::NameTaken(_) | store::Error::LooksLike { .. } | store::Error::Reserved(_)) {
         return outcome(visit.store_is_away(error), provider, "store");
     }
     tracing::warn!(provider = %provider.config.name, %error, "nobody was signed in: {error}");
-    let words = if matches!(error, store::Error::Reserved(_)) {
-        "Your user name belonged to another account here and is kept for it. An administrator of this proxy can release it \
-         with `mlflow-auth-proxy user release`."
-    } else {
-        "Somebody else already has your user name here: an account with a password, or a person of another identity \
-         provider. An administrator of this proxy can rename or remove that account."
+    let words = match error {
+        store::Error::Reserved(_) => {
+            "Your user name belonged to another account here and is kept for it. An administrator of this proxy can release \
+             it with `mlflow-auth-proxy user release`."
+        }
+        store::Error::LooksLike { .. } => {
+            "Your user name looks like that of another user here. An administrator of the identity provider can change it."
+        }
+        _ => {
+            "Somebody else already has your user name here: an account with a password, or a person of another identity \
+             provider. An administrator of this proxy can rename or remove that account."
+        }
     };
     outcome_of(person, visit.problem(StatusCode::CONFLICT, "Not signed in", words), provider, "name_taken")
 }

@@ -116,9 +116,10 @@ impl From<authz::Denied> for Refusal {
 impl From<store::Error> for Refusal {
     fn from(error: store::Error) -> Self {
         match error {
-            store::Error::Exists(_) | store::Error::NameTaken(_) | store::Error::Reserved(_) => {
-                Self::exists(capitalised(&error))
-            }
+            store::Error::Exists(_)
+            | store::Error::NameTaken(_)
+            | store::Error::LooksLike { .. }
+            | store::Error::Reserved(_) => Self::exists(capitalised(&error)),
             store::Error::NotFound(_) => Self::absent(capitalised(&error)),
             store::Error::LastAdmin(_) => {
                 Self::bad_request(format!("{}. Make somebody else an administrator first.", capitalised(&error)))

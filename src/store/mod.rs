@@ -136,6 +136,9 @@ pub enum Error {
     /// Somebody else is called this: an account with a password, or a person of another issuer or subject.
     #[error("somebody else is already called `{0}`")]
     NameTaken(String),
+    /// The new name can be taken for an account's.
+    #[error("`{name}` looks like the user name `{other}`")]
+    LooksLike { name: String, other: String },
     /// The name belonged to an account that was deleted or renamed.
     #[error(
         "the name `{0}` is reserved for the account that had it; an administrator can release it: mlflow-auth-proxy user release"

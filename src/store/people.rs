@@ -70,7 +70,8 @@ impl Store {
     /// Nothing is announced, and no audit row written, when nothing but the moment is new.
     ///
     /// # Errors
-    /// [`Error::NameTaken`] when a new user has the name of another, [`Error::Reserved`] when it is kept for another.
+    /// [`Error::NameTaken`] when a new user has the name of another, [`Error::Reserved`] when it is kept for another,
+    /// [`Error::LooksLike`] when another account's looks like that of a new user.
     pub async fn meet(&self, actor: &Actor, seen: Seen<'_>, occasion: Occasion) -> Result<User> {
         if let Some(user) = self.user_by_identity(seen.issuer, seen.subject).await?
             && says_nothing_new(&user, seen, occasion)
@@ -198,6 +199,12 @@ fn is_machine(subject: &str) -> bool {
     subject.starts_with("machine:")
 }
 
+/// Returns whether two names of which a provider says one must not look alike. Providers keep ASCII names apart, and people
+/// who are called `cam` and `carn` cannot choose other ones.
+const fn is_told_by_letters(name: &str, other: &str) -> bool {
+    !name.is_ascii() || !other.is_ascii()
+}
+
 /// How often it is written down that nothing is new.
 const SEEN_EVERY: Duration = Duration::from_mins(1);
 
@@ -247,6 +254,8 @@ impl Change {
             if !is_waiting {
                 self.displace(&holder).await?;
             }
+        } else if let Some(other) = self.look_alike(seen.name, |other| is_told_by_letters(seen.name, other)).await? {
+            return Err(Error::LooksLike { name: seen.name.to_owned(), other });
         }
         self.take_reserved(seen.name).await?;
         sqlx::query(
@@ -284,9 +293,10 @@ impl Change {
             return Ok(());
         }
         let taken = self.called_alike(name).await?.is_some_and(|taken| taken != user.name)
-            || self.is_reserved(name, user.identity()).await?;
+            || self.is_reserved(name, user.identity()).await?
+            || self.look_alike(name, |other| other != user.name && is_told_by_letters(name, other)).await?.is_some();
         if taken {
-            tracing::warn!(user = %user.name, %name, "somebody else has the new name; the old one stays");
+            tracing::warn!(user = %user.name, %name, "another user has the new name or one like it; the old one stays");
             return Ok(());
         }
         if user.name.to_lowercase() != name.to_lowercase() {

@@ -77,6 +77,31 @@ async fn a_name_is_taken_in_every_case() {
 }
 
 #[tokio::test]
+async fn a_new_name_looks_like_no_other() {
+    let (store, _) = memory().await;
+    let alike = |result: Result<User>| matches!(result, Err(Error::LooksLike { other, .. }) if other == "alice");
+    user(&store, "alice").await;
+    for name in ["al\u{131}ce", "al\u{269}ce", "a1ice", "aIice"] {
+        assert!(alike(store.create_user(&actor(), name, None, false).await), "{name}");
+    }
+    let (first, at) = ("https://first", Occasion::SignIn);
+    assert!(alike(store.meet(&actor(), of(first, "1", "al\u{131}ce", true), at).await));
+    // The provider keeps ASCII names apart.
+    assert_eq!(store.meet(&actor(), of(first, "1", "a1ice", true), at).await.unwrap().name, "a1ice");
+    // A rename to such a name is not made.
+    store.meet(&actor(), of(first, "2", "bob", true), at).await.unwrap();
+    assert_eq!(store.meet(&actor(), of(first, "2", "al\u{131}ce", true), at).await.unwrap().name, "bob");
+    // Accounts from before stay: they are found, and their providers' claims followed.
+    sqlx::query("UPDATE users SET name = $1 WHERE name = 'bob'")
+        .bind("al\u{131}ce")
+        .execute(&store.writer)
+        .await
+        .unwrap();
+    assert!(store.user_by_name("al\u{131}ce").await.unwrap().is_some());
+    assert_eq!(store.meet(&actor(), of(first, "2", "al\u{131}ce", true), at).await.unwrap().name, "al\u{131}ce");
+}
+
+#[tokio::test]
 async fn the_last_administrator_can_be_neither_deleted_nor_unmade() {
     let (store, _) = memory().await;
     let root = store.create_user(&actor(), "root", None, true).await.unwrap();

@@ -8,6 +8,7 @@ use super::{Actor, Error, Person, Result, Store, rows};
 use crate::authz::UserId;
 use crate::clock::Timestamp;
 use crate::crypto::PasswordHash;
+use crate::text::Looks;
 
 /// Somebody with an account.
 #[derive(Clone, Debug)]
@@ -54,7 +55,8 @@ impl Store {
     /// Makes an account. Names that differ only in case are one name: policies and people compare them so.
     ///
     /// # Errors
-    /// [`Error::Exists`] when the name is taken, [`Error::Reserved`] when it is kept for another.
+    /// [`Error::Exists`] when the name is taken, [`Error::Reserved`] when it is kept for another,
+    /// [`Error::LooksLike`] when another account's looks like it.
     pub async fn create_user(
         &self,
         actor: &Actor,
@@ -68,6 +70,9 @@ impl Store {
         }
         if change.is_reserved(name, None).await? {
             return Err(Error::Reserved(name.to_owned()));
+        }
+        if let Some(other) = change.look_alike(name, |_| true).await? {
+            return Err(Error::LooksLike { name: name.to_owned(), other });
         }
         let created = sqlx::query(
             "INSERT INTO users (name, password, admin, created) VALUES ($1, $2, $3, $4)
@@ -212,6 +217,17 @@ impl Change {
         let folded = name.to_lowercase();
         let names: Vec<String> = sqlx::query_scalar("SELECT name FROM users").fetch_all(self.on()).await?;
         Ok(names.into_iter().filter(|taken| taken.to_lowercase() == folded).max_by_key(|taken| taken == name))
+    }
+
+    /// Returns the name of an account that a new name can be taken for, among those that `counts` selects.
+    pub(super) async fn look_alike(
+        &mut self,
+        name: &str,
+        counts: impl Fn(&str) -> bool + Send,
+    ) -> Result<Option<String>> {
+        let looks = Looks::of(name);
+        let names: Vec<String> = sqlx::query_scalar("SELECT name FROM users").fetch_all(self.on()).await?;
+        Ok(names.into_iter().find(|other| counts(other) && Looks::of(other).are_like(&looks)))
     }
 
     /// The number of the user of this name.

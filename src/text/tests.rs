@@ -22,6 +22,11 @@ fn names_of_real_people_and_programs_are_accepted() {
         "a_b+c",
         "2026",
         "名前@例え.jp",
+        "\u{130}stanbul",
+        "Dağıstanlı",
+        "Nguyễn Thị Ánh",
+        "\u{17c}aneta",
+        "carn",
     ] {
         assert_eq!(check_account(name), Ok(()), "{name}");
     }
@@ -58,6 +63,17 @@ fn deceptive_and_reserved_names_are_refused() {
         "\u{3b1}lice",
         "alic\u{435}",
         "cafe\u{301}",
+        "ali\u{307}ce",
+        "al\u{131}\u{307}ce",
+        "al\u{307}ice",
+        "al\u{12f}\u{307}ce",
+        "\u{456}\u{307}\u{440}",
+        "ann\u{e9}\u{301}",
+        "a\u{1ea5}\u{301}",
+        "bo\u{331}\u{316}\u{317}\u{318}\u{319}b",
+        "comrnand-line",
+        "anonyrnous",
+        "severa1",
         "\u{212a}im",
         "*",
         "..",
@@ -79,6 +95,24 @@ fn deceptive_and_reserved_names_are_refused() {
     // What only accounts must not be called.
     for name in ["*", "a:b", "proxy"] {
         assert_eq!(check_name(name), Ok(()), "{name}");
+    }
+}
+
+#[test]
+fn names_that_look_alike_are_told() {
+    let alike = |one: &str, other: &str| Looks::of(one).are_like(&Looks::of(other));
+    for (one, other) in [
+        ("alice", "al\u{131}ce"),
+        ("alice", "al\u{269}ce"),
+        ("alice", "a1ice"),
+        ("alice", "aIice"),
+        ("modem", "modern"),
+    ] {
+        assert!(alike(one, other), "{one} {other}");
+    }
+    for (one, other) in [("alice", "alicia"), ("bob", "bobo"), ("zoë", "zoe"), ("user1", "user2"), ("ann", "Ann Lee")]
+    {
+        assert!(!alike(one, other), "{one} {other}");
     }
 }
 
