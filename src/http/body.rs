@@ -27,6 +27,11 @@ pub trait Watcher: std::fmt::Debug + Send + Sync {
     fn complete(&mut self);
     /// Its source broke off.
     fn broke(&mut self);
+
+    /// Polled while the source has nothing to give; ready when its sender has run out of time.
+    fn poll_late(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
 }
 
 impl Body {
@@ -42,6 +47,8 @@ impl Body {
 pub enum BodyError {
     #[error("the body broke off: {0}")]
     Broken(#[from] hyper::Error),
+    #[error("the body arrives too slowly")]
+    TooSlow,
 }
 
 impl HttpBody for Body {
@@ -58,6 +65,9 @@ impl HttpBody for Body {
                     match &polled {
                         Poll::Ready(Some(Ok(frame))) => watcher.sent(frame.data_ref().map_or(0, Bytes::len)),
                         Poll::Ready(Some(Err(_))) => watcher.broke(),
+                        Poll::Pending if watcher.poll_late(cx).is_ready() => {
+                            return Poll::Ready(Some(Err(BodyError::TooSlow)));
+                        }
                         Poll::Ready(None) | Poll::Pending => {}
                     }
                     // hyper does not ask again after the last byte of a known length.

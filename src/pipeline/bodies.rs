@@ -4,20 +4,21 @@
 //! most [`INSPECTION_COST`] times its size (`mlflow::json`), and that much of the budget is reserved as its bytes arrive, so
 //! that a client reserves nothing by announcing a length.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
 use prometheus::IntGauge;
-use tokio::time::timeout;
+use tokio::time::{Sleep, sleep, timeout};
 
 use crate::budget::{Budget, Full, Owner, Share};
 use crate::clock::Stopwatch;
 use crate::config::{self, INSPECTION_COST};
-use crate::http::ReadError;
+use crate::http::{Body, ReadError, Watcher};
 
 /// The first allocation for a body that comes in several pieces.
 const FIRST_BYTES: usize = 64 * 1024;
@@ -72,6 +73,16 @@ impl Bodies {
             bytes_per_second: server.min_body_bytes_per_second,
         };
         Self { budget: Arc::new(Budget::new(server.inspection_budget_bytes, reserved)), pace }
+    }
+
+    /// Returns the body of a request that is forwarded as a stream. It breaks off with an error when its sender falls behind
+    /// the least pace, because some servers have no more than a few workers, and each reads one body at a time.
+    pub(super) fn streamed(&self, incoming: Incoming) -> Body {
+        let Pace { first, bytes_per_second, .. } = self.pace;
+        Body::watched(
+            incoming,
+            Box::new(Streaming { most: first, left: first, bytes_per_second, wait: None, timer: None }),
+        )
     }
 
     /// Reads a body of at most `limit` bytes.
@@ -154,6 +165,51 @@ impl Pace {
     fn allowed(self, seen: usize) -> Duration {
         let seen = Duration::from_secs(seen as u64) / self.bytes_per_second.max(1);
         self.first.saturating_add(seen).min(self.whole)
+    }
+}
+
+/// Measures the pace of a streamed body. Only the time counts in which the sender is waited for: a slow receiver costs the
+/// sender nothing.
+#[derive(Debug)]
+struct Streaming {
+    /// The longest time that the sender is waited for; what a fast sender saves up is bounded by it.
+    most: Duration,
+    /// The time for which the sender is waited for from now on.
+    left: Duration,
+    bytes_per_second: u32,
+    /// Runs while the sender is waited for.
+    wait: Option<Stopwatch>,
+    /// Ends when `left` is over. Kept from one wait to the next, so that a wait allocates nothing.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Streaming {
+    fn arrived(&mut self, bytes: usize) {
+        if let Some(wait) = self.wait.take() {
+            self.left = self.left.saturating_sub(wait.elapsed());
+        }
+        let earned = Duration::from_secs(bytes as u64) / self.bytes_per_second.max(1);
+        self.left = self.left.saturating_add(earned).min(self.most);
+    }
+}
+
+impl Watcher for Streaming {
+    fn sent(&mut self, bytes: usize) {
+        self.arrived(bytes);
+    }
+
+    fn complete(&mut self) {}
+
+    fn broke(&mut self) {}
+
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let left = self.left;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(left)));
+        if self.wait.is_none() {
+            self.wait = Some(Stopwatch::start());
+            timer.set(sleep(left));
+        }
+        timer.as_mut().poll(cx)
     }
 }
 

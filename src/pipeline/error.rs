@@ -80,11 +80,29 @@ pub enum Error {
     #[error(transparent)]
     Denied(#[from] Denied),
     #[error(transparent)]
-    Upstream(#[from] upstream::Error),
+    Upstream(upstream::Error),
     #[error(transparent)]
     List(#[from] ListError),
     #[error(transparent)]
-    Effect(#[from] EffectError),
+    Effect(EffectError),
+}
+
+impl From<upstream::Error> for Error {
+    fn from(error: upstream::Error) -> Self {
+        match error {
+            upstream::Error::SlowBody => Self::Body(BodyError::TooSlow),
+            other => Self::Upstream(other),
+        }
+    }
+}
+
+impl From<EffectError> for Error {
+    fn from(error: EffectError) -> Self {
+        match error {
+            EffectError::Upstream(upstream::Error::SlowBody) => Self::Body(BodyError::TooSlow),
+            other => Self::Effect(other),
+        }
+    }
 }
 
 impl Error {
@@ -241,8 +259,8 @@ impl Error {
             Self::Body(BodyError::TooSlow) => Reply::new(
                 StatusCode::REQUEST_TIMEOUT,
                 ErrorCode::BadRequest,
-                "The request body arrived too slowly. Send it over a faster connection or in parts, or raise \
-                 server.body_timeout_seconds.",
+                "The request body arrived too slowly. Send it over a faster connection or in parts, or change \
+                 server.body_timeout_seconds or server.min_body_bytes_per_second.",
             )
             .with(header::CONNECTION, HeaderValue::from_static("close")),
             Self::Body(BodyError::NoRoom(full)) => no_room(full),
@@ -362,10 +380,11 @@ fn resolve(error: resolve::Error) -> Reply {
         resolve::Error::NoSuchName(what) => Reply::new(StatusCode::NOT_FOUND, ErrorCode::ResourceDoesNotExist, what),
         resolve::Error::Upstream(error) => match &*error {
             // The look-up may have arrived. The request that needs it was not sent.
-            upstream::Error::TimedOut(_) | upstream::Error::Broken(_) | upstream::Error::Unreadable(_) => {
-                Reply { status: StatusCode::SERVICE_UNAVAILABLE, ..unavailable(&error) }
-                    .with(header::RETRY_AFTER, HeaderValue::from_static("1"))
-            }
+            upstream::Error::TimedOut(_)
+            | upstream::Error::Broken(_)
+            | upstream::Error::Unreadable(_)
+            | upstream::Error::SlowBody => Reply { status: StatusCode::SERVICE_UNAVAILABLE, ..unavailable(&error) }
+                .with(header::RETRY_AFTER, HeaderValue::from_static("1")),
             upstream::Error::Connect(_)
             | upstream::Error::HalfWay(_)
             | upstream::Error::Unexpected(_)
@@ -385,9 +404,10 @@ fn unavailable(error: &upstream::Error) -> Reply {
             return Reply::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TemporarilyUnavailable, what)
                 .with(header::RETRY_AFTER, HeaderValue::from(unsent.retry_after_seconds));
         }
-        upstream::Error::HalfWay(_) | upstream::Error::Broken(_) | upstream::Error::Unreadable(_) => {
-            (StatusCode::BAD_GATEWAY, "MLflow broke off its answer. Try again later.")
-        }
+        upstream::Error::HalfWay(_)
+        | upstream::Error::Broken(_)
+        | upstream::Error::Unreadable(_)
+        | upstream::Error::SlowBody => (StatusCode::BAD_GATEWAY, "MLflow broke off its answer. Try again later."),
         upstream::Error::Unexpected(_) | upstream::Error::NotUnderstood | upstream::Error::Unwritable => {
             (StatusCode::BAD_GATEWAY, "MLflow gave an answer that cannot be used. Ask whoever runs it.")
         }

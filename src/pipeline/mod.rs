@@ -1118,7 +1118,7 @@ impl Proxy {
                 outgoing.headers.insert(name, value);
             }
         }
-        outgoing.body = checked.body.take().map_or(Body::Empty, Body::from);
+        outgoing.body = checked.body.take().map_or(Body::Empty, |body| self.bodies.streamed(body));
         outgoing
     }
 }

@@ -1,7 +1,8 @@
 //! Requests -> MLflow, over a pool of kept-alive connections.
 //!
 //! [`Upstream::forward`] takes a [`Permit`] by value: no permit, no code path; one permit, one request. The resolver's
-//! fixed look-ups are the only other way in. Requests wait for an MLflow that restarts: `hold`.
+//! fixed look-ups are the only other way in. Requests wait for an MLflow that restarts: `hold`. A request that may have reached
+//! MLflow is sent once more only if it is a GET or HEAD whose connection broke at once.
 
 mod hold;
 mod version;
@@ -24,8 +25,9 @@ pub use version::{NoVersion, Version};
 use hold::{Gate, Patient, patiently};
 
 use crate::authz::Permit;
+use crate::clock::Stopwatch;
 use crate::config;
-use crate::http::{Body, ReadError, cause, read_bounded};
+use crate::http::{Body, BodyError, ReadError, cause, read_bounded};
 
 /// Why MLflow gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +50,9 @@ pub enum Error {
     NotUnderstood,
     #[error("the request cannot be written as HTTP")]
     Unwritable,
+    /// The request's streamed body fell behind its least pace, so its connection was closed.
+    #[error("the client sends the body too slowly")]
+    SlowBody,
 }
 
 impl Error {
@@ -62,6 +67,7 @@ impl Error {
             Self::Unexpected(_) => "unexpected_status",
             Self::NotUnderstood => "not_understood",
             Self::Unwritable => "unwritable",
+            Self::SlowBody => "slow_body",
         }
     }
 }
@@ -132,15 +138,46 @@ pub struct Upstream {
 /// The pooled client. Plain HTTP, the usual way next door, does not pay for a connector that could do TLS.
 #[derive(Clone, Debug)]
 enum Pool {
-    Plain(Client<Patient<HttpConnector>, Body>),
-    Tls(Client<Patient<HttpsConnector<HttpConnector>>, Body>),
+    Plain(Clients<HttpConnector>),
+    Tls(Clients<HttpsConnector<HttpConnector>>),
+}
+
+/// A server may answer a streamed request before it has read the body, and then reset the connection. Sent bytes do not tell
+/// whether they were read, so a connection on which a body was streamed is never used for another request.
+#[derive(Clone, Debug)]
+struct Clients<C> {
+    pooled: Client<Patient<C>, Body>,
+    /// One connection per request.
+    streaming: Client<Patient<C>, Body>,
+}
+
+impl<C> Clients<C>
+where
+    Patient<C>: legacy::connect::Connect + Clone,
+{
+    fn new(builder: &mut legacy::Builder, max_idle: usize, connector: Patient<C>) -> Self {
+        let pooled = builder.pool_max_idle_per_host(max_idle).build(connector.clone());
+        Self { pooled, streaming: builder.pool_max_idle_per_host(0).build(connector) }
+    }
+}
+
+impl<C> Clients<C>
+where
+    Patient<C>: legacy::connect::Connect + Clone + Send + Sync + 'static,
+{
+    fn request(&self, request: Request<Body>) -> legacy::ResponseFuture {
+        match request.body() {
+            Body::Empty | Body::Full { .. } => self.pooled.request(request),
+            Body::Streamed { .. } => self.streaming.request(request),
+        }
+    }
 }
 
 impl Pool {
     fn request(&self, request: Request<Body>) -> legacy::ResponseFuture {
         match self {
-            Self::Plain(client) => client.request(request),
-            Self::Tls(client) => client.request(request),
+            Self::Plain(clients) => clients.request(request),
+            Self::Tls(clients) => clients.request(request),
         }
     }
 }
@@ -193,7 +230,6 @@ impl Upstream {
             .pool_timer(TokioTimer::new())
             .timer(TokioTimer::new())
             .pool_idle_timeout(config.pool_idle_timeout)
-            .pool_max_idle_per_host(config.pool_max_idle)
             .http1_max_buf_size(BUFFER_BYTES)
             .set_host(false);
         let (client, gate) = if config.url.scheme() == "https" {
@@ -201,10 +237,12 @@ impl Upstream {
             let roots = HttpsConnectorBuilder::new().with_native_roots()?;
             let connector = roots.https_only().enable_http1().wrap_connector(connector);
             let gate = Arc::new(Gate::new(config, holds, connector.clone(), health, host.clone()));
-            (Pool::Tls(builder.build(Patient::new(connector, Arc::clone(&gate)))), gate)
+            let connector = Patient::new(connector, Arc::clone(&gate));
+            (Pool::Tls(Clients::new(&mut builder, config.pool_max_idle, connector)), gate)
         } else {
             let gate = Arc::new(Gate::new(config, holds, connector.clone(), health, host.clone()));
-            (Pool::Plain(builder.build(Patient::new(connector, Arc::clone(&gate)))), gate)
+            let connector = Patient::new(connector, Arc::clone(&gate));
+            (Pool::Plain(Clients::new(&mut builder, config.pool_max_idle, connector)), gate)
         };
         let (prefix, response_timeout) = (config.static_prefix.clone(), config.response_timeout);
         let seen = Arc::default();
@@ -365,16 +403,7 @@ impl Upstream {
         *request.uri_mut() = Uri::from_parts(uri).map_err(|_| Error::Unwritable)?;
         *request.version_mut() = http::Version::HTTP_11;
         *request.headers_mut() = outgoing.headers;
-        let bytes = match request.body() {
-            Body::Full { bytes } => bytes.as_ref().map_or(0, Bytes::len),
-            Body::Empty | Body::Streamed { .. } => 0,
-        };
-        let answer = self.client.request(request);
-        let answer = match patience {
-            Patience::Waits => tokio::time::timeout(self.response_timeout, patiently(bytes, answer)).await,
-            Patience::None => tokio::time::timeout(self.response_timeout, answer).await,
-        };
-        match answer {
+        match tokio::time::timeout(self.response_timeout, self.exchange(request, patience)).await {
             Ok(Ok(response)) => {
                 if self.gate.is_shut() {
                     self.gate.open();
@@ -385,11 +414,59 @@ impl Upstream {
                 let retry_after_seconds = self.gate.retry_after();
                 Err(Unsent { why: Why::NoConnection(error), retry_after_seconds }.into())
             }
+            Ok(Err(error)) if is_slow_body(&error) => Err(Error::SlowBody),
             Ok(Err(error)) => Err(Error::Broken(error)),
             Err(_) => Err(Error::TimedOut(self.response_timeout)),
         }
     }
+
+    /// Sends a request. A GET or HEAD is sent once more when its connection breaks at once without an answer.
+    async fn exchange(&self, request: Request<Body>, patience: Patience) -> Result<Response<Incoming>, legacy::Error> {
+        let again = repeatable(&request);
+        let watch = again.is_some().then(Stopwatch::start);
+        let answer = self.exchange_once(request, patience).await;
+        match (answer, again, watch) {
+            (Err(error), Some(again), Some(watch)) if watch.elapsed() < BREAKS_AT_ONCE && !is_unsent(&error) => {
+                tracing::debug!(error = %cause(&error), "a connection to MLflow broke; the request is sent once more");
+                self.exchange_once(again, patience).await
+            }
+            (answer, ..) => answer,
+        }
+    }
+
+    async fn exchange_once(
+        &self,
+        request: Request<Body>,
+        patience: Patience,
+    ) -> Result<Response<Incoming>, legacy::Error> {
+        let bytes = match request.body() {
+            Body::Full { bytes } => bytes.as_ref().map_or(0, Bytes::len),
+            Body::Empty | Body::Streamed { .. } => 0,
+        };
+        let answer = self.client.request(request);
+        match patience {
+            Patience::Waits => patiently(bytes, answer).await,
+            Patience::None => answer.await,
+        }
+    }
 }
+
+/// Returns a copy of a request that is safe to send twice (RFC 9110 §9.2.1) and has no body.
+fn repeatable(request: &Request<Body>) -> Option<Request<Body>> {
+    if !matches!((request.method(), request.body()), (&Method::GET | &Method::HEAD, Body::Empty)) {
+        return None;
+    }
+    let mut again = Request::new(Body::Empty);
+    *again.method_mut() = request.method().clone();
+    *again.uri_mut() = request.uri().clone();
+    *again.version_mut() = request.version();
+    *again.headers_mut() = request.headers().clone();
+    Some(again)
+}
+
+/// A pooled connection that MLflow has closed breaks within this time. One that breaks later had a worker that ended while it
+/// answered; the same work is not given to a second one.
+const BREAKS_AT_ONCE: Duration = Duration::from_secs(1);
 
 /// Whether no byte of a request was written: there was no connection, or it ended while the request was still in hyper's
 /// queue. hyper calls an HTTP/1 request canceled only in that case, and returns it unread. A request that was begun fails in
@@ -397,6 +474,12 @@ impl Upstream {
 fn is_unsent(error: &legacy::Error) -> bool {
     let canceled = || std::error::Error::source(error)?.downcast_ref::<hyper::Error>().map(hyper::Error::is_canceled);
     error.is_connect() || canceled().unwrap_or_default()
+}
+
+/// Returns whether the request was given up because its body arrived too slowly.
+fn is_slow_body(error: &legacy::Error) -> bool {
+    let causes = std::iter::successors(std::error::Error::source(error), |error| error.source());
+    causes.into_iter().any(|cause| matches!(cause.downcast_ref(), Some(BodyError::TooSlow)))
 }
 
 /// What tells whether MLflow is up.

@@ -150,7 +150,7 @@ fn a_body_has_a_deadline_however_steadily_it_comes() {
 fn an_upload_that_streams_may_take_its_time() {
     let mlflow = Recorder::start();
     let proxy = Proxy::with(mlflow.address, |config| {
-        config.server.head_timeout = Duration::from_millis(100);
+        config.server.head_timeout = Duration::from_secs(3);
         config.server.body_timeout = Duration::from_millis(200);
     });
     let authorization = proxy.user("alice", &[(ResourceKind::Experiment, "5", Permission::Edit)]);

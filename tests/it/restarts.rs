@@ -311,6 +311,110 @@ fn a_pooled_connection_that_closes_costs_no_second_copy() {
     assert!(refused < 60, "no request got through");
 }
 
+/// uvicorn answers some uploads before it has read them, and resets the connection when the rest arrives. Whether it has read
+/// what was sent, the proxy cannot tell.
+#[test]
+fn a_connection_that_carried_an_upload_carries_nothing_else() {
+    for upload in [Reply::Early, Reply::Whole] {
+        let address = nobody();
+        let requests: Arc<Mutex<Vec<(usize, String)>>> = Arc::default();
+        let noting = Arc::clone(&requests);
+        let _mlflow = Raw::at(address, move |number, head| {
+            if let Some((line, _)) = head.split_once("\r\n") {
+                noting.lock().unwrap().push((number, line.to_owned()));
+            }
+            if head.starts_with("PUT ") { upload } else { Reply::Whole }
+        });
+        let proxy = without_mlflow(address, |_| {});
+        for size in [6, 100_000] {
+            let body = "x".repeat(size);
+            let target = "/api/2.0/mlflow-artifacts/artifacts/1/0123456789abcdef0123456789abcdef/artifacts/a";
+            let put = send_json("PUT", target, &basic(), &body);
+            let status = proxy.ask(put).map(|answer| answer.status);
+            assert_eq!(status, Some(if matches!(upload, Reply::Early) { 500 } else { 200 }));
+            for _ in 0..3 {
+                let read = get("/api/2.0/mlflow/runs/get?run_id=1", &basic());
+                assert_eq!(proxy.ask(read).map(|answer| answer.status), Some(200));
+                assert_eq!(proxy.ask(create_run("curl/8")).map(|answer| answer.status), Some(200));
+            }
+        }
+        let requests = requests.lock().unwrap();
+        let uploads: Vec<_> = requests.iter().filter(|(_, line)| line.starts_with("PUT ")).collect();
+        assert_eq!(uploads.len(), 2);
+        for (number, _) in uploads {
+            assert_eq!(requests.iter().filter(|(other, _)| other == number).count(), 1, "{upload:?} {requests:?}");
+        }
+        let others = requests.iter().filter(|(_, line)| line.contains("/runs/")).map(|(number, _)| number);
+        let others: std::collections::BTreeSet<_> = others.collect();
+        assert!(others.len() < 6, "other connections are kept: {requests:?}");
+    }
+}
+
+#[test]
+fn a_read_whose_connection_breaks_at_once_is_sent_once_more() {
+    for (method, breaks, status) in [("GET", 1, 200), ("HEAD", 1, 200), ("GET", usize::MAX, 502)] {
+        let address = nobody();
+        let broken = std::sync::atomic::AtomicUsize::new(0);
+        let mlflow = Raw::at(address, move |_, head| {
+            let breaks = head.contains("run_id=lost") && broken.fetch_add(1, Ordering::SeqCst) < breaks;
+            if breaks { Reply::Close } else { Reply::Whole }
+        });
+        let proxy = without_mlflow(address, |_| {});
+        let read = get("/api/2.0/mlflow/artifacts/list?run_id=lost", &basic());
+        let read = read.replacen("GET", method, 1);
+        let head = {
+            let mut client = proxy.connect();
+            client.send(read);
+            client.head().expect("an answer")
+        };
+        assert_eq!(head.status, status, "{method}");
+        let sent = mlflow.seen().iter().filter(|one| one.contains("artifacts/list")).count();
+        assert_eq!(sent, 2, "{method} {status}");
+    }
+}
+
+/// MLflow 2.x has a few workers, and each of them reads one upload at a time.
+#[test]
+fn an_upload_that_arrives_too_slowly_is_ended() {
+    let mlflow = Recorder::start();
+    let proxy = Proxy::with(mlflow.address, |config| config.server.head_timeout = Duration::from_secs(1));
+    let put = format!(
+        "PUT /api/2.0/mlflow-artifacts/artifacts/1/0123456789abcdef0123456789abcdef/artifacts/a HTTP/1.1\r\n\
+         Host: proxy\r\nAuthorization: {}\r\nContent-Length: 100000\r\n\r\nab",
+        basic()
+    );
+    let mut client = begin(&proxy, put);
+    let mut drops = client.again();
+    let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let until = Arc::clone(&over);
+    let drip = std::thread::spawn(move || {
+        while !until.load(Ordering::SeqCst) {
+            drops.send("x");
+            pause(Duration::from_millis(100));
+        }
+    });
+    let answer = client.answer();
+    over.store(true, Ordering::SeqCst);
+    drip.join().unwrap();
+    let answer = answer.expect("an answer");
+    assert_eq!((answer.status, answer.header("connection")), (408, Some("close")), "{}", answer.text());
+    wait_for_metric(&proxy, "mlflow_auth_proxy_body_refusals_total{reason=\"body_too_slow\"} 1\n");
+}
+
+/// The time that MLflow takes to read is not the client's.
+#[test]
+fn an_upload_that_mlflow_reads_slowly_is_not_ended() {
+    let address = nobody();
+    let _mlflow = Raw::at(address, |_, head| if head.starts_with("PUT ") { Reply::Late } else { Reply::Whole });
+    let proxy = without_mlflow(address, |config| {
+        config.server.head_timeout = Duration::from_secs(1);
+        config.server.min_body_bytes_per_second = 1024 * 1024 * 1024;
+    });
+    let target = "/api/2.0/mlflow-artifacts/artifacts/1/0123456789abcdef0123456789abcdef/artifacts/a";
+    let put = send_json("PUT", target, &basic(), &"x".repeat(32 * 1024 * 1024));
+    assert_eq!(proxy.ask(put).map(|answer| answer.status), Some(200));
+}
+
 /// How a connection of [`Raw`] goes on after a request's head.
 #[derive(Clone, Copy, Debug)]
 enum Reply {
@@ -318,6 +422,10 @@ enum Reply {
     Whole,
     /// Reads the body, answers 200 and closes.
     ThenClose,
+    /// Answers 500, then reads the body and goes on.
+    Early,
+    /// Waits for two seconds, then goes on as `Whole`.
+    Late,
     /// Reads the body and closes.
     Close,
     /// Closes after the first byte, with the rest unread.
@@ -376,6 +484,12 @@ fn serve(
         if matches!(how, Reply::AfterHead) {
             return None;
         }
+        if matches!(how, Reply::Early) {
+            tcp.write_all(b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 2\r\n\r\n{}").ok()?;
+        }
+        if matches!(how, Reply::Late) {
+            pause(Duration::from_secs(2));
+        }
         let length = text
             .to_ascii_lowercase()
             .split_once("content-length: ")
@@ -385,7 +499,8 @@ fn serve(
         text.push_str(&String::from_utf8_lossy(&body));
         seen.lock().unwrap()[place] = text;
         match how {
-            Reply::Whole => tcp.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").ok()?,
+            Reply::Early => {}
+            Reply::Whole | Reply::Late => tcp.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").ok()?,
             Reply::ThenClose => {
                 tcp.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").ok()?;
                 return None;
