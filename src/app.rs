@@ -84,7 +84,10 @@ const EFFECTS_DRAIN: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// The store cannot be opened, an address cannot be bound, a certificate cannot be read.
-pub async fn start(config: Config) -> anyhow::Result<Running> {
+pub async fn start(mut config: Config) -> anyhow::Result<Running> {
+    if let Some(warning) = server::descriptors::fit(&mut config, server::descriptors::raise()) {
+        tracing::warn!("{warning}");
+    }
     let read = policies::read(&config).await?;
     let policies = Arc::new(read.policies);
     let clock = Clock::default();

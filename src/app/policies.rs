@@ -13,6 +13,7 @@ use super::looks::Looks;
 use crate::authn::Authn;
 use crate::authz::{Homes, LOCAL, Policies, PolicyFile};
 use crate::config::{self, Config, Origin, Problem, Problems, read_regular_aside};
+use crate::server::descriptors;
 use crate::telemetry::Metrics;
 
 /// Time for which changed content must stay the same before it is enforced.
@@ -65,6 +66,11 @@ fn homes(config: &Config) -> Homes {
 /// What is valid and may still not be what was meant, in words.
 #[must_use]
 pub fn warnings(config: &Config, policies: &Policies) -> Vec<String> {
+    let descriptors = descriptors::fit(&mut config.clone(), descriptors::attainable());
+    descriptors.into_iter().chain(ambiguous_names(config, policies)).collect()
+}
+
+fn ambiguous_names(config: &Config, policies: &Policies) -> Vec<String> {
     let names: Vec<&str> = policies.homes().names().collect();
     let [first, others @ ..] = names.as_slice() else { return Vec::new() };
     if others.is_empty() {

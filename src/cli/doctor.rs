@@ -64,6 +64,7 @@ async fn examine(config: &Config, token: Option<&str>, clock: &Clock) -> anyhow:
     local::tls(config, clock, &mut report);
     local::store(config, clock, &mut report).await;
     local::policies(config, &mut report);
+    local::descriptors(config, &mut report);
     local::upstream(config, &mut report).await;
 
     let mut issuers = Vec::new();

@@ -103,13 +103,21 @@ impl<T> Clone for Asked<T> {
 async fn serve<T: Health>(listener: TcpListener, asked: Asked<T>, stop: CancellationToken) {
     let connections = TaskTracker::new();
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    // A descriptor to give up when there is none left, so that probes are answered then, too.
+    let mut spare = spare();
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
             accepted = listener.accept() => accepted,
+            () = tokio::time::sleep(PAUSE), if spare.is_none() => {
+                spare = self::spare();
+                continue;
+            }
         };
         let Ok((tcp, _)) = accepted else {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            if spare.take().is_none() {
+                tokio::time::sleep(PAUSE).await;
+            }
             continue;
         };
         let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue };
@@ -119,6 +127,11 @@ async fn serve<T: Health>(listener: TcpListener, asked: Asked<T>, stop: Cancella
             drop(slot);
         });
     }
+}
+
+/// A descriptor that is used for nothing.
+fn spare() -> Option<std::fs::File> {
+    std::fs::File::open("/dev/null").ok()
 }
 
 async fn connection<T: Health>(tcp: TcpStream, asked: Asked<T>) {
@@ -190,5 +203,6 @@ fn text(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Respo
 
 /// Probes and scrapers are few.
 const MAX_CONNECTIONS: usize = 64;
+const PAUSE: Duration = Duration::from_millis(100);
 const TIMEOUT: Duration = Duration::from_secs(10);
 const CHECKS_TIMEOUT: Duration = Duration::from_secs(2);

@@ -23,6 +23,7 @@ pub mod admin;
 mod certificate;
 mod chunked;
 mod connection;
+pub mod descriptors;
 mod guard;
 mod inspect;
 mod refusal;
@@ -75,6 +76,9 @@ where
             let (tcp, address) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
+                    if is_out_of_descriptors(&error) && register.close_longest_idle() {
+                        metrics.connections_evicted.inc();
+                    }
                     pause.after(&error).await;
                     continue;
                 }
@@ -152,6 +156,12 @@ fn tuned(tcp: TcpStream) -> TcpStream {
         tracing::debug!(%error, "no TCP_NODELAY");
     }
     tcp
+}
+
+/// Returns whether the process, or the system, has no descriptor for another connection.
+fn is_out_of_descriptors(error: &std::io::Error) -> bool {
+    let code = error.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
+    matches!(code, Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE))
 }
 
 /// Waits longer and longer while the operating system cannot give us connections (usually: out of descriptors).

@@ -1,6 +1,7 @@
 //! The binary as people and scripts call it: what it prints, where, and with which exit code.
 
-use std::io::{BufRead as _, BufReader, Lines, Write as _};
+use std::io::{BufRead as _, BufReader, Lines, Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 
@@ -127,6 +128,49 @@ fn serve_drains_at_the_first_signal_and_ends_at_the_second() {
     assert_eq!(hasty.child.wait().expect("an end").code(), Some(143));
 }
 
+/// With a limit of open files below what the default number of connections needs, and when there is none left.
+#[test]
+fn silent_connections_leave_descriptors_for_probes_and_for_others() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let line = "serve --listen 127.0.0.1:0 --set admin.listen=127.0.0.1:0 --set server.drain_delay_seconds=0";
+    let mut limited = Serving::with_limit(dir.path(), line, 256);
+    let warning = limited.until("server.max_connections");
+    assert!(warning.contains("this process has 256"), "{warning}");
+    let ready = json(&limited.until("ready on"));
+    let address = |key: &str| ready[key].as_str().expect("an address").to_owned();
+    let (main, admin) = (address("address"), address("admin"));
+    let silent: Vec<_> = (0..300).filter_map(|_| TcpStream::connect(&main).ok()).collect();
+    assert_eq!(silent.len(), 300);
+    let both = [(&main, "/auth/login"), (&admin, "/livez")];
+    for (address, path) in both {
+        let answer = answer(address, path);
+        assert!(answer.starts_with("HTTP/1.1 "), "{path}: {answer}");
+    }
+    // The limit falls to what is in use.
+    let pid = rustix::process::Pid::from_child(&limited.child);
+    let used = || std::fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero())).expect("/proc").count() as u64;
+    let limit = rustix::process::Rlimit { current: Some(used()), maximum: Some(256) };
+    rustix::process::prlimit(Some(pid), rustix::process::Resource::Nofile, limit).expect("prlimit");
+    for _ in 0..3 {
+        for (address, path) in both {
+            let answer = answer(address, path);
+            assert!(answer.starts_with("HTTP/1.1 "), "without descriptors, {path}: {answer}");
+        }
+    }
+    limited.signal("TERM");
+    limited.child.wait().expect("an end");
+}
+
+/// What is answered to a GET.
+fn answer(address: &str, path: &str) -> String {
+    let mut tcp = TcpStream::connect(address).expect("a connection");
+    tcp.set_read_timeout(Some(crate::harness::PATIENCE)).expect("a limit");
+    let _ = tcp.write_all(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes());
+    let mut answer = Vec::new();
+    let _ = tcp.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
 /// A `serve` that runs, and what it says on standard error.
 struct Serving {
     child: Child,
@@ -135,7 +179,24 @@ struct Serving {
 
 impl Serving {
     fn start(here: &Path, line: &str) -> Self {
-        let mut child = binary(here, line).stdin(Stdio::null()).spawn().expect("the binary");
+        Self::spawn(binary(here, line))
+    }
+
+    /// Under a hard limit of open files.
+    fn with_limit(here: &Path, line: &str, limit: u64) -> Self {
+        let mut command = Command::new("/bin/sh");
+        command.args([
+            "-c",
+            &format!("ulimit -n {limit}; exec \"$0\" \"$@\""),
+            env!("CARGO_BIN_EXE_mlflow-auth-proxy"),
+        ]);
+        command.args(line.split_whitespace()).current_dir(here).env_clear();
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Self {
+        let mut child = command.stdin(Stdio::null()).spawn().expect("the binary");
         let lines = BufReader::new(child.stderr.take().expect("standard error")).lines();
         Self { child, lines }
     }

@@ -9,6 +9,7 @@ use crate::authz::PolicyFile;
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::resolve::Resolver;
+use crate::server::descriptors;
 use crate::server::tls::Acceptor;
 use crate::store::Store;
 use crate::telemetry::Metrics;
@@ -87,6 +88,15 @@ fn modes(file: &Path, report: &mut Report) {
             format!("`chmod o-w {}`", folder.display()),
         ),
         Ok(_) | Err(_) => report.ok(CHECK, "the file is its owner's alone"),
+    }
+}
+
+/// The limit of open files leaves room for the connections of the configuration.
+pub(super) fn descriptors(config: &Config, report: &mut Report) {
+    const CHECK: &str = "open files";
+    match descriptors::fit(&mut config.clone(), descriptors::attainable()) {
+        None => report.ok(CHECK, "the limit leaves room for server.max_connections"),
+        Some(found) => report.warn(CHECK, found, "the hard limit of the process that runs `serve`"),
     }
 }
 
