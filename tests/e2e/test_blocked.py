@@ -37,12 +37,11 @@ SILENT = [
 ]
 
 UNKNOWN = [
-    ("GET", f"{API3}/skills", None),
-    ("POST", f"{API3}/skills", {"name": "s"}),
-    ("GET", f"{AJAX3}/skills", None),
-    ("GET", f"{API3}/skills/a/b/versions/1", None),
-    ("DELETE", f"{API3}/skills/a/b", {}),
-    ("POST", f"{API3}/issues/schedule/state", {}),
+    ("GET", f"{API3}/talents", None),
+    ("POST", f"{API3}/talents", {"name": "s"}),
+    ("GET", f"{AJAX3}/talents", None),
+    ("GET", f"{API3}/talents/a/b/versions/1", None),
+    ("DELETE", f"{API3}/talents/a/b", {}),
     ("GET", f"{API2}/no-such-family/get", None),
     ("POST", "/api/9.9/mlflow/experiments/delete", {"experiment_id": "0"}),
     ("GET", "/docs", None),
@@ -99,7 +98,7 @@ def test_unknown_paths_are_counted(proxy, alice, admin):
                 if line.startswith("# HELP") and "unlisted" in line)
     before = metric(proxy, name)
     for person in (alice, admin):
-        person.get(f"{API3}/skills")
+        person.get(f"{API3}/talents")
     assert metric(proxy, name) == before + 2
 
 
@@ -133,8 +132,8 @@ def test_nobody_counts_as_local_to_the_assistant(opened):
 
 
 def test_opened_unknown_paths_are_for_administrators_only(opened):
-    check_refused(opened.person().get(f"{API3}/skills"))
-    assert opened.admin().get(f"{API3}/skills").status_code == 404
+    check_refused(opened.person().get(f"{API3}/talents"))
+    assert opened.admin().get(f"{API3}/talents").status_code == 404
 
 
 # ---- administrators' things
