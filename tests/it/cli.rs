@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 
+use mlflow_auth_proxy::clock::Stopwatch;
 use serde_json::Value;
 
 #[test]
@@ -161,8 +162,18 @@ fn silent_connections_leave_descriptors_for_probes_and_for_others() {
     limited.child.wait().expect("an end");
 }
 
-/// What is answered to a GET.
+/// What is answered to a GET. A connection in the middle of a burst of others may be refused, so it is tried again.
 fn answer(address: &str, path: &str) -> String {
+    let watch = Stopwatch::start();
+    loop {
+        let answer = answer_once(address, path);
+        if !answer.is_empty() || watch.elapsed() > crate::harness::PATIENCE {
+            return answer;
+        }
+    }
+}
+
+fn answer_once(address: &str, path: &str) -> String {
     let mut tcp = TcpStream::connect(address).expect("a connection");
     tcp.set_read_timeout(Some(crate::harness::PATIENCE)).expect("a limit");
     let _ = tcp.write_all(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes());
