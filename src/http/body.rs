@@ -1,6 +1,8 @@
 //! One body type for everything we answer: nothing, bytes, or MLflow's stream passed through.
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -39,6 +41,45 @@ impl Body {
     #[must_use]
     pub fn watched(incoming: Incoming, watcher: Box<dyn Watcher>) -> Self {
         Self::Streamed { incoming, watcher: Some(watcher) }
+    }
+
+    /// Counts the pieces that pass through a stream from now on; `None` for a body in memory.
+    pub fn count_pieces(&mut self) -> Option<Arc<AtomicU64>> {
+        let Self::Streamed { watcher, .. } = self else { return None };
+        let count = Arc::<AtomicU64>::default();
+        *watcher = Some(Box::new(Counted { count: Arc::clone(&count), inner: watcher.take() }));
+        Some(count)
+    }
+}
+
+#[derive(Debug)]
+struct Counted {
+    count: Arc<AtomicU64>,
+    inner: Option<Box<dyn Watcher>>,
+}
+
+impl Watcher for Counted {
+    fn sent(&mut self, bytes: usize) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        if let Some(inner) = &mut self.inner {
+            inner.sent(bytes);
+        }
+    }
+
+    fn complete(&mut self) {
+        if let Some(inner) = &mut self.inner {
+            inner.complete();
+        }
+    }
+
+    fn broke(&mut self) {
+        if let Some(inner) = &mut self.inner {
+            inner.broke();
+        }
+    }
+
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.inner.as_mut().map_or(Poll::Pending, |inner| inner.poll_late(cx))
     }
 }
 

@@ -7,7 +7,9 @@
 mod hold;
 mod version;
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -403,7 +405,16 @@ impl Upstream {
         *request.uri_mut() = Uri::from_parts(uri).map_err(|_| Error::Unwritable)?;
         *request.version_mut() = http::Version::HTTP_11;
         *request.headers_mut() = outgoing.headers;
-        match tokio::time::timeout(self.response_timeout, self.exchange(request, patience)).await {
+        let mut pieces = Pieces(request.body_mut().count_pieces(), 0);
+        let mut exchange = pin!(self.exchange(request, patience));
+        let answer = loop {
+            match tokio::time::timeout(self.response_timeout, exchange.as_mut()).await {
+                // An upload takes as long as it takes; its sender keeps the pace that the configuration asks for.
+                Err(_) if pieces.have_passed() => {}
+                answer => break answer,
+            }
+        };
+        match answer {
             Ok(Ok(response)) => {
                 if self.gate.is_shut() {
                     self.gate.open();
@@ -484,3 +495,13 @@ fn is_slow_body(error: &legacy::Error) -> bool {
 
 /// What tells whether MLflow is up.
 const HEALTH: &str = "/health";
+
+/// The pieces of a streamed request that were sent, and how many had been when this was asked last.
+struct Pieces(Option<Arc<AtomicU64>>, u64);
+
+impl Pieces {
+    fn have_passed(&mut self) -> bool {
+        let now = self.0.as_ref().map_or(0, |count| count.load(Ordering::Relaxed));
+        std::mem::replace(&mut self.1, now) != now
+    }
+}

@@ -152,17 +152,19 @@ fn an_upload_that_streams_may_take_its_time() {
     let proxy = Proxy::with(mlflow.address, |config| {
         config.server.head_timeout = Duration::from_secs(3);
         config.server.body_timeout = Duration::from_millis(200);
+        // It bounds MLflow's time, not the client's.
+        config.upstream.response_timeout = Duration::from_secs(1);
     });
     let authorization = proxy.user("alice", &[(ResourceKind::Experiment, "5", Permission::Edit)]);
     let mut client = proxy.connect();
     let target = "/api/2.0/mlflow-artifacts/artifacts/5/r/artifacts/f";
-    client.send(request("PUT", target, &authorization, "Content-Length: 3\r\n", ""));
-    for _ in 0..3 {
+    client.send(request("PUT", target, &authorization, "Content-Length: 8\r\n", ""));
+    for _ in 0..8 {
         pause(Duration::from_millis(200));
         client.send("x");
     }
     assert_eq!(client.answer().expect("an answer").status, 200);
-    assert_eq!(mlflow.wait_for(target).body, b"xxx");
+    assert_eq!(mlflow.wait_for(target).body, b"xxxxxxxx");
 }
 
 #[test]
