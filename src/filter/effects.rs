@@ -23,7 +23,7 @@ use crate::crypto::random_text;
 use crate::http::read_bounded;
 use crate::resolve::{self, NewVersions, RegisteredModel, Resolver, folded};
 use crate::store::{self, Actor, Effect, Intent, Store, User};
-use crate::upstream::{self, Outgoing, Upstream};
+use crate::upstream::{self, Outgoing, Upstream, impatiently};
 
 /// What is about to happen, in the caller's words.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -69,6 +69,9 @@ pub enum EffectError {
     /// MLflow did it, our part is missing; the intent stays and is finished later.
     #[error("MLflow did it, but the permissions could not be written: {0}")]
     NotFinished(#[source] store::Error),
+    /// MLflow made an experiment, and cannot be asked now whether its ID was used before; the intent stays and is finished later.
+    #[error("MLflow made the experiment, but what is left under its ID cannot be looked at: {0}")]
+    Unchecked(#[source] resolve::Error),
     /// MLflow gave a new experiment an ID under which data of a purged one is left. It was renamed and deleted again.
     #[error("the ID {0} of the new experiment was used before, and data is left under it")]
     UsedId(String),
@@ -346,7 +349,7 @@ impl Parts {
                     self.resolver.forget_locations();
                 }
                 let resource = created(*kind, name, body)?;
-                if self.put_aside(&resource).await.map_err(EffectError::Unsettled)? {
+                if self.put_aside(&resource).await.map_err(EffectError::Unchecked)? {
                     let _ = store.abandon(intent).await;
                     return Err(EffectError::UsedId(resource.key));
                 }
@@ -381,7 +384,7 @@ impl Parts {
             return Ok(false);
         }
         let id = &resource.key;
-        let Some(left) = self.resolver.left_under(id).await? else { return Ok(false) };
+        let Some(left) = impatiently(self.resolver.left_under(id)).await? else { return Ok(false) };
         tracing::warn!(
             experiment = id,
             left,
@@ -624,7 +627,7 @@ fn created(kind: ResourceKind, name: &str, body: &[u8]) -> Result<Resource, Effe
     Ok(Resource::new(kind, key.ok_or_else(not_understood)?))
 }
 
-/// Turns of names: whoever has taken one is alone with it, in this process.
+/// Turns of names: a task that has taken one is alone with it, in this process.
 ///
 /// A turn may last as long as an upload, so each name has one of its own.
 #[derive(Debug, Default)]
@@ -648,7 +651,7 @@ impl Turns {
     fn of(&self, names: &[&str]) -> Vec<Arc<Mutex<()>>> {
         let names: BTreeSet<String> = names.iter().map(|name| folded(name)).collect();
         let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Those that nobody has or waits for go before the table grows.
+        // Those that no task has or waits for go before the table grows.
         if turns.len() + names.len() > turns.capacity() {
             turns.retain(|_, turn| turn.strong_count() > 0);
         }

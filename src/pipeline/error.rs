@@ -214,7 +214,9 @@ impl Error {
             Self::Effect(EffectError::NotBegun(_)) => "store",
             Self::Effect(EffectError::UsedId(_)) => "used_id",
             Self::Effect(EffectError::Changed) => "conflict",
-            Self::Effect(EffectError::NotFinished(_) | EffectError::Lost) => "effect_unfinished",
+            Self::Effect(EffectError::NotFinished(_) | EffectError::Unchecked(_) | EffectError::Lost) => {
+                "effect_unfinished"
+            }
         }
     }
 
@@ -341,7 +343,7 @@ impl Error {
                 ErrorCode::ResourceConflict,
                 "Another request made or deleted the same thing at the same time; nothing was changed. Try again.",
             ),
-            Self::Effect(EffectError::NotFinished(_) | EffectError::Lost) => Reply::new(
+            Self::Effect(EffectError::NotFinished(_) | EffectError::Unchecked(_) | EffectError::Lost) => Reply::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 ErrorCode::TemporarilyUnavailable,
                 "MLflow made the change, but its permissions could not be written yet; they will be within minutes. \
