@@ -87,20 +87,12 @@ impl Guesses {
 
     /// Refuses an address that is over its limit.
     pub(super) fn check_address(&self, address: IpAddr) -> Result<(), Error> {
-        let Some(counter) = self.addresses.get(&network(address)) else { return Ok(()) };
-        match counter.lock().admission(self.limits.per_address, Beyond::Close, &self.limits) {
-            Admission::Granted | Admission::Wait => Ok(()),
-            Admission::Refused(retry_after) => Err(Error::TooManyAttempts { retry_after }),
-        }
+        self.limits.check(self.addresses.get(&network(address)), self.limits.per_address)
     }
 
     /// Refuses an address that is over its limit for this account.
     pub(super) fn check_account(&self, address: IpAddr, account: [u8; 32]) -> Result<(), Error> {
-        let Some(counter) = self.pairs.get(&(account, network(address))) else { return Ok(()) };
-        match counter.lock().admission(self.limits.per_account, Beyond::Close, &self.limits) {
-            Admission::Granted | Admission::Wait => Ok(()),
-            Admission::Refused(retry_after) => Err(Error::TooManyAttempts { retry_after }),
-        }
+        self.limits.check(self.pairs.get(&(account, network(address))), self.limits.per_account)
     }
 
     /// Counts a failure that needed no reservation, because checking it was cheap.
@@ -176,6 +168,14 @@ impl Guess {
 }
 
 impl Limits {
+    /// Refuses where `limit` was reached.
+    fn check(&self, counter: Option<Arc<Counter>>, limit: u32) -> Result<(), Error> {
+        match counter.map(|counter| counter.lock().admission(limit, Beyond::Close, self)) {
+            None | Some(Admission::Granted | Admission::Wait) => Ok(()),
+            Some(Admission::Refused(retry_after)) => Err(Error::TooManyAttempts { retry_after }),
+        }
+    }
+
     /// Counts a failure where reaching `limit` closes.
     fn failed(&self, counter: &Counter, limit: u32) {
         let mut tally = counter.lock();

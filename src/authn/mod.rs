@@ -150,7 +150,7 @@ impl Authn {
 
     /// Recognises one request by what it shows. `address` is the client's, after trusted proxies.
     ///
-    /// A valid access token passes whatever the limits say, because nobody guesses 256 bits. A password that was verified
+    /// A valid access token passes whatever the limits say, because 256 bits cannot be guessed. A password that was verified
     /// recently passes where strangers are slowed down, so that they cannot lock its owner out, but at no address that is over
     /// its limit, or over its limit for the account: right and wrong are refused alike there.
     ///

@@ -222,45 +222,27 @@ impl ResourceKind {
 
     /// The form of this kind's keys; `None` if any text that is not empty can be one.
     #[must_use]
-    pub const fn key_form(self) -> Option<&'static str> {
-        match self {
-            Self::Experiment => Some("a number without sign, spaces or leading zeros"),
-            Self::Scorer => Some("`EXPERIMENT_ID/NAME` with the name percent-encoded"),
-            Self::GatewaySecret | Self::GatewayEndpoint | Self::GatewayModelDefinition => {
-                Some("an ID of letters, digits, `-` and `_`")
-            }
-            Self::McpServer => Some("a name of the form `namespace/slug`"),
-            Self::Skill => Some("`name` or `@organization/name`, of lower-case letters, digits and `-`"),
-            Self::RegisteredModel
-            | Self::Prompt
-            | Self::Run
-            | Self::Trace
-            | Self::Assessment
-            | Self::LoggedModel
-            | Self::ReviewQueue
-            | Self::RegisteredModelVersion
-            | Self::PromptVersion
-            | Self::ScorerVersion
-            | Self::McpServerVersion
-            | Self::Job
-            | Self::Workspace => None,
-        }
+    pub fn key_form(self) -> Option<&'static str> {
+        self.form().map(|(words, _)| words)
     }
 
     /// Returns true if a resource of this kind can have this key. What a request names is compared letter for letter, so a key in
     /// another form would never match.
     #[must_use]
     pub fn has_key(self, key: &str) -> bool {
-        match self {
-            Self::Experiment => is_experiment_id(key),
-            Self::Scorer => key.split_once('/').is_some_and(|(experiment, name)| {
-                let decoded = percent_decode_str(name).decode_utf8();
-                is_experiment_id(experiment)
-                    && decoded.is_ok_and(|decoded| !decoded.is_empty() && scorer_key(experiment, &decoded) == key)
-            }),
-            Self::GatewaySecret | Self::GatewayEndpoint | Self::GatewayModelDefinition => is_opaque_id(key),
-            Self::McpServer => is_mcp_name(key),
-            Self::Skill => is_skill_name(key),
+        self.form().map_or(!key.is_empty(), |(_, fits)| fits(key))
+    }
+
+    /// The form of this kind's keys in words, and the check of it.
+    fn form(self) -> Option<KeyForm> {
+        Some(match self {
+            Self::Experiment => ("a number without sign, spaces or leading zeros", is_experiment_id),
+            Self::Scorer => ("`EXPERIMENT_ID/NAME` with the name percent-encoded", is_scorer_key),
+            Self::GatewaySecret | Self::GatewayEndpoint | Self::GatewayModelDefinition => {
+                ("an ID of letters, digits, `-` and `_`", is_opaque_id)
+            }
+            Self::McpServer => ("a name of the form `namespace/slug`", is_mcp_name),
+            Self::Skill => ("`name` or `@organization/name`, of lower-case letters, digits and `-`", is_skill_name),
             Self::RegisteredModel
             | Self::Prompt
             | Self::Run
@@ -273,9 +255,19 @@ impl ResourceKind {
             | Self::ScorerVersion
             | Self::McpServerVersion
             | Self::Job
-            | Self::Workspace => !key.is_empty(),
-        }
+            | Self::Workspace => return None,
+        })
     }
+}
+
+type KeyForm = (&'static str, fn(&str) -> bool);
+
+fn is_scorer_key(key: &str) -> bool {
+    key.split_once('/').is_some_and(|(experiment, name)| {
+        let decoded = percent_decode_str(name).decode_utf8();
+        is_experiment_id(experiment)
+            && decoded.is_ok_and(|decoded| !decoded.is_empty() && scorer_key(experiment, &decoded) == key)
+    })
 }
 
 impl fmt::Display for ResourceKind {

@@ -1,6 +1,6 @@
 //! `allowed_actions` in MLflow's answers: what the caller may do with an MCP server or a skill.
 //!
-//! MLflow's pages show and hide their buttons by it. A server without auth allows everything to everybody.
+//! MLflow's pages show and hide their buttons by it. A server without auth allows everything to every caller.
 
 use std::collections::BTreeMap;
 

@@ -175,7 +175,7 @@ impl Lists {
         let wanted = request.max_results()?;
         let rows_wanted = wanted.unwrap_or(filter.default_rows());
         let mut walk = self.begin(who, filter, visible, request)?;
-        // Two of them fit into a share, so that a list that is read page by page waits for nobody.
+        // Two of them fit into a share, so that a list that is read page by page does not wait for other requests.
         let limit = PAGE_BYTES.min(request.share.most() / ANSWER_COST / 2);
         let mut rows: Vec<Box<RawValue>> = Vec::new();
         let mut kept = 0;

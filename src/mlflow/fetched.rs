@@ -131,7 +131,7 @@ mod tests {
         for native in ["openai", "OpenAI", "azure", "anthropic", "gemini", "mistral"] {
             assert!(!fetches(native), "{native}");
         }
-        for other in ["cohere_chat", "ollama_chat", "vertex_ai", "groq", "bedrock", "nobody", ""] {
+        for other in ["cohere_chat", "ollama_chat", "vertex_ai", "groq", "bedrock", "unknown", ""] {
             assert!(fetches(other), "{other}");
         }
     }

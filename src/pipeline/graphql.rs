@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{HeaderValue, header};
 
 use super::{Checked, Error, Proxy, Record, SMALL_BODY_BYTES, own};
-use crate::authz::{Identity, Permission, Permit, Requirement, Resource, ResourceKind, authorize, holds, may};
+use crate::authz::{Identity, Permission, Permit, Requirement, Resource, ResourceKind, authorize, holds};
 use crate::budget::Share;
 use crate::http::{Body, Query, Response};
 use crate::mlflow::{Ask, GraphqlQuery, Located, Thing, Verdict};
@@ -64,19 +64,8 @@ impl Proxy {
                 if holds(identity, self.policy, &tier).is_err() {
                     return Ok(Verdict::Drop);
                 }
-                if identity.needs_names() {
-                    self.resolver.prefetch_names(ids.iter().map(String::as_str)).await;
-                }
-                let mut kept = Vec::new();
-                for id in ids {
-                    let mut experiment = Resource::new(ResourceKind::Experiment, id.as_str());
-                    if identity.needs_names() {
-                        self.resolver.name(&mut experiment).await?;
-                    }
-                    if may(identity, self.policy, Permission::Read, &experiment) {
-                        kept.push(id.clone());
-                    }
-                }
+                let readable = self.readable_experiments(identity, ids.iter().map(String::as_str), None).await?;
+                let kept: Vec<String> = ids.iter().filter(|id| readable.contains(id.as_str())).cloned().collect();
                 return Ok(if kept.is_empty() { Verdict::Drop } else { Verdict::Experiments(kept) });
             }
         };

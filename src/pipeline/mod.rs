@@ -349,7 +349,7 @@ impl Proxy {
         self.keep_known_fields(operation, &mut query, None)?;
         let outgoing = self.outgoing(&mut checked, &query, Body::Empty);
         record.public();
-        // Whoever is not signed in must not take the places of those who are.
+        // Callers who are not signed in must not take the places of those who are.
         let response = self.upstream.forward_at_once(open_to_all(), outgoing).await?;
         Ok(self.answered(response, record))
     }

@@ -1,7 +1,6 @@
 //! Lists in requests that are cut down to what the caller may read: the experiments of a search, the traces of a batch.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashSet};
 
 use super::{Error, Proxy};
 use crate::authz::{Identity, Permission, Requirement, Resource, ResourceKind, Visibility, holds, may};
@@ -51,15 +50,7 @@ impl Proxy {
             named.insert(id.to_owned());
             if named.len() > MAX_NAMED { Err(LocateError::TooMany(MAX_NAMED)) } else { Ok(Keep::Yes) }
         })?;
-        Box::pin(self.resolver.prefetch_names(named.iter().map(String::as_str))).await;
-        let mut readable = HashSet::new();
-        for id in named {
-            let mut experiment = Resource::new(ResourceKind::Experiment, id);
-            self.resolver.name(&mut experiment).await?;
-            if may_read(&experiment) {
-                readable.insert(experiment.key);
-            }
-        }
+        let readable = self.readable_experiments(identity, named.iter().map(String::as_str), None).await?;
         Ok(narrow(list, query, body, |id| Ok(keep(readable.contains(id))))?)
     }
 
@@ -83,32 +74,32 @@ impl Proxy {
             return Err(LocateError::Missing(list.field.name().to_owned()).into());
         }
         let homes = self.resolver.homes_of_traces(ids).await?;
-        let readable = self.readable_homes(identity, &homes).await?;
-        let is_readable = |id: &str| homes.get(id).is_some_and(|home| readable.contains(home));
+        let experiments: HashSet<&str> = homes.values().map(|home| &**home).collect();
+        let tier = Some(ResourceKind::Trace);
+        let readable = self.readable_experiments(identity, experiments.iter().copied(), tier).await?;
+        let is_readable = |id: &str| homes.get(id).is_some_and(|home| readable.contains(&**home));
         Ok(narrow(list, query, body, |id| Ok(keep(is_readable(id))))?)
     }
 
-    /// The experiments whose traces may be read.
-    async fn readable_homes(
+    /// Returns those experiments that the caller may read, or whose resources of the kind `tier` the caller may read.
+    pub(super) async fn readable_experiments<'i>(
         &self,
         identity: &Identity,
-        homes: &HashMap<String, Arc<str>>,
-    ) -> Result<HashSet<Arc<str>>, Error> {
-        let experiments: HashSet<&Arc<str>> = homes.values().collect();
+        ids: impl Iterator<Item = &'i str> + Clone + Send,
+        tier: Option<ResourceKind>,
+    ) -> Result<HashSet<&'i str>, Error> {
         if identity.needs_names() {
-            Box::pin(self.resolver.prefetch_names(experiments.iter().map(|id| &***id))).await;
+            Box::pin(self.resolver.prefetch_names(ids.clone())).await;
         }
         let mut readable = HashSet::new();
-        for id in experiments {
-            let mut resource = Resource::new(ResourceKind::Experiment, &**id);
+        for id in ids {
+            let mut resource = Resource::new(ResourceKind::Experiment, id);
             if identity.needs_names() {
                 self.resolver.name(&mut resource).await?;
             }
-            let tier = Some(ResourceKind::Trace);
-            if holds(identity, self.policy, &Requirement::Level { permission: Permission::Read, resource, tier })
-                .is_ok()
-            {
-                readable.insert(Arc::clone(id));
+            let read = Requirement::Level { permission: Permission::Read, resource, tier };
+            if holds(identity, self.policy, &read).is_ok() {
+                readable.insert(id);
             }
         }
         Ok(readable)

@@ -168,7 +168,7 @@ impl Resolver {
             known = self.known_locations(Age::Recent).await?;
             found = known.requirements(permission, path);
         }
-        // MLflow itself lets nobody change the files of a skill.
+        // MLflow itself lets no caller change the files of a skill.
         let of_skill = |key: &str| Requirement::level(permission, Resource::new(ResourceKind::Skill, key));
         let skill = path.skill().filter(|_| permission == Permission::Read).map(of_skill);
         let what = "use artifact paths outside the artifact locations of experiments";

@@ -4,8 +4,8 @@
 //! ([`super::Upstream::reachable`]), or inside the connector ([`Patient`]) where the client asks for a new connection. The
 //! client gets each request once; nothing here sends a request a second time.
 //!
-//! The waiting requests share one probe. Whoever has the turn probes; when that request is answered or its client leaves,
-//! the next one takes over, so there is no task that polls while nobody waits.
+//! The waiting requests share one probe. The one that has the turn probes; when that request is answered or its client leaves,
+//! the next one takes over, so there is no task that polls while no request waits.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -37,7 +37,7 @@ tokio::task_local! {
     static IMPATIENT: ();
 }
 
-/// Does work of the proxy's own, which no client waits for: its requests to MLflow are not held, whoever sends them.
+/// Does work of the proxy's own, which no client waits for: none of its requests to MLflow is held.
 pub async fn impatiently<T>(work: impl Future<Output = T>) -> T {
     IMPATIENT.scope((), work).await
 }

@@ -72,9 +72,7 @@ impl Error {
             Self::SlowBody => "slow_body",
         }
     }
-}
 
-impl Error {
     /// The error of a request that followed another one, which MLflow carried out: repeating both is not safe.
     #[must_use]
     pub fn half_way(self) -> Self {

@@ -12,7 +12,7 @@ async fn a_name_is_taken_until_its_turn_ends() {
     for number in 0..1000 {
         drop(turns.take(&[number.to_string().as_str()]).await);
     }
-    assert!(turns.0.lock().expect("a lock").len() < 100, "names that nobody has are forgotten");
+    assert!(turns.0.lock().expect("a lock").len() < 100, "names that no task has are forgotten");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use tokio::io::DuplexStream;
 
 use super::*;
 
-/// A gate before an address where nobody listens, and how often it was asked.
+/// A gate before an address where nothing listens, and how often it was asked.
 fn gate(hold: Duration) -> (Arc<Gate>, Arc<AtomicUsize>) {
     let config = config::Upstream {
         url: "http://127.0.0.1:1".parse().unwrap(),
