@@ -10,8 +10,9 @@ FROM debian:bookworm-slim
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin proxy \
-    && install --directory --owner=proxy --mode=0700 /data
+    && groupadd --gid 10001 authproxy \
+    && useradd --uid 10001 --gid 10001 --no-create-home --shell /usr/sbin/nologin authproxy \
+    && install --directory --owner=authproxy --group=authproxy --mode=0700 /data
 COPY --from=build /source/target/release/mlflow-auth-proxy /usr/local/bin/mlflow-auth-proxy
 
 USER 10001

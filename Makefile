@@ -9,8 +9,9 @@ help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
 
 run: needs-cargo ## build, then MLflow and the proxy on this machine, with a first token
-	$(CARGO) build --release --locked
-	exec "$${CARGO_TARGET_DIR:-target}/release/mlflow-auth-proxy" quickstart $(ARGS)
+	@echo "Building the proxy without optimisation: some minutes the first time, seconds afterwards. For a server: cargo install --locked --path ."
+	@$(CARGO) build --profile quick --locked
+	@exec "$${CARGO_TARGET_DIR:-target}/quick/mlflow-auth-proxy" quickstart $(ARGS)
 
 keycloak-demo: needs-cargo ## Keycloak with the example's realm, MLflow and the proxy on this machine, without containers
 	@exec examples/keycloak/demo.sh $(ARGS)

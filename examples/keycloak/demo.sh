@@ -22,8 +22,9 @@ find_binary() {
     if [ -n "${MLFLOW_AUTH_PROXY_BINARY:-}" ]; then
         printf '%s' "$MLFLOW_AUTH_PROXY_BINARY"
     else
-        (cd "$repository" && cargo build --release --locked >&2) || fail "the proxy could not be built"
-        printf '%s' "${CARGO_TARGET_DIR:-$repository/target}/release/mlflow-auth-proxy"
+        say "Building the proxy without optimisation; the first time this takes some minutes ..."
+        (cd "$repository" && cargo build --profile quick --locked >&2) || fail "the proxy could not be built"
+        printf '%s' "${CARGO_TARGET_DIR:-$repository/target}/quick/mlflow-auth-proxy"
     fi
 }
 
@@ -125,7 +126,7 @@ Keycloak's own console     $keycloak/admin        admin / admin
 Sign in with Keycloak as
   alice / alice            in /ml/team-a: works on experiments named team-a-*
   bob / bob                in /ml/team-b: reads team-a-*, works on team-b-*
-  carol / carol            in /ml/admins: may do everything
+  carol / carol            in /ml/admins: is an administrator
   dave / dave              in no group: is told what is missing
   eve / eve                disabled at Keycloak
 

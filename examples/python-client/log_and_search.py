@@ -20,7 +20,7 @@ def main() -> None:
             mlflow.log_artifact(str(notes))
     print("logged run", run.info.run_id)
 
-    # Only what this user may read is found.
+    # Searches contain only what this user can read.
     for experiment in mlflow.search_experiments():
         print("may read experiment", experiment.experiment_id, experiment.name)
 

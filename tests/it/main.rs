@@ -18,12 +18,13 @@ mod browser;
 mod cli;
 mod dependencies;
 mod directory;
+mod documents;
 mod edge;
 mod harness;
 mod login;
 mod logout;
 mod matrix;
-mod permissions_page;
+mod operations_table;
 #[allow(dead_code, reason = "shared with the library's own tests, which use the rest")]
 mod provider;
 mod restarts;

@@ -1,25 +1,29 @@
-//! The list of operations in docs/permissions.md is the route table's, in words.
+//! The list of operations in docs/operations-table.md is the route table's, in words.
 
 use std::fmt::Write as _;
 
 use mlflow_auth_proxy::mlflow::{Need, Operation, Table, Thing};
 
-const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/permissions.md");
+const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations-table.md");
 const ROUTES: &str = include_str!("../../src/mlflow/routes.toml");
 const BEGIN: &str =
-    "<!-- made from src/mlflow/routes.toml; `UPDATE_DOCS=1 cargo test permissions_page` writes it anew -->\n";
+    "<!-- made from src/mlflow/routes.toml; `UPDATE_DOCS=1 cargo test --test it operations_table` writes it anew -->\n";
 const END: &str = "<!-- end of what is made -->\n";
 
 #[test]
-fn the_permissions_page_lists_every_operation() {
-    let page = std::fs::read_to_string(PAGE).expect("docs/permissions.md");
+fn the_operations_table_lists_every_operation() {
+    let page = std::fs::read_to_string(PAGE).expect("docs/operations-table.md");
     let (before, rest) = page.split_once(BEGIN).expect("the marker before the list");
     let (listed, after) = rest.split_once(END).expect("the marker after the list");
     let wanted = list();
     if std::env::var_os("UPDATE_DOCS").is_some() {
-        std::fs::write(PAGE, format!("{before}{BEGIN}{wanted}{END}{after}")).expect("docs/permissions.md is written");
+        std::fs::write(PAGE, format!("{before}{BEGIN}{wanted}{END}{after}"))
+            .expect("docs/operations-table.md is written");
     } else {
-        assert!(listed == wanted, "docs/permissions.md is not what routes.toml says; UPDATE_DOCS=1 writes it anew");
+        assert!(
+            listed == wanted,
+            "docs/operations-table.md is not what routes.toml says; UPDATE_DOCS=1 writes it anew"
+        );
     }
 }
 
@@ -52,7 +56,7 @@ fn needs(operation: &Operation) -> String {
         write!(text, "; the {}s named are cut down to those one may read", noun(narrow.thing)).expect("a text");
     }
     if operation.rule.is_some() {
-        text += "; and see above";
+        text += "; and a rule";
     }
     text
 }
