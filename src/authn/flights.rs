@@ -5,18 +5,18 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::crypto::CacheKey;
 use tokio::sync::OwnedMutexGuard;
 
-type Key = [u8; 32];
 type Lock = Arc<tokio::sync::Mutex<()>>;
 
 /// The credentials that are being checked right now.
 #[derive(Debug, Default)]
-pub(super) struct Flights(Mutex<HashMap<Key, Lock>>);
+pub(super) struct Flights(Mutex<HashMap<CacheKey, Lock>>);
 
 impl Flights {
     /// Waits for its turn, which lasts until the answer is dropped.
-    pub(super) async fn enter(&self, key: Key) -> Turn<'_> {
+    pub(super) async fn enter(&self, key: CacheKey) -> Turn<'_> {
         let lock = Arc::clone(self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default());
         // Made before waiting, so that a request cancelled while it waits cleans up too.
         let mut turn = Turn { flights: self, key, lock, held: None };
@@ -29,7 +29,7 @@ impl Flights {
 #[derive(Debug)]
 pub(super) struct Turn<'a> {
     flights: &'a Flights,
-    key: Key,
+    key: CacheKey,
     lock: Lock,
     held: Option<OwnedMutexGuard<()>>,
 }

@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 use super::Error;
 use crate::clock::{Clock, Timestamp};
 use crate::config;
+use crate::crypto::CacheKey;
 
 /// Counts failures.
 #[derive(Debug)]
@@ -27,7 +28,7 @@ pub(super) struct Guesses {
     addresses: Cache<IpAddr, Arc<Counter>>,
     /// By account and address.
     pairs: Cache<Pair, Arc<Counter>>,
-    accounts: Cache<[u8; 32], Arc<Counter>>,
+    accounts: Cache<CacheKey, Arc<Counter>>,
     /// Where the right password of an account came from.
     known: Cache<Pair, ()>,
     limits: Arc<Limits>,
@@ -44,7 +45,7 @@ struct Limits {
 }
 
 /// An account and the network that guesses its password.
-type Pair = ([u8; 32], IpAddr);
+type Pair = (CacheKey, IpAddr);
 
 /// How a caller stands with an account before the password is checked.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -91,7 +92,7 @@ impl Guesses {
     }
 
     /// Refuses an address that is over its limit for this account.
-    pub(super) fn check_account(&self, address: IpAddr, account: [u8; 32]) -> Result<(), Error> {
+    pub(super) fn check_account(&self, address: IpAddr, account: CacheKey) -> Result<(), Error> {
         self.limits.check(self.pairs.get(&(account, network(address))), self.limits.per_account)
     }
 
@@ -103,7 +104,7 @@ impl Guesses {
     }
 
     /// Whether strangers are slowed down at this account, so that it matters how a caller stands.
-    pub(super) fn is_slowed(&self, account: [u8; 32]) -> bool {
+    pub(super) fn is_slowed(&self, account: CacheKey) -> bool {
         self.accounts.get(&account).is_some_and(|counter| {
             let mut tally = counter.lock();
             tally.roll(&self.limits);
@@ -112,12 +113,12 @@ impl Guesses {
     }
 
     /// Whether the account's right password came from this address lately.
-    pub(super) fn is_known(&self, address: IpAddr, account: [u8; 32]) -> bool {
+    pub(super) fn is_known(&self, address: IpAddr, account: CacheKey) -> bool {
         self.known.contains_key(&(account, network(address)))
     }
 
     /// Reserves a guess, waiting for others under way where that decides.
-    pub(super) async fn begin(&self, address: IpAddr, account: [u8; 32], standing: Standing) -> Result<Guess, Error> {
+    pub(super) async fn begin(&self, address: IpAddr, account: CacheKey, standing: Standing) -> Result<Guess, Error> {
         let pair = (account, network(address));
         let (by_address, by_pair) = (self.address(address), self.pairs.get_with(pair, Arc::default));
         let by_account = self.accounts.get_with(account, Arc::default);

@@ -12,6 +12,7 @@ use moka::sync::Cache;
 
 use crate::authz::{Identity, Scheme, SessionId, TokenId};
 use crate::clock::Timestamp;
+use crate::crypto::CacheKey;
 
 /// The epoch in which the loading of an identity began.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -20,7 +21,7 @@ pub(super) struct Epoch(u64);
 /// The cache.
 #[derive(Debug)]
 pub(super) struct Identities {
-    entries: Cache<[u8; 32], Arc<Entry>>,
+    entries: Cache<CacheKey, Arc<Entry>>,
     epoch: AtomicU64,
     used: Mutex<HashMap<Used, Timestamp>>,
     /// How often a session's use is noted.
@@ -69,12 +70,12 @@ impl Identities {
         Epoch(self.epoch.load(Ordering::Acquire))
     }
 
-    pub(super) fn get(&self, place: &[u8; 32], now: Timestamp) -> Option<Arc<Identity>> {
+    pub(super) fn get(&self, place: &CacheKey, now: Timestamp) -> Option<Arc<Identity>> {
         self.get_with_end(place, now).map(|(identity, _)| identity)
     }
 
     /// The same with the moment until which it is believed.
-    pub(super) fn get_with_end(&self, place: &[u8; 32], now: Timestamp) -> Option<(Arc<Identity>, Timestamp)> {
+    pub(super) fn get_with_end(&self, place: &CacheKey, now: Timestamp) -> Option<(Arc<Identity>, Timestamp)> {
         let entry = self.entries.get(place)?;
         if entry.epoch != self.start() || entry.until <= now {
             return None;
@@ -85,7 +86,7 @@ impl Identities {
 
     pub(super) fn insert(
         &self,
-        place: [u8; 32],
+        place: CacheKey,
         started: Epoch,
         identity: Arc<Identity>,
         until: Timestamp,

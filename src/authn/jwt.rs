@@ -12,6 +12,7 @@ use super::{Authn, Error, Reason, Recognised};
 use crate::authz::{Identity, Scheme};
 use crate::clock::Timestamp;
 use crate::config;
+use crate::crypto::CacheKey;
 use crate::oidc::Remote;
 use crate::oidc::claims::{self, Person, Standing};
 use crate::oidc::token::{self, Refusal, Unverified, Verified};
@@ -27,7 +28,7 @@ pub struct Trusted {
 }
 
 /// Tokens that were verified, by their place.
-pub(super) type Verifications = Cache<[u8; 32], Arc<Known>>;
+pub(super) type Verifications = Cache<CacheKey, Arc<Known>>;
 
 /// What a verified token says.
 #[derive(Debug)]
@@ -62,7 +63,7 @@ impl Authn {
     }
 
     /// Who this JWT is, by the issuer that signed it.
-    pub(super) async fn by_jwt(&self, place: [u8; 32], token: &str) -> Result<Found, Error> {
+    pub(super) async fn by_jwt(&self, place: CacheKey, token: &str) -> Result<Found, Error> {
         if let Some(known) = self.verifications.get(&place)
             && self.is_still_good(&known)
             && let Some(user) = self.store.user_by_identity(&known.issuer, &known.person.subject).await?
@@ -99,7 +100,7 @@ impl Authn {
 
     /// The place of everything that decides who a token is and what is kept of them: whoever is found there was met with
     /// the very same lately, and nothing in the store has changed since.
-    fn said(&self, trusted: &Trusted, person: &Person, kept: &Standing) -> [u8; 32] {
+    fn said(&self, trusted: &Trusted, person: &Person, kept: &Standing) -> CacheKey {
         let flags = [person.says_groups, person.admin, person.allowed, person.machine];
         let kept_flags = [kept.says_groups, kept.admin, kept.allowed];
         let flags: Vec<u8> = flags.into_iter().chain(kept_flags).map(u8::from).collect();

@@ -15,7 +15,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use crate::authz::{Identity, Limits, Policies, Scheme, UserId};
 use crate::clock::{Clock, Timestamp};
 use crate::config;
-use crate::crypto::{AccessToken, CacheKeys, PasswordHash};
+use crate::crypto::{AccessToken, CacheKey, CacheKeys, PasswordHash};
 use crate::store::{self, Store, Token, User};
 
 mod credential;
@@ -52,7 +52,7 @@ pub struct Authn {
     keys: CacheKeys,
     identities: Identities,
     /// Passwords that were right, by user, stored hash and password, with the moment until which that is believed.
-    verified: Cache<[u8; 32], Timestamp>,
+    verified: Cache<CacheKey, Timestamp>,
     /// Whose JWTs are believed.
     issuers: Vec<Trusted>,
     verifications: Verifications,
@@ -197,7 +197,7 @@ impl Authn {
 
     fn remember(
         &self,
-        place: [u8; 32],
+        place: CacheKey,
         started: Epoch,
         identity: &Arc<Identity>,
         expires: Timestamp,
@@ -324,7 +324,7 @@ impl Authn {
         tokens_noted.and(sessions_noted)
     }
 
-    fn known(&self, place: &[u8; 32], address: IpAddr) -> Result<Option<Arc<Identity>>, Error> {
+    fn known(&self, place: &CacheKey, address: IpAddr) -> Result<Option<Arc<Identity>>, Error> {
         let Some(identity) = self.identities.get(place, self.clock.now()) else { return Ok(None) };
         match identity.scheme {
             Scheme::Token(_) | Scheme::Session(_) | Scheme::Jwt => {}
@@ -441,11 +441,11 @@ impl Authn {
     }
 
     /// The key under which guesses at an account are counted.
-    fn account(&self, name: &str) -> [u8; 32] {
+    fn account(&self, name: &str) -> CacheKey {
         self.keys.key("account", name.as_bytes())
     }
 
-    fn place(&self, shown: Shown<'_>) -> Option<[u8; 32]> {
+    fn place(&self, shown: Shown<'_>) -> Option<CacheKey> {
         match shown {
             Shown { authorization: Some(value), .. } => Some(self.keys.key("authorization", value)),
             Shown { session: Some(secret), .. } => Some(self.keys.key("session", secret.as_bytes())),
@@ -490,7 +490,7 @@ struct Recognised {
     /// When a use of it was last written down.
     last_used: Option<Timestamp>,
     /// The place of what a token said of them, for others that say the same.
-    said: Option<[u8; 32]>,
+    said: Option<CacheKey>,
 }
 
 impl Recognised {

@@ -1,16 +1,23 @@
-//! Keyed hashes, under which caches look credentials up.
-//!
-//! The key is random and lives as long as the process, so a memory dump has no credential hash to crack offline
-//! without also holding the key, and nobody outside can aim at a place in a cache.
+//! Keyed hashes: the keys of caches that look credentials up, and the keys of sealed values.
 
 use std::fmt;
+use std::hash::Hasher as _;
 
 use aws_lc_rs::hmac;
+use siphasher::sip128::{Hasher128 as _, SipHasher24};
 
-/// A per-process key under which credentials are looked up in caches: HMAC-SHA-256, so a memory dump has no credential hash to crack.
+/// The secret of one process under which its caches look credentials up.
+///
+/// SipHash-2-4 with 128 bits of output, a pseudo-random function under a random key that never leaves the process. A caller
+/// cannot aim at the entry of another credential, and the chance to meet one of a million entries is 2^-108 for each attempt.
+/// The hash is no proof of a credential by itself: an entry is written only for a credential that was verified.
 pub struct CacheKeys {
-    key: hmac::Key,
+    hasher: SipHasher24,
 }
+
+/// The key of a credential in a cache.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct CacheKey(u128);
 
 impl fmt::Debug for CacheKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -25,22 +32,27 @@ impl Default for CacheKeys {
 }
 
 impl CacheKeys {
-    /// A new random key.
+    /// Creates keys under a new random secret.
     #[must_use]
     pub fn new() -> Self {
-        Self { key: hmac::Key::new(hmac::HMAC_SHA256, &super::random::<32>()) }
+        Self { hasher: SipHasher24::new_with_key(&super::random()) }
     }
 
-    /// The place of one credential; two purposes never share one.
+    /// Returns the key of a credential. Two purposes never share one.
     #[must_use]
-    pub fn key(&self, purpose: &'static str, credential: &[u8]) -> [u8; 32] {
+    pub fn key(&self, purpose: &'static str, credential: &[u8]) -> CacheKey {
         self.key_of(purpose, &[credential])
     }
 
-    /// The place of a credential in several parts. Each is preceded by its length, so parts cannot run into each other.
+    /// Returns the key of a credential in several parts. Each is preceded by its length, so parts cannot run into each other.
     #[must_use]
-    pub fn key_of(&self, purpose: &'static str, parts: &[&[u8]]) -> [u8; 32] {
-        keyed_hash(&self.key, purpose, parts)
+    pub fn key_of(&self, purpose: &'static str, parts: &[&[u8]]) -> CacheKey {
+        let mut hasher = self.hasher;
+        for part in std::iter::once(purpose.as_bytes()).chain(parts.iter().copied()) {
+            hasher.write(&length(part));
+            hasher.write(part);
+        }
+        CacheKey(hasher.finish128().as_u128())
     }
 }
 

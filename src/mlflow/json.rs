@@ -23,6 +23,9 @@ pub const MAX_DEPTH: usize = 64;
 /// Members of an object whose members are looked at one by one. Free-form JSON has no such limit.
 pub const MAX_MEMBERS: usize = 1024;
 
+/// Members of most messages, and one that is set.
+const USUAL_MEMBERS: usize = 8;
+
 /// A large body may be nested this deep throughout; a small one up to [`MAX_DEPTH`].
 const LEVELS_PAID: usize = 8;
 const FREE_BYTES: usize = 64 * 1024;
@@ -119,13 +122,11 @@ impl<'a> Json<'a> {
     /// [`JsonError::TooManyMembers`].
     pub fn open_closed(&mut self) -> Result<(), JsonError> {
         let Self::Closed(text) = *self else { return Ok(()) };
-        let count = members(text).take(MAX_MEMBERS + 1).count();
-        if count > MAX_MEMBERS {
-            return Err(JsonError::TooManyMembers);
-        }
-        // One more, because callers often set one.
-        let mut opened = Vec::with_capacity(count + 1);
+        let mut opened = Vec::with_capacity(USUAL_MEMBERS);
         for (key, value) in members(text) {
+            if opened.len() == MAX_MEMBERS {
+                return Err(JsonError::TooManyMembers);
+            }
             opened.push((unescape(key)?, Self::of(value)?));
         }
         *self = Self::Object(opened);

@@ -76,6 +76,10 @@ fn next_value(rest: &str) -> Option<&str> {
 }
 
 fn trim_start(text: &str) -> &str {
+    // Canonical text has no blanks.
+    if text.as_bytes().first().is_some_and(|byte| *byte > b' ') {
+        return text;
+    }
     let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\n' | b'\r');
     let blanks = text.as_bytes().iter().take_while(|byte| is_blank(byte)).count();
     text.get(blanks..).unwrap_or_default()
@@ -95,24 +99,31 @@ fn value_end(bytes: &[u8]) -> usize {
 
 /// The length of the list or object at the start of `bytes`.
 fn container_end(bytes: &[u8]) -> usize {
-    let (mut rest, mut depth) = (bytes, 0_usize);
-    while let Some((byte, after)) = rest.split_first() {
-        rest = match byte {
-            b'"' => rest.get(string_end(rest)..).unwrap_or_default(),
-            _ => after,
+    let (mut at, mut depth) = (0, 0_usize);
+    loop {
+        let rest = bytes.get(at..).unwrap_or_default();
+        let next = match rest.first_chunk() {
+            Some(word) => first_mark(u64::from_le_bytes(*word)),
+            None if rest.is_empty() => return bytes.len(),
+            None => rest.iter().position(|byte| is_mark(*byte)),
         };
-        match byte {
-            b'{' | b'[' => depth += 1,
-            b'}' | b']' => {
-                depth -= 1;
-                if depth == 0 {
-                    break;
-                }
+        let Some(next) = next else {
+            at += rest.len().min(8);
+            continue;
+        };
+        at += next;
+        match bytes.get(at) {
+            Some(b'"') => {
+                at += string_end(bytes.get(at..).unwrap_or_default());
+                continue;
             }
-            _ => {}
+            Some(b'{' | b'[') => depth += 1,
+            Some(b'}' | b']') if depth <= 1 => return at + 1,
+            Some(b'}' | b']') => depth -= 1,
+            Some(_) | None => {}
         }
+        at += 1;
     }
-    bytes.len() - rest.len()
 }
 
 /// The length of the string token at the start of `bytes`.
@@ -138,14 +149,33 @@ fn string_end(bytes: &[u8]) -> usize {
 
 /// The place of the first of two bytes in a little-endian word.
 const fn first_of(word: u64, one: u8, other: u8) -> Option<usize> {
-    const LOW: u64 = u64::from_le_bytes([0x01; 8]);
-    const HIGH: u64 = u64::from_le_bytes([0x80; 8]);
-    // The lowest bit that stays is that of the first byte that is zero; those above it may be wrong.
-    const fn zeros(word: u64) -> u64 {
-        word.wrapping_sub(LOW) & !word & HIGH
-    }
-    let found = zeros(word ^ u64::from_le_bytes([one; 8])) | zeros(word ^ u64::from_le_bytes([other; 8]));
-    if found == 0 { None } else { Some(found.trailing_zeros() as usize / 8) }
+    first_zero(zeros(word ^ repeated(one)) | zeros(word ^ repeated(other)))
+}
+
+/// The place of the first byte in a little-endian word for which [`is_mark`] holds.
+const fn first_mark(word: u64) -> Option<usize> {
+    first_zero(zeros(word ^ repeated(b'"')) | zeros((word | repeated(!MARK_BITS)) ^ repeated(b'{' | !MARK_BITS)))
+}
+
+/// Returns true for a quote, a bracket and a brace, and for letters that cannot stand outside of strings.
+const fn is_mark(byte: u8) -> bool {
+    byte == b'"' || byte & MARK_BITS == b'{' & MARK_BITS
+}
+
+/// The bits in which brackets and braces do not differ. `Y`, `_`, `y` and DEL have them too.
+const MARK_BITS: u8 = !0x26;
+
+/// Marks the highest bit of each byte that is zero. Marks above the lowest one may be wrong.
+const fn zeros(word: u64) -> u64 {
+    word.wrapping_sub(repeated(0x01)) & !word & repeated(0x80)
+}
+
+const fn first_zero(zeros: u64) -> Option<usize> {
+    if zeros == 0 { None } else { Some(zeros.trailing_zeros() as usize / 8) }
+}
+
+const fn repeated(byte: u8) -> u64 {
+    u64::from_le_bytes([byte; 8])
 }
 
 /// Returns true if a string token has an escape.
@@ -285,6 +315,32 @@ mod tests {
         for text in ["\"!#[]!#[]\"", "\"\u{a2}\u{dc}\u{122}\u{222}\u{25c}\u{22a2}\"", "\"\u{0}\u{1}\u{7f}\u{80}\""] {
             assert_eq!(string_end(text.as_bytes()), text.len(), "{text}");
             assert!(!has_escape(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn containers_end_at_their_bracket_wherever_it_stands() {
+        for blanks in 0..20 {
+            let space = " ".repeat(blanks);
+            for inner in ["", "{}", "[[],{}]", "\"]\"", "\"\\\"}\"", "-1.5e7", "true", "{\"Y_y\":[\"{\",\"[\"]}"] {
+                for (open, close) in [("[", "]"), ("{\"k\":", "}")] {
+                    let text = format!("{open}{space}{inner}{space}{close}");
+                    for after in ["", ",", "]", "}]  ,\"a\""] {
+                        assert_eq!(container_end(format!("{text}{after}").as_bytes()), text.len(), "{text}{after}");
+                    }
+                    let cut = text.strip_suffix(close).unwrap_or_default();
+                    assert_eq!(container_end(cut.as_bytes()), cut.len(), "{cut}");
+                }
+            }
+        }
+        let marks = (0..=255).filter(|byte| is_mark(*byte)).map(char::from).collect::<String>();
+        assert_eq!(marks, "\"Y[]_y{}\u{7f}");
+        for byte in 0..=255 {
+            for at in 0..8 {
+                let mut word = [b'0'; 8];
+                word[at] = byte;
+                assert_eq!(first_mark(u64::from_le_bytes(word)), is_mark(byte).then_some(at), "{byte} at {at}");
+            }
         }
     }
 }
