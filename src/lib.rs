@@ -10,6 +10,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod crypto;
+pub mod effects;
 pub mod filter;
 pub mod http;
 pub mod mlflow;

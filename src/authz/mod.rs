@@ -8,6 +8,7 @@ mod explain;
 mod grant;
 mod group;
 mod identity;
+mod mutation;
 mod permission;
 mod policy;
 mod selector;
@@ -19,6 +20,7 @@ pub use explain::{Explanation, explain};
 pub use grant::{DEFAULT_WORKSPACE, Grant, GrantSet, Subject};
 pub use group::{GroupError, check_group, texts_of_groups};
 pub use identity::{Identity, Limits, RoleId, Scheme, ScopeError, SessionId, TokenId, UserId};
+pub use mutation::Mutation;
 pub use permission::{Permission, UnknownPermission};
 pub use policy::{
     Expectation, Home, Homes, LOCAL, Member, OnCreate, Policies, PolicyFile, PolicyProblem, PolicyProblems, Source,

@@ -7,19 +7,25 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::actions::with_actions;
 use super::push_down;
+use super::request::{Asked, ListRequest};
 use crate::authz::{Identity, Permission, Permit, Policy, Requirement, Resource, ResourceKind, Visibility, holds, may};
-use crate::budget::{ANSWER_COST, AnswerError, Full, Share, read_answer};
+use crate::budget::{ANSWER_COST, AnswerError, Full, read_answer};
 use crate::crypto::Sealer;
-use crate::http::{Body, Query, ReadError};
-use crate::mlflow::{Filter, Json, scorer_key, skill_key};
-use crate::resolve::{self, Queue, RegisteredModel, Resolver};
-use crate::upstream::{self, Outgoing, Upstream};
+use crate::http::ReadError;
+use crate::mlflow::Filter;
+use crate::mlflow::answers::{RegisteredModel, ReviewQueue};
+use crate::mlflow::lists::{
+    DefinitionRow, EndpointModelRow, EndpointRow, ExperimentRow, JobRow, ListDialect, McpEndpointRow, NamedRow,
+    ScorerRow, SecretRow, SkillRow,
+};
+use crate::resolve::{self, Resolver};
+use crate::upstream::{self, Upstream};
 
 /// Why a list could not be answered.
 #[derive(Debug, thiserror::Error)]
@@ -41,18 +47,6 @@ pub enum ListError {
     Upstream(#[from] upstream::Error),
     #[error(transparent)]
     Resolve(#[from] resolve::Error),
-}
-
-/// The canonical request for a list: the page parameters stand in the query or in the JSON body.
-#[derive(Debug)]
-pub struct ListRequest<'r, 'b> {
-    pub method: Method,
-    pub path: String,
-    pub headers: HeaderMap,
-    pub query: &'r mut Query,
-    pub body: Option<&'r mut Json<'b>>,
-    /// The memory of its answer.
-    pub share: Share,
 }
 
 /// What to answer: MLflow's status (its own words when it refused) and body.
@@ -79,17 +73,6 @@ struct Position {
     #[serde(default)]
     pushed: bool,
 }
-
-/// What the client wants of a list.
-#[derive(Debug)]
-struct Asked {
-    filter: Option<String>,
-    /// Of skills, which ones.
-    identities: Vec<String>,
-}
-
-/// The parameter of a list of skills that names them; one empty value selects none (3.18).
-const IDENTITIES: &str = "include_skill_identities";
 
 /// How far a call has come, and how it goes on.
 #[derive(Debug)]
@@ -173,7 +156,7 @@ impl Lists {
         request: &mut ListRequest<'_, '_>,
     ) -> Result<ListAnswer, ListError> {
         let wanted = request.max_results()?;
-        let rows_wanted = wanted.unwrap_or(filter.default_rows());
+        let rows_wanted = wanted.unwrap_or(filter.shape().default_rows);
         let mut walk = self.begin(who, filter, visible, request)?;
         // Two of them fit into a share, so that a list that is read page by page does not wait for other requests.
         let limit = PAGE_BYTES.min(request.share.most() / ANSWER_COST / 2);
@@ -273,7 +256,7 @@ impl Lists {
         request: &ListRequest<'_, '_>,
     ) -> Result<Option<Position>, ListError> {
         let Some(sealed) = request.page_token().filter(|token| !token.is_empty()) else { return Ok(None) };
-        let opened = self.sealer.open(filter.key(), who.user.0, &sealed).ok_or(ListError::PageToken)?;
+        let opened = self.sealer.open(filter.shape().key, who.user.0, &sealed).ok_or(ListError::PageToken)?;
         serde_json::from_slice(&opened).map(Some).map_err(|_| ListError::PageToken)
     }
 
@@ -305,8 +288,8 @@ impl Lists {
                 out.push_str(text);
             }
         };
-        if !rows.is_empty() || !filter.is_protobuf() {
-            member(&mut out, filter.key(), &["["]);
+        if !rows.is_empty() || filter.shape().dialect != ListDialect::Protobuf {
+            member(&mut out, filter.shape().key, &["["]);
             for (index, row) in rows.iter().enumerate() {
                 if index > 0 {
                     out.push(',');
@@ -318,12 +301,15 @@ impl Lists {
         if let Some(position) = next {
             let plain = serde_json::to_vec(position).unwrap_or_default();
             // URL-safe text needs no escapes.
-            member(&mut out, "next_page_token", &["\"", &self.sealer.seal(filter.key(), who.user.0, &plain), "\""]);
-        } else if matches!(filter, Filter::McpServers | Filter::McpEndpoints | Filter::Skills) {
+            member(
+                &mut out,
+                "next_page_token",
+                &["\"", &self.sealer.seal(filter.shape().key, who.user.0, &plain), "\""],
+            );
+        } else if filter.shape().dialect == ListDialect::Paged {
             member(&mut out, "next_page_token", &["null"]);
         }
-        if filter == Filter::EndpointModels {
-            // As OpenAI's API answers.
+        if filter.shape().dialect == ListDialect::OpenAi {
             member(&mut out, "object", &["\"list\""]);
         }
         out.push_str(if separator == "{" { "{}" } else { "}" });
@@ -363,17 +349,10 @@ impl Lists {
     ) -> Result<bool, ListError> {
         let read = |resource: &Resource| may(who, policy, Permission::Read, resource);
         match filter {
-            Filter::Experiments => {
-                let row: ExperimentRow = parse(row.get().as_bytes())?;
-                let resource = Resource::new(ResourceKind::Experiment, row.experiment_id);
-                Ok(read(&Resource { name: row.name.map(Into::into), ..resource }))
-            }
-            Filter::RegisteredModels => {
-                let row: RegisteredModel = parse(row.get().as_bytes())?;
-                Ok(read(&row.resource()))
-            }
+            Filter::Experiments => Ok(read(&parse_row::<ExperimentRow>(row)?.into())),
+            Filter::RegisteredModels => Ok(read(&parse_row::<RegisteredModel>(row)?.resource())),
             Filter::ModelVersions => {
-                let row: VersionRow = parse(row.get().as_bytes())?;
+                let row: NamedRow = parse_row(row)?;
                 if let Some(known) = versions_readable(who, policy, &row.name) {
                     return Ok(known);
                 }
@@ -391,15 +370,13 @@ impl Lists {
                 Ok(readable)
             }
             Filter::Scorers => {
-                let row: ScorerRow = parse(row.get().as_bytes())?;
-                let experiment = String::from(row.experiment_id);
-                let key = scorer_key(&experiment, &row.scorer_name);
-                let experiment = Resource::new(ResourceKind::Experiment, experiment);
+                let row: ScorerRow = parse_row(row)?;
+                let experiment = Resource::new(ResourceKind::Experiment, row.experiment_id());
                 let in_experiment = read(&self.named(who, experiment).await?);
-                Ok(in_experiment && read(&Resource::new(ResourceKind::Scorer, key)))
+                Ok(in_experiment && read(&row.resource()))
             }
             Filter::ReviewQueues => {
-                let row: Queue = parse(row.get().as_bytes())?;
+                let row: ReviewQueue = parse_row(row)?;
                 let resource = self.named(who, row.experiment()).await?;
                 let tier = Some(ResourceKind::ReviewQueue);
                 let member = holds(who, policy, &Requirement::OneOf(row.users)).is_ok();
@@ -407,40 +384,19 @@ impl Lists {
                 let requirement = Requirement::Level { permission, resource, tier };
                 Ok(holds(who, policy, &requirement).is_ok())
             }
-            Filter::Secrets => {
-                let row: SecretRow = parse(row.get().as_bytes())?;
-                Ok(read(&Resource::new(ResourceKind::GatewaySecret, row.secret_id)))
-            }
-            Filter::Endpoints => {
-                let row: EndpointRow = parse(row.get().as_bytes())?;
-                Ok(read(&Resource::new(ResourceKind::GatewayEndpoint, row.endpoint_id)))
-            }
-            Filter::ModelDefinitions => {
-                let row: DefinitionRow = parse(row.get().as_bytes())?;
-                Ok(read(&Resource::new(ResourceKind::GatewayModelDefinition, row.model_definition_id)))
-            }
+            Filter::Secrets => Ok(read(&parse_row::<SecretRow>(row)?.into())),
+            Filter::Endpoints => Ok(read(&parse_row::<EndpointRow>(row)?.into())),
+            Filter::ModelDefinitions => Ok(read(&parse_row::<DefinitionRow>(row)?.into())),
             Filter::EndpointModels => {
-                let row: EndpointModelRow = parse(row.get().as_bytes())?;
+                let row: EndpointModelRow = parse_row(row)?;
                 let Some(id) = self.resolver.recent_endpoint(&row.id).await? else { return Ok(false) };
                 let endpoint = Resource::new(ResourceKind::GatewayEndpoint, &*id);
                 Ok(may(who, policy, Permission::Use, &endpoint))
             }
-            Filter::McpServers => {
-                let row: VersionRow = parse(row.get().as_bytes())?;
-                Ok(read(&Resource::new(ResourceKind::McpServer, row.name)))
-            }
-            Filter::McpEndpoints => {
-                let row: McpEndpointRow = parse(row.get().as_bytes())?;
-                Ok(read(&Resource::new(ResourceKind::McpServer, row.server_name)))
-            }
-            Filter::Skills => {
-                let row: SkillRow = parse(row.get().as_bytes())?;
-                Ok(read(&Resource::new(ResourceKind::Skill, skill_key(&row.organization, &row.name))))
-            }
-            Filter::Jobs => {
-                let row: JobRow = parse(row.get().as_bytes())?;
-                Ok(read(&Resource::new(ResourceKind::Job, row.job_id)))
-            }
+            Filter::McpServers => Ok(read(&Resource::new(ResourceKind::McpServer, parse_row::<NamedRow>(row)?.name))),
+            Filter::McpEndpoints => Ok(read(&parse_row::<McpEndpointRow>(row)?.into())),
+            Filter::Skills => Ok(read(&parse_row::<SkillRow>(row)?.into())),
+            Filter::Jobs => Ok(read(&parse_row::<JobRow>(row)?.into())),
         }
     }
 }
@@ -459,7 +415,7 @@ impl Lists {
             Filter::ModelVersions => {
                 let mut names = BTreeSet::new();
                 for row in rows {
-                    let row: VersionRow = parse(row.get().as_bytes())?;
+                    let row: NamedRow = parse_row(row)?;
                     if !kinds.0.contains_key(&row.name) && versions_readable(who, policy, &row.name).is_none() {
                         names.insert(row.name);
                     }
@@ -472,14 +428,14 @@ impl Lists {
             Filter::Scorers if who.needs_names() => {
                 let mut experiments = Vec::new();
                 for row in rows {
-                    experiments.push(String::from(parse::<ScorerRow>(row.get().as_bytes())?.experiment_id));
+                    experiments.push(parse_row::<ScorerRow>(row)?.experiment_id());
                 }
                 self.resolver.prefetch_names(experiments.iter().map(String::as_str)).await;
             }
             Filter::EndpointModels => {
                 let mut names = Vec::new();
                 for row in rows {
-                    names.push(parse::<EndpointModelRow>(row.get().as_bytes())?.id);
+                    names.push(parse_row::<EndpointModelRow>(row)?.id);
                 }
                 self.resolver.prefetch_endpoints(names.iter().map(String::as_str)).await;
             }
@@ -516,7 +472,7 @@ fn versions_readable(who: &Identity, policy: Policy, name: &str) -> Option<bool>
 
 /// The row as `who` sees it.
 fn shown(who: &Identity, policy: Policy, filter: Filter, row: &RawValue) -> Result<Box<RawValue>, ListError> {
-    let Some(kind) = filter.actions() else { return Ok(row.to_owned()) };
+    let Some(kind) = filter.shape().actions else { return Ok(row.to_owned()) };
     let row = with_actions(who, policy, kind, row.get()).and_then(|row| RawValue::from_string(row).ok());
     row.ok_or(ListError::Upstream(upstream::Error::NotUnderstood))
 }
@@ -535,220 +491,6 @@ fn refused(answer: &Result<ListAnswer, ListError>) -> bool {
 #[derive(Debug, Default)]
 struct NameKinds(HashMap<String, bool>);
 
-impl Filter {
-    /// The kinds whose readability says beforehand how much of the list is readable; `None` when only the rows can tell.
-    #[must_use]
-    pub const fn kinds(self) -> Option<&'static [ResourceKind]> {
-        match self {
-            Self::Experiments => Some(&[ResourceKind::Experiment]),
-            Self::RegisteredModels | Self::ModelVersions => {
-                Some(&[ResourceKind::RegisteredModel, ResourceKind::Prompt])
-            }
-            Self::Secrets => Some(&[ResourceKind::GatewaySecret]),
-            Self::Endpoints => Some(&[ResourceKind::GatewayEndpoint]),
-            Self::ModelDefinitions => Some(&[ResourceKind::GatewayModelDefinition]),
-            Self::McpServers | Self::McpEndpoints => Some(&[ResourceKind::McpServer]),
-            Self::Skills => Some(&[ResourceKind::Skill]),
-            Self::Scorers | Self::ReviewQueues | Self::EndpointModels | Self::Jobs => None,
-        }
-    }
-
-    /// What the rows are below this kind, where they have a tier of their own.
-    #[must_use]
-    pub fn tier(self, kind: ResourceKind) -> Option<ResourceKind> {
-        match (self, kind) {
-            (Self::ModelVersions, ResourceKind::RegisteredModel) => Some(ResourceKind::RegisteredModelVersion),
-            (Self::ModelVersions, ResourceKind::Prompt) => Some(ResourceKind::PromptVersion),
-            (
-                Self::Experiments
-                | Self::RegisteredModels
-                | Self::ModelVersions
-                | Self::Scorers
-                | Self::ReviewQueues
-                | Self::Secrets
-                | Self::Endpoints
-                | Self::ModelDefinitions
-                | Self::EndpointModels
-                | Self::McpServers
-                | Self::McpEndpoints
-                | Self::Skills
-                | Self::Jobs,
-                _,
-            ) => None,
-        }
-    }
-
-    /// The kind of the rows, where each shows what the caller may do with it.
-    #[must_use]
-    pub const fn actions(self) -> Option<ResourceKind> {
-        match self {
-            Self::McpServers => Some(ResourceKind::McpServer),
-            Self::Skills => Some(ResourceKind::Skill),
-            Self::Experiments
-            | Self::RegisteredModels
-            | Self::ModelVersions
-            | Self::Scorers
-            | Self::ReviewQueues
-            | Self::Secrets
-            | Self::Endpoints
-            | Self::ModelDefinitions
-            | Self::EndpointModels
-            | Self::McpEndpoints
-            | Self::Jobs => None,
-        }
-    }
-
-    /// The name of the list in MLflow's answer.
-    const fn key(self) -> &'static str {
-        match self {
-            Self::Experiments => "experiments",
-            Self::RegisteredModels => "registered_models",
-            Self::ModelVersions => "model_versions",
-            Self::Scorers => "scorers",
-            Self::ReviewQueues => "review_queues",
-            Self::Secrets => "secrets",
-            Self::Endpoints => "endpoints",
-            Self::ModelDefinitions => "model_definitions",
-            Self::EndpointModels => "data",
-            Self::McpServers => "mcp_servers",
-            Self::McpEndpoints => "mcp_access_endpoints",
-            Self::Skills => "skills",
-            Self::Jobs => "jobs",
-        }
-    }
-
-    /// What MLflow 3.17 answers when `max_results` is not given; for versions a bound of ours below its 200,000.
-    const fn default_rows(self) -> usize {
-        match self {
-            Self::Experiments => 1000,
-            Self::RegisteredModels | Self::McpServers | Self::McpEndpoints | Self::Skills | Self::ReviewQueues => 100,
-            Self::ModelVersions => 10_000,
-            // These come whole.
-            Self::Scorers
-            | Self::Secrets
-            | Self::Endpoints
-            | Self::ModelDefinitions
-            | Self::EndpointModels
-            | Self::Jobs => usize::MAX,
-        }
-    }
-
-    /// The answer around the rows. protobuf's JSON leaves out what is empty, pydantic's does not.
-    const fn is_protobuf(self) -> bool {
-        match self {
-            Self::Experiments
-            | Self::RegisteredModels
-            | Self::ModelVersions
-            | Self::Scorers
-            | Self::ReviewQueues
-            | Self::Secrets
-            | Self::Endpoints
-            | Self::ModelDefinitions => true,
-            Self::EndpointModels | Self::McpServers | Self::McpEndpoints | Self::Skills | Self::Jobs => false,
-        }
-    }
-}
-
-impl ListRequest<'_, '_> {
-    fn max_results(&self) -> Result<Option<usize>, ListError> {
-        let text = match &self.body {
-            None => self.query.only("max_results").map_err(|_| ListError::MaxResults)?.map(str::to_owned),
-            Some(body) => match body.get("max_results").or_else(|| body.get("maxResults")) {
-                None => None,
-                Some(Json::Scalar(number)) => Some((*number).to_owned()),
-                Some(Json::String(number)) => Some(number.clone().into_owned()),
-                Some(Json::Array(_) | Json::Object(_) | Json::Closed(_)) => return Err(ListError::MaxResults),
-            },
-        };
-        let Some(text) = text else { return Ok(None) };
-        match text.parse::<usize>() {
-            Ok(rows) if rows > 0 && rows <= 1_000_000 => Ok(Some(rows)),
-            _ => Err(ListError::MaxResults),
-        }
-    }
-
-    fn asked(&self) -> Asked {
-        let filter = match &self.body {
-            None => self.query.all("filter").next().map(str::to_owned),
-            Some(body) => body.text("filter").map(str::to_owned),
-        };
-        Asked { filter, identities: self.query.all(IDENTITIES).map(str::to_owned).collect() }
-    }
-
-    fn ask(&mut self, asked: &Asked) {
-        self.set_filter(asked.filter.as_deref());
-        self.set_identities(&asked.identities);
-    }
-
-    fn set_identities(&mut self, identities: &[String]) {
-        self.query.set(IDENTITIES, None);
-        for identity in identities {
-            self.query.add(IDENTITIES, identity);
-        }
-    }
-
-    fn set_filter(&mut self, filter: Option<&str>) {
-        match &mut self.body {
-            None => self.query.set("filter", filter),
-            Some(Json::Object(members)) => {
-                members.retain(|(key, _)| key != "filter");
-                members.extend(filter.map(|filter| ("filter".into(), Json::String(filter.to_owned().into()))));
-            }
-            Some(_) => {}
-        }
-    }
-
-    fn page_token(&self) -> Option<String> {
-        match &self.body {
-            None => self.query.all("page_token").next().map(str::to_owned),
-            Some(body) => body.text("page_token").or_else(|| body.text("pageToken")).map(str::to_owned),
-        }
-    }
-
-    fn set_page(&mut self, rows: Option<usize>, token: Option<&str>) {
-        let rows = rows.map(|rows| rows.to_string());
-        match &mut self.body {
-            None => {
-                self.query.set("max_results", rows.as_deref());
-                self.query.set("page_token", token);
-            }
-            Some(Json::Object(members)) => {
-                members.retain(|(key, _)| !matches!(&**key, "max_results" | "maxResults" | "page_token" | "pageToken"));
-                let text = |text: String| Json::String(text.into());
-                members.extend(rows.map(|rows| ("max_results".into(), text(rows))));
-                members.extend(token.map(|token| ("page_token".into(), text(token.to_owned()))));
-            }
-            Some(_) => {}
-        }
-    }
-
-    fn target(&self) -> String {
-        let mut target = self.path.clone();
-        if self.body.is_none() && !self.query.is_empty() {
-            target.push('?');
-            target.push_str(&self.query.encoded());
-        }
-        target
-    }
-
-    fn outgoing(&self) -> Outgoing {
-        let mut headers = self.headers.clone();
-        let target = self.target();
-        let body = match &self.body {
-            None => Body::Empty,
-            Some(body) => {
-                let bytes = Bytes::from(body.to_bytes());
-                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-                headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
-                Body::from(bytes)
-            }
-        };
-        // The answer is read here, so it must come as it is.
-        headers.remove(header::ACCEPT_ENCODING);
-        Outgoing { method: self.method.clone(), target, headers, body }
-    }
-}
-
 struct Page<'a> {
     rows: Vec<&'a RawValue>,
     next: Option<String>,
@@ -757,7 +499,7 @@ struct Page<'a> {
 impl<'a> Page<'a> {
     fn parse(filter: Filter, bytes: &'a [u8]) -> Result<Self, ListError> {
         let mut members: HashMap<&'a str, &'a RawValue> = parse(bytes)?;
-        let rows = match members.remove(filter.key()) {
+        let rows = match members.remove(filter.shape().key) {
             Some(rows) => parse(rows.get().as_bytes())?,
             None => Vec::new(),
         };
@@ -769,75 +511,8 @@ impl<'a> Page<'a> {
     }
 }
 
-#[derive(Deserialize)]
-struct ExperimentRow {
-    experiment_id: String,
-    name: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct VersionRow {
-    name: String,
-}
-
-#[derive(Deserialize)]
-struct ScorerRow {
-    experiment_id: TextOrNumber,
-    scorer_name: String,
-}
-
-/// MLflow writes the experiment of a scorer as a number.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum TextOrNumber {
-    Text(String),
-    Number(u64),
-}
-
-impl From<TextOrNumber> for String {
-    fn from(value: TextOrNumber) -> Self {
-        match value {
-            TextOrNumber::Text(text) => text,
-            TextOrNumber::Number(number) => number.to_string(),
-        }
-    }
-}
-
-#[derive(Deserialize)]
-struct SecretRow {
-    secret_id: String,
-}
-
-#[derive(Deserialize)]
-struct EndpointRow {
-    endpoint_id: String,
-}
-
-#[derive(Deserialize)]
-struct DefinitionRow {
-    model_definition_id: String,
-}
-
-#[derive(Deserialize)]
-struct EndpointModelRow {
-    id: String,
-}
-
-#[derive(Deserialize)]
-struct McpEndpointRow {
-    server_name: String,
-}
-
-#[derive(Deserialize)]
-struct SkillRow {
-    #[serde(default)]
-    organization: String,
-    name: String,
-}
-
-#[derive(Deserialize)]
-struct JobRow {
-    job_id: String,
+fn parse_row<'a, T: Deserialize<'a>>(row: &'a RawValue) -> Result<T, ListError> {
+    parse(row.get().as_bytes())
 }
 
 fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ListError> {

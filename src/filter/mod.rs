@@ -1,14 +1,12 @@
-//! Responses -> what this person may see, and what follows in our store when MLflow said yes.
+//! Filters MLflow's answers down to what the caller is allowed to see.
 //!
-//! Lists are filled up page by page so that a page is full while anything readable is left; effects run to their end
-//! even if the client has gone.
+//! Lists are filled up page by page, so that a page is full as long as a readable row is left.
 
 mod actions;
-mod effects;
 mod lists;
 mod push_down;
-mod reissued;
+mod request;
 
 pub use actions::{with_actions, with_all_actions};
-pub use effects::{Done, EffectError, Effects, Happening, ReconcileError};
-pub use lists::{ListError, ListRequest, Lists};
+pub use lists::{ListError, Lists};
+pub use request::ListRequest;

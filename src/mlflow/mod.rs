@@ -3,16 +3,22 @@
 //! Pure: no I/O. Facts were verified on MLflow 3.17.2; what differs in other versions is said where it matters.
 
 mod address;
+pub(crate) mod answers;
 mod artifact;
 mod authorship;
 mod fetched;
 mod graphql;
 mod json;
 mod judge;
+pub(crate) mod lists;
 mod locate;
+pub(crate) mod lookups;
+mod mutation;
 mod otlp;
+mod path_form;
 mod provider;
 mod question;
+mod requirement;
 mod rules;
 mod schema;
 mod table;
@@ -26,9 +32,13 @@ pub use graphql::{Ask, GraphqlError, Query as GraphqlQuery, RootField, Verdict};
 pub use json::{Json, JsonError, Keep, List, MAX_DEPTH, MAX_MEMBERS, canonical};
 pub use judge::Judge;
 pub use locate::{Input, LocateError, Located, Narrowed, locate, narrow, text_field};
+pub use mutation::FollowUp;
+pub(crate) use mutation::{created, created_jobs, is_first_version, makes_skill};
 pub use otlp::{OtlpError, Spans, read as read_spans, unpacked_size};
+pub use path_form::PathForm;
 pub use provider::{Model as ProviderModel, PROMPT_MODEL_TAG, StoredSecret, privilege_of, prompt_model};
 pub use question::{Question, QuestionError};
+pub use requirement::{Child, Lookup, OwnerKind, Target};
 pub use rules::{
     Demand, PromptAt, QueuePart, SourceUri, demands, is_prompt_model_tag, keep_assessment_ids, names_a_version,
     names_assessments, new_skills, optimized_prompt, pin_prompt, started_trace,

@@ -2,7 +2,7 @@
 //!
 //! Read from the route table, so that the answer is about what a request would meet.
 
-use super::{Need, Send, Table, Thing};
+use super::{Need, Table};
 use crate::authz::{Permission, Requirement, Resource, ResourceKind};
 
 /// What is asked, in the terms of a decision.
@@ -62,40 +62,23 @@ impl Question {
         };
         let (mut requirements, mut also, mut concerns) = (Vec::new(), Vec::new(), false);
         for need in &row.needs {
+            requirements.extend(need.requirement(row));
             match need {
-                Need::Public | Need::SignedIn => requirements.push(Requirement::SignedIn),
-                Need::Admin => requirements.push(Requirement::Admin { change: row.send != Send::Query }),
-                Need::Blocked(feature) => {
-                    requirements.push(Requirement::Admin { change: true });
-                    also.push(format!("`{}` in authz.opened", feature.as_str()));
-                }
-                Need::Create(kind) => requirements.push(Requirement::Create(*kind)),
-                Need::NotDenied(tier) => requirements.push(Requirement::NotDenied(*tier)),
-                Need::Tier(permission, tier) => {
-                    requirements.push(Requirement::Tier { permission: *permission, tier: *tier });
-                }
+                Need::Blocked(feature) => also.push(format!("`{}` in authz.opened", feature.as_str())),
                 Need::Level { permission, thing, field } => {
-                    let (home, tier) = thing.belongs_to();
-                    let tier = match tier {
-                        Some(ResourceKind::RegisteredModelVersion) if kind == ResourceKind::Prompt => {
-                            Some(ResourceKind::PromptVersion)
-                        }
-                        tier => tier,
-                    };
+                    let owner = thing.owner_kind();
+                    let is_asked = owner.kind.sharing_names().contains(&kind);
+                    concerns |= is_asked;
+                    let noun = owner.kind.noun();
                     if field.optional {
-                        also.push(format!(
-                            "{permission} on the {} that `{}` names, if given",
-                            home.noun(),
-                            field.name()
-                        ));
-                        concerns |= home.sharing_names().contains(&kind);
-                    } else if home.sharing_names().contains(&kind) {
-                        let resource = resource.clone();
-                        requirements.push(Requirement::Level { permission: *permission, resource, tier });
-                        concerns = true;
+                        also.push(format!("{permission} on the {noun} that `{}` names, if given", field.name()));
+                    } else if is_asked {
+                        requirements.push(owner.level(*permission, resource.clone()));
                     } else {
-                        also.push(format!("{permission} on the {} that `{}` names", home.noun(), field.name()));
+                        also.push(format!("{permission} on the {noun} that `{}` names", field.name()));
                     }
+                }
+                Need::Public | Need::SignedIn | Need::Admin | Need::Create(_) | Need::NotDenied(_) | Need::Tier(..) => {
                 }
             }
         }
@@ -104,83 +87,6 @@ impl Question {
             return Err(QuestionError::Elsewhere { operation, kind: kind.noun(), needs });
         }
         Ok(Self { resource, requirements, also })
-    }
-}
-
-impl Thing {
-    /// The kinds of resources whose grants alone decide about it, and its tier; `None` if something else may, such as being a
-    /// member of a review queue, or if a name that does not exist is answered as such.
-    #[must_use]
-    pub const fn granted_by(self) -> Option<(&'static [ResourceKind], Option<ResourceKind>)> {
-        match self {
-            Self::Experiment
-            | Self::TracesOf
-            | Self::AssessmentsOf
-            | Self::Run
-            | Self::LoggedModel
-            | Self::Trace
-            | Self::AssessmentOf
-            | Self::Dataset
-            | Self::Issue
-            | Self::LabelSchema
-            | Self::PromptJob
-            | Self::OnlineScorer
-            | Self::Secret
-            | Self::Endpoint
-            | Self::EndpointName
-            | Self::ModelDefinition => {
-                let (home, tier) = self.belongs_to();
-                Some((home.sharing_names(), tier))
-            }
-            Self::ExperimentName
-            | Self::Artifact
-            | Self::ReviewQueue
-            | Self::ReviewQueueName
-            | Self::Model
-            | Self::VersionOf
-            | Self::Scorer
-            | Self::ScorerVersion
-            | Self::Guardrail
-            | Self::McpServer
-            | Self::McpServerVersion
-            | Self::NewMcpServerVersion
-            | Self::Skill
-            | Self::NewSkill
-            | Self::Job => None,
-        }
-    }
-
-    /// The kind of resource that decides about it, and the tier it is in.
-    #[must_use]
-    pub const fn belongs_to(self) -> (ResourceKind, Option<ResourceKind>) {
-        match self {
-            Self::Experiment
-            | Self::ExperimentName
-            | Self::Dataset
-            | Self::Issue
-            | Self::LabelSchema
-            | Self::PromptJob
-            | Self::OnlineScorer
-            | Self::Artifact => (ResourceKind::Experiment, None),
-            Self::TracesOf | Self::Trace => (ResourceKind::Experiment, Some(ResourceKind::Trace)),
-            Self::AssessmentsOf | Self::AssessmentOf => (ResourceKind::Experiment, Some(ResourceKind::Assessment)),
-            Self::Run => (ResourceKind::Experiment, Some(ResourceKind::Run)),
-            Self::LoggedModel => (ResourceKind::Experiment, Some(ResourceKind::LoggedModel)),
-            Self::ReviewQueue | Self::ReviewQueueName => (ResourceKind::Experiment, Some(ResourceKind::ReviewQueue)),
-            Self::Model => (ResourceKind::RegisteredModel, None),
-            Self::VersionOf => (ResourceKind::RegisteredModel, Some(ResourceKind::RegisteredModelVersion)),
-            Self::Scorer | Self::Guardrail => (ResourceKind::Scorer, None),
-            Self::ScorerVersion => (ResourceKind::Scorer, Some(ResourceKind::ScorerVersion)),
-            Self::Secret => (ResourceKind::GatewaySecret, None),
-            Self::Endpoint | Self::EndpointName => (ResourceKind::GatewayEndpoint, None),
-            Self::ModelDefinition => (ResourceKind::GatewayModelDefinition, None),
-            Self::McpServer => (ResourceKind::McpServer, None),
-            Self::McpServerVersion | Self::NewMcpServerVersion => {
-                (ResourceKind::McpServer, Some(ResourceKind::McpServerVersion))
-            }
-            Self::Skill | Self::NewSkill => (ResourceKind::Skill, None),
-            Self::Job => (ResourceKind::Job, None),
-        }
     }
 }
 

@@ -11,7 +11,8 @@ use super::{Record, own};
 use crate::authn;
 use crate::authz::Denied;
 use crate::budget::Full;
-use crate::filter::{EffectError, ListError};
+use crate::effects::EffectError;
+use crate::filter::ListError;
 use crate::http::{ErrorCode, HeadError, PathError, QueryError, ReadError, Reply, Response};
 use crate::mlflow::{AddressError, Feature, GraphqlError, JsonError, LocateError, OtlpError};
 use crate::resolve;
@@ -230,17 +231,8 @@ impl Error {
                 // Whatever follows on this connection may be part of the same trick.
                 Reply::invalid(error.to_string()).with(header::CONNECTION, HeaderValue::from_static("close"))
             }
-            Self::UnknownHost => Reply::new(
-                StatusCode::MISDIRECTED_REQUEST,
-                ErrorCode::BadRequest,
-                "This host name is not served here. Use the proxy's public URL, or add the name to server.allowed_hosts.",
-            ),
-            Self::CrossOrigin => Reply::new(
-                StatusCode::FORBIDDEN,
-                ErrorCode::PermissionDenied,
-                "Permission denied. Another site's page may not change anything here. \
-                 If this is the proxy's own page, set server.public_url to the address in the browser.",
-            ),
+            Self::UnknownHost => Reply::new(StatusCode::MISDIRECTED_REQUEST, ErrorCode::BadRequest, UNKNOWN_HOST),
+            Self::CrossOrigin => refused(CROSS_ORIGIN),
             Self::Path(error) => Reply::invalid(error.to_string()),
             Self::Query(error) => Reply::invalid(format!("Invalid request: {error}.")),
             Self::MethodNotAllowed(methods) => method_not_allowed(&methods),
@@ -248,24 +240,7 @@ impl Error {
             Self::ContentEncoding => {
                 Reply::invalid("Bad Request. This endpoint does not take encoded (compressed) bodies.")
             }
-            Self::Body(BodyError::Read(ReadError::TooLarge { limit })) => Reply::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                ErrorCode::InvalidParameterValue,
-                format!(
-                    "The request body is larger than {limit} bytes. Send it in parts, or raise server.max_body_bytes."
-                ),
-            ),
-            Self::Body(BodyError::Read(ReadError::Broken)) => {
-                Reply::invalid("The request body broke off before its end.")
-            }
-            Self::Body(BodyError::TooSlow) => Reply::new(
-                StatusCode::REQUEST_TIMEOUT,
-                ErrorCode::BadRequest,
-                "The request body arrived too slowly. Send it over a faster connection or in parts, or change \
-                 server.body_timeout_seconds or server.min_body_bytes_per_second.",
-            )
-            .with(header::CONNECTION, HeaderValue::from_static("close")),
-            Self::Body(BodyError::NoRoom(full)) => no_room(full),
+            Self::Body(error) => body(&error),
             Self::Json(error) => Reply::invalid(error.to_string()),
             Self::Locate(error) => Reply::invalid(error.to_string()),
             Self::Address(error @ AddressError::Malformed(_)) => Reply::invalid(error.to_string()),
@@ -276,22 +251,15 @@ impl Error {
             }
             Self::Graphql(GraphqlError::Answer) => unavailable(&upstream::Error::NotUnderstood),
             Self::Graphql(error) => Reply::invalid(error.to_string()),
-            Self::Workspace => Reply::invalid(
-                "This proxy serves the default workspace only. Leave the header X-MLFLOW-WORKSPACE out, or unset \
-                 MLFLOW_WORKSPACE.",
-            ),
-            Self::OutsidePrefix(prefix) => Reply::new(
-                StatusCode::NOT_FOUND,
-                ErrorCode::EndpointNotFound,
-                format!("There is nothing here. MLflow is below '{prefix}/'."),
-            ),
-            Self::UnknownRoute => refused(
-                "This proxy does not know this route of MLflow, so nobody may use it. If this MLflow is newer than the \
-                 proxy, update the proxy, or let administrators through with authz.unlisted_routes_for_admins.",
-            ),
+            Self::Workspace => Reply::invalid(DEFAULT_WORKSPACE_ONLY),
+            Self::OutsidePrefix(prefix) => {
+                let message = format!("There is nothing here. MLflow is below '{prefix}/'.");
+                Reply::new(StatusCode::NOT_FOUND, ErrorCode::EndpointNotFound, message)
+            }
+            Self::UnknownRoute => refused(UNKNOWN_ROUTE),
             Self::Blocked(feature) => refused(format!(
-                "This feature of MLflow is closed to everybody. Whoever runs the proxy can open it to administrators: \
-                 add \"{}\" to authz.opened.",
+                "This feature of MLflow is closed to all users. Its operator can open it to administrators: add \"{}\" to \
+                 authz.opened.",
                 feature.as_str()
             )),
             Self::TraceElsewhere => {
@@ -300,59 +268,96 @@ impl Error {
             Self::UsersName => Reply::invalid(
                 "This is a registered user's name. A custom review queue cannot have it; assign that user to a queue instead.",
             ),
-            Self::Denied(denied) => {
-                // Who knows which resource it is can ask what is granted on it.
-                let more = match denied {
-                    Denied::Missing { .. } | Denied::MissingTier { .. } => {
-                        " GET /auth/api/v1/explain says what is granted."
-                    }
-                    _ => "",
-                };
-                Reply::new(StatusCode::FORBIDDEN, ErrorCode::PermissionDenied, format!("{denied}{more}"))
-            }
-            Self::Resolve(error) => resolve(error),
+            Self::Denied(denied) => not_granted(&denied),
+            Self::Resolve(error) => resolve(&error),
             Self::Upstream(error) => unavailable(&error),
-            Self::List(ListError::Upstream(error)) => unavailable(&error),
-            Self::List(ListError::Resolve(error)) => resolve(error),
-            Self::List(error @ (ListError::PageToken | ListError::MaxResults)) => Reply::invalid(error.to_string()),
-            // Not 502: clients would ask again and again.
-            Self::List(ListError::NoRoom(full)) => no_room(full),
-            Self::List(error @ ListError::RowTooLarge(_)) => {
-                Reply::new(StatusCode::UNPROCESSABLE_ENTITY, ErrorCode::InvalidParameterValue, error.to_string())
-            }
-            Self::Effect(EffectError::Upstream(error)) => unavailable(&error),
-            Self::Effect(EffectError::NotBegun(_)) => own::store_unavailable(),
-            Self::Effect(EffectError::Unsettled(_)) => Reply::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                ErrorCode::TemporarilyUnavailable,
-                "An earlier change of the same name was interrupted and cannot be completed now; nothing was changed. \
-                 Try again later.",
-            )
-            .with(header::RETRY_AFTER, HeaderValue::from_static("5")),
-            Self::Effect(EffectError::UsedId(id)) => Reply::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                ErrorCode::TemporarilyUnavailable,
-                format!(
-                    "MLflow gave the new experiment the ID {id}, under which data of a purged experiment is left. That \
-                     experiment was deleted again. Repeat the request: the next one gets another ID."
-                ),
-            )
-            .with(header::RETRY_AFTER, HeaderValue::from_static("0")),
-            Self::Effect(EffectError::Changed) => Reply::new(
-                StatusCode::CONFLICT,
-                ErrorCode::ResourceConflict,
-                "Another request made or deleted the same thing at the same time; nothing was changed. Try again.",
-            ),
-            Self::Effect(EffectError::NotFinished(_) | EffectError::Unchecked(_) | EffectError::Lost) => Reply::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                ErrorCode::TemporarilyUnavailable,
-                "MLflow made the change, but its permissions could not be written yet; they will be within minutes. \
-                 Do not repeat the request.",
-            ),
+            Self::List(error) => list(&error),
+            Self::Effect(error) => effect(error),
             Self::Authn(_) | Self::SignIn(_) | Self::Moved(_) => {
                 Reply::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthenticated, own::NOT_AUTHENTICATED)
             }
         }
+    }
+}
+
+fn not_granted(denied: &Denied) -> Reply {
+    // A caller who knows the resource is allowed to ask what is granted on it.
+    let more = match denied {
+        Denied::Missing { .. } | Denied::MissingTier { .. } => " GET /auth/api/v1/explain says what is granted.",
+        Denied::NotAdmin
+        | Denied::Privileged(_)
+        | Denied::MayNotCreate(_)
+        | Denied::NotYours
+        | Denied::MissingOnOwner { .. }
+        | Denied::TokenIsReadOnly
+        | Denied::TokenScope(_) => "",
+    };
+    Reply::new(StatusCode::FORBIDDEN, ErrorCode::PermissionDenied, format!("{denied}{more}"))
+}
+
+fn body(error: &BodyError) -> Reply {
+    match error {
+        BodyError::Read(ReadError::TooLarge { limit }) => Reply::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            ErrorCode::InvalidParameterValue,
+            format!("The request body is larger than {limit} bytes. Send it in parts, or raise server.max_body_bytes."),
+        ),
+        BodyError::Read(ReadError::Broken) => Reply::invalid("The request body broke off before its end."),
+        BodyError::TooSlow => Reply::new(
+            StatusCode::REQUEST_TIMEOUT,
+            ErrorCode::BadRequest,
+            "The request body arrived too slowly. Send it over a faster connection or in parts, or change \
+                 server.body_timeout_seconds or server.min_body_bytes_per_second.",
+        )
+        .with(header::CONNECTION, HeaderValue::from_static("close")),
+        BodyError::NoRoom(full) => no_room(*full),
+    }
+}
+
+fn list(error: &ListError) -> Reply {
+    match error {
+        ListError::Upstream(error) => unavailable(error),
+        ListError::Resolve(error) => resolve(error),
+        ListError::PageToken | ListError::MaxResults => Reply::invalid(error.to_string()),
+        // Not 502: clients would ask again and again.
+        ListError::NoRoom(full) => no_room(*full),
+        ListError::RowTooLarge(_) => {
+            Reply::new(StatusCode::UNPROCESSABLE_ENTITY, ErrorCode::InvalidParameterValue, error.to_string())
+        }
+    }
+}
+
+fn effect(error: EffectError) -> Reply {
+    match error {
+        EffectError::Upstream(error) => unavailable(&error),
+        EffectError::NotBegun(_) => own::store_unavailable(),
+        EffectError::Unsettled(_) => Reply::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            ErrorCode::TemporarilyUnavailable,
+            "An earlier change of the same name was interrupted and cannot be completed now; nothing was changed. \
+                 Try again later.",
+        )
+        .with(header::RETRY_AFTER, HeaderValue::from_static("5")),
+        EffectError::UsedId(id) => Reply::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            ErrorCode::TemporarilyUnavailable,
+            format!(
+                "MLflow gave the new experiment the ID {id}, under which data of a purged experiment is left. That \
+                     experiment was deleted again. Repeat the request: the next one gets another ID."
+            ),
+        )
+        .with(header::RETRY_AFTER, HeaderValue::from_static("0")),
+        EffectError::Changed => Reply::new(
+            StatusCode::CONFLICT,
+            ErrorCode::ResourceConflict,
+            "Another request made or deleted the same thing at the same time; nothing was changed. Try again.",
+        ),
+        EffectError::NotFinished(_) | EffectError::Unchecked(_) | EffectError::Lost => Reply::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            ErrorCode::TemporarilyUnavailable,
+            "MLflow made the change, but its permissions could not be written yet; they will be within minutes. \
+                 Do not repeat the request.",
+        ),
     }
 }
 
@@ -377,21 +382,23 @@ fn refused(why: impl std::fmt::Display) -> Reply {
     Reply::new(StatusCode::FORBIDDEN, ErrorCode::PermissionDenied, format!("Permission denied. {why}"))
 }
 
-fn resolve(error: resolve::Error) -> Reply {
+fn resolve(error: &resolve::Error) -> Reply {
     match error {
-        resolve::Error::NoSuchName(what) => Reply::new(StatusCode::NOT_FOUND, ErrorCode::ResourceDoesNotExist, what),
-        resolve::Error::Upstream(error) => match &*error {
+        resolve::Error::NoSuchName(what) => {
+            Reply::new(StatusCode::NOT_FOUND, ErrorCode::ResourceDoesNotExist, what.clone())
+        }
+        resolve::Error::Upstream(error) => match &**error {
             // The look-up may have arrived. The request that needs it was not sent.
             upstream::Error::TimedOut(_)
             | upstream::Error::Broken(_)
             | upstream::Error::Unreadable(_)
-            | upstream::Error::SlowBody => Reply { status: StatusCode::SERVICE_UNAVAILABLE, ..unavailable(&error) }
+            | upstream::Error::SlowBody => Reply { status: StatusCode::SERVICE_UNAVAILABLE, ..unavailable(error) }
                 .with(header::RETRY_AFTER, HeaderValue::from_static("1")),
             upstream::Error::Connect(_)
             | upstream::Error::HalfWay(_)
             | upstream::Error::Unexpected(_)
             | upstream::Error::NotUnderstood
-            | upstream::Error::Unwritable => unavailable(&error),
+            | upstream::Error::Unwritable => unavailable(error),
         },
     }
 }
@@ -427,3 +434,16 @@ fn method_not_allowed(methods: &[Method]) -> Reply {
         Err(_) => reply,
     }
 }
+
+const DEFAULT_WORKSPACE_ONLY: &str = "This proxy serves the default workspace only. Leave the header X-MLFLOW-WORKSPACE out, \
+                                      or unset MLFLOW_WORKSPACE.";
+
+const UNKNOWN_ROUTE: &str = "This proxy does not know this route of MLflow, so it is closed to all users. If this MLflow is \
+                             newer than the proxy, update the proxy, or let administrators through with \
+                             authz.unlisted_routes_for_admins.";
+
+const UNKNOWN_HOST: &str = "This host name is not served here. Use the proxy's public URL, or add the name to \
+                            server.allowed_hosts.";
+
+const CROSS_ORIGIN: &str = "Another site's page may not change anything here. If this is the proxy's own page, set \
+                            server.public_url to the address in the browser.";

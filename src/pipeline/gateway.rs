@@ -2,7 +2,8 @@
 
 use http::{HeaderMap, HeaderValue};
 
-use super::{Error, PARENT_TRACE, Proxy};
+use super::send::PARENT_TRACE;
+use super::{Error, Proxy};
 use crate::authz::{Identity, Permission, Requirement, Resource, ResourceKind, holds};
 use crate::mlflow::{
     Demand, Json, Judge, Located, Operation, PromptAt, ProviderModel, Rule, StoredSecret, Thing, fetches,
@@ -61,16 +62,7 @@ impl Proxy {
                 let optimized = self.resolver.is_optimized(&name);
                 return Ok(optimized.then_some(Requirement::Privileged(privilege)).into_iter().collect());
             }
-            Demand::Guardrail(id) => {
-                let guardrail = self.resolver.guardrail(&id).await?;
-                let missing = || crate::resolve::Error::NoSuchName(format!("Guardrail with id={id} not found"));
-                let guardrail = guardrail.ok_or_else(missing)?;
-                let mut requirements = self.judge(&guardrail.scorer).await?;
-                if let Some(id) = guardrail.endpoint {
-                    requirements.push(self.use_of_endpoint(id).await?);
-                }
-                return Ok(requirements);
-            }
+            Demand::Guardrail(id) => return self.guardrail(&id).await,
             Demand::Located(_)
             | Demand::NameIsFree { .. }
             | Demand::NewSkills(_)
@@ -101,11 +93,23 @@ impl Proxy {
         let Some(experiment) = Box::pin(self.resolver.experiment_of_trace(&trace)).await? else { return Ok(None) };
         let mut resource = Resource::new(ResourceKind::Experiment, &*experiment);
         if identity.needs_names() {
-            self.resolver.name(&mut resource).await?;
+            Box::pin(self.resolver.name(&mut resource)).await?;
         }
         let tier = Some(ResourceKind::Trace);
         let edit = Requirement::Level { permission: Permission::Edit, resource, tier };
         Ok(holds(identity, self.policy, &edit).is_ok().then(|| value.clone()))
+    }
+
+    /// Returns what the use of a guardrail requires: that of its scorer and of its endpoint.
+    async fn guardrail(&self, id: &str) -> Result<Vec<Requirement>, Error> {
+        let guardrail = self.resolver.guardrail(id).await?;
+        let missing = || crate::resolve::Error::NoSuchName(format!("Guardrail with id={id} not found"));
+        let guardrail = guardrail.ok_or_else(missing)?;
+        let mut requirements = self.judge(&guardrail.scorer).await?;
+        if let Some(id) = guardrail.endpoint {
+            requirements.push(self.use_of_endpoint(id).await?);
+        }
+        Ok(requirements)
     }
 
     /// A secret after a change, with every model that uses it.

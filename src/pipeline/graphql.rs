@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use http::{HeaderValue, header};
 
-use super::{Checked, Error, Proxy, Record, SMALL_BODY_BYTES, own};
+use super::forward::SMALL_BODY_BYTES;
+use super::{Checked, Error, Proxy, Record, own};
 use crate::authz::{Identity, Permission, Permit, Requirement, Resource, ResourceKind, authorize, holds};
 use crate::budget::Share;
 use crate::http::{Body, Query, Response};

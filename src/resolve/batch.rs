@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::answers::{EndpointList, ExperimentId, RegisteredModel};
 use super::gateway::KnownEndpoint;
 use super::{Error, Resolver, failed, parse};
 use crate::authz::Resource;
 use crate::http::Query;
-use crate::mlflow::PROMPT_TAG;
+use crate::mlflow::answers::{EndpointList, ExperimentId, RegisteredModel};
+use crate::mlflow::{PROMPT_TAG, lookups};
 
 /// How much of the names one look-up has at most: MLflow's server reads a request head of 64 KiB, its SQL parser 10,000
 /// tokens, and a page of its lists has 1000 rows.
@@ -56,7 +56,7 @@ impl Resolver {
         let mut query = Query::default();
         query.set("filter", Some(&filter));
         query.set("max_results", Some(&NAMES.to_string()));
-        let target = format!("/api/2.0/mlflow/registered-models/search?{}", query.encoded());
+        let target = lookups::registered_models(&query);
         let answer = self.find::<Models>(target).await?;
         Ok(answer.map(|answer| answer.registered_models))
     }
@@ -75,7 +75,7 @@ impl Resolver {
         for batch in batches(unknown.into_iter()) {
             let filter = format!("experiment_id IN ('{}')", batch.join("','"));
             let body = serde_json::json!({ "filter": filter, "max_results": NAMES, "view_type": "ALL" }).to_string();
-            let answer = self.upstream.ask("/api/2.0/mlflow/experiments/search", body).await.map_err(failed);
+            let answer = self.upstream.ask(lookups::EXPERIMENTS, body).await.map_err(failed);
             let Ok(Some(found)) = answer.and_then(|bytes| bytes.map(|bytes| parse::<Experiments>(&bytes)).transpose())
             else {
                 return;
@@ -94,7 +94,7 @@ impl Resolver {
         if names.filter(|name| !self.endpoints.contains_key(*name)).take(2).count() < 2 {
             return;
         }
-        let found = self.find::<EndpointList>("/api/3.0/mlflow/gateway/endpoints/list".to_owned()).await;
+        let found = self.find::<EndpointList>(lookups::ENDPOINTS.to_owned()).await;
         for endpoint in found.ok().flatten().into_iter().flat_map(|list| list.endpoints) {
             let (name, known) = KnownEndpoint::of(endpoint);
             self.endpoints.insert(name, Arc::new(known)).await;

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::answers::{EndpointAnswer, ExperimentAnswer, ExperimentId, ModelAnswer, RegisteredModel, ScorerAnswer};
 use super::paged::Page;
-use super::{Error, Resolver, target};
+use super::{Error, Resolver};
 use crate::authz::{Resource, ResourceKind, Selector, scorer_key};
 use crate::http::Query;
-use crate::mlflow::PROMPT_TAG;
+use crate::mlflow::answers::{
+    EndpointAnswer, ExperimentAnswer, ExperimentId, ModelAnswer, RegisteredModel, ScorerAnswer,
+};
+use crate::mlflow::{PROMPT_TAG, lookups};
 
 impl Resolver {
     /// Which resource the thing of this kind and name is, and when it was created in MLflow (Unix ms; 0 when MLflow does
@@ -22,12 +24,12 @@ impl Resolver {
         let at = |key: &str, born: i64| Some((Resource::new(kind, key), born));
         Ok(match kind {
             ResourceKind::Experiment => {
-                let target = target("/api/2.0/mlflow/experiments/get-by-name", "experiment_name", name);
+                let target = lookups::experiment_by_name(name);
                 let found = self.find::<ExperimentAnswer>(target).await?.map(|answer| answer.experiment);
                 found.and_then(|found| at(&found.experiment_id, found.creation_time))
             }
             ResourceKind::RegisteredModel | ResourceKind::Prompt => {
-                let target = target("/api/2.0/mlflow/registered-models/get", "name", name);
+                let target = lookups::registered_model(name);
                 let found = self.find::<ModelAnswer>(target).await?.map(|answer| answer.registered_model);
                 found.map(|found| {
                     let born = found.creation_timestamp;
@@ -35,17 +37,17 @@ impl Resolver {
                 })
             }
             ResourceKind::GatewayEndpoint => {
-                let target = target("/api/3.0/mlflow/gateway/endpoints/get", "name", name);
+                let target = lookups::endpoint_by_name(name);
                 let found = self.find::<EndpointAnswer>(target).await?.map(|answer| answer.endpoint);
                 found.and_then(|found| at(&found.endpoint_id, found.created_at))
             }
             ResourceKind::GatewaySecret => {
-                let all = self.find::<Secrets>("/api/3.0/mlflow/gateway/secrets/list".to_owned()).await?;
+                let all = self.find::<Secrets>(lookups::SECRETS.to_owned()).await?;
                 let found = all.unwrap_or_default().secrets.into_iter().find(|secret| secret.secret_name == name);
                 found.and_then(|found| at(&found.secret_id, found.created_at))
             }
             ResourceKind::GatewayModelDefinition => {
-                let all = "/api/3.0/mlflow/gateway/model-definitions/list".to_owned();
+                let all = lookups::MODEL_DEFINITIONS.to_owned();
                 let all = self.find::<Definitions>(all).await?.unwrap_or_default().model_definitions;
                 let found = all.into_iter().find(|definition| definition.name == name);
                 found.and_then(|found| at(&found.model_definition_id, found.created_at))
@@ -78,8 +80,7 @@ impl Resolver {
     pub async fn created(&self, kind: ResourceKind, key: &str) -> Result<Option<i64>, Error> {
         let created = match kind {
             ResourceKind::RegisteredModel | ResourceKind::Prompt => {
-                let found =
-                    self.find::<ModelAnswer>(target("/api/2.0/mlflow/registered-models/get", "name", key)).await?;
+                let found = self.find::<ModelAnswer>(lookups::registered_model(key)).await?;
                 // A database that ignores case finds another resource than the one that grants name.
                 found
                     .map(|answer| answer.registered_model)
@@ -88,7 +89,7 @@ impl Resolver {
             }
             ResourceKind::Experiment | ResourceKind::Scorer => {
                 let (experiment, _) = key.split_once('/').unwrap_or((key, ""));
-                let target = target("/api/2.0/mlflow/experiments/get", "experiment_id", experiment);
+                let target = lookups::experiment(experiment);
                 self.find::<ExperimentAnswer>(target).await?.map(|answer| answer.experiment.creation_time)
             }
             _ => None,
@@ -117,7 +118,7 @@ impl Resolver {
                 let mut query = Query::default();
                 query.set("order_by", Some("last_updated_timestamp DESC"));
                 query.set("filter", filter);
-                let path = "/api/2.0/mlflow/registered-models/search";
+                let path = lookups::REGISTERED_MODELS;
                 let take = |page: Models| {
                     let is_older = |row: &RegisteredModel| row.last_updated_timestamp < since;
                     let is_last = page.registered_models.last().is_none_or(is_older);
@@ -144,15 +145,13 @@ impl Resolver {
     pub async fn stored_key(&self, kind: ResourceKind, key: String) -> Result<String, Error> {
         let stored = match kind {
             ResourceKind::RegisteredModel | ResourceKind::Prompt => {
-                let found =
-                    self.find::<ModelAnswer>(target("/api/2.0/mlflow/registered-models/get", "name", &key)).await?;
+                let found = self.find::<ModelAnswer>(lookups::registered_model(&key)).await?;
                 found.map(|answer| answer.registered_model.name)
             }
             ResourceKind::McpServer => self.named(kind, &key).await?.and_then(|server| server.name),
             ResourceKind::Scorer => {
-                let (experiment, name) = key.split_once('/').unwrap_or((&key, ""));
-                let target = format!("/api/3.0/mlflow/scorers/get?experiment_id={experiment}&name={name}");
-                let found = self.find::<ScorerAnswer>(target).await?;
+                let (experiment, _) = key.split_once('/').unwrap_or((&key, ""));
+                let found = self.find::<ScorerAnswer>(lookups::scorer_of_key(&key)).await?;
                 found.and_then(|answer| answer.scorer.scorer_name).map(|name| scorer_key(experiment, &name))
             }
             // Their keys are IDs that MLflow chose.
@@ -201,24 +200,16 @@ impl Resolver {
     /// MLflow could not be asked.
     pub async fn is_there(&self, kind: ResourceKind, key: &str) -> Result<bool, Error> {
         let target = match kind {
-            ResourceKind::Experiment => target("/api/2.0/mlflow/experiments/get", "experiment_id", key),
-            ResourceKind::RegisteredModel | ResourceKind::Prompt => {
-                target("/api/2.0/mlflow/registered-models/get", "name", key)
-            }
-            ResourceKind::GatewaySecret => target("/api/3.0/mlflow/gateway/secrets/get", "secret_id", key),
-            ResourceKind::GatewayEndpoint => target("/api/3.0/mlflow/gateway/endpoints/get", "endpoint_id", key),
-            ResourceKind::GatewayModelDefinition => {
-                target("/api/3.0/mlflow/gateway/model-definitions/get", "model_definition_id", key)
-            }
-            ResourceKind::McpServer | ResourceKind::Skill => match by_path(kind, key) {
+            ResourceKind::Experiment => lookups::experiment(key),
+            ResourceKind::RegisteredModel | ResourceKind::Prompt => lookups::registered_model(key),
+            ResourceKind::GatewaySecret => lookups::secret(key),
+            ResourceKind::GatewayEndpoint => lookups::endpoint(key),
+            ResourceKind::GatewayModelDefinition => lookups::model_definition(key),
+            ResourceKind::McpServer | ResourceKind::Skill => match lookups::by_path(kind, key) {
                 Some(target) => target,
                 None => return Ok(false),
             },
-            ResourceKind::Scorer => {
-                let (experiment, name) = key.split_once('/').unwrap_or((key, ""));
-                // The name is percent-encoded in the key.
-                format!("/api/3.0/mlflow/scorers/get?experiment_id={experiment}&name={name}")
-            }
+            ResourceKind::Scorer => lookups::scorer_of_key(key),
             ResourceKind::Run
             | ResourceKind::Trace
             | ResourceKind::Assessment
@@ -238,17 +229,11 @@ impl Resolver {
 impl Resolver {
     /// The MCP server or skill of this name.
     async fn named(&self, kind: ResourceKind, key: &str) -> Result<Option<Named>, Error> {
-        match by_path(kind, key) {
+        match lookups::by_path(kind, key) {
             Some(target) => self.find::<Named>(target).await,
             None => Ok(None),
         }
     }
-}
-
-/// The path of an MCP server or a skill. `None` for a key that none of them can have, and that could lead elsewhere.
-fn by_path(kind: ResourceKind, key: &str) -> Option<String> {
-    let folder = if kind == ResourceKind::Skill { "skills" } else { "mcp-servers" };
-    kind.has_key(key).then(|| format!("/api/3.0/mlflow/{folder}/{key}"))
 }
 
 /// How long a command or a request waits to learn whether what it grants exists.

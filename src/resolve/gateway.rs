@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::answers::{
+use super::{Error, Resolver, folded};
+use crate::http::Query;
+use crate::mlflow::answers::{
     Endpoint, EndpointAnswer, EndpointList, GuardrailAnswer, ModelDefinition, ModelDefinitionAnswer,
     ModelDefinitionList, ModelVersionAnswer, ScorerAnswer, SecretAnswer, SecretList,
 };
-use super::{Error, Resolver, folded, target};
-use crate::http::Query;
-use crate::mlflow::{PromptAt, ProviderModel, StoredSecret, is_prompt_model_tag};
+use crate::mlflow::{PromptAt, ProviderModel, StoredSecret, is_prompt_model_tag, lookups};
 
 /// An endpoint by its name.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ impl Resolver {
     /// the use of another owner's. Beside the provider's answer the look-up takes no time.
     pub(super) async fn endpoint(&self, name: &str) -> Result<Option<Arc<KnownEndpoint>>, Error> {
         self.metrics.resources.misses.inc();
-        let found = self.find::<EndpointAnswer>(target("/api/3.0/mlflow/gateway/endpoints/get", "name", name)).await?;
+        let found = self.find::<EndpointAnswer>(lookups::endpoint_by_name(name)).await?;
         let Some(endpoint) = found.map(|answer| answer.endpoint) else { return Ok(None) };
         let known = Arc::new(KnownEndpoint::of(endpoint).1);
         self.endpoints.insert(name.to_owned(), Arc::clone(&known)).await;
@@ -105,7 +105,7 @@ impl Resolver {
     /// # Errors
     /// MLflow could not be asked.
     pub async fn addresses_of_endpoint_id(&self, id: &str) -> Result<Option<Vec<String>>, Error> {
-        let target = target("/api/3.0/mlflow/gateway/endpoints/get", "endpoint_id", id);
+        let target = lookups::endpoint(id);
         let Some(answer) = self.find::<EndpointAnswer>(target).await? else { return Ok(None) };
         let models = answer.endpoint.model_mappings.into_iter().filter_map(|mapping| mapping.model_definition);
         self.addresses(&models.collect::<Vec<_>>()).await.map(Some)
@@ -117,14 +117,14 @@ impl Resolver {
     /// MLflow could not be asked.
     pub async fn stored_addresses(&self) -> Result<Vec<(String, String)>, Error> {
         let mut found = Vec::new();
-        let secrets = self.find::<SecretList>("/api/3.0/mlflow/gateway/secrets/list".to_owned()).await?;
+        let secrets = self.find::<SecretList>(lookups::SECRETS.to_owned()).await?;
         for mut secret in secrets.into_iter().flat_map(|list| list.secrets) {
             let what = format!("the secret `{}`", std::mem::take(&mut secret.secret_name));
             let secret = StoredSecret::from(secret);
             let model = ProviderModel { provider: String::new(), name: String::new() };
             found.extend(secret.addresses(&model).into_iter().map(|address| (what.clone(), address)));
         }
-        let endpoints = self.find::<EndpointList>("/api/3.0/mlflow/gateway/endpoints/list".to_owned()).await?;
+        let endpoints = self.find::<EndpointList>(lookups::ENDPOINTS.to_owned()).await?;
         for endpoint in endpoints.into_iter().flat_map(|list| list.endpoints) {
             let what = format!("the endpoint `{}`", endpoint.name);
             let models: Vec<_> = endpoint.model_mappings.into_iter().filter_map(|one| one.model_definition).collect();
@@ -151,7 +151,7 @@ impl Resolver {
         if id.is_empty() {
             return Ok(None);
         }
-        let found = self.find::<SecretAnswer>(target("/api/3.0/mlflow/gateway/secrets/get", "secret_id", id)).await?;
+        let found = self.find::<SecretAnswer>(lookups::secret(id)).await?;
         Ok(found.map(|answer| StoredSecret::from(answer.secret)))
     }
 
@@ -160,7 +160,7 @@ impl Resolver {
     /// # Errors
     /// MLflow could not be asked.
     pub async fn models_of_secret(&self, id: &str) -> Result<Vec<ProviderModel>, Error> {
-        let target = target("/api/3.0/mlflow/gateway/model-definitions/list", "secret_id", id);
+        let target = lookups::model_definitions(id);
         let listed = self.find::<ModelDefinitionList>(target).await?;
         let listed = listed.into_iter().flat_map(|list| list.model_definitions);
         let model = |one: ModelDefinition| ProviderModel { provider: one.provider, name: one.model_name };
@@ -172,7 +172,7 @@ impl Resolver {
     /// # Errors
     /// MLflow could not be asked.
     pub async fn definition(&self, id: &str) -> Result<Option<Definition>, Error> {
-        let target = target("/api/3.0/mlflow/gateway/model-definitions/get", "model_definition_id", id);
+        let target = lookups::model_definition(id);
         let found = self.find::<ModelDefinitionAnswer>(target).await?.map(|answer| answer.model_definition);
         Ok(found.map(|found| Definition {
             model: ProviderModel { provider: found.provider, name: found.model_name },
@@ -185,14 +185,11 @@ impl Resolver {
     /// # Errors
     /// It does not exist, or MLflow could not be asked.
     pub async fn prompt_version(&self, name: &str, at: &PromptAt) -> Result<PromptVersion, Error> {
-        let (path, key, value) = match at {
-            PromptAt::Version(version) => ("/api/2.0/mlflow/model-versions/get", "version", version),
-            PromptAt::Alias(alias) => ("/api/2.0/mlflow/registered-models/alias", "alias", alias),
+        let found = self.find::<ModelVersionAnswer>(lookups::prompt_version(name, at)).await?;
+        let (key, value) = match at {
+            PromptAt::Version(version) => ("version", version),
+            PromptAt::Alias(alias) => ("alias", alias),
         };
-        let mut query = Query::default();
-        query.set("name", Some(name));
-        query.set(key, Some(value));
-        let found = self.find::<ModelVersionAnswer>(format!("{path}?{}", query.encoded())).await?;
         let missing = || Error::NoSuchName(format!("Prompt (name={name}, {key}={value}) not found"));
         let found = found.ok_or_else(missing)?.model_version;
         let tag = found.tags.into_iter().rev().find(|tag| is_prompt_model_tag(&tag.key));
@@ -219,7 +216,7 @@ impl Resolver {
         query.set("experiment_id", Some(experiment));
         query.set("name", Some(name));
         query.set("version", version);
-        let target = format!("/api/3.0/mlflow/scorers/get?{}", query.encoded());
+        let target = lookups::scorer(&query);
         Ok(self.find::<ScorerAnswer>(target).await?.map(|answer| answer.scorer.serialized_scorer))
     }
 
@@ -228,7 +225,7 @@ impl Resolver {
     /// # Errors
     /// MLflow could not be asked.
     pub async fn guardrail(&self, id: &str) -> Result<Option<GuardrailCalls>, Error> {
-        let target = target("/api/3.0/mlflow/gateway/guardrails/get", "guardrail_id", id);
+        let target = lookups::guardrail(id);
         let found = self.find::<GuardrailAnswer>(target).await?.map(|answer| answer.guardrail);
         Ok(found.map(|found| GuardrailCalls {
             scorer: found.scorer.serialized_scorer,

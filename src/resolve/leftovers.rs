@@ -6,7 +6,8 @@
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::{Error, Resolver, target};
+use super::{Error, Resolver};
+use crate::mlflow::lookups;
 
 impl Resolver {
     /// Returns what is left under the ID of an experiment that was just created; `None` if there is nothing.
@@ -14,11 +15,11 @@ impl Resolver {
     /// # Errors
     /// MLflow could not be asked.
     pub async fn left_under(&self, experiment: &str) -> Result<Option<&'static str>, Error> {
-        let jobs = target("/api/3.0/mlflow/prompt-optimization/jobs/search", "experiment_id", experiment);
+        let jobs = lookups::prompt_jobs(experiment);
         let (data_sets, jobs, files) = tokio::join!(
-            self.find::<DataSets>(target("/api/3.0/mlflow/datasets/search", "experiment_ids", experiment)),
+            self.find::<DataSets>(lookups::datasets(experiment)),
             self.find::<Jobs>(jobs),
-            self.find::<Files>(target("/api/2.0/mlflow-artifacts/artifacts", "path", experiment)),
+            self.find::<Files>(lookups::artifacts(experiment)),
         );
         if !data_sets?.unwrap_or_default().datasets.is_empty() {
             return Ok(Some("data sets"));

@@ -13,9 +13,9 @@ use arc_swap::ArcSwapOption;
 use moka::sync::Cache;
 use tokio::sync::Mutex;
 
-use super::answers::ExperimentId;
 use super::{Error, Resolver};
 use crate::authz::{Permission, Requirement, Resource, ResourceKind};
+use crate::mlflow::answers::ExperimentId;
 use crate::mlflow::{ArtifactPath, artifact_tier};
 
 /// What is known of locations, and how old it is.

@@ -3,7 +3,6 @@
 //! Cache first, then one fixed look-up in MLflow, shared by everyone who waits for it. When we cannot look, the answer
 //! is an error, and an error is a no.
 
-mod answers;
 mod batch;
 mod born;
 mod gateway;
@@ -21,20 +20,18 @@ use http::StatusCode;
 use moka::future::Cache;
 use serde::Deserialize;
 
-use answers::{
-    AssessedTraceAnswer, DatasetAnswer, EndpointAnswer, ExperimentAnswer, GuardrailAnswer, InExperiment, IssueAnswer,
-    JobAnswer, LabelSchemaAnswer, LoggedModelAnswer, ModelAnswer, OnlineScorers, QueueAnswer, RunAnswer, ScorerList,
-    TraceAnswer, TraceAnswerV2, TraceBatch,
-};
-pub use answers::{Queue, RegisteredModel};
 use gateway::KnownEndpoint;
 use locations::Locations;
 pub use new_versions::NewVersions;
 pub use versions::ModelVersionKey;
 
 use crate::authz::{Permission, Requirement, Resource, ResourceKind, scorer_key};
-use crate::http::Query;
-use crate::mlflow::{ArtifactPath, Located, Thing};
+use crate::mlflow::answers::{
+    AssessedTraceAnswer, DatasetAnswer, EndpointAnswer, ExperimentAnswer, GuardrailAnswer, InExperiment, IssueAnswer,
+    JobAnswer, LabelSchemaAnswer, LoggedModel, LoggedModelAnswer, ModelAnswer, OnlineScorers, QueueAnswer, ReviewQueue,
+    Run, RunAnswer, ScorerList, TraceAnswer, TraceAnswerV2, TraceBatch, TraceInfo,
+};
+use crate::mlflow::{ArtifactPath, Child, Located, Lookup, Thing, lookups};
 use crate::telemetry::Metrics;
 use crate::upstream::{self, Upstream};
 
@@ -57,7 +54,7 @@ pub struct Resolver {
     runs: Cache<String, Home>,
     logged_models: Cache<String, Home>,
     /// What else lies in one experiment. Short-lived: before MLflow 3.18 a trace could move.
-    others: Cache<(Owned, String), Home>,
+    others: Cache<(Child, String), Home>,
     /// An endpoint of the AI gateway is called by its name and granted by its id.
     endpoints: Cache<String, Arc<KnownEndpoint>>,
     /// A name is a model or a prompt; short-lived, because other writers exist.
@@ -72,7 +69,7 @@ pub struct Resolver {
     versions: Cache<String, Arc<[ModelVersionKey]>>,
     version_locations: Cache<ModelVersionKey, Option<Arc<ArtifactPath>>>,
     /// Ids that were not found, so that guessing does not load MLflow.
-    absent: Cache<(Owned, String), ()>,
+    absent: Cache<(Child, String), ()>,
 }
 
 /// Where a run or logged model lives.
@@ -85,29 +82,6 @@ struct Home {
 impl Home {
     fn of(experiment: String) -> Self {
         Self { experiment: experiment.into(), artifacts: Arc::default() }
-    }
-}
-
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-enum Owned {
-    Run,
-    LoggedModel,
-    Trace,
-    Issue,
-    LabelSchema,
-    PromptJob,
-}
-
-impl Owned {
-    const fn noun(self) -> &'static str {
-        match self {
-            Self::Run => "run",
-            Self::LoggedModel => "logged model",
-            Self::Trace => "trace",
-            Self::Issue => "issue",
-            Self::LabelSchema => "label schema",
-            Self::PromptJob => "prompt optimization job",
-        }
     }
 }
 
@@ -143,128 +117,71 @@ impl Resolver {
         }
     }
 
-    /// The requirement of a thing that names its resource itself; gives back what has to be looked up.
-    ///
-    /// # Errors
-    /// The thing, untouched.
-    pub fn at_hand(&self, located: Located) -> Result<Requirement, Located> {
-        let on = |kind, tier| {
-            let resource = Resource::new(kind, located.id.as_str());
-            Ok(Requirement::Level { permission: located.permission, resource, tier })
-        };
-        match located.thing {
-            Thing::Experiment => on(ResourceKind::Experiment, None),
-            Thing::TracesOf => on(ResourceKind::Experiment, Some(ResourceKind::Trace)),
-            Thing::AssessmentsOf => on(ResourceKind::Experiment, Some(ResourceKind::Assessment)),
-            Thing::Scorer => on(ResourceKind::Scorer, None),
-            Thing::ScorerVersion => on(ResourceKind::Scorer, Some(ResourceKind::ScorerVersion)),
-            Thing::Secret => on(ResourceKind::GatewaySecret, None),
-            Thing::Endpoint => on(ResourceKind::GatewayEndpoint, None),
-            Thing::ModelDefinition => on(ResourceKind::GatewayModelDefinition, None),
-            Thing::McpServer => on(ResourceKind::McpServer, None),
-            Thing::McpServerVersion => on(ResourceKind::McpServer, Some(ResourceKind::McpServerVersion)),
-            Thing::Skill => on(ResourceKind::Skill, None),
-            Thing::Job => on(ResourceKind::Job, None),
-            Thing::Artifact => match ArtifactPath::parse(&located.id) {
-                Ok(path) => self.locations.at_hand(located.permission, &path).ok_or(located),
-                Err(_) => Err(located),
-            },
-            Thing::ExperimentName
-            | Thing::Model
-            | Thing::VersionOf
-            | Thing::EndpointName
-            | Thing::Guardrail
-            | Thing::Run
-            | Thing::LoggedModel
-            | Thing::Trace
-            | Thing::AssessmentOf
-            | Thing::Dataset
-            | Thing::Issue
-            | Thing::LabelSchema
-            | Thing::ReviewQueue
-            | Thing::ReviewQueueName
-            | Thing::PromptJob
-            | Thing::NewMcpServerVersion
-            | Thing::NewSkill
-            | Thing::OnlineScorer => Err(located),
+    /// Returns the requirement of a located thing if it is known without asking MLflow.
+    #[must_use]
+    pub fn at_hand(&self, located: &Located) -> Option<Requirement> {
+        match located.requirement() {
+            Ok(requirement) => Some(requirement),
+            Err(Lookup::Artifact) => {
+                let path = ArtifactPath::parse(&located.id).ok()?;
+                self.locations.at_hand(located.permission, &path)
+            }
+            Err(_) => None,
         }
     }
 
-    /// The requirements that a located thing comes to: more than one when it belongs to several experiments.
+    /// Returns the requirements of a located thing: more than one when it belongs to several experiments.
     ///
     /// # Errors
     /// A name that does not exist, or MLflow could not be asked.
     pub async fn requirements(&self, located: Located) -> Result<Vec<Requirement>, Error> {
-        let Located { permission, thing, id } = match self.at_hand(located) {
+        let lookup = match located.requirement() {
             Ok(requirement) => return Ok(vec![requirement]),
-            Err(located) => located,
+            Err(lookup) => lookup,
         };
-        let (owned, tier) = match thing {
-            Thing::ExperimentName => {
-                return Ok(vec![Requirement::level(permission, self.experiment_by_name(&id).await?)]);
+        let Located { permission, id, .. } = located;
+        let belonging = |noun, owner, tier, id| Requirement::Belonging { permission, noun, id, owner, tier };
+        Ok(match lookup {
+            Lookup::ExperimentName => vec![Requirement::level(permission, self.experiment_by_name(&id).await?)],
+            Lookup::Model(owner) => vec![owner.level(permission, self.model(&id).await?)],
+            Lookup::EndpointName => {
+                let known = self.endpoint(&id).await?;
+                let owner = known.map(|known| Resource::new(ResourceKind::GatewayEndpoint, &*known.id));
+                vec![belonging("endpoint", owner, None, id)]
             }
-            Thing::Model => return Ok(vec![Requirement::level(permission, self.model(&id).await?)]),
-            Thing::VersionOf => {
-                return Ok(vec![Requirement::version(permission, self.model(&id).await?)]);
-            }
-            Thing::EndpointName => {
-                let owner = self.endpoint(&id).await?;
-                let owner = owner.map(|known| Resource::new(ResourceKind::GatewayEndpoint, &*known.id));
-                return Ok(vec![Requirement::Belonging { permission, noun: "endpoint", id, owner, tier: None }]);
-            }
-            Thing::Guardrail => {
-                let target = target("/api/3.0/mlflow/gateway/guardrails/get", "guardrail_id", &id);
+            Lookup::Guardrail => {
+                let target = lookups::guardrail(&id);
                 let found = self.find::<GuardrailAnswer>(target).await?;
                 let owner = found.map(|answer| answer.guardrail.scorer.resource());
-                return Ok(vec![Requirement::Belonging { permission, noun: "guardrail", id, owner, tier: None }]);
+                vec![belonging("guardrail", owner, None, id)]
             }
-            Thing::Artifact => {
-                return match ArtifactPath::parse(&id) {
-                    Ok(path) => self.owner_of(permission, &path).await,
-                    Err(_) => Ok(vec![Requirement::Privileged("use this artifact path")]),
-                };
+            Lookup::Artifact => match ArtifactPath::parse(&id) {
+                Ok(path) => self.owner_of(permission, &path).await?,
+                Err(_) => vec![Requirement::Privileged("use this artifact path")],
+            },
+            Lookup::Dataset => self.dataset(permission, id).await?,
+            Lookup::NewVersion(kind) => self.new_versions(kind, &[id]).await?.requirements,
+            Lookup::ReviewQueue | Lookup::ReviewQueueName => {
+                let owner = self.queue(located.thing, &id).await?.map(|queue| queue.experiment());
+                vec![belonging("review queue", owner, Some(ResourceKind::ReviewQueue), id)]
             }
-            Thing::Dataset => return self.dataset(permission, id).await,
-            Thing::NewMcpServerVersion | Thing::NewSkill => {
-                return Ok(self.new_versions(thing.belongs_to().0, &[id]).await?.requirements);
+            Lookup::OnlineScorer => self.online_scorer(permission, id).await?,
+            Lookup::Child(child, tier) => {
+                let home = self.home_of(child, &id).await?;
+                vec![belonging(child.noun(), home.map(|home| experiment(&home)), tier, id)]
             }
-            Thing::ReviewQueue | Thing::ReviewQueueName => {
-                let owner = self.queue(thing, &id).await?.map(|queue| queue.experiment());
-                let tier = Some(ResourceKind::ReviewQueue);
-                return Ok(vec![Requirement::Belonging { permission, noun: "review queue", id, owner, tier }]);
-            }
-            Thing::OnlineScorer => return self.online_scorer(permission, id).await,
-            Thing::Run => (Owned::Run, Some(ResourceKind::Run)),
-            Thing::LoggedModel => (Owned::LoggedModel, Some(ResourceKind::LoggedModel)),
-            Thing::Trace => (Owned::Trace, Some(ResourceKind::Trace)),
-            Thing::AssessmentOf => (Owned::Trace, Some(ResourceKind::Assessment)),
-            Thing::Issue => (Owned::Issue, None),
-            Thing::LabelSchema => (Owned::LabelSchema, None),
-            Thing::PromptJob => (Owned::PromptJob, None),
-            // Answered above; were it not so, the answer is no.
-            Thing::Experiment
-            | Thing::TracesOf
-            | Thing::AssessmentsOf
-            | Thing::Scorer
-            | Thing::ScorerVersion
-            | Thing::Secret
-            | Thing::Endpoint
-            | Thing::ModelDefinition
-            | Thing::McpServer
-            | Thing::McpServerVersion
-            | Thing::Skill
-            | Thing::Job => return Ok(vec![Requirement::Privileged("do this")]),
-        };
-        let owner = match owned {
-            Owned::Run => self.run(&id).await?,
-            Owned::LoggedModel => self.logged_model(&id).await?,
-            Owned::Trace => self.trace(&id).await?,
-            Owned::Issue => self.issue(&id).await?,
-            Owned::LabelSchema => self.label_schema(&id).await?,
-            Owned::PromptJob => self.prompt_job(&id).await?,
-        };
-        let owner = owner.map(|home| experiment(&home));
-        Ok(vec![Requirement::Belonging { permission, noun: owned.noun(), id, owner, tier }])
+        })
+    }
+
+    async fn home_of(&self, child: Child, id: &str) -> Result<Option<Home>, Error> {
+        match child {
+            Child::Run => self.run(id).await,
+            Child::LoggedModel => self.logged_model(id).await,
+            Child::Trace => self.trace(id).await,
+            Child::Issue => self.issue(id).await,
+            Child::LabelSchema => self.label_schema(id).await,
+            Child::PromptJob => self.prompt_job(id).await,
+        }
     }
 
     /// Whether a URI lies inside the artifacts of the run or logged model that goes with it.
@@ -301,9 +218,9 @@ impl Resolver {
     /// The same for a trace.
     pub async fn learn_trace(&self, start_trace_answer: &[u8]) {
         if let Ok(answer) = serde_json::from_slice::<TraceAnswer>(start_trace_answer)
-            && let Some((id, home)) = answer.trace.trace_info.home()
+            && let Some((id, home)) = home_of_trace(answer.trace.trace_info)
         {
-            self.others.insert((Owned::Trace, id), home).await;
+            self.others.insert((Child::Trace, id), home).await;
         }
     }
 
@@ -312,7 +229,7 @@ impl Resolver {
     pub async fn prefetch_traces<'i>(&self, ids: impl Iterator<Item = &'i str>) {
         let mut unknown: Vec<&str> = Vec::new();
         for id in ids {
-            if !self.others.contains_key(&(Owned::Trace, id.to_owned())) && !unknown.contains(&id) {
+            if !self.others.contains_key(&(Child::Trace, id.to_owned())) && !unknown.contains(&id) {
                 unknown.push(id);
             }
         }
@@ -322,7 +239,7 @@ impl Resolver {
             }
             let Ok(Some(found)) = self.batch_of_traces(ids).await else { return };
             for (id, home) in found {
-                self.others.insert((Owned::Trace, id), home).await;
+                self.others.insert((Child::Trace, id), home).await;
             }
         }
     }
@@ -332,11 +249,11 @@ impl Resolver {
     /// # Errors
     /// MLflow could not be asked.
     pub async fn experiment_of_trace(&self, id: &str) -> Result<Option<Arc<str>>, Error> {
-        if let Some(known) = self.others.get(&(Owned::Trace, id.to_owned())).await {
+        if let Some(known) = self.others.get(&(Child::Trace, id.to_owned())).await {
             return Ok(Some(known.experiment));
         }
         let Some(home) = self.ask_trace(id).await? else { return Ok(None) };
-        self.others.insert((Owned::Trace, id.to_owned()), home.clone()).await;
+        self.others.insert((Child::Trace, id.to_owned()), home.clone()).await;
         Ok(Some(home.experiment))
     }
 
@@ -351,7 +268,7 @@ impl Resolver {
     /// MLflow could not be asked.
     pub async fn assessments_of_trace(&self, id: &str) -> Result<HashSet<String>, Error> {
         // INVARIANT: `mlflow::demands` accepts letters, digits, `-` and `_` only, so the ID is one path segment.
-        let found = self.find::<AssessedTraceAnswer>(format!("/api/3.0/mlflow/traces/{id}")).await?;
+        let found = self.find::<AssessedTraceAnswer>(lookups::trace(id)).await?;
         let assessments = found.map(|answer| answer.trace.trace_info.assessments).unwrap_or_default();
         Ok(assessments.into_iter().map(|assessment| assessment.assessment_id).collect())
     }
@@ -363,7 +280,7 @@ impl Resolver {
     pub async fn traces_fit(&self, ids: &BTreeSet<String>, experiment: &str) -> Result<bool, Error> {
         let mut unknown: Vec<&str> = Vec::new();
         for id in ids {
-            match self.others.get(&(Owned::Trace, id.clone())).await {
+            match self.others.get(&(Child::Trace, id.clone())).await {
                 Some(home) if *home.experiment != *experiment => return Ok(false),
                 Some(_) => {}
                 None => unknown.push(id),
@@ -396,7 +313,7 @@ impl Resolver {
     pub async fn homes_of_traces(&self, ids: BTreeSet<String>) -> Result<HashMap<String, Arc<str>>, Error> {
         let (mut homes, mut unknown) = (HashMap::new(), Vec::new());
         for id in ids {
-            match self.others.get(&(Owned::Trace, id.clone())).await {
+            match self.others.get(&(Child::Trace, id.clone())).await {
                 Some(home) => {
                     homes.insert(id, home.experiment);
                 }
@@ -418,7 +335,7 @@ impl Resolver {
             };
             for (id, home) in found {
                 homes.insert(id.clone(), Arc::clone(&home.experiment));
-                self.others.insert((Owned::Trace, id), home).await;
+                self.others.insert((Child::Trace, id), home).await;
             }
         }
         Ok(homes)
@@ -427,36 +344,33 @@ impl Resolver {
     /// Notes where traces are that MLflow just took.
     pub async fn learn_traces(&self, ids: BTreeSet<String>, experiment: &str) {
         for id in ids {
-            self.others.insert((Owned::Trace, id), Home::of(experiment.to_owned())).await;
+            self.others.insert((Child::Trace, id), Home::of(experiment.to_owned())).await;
         }
     }
 
     /// Those of these traces that are somewhere; `None` when this MLflow cannot be asked so.
     async fn batch_of_traces(&self, ids: &[&str]) -> Result<Option<Vec<(String, Home)>>, Error> {
         let body = serde_json::json!({ "trace_ids": ids }).to_string();
-        let path = "/api/3.0/mlflow/traces/batchGetInfos";
+        let path = lookups::TRACES;
         let found = match self.upstream.ask(path, body).await {
             Ok(found) => found,
             Err(upstream::Error::Unexpected(StatusCode::METHOD_NOT_ALLOWED)) => None,
             Err(error) => return Err(failed(error)),
         };
         let found = found.map(|bytes| parse::<TraceBatch>(&bytes)).transpose()?;
-        Ok(found.map(|batch| batch.trace_infos.into_iter().filter_map(answers::TraceInfo::home).collect()))
+        Ok(found.map(|batch| batch.trace_infos.into_iter().filter_map(home_of_trace).collect()))
     }
 
     /// A review queue by its id, or by `EXPERIMENT/NAME`. Its members change: never cached.
     ///
     /// # Errors
     /// MLflow could not be asked.
-    pub async fn queue(&self, thing: Thing, id: &str) -> Result<Option<Queue>, Error> {
+    pub async fn queue(&self, thing: Thing, id: &str) -> Result<Option<ReviewQueue>, Error> {
         let target = match id.split_once('/') {
             Some((experiment, name)) if thing == Thing::ReviewQueueName => {
-                let mut query = Query::default();
-                query.set("experiment_id", Some(experiment));
-                query.set("name", Some(name));
-                format!("/api/3.0/mlflow/review-queues/get-by-name?{}", query.encoded())
+                lookups::review_queue_by_name(experiment, name)
             }
-            Some(_) | None => target("/api/3.0/mlflow/review-queues/get", "queue_id", id),
+            Some(_) | None => lookups::review_queue(id),
         };
         Ok(self.find::<QueueAnswer>(target).await?.map(|answer| answer.review_queue))
     }
@@ -473,7 +387,7 @@ impl Resolver {
     ) -> Result<Option<Resource>, Error> {
         let known = match endpoint {
             Some(id) => {
-                let target = target("/api/3.0/mlflow/gateway/endpoints/get", "endpoint_id", id);
+                let target = lookups::endpoint(id);
                 self.find::<EndpointAnswer>(target).await?.map(|answer| answer.endpoint)
             }
             None => None,
@@ -504,7 +418,7 @@ impl Resolver {
         }
         self.metrics.resources.misses.inc();
         let found = self.experiments.try_get_with(resource.key.clone(), async {
-            let target = target("/api/2.0/mlflow/experiments/get", "experiment_id", &resource.key);
+            let target = lookups::experiment(&resource.key);
             let found = self.find::<ExperimentAnswer>(target).await.map_err(Some)?;
             found.and_then(|answer| answer.experiment.name).map(Arc::from).ok_or(None)
         });
@@ -540,7 +454,7 @@ impl Resolver {
         }
         self.metrics.resources.misses.inc();
         let found = self.names.try_get_with(name.to_owned(), async {
-            let target = target("/api/2.0/mlflow/registered-models/get", "name", name);
+            let target = lookups::registered_model(name);
             match self.upstream.lookup(target).await.map_err(failed)? {
                 Some(bytes) => parse::<ModelAnswer>(&bytes).map(|answer| answer.registered_model.resource()),
                 None => Err(Error::NoSuchName(format!("Registered Model with name={name} not found"))),
@@ -551,7 +465,7 @@ impl Resolver {
 
     async fn experiment_by_name(&self, name: &str) -> Result<Resource, Error> {
         // Names move between experiments: never cached.
-        let target = target("/api/2.0/mlflow/experiments/get-by-name", "experiment_name", name);
+        let target = lookups::experiment_by_name(name);
         match self.upstream.lookup(target).await.map_err(failed)? {
             Some(bytes) => {
                 let answer: ExperimentAnswer = parse(&bytes)?;
@@ -564,63 +478,63 @@ impl Resolver {
 
     async fn run(&self, id: &str) -> Result<Option<Home>, Error> {
         let ask = async || {
-            let found = self.find::<RunAnswer>(target("/api/2.0/mlflow/runs/get", "run_id", id)).await?;
+            let found = self.find::<RunAnswer>(lookups::run(id)).await?;
             Ok(found.map(|answer| answer.run.into()))
         };
-        self.home(&self.runs, Owned::Run, id, ask).await
+        self.home(&self.runs, Child::Run, id, ask).await
     }
 
     async fn logged_model(&self, id: &str) -> Result<Option<Home>, Error> {
         let ask = async || {
             // INVARIANT: `locate` accepts letters, digits, `-` and `_` only, so the id is one path segment.
-            let found = self.find::<LoggedModelAnswer>(format!("/api/2.0/mlflow/logged-models/{id}")).await?;
+            let found = self.find::<LoggedModelAnswer>(lookups::logged_model(id)).await?;
             Ok(found.map(|answer| answer.model.into()))
         };
-        self.home(&self.logged_models, Owned::LoggedModel, id, ask).await
+        self.home(&self.logged_models, Child::LoggedModel, id, ask).await
     }
 
     async fn trace(&self, id: &str) -> Result<Option<Home>, Error> {
-        self.other(Owned::Trace, id, async || self.ask_trace(id).await).await
+        self.other(Child::Trace, id, async || self.ask_trace(id).await).await
     }
 
     async fn ask_trace(&self, id: &str) -> Result<Option<Home>, Error> {
-        let found = self.find::<TraceAnswer>(format!("/api/3.0/mlflow/traces/{id}")).await?;
-        if let Some((_, home)) = found.and_then(|answer| answer.trace.trace_info.home()) {
+        let found = self.find::<TraceAnswer>(lookups::trace(id)).await?;
+        if let Some((_, home)) = found.and_then(|answer| home_of_trace(answer.trace.trace_info)) {
             return Ok(Some(home));
         }
         // MLflow 2.14 to 2.22 has the older route only.
-        let found = self.find::<TraceAnswerV2>(format!("/api/2.0/mlflow/traces/{id}/info")).await?;
+        let found = self.find::<TraceAnswerV2>(lookups::trace_v2(id)).await?;
         Ok(found.map(|answer| Home::of(answer.trace_info.experiment_id)))
     }
 
     async fn issue(&self, id: &str) -> Result<Option<Home>, Error> {
         let ask = async || {
-            let found = self.find::<IssueAnswer>(format!("/api/3.0/mlflow/issues/{id}")).await?;
+            let found = self.find::<IssueAnswer>(lookups::issue(id)).await?;
             Ok(found.map(|answer| Home::of(answer.issue.experiment_id)))
         };
-        self.other(Owned::Issue, id, ask).await
+        self.other(Child::Issue, id, ask).await
     }
 
     async fn label_schema(&self, id: &str) -> Result<Option<Home>, Error> {
         let ask = async || {
-            let target = target("/api/3.0/mlflow/label-schemas/get", "schema_id", id);
+            let target = lookups::label_schema(id);
             let found = self.find::<LabelSchemaAnswer>(target).await?;
             Ok(found.map(|answer| Home::of(answer.label_schema.experiment_id)))
         };
-        self.other(Owned::LabelSchema, id, ask).await
+        self.other(Child::LabelSchema, id, ask).await
     }
 
     async fn prompt_job(&self, id: &str) -> Result<Option<Home>, Error> {
         let ask = async || {
-            let found = self.find::<JobAnswer>(format!("/api/3.0/mlflow/prompt-optimization/jobs/{id}")).await?;
+            let found = self.find::<JobAnswer>(lookups::prompt_job(id)).await?;
             Ok(found.map(|answer| Home::of(answer.job.experiment_id)))
         };
-        self.other(Owned::PromptJob, id, ask).await
+        self.other(Child::PromptJob, id, ask).await
     }
 
     /// Clients ask for every scorer's configuration; MLflow leaves out what there is none of. One may come: never cached.
     async fn online_scorer(&self, permission: Permission, id: String) -> Result<Vec<Requirement>, Error> {
-        let target = target("/api/3.0/mlflow/scorers/online-configs", "scorer_ids", &id);
+        let target = lookups::online_scorers(&id);
         let found = self.find::<OnlineScorers>(target).await?.unwrap_or_default().configs;
         let belonging = |config: InExperiment| {
             let owner = Some(Resource::new(ResourceKind::Experiment, config.experiment_id));
@@ -634,11 +548,11 @@ impl Resolver {
     /// # Errors
     /// MLflow could not be asked.
     pub async fn scorers_of(&self, id: &str) -> Result<Vec<Resource>, Error> {
-        let configs = target("/api/3.0/mlflow/scorers/online-configs", "scorer_ids", id);
+        let configs = lookups::online_scorers(id);
         let configs = self.find::<OnlineScorers>(configs).await?.unwrap_or_default().configs;
         let mut scorers = Vec::new();
         for InExperiment { experiment_id } in configs {
-            let all = target("/api/3.0/mlflow/scorers/list", "experiment_id", &experiment_id);
+            let all = lookups::scorers(&experiment_id);
             let all = self.find::<ScorerList>(all).await?.unwrap_or_default().scorers;
             let named = all.into_iter().filter(|scorer| scorer.scorer_id.as_deref() == Some(id));
             scorers
@@ -651,7 +565,7 @@ impl Resolver {
 
     /// All experiments of a dataset must allow it; one without any is nobody's. They change: never cached.
     async fn dataset(&self, permission: Permission, id: String) -> Result<Vec<Requirement>, Error> {
-        let target = format!("/api/3.0/mlflow/datasets/{id}/experiment-ids");
+        let target = lookups::experiments_of_dataset(&id);
         let found = self.find::<DatasetAnswer>(target).await?.unwrap_or_default().experiment_ids;
         let belonging =
             |owner| Requirement::Belonging { permission, noun: "dataset", id: id.clone(), owner, tier: None };
@@ -663,7 +577,7 @@ impl Resolver {
 
     async fn other(
         &self,
-        thing: Owned,
+        thing: Child,
         id: &str,
         ask: impl AsyncFnOnce() -> Result<Option<Home>, Error>,
     ) -> Result<Option<Home>, Error> {
@@ -689,7 +603,7 @@ impl Resolver {
     async fn home(
         &self,
         cache: &Cache<String, Home>,
-        thing: Owned,
+        thing: Child,
         id: &str,
         ask: impl AsyncFnOnce() -> Result<Option<Home>, Error>,
     ) -> Result<Option<Home>, Error> {
@@ -707,7 +621,7 @@ impl Resolver {
 
     async fn or_absent(
         &self,
-        key: (Owned, String),
+        key: (Child, String),
         found: Result<Home, Arc<Option<Error>>>,
     ) -> Result<Option<Home>, Error> {
         match found {
@@ -723,14 +637,24 @@ impl Resolver {
     }
 }
 
-fn experiment(home: &Home) -> Resource {
-    Resource::new(ResourceKind::Experiment, &*home.experiment)
+impl From<Run> for Home {
+    fn from(run: Run) -> Self {
+        Self { experiment: run.info.experiment_id.into(), artifacts: run.info.artifact_uri.into() }
+    }
 }
 
-fn target(path: &str, name: &str, value: &str) -> String {
-    let mut query = Query::default();
-    query.set(name, Some(value));
-    format!("{path}?{}", query.encoded())
+impl From<LoggedModel> for Home {
+    fn from(model: LoggedModel) -> Self {
+        Self { experiment: model.info.experiment_id.into(), artifacts: model.info.artifact_uri.into() }
+    }
+}
+
+fn home_of_trace(trace: TraceInfo) -> Option<(String, Home)> {
+    trace.in_experiment().map(|(id, experiment)| (id, Home::of(experiment)))
+}
+
+fn experiment(home: &Home) -> Resource {
+    Resource::new(ResourceKind::Experiment, &*home.experiment)
 }
 
 /// A name as databases that ignore case and trailing spaces compare it.

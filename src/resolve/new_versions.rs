@@ -7,6 +7,7 @@ use serde::Deserialize;
 use super::{BATCH, Error, Resolver};
 use crate::authz::{Permission, Requirement, Resource, ResourceKind, skill_key};
 use crate::http::Query;
+use crate::mlflow::lookups;
 
 /// What it takes to register versions, at this moment.
 #[derive(Clone, Debug)]
@@ -49,7 +50,7 @@ impl Resolver {
             for key in keys {
                 query.add("include_skill_identities", key);
             }
-            match self.find::<Skills>(format!("/api/3.0/mlflow/skills?{}", query.encoded())).await? {
+            match self.find::<Skills>(lookups::skills(&query)).await? {
                 Some(found) => there.extend(found.skills.iter().map(|one| skill_key(&one.organization, &one.name))),
                 // A search that MLflow does not accept says nothing about what is there.
                 None => there.extend(self.each(ResourceKind::Skill, keys).await?),

@@ -4,9 +4,10 @@ use std::ops::ControlFlow;
 
 use serde::Deserialize;
 
-use super::answers::ExperimentId;
 use super::{Error, Resolver, failed};
 use crate::http::Query;
+use crate::mlflow::answers::ExperimentId;
+use crate::mlflow::lookups;
 use crate::upstream;
 
 /// Rows per page, the most that MLflow gives of registered models.
@@ -62,7 +63,7 @@ impl Resolver {
             page.experiments.into_iter().for_each(&mut take);
             ControlFlow::Continue(())
         };
-        self.each_page("/api/2.0/mlflow/experiments/search", query, page).await
+        self.each_page(lookups::EXPERIMENTS, query, page).await
     }
 }
 

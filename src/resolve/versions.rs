@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::{Error, Resolver, parse};
 use crate::http::Query;
-use crate::mlflow::{ArtifactPath, ModelFiles};
+use crate::mlflow::{ArtifactPath, ModelFiles, lookups};
 
 /// A version of a registered model or prompt.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -45,11 +45,7 @@ impl Resolver {
     pub async fn is_file_of(&self, path: &str, version: &ModelVersionKey) -> Result<bool, Error> {
         let Ok(path) = ArtifactPath::parse(path) else { return Ok(false) };
         let location = self.version_locations.try_get_with(version.clone(), async {
-            let mut query = Query::default();
-            query.set("name", Some(&version.name));
-            query.set("version", Some(&version.version));
-            let target = format!("/api/2.0/mlflow/model-versions/get-download-uri?{}", query.encoded());
-            let found = self.find::<DownloadUri>(target).await?;
+            let found = self.find::<DownloadUri>(lookups::download_uri(&version.name, &version.version)).await?;
             Ok::<_, Error>(found.and_then(|found| ArtifactPath::of_location(&found.artifact_uri)).map(Arc::new))
         });
         let Some(root) = location.await.map_err(|error| Error::clone(&error))? else { return Ok(false) };
@@ -99,7 +95,7 @@ impl Resolver {
         let mut query = Query::default();
         query.set("filter", Some(filter));
         query.set("max_results", Some(&MAX_VERSIONS.to_string()));
-        let target = format!("/api/2.0/mlflow/model-versions/search?{}", query.encoded());
+        let target = lookups::model_versions(&query);
         let Some(answer) = self.upstream.lookup(target).await.map_err(super::failed)? else { return Ok(Vec::new()) };
         let versions = parse::<Versions>(&answer)?.model_versions;
         Ok(versions.into_iter().filter(|version| found.insert(version.clone())).collect())

@@ -5,50 +5,31 @@
 
 use super::change::Change;
 use super::{Actor, Error, Result, Store, rows};
-use crate::authz::{DEFAULT_WORKSPACE, Grant, OnCreate, Permission, ResourceKind, Selector, Subject, UserId, Whom};
+use crate::authz::{
+    DEFAULT_WORKSPACE, Grant, Mutation, OnCreate, Permission, ResourceKind, Selector, Subject, UserId, Whom,
+};
 use crate::clock::Timestamp;
 
-/// What we are about to do in MLflow that must be followed by a change here.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Effect {
-    /// The creator will get MANAGE on the thing of this kind that is being created under `name`.
-    Create { kind: ResourceKind, name: String, user: UserId },
-    /// Grants on it will be dropped.
-    Drop { kind: ResourceKind, key: String },
-    /// Grants on it will move.
-    Rename { kind: ResourceKind, from: String, to: String },
-}
-
-impl Effect {
-    /// The names whose grants it concerns.
-    #[must_use]
-    pub fn names(&self) -> Vec<&str> {
-        match self {
-            Self::Create { name, .. } => vec![name],
-            Self::Drop { key, .. } => vec![key],
-            Self::Rename { from, to, .. } => vec![from, to],
-        }
-    }
-}
-
-/// A remembered [`Effect`] that is not finished.
+/// A mutation that was begun and whose follow-up is not finished.
 #[derive(Clone, Debug)]
 pub struct Intent {
     pub id: i64,
-    pub effect: Effect,
+    pub mutation: Mutation,
+    /// The caller, who becomes the owner of what is created; `None` for other mutations.
+    pub user: Option<UserId>,
     pub created: Timestamp,
 }
 
 impl Store {
-    /// Remembers what is about to happen, before MLflow is asked. When this fails, MLflow must not be asked.
+    /// Writes a mutation down before MLflow is asked. When this fails, MLflow must not be asked.
     ///
     /// # Errors
     /// As every method.
-    pub async fn begin(&self, effect: &Effect) -> Result<i64> {
-        let (word, kind, subject, new, user) = match effect {
-            Effect::Create { kind, name, user } => ("create", kind, name, None, Some(user.0)),
-            Effect::Drop { kind, key } => ("drop", kind, key, None, None),
-            Effect::Rename { kind, from, to } => ("rename", kind, from, Some(to), None),
+    pub async fn begin(&self, mutation: &Mutation, user: UserId) -> Result<i64> {
+        let (word, kind, subject, new, user) = match mutation {
+            Mutation::Create { kind, name } => ("create", kind, name, None, Some(user.0)),
+            Mutation::Delete { kind, key } => ("drop", kind, key, None, None),
+            Mutation::Rename { kind, from, to } => ("rename", kind, from, Some(to), None),
         };
         // A transaction, because a single statement that is read from (RETURNING) would not say that its commit failed.
         let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;

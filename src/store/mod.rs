@@ -24,7 +24,7 @@ mod tokens;
 mod users;
 
 pub use audit::{Actor, AuditEntry, AuditId};
-pub use effects::{Effect, Intent};
+pub use effects::Intent;
 pub use grants::GrantRow;
 pub use people::{Occasion, Person, Seen};
 pub use reissued::Undated;

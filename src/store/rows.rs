@@ -7,10 +7,10 @@ use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
 use super::{Assignment, AuditEntry, Error, GrantRow, Intent, Person, Result, Role, Token, Undated, User};
-use crate::authz::{Grant, Limits, Permission, ResourceKind, RoleId, Selector, Subject, TokenId, UserId};
+use crate::authz::{Grant, Limits, Mutation, Permission, ResourceKind, RoleId, Selector, Subject, TokenId, UserId};
 use crate::clock::Timestamp;
 use crate::crypto::PasswordHash;
-use crate::store::{Actor, Effect};
+use crate::store::Actor;
 
 /// From the columns `id, name, password, admin, created` and those of [`person`].
 pub(super) fn user(row: &SqliteRow) -> Result<User> {
@@ -120,13 +120,14 @@ pub(super) fn assignment(row: &SqliteRow) -> Result<Assignment> {
 /// From the columns `id, effect, kind, subject, new, user_id, created`.
 pub(super) fn intent(row: &SqliteRow) -> Result<Intent> {
     let subject: String = row.try_get("subject")?;
-    let effect = match row.try_get("effect")? {
-        "create" => Effect::Create { kind: kind(row)?, name: subject, user: UserId(row.try_get("user_id")?) },
-        "drop" => Effect::Drop { kind: kind(row)?, key: subject },
-        "rename" => Effect::Rename { kind: kind(row)?, from: subject, to: row.try_get("new")? },
+    let mutation = match row.try_get("effect")? {
+        "create" => Mutation::Create { kind: kind(row)?, name: subject },
+        "drop" => Mutation::Delete { kind: kind(row)?, key: subject },
+        "rename" => Mutation::Rename { kind: kind(row)?, from: subject, to: row.try_get("new")? },
         other => return Err(Error::Corrupt(format!("`{other}` is not an effect"))),
     };
-    Ok(Intent { id: row.try_get("id")?, effect, created: Timestamp(row.try_get("created")?) })
+    let user: Option<i64> = row.try_get("user_id")?;
+    Ok(Intent { id: row.try_get("id")?, mutation, user: user.map(UserId), created: Timestamp(row.try_get("created")?) })
 }
 
 /// From the columns `at, actor, token, address, action, target, detail`.

@@ -9,8 +9,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::authz::{
-    Grant, GrantSet, Home, Limits, Permission, PolicyFile, Resource, ResourceKind, RoleId, Selector, Subject, TokenId,
-    UserId,
+    Grant, GrantSet, Home, Limits, Mutation, Permission, PolicyFile, Resource, ResourceKind, RoleId, Selector, Subject,
+    TokenId, UserId,
 };
 use crate::clock::{Stopwatch, Timestamp};
 use crate::crypto::{AccessToken, PasswordHash};
@@ -337,7 +337,7 @@ async fn a_model_called_star_does_not_make_its_creator_master_of_all_models() {
     let alice = user(&store, "alice").await;
     for name in ["*", "glob:*"] {
         let kind = ResourceKind::RegisteredModel;
-        let intent = store.begin(&Effect::Create { kind, name: name.to_owned(), user: alice.id }).await.unwrap();
+        let intent = store.begin(&Mutation::Create { kind, name: name.to_owned() }, alice.id).await.unwrap();
         store.finish_create(&actor(), intent, kind, name, alice.id, &[]).await.unwrap();
     }
     let held: GrantSet = store.grants_of(&Subject::User(alice.id)).await.unwrap().into_iter().collect();
@@ -351,9 +351,9 @@ async fn a_creator_gets_manage_also_over_an_older_grant() {
     let alice = user(&store, "alice").await;
     let (kind, subject) = (ResourceKind::RegisteredModel, Subject::User(alice.id));
     store.create_grant(&actor(), &grant(subject.clone(), kind, "fraud", Permission::Read)).await.unwrap();
-    let effect = Effect::Create { kind, name: "fraud".to_owned(), user: alice.id };
-    let intent = store.begin(&effect).await.unwrap();
-    assert_eq!(store.intents().await.unwrap()[0].effect, effect);
+    let mutation = Mutation::Create { kind, name: "fraud".to_owned() };
+    let intent = store.begin(&mutation, alice.id).await.unwrap();
+    assert_eq!(store.intents().await.unwrap()[0].mutation, mutation);
     store.finish_create(&actor(), intent, kind, "fraud", alice.id, &[]).await.unwrap();
     assert_eq!(store.grants_of(&subject).await.unwrap(), [grant(subject, kind, "fraud", Permission::Manage)]);
     assert!(store.intents().await.unwrap().is_empty());
@@ -367,7 +367,7 @@ async fn after_creation(kind: ResourceKind, key: &str, before: &[Grant]) -> Vec<
         store.create_grant(&actor(), grant).await.unwrap();
     }
     clock.advance(Duration::from_millis(1));
-    let intent = store.begin(&Effect::Create { kind, name: "x".to_owned(), user: alice.id }).await.unwrap();
+    let intent = store.begin(&Mutation::Create { kind, name: "x".to_owned() }, alice.id).await.unwrap();
     let during = grant(Subject::Group("during".to_owned()), kind, key, Permission::Read);
     store.create_grant(&actor(), &during).await.unwrap();
     store.finish_create(&actor(), intent, kind, key, alice.id, &[]).await.unwrap();
@@ -422,7 +422,7 @@ async fn a_creator_whose_account_is_gone_leaves_neither_grant_nor_intent() {
     let (store, _) = memory().await;
     let alice = user(&store, "alice").await;
     let kind = ResourceKind::Experiment;
-    let intent = store.begin(&Effect::Create { kind, name: "x".to_owned(), user: alice.id }).await.unwrap();
+    let intent = store.begin(&Mutation::Create { kind, name: "x".to_owned() }, alice.id).await.unwrap();
     store.delete_user(&actor(), alice.id).await.unwrap();
     store.finish_create(&actor(), intent, kind, "12", alice.id, &[]).await.unwrap();
     assert!(store.grants().await.unwrap().is_empty());
@@ -449,7 +449,7 @@ async fn deleting_a_thing_drops_everybodys_exact_grants_on_it_and_no_others() {
     // A name is a model or a prompt, and may have been the other before.
     let as_prompt = grant(group("a"), ResourceKind::Prompt, "fraud", Permission::Read);
     store.create_grant(&actor(), &as_prompt).await.unwrap();
-    let intent = store.begin(&Effect::Drop { kind, key: "fraud".to_owned() }).await.unwrap();
+    let intent = store.begin(&Mutation::Delete { kind, key: "fraud".to_owned() }, UserId(1)).await.unwrap();
     store.finish_drop(&actor(), intent, kind, "fraud").await.unwrap();
     let left = store.grants().await.unwrap();
     assert_eq!(left.len(), stays.len());
@@ -473,9 +473,9 @@ async fn a_rename_moves_grants_and_drops_older_ones_at_the_new_name() {
         store.create_grant(&actor(), &grant(group(name), kind, key, permission)).await.unwrap();
     }
     clock.advance(Duration::from_millis(1));
-    let effect = Effect::Rename { kind, from: "old".to_owned(), to: "new".to_owned() };
-    let intent = store.begin(&effect).await.unwrap();
-    assert_eq!(store.intents().await.unwrap()[0].effect, effect);
+    let mutation = Mutation::Rename { kind, from: "old".to_owned(), to: "new".to_owned() };
+    let intent = store.begin(&mutation, UserId(1)).await.unwrap();
+    assert_eq!(store.intents().await.unwrap()[0].mutation, mutation);
     store.finish_rename(&actor(), intent, kind, "old", "new").await.unwrap();
     assert_eq!(
         store.grants().await.unwrap(),
@@ -486,7 +486,7 @@ async fn a_rename_moves_grants_and_drops_older_ones_at_the_new_name() {
             grant(group("d"), kind, "older", Permission::Edit),
         ]
     );
-    let intent = store.begin(&effect).await.unwrap();
+    let intent = store.begin(&mutation, UserId(1)).await.unwrap();
     store.finish_rename(&actor(), intent, kind, "new", "new").await.unwrap();
     assert_eq!(store.grants().await.unwrap().len(), 4, "renaming to the same name loses nothing");
     assert!(store.intents().await.unwrap().is_empty());
@@ -574,18 +574,18 @@ async fn refused_requests_can_be_written_down_without_a_change() {
 #[tokio::test]
 async fn intents_sealing_key_and_revision_survive_a_restart() {
     let directory = TempDir::new().unwrap();
-    let effect = Effect::Drop { kind: ResourceKind::Prompt, key: "summary".to_owned() };
+    let mutation = Mutation::Delete { kind: ResourceKind::Prompt, key: "summary".to_owned() };
     let (key, revision, intent) = {
         let store = file(&directory).await;
         user(&store, "alice").await;
-        let intent = store.begin(&effect).await.unwrap();
+        let intent = store.begin(&mutation, UserId(1)).await.unwrap();
         let kept = (store.sealing_key().await.unwrap(), store.revision().await.unwrap(), intent);
         store.close().await;
         kept
     };
     let store = file(&directory).await;
     let left = store.intents().await.unwrap();
-    assert_eq!((left[0].id, &left[0].effect, left[0].created), (intent, &effect, START));
+    assert_eq!((left[0].id, &left[0].mutation, left[0].created), (intent, &mutation, START));
     assert_eq!(store.sealing_key().await.unwrap(), key);
     assert_ne!(key, [0; 32]);
     assert_eq!(store.revision().await.unwrap(), revision);
@@ -628,9 +628,9 @@ async fn a_locked_database_is_unavailable_within_seconds_and_recovers() {
     let lock = other.begin_with("BEGIN EXCLUSIVE").await.unwrap();
 
     let stopwatch = Stopwatch::start();
-    let (actor, effect) = (actor(), Effect::Drop { kind: ResourceKind::Prompt, key: "x".to_owned() });
+    let (actor, mutation) = (actor(), Mutation::Delete { kind: ResourceKind::Prompt, key: "x".to_owned() });
     let (first, second, check) =
-        tokio::join!(store.create_user(&actor, "bob", None, false), store.begin(&effect), store.check());
+        tokio::join!(store.create_user(&actor, "bob", None, false), store.begin(&mutation, UserId(1)), store.check());
     assert!(matches!(first, Err(Error::Unavailable(_))), "{first:?}");
     assert!(matches!(second, Err(Error::Unavailable(_))), "{second:?}");
     assert!(matches!(check, Err(Error::Unavailable(_))), "{check:?}");
@@ -763,7 +763,7 @@ async fn what_is_made_is_shared_along_and_no_grant_that_exists_is_changed() {
     let policy = PolicyFile::parse(&policy).unwrap();
     let kind = ResourceKind::Experiment;
     store.create_grant(&actor(), &grant(Subject::User(bob.id), kind, "12", Permission::Deny)).await.unwrap();
-    let intent = store.begin(&Effect::Create { kind, name: "x".to_owned(), user: alice.id }).await.unwrap();
+    let intent = store.begin(&Mutation::Create { kind, name: "x".to_owned() }, alice.id).await.unwrap();
     let member = crate::authz::Member { name: "alice", ..Default::default() };
     let shared: Vec<_> = policy.on_create(kind, &member).cloned().collect();
     store.finish_create(&actor(), intent, kind, "12", alice.id, &shared).await.unwrap();

@@ -391,18 +391,7 @@ impl Upstream {
     }
 
     async fn send(&self, outgoing: Outgoing, patience: Patience) -> Result<Response<Incoming>, Error> {
-        let target =
-            if self.prefix.is_empty() { outgoing.target } else { format!("{}{}", self.prefix, outgoing.target) };
-        let target = PathAndQuery::from_maybe_shared(Bytes::from(target)).map_err(|_| Error::Unwritable)?;
-        let mut uri = http::uri::Parts::default();
-        uri.scheme = Some(self.scheme.clone());
-        uri.authority = Some(self.authority.clone());
-        uri.path_and_query = Some(target);
-        let mut request = Request::new(outgoing.body);
-        *request.method_mut() = outgoing.method;
-        *request.uri_mut() = Uri::from_parts(uri).map_err(|_| Error::Unwritable)?;
-        *request.version_mut() = http::Version::HTTP_11;
-        *request.headers_mut() = outgoing.headers;
+        let mut request = self.request(outgoing)?;
         let mut pieces = Pieces(request.body_mut().count_pieces(), 0);
         let mut exchange = pin!(self.exchange(request, patience));
         let answer = loop {
@@ -429,33 +418,54 @@ impl Upstream {
         }
     }
 
+    /// Builds the request that is sent, with MLflow's address and prefix.
+    fn request(&self, outgoing: Outgoing) -> Result<Request<Body>, Error> {
+        let target =
+            if self.prefix.is_empty() { outgoing.target } else { format!("{}{}", self.prefix, outgoing.target) };
+        let target = PathAndQuery::from_maybe_shared(Bytes::from(target)).map_err(|_| Error::Unwritable)?;
+        let mut uri = http::uri::Parts::default();
+        uri.scheme = Some(self.scheme.clone());
+        uri.authority = Some(self.authority.clone());
+        uri.path_and_query = Some(target);
+        let mut request = Request::new(outgoing.body);
+        *request.method_mut() = outgoing.method;
+        *request.uri_mut() = Uri::from_parts(uri).map_err(|_| Error::Unwritable)?;
+        *request.version_mut() = http::Version::HTTP_11;
+        *request.headers_mut() = outgoing.headers;
+        Ok(request)
+    }
+
     /// Sends a request. A GET or HEAD is sent once more when its connection breaks at once without an answer.
     async fn exchange(&self, request: Request<Body>, patience: Patience) -> Result<Response<Incoming>, legacy::Error> {
-        let again = repeatable(&request);
+        // Boxed, because every layer of futures around this one moves it.
+        let again = repeatable(&request).map(Box::new);
         let watch = again.is_some().then(Stopwatch::start);
         let answer = self.exchange_once(request, patience).await;
         match (answer, again, watch) {
             (Err(error), Some(again), Some(watch)) if watch.elapsed() < BREAKS_AT_ONCE && !is_unsent(&error) => {
                 tracing::debug!(error = %cause(&error), "a connection to MLflow broke; the request is sent once more");
-                self.exchange_once(again, patience).await
+                Box::pin(self.exchange_once(*again, patience)).await
             }
             (answer, ..) => answer,
         }
     }
 
-    async fn exchange_once(
+    /// Hands a request to the client, and returns the future of its answer.
+    fn exchange_once(
         &self,
         request: Request<Body>,
         patience: Patience,
-    ) -> Result<Response<Incoming>, legacy::Error> {
+    ) -> impl Future<Output = Result<Response<Incoming>, legacy::Error>> + use<> {
         let bytes = match request.body() {
             Body::Full { bytes } => bytes.as_ref().map_or(0, Bytes::len),
             Body::Empty | Body::Streamed { .. } => 0,
         };
         let answer = self.client.request(request);
-        match patience {
-            Patience::Waits => patiently(bytes, answer).await,
-            Patience::None => answer.await,
+        async move {
+            match patience {
+                Patience::Waits => patiently(bytes, answer).await,
+                Patience::None => answer.await,
+            }
         }
     }
 }

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use mlflow_auth_proxy::authz::{Permission, ResourceKind, Selector};
+use mlflow_auth_proxy::authz::{Mutation, Permission, ResourceKind, Selector, UserId};
 use mlflow_auth_proxy::clock::Stopwatch;
 use mlflow_auth_proxy::config::UnknownFields;
-use mlflow_auth_proxy::store::Effect;
 
 use crate::harness::{PATIENCE, Proxy, Received, Recorder, actor, basic, get, pause, send_json};
 
@@ -321,10 +320,10 @@ fn what_a_crash_left_without_owner_is_found_at_the_next_start() {
         let user = store.create_user(&actor(), "alice", None, true).await.expect("alice").id;
         for name in ["orphan", "never-made"] {
             let kind = ResourceKind::Experiment;
-            store.begin(&Effect::Create { kind, name: name.to_owned(), user }).await.expect("an intent");
+            store.begin(&Mutation::Create { kind, name: name.to_owned() }, user).await.expect("an intent");
         }
         let kind = ResourceKind::RegisteredModel;
-        store.begin(&Effect::Drop { kind, key: "gone".to_owned() }).await.expect("an intent");
+        store.begin(&Mutation::Delete { kind, key: "gone".to_owned() }, UserId(1)).await.expect("an intent");
         store
     });
     pause(Duration::from_millis(5));
@@ -373,7 +372,7 @@ fn a_name_with_an_interrupted_change_is_settled_before_it_changes_hands() {
     let bob = proxy.user("bob", &[]);
     let store = proxy.store();
     let (kind, from, to) = (ResourceKind::RegisteredModel, "taken".to_owned(), "elsewhere".to_owned());
-    proxy.block_on(store.begin(&Effect::Rename { kind, from, to })).expect("an intent");
+    proxy.block_on(store.begin(&Mutation::Rename { kind, from, to }, UserId(1))).expect("an intent");
     let create = send_json("POST", &format!("{API}/registered-models/create"), &bob, r#"{"name":"taken"}"#);
     assert_eq!(proxy.ask(create).expect("an answer").status, 200);
     let on = |name: &str| {

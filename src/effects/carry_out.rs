@@ -1,0 +1,260 @@
+//! One mutation from the intent to the answer.
+
+use http::header::CONTENT_LENGTH;
+
+use super::{Done, EffectError, Maker, Parts};
+use crate::authz::{Identity, Mutation, OnCreate, Permission, Permit, Resource, ResourceKind, Selector, Whom, holds};
+use crate::crypto::random_text;
+use crate::http::read_bounded;
+use crate::mlflow::answers::CreatedQueue;
+use crate::mlflow::{created, created_jobs, is_first_version, lookups, makes_skill};
+use crate::resolve::{self, NewVersions};
+use crate::store::{self, Actor, User};
+use crate::upstream::{self, Outgoing, impatiently};
+
+impl Parts {
+    pub(super) async fn run(
+        &self,
+        actor: Actor,
+        maker: Maker,
+        permit: Permit,
+        mutation: Mutation,
+        outgoing: Outgoing,
+    ) -> Result<Done, EffectError> {
+        let _alone = self.names.take(&mutation.names()).await;
+        self.run_alone(actor, maker, permit, vec![mutation], outgoing).await
+    }
+
+    /// Carries out mutations that one request makes, all of them or none. The caller holds the locks of their names.
+    async fn run_alone(
+        &self,
+        actor: Actor,
+        maker: Maker,
+        permit: Permit,
+        mutations: Vec<Mutation>,
+        outgoing: Outgoing,
+    ) -> Result<Done, EffectError> {
+        let mut begun = Vec::with_capacity(mutations.len());
+        for mutation in mutations {
+            self.settle_names_of(&mutation).await?;
+            let intent = self.store.begin(&mutation, maker.user).await.map_err(EffectError::NotBegun)?;
+            begun.push((intent, mutation));
+        }
+        let response = match self.upstream.forward(permit, outgoing).await {
+            Ok(response) => response,
+            Err(error @ upstream::Error::Connect(_)) => {
+                // It provably never arrived. If forgetting fails too, the intent is settled later.
+                for (intent, _) in begun {
+                    let _ = self.store.abandon(intent).await;
+                }
+                return Err(error.into());
+            }
+            // It may have arrived: the intent stays until somebody can look.
+            Err(error) => return Err(error.into()),
+        };
+        let (head, body) = response.into_parts();
+        // What follows a deletion or a renaming does not wait for the answer's body, which may be of any size.
+        let early = head.status.is_success() && !begun.iter().any(|(_, mutation)| mutation.needs_answer());
+        if early {
+            self.follow_all(&actor, &maker, &begun, &[]).await?;
+        }
+        let body = read_bounded(body, ANSWER_BYTES).await.map_err(upstream::Error::from)?;
+        if head.status.is_success() {
+            if !early {
+                self.follow_all(&actor, &maker, &begun, &body).await?;
+            }
+        } else {
+            for (intent, _) in begun {
+                if let Err(error) = self.store.abandon(intent).await {
+                    tracing::warn!(intent, %error, "an intent that came to nothing could not be forgotten; it will be settled later");
+                }
+            }
+        }
+        Ok(Done { status: head.status, headers: head.headers, body })
+    }
+
+    async fn follow_all(
+        &self,
+        actor: &Actor,
+        maker: &Maker,
+        begun: &[(i64, Mutation)],
+        body: &[u8],
+    ) -> Result<(), EffectError> {
+        for (intent, mutation) in begun {
+            self.follow(actor, maker, *intent, mutation, body).await?;
+        }
+        Ok(())
+    }
+
+    async fn follow(
+        &self,
+        actor: &Actor,
+        maker: &Maker,
+        intent: i64,
+        mutation: &Mutation,
+        body: &[u8],
+    ) -> Result<(), EffectError> {
+        let store = &self.store;
+        let finished = match mutation {
+            Mutation::Create { kind: ResourceKind::Job, .. } => {
+                for job in created_jobs(body).ok_or_else(not_understood)? {
+                    store.own(actor, ResourceKind::Job, &job, maker.user).await.map_err(EffectError::NotFinished)?;
+                }
+                store.abandon(intent).await
+            }
+            Mutation::Create { kind: ResourceKind::Scorer, name }
+                if !is_first_version(body) && self.has_owner(ResourceKind::Scorer, name).await? =>
+            {
+                // A further version of somebody's scorer.
+                store.abandon(intent).await
+            }
+            // It was there after all: made beside this process.
+            Mutation::Create { kind: ResourceKind::Skill, name } if !makes_skill(name, body) => {
+                store.abandon(intent).await
+            }
+            Mutation::Create { kind, name } => {
+                self.resolver.forget_name(name).await;
+                if *kind == ResourceKind::Experiment {
+                    self.resolver.forget_locations();
+                }
+                let resource = created(*kind, name, body).ok_or_else(not_understood)?;
+                if self.put_aside(&resource).await.map_err(EffectError::Unchecked)? {
+                    let _ = store.abandon(intent).await;
+                    return Err(EffectError::UsedId(resource.key));
+                }
+                let shared = self.shared(resource.kind, maker).await.map_err(EffectError::NotFinished)?;
+                store.finish_create(actor, intent, resource.kind, &resource.key, maker.user, &shared).await
+            }
+            Mutation::Delete { kind, key } => {
+                self.resolver.forget_name(key).await;
+                store.finish_drop(actor, intent, *kind, key).await
+            }
+            Mutation::Rename { kind, from, to } => {
+                self.resolver.forget_name(from).await;
+                self.resolver.forget_name(to).await;
+                store.finish_rename(actor, intent, *kind, from, to).await
+            }
+        };
+        match mutation {
+            Mutation::Create { .. } => self.authn.forget(maker.user),
+            // Any user may have had a grant on it.
+            Mutation::Delete { .. } | Mutation::Rename { .. } => self.authn.forget_all(),
+        }
+        finished.map_err(EffectError::NotFinished)
+    }
+
+    /// Renames and deletes a new experiment if a purged one of the same ID left data sets, jobs or artifacts: they would be
+    /// its owner's. SQLite gives the highest ID again. The name is free afterwards. Returns true if it was done.
+    pub(super) async fn put_aside(&self, resource: &Resource) -> Result<bool, resolve::Error> {
+        if resource.kind != ResourceKind::Experiment {
+            return Ok(false);
+        }
+        let id = &resource.key;
+        let Some(left) = impatiently(self.resolver.left_under(id)).await? else { return Ok(false) };
+        tracing::warn!(
+            experiment = id,
+            left,
+            "a new experiment got the ID of a purged one that left data behind, and was put aside as a deleted experiment"
+        );
+        let new_name = format!("unused {id} {}", random_text());
+        let rename = serde_json::json!({ "experiment_id": id, "new_name": new_name }).to_string();
+        let delete = serde_json::json!({ "experiment_id": id }).to_string();
+        for (path, body) in [(lookups::RENAME_EXPERIMENT, rename), (lookups::DELETE_EXPERIMENT, delete)] {
+            let done = self.upstream.ask(path, body).await;
+            done.map_err(resolve::Error::from)?.ok_or_else(|| resolve::Error::from(upstream::Error::NotUnderstood))?;
+        }
+        Ok(true)
+    }
+
+    /// With whom the policy shares what somebody makes.
+    pub(super) async fn shared(&self, kind: ResourceKind, maker: &Maker) -> store::Result<Vec<OnCreate>> {
+        let policy = self.authn.policies().enforced();
+        if !policy.grants_on_create() {
+            return Ok(Vec::new());
+        }
+        let standing = self.store.standing_of(maker.user, &maker.groups).await?;
+        let homes = self.authn.policies().homes();
+        let user = self.store.user(maker.user).await?;
+        let home = homes.of(user.as_ref().and_then(User::identity));
+        let member = standing.member(&maker.name, home, &maker.groups);
+        let mut shared = Vec::new();
+        for rule in policy.on_create(kind, &member) {
+            // The account that has the name may be another than the one that is meant.
+            let named = match &rule.to {
+                Whom::User(name) => self.store.user_by_name(name).await?,
+                Whom::Everybody | Whom::Group(_) | Whom::Role(_) => None,
+            };
+            if named.is_none_or(|user| rule.means(homes.of(user.identity()))) {
+                shared.push(rule.clone());
+            }
+        }
+        Ok(shared)
+    }
+
+    async fn has_owner(&self, kind: ResourceKind, key: &str) -> Result<bool, EffectError> {
+        let on =
+            self.store.grants_on(kind, &Selector::Exact(key.to_owned())).await.map_err(EffectError::NotFinished)?;
+        Ok(on.iter().any(|grant| grant.permission == Permission::Manage))
+    }
+
+    /// An MLflow without auth does not know who creates a queue; its next request tells it.
+    pub(super) async fn create_queue(
+        &self,
+        name: &str,
+        permit: Permit,
+        outgoing: Outgoing,
+    ) -> Result<Done, EffectError> {
+        let (mut head, body) = self.upstream.forward(permit, outgoing).await?.into_parts();
+        let mut body = read_bounded(body, ANSWER_BYTES).await.map_err(upstream::Error::from)?;
+        if head.status.is_success() {
+            let created = serde_json::from_slice::<CreatedQueue>(&body).map_err(|_| not_understood())?;
+            let queue = created.review_queue;
+            if queue.queue_type == "CUSTOM" && queue.created_by != name {
+                let change = serde_json::json!({ "queue_id": queue.queue_id, "new_owner": name }).to_string();
+                let changed = self.upstream.ask(lookups::CHANGE_REVIEW_QUEUE, change).await;
+                if let Some(changed) = changed.map_err(upstream::Error::half_way)? {
+                    body = changed;
+                    // It was the first answer's.
+                    head.headers.remove(CONTENT_LENGTH);
+                }
+            }
+        }
+        Ok(Done { status: head.status, headers: head.headers, body })
+    }
+
+    /// Decides once more under the locks of the names: whether something is there, and so what it takes, may have changed since.
+    pub(super) async fn create_versions(
+        &self,
+        actor: Actor,
+        who: &Identity,
+        permit: Permit,
+        kind: ResourceKind,
+        parents: Vec<String>,
+        outgoing: Outgoing,
+    ) -> Result<Done, EffectError> {
+        let names: Vec<&str> = parents.iter().map(String::as_str).collect();
+        let _alone = self.names.take(&names).await;
+        let NewVersions { requirements, absent } =
+            self.resolver.new_versions(kind, &parents).await.map_err(EffectError::Unsettled)?;
+        if requirements.iter().any(|requirement| holds(who, self.policy, requirement).is_err()) {
+            return Err(EffectError::Changed);
+        }
+        if absent.is_empty() {
+            return self.send_whole(permit, outgoing).await;
+        }
+        let makes = absent.into_iter().map(|name| Mutation::Create { kind, name }).collect();
+        self.run_alone(actor, Maker::from(who), permit, makes, outgoing).await
+    }
+
+    pub(super) async fn send_whole(&self, permit: Permit, outgoing: Outgoing) -> Result<Done, EffectError> {
+        let (head, body) = self.upstream.forward(permit, outgoing).await?.into_parts();
+        let body = read_bounded(body, ANSWER_BYTES).await.map_err(upstream::Error::from)?;
+        Ok(Done { status: head.status, headers: head.headers, body })
+    }
+}
+
+const ANSWER_BYTES: usize = 16 * 1024 * 1024;
+
+fn not_understood() -> EffectError {
+    EffectError::Upstream(upstream::Error::NotUnderstood)
+}

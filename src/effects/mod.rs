@@ -1,0 +1,170 @@
+//! Follow-up of mutations: the creator gets MANAGE, a deletion drops grants, a renaming moves them.
+//!
+//! The intent is written before MLflow is asked, the grants change before the client gets the answer, and all of it runs on a
+//! tracked task, so a client that hangs up changes nothing. [`Effects::reconcile`] settles what a crash interrupts.
+
+mod carry_out;
+mod reissued;
+mod settle;
+mod turns;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio_util::task::TaskTracker;
+
+pub use settle::ReconcileError;
+use turns::Turns;
+
+use crate::authn::Authn;
+use crate::authz::{Identity, Permit, Policy, UserId};
+use crate::mlflow::FollowUp;
+use crate::resolve::{self, Resolver};
+use crate::store::{self, Actor, Store, User};
+use crate::upstream::{self, Outgoing, Upstream};
+
+/// Why it did not come to a good end.
+#[derive(Debug, thiserror::Error)]
+pub enum EffectError {
+    /// MLflow was not asked.
+    #[error("the store cannot take the change: {0}")]
+    NotBegun(#[source] store::Error),
+    #[error(transparent)]
+    Upstream(#[from] upstream::Error),
+    /// An earlier effect on the same name was interrupted and cannot be settled now. MLflow was not asked.
+    #[error("an interrupted change of the same name cannot be settled now: {0}")]
+    Unsettled(#[source] resolve::Error),
+    /// Another request made or deleted the same thing after this one was decided. MLflow was not asked.
+    #[error("another request changed the same name at the same time")]
+    Changed,
+    /// MLflow did it, our part is missing; the intent stays and is finished later.
+    #[error("MLflow did it, but the permissions could not be written: {0}")]
+    NotFinished(#[source] store::Error),
+    /// MLflow made an experiment, and cannot be asked now whether its ID was used before; the intent stays and is finished later.
+    #[error("MLflow made the experiment, but what is left under its ID cannot be looked at: {0}")]
+    Unchecked(#[source] resolve::Error),
+    /// MLflow gave a new experiment an ID under which data of a purged one is left. It was renamed and deleted again.
+    #[error("the ID {0} of the new experiment was used before, and data is left under it")]
+    UsedId(String),
+    #[error("the task that carries out the effect failed")]
+    Lost,
+}
+
+/// MLflow's answer, complete, with our part done.
+#[derive(Debug)]
+pub struct Done {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+/// Carries effects out.
+#[derive(Clone, Debug)]
+pub struct Effects {
+    parts: Arc<Parts>,
+    tracker: TaskTracker,
+}
+
+#[derive(Debug)]
+struct Parts {
+    store: Arc<Store>,
+    authn: Arc<Authn>,
+    upstream: Upstream,
+    resolver: Arc<Resolver>,
+    policy: Policy,
+    /// One writer per name: a model cannot be made again before the grants of the deleted one are gone.
+    names: Turns,
+    /// One change of the AI gateway's secrets and model definitions at a time, see [`Effects::gateway_turn`].
+    gateway: Arc<Mutex<()>>,
+    /// One experiment with a location of its own at a time, see [`Effects::location_turn`].
+    location: Arc<Mutex<()>>,
+}
+
+impl Effects {
+    /// Effects whose tasks run on `tracker`, which is drained on shutdown.
+    #[must_use]
+    pub fn new(
+        store: Arc<Store>,
+        authn: Arc<Authn>,
+        upstream: Upstream,
+        resolver: Arc<Resolver>,
+        policy: Policy,
+        tracker: TaskTracker,
+    ) -> Self {
+        let (names, gateway, location) = (Turns::default(), Arc::default(), Arc::default());
+        Self { parts: Arc::new(Parts { store, authn, upstream, resolver, policy, names, gateway, location }), tracker }
+    }
+
+    /// Waits for the turn to change secrets or model definitions of the AI gateway.
+    ///
+    /// A change of one is checked against the stored state of the other. Two changes at once, each harmless beside the state
+    /// before the other, could together reach an address or an identity that is not allowed. So the turn is held from the check to
+    /// MLflow's answer, in this process.
+    pub async fn gateway_turn(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.parts.gateway).lock_owned().await
+    }
+
+    /// Waits for the turn to create an experiment at a location of the caller's choice, because two at once would both find it free.
+    /// Held as [`Effects::gateway_turn`] is.
+    pub async fn location_turn(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.parts.location).lock_owned().await
+    }
+
+    /// Sends an allowed request and does what follows, to the end, even if the caller stops waiting. `turn` ends with it.
+    ///
+    /// # Errors
+    /// See [`EffectError`]; only [`EffectError::NotFinished`] leaves a change behind in MLflow.
+    pub async fn carry_out(
+        &self,
+        who: &Identity,
+        address: IpAddr,
+        permit: Permit,
+        follow_up: Option<FollowUp>,
+        outgoing: Outgoing,
+        turn: Option<OwnedMutexGuard<()>>,
+    ) -> Result<Done, EffectError> {
+        let parts = Arc::clone(&self.parts);
+        let actor = actor(who, address);
+        let (who, maker) = (who.clone(), Maker::from(who));
+        let task = self.tracker.spawn(async move {
+            let _turn = turn;
+            match follow_up {
+                None => parts.send_whole(permit, outgoing).await,
+                Some(FollowUp::OwnQueue) => parts.create_queue(&maker.name, permit, outgoing).await,
+                Some(FollowUp::CreateVersions { kind, parents }) => {
+                    parts.create_versions(actor, &who, permit, kind, parents, outgoing).await
+                }
+                Some(FollowUp::Mutation(mutation)) => parts.run(actor, maker, permit, mutation, outgoing).await,
+            }
+        });
+        task.await.unwrap_or(Err(EffectError::Lost))
+    }
+}
+
+/// Who makes something, as policies know them.
+#[derive(Clone, Debug)]
+struct Maker {
+    user: UserId,
+    name: Arc<str>,
+    groups: Arc<[String]>,
+}
+
+impl From<&Identity> for Maker {
+    fn from(who: &Identity) -> Self {
+        Self { user: who.user, name: Arc::clone(&who.name), groups: Arc::clone(&who.groups) }
+    }
+}
+
+impl From<&User> for Maker {
+    fn from(user: &User) -> Self {
+        Self { user: user.id, name: user.name.as_str().into(), groups: user.groups().into() }
+    }
+}
+
+/// Who did it, for the audit.
+pub(crate) fn actor(who: &Identity, address: IpAddr) -> Actor {
+    Actor { name: who.name.to_string(), token: who.scheme.token(), address: Some(address) }
+}

@@ -1,0 +1,123 @@
+//! Settling of mutations that a crash or an unwritable store interrupted.
+
+use super::{EffectError, Effects, Maker, Parts};
+use crate::authz::{Mutation, ResourceKind};
+use crate::clock::Timestamp;
+use crate::resolve::{self, folded};
+use crate::store::{self, Actor, Intent};
+
+impl Effects {
+    /// Finishes or drops what a crash or an unwritable store left behind and was begun before `before`.
+    /// Returns how many intents were settled.
+    ///
+    /// # Errors
+    /// The store or MLflow does not answer; whatever is left is tried again next time.
+    pub async fn reconcile(&self, before: Timestamp) -> Result<usize, ReconcileError> {
+        let mut settled = 0;
+        for intent in self.parts.store.intents().await?.into_iter().filter(|intent| intent.created < before) {
+            // A name that is taken is one whose request is under way, such as a slow upload.
+            let Some(_alone) = self.parts.names.try_take(&intent.mutation.names()) else { continue };
+            let id = intent.id;
+            match self.parts.settle(intent).await {
+                Ok(()) => settled += 1,
+                // One that cannot be settled must not keep the others waiting.
+                Err(error) => tracing::warn!(intent = id, %error, "an interrupted effect cannot be settled yet"),
+            }
+        }
+        Ok(settled)
+    }
+}
+
+/// Why unfinished effects could not be settled now.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    #[error(transparent)]
+    Resolve(#[from] resolve::Error),
+}
+
+impl Parts {
+    /// A name that is about to change hands must not carry an unfinished effect: its old grants would open the new
+    /// thing. Under the name's lock none can be under way, so what is found was interrupted.
+    pub(super) async fn settle_names_of(&self, mutation: &Mutation) -> Result<(), EffectError> {
+        let names = mutation.names();
+        for intent in self.store.intents().await.map_err(EffectError::NotBegun)? {
+            if intent.mutation.names().iter().any(|name| names.iter().any(|other| folded(name) == folded(other))) {
+                self.settle(intent).await.map_err(|error| match error {
+                    ReconcileError::Store(error) => EffectError::NotBegun(error),
+                    ReconcileError::Resolve(error) => EffectError::Unsettled(error),
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn settle(&self, intent: Intent) -> Result<(), ReconcileError> {
+        match &intent.mutation {
+            Mutation::Create { kind, name } => self.settle_create(&intent, *kind, name).await?,
+            Mutation::Delete { kind, key } => self.settle_delete(&intent, *kind, key).await?,
+            Mutation::Rename { kind, from, to } => self.settle_rename(&intent, *kind, from, to).await?,
+        }
+        self.authn.forget_all();
+        Ok(())
+    }
+
+    async fn settle_create(&self, intent: &Intent, kind: ResourceKind, name: &str) -> Result<(), ReconcileError> {
+        let found = self.resolver.born(kind, name).await?;
+        // An older resource of that name is not the one that was to be created.
+        let new = found.filter(|(_, created)| *created >= intent.created.0 - CLOCK_SKEW_MS);
+        let (Some((resource, _)), Some(user)) = (new, intent.user) else {
+            return Ok(self.store.abandon(intent.id).await?);
+        };
+        let is_owned = self.store.is_owned_since(resource.kind, &resource.key, intent.created).await?;
+        if is_owned || self.put_aside(&resource).await? {
+            return Ok(self.store.abandon(intent.id).await?);
+        }
+        tracing::warn!(kind = %resource.kind, key = resource.key, "granted MANAGE on a resource without owner to its creator");
+        let shared = match self.store.user(user).await? {
+            Some(user) => self.shared(resource.kind, &Maker::from(&user)).await?,
+            None => Vec::new(),
+        };
+        let (kind, key) = (resource.kind, &resource.key);
+        Ok(self.store.finish_create(&Actor::proxy(), intent.id, kind, key, user, &shared).await?)
+    }
+
+    async fn settle_delete(&self, intent: &Intent, kind: ResourceKind, key: &str) -> Result<(), ReconcileError> {
+        // A younger resource of that name is another one: the old one is gone, and so must its grants be.
+        let still_exists = if kind.sharing_names().contains(&ResourceKind::RegisteredModel) {
+            self.is_older_than(intent, kind, key).await?
+        } else {
+            self.resolver.is_there(kind, key).await?
+        };
+        if still_exists {
+            Ok(self.store.abandon(intent.id).await?)
+        } else {
+            Ok(self.store.finish_drop(&Actor::proxy(), intent.id, kind, key).await?)
+        }
+    }
+
+    async fn settle_rename(
+        &self,
+        intent: &Intent,
+        kind: ResourceKind,
+        from: &str,
+        to: &str,
+    ) -> Result<(), ReconcileError> {
+        let is_renamed =
+            !self.is_older_than(intent, kind, from).await? && self.resolver.born(kind, to).await?.is_some();
+        if is_renamed {
+            Ok(self.store.finish_rename(&Actor::proxy(), intent.id, kind, from, to).await?)
+        } else {
+            Ok(self.store.abandon(intent.id).await?)
+        }
+    }
+
+    /// Returns true if the resource of this name was created before the intent was written.
+    async fn is_older_than(&self, intent: &Intent, kind: ResourceKind, name: &str) -> Result<bool, resolve::Error> {
+        Ok(self.resolver.born(kind, name).await?.is_some_and(|(_, created)| created < intent.created.0))
+    }
+}
+
+/// The most by which MLflow's clock may be behind the proxy's when a resource is compared with the intent to create it.
+const CLOCK_SKEW_MS: i64 = 5_000;

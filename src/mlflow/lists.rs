@@ -1,0 +1,213 @@
+//! The lists of which only readable rows are kept: how MLflow names, pages and writes them.
+
+use serde::Deserialize;
+
+use super::Filter;
+use crate::authz::{Resource, ResourceKind, scorer_key, skill_key};
+
+/// The facts about one list.
+#[derive(Clone, Copy, Debug)]
+pub struct ListShape {
+    /// The name of the list in MLflow's answer.
+    pub key: &'static str,
+    /// The kinds whose grants tell beforehand how much of the list is readable; `None` if only the rows tell.
+    pub kinds: Option<&'static [ResourceKind]>,
+    /// The kind of the rows, if each contains the actions that the caller is allowed.
+    pub actions: Option<ResourceKind>,
+    /// Rows in an answer to a request without `max_results`.
+    pub default_rows: usize,
+    pub dialect: ListDialect,
+}
+
+/// The JSON around the rows.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ListDialect {
+    /// protobuf's JSON, which leaves out what is empty.
+    Protobuf,
+    /// pydantic's JSON with `next_page_token`, `null` on the last page.
+    Paged,
+    /// pydantic's JSON in one page.
+    Whole,
+    /// The list of models of OpenAI's API.
+    OpenAi,
+}
+
+/// MLflow returns these lists in one page.
+const ALL: usize = usize::MAX;
+
+impl Filter {
+    /// Returns the facts about this list. Page sizes are those of MLflow 3.17.
+    #[must_use]
+    pub const fn shape(self) -> ListShape {
+        use ListDialect::{OpenAi, Paged, Protobuf, Whole};
+        use ResourceKind as Kind;
+        match self {
+            Self::Experiments => ListShape::new("experiments", Some(&[Kind::Experiment]), 1000, Protobuf),
+            Self::RegisteredModels => {
+                ListShape::new("registered_models", Some(&[Kind::RegisteredModel, Kind::Prompt]), 100, Protobuf)
+            }
+            // MLflow's own default is 200,000, which is more than a page may cost here.
+            Self::ModelVersions => {
+                ListShape::new("model_versions", Some(&[Kind::RegisteredModel, Kind::Prompt]), 10_000, Protobuf)
+            }
+            Self::Scorers => ListShape::new("scorers", None, ALL, Protobuf),
+            Self::ReviewQueues => ListShape::new("review_queues", None, 100, Protobuf),
+            Self::Secrets => ListShape::new("secrets", Some(&[Kind::GatewaySecret]), ALL, Protobuf),
+            Self::Endpoints => ListShape::new("endpoints", Some(&[Kind::GatewayEndpoint]), ALL, Protobuf),
+            Self::ModelDefinitions => {
+                ListShape::new("model_definitions", Some(&[Kind::GatewayModelDefinition]), ALL, Protobuf)
+            }
+            Self::EndpointModels => ListShape::new("data", None, ALL, OpenAi),
+            Self::McpServers => {
+                ListShape::new("mcp_servers", Some(&[Kind::McpServer]), 100, Paged).with_actions(Kind::McpServer)
+            }
+            Self::McpEndpoints => ListShape::new("mcp_access_endpoints", Some(&[Kind::McpServer]), 100, Paged),
+            Self::Skills => ListShape::new("skills", Some(&[Kind::Skill]), 100, Paged).with_actions(Kind::Skill),
+            Self::Jobs => ListShape::new("jobs", None, ALL, Whole),
+        }
+    }
+
+    /// Returns the tier of the rows below a kind, if they are in one.
+    #[must_use]
+    pub fn tier(self, kind: ResourceKind) -> Option<ResourceKind> {
+        match kind {
+            _ if self != Self::ModelVersions => None,
+            ResourceKind::Prompt => Some(ResourceKind::PromptVersion),
+            _ => Some(ResourceKind::RegisteredModelVersion),
+        }
+    }
+}
+
+impl ListShape {
+    const fn new(
+        key: &'static str,
+        kinds: Option<&'static [ResourceKind]>,
+        default_rows: usize,
+        dialect: ListDialect,
+    ) -> Self {
+        Self { key, kinds, actions: None, default_rows, dialect }
+    }
+
+    const fn with_actions(self, kind: ResourceKind) -> Self {
+        Self { actions: Some(kind), ..self }
+    }
+}
+
+#[derive(Deserialize)]
+pub(crate) struct ExperimentRow {
+    experiment_id: String,
+    name: Option<String>,
+}
+
+impl From<ExperimentRow> for Resource {
+    fn from(row: ExperimentRow) -> Self {
+        Self { name: row.name.map(Into::into), ..Self::new(ResourceKind::Experiment, row.experiment_id) }
+    }
+}
+
+/// A row of which only the name is read: a version of a model, or an MCP server.
+#[derive(Deserialize)]
+pub(crate) struct NamedRow {
+    pub(crate) name: String,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct ScorerRow {
+    experiment_id: TextOrNumber,
+    scorer_name: String,
+}
+
+impl ScorerRow {
+    pub(crate) fn experiment_id(&self) -> String {
+        match &self.experiment_id {
+            TextOrNumber::Text(text) => text.clone(),
+            TextOrNumber::Number(number) => number.to_string(),
+        }
+    }
+
+    pub(crate) fn resource(&self) -> Resource {
+        Resource::new(ResourceKind::Scorer, scorer_key(&self.experiment_id(), &self.scorer_name))
+    }
+}
+
+/// MLflow writes the experiment of a scorer as a number.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum TextOrNumber {
+    Text(String),
+    Number(u64),
+}
+
+#[derive(Deserialize)]
+pub(crate) struct SecretRow {
+    secret_id: String,
+}
+
+impl From<SecretRow> for Resource {
+    fn from(row: SecretRow) -> Self {
+        Self::new(ResourceKind::GatewaySecret, row.secret_id)
+    }
+}
+
+#[derive(Deserialize)]
+pub(crate) struct EndpointRow {
+    endpoint_id: String,
+}
+
+impl From<EndpointRow> for Resource {
+    fn from(row: EndpointRow) -> Self {
+        Self::new(ResourceKind::GatewayEndpoint, row.endpoint_id)
+    }
+}
+
+#[derive(Deserialize)]
+pub(crate) struct DefinitionRow {
+    model_definition_id: String,
+}
+
+impl From<DefinitionRow> for Resource {
+    fn from(row: DefinitionRow) -> Self {
+        Self::new(ResourceKind::GatewayModelDefinition, row.model_definition_id)
+    }
+}
+
+/// An endpoint of the AI gateway as a model of OpenAI's API; its ID is the endpoint's name.
+#[derive(Deserialize)]
+pub(crate) struct EndpointModelRow {
+    pub(crate) id: String,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct McpEndpointRow {
+    server_name: String,
+}
+
+impl From<McpEndpointRow> for Resource {
+    fn from(row: McpEndpointRow) -> Self {
+        Self::new(ResourceKind::McpServer, row.server_name)
+    }
+}
+
+#[derive(Deserialize)]
+pub(crate) struct SkillRow {
+    #[serde(default)]
+    organization: String,
+    name: String,
+}
+
+impl From<SkillRow> for Resource {
+    fn from(row: SkillRow) -> Self {
+        Self::new(ResourceKind::Skill, skill_key(&row.organization, &row.name))
+    }
+}
+
+#[derive(Deserialize)]
+pub(crate) struct JobRow {
+    job_id: String,
+}
+
+impl From<JobRow> for Resource {
+    fn from(row: JobRow) -> Self {
+        Self::new(ResourceKind::Job, row.job_id)
+    }
+}

@@ -1,0 +1,91 @@
+//! Prompts: their tags, the models that they name, and their optimization.
+
+use std::borrow::Cow;
+
+use super::super::judge;
+use super::super::locate::{Located, list_of, shown, text_field};
+use super::super::{Json, LocateError, PROMPT_TAG, Thing, provider};
+use super::inner;
+use super::scorers::{calls, stored};
+use super::sources::{is_plain, one_slash};
+use super::{Demand, PromptAt};
+use crate::authz::Permission;
+
+/// Returns the demands of an optimization of a prompt.
+pub(super) fn optimization(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateError> {
+    let uri = text_field(body, "source_prompt_uri")?;
+    let uri = uri.ok_or_else(|| LocateError::Missing("source_prompt_uri".to_owned()))?;
+    let (name, at) = prompt_version(&uri).ok_or_else(|| LocateError::Invalid {
+        name: "source_prompt_uri".to_owned(),
+        value: shown(&uri),
+        expected: "prompts:/NAME/VERSION or prompts:/NAME@ALIAS",
+    })?;
+    // What comes of it is a further version of that prompt.
+    let version = Located { permission: Permission::Edit, thing: Thing::VersionOf, id: name.clone() };
+    let mut demands = vec![Demand::Located(version), Demand::PromptModel { name, at }];
+    let experiment = text_field(body, "experiment_id")?.unwrap_or_default();
+    if let Some(config) = inner(body, &["config"])? {
+        if let Some(written) = text_field(config, "optimizer_config_json")?.filter(|text| !text.is_empty()) {
+            let optimizer = judge::optimizer("optimizer_config_json", &written)?;
+            demands.extend(calls(&optimizer));
+            config.set("optimizer_config_json", Json::String(Cow::Owned(optimizer.written)));
+        }
+        // A name is a built-in scorer's or a registered one's; MLflow tries both.
+        let names = list_of(config, "scorers")?.into_iter();
+        demands.extend(names.map(|name| stored(&experiment, name, None)));
+    }
+    Ok(demands)
+}
+
+/// A prompt and a model carry different grants: only an administrator moves one among the other's.
+pub(super) fn tag(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateError> {
+    let key = text_field(body, "key")?.ok_or_else(|| LocateError::Missing("key".to_owned()))?;
+    // A prompt and a model carry different grants; this tag would move one among the other's.
+    let moves = key.trim_end().eq_ignore_ascii_case(PROMPT_TAG);
+    Ok(moves.then_some(Demand::Privileged("set or delete the tag `mlflow.prompt.is_prompt`")).into_iter().collect())
+}
+
+/// Returns the demands of a tag of a version, which may name a model.
+pub(super) fn version_tag(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateError> {
+    let (name, key) = (text_field(body, "name")?.unwrap_or_default(), text_field(body, "key")?.unwrap_or_default());
+    let value = text_field(body, "value")?.unwrap_or_default();
+    Ok(model_tag(&name, &key, &value).into_iter().collect())
+}
+
+pub(super) fn model_tag(name: &str, key: &str, value: &str) -> Option<Demand> {
+    let demand = || Demand::PromptModelTag { name: name.to_owned(), written: value.to_owned() };
+    is_prompt_model_tag(key).then(demand)
+}
+
+/// Returns true if a tag of a prompt's version names its model. Some databases compare keys without case and without spaces at the
+/// end.
+#[must_use]
+pub fn is_prompt_model_tag(key: &str) -> bool {
+    key.trim_end().eq_ignore_ascii_case(provider::PROMPT_MODEL_TAG)
+}
+
+/// The name of a prompt, and which of its versions.
+fn prompt_version(uri: &str) -> Option<(String, PromptAt)> {
+    let path = one_slash(uri.strip_prefix("prompts:")?)?;
+    if !is_plain(path) {
+        return None;
+    }
+    match path.split('/').collect::<Vec<_>>()[..] {
+        [name, version] => Some((name.to_owned(), PromptAt::Version(version.to_owned()))),
+        [only] => only.rsplit_once('@').map(|(name, alias)| (name.to_owned(), PromptAt::Alias(alias.to_owned()))),
+        _ => None,
+    }
+}
+
+/// Returns the name and the version that a request to optimize a prompt names.
+///
+/// # Errors
+/// The body is not of the operation's types.
+pub fn optimized_prompt(body: &mut Json<'_>) -> Result<Option<(String, PromptAt)>, LocateError> {
+    Ok(text_field(body, "source_prompt_uri")?.as_deref().and_then(prompt_version))
+}
+
+/// Replaces the alias in a request to optimize a prompt by the version that was checked: an alias may move before the job runs.
+pub fn pin_prompt(body: &mut Json<'_>, name: &str, version: &str) {
+    body.set("source_prompt_uri", Json::String(Cow::Owned(format!("prompts:/{name}/{version}"))));
+}

@@ -1,0 +1,415 @@
+//! Forwarding: a request is rebuilt from its known fields, authorised, and sent, by the kind of its body.
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, header};
+use tokio::sync::OwnedMutexGuard;
+
+use super::bodies::{self, BodyError, Held};
+use super::send::without;
+use super::{Checked, Error, Proxy, Record, own};
+use crate::authz::{Identity, Mutation, Permit, Requirement, Visibility, authorize, holds, open_to_all};
+use crate::budget::{Owner, Share};
+use crate::config::{INSPECTION_COST, UnknownFields};
+use crate::filter::ListRequest;
+use crate::http::{Body, CanonicalPath, Query, Response, to_upstream};
+use crate::mlflow::{
+    Filter, FollowUp, Input, Json, LocateError, Narrowed, Operation, Rule, Then, Unknown, canonical, read_spans, sign,
+    text_field, unpacked_size,
+};
+
+impl Proxy {
+    /// Health, version of the API, static files: nobody has to sign in.
+    pub(super) async fn forward_public(
+        &self,
+        mut checked: Checked<'_>,
+        operation: &Operation,
+        record: &mut Record,
+    ) -> Result<Response, Error> {
+        let mut query = std::mem::take(&mut checked.query);
+        self.keep_known_fields(operation, &mut query, None)?;
+        let outgoing = self.outgoing(&mut checked, &query, Body::Empty);
+        record.public();
+        // Callers who are not signed in must not take the places of those who are.
+        let response = self.upstream.forward_at_once(open_to_all(), outgoing).await?;
+        Ok(self.answered(response, record))
+    }
+
+    /// Rebuilds a request from the fields that MLflow has for this operation: what is left is what is authorised and sent.
+    pub(super) fn keep_known_fields(
+        &self,
+        operation: &Operation,
+        query: &mut Query,
+        body: Option<&[u8]>,
+    ) -> Result<Option<String>, Error> {
+        let mut unknown = Unknown::default();
+        let size = body.map_or(0, <[u8]>::len);
+        let body = bodies::aside(size, || self.table.rebuild(operation, query, body, &mut unknown))?;
+        self.report_unknown(operation, &unknown)?;
+        Ok(body)
+    }
+
+    /// Counts the fields that were removed, and refuses them where the configuration says so.
+    pub(super) fn report_unknown(&self, operation: &Operation, unknown: &Unknown) -> Result<(), Error> {
+        let Some(first) = unknown.names().first() else { return Ok(()) };
+        self.telemetry.unknown_fields(operation.name, unknown.count(), unknown.names());
+        match self.authz.unknown_fields {
+            UnknownFields::Drop => Ok(()),
+            UnknownFields::Refuse => Err(LocateError::Unknown(first.clone()).into()),
+        }
+    }
+
+    pub(super) async fn forward_query(
+        &self,
+        mut checked: Checked<'_>,
+        identity: &Identity,
+        operation: &Operation,
+        params: &[(&str, &str)],
+        record: &mut Record,
+    ) -> Result<Response, Error> {
+        self.upstream.reachable(0).await?;
+        let mut query = std::mem::take(&mut checked.query);
+        if query.is_empty() && checked.has_body() {
+            Box::pin(self.fold_body(&mut checked, identity, operation, &mut query)).await?;
+        }
+        self.keep_known_fields(operation, &mut query, None)?;
+        let input = Input { params, headers: &checked.head.headers, query: &mut query, body: None };
+        let permit = self.permit(identity, operation, input).await?;
+        canonical_artifact_path(&mut checked, params)?;
+        if let Some(narrow) = &operation.narrow
+            && Box::pin(self.narrow(identity, narrow, &mut query, None)).await? == Narrowed::Nothing
+        {
+            return Ok(own::json(EMPTY));
+        }
+        let rewritten = operation.filter.is_some() || operation.hide.is_some() || operation.actions.is_some();
+        if checked.head.method == Method::HEAD && rewritten {
+            // MLflow's length would be that of the answer before anything is left out of it.
+            checked.head.method = Method::GET;
+        }
+        if let Some(filter) = operation.filter {
+            return Box::pin(self.list(checked, identity, permit, filter, query, None, record)).await;
+        }
+        let outgoing = self.outgoing(&mut checked, &query, Body::Empty);
+        if let Some(field) = operation.hide.as_deref().filter(|_| !identity.admin) {
+            return self.send_and_rewrite(permit, outgoing, identity, record, |told| without(field, told)).await;
+        }
+        self.send_with_actions(permit, outgoing, identity, operation, record).await
+    }
+
+    /// Adds the fields of a GET's JSON body to its query, where MLflow reads them. The body itself is never sent.
+    pub(super) async fn fold_body(
+        &self,
+        checked: &mut Checked<'_>,
+        identity: &Identity,
+        operation: &Operation,
+        query: &mut Query,
+    ) -> Result<(), Error> {
+        let (schema, message) = (self.table.schema(), operation.fields.query);
+        if !schema.is_read_from_bodies(message) {
+            return Ok(());
+        }
+        // MLflow ignores the Content-Type of a GET.
+        own::check_encoding(&checked.head.headers)?;
+        let held = self.read(checked, Owner::User(identity.user), QUERY_BODY_BYTES).await?;
+        if held.bytes.is_empty() {
+            return Ok(());
+        }
+        let mut unknown = Unknown::default();
+        schema.fold_into_query(message, &held.bytes, query, &mut unknown)?;
+        self.report_unknown(operation, &unknown)
+    }
+
+    pub(super) async fn forward_json(
+        &self,
+        mut checked: Checked<'_>,
+        identity: &Identity,
+        operation: &Operation,
+        params: &[(&str, &str)],
+        record: &mut Record,
+    ) -> Result<Response, Error> {
+        let limit = if operation.large { usize::MAX } else { SMALL_BODY_BYTES };
+        if checked.has_body() {
+            self.could_be_allowed(identity, operation)?;
+        }
+        let held = self.read_json(&mut checked, identity, limit).await?;
+        let Held { bytes, share: _share } = held;
+        // With the body read, hyper notices a client that leaves, and what it wanted is not done any more.
+        self.upstream.reachable(bytes.len()).await?;
+        let mut query = std::mem::take(&mut checked.query);
+        let text = self.keep_known_fields(operation, &mut query, (!bytes.is_empty()).then_some(&bytes))?;
+        drop(bytes);
+        let mut body = text.as_deref().map(Json::open).transpose()?;
+        let turn = Box::pin(self.turn(operation, body.as_ref())).await;
+        let input = Input { params, headers: &checked.head.headers, query: &mut query, body: body.as_mut() };
+        let permit = match self.permit(identity, operation, input).await {
+            Err(Error::Locate(LocateError::Missing(_))) if operation.empty => return Ok(own::json(EMPTY)),
+            decided => decided?,
+        };
+        canonical_artifact_path(&mut checked, params)?;
+        checked.parent_trace = self.parent_trace(identity, operation, &checked.head.headers).await?;
+        if let Some(narrow) = &operation.narrow
+            && Box::pin(self.narrow(identity, narrow, &mut query, body.as_mut())).await? == Narrowed::Nothing
+        {
+            return Ok(own::json(EMPTY));
+        }
+        if let Some(filter) = operation.filter {
+            return Box::pin(self.list(checked, identity, permit, filter, query, body.as_mut(), record)).await;
+        }
+        if let Some(body) = body.as_mut() {
+            self.rewrite(identity, operation, body).await?;
+        }
+        let mut follow_up = FollowUp::of(operation, params, body.as_mut())?;
+        if let Some(FollowUp::Mutation(mutation)) = &mut follow_up {
+            Box::pin(self.name_as_stored(mutation)).await?;
+        }
+        let renamed = match operation.then {
+            Some(Then::RenameExperiment) => {
+                body.as_mut().map(|body| text_field(body, "experiment_id")).transpose()?.flatten()
+            }
+            Some(_) | None => None,
+        };
+        let rewritten = body.filter(|body| is_rewritten(operation, body, text.as_deref())).map(|body| written(&body));
+        let bytes = rewritten.or_else(|| text.map(Bytes::from));
+        let outgoing = self.outgoing_json(&mut checked, &query, bytes);
+        // Before as well, because a look-up may come between MLflow's change and its answer.
+        self.forget_changed(operation, renamed.as_deref()).await;
+        let answer = if follow_up.is_some() || turn.is_some() {
+            let done = self.effects.carry_out(identity, checked.address, permit, follow_up, outgoing, turn);
+            Box::pin(done).await.map_err(Error::from).and_then(|done| {
+                record.upstream_answered();
+                self.done(done, operation)
+            })
+        } else if let Some(then @ (Then::LearnRun | Then::LearnTrace)) = operation.then {
+            self.send_and_learn(permit, outgoing, identity, then, record).await
+        } else {
+            self.send_with_actions(permit, outgoing, identity, operation, record).await
+        };
+        self.forget_changed(operation, renamed.as_deref()).await;
+        answer
+    }
+
+    /// Waits for the turn of an operation that is checked against state which another one of its kind changes.
+    async fn turn(&self, operation: &Operation, body: Option<&Json<'_>>) -> Option<OwnedMutexGuard<()>> {
+        match operation.rule {
+            Some(Rule::ProviderSecret | Rule::ProviderModel) => Some(self.effects.gateway_turn().await),
+            Some(Rule::ArtifactLocation) if body.is_some_and(|body| body.get("artifact_location").is_some()) => {
+                Some(self.effects.location_turn().await)
+            }
+            Some(_) | None => None,
+        }
+    }
+
+    /// Changes the fields of a body that the proxy decides: others' assessments, the version of a prompt, the author.
+    async fn rewrite(&self, identity: &Identity, operation: &Operation, body: &mut Json<'_>) -> Result<(), Error> {
+        match operation.rule {
+            Some(Rule::TraceStays) => Box::pin(self.keep_own_assessments(identity, body)).await?,
+            Some(Rule::PromptSource) => Box::pin(self.pin_prompt(identity, body)).await?,
+            Some(_) | None => {}
+        }
+        if let Some(author) = operation.author.filter(|_| self.authz.authorship) {
+            bodies::aside(body.size(), || sign(author, body, &identity.name))?;
+        }
+        Ok(())
+    }
+
+    /// Forgets what an operation changes, whether or not MLflow's answer says so: the answer may be lost.
+    async fn forget_changed(&self, operation: &Operation, renamed_experiment: Option<&str>) {
+        if operation.changes_versions() {
+            self.resolver.forget_versions();
+        }
+        if operation.then == Some(Then::ForgetTraces) {
+            self.resolver.forget_traces();
+        }
+        if let Some(id) = renamed_experiment {
+            Box::pin(self.resolver.forget_experiment(id)).await;
+        }
+    }
+
+    /// Replaces the name in a deletion or a renaming by the one that MLflow holds, which may differ from the request's spelling.
+    async fn name_as_stored(&self, mutation: &mut Mutation) -> Result<(), Error> {
+        let (kind, key) = match mutation {
+            Mutation::Create { .. } => return Ok(()),
+            Mutation::Delete { kind, key } => (*kind, key),
+            Mutation::Rename { kind, from, .. } => (*kind, from),
+        };
+        *key = self.resolver.stored_key(kind, std::mem::take(key)).await?;
+        Ok(())
+    }
+
+    pub(super) async fn forward_stream(
+        &self,
+        mut checked: Checked<'_>,
+        identity: &Identity,
+        operation: &Operation,
+        params: &[(&str, &str)],
+        record: &mut Record,
+    ) -> Result<Response, Error> {
+        self.upstream.reachable(0).await?;
+        let mut query = std::mem::take(&mut checked.query);
+        self.keep_known_fields(operation, &mut query, None)?;
+        let input = Input { params, headers: &checked.head.headers, query: &mut query, body: None };
+        let permit = self.permit(identity, operation, input).await?;
+        canonical_artifact_path(&mut checked, params)?;
+        checked.parent_trace = self.parent_trace(identity, operation, &checked.head.headers).await?;
+        let follow_up = FollowUp::of(operation, params, None)?;
+        let outgoing = self.outgoing_stream(&mut checked, &query);
+        if follow_up.is_none() {
+            return self.send(permit, outgoing, record).await;
+        }
+        let done = self.effects.carry_out(identity, checked.address, permit, follow_up, outgoing, None).await?;
+        record.upstream_answered();
+        Ok(self.whole(done.status, done.headers, done.body))
+    }
+
+    /// Spans in OpenTelemetry's protocol. Every trace they go to is new or in the experiment that the header names.
+    pub(super) async fn forward_spans(
+        &self,
+        mut checked: Checked<'_>,
+        identity: &Identity,
+        operation: &Operation,
+        params: &[(&str, &str)],
+        record: &mut Record,
+    ) -> Result<Response, Error> {
+        self.upstream.reachable(0).await?;
+        let mut query = Query::default();
+        let headers = &checked.head.headers;
+        let input = Input { params, headers, query: &mut query, body: None };
+        let permit = self.permit(identity, operation, input).await.map_err(Error::in_spans)?;
+        let limit = self.server.max_body_bytes;
+        let Held { bytes: raw, mut share } = self.read(&mut checked, Owner::User(identity.user), limit).await?;
+        let headers = &checked.head.headers;
+        let text = |name: header::HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("not text"));
+        let (content_type, encoding) = (text(header::CONTENT_TYPE), text(header::CONTENT_ENCODING));
+        let mut unknown = Unknown::default();
+        let schema = self.table.schema();
+        let size = bodies::aside(raw.len(), || unpacked_size(encoding, &raw, limit))?;
+        share.grow(size.saturating_mul(INSPECTION_COST)).await.map_err(BodyError::NoRoom)?;
+        let read = || read_spans(schema, content_type, encoding, &raw, limit, &mut unknown);
+        let spans = bodies::aside(size, read)?;
+        drop(raw);
+        self.report_unknown(operation, &unknown)?;
+        let experiment = text(header::HeaderName::from_static("x-mlflow-experiment-id")).unwrap_or_default().to_owned();
+        if !self.resolver.traces_fit(&spans.traces, &experiment).await? {
+            return Err(Error::TraceElsewhere);
+        }
+        let length = spans.body.len();
+        let mut outgoing = self.outgoing(&mut checked, &query, Body::from(Bytes::from(spans.body)));
+        outgoing.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(spans.content_type));
+        outgoing.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        let response = self.send(permit, outgoing, record).await?;
+        if response.status().is_success() {
+            self.resolver.learn_traces(spans.traces, &experiment).await;
+        }
+        Ok(response)
+    }
+
+    /// What the table does not know is refused, or for administrators where the configuration says so, as it came.
+    pub(super) async fn forward_unlisted(
+        &self,
+        mut checked: Checked<'_>,
+        identity: &Identity,
+        record: &mut Record,
+    ) -> Result<Response, Error> {
+        if !self.authz.unlisted_routes_for_admins {
+            return Err(Error::UnknownRoute);
+        }
+        let reads = matches!(checked.head.method, Method::GET | Method::HEAD);
+        let permit = authorize(identity, self.policy, &[Requirement::Admin { change: !reads }])?;
+        self.upstream.reachable(0).await?;
+        if checked.path.decoded().contains('%') {
+            return Err(crate::http::PathError::EncodedTwice.into());
+        }
+        let query = std::mem::take(&mut checked.query);
+        let outgoing = if !reads && own::is_json(&checked.head.headers) {
+            let held = self.read_json(&mut checked, identity, usize::MAX).await?;
+            let bytes = &held.bytes;
+            let body = if bytes.is_empty() { None } else { Some(bodies::aside(bytes.len(), || canonical(bytes))?) };
+            Self::as_json(self.outgoing(&mut checked, &query, Body::Empty), body.map(Bytes::from))
+        } else {
+            self.outgoing_stream(&mut checked, &query)
+        };
+        self.send(permit, outgoing, record).await
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one private step of the request's life")]
+    pub(super) async fn list(
+        &self,
+        mut checked: Checked<'_>,
+        identity: &Identity,
+        permit: Permit,
+        filter: Filter,
+        mut query: Query,
+        body: Option<&mut Json<'_>>,
+        record: &mut Record,
+    ) -> Result<Response, Error> {
+        let visible: Vec<_> = match filter.shape().kinds {
+            Some(kinds) => kinds
+                .iter()
+                .map(|kind| match filter.tier(*kind) {
+                    // Of what lies below them, none.
+                    Some(tier) if holds(identity, self.policy, &Requirement::NotDenied(tier)).is_err() => {
+                        Visibility::Only(Vec::new())
+                    }
+                    Some(_) | None => Visibility::of(identity, self.policy, *kind),
+                })
+                .collect(),
+            None if identity.admin && identity.limits.is_unlimited() => vec![Visibility::All],
+            None => vec![Visibility::PerRow],
+        };
+        let as_it_is = filter.shape().actions.is_none() || identity.admin && identity.limits.is_unlimited();
+        if as_it_is && visible.iter().all(|visible| *visible == Visibility::All) {
+            let outgoing = match &body {
+                Some(body) => self.outgoing_json(&mut checked, &query, Some(written(body))),
+                None => self.outgoing(&mut checked, &query, Body::Empty),
+            };
+            return self.send(permit, outgoing, record).await;
+        }
+        if visible.iter().all(|visible| *visible == Visibility::Only(Vec::new())) {
+            return Ok(own::json(self.lists.nothing(identity, filter).body));
+        }
+        let headers = to_upstream(std::mem::take(&mut checked.head.headers), self.upstream.host(), checked.address);
+        let (method, path) = (checked.head.method.clone(), checked.path.encoded().into_owned());
+        let share = Share::of(&self.answers, Owner::User(identity.user));
+        let request = ListRequest { method, path, headers, query: &mut query, body, share };
+        let answer = self.lists.page(identity, self.policy, permit, filter, &visible, request).await?;
+        record.upstream_answered();
+        let mut response = own::json(answer.body);
+        *response.status_mut() = answer.status;
+        Ok(response)
+    }
+}
+
+/// Returns true if a body must be written again; otherwise `text`, which it was opened from, is sent as it is.
+fn is_rewritten(operation: &Operation, body: &Json<'_>, text: Option<&str>) -> bool {
+    debug_assert!(operation.rewrites_body() || text == Some(&body.to_text()), "{} changes its body", operation.name);
+    operation.rewrites_body()
+}
+
+pub(super) fn written(body: &Json<'_>) -> Bytes {
+    bodies::aside(body.size(), || Bytes::from(body.to_bytes()))
+}
+
+/// Artifact paths may come in a spelling that MLflow reads as another one; what is sent is what was authorised. All others
+/// must come decoded.
+fn canonical_artifact_path(checked: &mut Checked<'_>, params: &[(&str, &str)]) -> Result<(), Error> {
+    use crate::mlflow::ArtifactPath;
+    let Some((_, raw)) = params.iter().find(|(name, _)| *name == "artifact_path") else {
+        let twice = checked.path.decoded().contains('%');
+        return if twice { Err(crate::http::PathError::EncodedTwice.into()) } else { Ok(()) };
+    };
+    let stable = ArtifactPath::parse(raw)?;
+    if stable.as_str() == *raw {
+        return Ok(());
+    }
+    let prefix = checked.path.decoded().strip_suffix(raw).unwrap_or_default().to_owned();
+    checked.path = CanonicalPath::from_decoded(prefix + stable.as_str())?;
+    Ok(())
+}
+
+/// An empty answer of a protobuf message.
+const EMPTY: Bytes = Bytes::from_static(b"{}");
+
+/// The JSON body of a GET: its fields become a query, and MLflow's server reads at most 64 KiB of request line.
+const QUERY_BODY_BYTES: usize = 16 * 1024;
+
+/// A JSON body that is no batch: names, tags, descriptions. MLflow repeats them in every list, so they must stay small.
+pub(super) const SMALL_BODY_BYTES: usize = 1024 * 1024;

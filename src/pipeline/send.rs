@@ -1,0 +1,216 @@
+//! The last step: what is sent to MLflow, and how its answer becomes the client's.
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, header};
+use hyper::body::Incoming;
+
+use super::bodies::{BodyError, Held};
+use super::{Checked, Error, Proxy, Record, own};
+use crate::authz::{Identity, Permit};
+use crate::budget::{self, ANSWER_COST, AnswerError, Owner, Share};
+use crate::effects::Done;
+use crate::filter::{with_actions, with_all_actions};
+use crate::http::{Body, CanonicalPath, Query, Response, from_upstream, to_upstream};
+use crate::mlflow::{Operation, Then};
+use crate::upstream::Outgoing;
+
+impl Proxy {
+    pub(super) async fn send(
+        &self,
+        permit: Permit,
+        outgoing: Outgoing,
+        record: &mut Record,
+    ) -> Result<Response, Error> {
+        let response = self.upstream.forward(permit, outgoing).await?;
+        Ok(self.answered(response, record))
+    }
+
+    pub(super) fn answered(&self, response: http::Response<Incoming>, record: &mut Record) -> Response {
+        record.upstream_answered();
+        let (mut head, body) = response.into_parts();
+        from_upstream(&mut head.headers, self.upstream.authority());
+        Response::from_parts(head, Body::from(body))
+    }
+
+    /// Sends. What MLflow says of an MCP server or a skill gets what the caller may do with it.
+    pub(super) async fn send_with_actions(
+        &self,
+        permit: Permit,
+        outgoing: Outgoing,
+        identity: &Identity,
+        operation: &Operation,
+        record: &mut Record,
+    ) -> Result<Response, Error> {
+        match operation.actions.filter(|_| !(identity.admin && identity.limits.is_unlimited())) {
+            Some(kind) => {
+                let rewrite = |told: &str| with_actions(identity, self.policy, kind, told);
+                self.send_and_rewrite(permit, outgoing, identity, record, rewrite).await
+            }
+            None => self.send(permit, outgoing, record).await,
+        }
+    }
+
+    /// Sends, and changes the JSON of MLflow's success.
+    pub(super) async fn send_and_rewrite(
+        &self,
+        permit: Permit,
+        mut outgoing: Outgoing,
+        identity: &Identity,
+        record: &mut Record,
+        rewrite: impl FnOnce(&str) -> Option<String>,
+    ) -> Result<Response, Error> {
+        outgoing.headers.remove(header::ACCEPT_ENCODING);
+        let response = self.upstream.forward(permit, outgoing).await?;
+        record.upstream_answered();
+        let (mut head, body) = response.into_parts();
+        let (mut body, share) = self.read_answer(identity, body, self.server.max_body_bytes).await?;
+        if head.status.is_success() {
+            body = rewritten(&body, rewrite)?;
+            head.headers.remove(header::CONTENT_LENGTH);
+        }
+        Ok(self.whole(head.status, head.headers, share.keep(body)))
+    }
+
+    /// The answer to a change that was carried out. Its creator may do everything with what is new.
+    pub(super) fn done(&self, done: Done, operation: &Operation) -> Result<Response, Error> {
+        let Done { status, mut headers, mut body } = done;
+        if operation.actions.is_some() && status.is_success() {
+            body = rewritten(&body, with_all_actions)?;
+            headers.remove(header::CONTENT_LENGTH);
+        }
+        Ok(self.whole(status, headers, body))
+    }
+
+    pub(super) async fn send_and_learn(
+        &self,
+        permit: Permit,
+        mut outgoing: Outgoing,
+        identity: &Identity,
+        then: Then,
+        record: &mut Record,
+    ) -> Result<Response, Error> {
+        outgoing.headers.remove(header::ACCEPT_ENCODING);
+        let response = self.upstream.forward(permit, outgoing).await?;
+        record.upstream_answered();
+        let (head, body) = response.into_parts();
+        let (body, share) = self.read_answer(identity, body, self.server.max_body_bytes).await?;
+        if head.status.is_success() {
+            if then == Then::LearnTrace {
+                Box::pin(self.resolver.learn_trace(&body)).await;
+            } else {
+                Box::pin(self.resolver.learn_run(&body)).await;
+            }
+        }
+        Ok(self.whole(head.status, head.headers, share.keep(body)))
+    }
+
+    pub(super) fn whole(&self, status: http::StatusCode, mut headers: http::HeaderMap, body: Bytes) -> Response {
+        from_upstream(&mut headers, self.upstream.authority());
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        response
+    }
+
+    /// Reads an answer of MLflow whole, in the caller's share of the memory for answers.
+    pub(super) async fn read_answer(
+        &self,
+        identity: &Identity,
+        body: Incoming,
+        limit: usize,
+    ) -> Result<(Bytes, Share), Error> {
+        let mut share = Share::of(&self.answers, Owner::User(identity.user));
+        let limit = limit.min(share.most() / ANSWER_COST);
+        match budget::read_answer(body, limit, 0, &mut share).await {
+            Ok(bytes) => Ok((bytes, share)),
+            Err(AnswerError::Read(error)) => Err(crate::upstream::Error::from(error).into()),
+            Err(AnswerError::NoRoom(full)) => Err(BodyError::NoRoom(full).into()),
+        }
+    }
+
+    pub(super) async fn read_json(
+        &self,
+        checked: &mut Checked<'_>,
+        identity: &Identity,
+        limit: usize,
+    ) -> Result<Held, Error> {
+        own::check_json_head(&checked.head.headers)?;
+        self.read(checked, Owner::User(identity.user), limit.min(self.server.max_body_bytes)).await
+    }
+
+    /// Reads the body of a request into memory. A body that was not read before stays where it is.
+    pub(super) async fn read(&self, checked: &mut Checked<'_>, owner: Owner, limit: usize) -> Result<Held, Error> {
+        Ok(self.bodies.read(checked.body.as_mut(), owner, limit).await?)
+    }
+
+    pub(super) fn outgoing(&self, checked: &mut Checked<'_>, query: &Query, body: Body) -> Outgoing {
+        let mut headers = to_upstream(std::mem::take(&mut checked.head.headers), self.upstream.host(), checked.address);
+        if let Some(key) = checked.provider_key.take() {
+            headers.insert(header::AUTHORIZATION, key);
+        }
+        if let Some(parent) = checked.parent_trace.take() {
+            headers.insert(PARENT_TRACE, parent);
+        }
+        Outgoing { method: checked.head.method.clone(), target: target(&checked.path, query), headers, body }
+    }
+
+    pub(super) fn outgoing_json(&self, checked: &mut Checked<'_>, query: &Query, body: Option<Bytes>) -> Outgoing {
+        Self::as_json(self.outgoing(checked, query, Body::Empty), body)
+    }
+
+    pub(super) fn as_json(mut outgoing: Outgoing, body: Option<Bytes>) -> Outgoing {
+        outgoing.headers.remove(header::CONTENT_TYPE);
+        if body.is_some() {
+            outgoing.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        let bytes = body.unwrap_or_default();
+        // MLflow's Flask routes see a chunked body as empty.
+        outgoing.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+        outgoing.body = Body::from(bytes);
+        outgoing
+    }
+
+    pub(super) fn outgoing_stream(&self, checked: &mut Checked<'_>, query: &Query) -> Outgoing {
+        let about_the_body = [header::CONTENT_LENGTH, header::CONTENT_ENCODING].map(|name| {
+            let value = checked.head.headers.get(&name).cloned();
+            (name, value)
+        });
+        let mut outgoing = self.outgoing(checked, query, Body::Empty);
+        if checked.head.method == Method::GET {
+            return outgoing;
+        }
+        for (name, value) in about_the_body {
+            if let Some(value) = value {
+                outgoing.headers.insert(name, value);
+            }
+        }
+        outgoing.body = checked.body.take().map_or(Body::Empty, |body| self.bodies.streamed(body));
+        outgoing
+    }
+}
+
+/// The JSON of MLflow's answer after `rewrite`.
+///
+/// # Errors
+/// It is not what its API promises.
+pub(super) fn rewritten(body: &[u8], rewrite: impl FnOnce(&str) -> Option<String>) -> Result<Bytes, Error> {
+    let told = std::str::from_utf8(body).ok().and_then(rewrite);
+    Ok(told.ok_or(crate::upstream::Error::NotUnderstood)?.into())
+}
+
+pub(super) fn without(field: &str, told: &str) -> Option<String> {
+    let mut told: serde_json::Map<String, serde_json::Value> = serde_json::from_str(told).ok()?;
+    told.remove(field);
+    Some(serde_json::Value::Object(told).to_string())
+}
+
+pub(super) fn target(path: &CanonicalPath, query: &Query) -> String {
+    let mut target = path.encoded().into_owned();
+    if !query.is_empty() {
+        target.push('?');
+        target.push_str(&query.encoded());
+    }
+    target
+}
+
+pub(super) const PARENT_TRACE: &str = "traceparent";
