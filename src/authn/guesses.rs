@@ -7,6 +7,10 @@
 //!
 //! A guess is reserved before it is checked, so parallel guesses cannot exceed a limit; those that would are made to
 //! wait until the ones under way are settled, so parallel logins with right passwords are not refused either.
+//!
+//! A guess that ends without a hash is counted nowhere. So that it tells nothing either, a password that was right before must
+//! not be answered from memory where a wrong one would be refused, or made to wait, without a hash: see
+//! [`Guesses::may_remember`].
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -40,8 +44,8 @@ struct Limits {
     per_account: u32,
     window: Duration,
     clock: Clock,
-    /// Until when some address is over a limit.
-    blocked_until: AtomicI64,
+    /// Until when a wrong password may be refused without a hash, at some address or some account.
+    guarded_until: AtomicI64,
 }
 
 /// An account and the network that guesses its password.
@@ -70,7 +74,7 @@ impl Guesses {
             per_account: config.guesses_per_account,
             window: config.guess_window,
             clock,
-            blocked_until: AtomicI64::new(i64::MIN),
+            guarded_until: AtomicI64::new(i64::MIN),
         };
         Self {
             addresses: watched(config.guess_window),
@@ -81,9 +85,22 @@ impl Guesses {
         }
     }
 
-    /// Whether any address is over its limit now, or over one for an account.
-    pub(super) fn somebody_is_blocked(&self, now: Timestamp) -> bool {
-        now.0 < self.limits.blocked_until.load(Ordering::Relaxed)
+    /// Returns whether a limit was reached lately, or a guess ended without a hash: then a password is answered from memory only
+    /// where [`Guesses::may_remember`] allows it.
+    pub(super) fn is_guarded(&self, now: Timestamp) -> bool {
+        now.0 < self.limits.guarded_until.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether an account's right password may be answered from memory at this address: the account knows the address, and
+    /// since then none of its guesses at the account ended, or was made to wait, without a hash. Everywhere else the right
+    /// password takes the way of a wrong one, so that refusing both tells nothing.
+    pub(super) fn may_remember(&self, address: IpAddr, account: CacheKey) -> bool {
+        if !self.is_guarded(self.limits.clock.now()) {
+            return true;
+        }
+        let pair = (account, network(address));
+        let is_proven = || self.pairs.get(&pair).is_none_or(|counter| !counter.lock().unproven);
+        self.known.contains_key(&pair) && is_proven()
     }
 
     /// Refuses an address that is over its limit.
@@ -122,18 +139,19 @@ impl Guesses {
         let pair = (account, network(address));
         let (by_address, by_pair) = (self.address(address), self.pairs.get_with(pair, Arc::default));
         let by_account = self.accounts.get_with(account, Arc::default);
+        let proof = Proof { pair: Arc::clone(&by_pair), limits: Arc::clone(&self.limits), is_settled: false };
         // In this order always, so nobody waits in a circle.
-        let address = reserve(by_address, self.limits.per_address, Beyond::Close, &self.limits).await?;
-        let at_account = reserve(by_pair, self.limits.per_account, Beyond::Close, &self.limits).await?;
+        let address = proof.reserve(by_address, self.limits.per_address, Beyond::Close).await?;
+        let at_account = proof.reserve(by_pair, self.limits.per_account, Beyond::Close).await?;
         let paced = match standing {
             Standing::Known => None,
             Standing::Stranger => {
                 let pace = Beyond::Slow(self.limits.window / PACE);
-                Some(reserve(Arc::clone(&by_account), self.limits.per_account, pace, &self.limits).await?)
+                Some(proof.reserve(Arc::clone(&by_account), self.limits.per_account, pace).await?)
             }
         };
         let (known, limits) = (self.known.clone(), Arc::clone(&self.limits));
-        Ok(Guess { address, at_account, account: by_account, _paced: paced, pair, known, limits })
+        Ok(Guess { proof, address, at_account, account: by_account, _paced: paced, pair, known, limits })
     }
 
     fn address(&self, address: IpAddr) -> Arc<Counter> {
@@ -141,9 +159,10 @@ impl Guesses {
     }
 }
 
-/// A guess under way. Dropped unsettled, it was never made.
+/// A guess under way. Dropped unsettled, it is counted nowhere, and its address has to prove the right password anew.
 #[derive(Debug)]
 pub(super) struct Guess {
+    proof: Proof,
     address: Reservation,
     at_account: Reservation,
     account: Arc<Counter>,
@@ -156,15 +175,61 @@ pub(super) struct Guess {
 impl Guess {
     /// Clears this address's failures at the account, not the address's own: one's own password must not pay for guessing at
     /// others'. The account stays slowed down for strangers.
-    pub(super) fn was_right(self) {
-        self.at_account.0.lock().failures = 0;
+    pub(super) fn was_right(mut self) {
+        self.proof.is_settled = true;
+        let mut tally = self.at_account.0.lock();
+        tally.failures = 0;
+        tally.unproven = false;
+        drop(tally);
         self.known.insert(self.pair, ());
     }
 
-    pub(super) fn was_wrong(self) {
+    pub(super) fn was_wrong(mut self) {
+        self.proof.is_settled = true;
         self.limits.failed(&self.address.0, self.limits.per_address);
         self.limits.failed(&self.at_account.0, self.limits.per_account);
-        self.account.lock().fail(&self.limits);
+        self.limits.failed(&self.account, self.limits.per_account);
+    }
+}
+
+/// Notes at its pair when a guess ends, or is made to wait, without a hash.
+#[derive(Debug)]
+struct Proof {
+    pair: Arc<Counter>,
+    limits: Arc<Limits>,
+    is_settled: bool,
+}
+
+impl Drop for Proof {
+    fn drop(&mut self) {
+        if !self.is_settled {
+            self.is_missing();
+        }
+    }
+}
+
+impl Proof {
+    /// Notes that this guess may tell nothing: until the right password is hashed, it is not answered from memory either.
+    fn is_missing(&self) {
+        self.limits.guard_until(self.limits.clock.now().plus(self.limits.window));
+        self.pair.lock().unproven = true;
+    }
+
+    async fn reserve(&self, counter: Arc<Counter>, limit: u32, beyond: Beyond) -> Result<Reservation, Error> {
+        loop {
+            // Listening starts before looking, so that nothing settles unheard in between.
+            let settled = counter.settled.notified();
+            tokio::pin!(settled);
+            settled.as_mut().enable();
+            let admission = counter.reserve(limit, beyond, &self.limits);
+            match admission {
+                Admission::Granted => return Ok(Reservation(Arc::clone(&counter))),
+                Admission::Refused(retry_after) => return Err(Error::TooManyAttempts { retry_after }),
+                // Now and not at the end: a right password answered meanwhile would tell itself from those that wait.
+                Admission::Wait => self.is_missing(),
+            }
+            settled.await;
+        }
     }
 }
 
@@ -177,13 +242,17 @@ impl Limits {
         }
     }
 
-    /// Counts a failure where reaching `limit` closes.
+    /// Counts a failure.
     fn failed(&self, counter: &Counter, limit: u32) {
         let mut tally = counter.lock();
         tally.fail(self);
         if tally.failures >= limit {
-            self.blocked_until.fetch_max(tally.since.plus(self.window).0, Ordering::Relaxed);
+            self.guard_until(tally.since.plus(self.window));
         }
+    }
+
+    fn guard_until(&self, moment: Timestamp) {
+        self.guarded_until.fetch_max(moment.0, Ordering::Relaxed);
     }
 }
 
@@ -197,6 +266,15 @@ impl Counter {
     fn lock(&self) -> MutexGuard<'_, Tally> {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn reserve(&self, limit: u32, beyond: Beyond, limits: &Limits) -> Admission {
+        let mut tally = self.lock();
+        let admission = tally.admission(limit, beyond, limits);
+        if matches!(admission, Admission::Granted) {
+            tally.under_way = tally.under_way.saturating_add(1);
+        }
+        admission
+    }
 }
 
 #[derive(Debug, Default)]
@@ -207,6 +285,8 @@ struct Tally {
     under_way: u32,
     /// When the next guess is granted, where this only slows down.
     next: Timestamp,
+    /// For a pair: a guess ended or waited without a hash since the right password was hashed.
+    unproven: bool,
 }
 
 /// What happens beyond a limit.
@@ -275,27 +355,6 @@ impl Drop for Reservation {
         tally.under_way = tally.under_way.saturating_sub(1);
         drop(tally);
         self.0.settled.notify_waiters();
-    }
-}
-
-async fn reserve(counter: Arc<Counter>, limit: u32, beyond: Beyond, limits: &Limits) -> Result<Reservation, Error> {
-    loop {
-        // Listening starts before looking, so that nothing settles unheard in between.
-        let settled = counter.settled.notified();
-        tokio::pin!(settled);
-        settled.as_mut().enable();
-        {
-            let mut tally = counter.lock();
-            match tally.admission(limit, beyond, limits) {
-                Admission::Granted => {
-                    tally.under_way = tally.under_way.saturating_add(1);
-                    return Ok(Reservation(Arc::clone(&counter)));
-                }
-                Admission::Refused(retry_after) => return Err(Error::TooManyAttempts { retry_after }),
-                Admission::Wait => {}
-            }
-        }
-        settled.await;
     }
 }
 

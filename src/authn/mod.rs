@@ -137,22 +137,23 @@ impl Authn {
 
     /// The identity behind a credential that was seen lately: no I/O, no password hash.
     ///
-    /// Knows no address. Therefore, while any address is over a limit of guesses, a password is left to
+    /// Knows no address. Therefore, while guesses may be refused without a hash anywhere, a password is left to
     /// [`Authn::authenticate`]: otherwise a caller who is refused every wrong guess would still learn the right one.
     pub fn recent(&self, shown: Shown<'_>) -> Option<Arc<Identity>> {
         let now = self.clock.now();
         let identity = self.identities.get(&self.place(shown)?, now)?;
         match identity.scheme {
             Scheme::Token(_) | Scheme::Session(_) | Scheme::Jwt => Some(identity),
-            Scheme::Password => (!self.guesses.somebody_is_blocked(now)).then_some(identity),
+            Scheme::Password => (!self.guesses.is_guarded(now)).then_some(identity),
         }
     }
 
     /// Recognises one request by what it shows. `address` is the client's, after trusted proxies.
     ///
     /// A valid access token passes whatever the limits say, because 256 bits cannot be guessed. A password that was verified
-    /// recently passes where strangers are slowed down, so that they cannot lock its owner out, but at no address that is over
-    /// its limit, or over its limit for the account: right and wrong are refused alike there.
+    /// recently passes where strangers are slowed down, so that they cannot lock its owner out, but only at addresses that the
+    /// account knows, and at none that is over its limit, or over its limit for the account. Everywhere else right and wrong
+    /// are refused alike.
     ///
     /// # Errors
     /// See [`Error`].
@@ -329,8 +330,12 @@ impl Authn {
         match identity.scheme {
             Scheme::Token(_) | Scheme::Session(_) | Scheme::Jwt => {}
             Scheme::Password => {
+                let account = self.account(&identity.name);
                 self.guesses.check_address(address)?;
-                self.guesses.check_account(address, self.account(&identity.name))?;
+                self.guesses.check_account(address, account)?;
+                if !self.guesses.may_remember(address, account) {
+                    return Ok(None);
+                }
             }
         }
         Ok(Some(identity))
@@ -407,7 +412,7 @@ impl Authn {
         // Before the right password is told from a wrong one, also where that costs nothing.
         let account = self.account(user.map_or(name, |user| &user.name));
         self.guesses.check_account(address, account)?;
-        if is_verified() {
+        if is_verified() && self.guesses.may_remember(address, account) {
             return Ok(true);
         }
         let guess = self.guesses.begin(address, account, standing).await?;

@@ -99,6 +99,11 @@ fn basic(name: &str, password: &str) -> String {
     format!("Basic {}", STANDARD.encode(format!("{name}:{password}")))
 }
 
+/// An address from which no request has come.
+fn new_address(number: u32) -> IpAddr {
+    IpAddr::V4(std::net::Ipv4Addr::from_bits(0x0a00_0001 + number))
+}
+
 fn bearer(token: &AccessToken) -> String {
     format!("Bearer {}", token.reveal())
 }
@@ -470,6 +475,107 @@ async fn an_address_over_an_accounts_limit_does_not_learn_its_password_from_its_
     assert_eq!(world.answer_after(0, &right, HERE).await, "alice");
     world.clock.advance(WINDOW);
     assert_eq!(world.answer(&right, THERE).await, "alice");
+}
+
+#[tokio::test]
+async fn at_an_account_that_is_slowed_down_a_right_password_is_refused_as_a_wrong_one_from_every_new_address() {
+    let world = World::new().await;
+    let right = basic("alice", "sesame");
+    world.ask(&right, HERE).await.unwrap();
+    for guess in 0..=PER_ACCOUNT {
+        world.answer(&basic("alice", &format!("guess {guess}")), THERE).await;
+    }
+    assert_eq!(world.recent(&right), None, "it is not known from where this comes");
+    let sign_in =
+        async |password: &str, address| world.authn.sign_in("alice", password.into(), address).await.map(drop);
+    // The turn of strangers, for now.
+    assert_eq!(world.answer(&basic("alice", "guess"), new_address(0)).await, "wrong_password");
+    for number in 1..PER_ADDRESS * 3 {
+        let address = new_address(number);
+        assert_eq!(world.answer_after(0, &right, address).await, "too_many");
+        assert!(matches!(sign_in("sesame", address).await, Err(Error::TooManyAttempts { .. })));
+        assert_eq!(world.answer_after(0, &basic("alice", "guess"), address).await, "too_many");
+        assert!(matches!(sign_in("guess", address).await, Err(Error::TooManyAttempts { .. })));
+        assert_eq!(world.answer_after(0, &right, address).await, "too_many");
+        assert_eq!(world.answer_after(0, &right, HERE).await, "alice", "the owner works on");
+    }
+    world.clock.advance(WINDOW / 100);
+    assert_eq!(world.answer_after(1, &right, new_address(1)).await, "alice", "a turn of strangers, paid with a hash");
+    assert_eq!(world.answer_after(0, &right, new_address(1)).await, "alice", "an address of the owner's now");
+}
+
+#[tokio::test]
+async fn while_nothing_can_be_hashed_a_right_password_is_refused_as_a_wrong_one() {
+    let world = World::new().await;
+    let config = config::Authn { hash_concurrency: 1, hash_queue: 0, ..config() };
+    let authn = Authn::new(&config, Arc::clone(&world.store), world.clock.clone());
+    let right = basic("alice", "sesame");
+    let ask = async |header: &str, address| {
+        let shown = Shown::authorization(header.as_bytes());
+        if authn.recent(shown).is_some() { Ok(()) } else { authn.authenticate(shown, address).await.map(drop) }
+    };
+    ask(&right, HERE).await.unwrap();
+    let held = authn.hashing.hold().await;
+    let first = authn.hash_password("x".into());
+    tokio::pin!(first);
+    assert!(tokio::time::timeout(Duration::from_millis(20), &mut first).await.is_err());
+    assert!(matches!(ask(&basic("alice", "x"), THERE).await, Err(Error::Busy)));
+    for address in [THERE, new_address(1), new_address(2)] {
+        assert!(matches!(ask(&right, address).await, Err(Error::Busy)), "{address}");
+    }
+    ask(&right, HERE).await.expect("the owner's address was refused nothing");
+    assert!(matches!(ask(&basic("alice", "x"), HERE).await, Err(Error::Busy)));
+    assert!(matches!(ask(&right, HERE).await, Err(Error::Busy)), "of an address that was refused, neither");
+    drop(held);
+    assert!(first.await.unwrap().matches(&"x".into()));
+    ask(&right, HERE).await.unwrap();
+    let runs = authn.hashing.runs();
+    ask(&right, HERE).await.unwrap();
+    assert_eq!(authn.hashing.runs(), runs, "proven again");
+}
+
+#[tokio::test]
+async fn who_hangs_up_before_the_hash_does_not_learn_a_right_password_by_its_speed() {
+    let world = World::new().await;
+    let right = basic("alice", "sesame");
+    world.ask(&right, HERE).await.unwrap();
+    let held = world.authn.hashing.hold().await;
+    let hurried = async |header: &str, address| {
+        if world.recent(header).is_some() {
+            return true;
+        }
+        tokio::time::timeout(Duration::from_millis(5), world.ask(header, address)).await.is_ok()
+    };
+    assert!(!hurried(&basic("alice", "guess"), THERE).await);
+    assert!(!hurried(&right, THERE).await);
+    assert!(!hurried(&right, new_address(1)).await);
+    assert!(hurried(&right, HERE).await, "the owner's address did nothing of the kind");
+    assert!(!hurried(&basic("alice", "guess"), HERE).await);
+    assert!(!hurried(&right, HERE).await);
+    drop(held);
+    assert_eq!(world.answer_after(1, &right, HERE).await, "alice");
+    assert_eq!(world.answer_after(0, &right, HERE).await, "alice");
+}
+
+#[tokio::test]
+async fn who_waits_for_guesses_under_way_does_not_learn_a_right_password_by_its_speed() {
+    let world = World::new().await;
+    let right = basic("alice", "sesame");
+    world.ask(&right, HERE).await.unwrap();
+    let held = world.authn.hashing.hold().await;
+    let mut guesses = JoinSet::new();
+    for guess in 0..=PER_ACCOUNT {
+        let (authn, header) = (Arc::clone(&world.authn), basic("alice", &format!("guess {guess}")));
+        guesses.spawn(async move { authn.authenticate(Shown::authorization(header.as_bytes()), HERE).await.map(drop) });
+    }
+    while world.recent(&right).is_some() {
+        tokio::task::yield_now().await;
+    }
+    assert!(tokio::time::timeout(Duration::from_millis(5), world.ask(&right, HERE)).await.is_err());
+    drop(held);
+    let answers = guesses.join_all().await;
+    assert!(answers.iter().any(|answer| matches!(answer, Err(Error::TooManyAttempts { .. }))), "{answers:?}");
+    assert_eq!(world.answer_after(0, &right, HERE).await, "too_many");
 }
 
 #[tokio::test]
