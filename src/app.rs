@@ -20,6 +20,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::api::{self, PublicAddress};
 use crate::authn::{Authn, DirectorySync, Renewal};
 use crate::authz::Policy;
 use crate::budget::Budget;
@@ -30,7 +31,6 @@ use crate::effects::Effects;
 use crate::filter::Lists;
 use crate::mlflow::Table;
 use crate::oidc::{Providers, Remote};
-use crate::pages::{self, Pages, Reached, SignIn};
 use crate::pipeline::{Bodies, Proxy};
 use crate::resolve::Resolver;
 use crate::server::admin::{Check, Health};
@@ -39,6 +39,7 @@ use crate::store::{Actor, Store};
 use crate::telemetry::access::Writer;
 use crate::telemetry::{AccessLog, AuditQueue, Metrics, Telemetry};
 use crate::upstream::{Holds, Upstream, impatiently};
+use crate::web::{SignIn, Web};
 
 use followed::Followed;
 pub use policies::{read_policies, warnings};
@@ -144,25 +145,27 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
         upstream: upstream.clone(),
         lists: Lists::new(upstream.clone(), Arc::clone(&resolver), Sealer::new(&store.sealing_key().await?)),
         effects: effects.clone(),
-        pages: Pages::new(pages::Parts {
-            store: Arc::clone(&store),
-            authn: Arc::clone(&authn),
-            config: config.authn.clone(),
-            policy,
-            table,
-            reached: Reached {
-                public_url: config.server.public_url.clone(),
-                static_prefix: config.upstream.static_prefix.clone(),
+        web: Web::new(
+            api::Context {
+                store: Arc::clone(&store),
+                authn: Arc::clone(&authn),
+                config: config.authn.clone(),
+                policy,
+                table,
+                address: PublicAddress {
+                    url: config.server.public_url.clone(),
+                    static_prefix: config.upstream.static_prefix.clone(),
+                },
+                clock: clock.clone(),
+                resolver: Arc::clone(&resolver),
             },
-            clock: clock.clone(),
-            resolver: Arc::clone(&resolver),
-        })
-        .with_sign_in(SignIn {
-            providers: Arc::clone(&providers),
-            session: config.session.clone(),
-            password_form: config.authn.password_form,
-            home: format!("{}/", config.upstream.static_prefix),
-        }),
+            SignIn {
+                providers: Arc::clone(&providers),
+                session: config.session.clone(),
+                password_form: config.authn.password_form,
+                home: format!("{}/", config.upstream.static_prefix),
+            },
+        )?,
         telemetry: Arc::new(telemetry),
         bodies: Bodies::new(&config.server, metrics.inspection_reserved.clone()),
         answers: Arc::new(Budget::new(config.server.inspection_budget_bytes, metrics.answers_reserved.clone())),

@@ -2,6 +2,7 @@
 //!
 //! The life of a request is one function: [`pipeline::Proxy::handle`]. Start reading there, with ARCHITECTURE.md beside you.
 
+pub mod api;
 pub mod app;
 pub mod authn;
 pub mod authz;
@@ -11,11 +12,11 @@ pub mod clock;
 pub mod config;
 pub mod crypto;
 pub mod effects;
+pub mod explain;
 pub mod filter;
 pub mod http;
 pub mod mlflow;
 pub mod oidc;
-pub mod pages;
 pub mod pipeline;
 pub mod resolve;
 pub mod server;
@@ -23,3 +24,4 @@ pub mod store;
 pub mod telemetry;
 pub mod text;
 pub mod upstream;
+pub mod web;

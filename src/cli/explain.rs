@@ -12,8 +12,8 @@ use super::stored::{Absent, Opened};
 use crate::app;
 use crate::authz::{Limits, Policy};
 use crate::config::{self, Flags};
+use crate::explain::{Examined, add_name, explanation};
 use crate::mlflow::{Question, Table};
-use crate::pages::{Person, explanation, learn_name};
 use crate::resolve::Resolver;
 use crate::telemetry::Metrics;
 use crate::upstream::Upstream;
@@ -52,14 +52,14 @@ pub(super) async fn run(arguments: Arguments, flags: &Flags) -> anyhow::Result<E
         let user = opened.user(&arguments.user).await?;
         let groups = user.groups().to_vec();
         let standing = opened.store.standing_of(user.id, &groups).await?;
-        let person = Person { user, groups, standing, limits: Limits::default() };
-        if person.needs_names(&file, homes) {
+        let examined = Examined { user, groups, standing, limits: Limits::default() };
+        if examined.needs_names(&file, homes) {
             let upstream = Upstream::new(&config.upstream).context("upstream.url")?;
             let resolver = Resolver::new(upstream, Arc::new(Metrics::new([])?));
-            let named = learn_name(&resolver, &mut question).await;
+            let named = add_name(&resolver, &mut question).await;
             named.context("grants depend on what the experiment is called, and MLflow does not say")?;
         }
-        let answer = explanation(&person, policy, (&file, homes), &arguments.operation, &question);
+        let answer = explanation(&examined, policy, (&file, homes), &arguments.operation, &question);
         if arguments.json {
             output::json(&answer)?;
         } else {

@@ -38,11 +38,11 @@ use crate::effects::Effects;
 use crate::filter::Lists;
 use crate::http::{Body, CanonicalPath, Query, Request, Response, keep_private};
 use crate::mlflow::{Found, Send, Table};
-use crate::pages::Pages;
 use crate::resolve::Resolver;
 use crate::server::{EdgeRefusal, Peer};
 use crate::telemetry::Telemetry;
 use crate::upstream::Upstream;
+use crate::web::{Access, Web};
 
 /// Everything a request may touch. Built once in `app`, then only borrowed.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ pub struct Proxy {
     pub upstream: Upstream,
     pub lists: Lists,
     pub effects: Effects,
-    pub pages: Pages,
+    pub web: Web,
     pub telemetry: Arc<Telemetry>,
     /// Reads the bodies that are inspected.
     pub bodies: Bodies,
@@ -104,9 +104,9 @@ impl Proxy {
                     self.discard(body);
                 }
                 let page = error.page().filter(|_| record.is_navigation());
-                let response = error.into_response(&self.pages.account_page(), &mut record);
+                let response = error.into_response(&self.web.account_page(), &mut record);
                 match page {
-                    Some((heading, words)) => self.pages.show_refusal(response, heading, &words, record.is_signed_in()),
+                    Some((heading, words)) => self.web.show_refusal(response, heading, &words, record.is_signed_in()),
                     None => response,
                 }
             }
@@ -157,7 +157,8 @@ impl Proxy {
         {
             take_provider_key(&mut checked);
         }
-        if Pages::is_public(path.decoded()) {
+        let local = self.web.access(path.decoded());
+        if local == Some(Access::Public) {
             return Box::pin(self.answer_visitor(checked, record)).await;
         }
         let identity = self.authenticate(&checked, foreign, record).await?;
@@ -165,7 +166,7 @@ impl Proxy {
         if matches!(identity.scheme, Scheme::Session(_)) {
             self.check_site(&checked.head, foreign)?;
         }
-        if Pages::owns(path.decoded()) {
+        if local.is_some() {
             return Box::pin(self.answer_ourselves(checked, identity, record)).await;
         }
         match found {

@@ -9,11 +9,11 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::bodies::Held;
 use super::{Checked, Error, Proxy, Record};
+use crate::api::{Denial, MAX_BODY_BYTES};
 use crate::authn::{self, Reason, Shown};
 use crate::authz::Identity;
 use crate::budget::Owner;
 use crate::http::{Body, ErrorCode, HeadError, Reply, Response};
-use crate::pages::Denial;
 
 /// What MLflow says to whoever is not signed in.
 pub(super) const NOT_AUTHENTICATED: &str = "You are not authenticated. Please see \
@@ -24,9 +24,6 @@ pub(super) const NOT_FOUND: &str = "Page not found";
 pub(super) const NO_PAGE: &str = "There is no page at this address.";
 pub(super) const DENIED: &str = "Permission denied";
 pub(super) const NOT_PROCESSED: &str = "Request not processed";
-
-/// A management request is small.
-const OWN_BODY_BYTES: usize = 64 * 1024;
 
 impl Proxy {
     /// Management requests are answered here; MLflow never sees them.
@@ -40,7 +37,7 @@ impl Proxy {
         address_pages(&mut checked)?;
         let body = self.read_own(&mut checked, Owner::User(identity.user)).await?.bytes;
         let request = http::Request::from_parts(checked.head, body);
-        let response = self.pages.answer(identity, checked.address, request).await;
+        let response = self.web.answer(Some(identity), checked.address, request).await;
         if let Some(Denial(reason)) = response.extensions().get() {
             record.denied(reason);
         }
@@ -57,7 +54,7 @@ impl Proxy {
             StatusCode::FORBIDDEN => (DENIED, words),
             _ => (NOT_PROCESSED, words),
         };
-        self.pages.show_refusal(response, heading, &words, record.is_signed_in())
+        self.web.show_refusal(response, heading, &words, record.is_signed_in())
     }
 
     /// Pages for whoever is not signed in: signing in and out. Only a session says here who it is.
@@ -80,9 +77,9 @@ impl Proxy {
             record.identity(identity);
         }
         let request = http::Request::from_parts(checked.head, body);
-        let response = self.pages.answer_visitor(identity, checked.address, request).await;
-        if let Some(visited) = response.extensions().get() {
-            record.visited(visited);
+        let response = self.web.answer(identity, checked.address, request).await;
+        if let Some(event) = response.extensions().get() {
+            record.sign_in_event(event);
         }
         if is_asset && !response.status().is_client_error() {
             record.public();
@@ -95,7 +92,7 @@ impl Proxy {
         if checked.head.method == Method::GET {
             checked.body.take();
         }
-        self.read(checked, owner, OWN_BODY_BYTES).await
+        self.read(checked, owner, MAX_BODY_BYTES).await
     }
 
     /// Somebody at a browser who opens a page is sent to sign in; a program or a script hears that it must.
@@ -109,7 +106,7 @@ impl Proxy {
             | authn::Error::NoKeys
             | authn::Error::Store(_) => false,
         };
-        if !nobody || !self.pages.can_sign_in() || head.method != Method::GET || !record.is_navigation() {
+        if !nobody || !self.web.can_sign_in() || head.method != Method::GET || !record.is_navigation() {
             return error.into();
         }
         // As the browser has it, with MLflow's static prefix.

@@ -16,12 +16,12 @@ use crate::effects::EffectError;
 use crate::filter::ListError;
 use crate::http::{Body, Response, Watcher, navigates};
 use crate::mlflow::{AddressError, Operation, Send};
-use crate::pages::Visited;
 use crate::resolve;
 use crate::server::Peer;
 use crate::store::{Actor, AuditEntry};
 use crate::telemetry::{AccessLine, Outcome, RequestKind, Telemetry};
 use crate::upstream;
+use crate::web::SignInEvent;
 
 /// The facts of one request.
 #[derive(Debug)]
@@ -190,18 +190,18 @@ impl Record {
     }
 
     /// Somebody signed in or out, or could not. What changed the store is in its audit log already.
-    pub(super) fn visited(&mut self, visited: &Visited) {
+    pub(super) fn sign_in_event(&mut self, event: &SignInEvent) {
         let metrics = &self.telemetry.metrics;
-        match visited {
-            Visited::SignIn { provider, outcome, .. } if *outcome == "done" => metrics.signed_in(provider, outcome),
-            Visited::SignIn { provider, outcome, name } => {
+        match event {
+            SignInEvent::SignIn { provider, outcome, .. } if *outcome == "done" => metrics.signed_in(provider, outcome),
+            SignInEvent::SignIn { provider, outcome, name } => {
                 metrics.signed_in(provider, outcome);
                 self.denied = Some(outcome);
                 if let Some(name) = name {
                     self.audit_as(name.clone(), "login.failed", provider.clone(), (*outcome).to_owned());
                 }
             }
-            Visited::SignOut(how) => metrics.signed_out(how),
+            SignInEvent::SignOut(how) => metrics.signed_out(how),
         }
     }
 

@@ -48,12 +48,12 @@ class Table:
 
     @staticmethod
     def _folders():
-        """The constants behind `Pages::owns`."""
-        pages = (ROOT / "src/pages/mod.rs").read_text()
-        owned = re.search(r"const OWNED: \[&str; \d+\] = \[(.*?)\];", pages, re.DOTALL).group(1)
-        families = (ROOT / "src/pages/resource_permissions.rs").read_text()
+        """The constants behind `routes::owns`."""
+        routes = (ROOT / "src/web/routes.rs").read_text()
+        owned = re.search(r"const OWNED: \[&str; \d+\] = \[(.*?)\];", routes, re.DOTALL).group(1)
+        families = (ROOT / "src/api/mlflow/resource_permissions.rs").read_text()
         folders = re.findall(r'"([^"]+)"', owned) + re.findall(r'folder: "([^"]+)"', families)
-        assert len(folders) >= 9, "the folders of src/pages were not found"
+        assert len(folders) >= 9, "the folders of src/web/routes.rs were not found"
         for twin in ("/api", "/ajax-api"):
             yield from (twin + folder for folder in folders)
 
