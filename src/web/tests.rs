@@ -175,7 +175,7 @@ pub(crate) fn show(answer: &http::Response<Bytes>) -> String {
         write!(text, " [{reason}]").unwrap();
     }
     assert_eq!(answer.headers()[header::CONTENT_TYPE], "application/json");
-    assert_eq!(answer.headers()[header::CACHE_CONTROL], "no-store");
+    assert!(answer.headers()[header::CACHE_CONTROL].to_str().unwrap().ends_with("no-store"));
     assert_eq!(answer.headers()[header::X_CONTENT_TYPE_OPTIONS], "nosniff");
     let body = str::from_utf8(answer.body()).unwrap().trim_end();
     // Secrets differ from run to run.
@@ -352,7 +352,7 @@ async fn without_an_identity_only_public_routes_answer() {
 #[tokio::test]
 async fn a_callback_answers_get_only() {
     let world = World::new().await;
-    for (method, status) in [("HEAD", 405), ("POST", 405), ("GET", 401)] {
+    for (method, status) in [("HEAD", 405), ("POST", 405), ("GET", 404)] {
         let request =
             http::Request::builder().method(method).uri("/auth/callback/keycloak").body(Bytes::new()).unwrap();
         let answer = world.web.answer(None, HERE, request).await;
