@@ -67,10 +67,16 @@ def sign_in(window, path=ACCOUNT):
 
 
 def make_token(page, name):
-    page.get_by_label("What it is for").fill(name)
-    page.get_by_role("button", name="Make the token").click()
-    expect(page.get_by_role("heading", name="Your new access token")).to_be_visible()
+    page.get_by_label("Name", exact=True).fill(name)
+    page.get_by_role("button", name="Create token").click()
+    expect(page.get_by_role("heading", name="Access token created")).to_be_visible()
     return secret(page.locator("pre").first.inner_text())
+
+
+def confirm(page, summary, button):
+    """Opens the question behind a button, and answers it."""
+    page.get_by_label(summary, exact=True).click()
+    page.get_by_role("button", name=button, exact=True).click()
 
 
 def look(window, name):
@@ -82,9 +88,10 @@ def look(window, name):
         pale = [(round(contrast, 2), text[:60]) for contrast, text in page.evaluate(CONTRASTS) if contrast < 4.5]
         assert not pale, f"{name} in {scheme}: {pale}"
     page.emulate_media(color_scheme="light")
-    page.set_viewport_size({"width": 320, "height": 640})
-    window.picture(f"{name}-narrow")
-    assert page.evaluate("document.documentElement.scrollWidth") <= 320, name
+    for width in (400, 320):
+        page.set_viewport_size({"width": width, "height": 640})
+        window.picture(f"{name}-{width}")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, name
     page.set_viewport_size({"width": 1600, "height": 900})
 
 
@@ -94,12 +101,18 @@ def test_each_page_is_legible_in_light_and_dark_and_on_a_narrow_screen(window):
     expect(page.get_by_role("link", name="Sign in with First company")).to_be_visible()
     look(window, "sign-in")
     sign_in(window)
-    expect(page.get_by_role("heading", name="Your account")).to_be_visible()
+    expect(page.get_by_role("heading", name="Account", exact=True)).to_be_visible()
     look(window, "account")
     make_token(page, unique("notebook"))
     look(window, "new-token")
-    page.get_by_role("link", name="Done").click()
+    page.get_by_role("link", name="Back to account").click()
     look(window, "account-with-a-token")
+    page.set_viewport_size({"width": 400, "height": 640})
+    for label in ("Expires", "Last used"):
+        expect(page.locator(f"td[data-label='{label}']").first).to_be_visible()
+    page.get_by_label("Revoke notebook").first.click()
+    expect(page.get_by_role("button", name="Revoke token")).to_be_visible()
+    look(window, "account-asks-before-revoking")
     page.get_by_role("link", name="Sign out").click()
     look(window, "sign-out")
     window.button("Sign out").click()
@@ -142,12 +155,12 @@ def test_what_is_copied_works_where_it_is_pasted(window, front, tmp_path):
 
     page.goto(window.url + ACCOUNT)
     expect(page.get_by_text(token)).to_have_count(0)
-    window.button(f"New secret for {name}").click()
+    confirm(page, f"New secret for {name}", "Create new secret")
     renewed = secret(page.locator("pre").first.inner_text())
     assert Http(front.url, f"Bearer {token}").get(ME).status_code == 401
     assert Http(front.url, f"Bearer {renewed}").get(ME).status_code == 200
     page.goto(window.url + ACCOUNT)
-    window.button(f"Revoke {name}").click()
+    confirm(page, f"Revoke {name}", "Revoke token")
     expect(page.get_by_role("row", name=name)).to_have_count(0)
     assert page.url == window.url + ACCOUNT
     assert Http(front.url, f"Bearer {renewed}").get(ME).status_code == 401
@@ -178,21 +191,24 @@ def test_everything_is_done_with_the_keyboard_alone(window, front):
     focus(page, "Password")
     keys.type(window.person.password)
     keys.press("Enter")
-    expect(page.get_by_role("heading", name="Your account")).to_be_visible()
+    expect(page.get_by_role("heading", name="Account", exact=True)).to_be_visible()
     name = unique("keys")
-    focus(page, "What it is for")
+    focus(page, "Name")
     keys.type(name)
-    focus(page, "May only read")
+    focus(page, "Read only")
     keys.press("Space")
-    focus(page, "Make the token")
+    focus(page, "Create token")
     keys.press("Enter")
-    expect(page.get_by_role("heading", name="Your new access token")).to_be_visible()
+    expect(page.get_by_role("heading", name="Access token created")).to_be_visible()
     token = secret(page.locator("pre").first.inner_text())
     assert Http(front.url, f"Bearer {token}").ok("GET", ME)["username"] == window.person.name
-    focus(page, "Done")
+    focus(page, "Back to account")
     keys.press("Enter")
     expect(page.get_by_role("row", name=name)).to_contain_text("read-only")
     focus(page, f"Revoke {name}")
+    keys.press("Enter")
+    expect(page.get_by_role("row", name=name)).to_be_visible()
+    focus(page, "Revoke token")
     keys.press("Enter")
     expect(page.get_by_role("row", name=name)).to_have_count(0)
     focus(page, "Sign out")
@@ -215,8 +231,8 @@ def test_everything_but_copying_works_without_javascript(chromium, front):
     token = make_token(page, name)
     assert page.get_by_role("button", name=re.compile("^Copy")).count() == 0
     assert Http(front.url, f"Bearer {token}").get(ME).status_code == 200
-    page.get_by_role("link", name="Done").click()
-    page.get_by_role("button", name=f"Revoke {name}").click()
+    page.get_by_role("link", name="Back to account").click()
+    confirm(page, f"Revoke {name}", "Revoke token")
     expect(page.get_by_role("row", name=name)).to_have_count(0)
     assert Http(front.url, f"Bearer {token}").get(ME).status_code == 401
     context.close()
@@ -225,15 +241,15 @@ def test_everything_but_copying_works_without_javascript(chromium, front):
 def test_a_session_that_is_ended_elsewhere_is_over_at_once(window, visit, front):
     sign_in(window)
     here = window.page
-    expect(here.get_by_role("row", name="(this one)")).to_have_count(1)
+    expect(here.get_by_role("row", name="(this session)")).to_have_count(1)
     other = visit("elsewhere", front.url)
     other.person = window.person
     sign_in(other)
-    expect(other.page.get_by_role("heading", name="Your account")).to_be_visible()
+    expect(other.page.get_by_role("heading", name="Account", exact=True)).to_be_visible()
     here.reload()
-    window.button("End all others").click()
-    expect(here.get_by_role("button", name="End all others")).to_have_count(0)
-    expect(here.get_by_role("row", name="(this one)")).to_have_count(1)
+    window.button("Sign out all other sessions").click()
+    expect(here.get_by_role("button", name="Sign out all other sessions")).to_have_count(0)
+    expect(here.get_by_role("row", name="(this session)")).to_have_count(1)
     other.page.reload()
     expect(other.page.get_by_role("heading", name="Sign in", exact=True)).to_be_visible()
 

@@ -68,13 +68,13 @@ def test_the_account_page_makes_a_token_that_works_in_a_notebook(person, front):
     sign_in(window)
     page = window.page
     page.wait_for_url(f"{front.url}/auth/account")
-    expect(page.get_by_role("heading", name="Your account")).to_be_visible()
+    expect(page.get_by_role("heading", name="Account", exact=True)).to_be_visible()
     expect(page.get_by_text(f"{window.account}@example.com").first).to_be_visible()
     expect(page.get_by_text("/ml/team-a")).to_be_visible()
     picture(window, "account")
-    page.get_by_label("What it is for").fill("notebook")
-    page.get_by_role("button", name="Make the token").click()
-    expect(page.get_by_role("heading", name="Your new access token")).to_be_visible()
+    page.get_by_label("Name", exact=True).fill("notebook")
+    page.get_by_role("button", name="Create token").click()
+    expect(page.get_by_role("heading", name="Access token created")).to_be_visible()
     token = secret(next(word for word in page.locator("pre").first.inner_text().replace("=", " ").replace('"', " ").split()
                         if word.startswith("mlap_")))
     me = Http(front.url, f"Bearer {token}").ok("GET", "/auth/api/v1/me")
@@ -83,7 +83,8 @@ def test_the_account_page_makes_a_token_that_works_in_a_notebook(person, front):
     expect(page.get_by_role("row", name="notebook")).to_be_visible()
     expect(page.get_by_text(token)).to_have_count(0)
     picture(window, "account-with-a-token")
-    page.get_by_role("button", name="Revoke notebook").click()
+    page.get_by_label("Revoke notebook").click()
+    page.get_by_role("button", name="Revoke token").click()
     expect(page.get_by_role("row", name="notebook")).to_have_count(0)
     assert Http(front.url, f"Bearer {token}").get("/auth/api/v1/me").status_code == 401
 
@@ -92,7 +93,7 @@ def test_who_is_in_no_allowed_group_sees_which_one_it_takes(person, front):
     window = person()
     sign_in(window)
     expect(window.page.get_by_role("heading", name="Access denied")).to_be_visible()
-    expect(window.page.get_by_text("/ml/**")).to_be_visible()
+    expect(window.page.get_by_text("/ml or a group below it")).to_be_visible()
     picture(window, "denied")
 
 

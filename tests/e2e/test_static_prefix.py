@@ -126,7 +126,7 @@ def test_signing_in_and_out_happens_below_the_prefix(visit, keycloak, admin, out
         page.get_by_text(text).first.wait_for()
         window.picture(f"mlflow-{hidden}")
     page.goto(f"{window.url}/auth/account")
-    expect(page.get_by_role("heading", name="Your account")).to_be_visible()
+    expect(page.get_by_role("heading", name="Account", exact=True)).to_be_visible()
     window.picture("account")
     page.goto(f"{window.url}/nopage")
     expect(page.get_by_role("heading", name="Page not found")).to_be_visible()

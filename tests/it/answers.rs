@@ -100,10 +100,10 @@ fn head_of_our_own_pages_is_answered_and_ends_no_sign_in() {
         ("HEAD", "/auth/callback/keycloak?state=x&code=y", "GET"),
         ("HEAD", "/auth/backchannel-logout", "POST"),
         ("GET", "/auth/backchannel-logout", "POST"),
-        ("DELETE", "/auth/login", "GET, HEAD"),
-        ("DELETE", "/auth/logout", "GET, HEAD, POST"),
-        ("POST", "/auth/signed-out", "GET, HEAD"),
-        ("POST", "/auth/static/style.css", "GET, HEAD"),
+        ("DELETE", "/auth/login", "GET,HEAD"),
+        ("DELETE", "/auth/logout", "GET,HEAD,POST"),
+        ("POST", "/auth/signed-out", "GET,HEAD"),
+        ("POST", "/auth/static/style.css", "GET,HEAD"),
     ] {
         assert_eq!(status(method, target), (405, Some(allow.to_owned())), "{method} {target}");
     }
