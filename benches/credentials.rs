@@ -20,6 +20,7 @@ use crate::provider::{FakeProvider, METADATA, RSA, Signer};
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
+#[expect(clippy::too_many_lines, reason = "one benchmark for each kind of credential")]
 pub(crate) fn recognise(criterion: &mut Criterion) {
     let provider = FakeProvider::start(&[&RSA]);
     let issuer = issuer(&provider);

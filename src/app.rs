@@ -86,6 +86,7 @@ const EFFECTS_DRAIN: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// The store cannot be opened, an address cannot be bound, a certificate cannot be read.
+#[expect(clippy::too_many_lines, reason = "one list of the parts and tasks of a process")]
 pub async fn start(mut config: Config) -> anyhow::Result<Running> {
     if let Some(warning) = server::descriptors::fit(&mut config, server::descriptors::raise()) {
         tracing::warn!("{warning}");

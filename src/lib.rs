@@ -2,6 +2,8 @@
 //!
 //! The life of a request is one function: [`pipeline::Proxy::handle`]. Start reading there, with ARCHITECTURE.md beside you.
 
+#![cfg_attr(test, allow(clippy::too_many_lines, reason = "tests are tables"))]
+
 pub mod api;
 pub mod app;
 pub mod authn;

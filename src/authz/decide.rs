@@ -286,8 +286,7 @@ pub fn holds(who: &Identity, policy: Policy, requirement: &Requirement) -> Resul
         }
         Requirement::Create(kind) => {
             unconfined(who, NeededScope::Create(*kind))?;
-            let refused = who.grants.level_of_all(*kind).is_some_and(Permission::refuses);
-            if refused && !who.admin { Err(Denied::MayNotCreate(*kind)) } else { Ok(()) }
+            not_refused_everywhere(who, *kind)
         }
         Requirement::Privileged(what) => {
             if !who.admin {
@@ -301,10 +300,7 @@ pub fn holds(who: &Identity, policy: Policy, requirement: &Requirement) -> Resul
             }
             Err(Denied::Missing { permission: Permission::Manage, resource: resource.clone() })
         }
-        Requirement::NotDenied(tier) => {
-            let refused = who.grants.level_of_all(*tier).is_some_and(Permission::refuses);
-            if refused && !who.admin { Err(Denied::MayNotCreate(*tier)) } else { Ok(()) }
-        }
+        Requirement::NotDenied(tier) => not_refused_everywhere(who, *tier),
         Requirement::Tier { permission, tier } => match who.grants.level_of_all(*tier) {
             Some(level) if !who.admin && !policy.level(Some(level)).covers(*permission) => {
                 Err(Denied::MissingTier { permission: *permission, tier: *tier })
@@ -313,11 +309,8 @@ pub fn holds(who: &Identity, policy: Policy, requirement: &Requirement) -> Resul
         },
         Requirement::OneOf(names) => {
             let own = who.name.to_lowercase();
-            if who.admin || names.iter().any(|name| name.to_lowercase() == own) {
-                Ok(())
-            } else {
-                Err(Denied::NotYours)
-            }
+            let is_named = who.admin || names.iter().any(|name| name.to_lowercase() == own);
+            if is_named { Ok(()) } else { Err(Denied::NotYours) }
         }
         Requirement::Any(ways) => {
             let mut first = None;
@@ -337,31 +330,49 @@ pub fn holds(who: &Identity, policy: Policy, requirement: &Requirement) -> Resul
                 .unwrap_or_else(|| Denied::Missing { permission: *permission, resource: resource.clone() }))
         }
         Requirement::Belonging { permission, noun, id, owner, tier } => {
-            if let Some(owner) = owner
-                && may_below(who, policy, *permission, owner, *tier)
-            {
-                return Ok(());
-            }
-            // An administrator may know that it does not exist: MLflow's own 404 says it best.
-            if owner.is_none() && who.admin && who.limits.is_unlimited() {
-                return Ok(());
-            }
-            // The scope names the owner: told to whom may read it without the token's limits.
-            let needed = |owner: &Resource| {
-                let readable = who.admin || level(who, policy, owner).covers(Permission::Read);
-                if readable { NeededScope::of(owner) } else { NeededScope::Another }
-            };
-            if let Some(denied) = limited(who, *permission, owner.as_ref(), needed) {
-                return Err(denied);
-            }
-            match owner {
-                // Whoever may read it may know where it is.
-                Some(owner) if may(who, policy, Permission::Read, owner) => {
-                    Err(Denied::Missing { permission: *permission, resource: owner.clone() })
-                }
-                Some(_) | None => Err(Denied::MissingOnOwner { permission: *permission, noun, id: id.clone() }),
-            }
+            belongs(who, policy, *permission, (noun, id), owner.as_ref(), *tier)
         }
+    }
+}
+
+/// A grant on all resources of a kind or tier may take away what is needed to create one.
+fn not_refused_everywhere(who: &Identity, kind: ResourceKind) -> Result<(), Denied> {
+    let refused = who.grants.level_of_all(kind).is_some_and(Permission::refuses);
+    if refused && !who.admin { Err(Denied::MayNotCreate(kind)) } else { Ok(()) }
+}
+
+/// Whether `permission` is held on the owner of a thing, which a message calls by its noun and ID.
+fn belongs(
+    who: &Identity,
+    policy: Policy,
+    permission: Permission,
+    (noun, id): (&'static str, &str),
+    owner: Option<&Resource>,
+    tier: Option<ResourceKind>,
+) -> Result<(), Denied> {
+    if let Some(owner) = owner
+        && may_below(who, policy, permission, owner, tier)
+    {
+        return Ok(());
+    }
+    // An administrator may know that it does not exist: MLflow's own 404 says it best.
+    if owner.is_none() && who.admin && who.limits.is_unlimited() {
+        return Ok(());
+    }
+    // The scope names the owner: told to whom may read it without the token's limits.
+    let needed = |owner: &Resource| {
+        let readable = who.admin || level(who, policy, owner).covers(Permission::Read);
+        if readable { NeededScope::of(owner) } else { NeededScope::Another }
+    };
+    if let Some(denied) = limited(who, permission, owner, needed) {
+        return Err(denied);
+    }
+    match owner {
+        // Whoever may read it may know where it is.
+        Some(owner) if may(who, policy, Permission::Read, owner) => {
+            Err(Denied::Missing { permission, resource: owner.clone() })
+        }
+        Some(_) | None => Err(Denied::MissingOnOwner { permission, noun, id: id.to_owned() }),
     }
 }
 

@@ -3,6 +3,8 @@
 //! Pure: no I/O, no clock. [`authorize`] is the only door to a [`Permit`]; everything else is a type or private.
 //! Called by `pipeline` once per request and by `filter` once per row.
 
+#![cfg_attr(not(test), warn(clippy::wildcard_enum_match_arm))]
+
 mod decide;
 mod explain;
 mod grant;

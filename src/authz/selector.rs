@@ -191,9 +191,26 @@ impl ResourceKind {
     pub const fn takes(self, permission: Permission) -> bool {
         match self {
             Self::Workspace => matches!(permission, Permission::Use | Permission::Manage),
-            // Nothing in MLflow asks for USE on one.
+            // No route of MLflow requires USE on one.
             Self::Skill => !matches!(permission, Permission::Use),
-            _ => true,
+            Self::Experiment
+            | Self::RegisteredModel
+            | Self::Prompt
+            | Self::Scorer
+            | Self::GatewaySecret
+            | Self::GatewayEndpoint
+            | Self::GatewayModelDefinition
+            | Self::McpServer
+            | Self::Run
+            | Self::Trace
+            | Self::Assessment
+            | Self::LoggedModel
+            | Self::ReviewQueue
+            | Self::RegisteredModelVersion
+            | Self::PromptVersion
+            | Self::ScorerVersion
+            | Self::McpServerVersion
+            | Self::Job => true,
         }
     }
 

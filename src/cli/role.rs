@@ -186,33 +186,36 @@ async fn carry_out(arguments: Arguments, opened: &Opened) -> anyhow::Result<()> 
                 (members(opened, &role).await?, format!("role `{}` was taken from `{}`", role.name, user.name));
             format.done(&Shown::new(role, members), &sentence)
         }
-        Command::Grant { role, what, level } => {
-            let role = role.find(opened).await?;
-            let (kind, selector) = what.parse_new()?;
-            let permission = level.on(kind)?;
-            let sentence = format!("role `{}` gives {permission} on {}", role.name, noun(kind, &selector));
-            let grant = Grant { subject: Subject::Role(role.id), kind, selector, permission };
-            store.set_grant(actor, &grant).await?;
-            opened.warn_of_absence(grant.kind, &grant.selector).await;
+        Command::Grant { role, what, level } => give(opened, format, &role, what, &level).await,
+        Command::Revoke { role, what } => take(opened, format, &role, what).await,
+    }
+}
+
+async fn give(opened: &Opened, format: Format, role: &Which, what: What, level: &Level) -> anyhow::Result<()> {
+    let role = role.find(opened).await?;
+    let (kind, selector) = what.parse_new()?;
+    let permission = level.on(kind)?;
+    let sentence = format!("role `{}` grants {permission} on {}", role.name, noun(kind, &selector));
+    let grant = Grant { subject: Subject::Role(role.id), kind, selector, permission };
+    opened.store.set_grant(&opened.actor, &grant).await?;
+    opened.warn_of_absence(grant.kind, &grant.selector).await;
+    format.done(&grant::Shown::new(&grant, &opened.names().await?), &sentence)
+}
+
+async fn take(opened: &Opened, format: Format, role: &Which, what: What) -> anyhow::Result<()> {
+    let role = role.find(opened).await?;
+    let (kind, selector) = what.parse()?;
+    let subject = Subject::Role(role.id);
+    match opened.store.delete_grant(&opened.actor, &subject, kind, &selector).await {
+        Ok(permission) => {
+            let sentence = format!("{permission} on {} was taken from role `{}`", noun(kind, &selector), role.name);
+            let grant = Grant { subject, kind, selector, permission };
             format.done(&grant::Shown::new(&grant, &opened.names().await?), &sentence)
         }
-        Command::Revoke { role, what } => {
-            let role = role.find(opened).await?;
-            let (kind, selector) = what.parse()?;
-            let subject = Subject::Role(role.id);
-            match store.delete_grant(actor, &subject, kind, &selector).await {
-                Ok(permission) => {
-                    let on = noun(kind, &selector);
-                    let sentence = format!("{permission} on {on} was taken from role `{}`", role.name);
-                    let grant = Grant { subject, kind, selector, permission };
-                    format.done(&grant::Shown::new(&grant, &opened.names().await?), &sentence)
-                }
-                Err(store::Error::NotFound(_)) => {
-                    bail!("role `{}` has no such grant; `mlflow-auth-proxy role list` shows all", role.name)
-                }
-                Err(other) => Err(other.into()),
-            }
+        Err(store::Error::NotFound(_)) => {
+            bail!("role `{}` has no such grant; `mlflow-auth-proxy role list` shows all", role.name)
         }
+        Err(other) => Err(other.into()),
     }
 }
 

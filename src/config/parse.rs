@@ -57,6 +57,7 @@ pub(super) fn config(raw: raw::Raw, egress: Egress, report: &mut Report) -> Opti
     })
 }
 
+#[expect(clippy::too_many_lines, reason = "two lines for each key of one section")]
 fn server(raw: &raw::Server, report: &mut Report) -> Option<Server> {
     let listen = report.check("server.listen", checks::address(&raw.listen));
     let public_url = optional(raw.public_url.as_deref(), |url| report.check("server.public_url", checks::origin(url)));

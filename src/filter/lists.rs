@@ -161,8 +161,7 @@ impl Lists {
         // Two of them fit into a share, so that a list that is read page by page does not wait for other requests.
         let limit = PAGE_BYTES.min(request.share.most() / ANSWER_COST / 2);
         let mut rows: Vec<Box<RawValue>> = Vec::new();
-        let mut kept = 0;
-        let mut looked_at = 0;
+        let (mut kept, mut looked_at) = (0, 0);
         let mut kinds = NameKinds::default();
         let mut permit = Some(permit);
         for page in 0..MAX_PAGES {

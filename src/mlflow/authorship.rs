@@ -167,7 +167,9 @@ fn sign_list(body: &mut Json<'_>, field: &str, name: &str, absent: Absent) -> Re
             Some(Json::String(key)) => Ok(Claim::of(key)),
             Some(other) => Err(invalid(&format!("{field}.key"), other, "a string")),
         },
-        other => Err(invalid(field, other, "a list of objects")),
+        other @ (Json::Scalar(_) | Json::String(_) | Json::Array(_) | Json::Closed(_)) => {
+            Err(invalid(field, other, "a list of objects"))
+        }
     };
     for item in list.iter() {
         match claim_of(&item?)? {
@@ -303,7 +305,7 @@ fn sign_written(
     sign(&mut value)?;
     let signed = match value {
         Json::Array(list) => list.into_text(),
-        other => other.to_text(),
+        other @ (Json::Scalar(_) | Json::String(_) | Json::Object(_) | Json::Closed(_)) => other.to_text(),
     };
     drop(text);
     body.set(field, Json::String(Cow::Owned(signed)));

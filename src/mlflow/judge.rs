@@ -8,7 +8,7 @@
 use std::borrow::Cow;
 
 use super::json::{Keep, canonical, each_string};
-use super::locate::{invalid, member};
+use super::locate::{each_text, invalid, member};
 use super::provider::{AS_SERVER, Model, StoredSecret, is_ambient, is_word, privilege_of};
 use super::{Json, JsonError, LocateError};
 
@@ -90,55 +90,61 @@ fn scorer(json: &mut Json<'_>, judge: &mut Judge, depth: usize) -> Result<(), Lo
         model_call(data, &INSTRUCTIONS)?;
     }
     if let Some(data) = member(json, "third_party_scorer_data")? {
-        model_call(data, &THIRD_PARTY)?;
-        match data.get("module") {
-            None => {}
-            Some(Json::String(module)) if is_third_party_module(module) => {}
-            Some(other) => return Err(invalid("module", other, "a module of MLflow's third-party scorers")),
-        }
-        // MLflow 3.12 to 3.16 calls whatever bears that name in the module, functions among them.
-        for (name, is_class) in [("class", true), ("metric_name", false)] {
-            match data.get(name) {
-                None => {}
-                Some(Json::String(text)) if is_identifier(text, is_class) => {}
-                Some(other) => return Err(invalid(name, other, "the name of a scorer's class or metric")),
-            }
-        }
-        if let Some(arguments) = member(data, "kwargs")? {
-            if let Json::Object(members) = arguments {
-                members.retain(|(key, _)| !CHOOSES_MODEL.contains(&key.as_ref()));
-            }
-            third_party_arguments(arguments)?;
-        }
+        third_party(data)?;
     }
     if let Some(data) = member(json, "memory_augmented_judge_data")? {
-        keep(data, &MEMORY)?;
-        check_model(data, "reflection_lm")?;
-        check_model(data, "embedding_model")?;
-        if let Some(ids) = data.get("episodic_trace_ids") {
-            let Json::Array(ids) = ids else { return Err(invalid("episodic_trace_ids", ids, "a list of strings")) };
-            for id in ids.iter() {
-                match id? {
-                    Json::String(id) => judge.traces.push(id.into_owned()),
-                    other => return Err(invalid("episodic_trace_ids", &other, "a list of strings")),
-                }
-            }
-        }
-        if let Some(base) = member(data, "base_judge")? {
-            scorer(base, judge, depth + 1)?;
-        }
+        memory_augmented(data, judge, depth)?;
     }
     if let Some(data) = member(json, "ensemble_scorer_data")? {
-        keep(data, &ENSEMBLE)?;
-        match member(data, "scorers")? {
-            None => {}
-            Some(Json::Array(scorers)) => {
-                scorers.rewrite(|inner| scorer(inner, judge, depth + 1).map(|()| Keep::Yes), &[])?;
-            }
-            Some(other) => return Err(invalid("scorers", other, "a list of objects")),
-        }
+        ensemble(data, judge, depth)?;
     }
     Ok(())
+}
+
+fn third_party(data: &mut Json<'_>) -> Result<(), LocateError> {
+    model_call(data, &THIRD_PARTY)?;
+    match data.get("module") {
+        None => {}
+        Some(Json::String(module)) if is_third_party_module(module) => {}
+        Some(other) => return Err(invalid("module", other, "a module of MLflow's third-party scorers")),
+    }
+    // MLflow 3.12 to 3.16 calls whatever bears that name in the module, functions among them.
+    for (name, is_class) in [("class", true), ("metric_name", false)] {
+        match data.get(name) {
+            None => {}
+            Some(Json::String(text)) if is_identifier(text, is_class) => {}
+            Some(other) => return Err(invalid(name, other, "the name of a scorer's class or metric")),
+        }
+    }
+    let Some(arguments) = member(data, "kwargs")? else { return Ok(()) };
+    if let Json::Object(members) = arguments {
+        members.retain(|(key, _)| !CHOOSES_MODEL.contains(&key.as_ref()));
+    }
+    third_party_arguments(arguments)?;
+    Ok(())
+}
+
+fn memory_augmented(data: &mut Json<'_>, judge: &mut Judge, depth: usize) -> Result<(), LocateError> {
+    keep(data, &MEMORY)?;
+    check_model(data, "reflection_lm")?;
+    check_model(data, "embedding_model")?;
+    each_text(data, "episodic_trace_ids", |id| {
+        judge.traces.push(id.to_owned());
+        Ok(())
+    })?;
+    match member(data, "base_judge")? {
+        Some(base) => scorer(base, judge, depth + 1),
+        None => Ok(()),
+    }
+}
+
+fn ensemble(data: &mut Json<'_>, judge: &mut Judge, depth: usize) -> Result<(), LocateError> {
+    keep(data, &ENSEMBLE)?;
+    match member(data, "scorers")? {
+        None => Ok(()),
+        Some(Json::Array(scorers)) => scorers.rewrite(|inner| scorer(inner, judge, depth + 1).map(|()| Keep::Yes), &[]),
+        Some(other) => Err(invalid("scorers", other, "a list of objects")),
+    }
 }
 
 /// The members of something that calls a model.
@@ -150,13 +156,9 @@ fn model_call(data: &mut Json<'_>, known: &[&str]) -> Result<(), LocateError> {
 
 /// Leaves the known members of an object.
 fn keep(json: &mut Json<'_>, known: &[&str]) -> Result<(), LocateError> {
-    match json {
-        Json::Object(members) => {
-            members.retain(|(key, _)| known.contains(&key.as_ref()));
-            Ok(())
-        }
-        other => Err(invalid("serialized_scorer", other, "an object")),
-    }
+    let Json::Object(members) = json else { return Err(invalid("serialized_scorer", json, "an object")) };
+    members.retain(|(key, _)| known.contains(&key.as_ref()));
+    Ok(())
 }
 
 /// Leaves the parameters that shape a model's answer; others choose which model answers, and where.

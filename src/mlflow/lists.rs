@@ -70,11 +70,9 @@ impl Filter {
     /// Returns the tier of the rows below a kind, if they are in one.
     #[must_use]
     pub fn tier(self, kind: ResourceKind) -> Option<ResourceKind> {
-        match kind {
-            _ if self != Self::ModelVersions => None,
-            ResourceKind::Prompt => Some(ResourceKind::PromptVersion),
-            _ => Some(ResourceKind::RegisteredModelVersion),
-        }
+        let is_prompt = kind == ResourceKind::Prompt;
+        let tier = if is_prompt { ResourceKind::PromptVersion } else { ResourceKind::RegisteredModelVersion };
+        (self == Self::ModelVersions).then_some(tier)
     }
 }
 

@@ -303,7 +303,9 @@ fn in_body(field: &Field, steps: &[Step], object: &Json<'_>, found: &mut Distinc
             }
             _ => match Json::open(item)? {
                 item @ Json::Object(_) => in_body(field, rest, &item, found),
-                item => Err(invalid(name, &item, "a list of objects")),
+                item @ (Json::Scalar(_) | Json::String(_) | Json::Array(_) | Json::Closed(_)) => {
+                    Err(invalid(name, &item, "a list of objects"))
+                }
             },
         }),
         Some(other) if step.each => Err(invalid(name, other, "a list")),
@@ -326,7 +328,9 @@ pub(super) fn each_text(
         None => Ok(()),
         Some(Json::Array(items)) => items.iter().try_for_each(|item| match item? {
             Json::String(text) => take(&text),
-            other => Err(invalid(name, &other, "a list of strings")),
+            other @ (Json::Scalar(_) | Json::Array(_) | Json::Object(_) | Json::Closed(_)) => {
+                Err(invalid(name, &other, "a list of strings"))
+            }
         }),
         Some(other) => Err(invalid(name, other, "a list of strings")),
     }
@@ -509,7 +513,9 @@ pub fn narrow(
     ids.rewrite(
         |id| match id {
             Json::String(id) => keep(&check_id(list.thing, field, id.clone().into_owned())?),
-            other => Err(invalid(name, other, "a list of strings")),
+            other @ (Json::Scalar(_) | Json::Array(_) | Json::Object(_) | Json::Closed(_)) => {
+                Err(invalid(name, other, "a list of strings"))
+            }
         },
         &[],
     )?;

@@ -2,6 +2,8 @@
 //!
 //! Pure: no I/O. Facts were verified on MLflow 3.17.2; what differs in other versions is said where it matters.
 
+#![cfg_attr(not(test), warn(clippy::wildcard_enum_match_arm))]
+
 mod address;
 pub(crate) mod answers;
 mod artifact;

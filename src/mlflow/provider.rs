@@ -370,7 +370,7 @@ fn entries(body: &mut Json<'_>, name: &str) -> Result<Vec<(String, String)>, Loc
     let Some(Json::Object(members)) = member(body, name)? else { return Ok(Vec::new()) };
     let text = |value: &Json<'_>| match value {
         Json::String(text) => text.clone().into_owned(),
-        other => other.to_text(),
+        other @ (Json::Scalar(_) | Json::Array(_) | Json::Object(_) | Json::Closed(_)) => other.to_text(),
     };
     Ok(members.iter().map(|(key, value)| (key.clone().into_owned(), text(value))).collect())
 }

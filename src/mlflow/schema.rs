@@ -197,14 +197,8 @@ impl Schema {
             last = Some(message);
             let mut known = names.filter_map(|name| message.field(name));
             let Some((_, field)) = known.next() else { return false };
-            here = match &field.kind {
-                Kind::Message(id) => Some(*id),
-                Kind::Repeated(inner) => match inner.as_ref() {
-                    Kind::Message(id) => Some(*id),
-                    _ => None,
-                },
-                _ => None,
-            };
+            let kind = if let Kind::Repeated(inner) = &field.kind { inner } else { &field.kind };
+            here = if let Kind::Message(id) = kind { Some(*id) } else { None };
         }
         last.is_some_and(|message| with.is_none_or(|name| message.field(name).is_some()))
     }
@@ -317,7 +311,7 @@ impl Schema {
             };
             match value {
                 Json::Array(items) => items.iter().try_for_each(|item| add(&item?))?,
-                value => add(value)?,
+                value @ (Json::Scalar(_) | Json::String(_) | Json::Object(_) | Json::Closed(_)) => add(value)?,
             }
         }
         Ok(())

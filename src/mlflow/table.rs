@@ -75,9 +75,11 @@ impl FromStr for Narrow {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (thing, field) = text.split_once(' ').ok_or_else(|| format!("`{text}` is not a thing and a field"))?;
-        match thing.parse()? {
-            thing @ (Thing::Experiment | Thing::Trace) => Ok(Self { thing, field: field.parse()? }),
-            _ => Err(format!("`{thing}`s are not cut down")),
+        let named: Thing = thing.parse()?;
+        if matches!(named, Thing::Experiment | Thing::Trace) {
+            Ok(Self { thing: named, field: field.parse()? })
+        } else {
+            Err(format!("`{thing}`s are not cut down"))
         }
     }
 }
@@ -320,12 +322,7 @@ impl Operation {
     /// Returns true if it may create, delete or rename versions of models.
     #[must_use]
     pub fn changes_versions(&self) -> bool {
-        let changes = |need: &Need| match need {
-            Need::Level { permission, thing, .. } => {
-                matches!(thing, Thing::Model | Thing::VersionOf) && *permission > Permission::Read
-            }
-            _ => false,
-        };
+        let changes = |need: &Need| matches!(need, Need::Level { permission, thing: Thing::Model | Thing::VersionOf, .. } if *permission > Permission::Read);
         self.needs.iter().any(changes)
     }
 }

@@ -90,18 +90,16 @@ pub enum Error {
 
 impl From<upstream::Error> for Error {
     fn from(error: upstream::Error) -> Self {
-        match error {
-            upstream::Error::SlowBody => Self::Body(BodyError::TooSlow),
-            other => Self::Upstream(other),
-        }
+        if let upstream::Error::SlowBody = error { Self::Body(BodyError::TooSlow) } else { Self::Upstream(error) }
     }
 }
 
 impl From<EffectError> for Error {
     fn from(error: EffectError) -> Self {
-        match error {
-            EffectError::Upstream(upstream::Error::SlowBody) => Self::Body(BodyError::TooSlow),
-            other => Self::Effect(other),
+        if let EffectError::Upstream(upstream::Error::SlowBody) = error {
+            Self::Body(BodyError::TooSlow)
+        } else {
+            Self::Effect(error)
         }
     }
 }
@@ -109,19 +107,18 @@ impl From<EffectError> for Error {
 impl Error {
     /// A header that an export of spans needs and does not have.
     pub(super) fn in_spans(self) -> Self {
-        match self {
-            Self::Locate(error @ LocateError::Missing(_)) => Self::SpansLack(error),
-            other => other,
-        }
+        if let Self::Locate(error @ LocateError::Missing(_)) = self { Self::SpansLack(error) } else { self }
     }
 
     /// The answer, and its trace in the record and the log. `account`: the address of the account page.
     pub(super) fn into_response(self, account: &str, record: &mut Record) -> Response {
         record.failed(&self);
-        let mut response = match self {
-            Self::Authn(error) => own::unauthenticated(&error, account, record.is_browser_xhr()),
-            Self::SignIn(location) | Self::Moved(location) => own::found(location),
-            other => other.reply().into_response(),
+        let mut response = if let Self::Authn(error) = self {
+            own::unauthenticated(&error, account, record.is_browser_xhr())
+        } else if let Self::SignIn(location) | Self::Moved(location) = self {
+            own::found(location)
+        } else {
+            self.reply().into_response()
         };
         // INVARIANT: 503 with Retry-After means that MLflow was not asked to do what the client wants.
         let unsent = response.status() == StatusCode::SERVICE_UNAVAILABLE;
@@ -164,7 +161,33 @@ impl Error {
                 (LATER, unavailable(error).message.into())
             }
             Self::Effect(EffectError::NotBegun(_)) => (LATER, "Nothing was changed. Try again later.".into()),
-            _ => (own::NOT_PROCESSED, "The server cannot process this request.".into()),
+            Self::Edge(_)
+            | Self::Head(_)
+            | Self::Query(_)
+            | Self::ContentType
+            | Self::ContentEncoding
+            | Self::Body(_)
+            | Self::Json(_)
+            | Self::Locate(_)
+            | Self::Address(AddressError::Malformed(_))
+            | Self::Spans(_)
+            | Self::SpansLack(_)
+            | Self::Graphql(_)
+            | Self::Workspace
+            | Self::TraceElsewhere
+            | Self::UsersName
+            | Self::List(
+                ListError::PageToken | ListError::MaxResults | ListError::RowTooLarge(_) | ListError::NoRoom(_),
+            )
+            | Self::List(ListError::Resolve(resolve::Error::NoSuchName(_)))
+            | Self::Effect(
+                EffectError::Unsettled(_)
+                | EffectError::Changed
+                | EffectError::NotFinished(_)
+                | EffectError::Unchecked(_)
+                | EffectError::UsedId(_)
+                | EffectError::Lost,
+            ) => (own::NOT_PROCESSED, "The server cannot process this request.".into()),
         };
         Some((heading, words))
     }

@@ -2,6 +2,8 @@
 //!
 //! Start at [`Proxy::handle`]. Every step can say no; only the last two speak to MLflow.
 
+#![cfg_attr(not(test), warn(clippy::wildcard_enum_match_arm))]
+
 mod assessments;
 mod authorize;
 mod bodies;

@@ -217,7 +217,17 @@ fn told(reason: Reason, account: &str) -> Option<String> {
         Reason::OwnerOutOfTouch => {
             format!("This account has not signed in for too long. Sign in at {account} and repeat the request.")
         }
-        _ => "This account is disabled at the identity provider, or in no group that may sign in here. Ask an administrator."
+        Reason::OwnerNotAllowed
+        | Reason::Unreadable
+        | Reason::UnknownScheme
+        | Reason::UnknownUser
+        | Reason::WrongPassword
+        | Reason::MalformedToken
+        | Reason::UnknownToken
+        | Reason::TokenOfAnother
+        | Reason::UnknownSession
+        | Reason::RefusedJwt(_)
+        | Reason::NameTaken => "This account is disabled at the identity provider, or in no group that may sign in here. Ask an administrator."
             .to_owned(),
     })
 }

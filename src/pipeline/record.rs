@@ -235,7 +235,7 @@ impl Record {
             Body::Streamed { incoming, .. } if !http_body::Body::is_end_stream(&incoming) => {
                 Body::watched(incoming, Box::new(finishing))
             }
-            whole => {
+            whole @ (Body::Empty | Body::Full { .. } | Body::Streamed { .. }) => {
                 // In memory: as good as sent.
                 finishing.sent = http_body::Body::size_hint(&whole).lower();
                 finishing.outcome = Outcome::Complete;

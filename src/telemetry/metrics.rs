@@ -131,6 +131,7 @@ impl Metrics {
     ///
     /// # Errors
     /// Two metrics have one name, which a test rules out.
+    #[expect(clippy::too_many_lines, reason = "one entry for each metric")]
     pub fn new(operations: impl IntoIterator<Item = &'static str>) -> Result<Self, prometheus::Error> {
         let r = Registry::new();
         let durations = histograms(&r, "request_duration_seconds", "Time to the end of the response, by kind")?;

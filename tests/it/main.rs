@@ -1,4 +1,6 @@
 //! One binary for all integration tests: it links once.
+
+#![allow(clippy::too_many_lines, reason = "tests are tables")]
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,

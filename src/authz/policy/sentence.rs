@@ -115,7 +115,9 @@ fn selector(kind: ResourceKind, text: &str) -> Result<Selector, String> {
         Selector::Exact(key) if !kind.takes_globs() && key.contains(['*', '?']) => {
             Err(format!("{}s are granted by id or `*`, not by a glob", kind.noun()))
         }
-        _ => Selector::parse_new(kind, text).map_err(|error| error.to_string()),
+        Selector::All | Selector::Exact(_) | Selector::Glob(_) => {
+            Selector::parse_new(kind, text).map_err(|error| error.to_string())
+        }
     }
 }
 

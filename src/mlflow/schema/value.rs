@@ -148,7 +148,15 @@ impl<'s> Rebuild<'s, '_> {
             Kind::FieldMask => (is_field_mask(&text_of(value)?), FIELD_MASK),
             Kind::Null => (false, "null"),
             Kind::Bool => (false, "true or false"),
-            _ => (false, "a string"),
+            Kind::Enum(_)
+            | Kind::Message(_)
+            | Kind::Repeated(_)
+            | Kind::Map(_)
+            | Kind::Struct
+            | Kind::Value
+            | Kind::List
+            | Kind::Any
+            | Kind::OneOf(_) => (false, "a string"),
         };
         if !fits {
             return Err(refused(name, value, expected));
@@ -174,7 +182,18 @@ impl<'s> Rebuild<'s, '_> {
             Kind::Timestamp => (false, TIMESTAMP, value),
             Kind::Duration => (false, DURATION, value),
             Kind::FieldMask => (false, FIELD_MASK, value),
-            _ => (false, "a string", value),
+            Kind::String
+            | Kind::Key
+            | Kind::Enum(_)
+            | Kind::Message(_)
+            | Kind::Repeated(_)
+            | Kind::Map(_)
+            | Kind::Struct
+            | Kind::Value
+            | Kind::List
+            | Kind::Any
+            | Kind::JsonText
+            | Kind::OneOf(_) => (false, "a string", value),
         };
         if !fits {
             return Err(refused(name, value, expected));
@@ -192,21 +211,22 @@ impl Schema {
             value: shown(&format!("'{value}'")),
             expected,
         };
+        let fits = |fits: bool, expected| if fits { Ok(()) } else { Err(wrong(value, expected)) };
         match kind {
-            Kind::Integer { least, most } => {
-                if is_integer(value, *least, *most) {
-                    Ok(())
-                } else {
-                    Err(wrong(value, "an integer"))
-                }
-            }
-            Kind::Number { most } => {
-                if is_number(value, *most) {
-                    Ok(())
-                } else {
-                    Err(wrong(value, "a number"))
-                }
-            }
+            Kind::Integer { least, most } => fits(is_integer(value, *least, *most), "an integer"),
+            Kind::Number { most } => fits(is_number(value, *most), "a number"),
+            Kind::Timestamp => fits(is_timestamp(value), TIMESTAMP),
+            Kind::Duration => fits(is_duration(value), DURATION),
+            Kind::FieldMask => fits(is_field_mask(value), FIELD_MASK),
+            Kind::Key => check_key(value),
+            Kind::String | Kind::Any | Kind::JsonText | Kind::Bytes => Ok(()),
+            Kind::Message(_)
+            | Kind::Repeated(_)
+            | Kind::Map(_)
+            | Kind::Struct
+            | Kind::Value
+            | Kind::List
+            | Kind::Null => Err(wrong(value, "in the request body")),
             Kind::Bool => {
                 value.make_ascii_lowercase();
                 if matches!(value.as_str(), "true" | "false") { Ok(()) } else { Err(wrong(value, "true or false")) }
@@ -216,48 +236,13 @@ impl Schema {
                     Ok(number) => one.name_of(number),
                     Err(_) => one.name(value),
                 });
-                match known {
-                    Some(known) => {
-                        known.clone_into(value);
-                        Ok(())
-                    }
-                    None => Err(wrong(value, KNOWN_VALUE)),
-                }
+                known.ok_or_else(|| wrong(value, KNOWN_VALUE))?.clone_into(value);
+                Ok(())
             }
-            Kind::Key => check_key(value),
             Kind::OneOf(kinds) => {
                 let one = kinds.iter().any(|kind| self.parameter(kind, name, value).is_ok());
                 if one { Ok(()) } else { Err(wrong(value, "a value of another type")) }
             }
-            Kind::String | Kind::Any | Kind::JsonText | Kind::Bytes => Ok(()),
-            Kind::Timestamp => {
-                if is_timestamp(value) {
-                    Ok(())
-                } else {
-                    Err(wrong(value, TIMESTAMP))
-                }
-            }
-            Kind::Duration => {
-                if is_duration(value) {
-                    Ok(())
-                } else {
-                    Err(wrong(value, DURATION))
-                }
-            }
-            Kind::FieldMask => {
-                if is_field_mask(value) {
-                    Ok(())
-                } else {
-                    Err(wrong(value, FIELD_MASK))
-                }
-            }
-            Kind::Message(_)
-            | Kind::Repeated(_)
-            | Kind::Map(_)
-            | Kind::Struct
-            | Kind::Value
-            | Kind::List
-            | Kind::Null => Err(wrong(value, "in the request body")),
         }
     }
 
