@@ -43,6 +43,12 @@ impl Located {
     pub const fn is_experiment(&self) -> bool {
         is_experiment(self.thing)
     }
+
+    /// Returns true if the id is the key of a scorer, by its experiment and name.
+    #[must_use]
+    pub const fn is_scorer(&self) -> bool {
+        matches!(self.thing, Thing::Scorer | Thing::ScorerVersion)
+    }
 }
 
 /// Why a request's fields are not accepted; worded as MLflow does, because clients compare.

@@ -56,7 +56,12 @@ impl Proxy {
         } else {
             self.require_all(&mut requirements, located).await?;
         }
+        let refuses_scorers = !unlimited && identity.grants.refuses_any(ResourceKind::Scorer);
         for demand in demanded {
+            if refuses_scorers && let Some(scorer) = demand.scorer() {
+                requirements.add(Requirement::NotRefused(Resource::new(ResourceKind::Scorer, scorer.as_str())))?;
+                requirements.add(Box::pin(self.scorer_as_stored(scorer)).await?)?;
+            }
             if !unlimited || gateway::holds_for_everybody(&demand) {
                 for requirement in Box::pin(self.demand(demand)).await? {
                     self.add(&mut requirements, requirement).await?;
@@ -107,10 +112,14 @@ impl Proxy {
             Box::pin(self.resolver.prefetch_names(experiments.map(|one| one.id.as_str()))).await;
         }
         let refuses = identity.grants.refuses_any(ResourceKind::Scorer);
-        for online in located.iter().filter(|one| refuses && one.thing == Thing::OnlineScorer) {
-            // MLflow 3.18: as with evaluations, a refused scorer is not shown through its experiment.
-            for scorer in Box::pin(self.resolver.scorers_of(&online.id)).await? {
-                requirements.add(Requirement::NotRefused(scorer))?;
+        for scorer in located.iter().filter(|_| refuses) {
+            if scorer.thing == Thing::OnlineScorer {
+                // MLflow 3.18: as with evaluations, a refused scorer is not shown through its experiment.
+                for scorer in Box::pin(self.resolver.scorers_of(&scorer.id)).await? {
+                    requirements.add(Requirement::NotRefused(scorer))?;
+                }
+            } else if scorer.is_scorer() {
+                requirements.add(Box::pin(self.scorer_as_stored(scorer.id.clone())).await?)?;
             }
         }
         for located in located {
@@ -125,6 +134,13 @@ impl Proxy {
             }
         }
         Ok(())
+    }
+
+    /// Returns the requirement that a scorer is not refused under the name that MLflow has for it: some databases find it under
+    /// other spellings.
+    async fn scorer_as_stored(&self, key: String) -> Result<Requirement, Error> {
+        let stored = self.resolver.stored_key(ResourceKind::Scorer, key).await?;
+        Ok(Requirement::NotRefused(Resource::new(ResourceKind::Scorer, stored)))
     }
 
     /// Adds what a located thing comes to.

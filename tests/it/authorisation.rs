@@ -39,6 +39,7 @@ fn answer(request: &Received) -> Option<(u16, String)> {
                 _ => absent(),
             }
         }
+        "/experiments/set-experiment-tag" => Some((200, "{}".to_owned())),
         "/experiments/create" => Some((200, r#"{"experiment_id":"77"}"#.to_owned())),
         "/registered-models/create" => Some((200, r#"{"registered_model":{"name":"new"}}"#.to_owned())),
         _ => None,
@@ -489,4 +490,51 @@ fn a_row_that_is_too_large_does_not_take_the_others_along() {
     let second = proxy.ask(get(&target, &reader)).expect("an answer");
     assert_eq!(second.status, 422, "{}", second.text());
     assert!(second.text().contains("larger than 10 MiB"), "{}", second.text());
+}
+
+/// A denied scorer, and an MLflow that finds it under other spellings, as databases that ignore case do.
+#[test]
+fn a_denied_scorer_is_neither_registered_anew_nor_reached_under_another_spelling() {
+    const SCORERS: &str = "/api/3.0/mlflow/scorers";
+    let mlflow = Recorder::scripted(|request| {
+        let (path, query) = request.target.split_once('?').unwrap_or((&request.target, ""));
+        let get = path.strip_suffix("/scorers/get").is_some();
+        let name = if query.to_lowercase().contains("name=judge") { "Judge" } else { "other" };
+        get.then(|| (200, format!(r#"{{"scorer":{{"scorer_name":"{name}","serialized_scorer":"{{}}"}}}}"#)))
+    });
+    let proxy = Proxy::before(mlflow.address);
+    let grants =
+        [(ResourceKind::Experiment, "5", Permission::Manage), (ResourceKind::Scorer, "5/Judge", Permission::Deny)];
+    let bob = proxy.user("bob", &grants);
+    let written = r#"{\"builtin_scorer_class\":\"Safety\",\"builtin_scorer_pydantic_data\":{\"name\":\"x\"}}"#;
+    for (name, refused) in [("Judge", true), ("JUDGE", true), ("other", false)] {
+        let ask = |method: &str, path: &str, rest: &str| {
+            let body = format!(r#"{{"experiment_id":"5"{rest}}}"#);
+            let answer = proxy.ask(send_json(method, path, &bob, &body)).expect("an answer");
+            assert_eq!(answer.status == 403, refused, "{method} {path} {name}: {} {}", answer.status, answer.text());
+        };
+        let named = format!(r#","name":"{name}""#);
+        ask("POST", &format!("{SCORERS}/register"), &format!(r#"{named},"serialized_scorer":"{written}""#));
+        ask("DELETE", &format!("{SCORERS}/delete"), &named);
+        ask("PUT", &format!("{SCORERS}/online-config"), &format!(r#"{named},"sample_rate":0"#));
+        for path in ["get", "versions"] {
+            let target = format!("{SCORERS}/{path}?experiment_id=5&name={name}");
+            let answer = proxy.ask(get(&target, &bob)).expect("an answer");
+            assert_eq!(answer.status == 403, refused, "{path} {name}: {}", answer.status);
+        }
+    }
+}
+
+#[test]
+fn a_schedule_names_its_model_without_a_second_provider() {
+    let mlflow = mlflow();
+    let proxy = Proxy::before(mlflow.address);
+    let authorization = alice(&proxy);
+    for (model, status) in [("gpt-5", 200), ("gateway:/theirs", 400), ("openai:/x", 400)] {
+        let schedule = format!(r#"{{\"model\":{{\"provider\":\"openai\",\"model\":\"{model}\"}}}}"#);
+        let body = format!(r#"{{"experiment_id":"5","key":"mlflow.issueDetection.schedule","value":"{schedule}"}}"#);
+        let path = format!("{API}/experiments/set-experiment-tag");
+        let answer = proxy.ask(send_json("POST", &path, &authorization, &body)).expect("an answer");
+        assert_eq!(answer.status, status, "{model}: {}", answer.text());
+    }
 }

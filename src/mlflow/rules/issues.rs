@@ -48,7 +48,10 @@ impl ModelChoice {
         if let Some(provider) = self.provider.as_ref().filter(|provider| !provider::is_word(provider)) {
             return Err(invalid("provider", provider, "a provider's name"));
         }
-        // MLflow calls `PROVIDER:/MODEL`.
+        // MLflow calls `PROVIDER:/MODEL`; a model that is such a URI itself has two readings.
+        if let Some(model) = self.model.as_ref().filter(|model| model.contains(":/")) {
+            return Err(invalid("model", model, "the name of a model, without its provider"));
+        }
         if let (Some(provider), Some(model)) = (&self.provider, &self.model)
             && provider.eq_ignore_ascii_case("gateway")
         {

@@ -13,7 +13,7 @@ mod traces;
 
 use super::locate::{Located, member, text_field};
 use super::{Json, LocateError, Need, Operation, Rule, provider};
-use crate::authz::ResourceKind;
+use crate::authz::{ResourceKind, scorer_key};
 
 pub use names::new_skills;
 pub use prompts::{is_prompt_model_tag, optimized_prompt, pin_prompt};
@@ -72,6 +72,19 @@ pub enum Demand {
     NotOptimized(String),
     /// USE on everything that a guardrail calls, by the guardrail's ID.
     Guardrail(String),
+}
+
+impl Demand {
+    /// Returns the key of the scorer that this is about, if it is about one by name.
+    #[must_use]
+    pub fn scorer(&self) -> Option<String> {
+        match self {
+            Self::Located(located) if located.is_scorer() => Some(located.id.clone()),
+            Self::NameIsFree { kind: ResourceKind::Scorer, name } => Some(name.clone()),
+            Self::StoredScorer { experiment, name, .. } => Some(scorer_key(experiment, name)),
+            _ => None,
+        }
+    }
 }
 
 /// A version of a prompt.

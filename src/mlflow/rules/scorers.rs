@@ -7,7 +7,7 @@ use super::super::judge::Judge;
 use super::super::locate::{Located, MAX_THINGS, each_text, invalid, is_opaque_id, text_field};
 use super::super::{Json, LocateError, Thing};
 use super::Demand;
-use crate::authz::{Permission, scorer_key};
+use crate::authz::{Permission, ResourceKind, scorer_key};
 
 /// Deleting one version of a scorer requires less than deleting all of them.
 pub(super) fn delete(located: &[Located], body: &mut Json<'_>) -> Result<Vec<Demand>, LocateError> {
@@ -93,6 +93,10 @@ pub(super) fn judges(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateError> {
                 demands.push(stored(&experiment, name, Some(version.to_owned())));
             }
         }
+    }
+    // Registering; MLflow's scheduler and jobs run the newest version.
+    if let Some(name) = text_field(body, "name")? {
+        demands.push(Demand::NameIsFree { kind: ResourceKind::Scorer, name: scorer_key(&experiment, &name) });
     }
     if let Some(name) = text_field(body, "scorer_name")? {
         let version = match body.get("scorer_version") {
