@@ -36,7 +36,7 @@ fn fold(so_far: Option<Permission>, next: Permission) -> Permission {
     }
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct OfKind {
     all: Option<Permission>,
     exact: HashMap<String, Permission>,
@@ -51,7 +51,7 @@ enum Membership {
 }
 
 /// All grants whose subject is one person, one of their groups or one of their roles.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct GrantSet {
     kinds: HashMap<ResourceKind, OfKind>,
     workspaces: BTreeMap<String, Membership>,

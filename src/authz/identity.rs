@@ -102,6 +102,14 @@ impl Identity {
         !self.admin && (globs(&self.grants) || self.shadow.as_deref().is_some_and(globs))
     }
 
+    /// Returns whether another look at the same credential found the same user with the same rights.
+    #[must_use]
+    pub fn has_the_rights_of(&self, other: &Self) -> bool {
+        let Self { user, name, admin, scheme, groups, limits, grants, shadow: _ } = self;
+        (*user, *admin, *scheme) == (other.user, other.admin, other.scheme)
+            && (name, groups, limits, grants) == (&other.name, &other.groups, &other.limits, &other.grants)
+    }
+
     /// The same person under the shadow policy, where there is one and it can make a difference.
     #[must_use]
     pub fn in_the_shadow(&self) -> Option<Self> {

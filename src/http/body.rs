@@ -1,8 +1,8 @@
 //! One body type for everything we answer: nothing, bytes, or MLflow's stream passed through.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -18,6 +18,7 @@ pin_project! {
         Empty,
         Full { bytes: Option<Bytes> },
         Streamed { #[pin] incoming: Incoming, watcher: Option<Box<dyn Watcher>> },
+        Lent { lent: Lent },
     }
 }
 
@@ -43,12 +44,49 @@ impl Body {
         Self::Streamed { incoming, watcher: Some(watcher) }
     }
 
+    /// Returns the same body for a second attempt to send it, after a first one that did not begin. Bytes are shared; a stream is
+    /// lent to whichever of the two is polled first.
+    #[must_use]
+    pub fn share(&mut self) -> Self {
+        let shelf = match self {
+            Self::Empty => return Self::Empty,
+            Self::Full { bytes } => return Self::Full { bytes: bytes.clone() },
+            Self::Lent { lent } => Arc::clone(&lent.shelf),
+            Self::Streamed { .. } => Arc::new(Mutex::new(Some(std::mem::replace(self, Self::Empty)))),
+        };
+        *self = Self::Lent { lent: Lent { shelf: Arc::clone(&shelf), taken: None } };
+        Self::Lent { lent: Lent { shelf, taken: None } }
+    }
+
     /// Counts the pieces that pass through a stream from now on; `None` for a body in memory.
     pub fn count_pieces(&mut self) -> Option<Arc<AtomicU64>> {
         let Self::Streamed { watcher, .. } = self else { return None };
         let count = Arc::<AtomicU64>::default();
         *watcher = Some(Box::new(Counted { count: Arc::clone(&count), inner: watcher.take() }));
         Some(count)
+    }
+}
+
+/// A stream that two copies of a request hold. The one that is polled first has it.
+#[derive(Debug)]
+pub struct Lent {
+    shelf: Arc<Mutex<Option<Body>>>,
+    taken: Option<Box<Body>>,
+}
+
+impl Lent {
+    fn taken(&mut self) -> Option<&mut Body> {
+        if self.taken.is_none() {
+            self.taken = self.shelf.lock().unwrap_or_else(PoisonError::into_inner).take().map(Box::new);
+        }
+        self.taken.as_deref_mut()
+    }
+
+    fn look<T>(&self, look: impl FnOnce(&Body) -> T) -> Option<T> {
+        match &self.taken {
+            Some(body) => Some(look(body)),
+            None => self.shelf.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(look),
+        }
     }
 }
 
@@ -90,6 +128,9 @@ pub enum BodyError {
     Broken(#[from] hyper::Error),
     #[error("the body arrives too slowly")]
     TooSlow,
+    /// The other copy of the request had it.
+    #[error("the body was sent before")]
+    Spent,
 }
 
 impl HttpBody for Body {
@@ -100,6 +141,10 @@ impl HttpBody for Body {
         match self.project() {
             BodyProjection::Empty => Poll::Ready(None),
             BodyProjection::Full { bytes } => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            BodyProjection::Lent { lent } => match lent.taken() {
+                Some(body) => Pin::new(body).poll_frame(cx),
+                None => Poll::Ready(Some(Err(BodyError::Spent))),
+            },
             BodyProjection::Streamed { mut incoming, watcher } => {
                 let polled = incoming.as_mut().poll_frame(cx).map_err(BodyError::Broken);
                 if let Some(watcher) = watcher {
@@ -127,6 +172,7 @@ impl HttpBody for Body {
             Self::Empty => true,
             Self::Full { bytes } => bytes.is_none(),
             Self::Streamed { incoming, .. } => incoming.is_end_stream(),
+            Self::Lent { lent } => lent.look(HttpBody::is_end_stream).unwrap_or_default(),
         }
     }
 
@@ -135,6 +181,7 @@ impl HttpBody for Body {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full { bytes } => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Self::Streamed { incoming, .. } => incoming.size_hint(),
+            Self::Lent { lent } => lent.look(HttpBody::size_hint).unwrap_or_default(),
         }
     }
 }

@@ -47,7 +47,7 @@ impl Proxy {
             Some(_) if cors::is_closed(path.decoded()) => return Err(Error::CrossOrigin),
             Some(_) => {}
         }
-        Ok(Checked { head, body, path, query, address, provider_key: None, parent_trace: None })
+        Ok(Checked { head, body, path, query, address, provider_key: None, parent_trace: None, asking: None })
     }
 
     /// Grants speak of the default workspace only; an MLflow without workspaces knows none.

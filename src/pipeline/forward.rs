@@ -66,7 +66,8 @@ impl Proxy {
         params: &[(&str, &str)],
         record: &mut Record,
     ) -> Result<Response, Error> {
-        self.upstream.reachable(0).await?;
+        let now = self.after_wait(&checked, record, 0).await?;
+        let identity = now.as_deref().unwrap_or(identity);
         let mut query = std::mem::take(&mut checked.query);
         if query.is_empty() && checked.has_body() {
             Box::pin(self.fold_body(&mut checked, identity, operation, &mut query)).await?;
@@ -133,7 +134,8 @@ impl Proxy {
         let held = self.read_json(&mut checked, identity, limit).await?;
         let Held { bytes, share: _share } = held;
         // With the body read, hyper notices a client that leaves, and what it wanted is not done any more.
-        self.upstream.reachable(bytes.len()).await?;
+        let now = self.after_wait(&checked, record, bytes.len()).await?;
+        let identity = now.as_deref().unwrap_or(identity);
         let mut query = std::mem::take(&mut checked.query);
         let text = self.keep_known_fields(operation, &mut query, (!bytes.is_empty()).then_some(&bytes))?;
         drop(bytes);
@@ -243,7 +245,8 @@ impl Proxy {
         params: &[(&str, &str)],
         record: &mut Record,
     ) -> Result<Response, Error> {
-        self.upstream.reachable(0).await?;
+        let now = self.after_wait(&checked, record, 0).await?;
+        let identity = now.as_deref().unwrap_or(identity);
         let mut query = std::mem::take(&mut checked.query);
         self.keep_known_fields(operation, &mut query, None)?;
         let input = Input { params, headers: &checked.head.headers, query: &mut query, body: None };
@@ -269,7 +272,8 @@ impl Proxy {
         params: &[(&str, &str)],
         record: &mut Record,
     ) -> Result<Response, Error> {
-        self.upstream.reachable(0).await?;
+        let now = self.after_wait(&checked, record, 0).await?;
+        let identity = now.as_deref().unwrap_or(identity);
         let mut query = Query::default();
         let headers = &checked.head.headers;
         let input = Input { params, headers, query: &mut query, body: None };
@@ -287,6 +291,13 @@ impl Proxy {
         let spans = bodies::aside(size, read)?;
         drop(raw);
         self.report_unknown(operation, &unknown)?;
+        let permit = match self.after_wait(&checked, record, 0).await? {
+            Some(now) => {
+                let input = Input { params, headers: &checked.head.headers, query: &mut query, body: None };
+                self.permit(&now, operation, input).await.map_err(Error::in_spans)?
+            }
+            None => permit,
+        };
         let experiment = text(header::HeaderName::from_static("x-mlflow-experiment-id")).unwrap_or_default().to_owned();
         if !self.resolver.traces_fit(&spans.traces, &experiment).await? {
             return Err(Error::TraceElsewhere);
@@ -313,8 +324,10 @@ impl Proxy {
             return Err(Error::UnknownRoute);
         }
         let reads = matches!(checked.head.method, Method::GET | Method::HEAD);
+        holds(identity, self.policy, &Requirement::Admin { change: !reads })?;
+        let now = self.after_wait(&checked, record, 0).await?;
+        let identity = now.as_deref().unwrap_or(identity);
         let permit = authorize(identity, self.policy, &[Requirement::Admin { change: !reads }])?;
-        self.upstream.reachable(0).await?;
         if checked.path.decoded().contains('%') {
             return Err(crate::http::PathError::EncodedTwice.into());
         }

@@ -24,7 +24,8 @@ impl Proxy {
         record: &mut Record,
     ) -> Result<Response, Error> {
         let held = self.read_json(&mut checked, identity, SMALL_BODY_BYTES).await?;
-        self.upstream.reachable(held.bytes.len()).await?;
+        let now = self.after_wait(&checked, record, held.bytes.len()).await?;
+        let identity = now.as_deref().unwrap_or(identity);
         let query = GraphqlQuery::parse(&held.bytes)?;
         let mut proven = vec![Requirement::SignedIn];
         let mut verdicts = Vec::with_capacity(query.fields().len());

@@ -4,6 +4,7 @@
 
 #![cfg_attr(not(test), warn(clippy::wildcard_enum_match_arm))]
 
+mod asking;
 mod assessments;
 mod authorize;
 mod bodies;
@@ -21,12 +22,14 @@ mod shadow;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, header};
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 
+use asking::Asking;
 pub use bodies::Bodies;
 use cors::Foreign;
 pub use error::Error;
@@ -43,7 +46,7 @@ use crate::mlflow::{Found, Send, Table};
 use crate::resolve::Resolver;
 use crate::server::{EdgeRefusal, Peer};
 use crate::telemetry::Telemetry;
-use crate::upstream::Upstream;
+use crate::upstream::{self, Upstream};
 use crate::web::{Access, Web};
 
 /// Everything a request may touch. Built once in `app`, then only borrowed.
@@ -82,6 +85,8 @@ struct Checked<'b> {
     provider_key: Option<HeaderValue>,
     /// `traceparent`, where the AI gateway may add spans to the trace that it names.
     parent_trace: Option<HeaderValue>,
+    /// The caller, once they are known.
+    asking: Option<Arc<Asking>>,
 }
 
 impl Checked<'_> {
@@ -168,9 +173,22 @@ impl Proxy {
         if matches!(identity.scheme, Scheme::Session(_)) {
             self.check_site(&checked.head, foreign)?;
         }
+        let asking = Arc::new(Asking::new(&self.authn, &checked.head.headers, checked.address, &identity));
+        checked.asking = Some(Arc::clone(&asking));
         if local.is_some() {
-            return Box::pin(self.answer_ourselves(checked, identity, record)).await;
+            return upstream::on_behalf(asking, Box::pin(self.answer_ourselves(checked, identity, record))).await;
         }
+        upstream::on_behalf(asking, self.forward(checked, identity, found, record)).await
+    }
+
+    /// Answers an authenticated caller with what MLflow answers.
+    async fn forward(
+        &self,
+        checked: Checked<'_>,
+        identity: Arc<Identity>,
+        found: Found<'_, '_>,
+        record: &mut Record,
+    ) -> Result<Response, Error> {
         match found {
             Found::Operation { operation, params } => {
                 record.operation(operation);
@@ -190,6 +208,22 @@ impl Proxy {
                 record.unlisted();
                 Box::pin(self.forward_unlisted(checked, &identity, record)).await
             }
+        }
+    }
+
+    /// Waits while MLflow is known to be away, then identifies the caller again: a request is decided with the rights of the
+    /// moment in which it is sent. `None`: nothing was waited for, and what is known of the caller is recent.
+    async fn after_wait(
+        &self,
+        checked: &Checked<'_>,
+        record: &Record,
+        bytes: usize,
+    ) -> Result<Option<Arc<Identity>>, Error> {
+        let waited = self.upstream.reachable(bytes).await?;
+        match &checked.asking {
+            // Reading a body takes as long as its sender likes.
+            Some(asking) if waited || record.age() > RECENT => Ok(Some(Box::pin(asking.identity()).await?)),
+            Some(_) | None => Ok(None),
         }
     }
 
@@ -236,6 +270,9 @@ fn shown(headers: &http::HeaderMap) -> Shown<'_> {
     let authorization = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
     Shown { authorization, session: crate::http::only_cookie(headers, SESSION_COOKIE) }
 }
+
+/// How long a request is decided with what was known of its caller at its beginning.
+const RECENT: Duration = Duration::from_secs(1);
 
 /// The most that is read and discarded of a refused body.
 const DISCARDED_BYTES: usize = 1024 * 1024 * 1024;

@@ -95,6 +95,11 @@ impl Record {
         self.address = address;
     }
 
+    /// The time since the request's head arrived.
+    pub(super) fn age(&self) -> Duration {
+        self.watch.elapsed()
+    }
+
     pub(super) fn upstream_answered(&mut self) {
         self.upstream = Some(self.watch.elapsed());
     }

@@ -1,18 +1,19 @@
 //! Holds requests back while MLflow cannot be reached.
 //!
-//! A request is held before it has a connection, so none of its bytes can have been sent: either before it is built
-//! ([`super::Upstream::reachable`]), or inside the connector ([`Patient`]) where the client asks for a new connection. The
-//! client gets each request once; nothing here sends a request a second time.
+//! A request is held before it has a connection, so none of its bytes can have been sent: either before it is decided
+//! ([`super::Upstream::reachable`]), or after a connection could not be made for it, when a copy of it is sent as the first one
+//! would have been. What its caller may do can change meanwhile, so it is asked for again after the wait ([`Caller`]).
 //!
 //! The waiting requests share one probe. The one that has the turn probes; when that request is answered or its client leaves,
 //! the next one takes over, so there is no task that polls while no request waits.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use http::{HeaderValue, Request, Uri};
@@ -21,20 +22,40 @@ use prometheus::{IntCounterVec, IntGauge};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tower::{Service, ServiceExt as _};
 
+use crate::authz::UserId;
 use crate::clock::Stopwatch;
 use crate::config;
 use crate::http::Body;
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
+/// On whose behalf requests are sent.
+pub trait Caller: Send + Sync {
+    fn user(&self) -> UserId;
+
+    /// Returns whether the caller may still do exactly what they could when the request was decided. Asked after a wait.
+    fn is_unchanged(&self) -> Pin<Box<dyn Future<Output = bool> + Send + '_>>;
+}
+
 tokio::task_local! {
-    /// Bytes of the body of the request that is being sent; absent where a request must not be held. The client tells its
-    /// connector nothing but the address.
-    static WAITS_WITH: usize;
+    /// The caller of the request that is being answered; absent where a request must not be held.
+    static CALLER: Arc<dyn Caller>;
 
     /// Set while no request may be held.
     static IMPATIENT: ();
+}
+
+/// Answers a request of `caller`: what is sent to MLflow for it may be held.
+pub async fn on_behalf<T>(caller: Arc<dyn Caller>, work: impl Future<Output = T>) -> T {
+    CALLER.scope(caller, work).await
+}
+
+/// Returns the caller for whom this task sends requests that may be held.
+pub(super) fn caller() -> Option<Arc<dyn Caller>> {
+    if IMPATIENT.try_with(|()| ()).is_ok() {
+        return None;
+    }
+    CALLER.try_with(Arc::clone).ok()
 }
 
 /// Does work of the proxy's own, which no client waits for: none of its requests to MLflow is held.
@@ -47,7 +68,7 @@ pub async fn impatiently<T>(work: impl Future<Output = T>) -> T {
 pub struct Holds {
     /// Requests that wait now.
     pub waiting: IntGauge,
-    /// Requests that waited, by outcome: `released`, `expired`, `abandoned`, `draining`, `no_room`.
+    /// Requests that waited, by outcome: `released`, `expired`, `abandoned`, `draining`, or did not: `no_room`, `no_share`.
     pub ended: IntCounterVec,
 }
 
@@ -71,7 +92,17 @@ struct Room {
     requests: Semaphore,
     /// In units of [`UNIT`] bytes.
     units: Semaphore,
+    /// What each user has of both.
+    shares: Mutex<HashMap<UserId, Share>>,
+    /// The most that one user gets.
+    most: Share,
     holds: Holds,
+}
+
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+struct Share {
+    requests: usize,
+    units: usize,
 }
 
 /// When the last probe began, and the pause before the next one.
@@ -82,6 +113,11 @@ struct Turn {
 }
 
 const UNIT: usize = 1024;
+/// A user's share of the places to wait, and of the bytes: one user must not make everybody else's requests fail. At least
+/// [`LEAST_PLACES`], which a data loader needs.
+const PLACES_OF: usize = 8;
+const BYTES_OF: usize = 4;
+const LEAST_PLACES: usize = 8;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// A server that accepts a connection and does not answer within this time is slow, not away.
@@ -117,6 +153,11 @@ impl Gate {
             limit,
             requests: Semaphore::new(config.hold_max_requests),
             units: Semaphore::new(config.hold_max_bytes / UNIT),
+            shares: Mutex::default(),
+            most: Share {
+                requests: (config.hold_max_requests / PLACES_OF).max(LEAST_PLACES),
+                units: config.hold_max_bytes / UNIT / BYTES_OF,
+            },
             holds,
         });
         Self {
@@ -175,21 +216,24 @@ impl Gate {
         self.since.lock().unwrap_or_else(PoisonError::into_inner).map_or(Duration::ZERO, Stopwatch::elapsed)
     }
 
-    /// Gives a request with so many bytes in memory a place to wait.
+    /// Gives a user's request with so many bytes in memory a place to wait.
     ///
     /// # Errors
-    /// Nothing is held, or there is no room: the seconds after which the client should come again.
-    pub(super) fn hold(&self, bytes: usize) -> Result<Hold<'_>, u64> {
+    /// Nothing is held, or there is no room, or not for this user: the seconds after which the client should come again.
+    pub(super) fn hold(&self, user: UserId, bytes: usize) -> Result<Hold<'_>, u64> {
         let Some(room) = &self.room else { return Err(self.retry_after()) };
-        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
-        let places = (room.requests.try_acquire(), room.units.try_acquire_many(units));
-        let (Ok(request), Ok(units)) = places else {
-            room.holds.ended.with_label_values(&["no_room"]).inc();
-            return Err(self.retry_after().max(CROWDED_SECONDS));
+        let units = bytes.div_ceil(UNIT);
+        let refused = |outcome: &str| {
+            room.holds.ended.with_label_values(&[outcome]).inc();
+            self.retry_after().max(CROWDED_SECONDS)
         };
+        let share = room.share(user, units).ok_or_else(|| refused("no_share"))?;
+        let permits = u32::try_from(units).unwrap_or(u32::MAX);
+        let places = (room.requests.try_acquire(), room.units.try_acquire_many(permits));
+        let (Ok(request), Ok(units)) = places else { return Err(refused("no_room")) };
         room.holds.waiting.inc();
         let watch = Stopwatch::start();
-        Ok(Hold { gate: self, room, watch, outcome: "abandoned", _places: (request, units) })
+        Ok(Hold { gate: self, room, watch, outcome: "abandoned", _places: (request, units), _share: share })
     }
 
     /// Waits until MLflow answers a probe (`true`) or the proxy stops.
@@ -235,6 +279,40 @@ pub(super) struct Hold<'g> {
     watch: Stopwatch,
     outcome: &'static str,
     _places: (SemaphorePermit<'g>, SemaphorePermit<'g>),
+    _share: Taken<'g>,
+}
+
+/// What one request has of its user's share.
+#[derive(Debug)]
+struct Taken<'g> {
+    room: &'g Room,
+    user: UserId,
+    units: usize,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        let mut shares = self.room.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(share) = shares.get_mut(&self.user) else { return };
+        share.requests = share.requests.saturating_sub(1);
+        share.units = share.units.saturating_sub(self.units);
+        if share.requests == 0 {
+            shares.remove(&self.user);
+        }
+    }
+}
+
+impl Room {
+    fn share(&self, user: UserId, units: usize) -> Option<Taken<'_>> {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        let share = shares.get(&user).copied().unwrap_or_default();
+        let after = Share { requests: share.requests.saturating_add(1), units: share.units.saturating_add(units) };
+        if after.requests > self.most.requests || after.units > self.most.units {
+            return None;
+        }
+        shares.insert(user, after);
+        Some(Taken { room: self, user, units })
+    }
 }
 
 impl fmt::Debug for Room {
@@ -244,6 +322,12 @@ impl fmt::Debug for Room {
 }
 
 impl Hold<'_> {
+    /// The same, as the continuation of a wait that began earlier, if one did.
+    pub(super) fn since(mut self, began: &mut Option<Stopwatch>) -> Self {
+        self.watch = *began.get_or_insert(self.watch);
+        self
+    }
+
     /// Waits until MLflow can be reached; false when the request's time is up or the proxy stops.
     pub(super) async fn released(&mut self) -> bool {
         let left = self.room.limit.saturating_sub(self.watch.elapsed());
@@ -262,67 +346,6 @@ impl Drop for Hold<'_> {
         self.room.holds.waiting.dec();
         self.room.holds.ended.with_label_values(&[self.outcome]).inc();
     }
-}
-
-/// A connector that waits for MLflow, where the request may be held.
-#[derive(Clone, Debug)]
-pub(super) struct Patient<C> {
-    inner: C,
-    gate: Arc<Gate>,
-}
-
-impl<C> Patient<C> {
-    pub(super) const fn new(inner: C, gate: Arc<Gate>) -> Self {
-        Self { inner, gate }
-    }
-}
-
-impl<C> Service<Uri> for Patient<C>
-where
-    C: Service<Uri> + Clone + Send + 'static,
-    C::Response: Send,
-    C::Error: Into<BoxError> + Send,
-    C::Future: Send,
-{
-    type Response = C::Response;
-    type Error = BoxError;
-    type Future = Boxed<Result<C::Response, BoxError>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.inner.poll_ready(cx).map_err(Into::into)
-    }
-
-    fn call(&mut self, to: Uri) -> Self::Future {
-        // Asked here, where the request's task still polls: the client may move what follows to a task of its own.
-        let bytes = WAITS_WITH.try_with(|bytes| *bytes).ok().filter(|_| IMPATIENT.try_with(|()| ()).is_err());
-        let (inner, gate) = (self.inner.clone(), Arc::clone(&self.gate));
-        Box::pin(async move {
-            let mut held = None;
-            loop {
-                let error = match inner.clone().oneshot(to.clone()).await {
-                    Ok(connection) => return Ok(connection),
-                    Err(error) => error.into(),
-                };
-                gate.shut();
-                let Some(bytes) = bytes else { return Err(error) };
-                let hold = match &mut held {
-                    Some(hold) => hold,
-                    None => match gate.hold(bytes) {
-                        Ok(hold) => held.insert(hold),
-                        Err(_) => return Err(error),
-                    },
-                };
-                if !hold.released().await {
-                    return Err(error);
-                }
-            }
-        })
-    }
-}
-
-/// Sends what `work` sends as a request that may be held, with so many bytes in memory.
-pub(super) async fn patiently<T>(bytes: usize, work: impl Future<Output = T>) -> T {
-    WAITS_WITH.scope(bytes, work).await
 }
 
 /// Whether something answers HTTP. A connection alone proves little: what forwards a port accepts it before MLflow is up.

@@ -21,10 +21,10 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{self, Client};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
-pub use hold::{Holds, impatiently};
+pub use hold::{Caller, Holds, impatiently, on_behalf};
 pub use version::{NoVersion, Version};
 
-use hold::{Gate, Patient, patiently};
+use hold::Gate;
 
 use crate::authz::Permit;
 use crate::clock::Stopwatch;
@@ -99,6 +99,8 @@ enum Why {
     NoConnection(legacy::Error),
     #[error("it has been away for {} s", .0.as_secs())]
     Away(Duration),
+    #[error("it was away, and what the caller may do has changed meanwhile")]
+    Changed,
 }
 
 /// What becomes of a request while MLflow cannot be reached.
@@ -146,16 +148,16 @@ enum Pool {
 /// whether they were read, so a connection on which a body was streamed is never used for another request.
 #[derive(Clone, Debug)]
 struct Clients<C> {
-    pooled: Client<Patient<C>, Body>,
+    pooled: Client<C, Body>,
     /// One connection per request.
-    streaming: Client<Patient<C>, Body>,
+    streaming: Client<C, Body>,
 }
 
 impl<C> Clients<C>
 where
-    Patient<C>: legacy::connect::Connect + Clone,
+    C: legacy::connect::Connect + Clone,
 {
-    fn new(builder: &mut legacy::Builder, max_idle: usize, connector: Patient<C>) -> Self {
+    fn new(builder: &mut legacy::Builder, max_idle: usize, connector: C) -> Self {
         let pooled = builder.pool_max_idle_per_host(max_idle).build(connector.clone());
         Self { pooled, streaming: builder.pool_max_idle_per_host(0).build(connector) }
     }
@@ -163,12 +165,12 @@ where
 
 impl<C> Clients<C>
 where
-    Patient<C>: legacy::connect::Connect + Clone + Send + Sync + 'static,
+    C: legacy::connect::Connect + Clone + Send + Sync + 'static,
 {
     fn request(&self, request: Request<Body>) -> legacy::ResponseFuture {
         match request.body() {
             Body::Empty | Body::Full { .. } => self.pooled.request(request),
-            Body::Streamed { .. } => self.streaming.request(request),
+            Body::Streamed { .. } | Body::Lent { .. } => self.streaming.request(request),
         }
     }
 }
@@ -237,11 +239,9 @@ impl Upstream {
             let roots = HttpsConnectorBuilder::new().with_native_roots()?;
             let connector = roots.https_only().enable_http1().wrap_connector(connector);
             let gate = Arc::new(Gate::new(config, holds, connector.clone(), health, host.clone()));
-            let connector = Patient::new(connector, Arc::clone(&gate));
             (Pool::Tls(Clients::new(&mut builder, config.pool_max_idle, connector)), gate)
         } else {
             let gate = Arc::new(Gate::new(config, holds, connector.clone(), health, host.clone()));
-            let connector = Patient::new(connector, Arc::clone(&gate));
             (Pool::Plain(Clients::new(&mut builder, config.pool_max_idle, connector)), gate)
         };
         let (prefix, response_timeout) = (config.static_prefix.clone(), config.response_timeout);
@@ -261,24 +261,26 @@ impl Upstream {
         &self.host
     }
 
-    /// Waits while MLflow is known to be away. `bytes`: what the request holds in memory.
+    /// Waits while MLflow is known to be away; true if it did. `bytes`: what the request holds in memory.
     ///
-    /// Called before anything is decided and before a streamed body is touched, so that what waits costs little.
+    /// Called before anything is decided and before a streamed body is touched, so that what waits costs little. After a wait, the
+    /// caller has to be identified again.
     ///
     /// # Errors
     /// MLflow did not come back in time, or there is no room to wait.
-    pub async fn reachable(&self, bytes: usize) -> Result<(), Error> {
+    pub async fn reachable(&self, bytes: usize) -> Result<bool, Error> {
         if !self.gate.is_shut() || self.patience == Patience::None || !self.gate.holds() {
-            return Ok(());
+            return Ok(false);
         }
         Box::pin(self.wait(bytes)).await
     }
 
-    async fn wait(&self, bytes: usize) -> Result<(), Error> {
-        let retry_after_seconds = match self.gate.hold(bytes) {
+    async fn wait(&self, bytes: usize) -> Result<bool, Error> {
+        let Some(caller) = hold::caller() else { return Ok(false) };
+        let retry_after_seconds = match self.gate.hold(caller.user(), bytes) {
             Ok(mut hold) => {
                 if hold.released().await {
-                    return Ok(());
+                    return Ok(true);
                 }
                 self.gate.retry_after()
             }
@@ -393,7 +395,56 @@ impl Upstream {
     async fn send(&self, outgoing: Outgoing, patience: Patience) -> Result<Response<Incoming>, Error> {
         let mut request = self.request(outgoing)?;
         let mut pieces = Pieces(request.body_mut().count_pieces(), 0);
-        let mut exchange = pin!(self.exchange(request, patience));
+        let caller = (patience == Patience::Waits && self.gate.holds()).then(hold::caller).flatten();
+        let mut since = None;
+        loop {
+            // Boxed, because every layer of futures around this one moves it.
+            let mut spare = (caller.is_some() || is_repeatable(&request)).then(|| Box::new(copy(&mut request)));
+            let unsent = match self.attempt(request, spare.as_deref_mut(), &mut pieces).await {
+                Err(Error::Connect(unsent)) if unsent.found_nobody() => unsent,
+                answer => return answer,
+            };
+            let (Some(caller), Some(spare)) = (&caller, spare) else { return Err(unsent.into()) };
+            Box::pin(self.wait_with(&mut since, &**caller, &spare, unsent)).await?;
+            request = *spare;
+        }
+    }
+
+    /// Waits with a request for which no connection could be made. `since`: when it first did. The place is given back before the
+    /// request is sent, because its answer may take long.
+    async fn wait_with(
+        &self,
+        since: &mut Option<Stopwatch>,
+        caller: &dyn Caller,
+        request: &Request<Body>,
+        unsent: Unsent,
+    ) -> Result<(), Error> {
+        let bytes = match request.body() {
+            Body::Full { bytes } => bytes.as_ref().map_or(0, Bytes::len),
+            Body::Empty | Body::Streamed { .. } | Body::Lent { .. } => 0,
+        };
+        let mut hold = match self.gate.hold(caller.user(), bytes) {
+            Ok(hold) => hold.since(since),
+            Err(retry_after_seconds) => return Err(Unsent { retry_after_seconds, ..unsent }.into()),
+        };
+        if !hold.released().await {
+            return Err(Unsent { retry_after_seconds: self.gate.retry_after(), ..unsent }.into());
+        }
+        // Decided anew, with all that belongs to it, when the client sends it again.
+        if !caller.is_unchanged().await {
+            return Err(Unsent { why: Why::Changed, retry_after_seconds: 1 }.into());
+        }
+        Ok(())
+    }
+
+    /// Sends a request once. `spare`: a copy of it, where it may be sent again.
+    async fn attempt(
+        &self,
+        request: Request<Body>,
+        spare: Option<&mut Request<Body>>,
+        pieces: &mut Pieces,
+    ) -> Result<Response<Incoming>, Error> {
+        let mut exchange = pin!(self.exchange(request, spare));
         let answer = loop {
             match tokio::time::timeout(self.response_timeout, exchange.as_mut()).await {
                 // An upload takes as long as it takes; its sender keeps the pace that the configuration asks for.
@@ -409,6 +460,9 @@ impl Upstream {
                 Ok(response)
             }
             Ok(Err(error)) if is_unsent(&error) => {
+                if error.is_connect() {
+                    self.gate.shut();
+                }
                 let retry_after_seconds = self.gate.retry_after();
                 Err(Unsent { why: Why::NoConnection(error), retry_after_seconds }.into())
             }
@@ -436,51 +490,44 @@ impl Upstream {
     }
 
     /// Sends a request. A GET or HEAD is sent once more when its connection breaks at once without an answer.
-    async fn exchange(&self, request: Request<Body>, patience: Patience) -> Result<Response<Incoming>, legacy::Error> {
-        // Boxed, because every layer of futures around this one moves it.
-        let again = repeatable(&request).map(Box::new);
-        let watch = again.is_some().then(Stopwatch::start);
-        let answer = self.exchange_once(request, patience).await;
-        match (answer, again, watch) {
-            (Err(error), Some(again), Some(watch)) if watch.elapsed() < BREAKS_AT_ONCE && !is_unsent(&error) => {
+    async fn exchange(
+        &self,
+        request: Request<Body>,
+        spare: Option<&mut Request<Body>>,
+    ) -> Result<Response<Incoming>, legacy::Error> {
+        let spare = spare.filter(|_| is_repeatable(&request));
+        let watch = spare.is_some().then(Stopwatch::start);
+        let answer = self.client.request(request).await;
+        match (answer, spare, watch) {
+            (Err(error), Some(spare), Some(watch)) if watch.elapsed() < BREAKS_AT_ONCE && !is_unsent(&error) => {
                 tracing::debug!(error = %cause(&error), "a connection to MLflow broke; the request is sent once more");
-                Box::pin(self.exchange_once(*again, patience)).await
+                self.client.request(copy(spare)).await
             }
             (answer, ..) => answer,
         }
     }
+}
 
-    /// Hands a request to the client, and returns the future of its answer.
-    fn exchange_once(
-        &self,
-        request: Request<Body>,
-        patience: Patience,
-    ) -> impl Future<Output = Result<Response<Incoming>, legacy::Error>> + use<> {
-        let bytes = match request.body() {
-            Body::Full { bytes } => bytes.as_ref().map_or(0, Bytes::len),
-            Body::Empty | Body::Streamed { .. } => 0,
-        };
-        let answer = self.client.request(request);
-        async move {
-            match patience {
-                Patience::Waits => patiently(bytes, answer).await,
-                Patience::None => answer.await,
-            }
-        }
+impl Unsent {
+    /// Returns whether no connection could be made.
+    fn found_nobody(&self) -> bool {
+        matches!(&self.why, Why::NoConnection(error) if error.is_connect())
     }
 }
 
-/// Returns a copy of a request that is safe to send twice (RFC 9110 §9.2.1) and has no body.
-fn repeatable(request: &Request<Body>) -> Option<Request<Body>> {
-    if !matches!((request.method(), request.body()), (&Method::GET | &Method::HEAD, Body::Empty)) {
-        return None;
-    }
-    let mut again = Request::new(Body::Empty);
+/// Returns whether a request is safe to send twice (RFC 9110 §9.2.1) and has no body.
+fn is_repeatable(request: &Request<Body>) -> bool {
+    matches!((request.method(), request.body()), (&Method::GET | &Method::HEAD, Body::Empty))
+}
+
+/// Returns a copy of a request, for another attempt to send it.
+fn copy(request: &mut Request<Body>) -> Request<Body> {
+    let mut again = Request::new(request.body_mut().share());
     *again.method_mut() = request.method().clone();
     *again.uri_mut() = request.uri().clone();
     *again.version_mut() = request.version();
     *again.headers_mut() = request.headers().clone();
-    Some(again)
+    again
 }
 
 /// A pooled connection that MLflow has closed breaks within this time. One that breaks later had a worker that ended while it

@@ -6,10 +6,13 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use mlflow_auth_proxy::clock::Stopwatch;
+use mlflow_auth_proxy::authz::{Limits, Permission, ResourceKind};
+use mlflow_auth_proxy::clock::{Clock, Stopwatch};
 use mlflow_auth_proxy::config::Config;
+use mlflow_auth_proxy::crypto::{AccessToken, SessionSecret};
+use mlflow_auth_proxy::store::{NewSession, NewToken};
 
-use crate::harness::{Answer, Client, PATIENCE, Proxy, Recorder, basic, get, pause, send_json};
+use crate::harness::{Answer, Client, PATIENCE, Proxy, Recorder, actor, basic, get, pause, send_json};
 
 /// A loopback address of this test alone, where nothing listens yet.
 fn nobody() -> SocketAddr {
@@ -21,7 +24,8 @@ fn nobody() -> SocketAddr {
 
 fn holding(config: &mut Config) {
     config.upstream.hold = Duration::from_secs(8);
-    config.upstream.hold_max_requests = 64;
+    // One user has an eighth of them.
+    config.upstream.hold_max_requests = 512;
     config.upstream.response_timeout = Duration::from_secs(20);
 }
 
@@ -170,19 +174,206 @@ fn no_more_wait_than_there_is_room_for() {
 
 #[test]
 fn the_bodies_that_wait_are_bounded() {
-    let proxy = without_mlflow(nobody(), |config| config.upstream.hold_max_bytes = 4096);
+    let proxy = without_mlflow(nobody(), |config| config.upstream.hold_max_bytes = 4 * 4096);
     let body = format!(r#"{{"experiment_id":"1","run_name":"{}"}}"#, "x".repeat(3000));
     let raw = send_json("POST", "/api/2.0/mlflow/runs/create", &basic(), &body);
     let first = begin(&proxy, &raw);
     waiting(&proxy, 1);
     assert_eq!(proxy.ask(&raw).map(|answer| answer.status), Some(503));
-    ended(&proxy, "no_room", 1);
+    ended(&proxy, "no_share", 1);
     // A small one still fits.
     let small = begin(&proxy, get("/api/2.0/mlflow/experiments/get?experiment_id=1", &basic()));
     waiting(&proxy, 2);
     first.hang_up();
     small.hang_up();
     waiting(&proxy, 0);
+}
+
+/// One user who fills their share, without any permission on what they ask for, keeps no other user from waiting.
+#[test]
+fn one_user_does_not_take_all_places() {
+    let address = nobody();
+    let proxy = without_mlflow(address, |config| config.upstream.hold_max_requests = 64);
+    let mallory = proxy.user("mallory", &[]);
+    let ask = get("/api/2.0/mlflow/experiments/get?experiment_id=1", &mallory);
+    let taken: Vec<_> = (0..8).map(|_| begin(&proxy, &ask)).collect();
+    waiting(&proxy, 8);
+    let refused = proxy.ask(&ask).expect("an answer");
+    assert_eq!((refused.status, retry_after(&refused)), (503, 5));
+    ended(&proxy, "no_share", 1);
+    let mut owner = begin(&proxy, create_run("curl/8"));
+    waiting(&proxy, 9);
+    let _mlflow = Recorder::at(address);
+    assert_eq!(owner.answer().map(|answer| answer.status), Some(200));
+    for mut client in taken {
+        assert_eq!(client.answer().map(|answer| answer.status), Some(403));
+    }
+}
+
+/// Waits until the credential is refused: other processes' changes are seen within half a second.
+fn until_refused(proxy: &Proxy, raw: &str) {
+    let watch = Stopwatch::start();
+    while proxy.ask(raw).map(|answer| answer.status) != Some(401) {
+        assert!(watch.elapsed() < PATIENCE, "still accepted: {raw}");
+        pause(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_request_that_waited_is_decided_with_the_rights_of_now() {
+    let address = nobody();
+    let proxy = without_mlflow(address, |_| {});
+    let edit = [(ResourceKind::Experiment, "1", Permission::Edit)];
+    let create = |authorization: &str| {
+        send_json("POST", "/api/2.0/mlflow/runs/create", authorization, r#"{"experiment_id":"1"}"#)
+    };
+    let current = |authorization: &str| get("/api/2.0/mlflow/users/current", authorization);
+    let (carol, dave, erin) = (proxy.user("carol", &edit), proxy.user("dave", &edit), proxy.user("erin", &edit));
+    let store = proxy.store();
+    let in_a_day = Clock::default().now().plus(Duration::from_hours(24));
+    let (token, secret) = (AccessToken::generate(), SessionSecret::generate());
+    let (token_id, session_id, dave_id) = proxy.block_on(async {
+        let id = async |name| store.user_by_name(name).await.expect("the store").expect("the user").id;
+        let limits = Limits::default();
+        let new =
+            NewToken { user: id("erin").await, name: "t", hash: token.hash(), limits: &limits, expires: in_a_day };
+        let token = store.create_token(&actor(), new).await.expect("a token");
+        let session = NewSession {
+            hash: secret.hash(),
+            user: id("erin").await,
+            provider: None,
+            issuer: None,
+            subject: None,
+            sid: None,
+            tokens: String::new(),
+            expires: in_a_day,
+            refresh_at: None,
+            address: "127.0.0.1".to_owned(),
+            agent: String::new(),
+        };
+        let session = store.create_session(&actor(), &session, 50).await.expect("a session");
+        (token.id, session.id, id("dave").await)
+    });
+    let bearer = format!("Bearer {}", token.reveal());
+    let cookie = |target: &str| {
+        let cookie = secret.reveal();
+        format!("GET {target} HTTP/1.1\r\nHost: proxy\r\nCookie: __Host-mlflow-session={cookie}\r\n\r\n")
+    };
+    for authorization in [&carol, &dave, &erin, &bearer] {
+        assert_eq!(proxy.ask(current(authorization)).map(|answer| answer.status), Some(200));
+    }
+    let held = [
+        (create(&carol), 403),
+        (create(&dave), 401),
+        (create(&bearer), 401),
+        (cookie("/api/2.0/mlflow/experiments/get?experiment_id=1"), 401),
+        (create(&erin), 200),
+    ];
+    let clients: Vec<_> = held.iter().map(|(raw, _)| begin(&proxy, raw)).collect();
+    waiting(&proxy, held.len());
+    let revoke = r#"{"username":"carol","resource_type":"experiment","resource_id":"1"}"#;
+    let revoked = proxy.ask(send_json("POST", "/api/3.0/mlflow/users/permissions/revoke", &basic(), revoke));
+    assert_eq!(revoked.map(|answer| answer.status), Some(200));
+    proxy.block_on(async {
+        store.delete_user(&actor(), dave_id).await.expect("deleted");
+        store.revoke_token(&actor(), token_id).await.expect("revoked");
+        store.end_session(&actor(), session_id, "test").await.expect("ended");
+        store.close().await;
+    });
+    until_refused(&proxy, &current(&dave));
+    until_refused(&proxy, &current(&bearer));
+    until_refused(&proxy, &cookie("/api/2.0/mlflow/users/current"));
+    let mlflow = Recorder::at(address);
+    for (mut client, (raw, status)) in clients.into_iter().zip(&held) {
+        let answer = client.answer().expect("an answer");
+        assert_eq!(answer.status, *status, "{raw} {}", answer.text());
+    }
+    let received = mlflow.take();
+    let sent: Vec<_> = received.iter().map(|one| one.target.as_str()).filter(|target| *target != "/version").collect();
+    assert_eq!(sent, ["/api/2.0/mlflow/runs/create"], "{received:?}");
+}
+
+/// An MLflow that answers each connection once, until it is stopped.
+struct Stoppable {
+    address: SocketAddr,
+    stopped: Arc<std::sync::atomic::AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Stoppable {
+    fn at(address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
+        let stopped: Arc<std::sync::atomic::AtomicBool> = Arc::default();
+        let until = Arc::clone(&stopped);
+        let thread = std::thread::spawn(move || {
+            for tcp in listener.incoming() {
+                if until.load(Ordering::SeqCst) {
+                    return;
+                }
+                let seen = Mutex::default();
+                serve(tcp.unwrap(), 0, &seen, &|_, _| Reply::ThenClose);
+            }
+        });
+        Self { address, stopped, thread: Some(thread) }
+    }
+
+    fn stop(mut self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        drop(TcpStream::connect(self.address));
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+/// The request that finds MLflow away was decided before it waited.
+#[test]
+fn a_request_that_found_mlflow_away_is_sent_only_with_the_rights_of_now() {
+    for revoked in [true, false] {
+        let address = nobody();
+        let mlflow = Stoppable::at(address);
+        let proxy = without_mlflow(address, |_| {});
+        let carol = proxy.user("carol", &[(ResourceKind::Experiment, "1", Permission::Edit)]);
+        let create = send_json("POST", "/api/2.0/mlflow/runs/create", &carol, r#"{"experiment_id":"1"}"#);
+        assert_eq!(proxy.ask(&create).map(|answer| answer.status), Some(200));
+        mlflow.stop();
+        let mut client = begin(&proxy, &create);
+        waiting(&proxy, 1);
+        if revoked {
+            let revoke = r#"{"username":"carol","resource_type":"experiment","resource_id":"1"}"#;
+            let path = "/api/3.0/mlflow/users/permissions/revoke";
+            let answer = proxy.ask(send_json("POST", path, &basic(), revoke)).expect("an answer");
+            assert_eq!(answer.status, 200, "{}", answer.text());
+        }
+        let mlflow = Recorder::at(address);
+        let answer = client.answer().expect("an answer");
+        let sent = mlflow.take().iter().filter(|one| one.target.ends_with("/runs/create")).count();
+        if revoked {
+            assert_eq!((answer.status, retry_after(&answer), sent), (503, 1, 0), "{}", answer.text());
+            assert_eq!(proxy.ask(&create).map(|answer| answer.status), Some(403));
+        } else {
+            assert_eq!((answer.status, sent), (200, 1), "{}", answer.text());
+        }
+    }
+}
+
+#[test]
+fn an_upload_that_finds_mlflow_away_waits_with_its_body_unread() {
+    let address = nobody();
+    let mlflow = Stoppable::at(address);
+    let proxy = without_mlflow(address, |_| {});
+    mlflow.stop();
+    let upload = format!(
+        "PUT /api/2.0/mlflow-artifacts/artifacts/1/0123456789abcdef0123456789abcdef/artifacts/a HTTP/1.1\r\n\
+         Host: proxy\r\nAuthorization: {}\r\nContent-Length: 6\r\n\r\nabc",
+        basic()
+    );
+    let mut client = begin(&proxy, upload);
+    waiting(&proxy, 1);
+    client.send("def");
+    let mlflow = Recorder::at(address);
+    assert_eq!(client.answer().map(|answer| answer.status), Some(200));
+    let received = mlflow.take();
+    let uploads: Vec<_> = received.iter().filter(|one| one.method == "PUT").map(|one| one.body.as_slice()).collect();
+    assert_eq!(uploads, [b"abcdef"]);
 }
 
 /// A client that left does not get its run created after all.

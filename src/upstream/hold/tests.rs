@@ -6,6 +6,8 @@ use tokio::io::DuplexStream;
 
 use super::*;
 
+const ALICE: UserId = UserId(1);
+
 /// A gate before an address where nothing listens, and how often it was asked.
 fn gate(hold: Duration) -> (Arc<Gate>, Arc<AtomicUsize>) {
     let config = config::Upstream {
@@ -44,9 +46,9 @@ async fn a_thousand_requests_probe_as_often_as_one() {
     let (gate, asked) = gate(Duration::from_millis(700));
     gate.shut();
     let mut ended = tokio::task::JoinSet::new();
-    for _ in 0..1000 {
+    for user in 0..1000 {
         let gate = Arc::clone(&gate);
-        ended.spawn(async move { gate.hold(0).unwrap().released().await });
+        ended.spawn(async move { gate.hold(UserId(user), 0).unwrap().released().await });
     }
     assert!(ended.join_all().await.iter().all(|released| !released));
     // At 0, 100, 300 and 700 ms.
@@ -93,13 +95,30 @@ async fn a_client_comes_again_after_half_of_the_outage() {
 #[test]
 fn room_is_counted_and_given_back() {
     let (off, _) = gate(Duration::ZERO);
-    assert!(!off.holds() && off.hold(0).is_err());
+    assert!(!off.holds() && off.hold(ALICE, 0).is_err());
     let (gate, _) = gate(Duration::from_secs(1));
-    let large = gate.hold(1024 * 1024).unwrap();
-    assert_eq!(gate.hold(1).err(), Some(CROWDED_SECONDS));
-    let small = gate.hold(0).unwrap();
-    assert_eq!(gate.room.as_ref().unwrap().holds.waiting.get(), 2);
+    let large: Vec<_> = (1..=4).map(|user| gate.hold(UserId(user), 256 * 1024).unwrap()).collect();
+    assert_eq!(gate.hold(UserId(5), 1).err(), Some(CROWDED_SECONDS));
+    let small = gate.hold(UserId(5), 0).unwrap();
+    assert_eq!(gate.room.as_ref().unwrap().holds.waiting.get(), 5);
     drop((large, small));
     assert_eq!(gate.room.as_ref().unwrap().holds.waiting.get(), 0);
-    assert!(gate.hold(1024 * 1024).is_ok());
+    assert!(gate.hold(UserId(5), 256 * 1024).is_ok());
+}
+
+#[test]
+fn one_user_gets_an_eighth_of_the_places_and_a_quarter_of_the_bytes() {
+    let (gate, _) = gate(Duration::from_secs(1));
+    let places: Vec<_> = (0..125).map(|_| gate.hold(ALICE, 0).unwrap()).collect();
+    assert_eq!(gate.hold(ALICE, 0).err(), Some(CROWDED_SECONDS));
+    assert!(gate.hold(UserId(2), 0).is_ok(), "others have theirs");
+    let refused = gate.room.as_ref().unwrap().holds.ended.with_label_values(&["no_share"]);
+    assert_eq!(refused.get(), 1);
+    drop(places);
+    assert!(gate.room.as_ref().unwrap().shares.lock().unwrap().is_empty(), "nothing is left behind");
+    assert!(gate.hold(ALICE, 256 * 1024 + 1).is_err());
+    let most = gate.hold(ALICE, 256 * 1024).unwrap();
+    assert!(gate.hold(ALICE, 1).is_err() && gate.hold(ALICE, 0).is_ok());
+    drop(most);
+    assert!(gate.hold(ALICE, 1).is_ok());
 }
