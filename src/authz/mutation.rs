@@ -14,6 +14,14 @@ pub enum Mutation {
 }
 
 impl Mutation {
+    /// Returns the kind of what changes.
+    #[must_use]
+    pub const fn kind(&self) -> ResourceKind {
+        match self {
+            Self::Create { kind, .. } | Self::Delete { kind, .. } | Self::Rename { kind, .. } => *kind,
+        }
+    }
+
     /// Returns the names that change hands. Nothing else may happen to them at the same time.
     #[must_use]
     pub fn names(&self) -> Vec<&str> {

@@ -1,11 +1,14 @@
 //! One mutation from the intent to the answer.
 
-use http::header::CONTENT_LENGTH;
+use std::pin::pin;
 
+use http::header::CONTENT_LENGTH;
+use hyper::body::Incoming;
+
+use super::turns::Key;
 use super::{Done, EffectError, Maker, Parts};
 use crate::authz::{Identity, Mutation, OnCreate, Permission, Permit, Resource, ResourceKind, Selector, Whom, holds};
 use crate::crypto::random_text;
-use crate::http::read_bounded;
 use crate::mlflow::answers::CreatedQueue;
 use crate::mlflow::{created, created_jobs, is_first_version, lookups, makes_skill};
 use crate::resolve::{self, NewVersions};
@@ -21,26 +24,31 @@ impl Parts {
         mutation: Mutation,
         outgoing: Outgoing,
     ) -> Result<Done, EffectError> {
-        let _alone = self.names.take(&mutation.names()).await;
-        self.run_alone(actor, maker, permit, vec![mutation], outgoing).await
+        let begun = self.begin(&maker, vec![mutation]).await?;
+        let answer = self.upstream.forward(permit, outgoing).await;
+        self.finish(&actor, &maker, begun, answer).await
     }
 
-    /// Carries out mutations that one request makes, all of them or none. The caller holds the locks of their names.
-    async fn run_alone(
-        &self,
-        actor: Actor,
-        maker: Maker,
-        permit: Permit,
-        mutations: Vec<Mutation>,
-        outgoing: Outgoing,
-    ) -> Result<Done, EffectError> {
+    /// Writes down the mutations that one request makes, all of them or none. The caller has the turns of their names.
+    async fn begin(&self, maker: &Maker, mutations: Vec<Mutation>) -> Result<Vec<(i64, Mutation)>, EffectError> {
         let mut begun = Vec::with_capacity(mutations.len());
         for mutation in mutations {
             self.settle_names_of(&mutation).await?;
             let intent = self.store.begin(&mutation, maker.user).await.map_err(EffectError::NotBegun)?;
             begun.push((intent, mutation));
         }
-        let response = match self.upstream.forward(permit, outgoing).await {
+        Ok(begun)
+    }
+
+    /// Does what follows MLflow's answer to mutations that were written down.
+    async fn finish(
+        &self,
+        actor: &Actor,
+        maker: &Maker,
+        begun: Vec<(i64, Mutation)>,
+        answer: Result<http::Response<Incoming>, upstream::Error>,
+    ) -> Result<Done, EffectError> {
+        let response = match answer {
             Ok(response) => response,
             Err(error @ upstream::Error::Connect(_)) => {
                 // It provably never arrived. If forgetting fails too, the intent is settled later.
@@ -56,12 +64,12 @@ impl Parts {
         // What follows a deletion or a renaming does not wait for the answer's body, which may be of any size.
         let early = head.status.is_success() && !begun.iter().any(|(_, mutation)| mutation.needs_answer());
         if early {
-            self.follow_all(&actor, &maker, &begun, &[]).await?;
+            self.follow_all(actor, maker, &begun, &[]).await?;
         }
-        let body = read_bounded(body, ANSWER_BYTES).await.map_err(upstream::Error::from)?;
+        let body = self.upstream.read(body, ANSWER_BYTES).await?;
         if head.status.is_success() {
             if !early {
-                self.follow_all(&actor, &maker, &begun, &body).await?;
+                self.follow_all(actor, maker, &begun, &body).await?;
             }
         } else {
             for (intent, _) in begun {
@@ -205,7 +213,7 @@ impl Parts {
         outgoing: Outgoing,
     ) -> Result<Done, EffectError> {
         let (mut head, body) = self.upstream.forward(permit, outgoing).await?.into_parts();
-        let mut body = read_bounded(body, ANSWER_BYTES).await.map_err(upstream::Error::from)?;
+        let mut body = self.upstream.read(body, ANSWER_BYTES).await?;
         if head.status.is_success() {
             let created = serde_json::from_slice::<CreatedQueue>(&body).map_err(|_| not_understood())?;
             let queue = created.review_queue;
@@ -222,7 +230,7 @@ impl Parts {
         Ok(Done { status: head.status, headers: head.headers, body })
     }
 
-    /// Decides once more under the locks of the names: whether something is there, and so what it takes, may have changed since.
+    /// Decides once more in the turns of the names: whether something is there, and so what it takes, may have changed since.
     pub(super) async fn create_versions(
         &self,
         actor: Actor,
@@ -232,23 +240,67 @@ impl Parts {
         parents: Vec<String>,
         outgoing: Outgoing,
     ) -> Result<Done, EffectError> {
-        let names: Vec<&str> = parents.iter().map(String::as_str).collect();
-        let _alone = self.names.take(&names).await;
-        let NewVersions { requirements, absent } =
-            self.resolver.new_versions(kind, &parents).await.map_err(EffectError::Unsettled)?;
+        let maker = Maker::from(who);
+        let makes = self.decide_again(who, kind, &parents).await?;
+        let begun = self.begin(&maker, makes).await?;
+        let answer = self.upstream.forward(permit, outgoing).await;
+        self.finish(&actor, &maker, begun, answer).await
+    }
+
+    /// Sends an upload without its last piece. When that has arrived, takes the turns of the names, decides once more, and
+    /// sends it: MLflow registers nothing before it has read the whole body. If the answer is no, the connection is closed.
+    pub(super) async fn upload_versions(
+        &self,
+        actor: Actor,
+        who: &Identity,
+        permit: Permit,
+        kind: ResourceKind,
+        parents: Vec<String>,
+        mut outgoing: Outgoing,
+    ) -> Result<Done, EffectError> {
+        let maker = Maker::from(who);
+        let Some(last) = outgoing.body.hold_back_the_last() else { return Err(EffectError::Lost) };
+        let mut answer = pin!(self.upstream.forward(permit, outgoing));
+        let release = tokio::select! {
+            biased;
+            early = answer.as_mut() => {
+                let early = early?;
+                // A success that comes before the body cannot be told from a skill without owner.
+                return if early.status().is_success() { Err(not_understood()) } else { self.whole(early).await };
+            }
+            release = last.arrived() => release,
+        };
+        let names = parents.iter().map(|name| Key::name(kind, name)).collect();
+        let _turn = self.turn(who.user, names).await?;
+        let makes = self.decide_again(who, kind, &parents).await?;
+        let begun = self.begin(&maker, makes).await?;
+        release.send();
+        self.finish(&actor, &maker, begun, answer.await).await
+    }
+
+    /// Returns what registering versions of these makes along.
+    async fn decide_again(
+        &self,
+        who: &Identity,
+        kind: ResourceKind,
+        parents: &[String],
+    ) -> Result<Vec<Mutation>, EffectError> {
+        let looked_up = impatiently(self.resolver.new_versions(kind, parents)).await;
+        let NewVersions { requirements, absent } = looked_up.map_err(EffectError::Unsettled)?;
         if requirements.iter().any(|requirement| holds(who, self.policy, requirement).is_err()) {
             return Err(EffectError::Changed);
         }
-        if absent.is_empty() {
-            return self.send_whole(permit, outgoing).await;
-        }
-        let makes = absent.into_iter().map(|name| Mutation::Create { kind, name }).collect();
-        self.run_alone(actor, Maker::from(who), permit, makes, outgoing).await
+        Ok(absent.into_iter().map(|name| Mutation::Create { kind, name }).collect())
     }
 
     pub(super) async fn send_whole(&self, permit: Permit, outgoing: Outgoing) -> Result<Done, EffectError> {
-        let (head, body) = self.upstream.forward(permit, outgoing).await?.into_parts();
-        let body = read_bounded(body, ANSWER_BYTES).await.map_err(upstream::Error::from)?;
+        let answer = self.upstream.forward(permit, outgoing).await?;
+        self.whole(answer).await
+    }
+
+    async fn whole(&self, answer: http::Response<Incoming>) -> Result<Done, EffectError> {
+        let (head, body) = answer.into_parts();
+        let body = self.upstream.read(body, ANSWER_BYTES).await?;
         Ok(Done { status: head.status, headers: head.headers, body })
     }
 }

@@ -8,19 +8,21 @@ mod reissued;
 mod settle;
 mod turns;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio_util::task::TaskTracker;
 
 pub use settle::ReconcileError;
-use turns::Turns;
+pub use turns::Turn;
+use turns::{Key, Late, Turns};
 
 use crate::authn::Authn;
 use crate::authz::{Identity, Permit, Policy, UserId};
+use crate::http::Body;
 use crate::mlflow::FollowUp;
 use crate::resolve::{self, Resolver};
 use crate::store::{self, Actor, Store, User};
@@ -40,6 +42,9 @@ pub enum EffectError {
     /// Another request made or deleted the same thing after this one was decided. MLflow was not asked.
     #[error("another request changed the same name at the same time")]
     Changed,
+    /// Another request is changing the same thing and did not come to its end in time. MLflow was not asked.
+    #[error("another request is changing the same thing")]
+    Taken,
     /// MLflow did it, our part is missing; the intent stays and is finished later.
     #[error("MLflow did it, but the permissions could not be written: {0}")]
     NotFinished(#[source] store::Error),
@@ -75,12 +80,9 @@ struct Parts {
     upstream: Upstream,
     resolver: Arc<Resolver>,
     policy: Policy,
-    /// One writer per name: a model cannot be made again before the grants of the deleted one are gone.
-    names: Turns,
-    /// One change of the AI gateway's secrets and model definitions at a time, see [`Effects::gateway_turn`].
-    gateway: Arc<Mutex<()>>,
-    /// One experiment with a location of its own at a time, see [`Effects::location_turn`].
-    location: Arc<Mutex<()>>,
+    /// One writer per name: a model cannot be made again before the grants of the deleted one are gone. One change of the AI
+    /// gateway's secrets and model definitions, and one experiment with a location of its own.
+    turns: Turns,
 }
 
 impl Effects {
@@ -94,8 +96,8 @@ impl Effects {
         policy: Policy,
         tracker: TaskTracker,
     ) -> Self {
-        let (names, gateway, location) = (Turns::default(), Arc::default(), Arc::default());
-        Self { parts: Arc::new(Parts { store, authn, upstream, resolver, policy, names, gateway, location }), tracker }
+        let turns = Turns::default();
+        Self { parts: Arc::new(Parts { store, authn, upstream, resolver, policy, turns }), tracker }
     }
 
     /// Waits for the turn to change secrets or model definitions of the AI gateway.
@@ -103,17 +105,24 @@ impl Effects {
     /// A change of one is checked against the stored state of the other. Two changes at once, each harmless beside the state
     /// before the other, could together reach an address or an identity that is not allowed. So the turn is held from the check to
     /// MLflow's answer, in this process.
-    pub async fn gateway_turn(&self) -> OwnedMutexGuard<()> {
-        Arc::clone(&self.parts.gateway).lock_owned().await
+    ///
+    /// # Errors
+    /// It did not come in time.
+    pub async fn gateway_turn(&self, who: &Identity) -> Result<Turn, EffectError> {
+        self.parts.turn(who.user, [Key::Gateway].into()).await
     }
 
     /// Waits for the turn to create an experiment at a location of the caller's choice, because two at once would both find it free.
     /// Held as [`Effects::gateway_turn`] is.
-    pub async fn location_turn(&self) -> OwnedMutexGuard<()> {
-        Arc::clone(&self.parts.location).lock_owned().await
+    ///
+    /// # Errors
+    /// It did not come in time.
+    pub async fn location_turn(&self, who: &Identity) -> Result<Turn, EffectError> {
+        self.parts.turn(who.user, [Key::Location].into()).await
     }
 
     /// Sends an allowed request and does what follows, to the end, even if the caller stops waiting. `turn` ends with it.
+    /// A caller that leaves before its turn has come changes nothing.
     ///
     /// # Errors
     /// See [`EffectError`]; only [`EffectError::NotFinished`] leaves a change behind in MLflow.
@@ -124,16 +133,29 @@ impl Effects {
         permit: Permit,
         follow_up: Option<FollowUp>,
         outgoing: Outgoing,
-        turn: Option<OwnedMutexGuard<()>>,
+        turn: Option<Turn>,
     ) -> Result<Done, EffectError> {
         let parts = Arc::clone(&self.parts);
         let actor = actor(who, address);
         let (who, maker) = (who.clone(), Maker::from(who));
+        let is_upload = matches!(outgoing.body, Body::Streamed { .. });
+        let names = match &follow_up {
+            Some(FollowUp::Mutation(mutation)) => Key::of(mutation),
+            Some(FollowUp::CreateVersions { kind, parents }) if !is_upload => {
+                parents.iter().map(|name| Key::name(*kind, name)).collect()
+            }
+            // The names of an upload are taken when it is there.
+            Some(FollowUp::CreateVersions { .. } | FollowUp::OwnQueue) | None => BTreeSet::new(),
+        };
+        let names = parts.turn(who.user, names).await?;
         let task = self.tracker.spawn(async move {
-            let _turn = turn;
+            let _turns = (turn, names);
             match follow_up {
                 None => parts.send_whole(permit, outgoing).await,
                 Some(FollowUp::OwnQueue) => parts.create_queue(&maker.name, permit, outgoing).await,
+                Some(FollowUp::CreateVersions { kind, parents }) if is_upload => {
+                    parts.upload_versions(actor, &who, permit, kind, parents, outgoing).await
+                }
                 Some(FollowUp::CreateVersions { kind, parents }) => {
                     parts.create_versions(actor, &who, permit, kind, parents, outgoing).await
                 }
@@ -141,6 +163,12 @@ impl Effects {
             }
         });
         task.await.unwrap_or(Err(EffectError::Lost))
+    }
+}
+
+impl Parts {
+    async fn turn(&self, user: UserId, keys: BTreeSet<Key>) -> Result<Turn, EffectError> {
+        self.turns.take(user, keys).await.map_err(|Late| EffectError::Taken)
     }
 }
 

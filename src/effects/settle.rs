@@ -1,10 +1,12 @@
 //! Settling of mutations that a crash or an unwritable store interrupted.
 
+use super::turns::Key;
 use super::{EffectError, Effects, Maker, Parts};
 use crate::authz::{Mutation, ResourceKind};
 use crate::clock::Timestamp;
-use crate::resolve::{self, folded};
+use crate::resolve;
 use crate::store::{self, Actor, Intent};
+use crate::upstream::impatiently;
 
 impl Effects {
     /// Finishes or drops what a crash or an unwritable store left behind and was begun before `before`.
@@ -15,10 +17,10 @@ impl Effects {
     pub async fn reconcile(&self, before: Timestamp) -> Result<usize, ReconcileError> {
         let mut settled = 0;
         for intent in self.parts.store.intents().await?.into_iter().filter(|intent| intent.created < before) {
-            // A name that is taken is one whose request is under way, such as a slow upload.
-            let Some(_alone) = self.parts.names.try_take(&intent.mutation.names()) else { continue };
+            // A name that is taken is one whose request is under way.
+            let Some(_alone) = self.parts.turns.try_take(Key::of(&intent.mutation)) else { continue };
             let id = intent.id;
-            match self.parts.settle(intent).await {
+            match impatiently(self.parts.settle(intent)).await {
                 Ok(()) => settled += 1,
                 // One that cannot be settled must not keep the others waiting.
                 Err(error) => tracing::warn!(intent = id, %error, "an interrupted effect cannot be settled yet"),
@@ -41,10 +43,10 @@ impl Parts {
     /// A name that is about to change hands must not carry an unfinished effect: its old grants would open the new
     /// thing. Under the name's lock none can be under way, so what is found was interrupted.
     pub(super) async fn settle_names_of(&self, mutation: &Mutation) -> Result<(), EffectError> {
-        let names = mutation.names();
+        let names = Key::of(mutation);
         for intent in self.store.intents().await.map_err(EffectError::NotBegun)? {
-            if intent.mutation.names().iter().any(|name| names.iter().any(|other| folded(name) == folded(other))) {
-                self.settle(intent).await.map_err(|error| match error {
+            if !names.is_disjoint(&Key::of(&intent.mutation)) {
+                impatiently(self.settle(intent)).await.map_err(|error| match error {
                     ReconcileError::Store(error) => EffectError::NotBegun(error),
                     ReconcileError::Resolve(error) => EffectError::Unsettled(error),
                 })?;

@@ -1,66 +1,179 @@
-//! Turns of names: a task that has taken one is alone with it, in this process.
+//! Turns: a task that has taken one is alone with what it names, in this process.
+//!
+//! A turn is never held while a client sends or reads: an upload takes it when its last piece has arrived
+//! (`carry_out::upload_versions`). It is held while MLflow answers, which `upstream.response_timeout` bounds.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, Weak};
+use std::time::Duration;
 
 use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::time::timeout;
 
+use crate::authz::{Mutation, ResourceKind, UserId};
 use crate::resolve::folded;
 
-/// The names that are taken. A turn may last as long as an upload, so each name has one of its own.
-#[derive(Debug, Default)]
-pub(super) struct Turns(std::sync::Mutex<HashMap<String, Weak<Mutex<()>>>>);
+/// What a turn is taken of. Turns of several are taken in this order, so that two requests cannot wait for each other.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub(super) enum Key {
+    /// The AI gateway's secrets and model definitions, see [`super::Effects::gateway_turn`].
+    Gateway,
+    /// Artifact locations that callers choose, see [`super::Effects::location_turn`].
+    Location,
+    /// A name among the kinds that share names; the kind is the first of them.
+    Name(ResourceKind, String),
+}
+
+impl Key {
+    pub(super) fn name(kind: ResourceKind, name: &str) -> Self {
+        Self::Name(kind.sharing_names().first().copied().unwrap_or(kind), folded(name))
+    }
+
+    /// Returns the names that change hands with a mutation.
+    pub(super) fn of(mutation: &Mutation) -> BTreeSet<Self> {
+        mutation.names().into_iter().map(|name| Self::name(mutation.kind(), name)).collect()
+    }
+}
+
+/// Turns that were taken, until they are dropped.
+#[derive(Debug)]
+pub struct Turn {
+    _held: Vec<OwnedMutexGuard<()>>,
+}
+
+/// The turn did not come in time.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Late;
+
+/// The time that a request waits for its turn. MLflow answers most changes within a fraction of it.
+const WAIT: Duration = Duration::from_secs(5);
+
+/// The turns that are taken or waited for. With a user: the place of that user in the queue. One request of each user waits
+/// there at a time, so that a user with many requests delays another user's request by no more than one of them.
+#[derive(Debug)]
+pub(super) struct Turns {
+    table: std::sync::Mutex<Table>,
+    wait: Duration,
+}
+
+type Table = HashMap<(Key, Option<UserId>), Weak<Mutex<()>>>;
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self { table: std::sync::Mutex::default(), wait: WAIT }
+    }
+}
 
 impl Turns {
-    /// Waits until these names are free. They are taken in one order, so that two requests cannot wait for each other.
-    pub(super) async fn take(&self, names: &[&str]) -> Vec<OwnedMutexGuard<()>> {
-        let mut taken = Vec::with_capacity(names.len());
-        for turn in self.of(names) {
-            taken.push(turn.lock_owned().await);
-        }
-        taken
+    /// Waits for the turns of these keys.
+    ///
+    /// # Errors
+    /// They did not come in time. None is held.
+    pub(super) async fn take(&self, user: UserId, keys: BTreeSet<Key>) -> Result<Turn, Late> {
+        let wait = async {
+            let mut held = Vec::with_capacity(2 * keys.len());
+            for key in keys {
+                let [place, turn] = [Some(user), None].map(|user| self.of(key.clone(), user));
+                held.push(place.lock_owned().await);
+                held.push(turn.lock_owned().await);
+            }
+            Turn { _held: held }
+        };
+        timeout(self.wait, wait).await.map_err(|_| Late)
     }
 
     /// `None` if one of them is taken.
-    pub(super) fn try_take(&self, names: &[&str]) -> Option<Vec<OwnedMutexGuard<()>>> {
-        self.of(names).into_iter().map(|turn| turn.try_lock_owned().ok()).collect()
+    pub(super) fn try_take(&self, keys: BTreeSet<Key>) -> Option<Turn> {
+        let held = keys.into_iter().map(|key| self.of(key, None).try_lock_owned().ok()).collect::<Option<_>>()?;
+        Some(Turn { _held: held })
     }
 
-    fn of(&self, names: &[&str]) -> Vec<Arc<Mutex<()>>> {
-        let names: BTreeSet<String> = names.iter().map(|name| folded(name)).collect();
-        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    fn of(&self, key: Key, user: Option<UserId>) -> Arc<Mutex<()>> {
+        let mut turns = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         // Those that no task has or waits for go before the table grows.
-        if turns.len() + names.len() > turns.capacity() {
+        if turns.len() == turns.capacity() {
             turns.retain(|_, turn| turn.strong_count() > 0);
         }
-        let turn = |name: String| {
-            let known = turns.get(&name).and_then(Weak::upgrade);
-            known.unwrap_or_else(|| {
-                let turn = Arc::default();
-                turns.insert(name, Arc::downgrade(&turn));
-                turn
-            })
-        };
-        names.into_iter().map(turn).collect()
+        let key = (key, user);
+        if let Some(known) = turns.get(&key).and_then(Weak::upgrade) {
+            return known;
+        }
+        let turn = Arc::default();
+        turns.insert(key, Arc::downgrade(&turn));
+        turn
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
+
+    const ALICE: UserId = UserId(1);
+    const MALLORY: UserId = UserId(2);
+
+    fn models(names: &[&str]) -> BTreeSet<Key> {
+        names.iter().map(|name| Key::name(ResourceKind::RegisteredModel, name)).collect()
+    }
 
     #[tokio::test]
     async fn a_name_is_taken_until_its_turn_ends() {
         let turns = Turns::default();
-        let taken = turns.take(&["b", "A", "a "]).await;
-        assert_eq!(taken.len(), 2, "names that a database may not tell apart are one");
-        assert!(turns.try_take(&["a"]).is_none());
-        assert!(turns.try_take(&["c"]).is_some());
+        let keys = models(&["b", "A", "a "]);
+        assert_eq!(keys.len(), 2, "names that a database may not tell apart are one");
+        let taken = turns.take(ALICE, keys).await.expect("they are free");
+        assert!(turns.try_take(models(&["a"])).is_none());
+        assert!(turns.try_take([Key::name(ResourceKind::Prompt, "a")].into()).is_none(), "prompts are models");
+        assert!(turns.try_take(models(&["c"])).is_some());
         drop(taken);
-        assert_eq!(turns.try_take(&["a", "b"]).map(|taken| taken.len()), Some(2));
+        assert!(turns.try_take(models(&["a", "b"])).is_some());
         for number in 0..1000 {
-            drop(turns.take(&[number.to_string().as_str()]).await);
+            turns.take(ALICE, models(&[number.to_string().as_str()])).await.expect("it is free");
         }
-        assert!(turns.0.lock().expect("a lock").len() < 100, "names that no task has are forgotten");
+        assert!(turns.table.lock().expect("a lock").len() < 100, "names that no task has are forgotten");
+    }
+
+    #[tokio::test]
+    async fn kinds_that_do_not_share_names_do_not_wait_for_each_other() {
+        let turns = Turns::default();
+        let _taken = turns.take(MALLORY, [Key::name(ResourceKind::Skill, "fraud")].into()).await.expect("it is free");
+        for kind in [ResourceKind::RegisteredModel, ResourceKind::Experiment, ResourceKind::GatewaySecret] {
+            assert!(turns.try_take([Key::name(kind, "fraud")].into()).is_some(), "{kind}");
+        }
+        assert!(turns.try_take([Key::name(ResourceKind::Skill, "Fraud")].into()).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_turn_that_does_not_come_is_given_up() {
+        let turns = Turns { wait: Duration::from_millis(20), ..Turns::default() };
+        let taken = turns.take(MALLORY, models(&["b"])).await.expect("it is free");
+        assert_eq!(turns.take(ALICE, models(&["a", "b"])).await.err(), Some(Late));
+        assert!(turns.try_take(models(&["a"])).is_some(), "nothing is held by a request that gave up");
+        drop(taken);
+        turns.take(ALICE, models(&["a", "b"])).await.expect("they are free");
+    }
+
+    #[tokio::test]
+    async fn many_requests_of_one_user_delay_another_user_by_one() {
+        let turns = Arc::new(Turns::default());
+        let served = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let queued = Arc::new(AtomicUsize::new(0));
+        let mut tasks = tokio::task::JoinSet::new();
+        for user in [MALLORY; 100].into_iter().chain([ALICE]) {
+            let (turns, served, queued) = (Arc::clone(&turns), Arc::clone(&served), Arc::clone(&queued));
+            tasks.spawn(async move {
+                queued.fetch_add(1, Ordering::Relaxed);
+                let Ok(_turn) = turns.take(user, models(&["a"])).await else { return };
+                served.lock().expect("a list").push(user);
+                // Until all of them have asked.
+                while queued.load(Ordering::Relaxed) < 101 {
+                    tokio::task::yield_now().await;
+                }
+            });
+        }
+        tasks.join_all().await;
+        let served = served.lock().expect("a list");
+        assert_eq!(served.get(..2), Some([MALLORY, ALICE].as_slice()), "{served:?}");
     }
 }

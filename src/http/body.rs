@@ -3,12 +3,13 @@
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
+use tokio::sync::oneshot;
 
 pin_project! {
     /// The body of a response or of a forwarded request. Streams are polled only when the other side wants more.
@@ -17,7 +18,7 @@ pin_project! {
     pub enum Body {
         Empty,
         Full { bytes: Option<Bytes> },
-        Streamed { #[pin] incoming: Incoming, watcher: Option<Box<dyn Watcher>> },
+        Streamed { #[pin] incoming: Incoming, watcher: Option<Box<dyn Watcher>>, gate: Option<Box<Gate>> },
         Lent { lent: Lent },
     }
 }
@@ -41,7 +42,7 @@ impl Body {
     /// A stream that somebody watches.
     #[must_use]
     pub fn watched(incoming: Incoming, watcher: Box<dyn Watcher>) -> Self {
-        Self::Streamed { incoming, watcher: Some(watcher) }
+        Self::Streamed { incoming, watcher: Some(watcher), gate: None }
     }
 
     /// Returns the same body for a second attempt to send it, after a first one that did not begin. Bytes are shared; a stream is
@@ -65,6 +66,111 @@ impl Body {
         *watcher = Some(Box::new(Counted { count: Arc::clone(&count), inner: watcher.take() }));
         Some(count)
     }
+
+    /// Keeps the last piece of a stream back until it is released; `None` for a body in memory.
+    pub fn hold_back_the_last(&mut self) -> Option<Last> {
+        let Self::Streamed { gate, .. } = self else { return None };
+        let (arrived, arrives) = oneshot::channel();
+        let (release, released) = oneshot::channel();
+        *gate = Some(Box::new(Gate { last: None, ended: false, arrived: Some(arrived), released: Some(released) }));
+        Some(Last { arrives, release })
+    }
+}
+
+/// The last piece of a stream that is held back.
+#[derive(Debug)]
+pub struct Last {
+    arrives: oneshot::Receiver<()>,
+    release: oneshot::Sender<()>,
+}
+
+/// Lets the last piece of a stream go. Dropped unused, the stream breaks off.
+#[derive(Debug)]
+pub struct Release(oneshot::Sender<()>);
+
+impl Last {
+    /// Waits until all of the body has arrived; for ever if it breaks off.
+    pub async fn arrived(self) -> Release {
+        if self.arrives.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        Release(self.release)
+    }
+}
+
+impl Release {
+    /// The stream comes to its end.
+    pub fn send(self) {
+        // A stream that broke off meanwhile tells its reader so itself.
+        let _ = self.0.send(());
+    }
+}
+
+/// The newest piece of a stream, which is handed on when the next one has arrived or it is released as the last one.
+#[derive(Debug)]
+pub struct Gate {
+    last: Option<Frame<Bytes>>,
+    ended: bool,
+    arrived: Option<oneshot::Sender<()>>,
+    /// `None`: the last piece may go.
+    released: Option<oneshot::Receiver<()>>,
+}
+
+impl Gate {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut incoming: Pin<&mut Incoming>,
+        watcher: &mut Option<Box<dyn Watcher>>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        while !self.ended {
+            let newest = match ready!(poll_watched(cx, incoming.as_mut(), watcher)) {
+                Some(Ok(frame)) => Some(frame),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => None,
+            };
+            self.ended = newest.is_none() || incoming.is_end_stream();
+            if let Some(newest) = newest
+                && let Some(before) = self.last.replace(newest)
+            {
+                return Poll::Ready(Some(Ok(before)));
+            }
+        }
+        if let Some(arrived) = self.arrived.take() {
+            let _ = arrived.send(());
+        }
+        if let Some(released) = &mut self.released {
+            match ready!(Pin::new(released).poll(cx)) {
+                Ok(()) => self.released = None,
+                Err(_) => return Poll::Ready(Some(Err(BodyError::Withdrawn))),
+            }
+        }
+        Poll::Ready(self.last.take().map(Ok))
+    }
+}
+
+fn poll_watched(
+    cx: &mut Context<'_>,
+    mut incoming: Pin<&mut Incoming>,
+    watcher: &mut Option<Box<dyn Watcher>>,
+) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    let polled = incoming.as_mut().poll_frame(cx).map_err(BodyError::Broken);
+    if let Some(watcher) = watcher {
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => watcher.sent(frame.data_ref().map_or(0, Bytes::len)),
+            Poll::Ready(Some(Err(_))) => watcher.broke(),
+            Poll::Pending if watcher.poll_late(cx).is_ready() => {
+                return Poll::Ready(Some(Err(BodyError::TooSlow)));
+            }
+            Poll::Ready(None) | Poll::Pending => {}
+        }
+        // hyper does not ask again after the last byte of a known length.
+        let ended = matches!(polled, Poll::Ready(None));
+        if ended || matches!(polled, Poll::Ready(Some(Ok(_)))) && incoming.is_end_stream() {
+            watcher.complete();
+        }
+    }
+    polled
 }
 
 /// A stream that two copies of a request hold. The one that is polled first has it.
@@ -131,6 +237,8 @@ pub enum BodyError {
     /// The other copy of the request had it.
     #[error("the body was sent before")]
     Spent,
+    #[error("the body may not be sent any more")]
+    Withdrawn,
 }
 
 impl HttpBody for Body {
@@ -145,25 +253,8 @@ impl HttpBody for Body {
                 Some(body) => Pin::new(body).poll_frame(cx),
                 None => Poll::Ready(Some(Err(BodyError::Spent))),
             },
-            BodyProjection::Streamed { mut incoming, watcher } => {
-                let polled = incoming.as_mut().poll_frame(cx).map_err(BodyError::Broken);
-                if let Some(watcher) = watcher {
-                    match &polled {
-                        Poll::Ready(Some(Ok(frame))) => watcher.sent(frame.data_ref().map_or(0, Bytes::len)),
-                        Poll::Ready(Some(Err(_))) => watcher.broke(),
-                        Poll::Pending if watcher.poll_late(cx).is_ready() => {
-                            return Poll::Ready(Some(Err(BodyError::TooSlow)));
-                        }
-                        Poll::Ready(None) | Poll::Pending => {}
-                    }
-                    // hyper does not ask again after the last byte of a known length.
-                    let ended = matches!(polled, Poll::Ready(None));
-                    if ended || matches!(polled, Poll::Ready(Some(Ok(_)))) && incoming.is_end_stream() {
-                        watcher.complete();
-                    }
-                }
-                polled
-            }
+            BodyProjection::Streamed { incoming, watcher, gate: None } => poll_watched(cx, incoming, watcher),
+            BodyProjection::Streamed { incoming, watcher, gate: Some(gate) } => gate.poll_frame(cx, incoming, watcher),
         }
     }
 
@@ -171,8 +262,10 @@ impl HttpBody for Body {
         match self {
             Self::Empty => true,
             Self::Full { bytes } => bytes.is_none(),
-            Self::Streamed { incoming, .. } => incoming.is_end_stream(),
             Self::Lent { lent } => lent.look(HttpBody::is_end_stream).unwrap_or_default(),
+            Self::Streamed { incoming, gate, .. } => {
+                incoming.is_end_stream() && gate.as_ref().is_none_or(|gate| gate.ended && gate.last.is_none())
+            }
         }
     }
 
@@ -194,7 +287,7 @@ impl From<Bytes> for Body {
 
 impl From<Incoming> for Body {
     fn from(incoming: Incoming) -> Self {
-        Self::Streamed { incoming, watcher: None }
+        Self::Streamed { incoming, watcher: None, gate: None }
     }
 }
 

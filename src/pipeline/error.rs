@@ -160,7 +160,9 @@ impl Error {
             | Self::List(ListError::Resolve(resolve::Error::Upstream(error))) => {
                 (LATER, unavailable(error).message.into())
             }
-            Self::Effect(EffectError::NotBegun(_)) => (LATER, "Nothing was changed. Try again later.".into()),
+            Self::Effect(EffectError::NotBegun(_) | EffectError::Taken) => {
+                (LATER, "Nothing was changed. Try again later.".into())
+            }
             Self::Edge(_)
             | Self::Head(_)
             | Self::Query(_)
@@ -238,6 +240,7 @@ impl Error {
             Self::Effect(EffectError::NotBegun(_)) => "store",
             Self::Effect(EffectError::UsedId(_)) => "used_id",
             Self::Effect(EffectError::Changed) => "conflict",
+            Self::Effect(EffectError::Taken) => "turn_taken",
             Self::Effect(EffectError::NotFinished(_) | EffectError::Unchecked(_) | EffectError::Lost) => {
                 "effect_unfinished"
             }
@@ -375,6 +378,13 @@ fn effect(error: EffectError) -> Reply {
             ErrorCode::ResourceConflict,
             "Another request made or deleted the same thing at the same time; nothing was changed. Try again.",
         ),
+        EffectError::Taken => Reply::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            ErrorCode::TemporarilyUnavailable,
+            "Another request is changing the same thing and MLflow has not answered it yet; nothing was changed. Try again \
+                 in a few seconds.",
+        )
+        .with(header::RETRY_AFTER, HeaderValue::from_static("2")),
         EffectError::NotFinished(_) | EffectError::Unchecked(_) | EffectError::Lost => Reply::new(
             StatusCode::SERVICE_UNAVAILABLE,
             ErrorCode::TemporarilyUnavailable,

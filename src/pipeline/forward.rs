@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, header};
-use tokio::sync::OwnedMutexGuard;
 
 use super::bodies::{self, BodyError, Held};
 use super::send::without;
@@ -10,12 +9,14 @@ use super::{Checked, Error, Proxy, Record, own};
 use crate::authz::{Identity, Mutation, Permit, Requirement, Visibility, authorize, holds, open_to_all};
 use crate::budget::{Owner, Share};
 use crate::config::{INSPECTION_COST, UnknownFields};
+use crate::effects::Turn;
 use crate::filter::ListRequest;
 use crate::http::{Body, CanonicalPath, Query, Response, to_upstream};
 use crate::mlflow::{
     Filter, FollowUp, Input, Json, LocateError, Narrowed, Operation, Rule, Then, Unknown, canonical, read_spans, sign,
     text_field, unpacked_size,
 };
+use crate::upstream::impatiently;
 
 impl Proxy {
     /// Health, version of the API, static files: nobody has to sign in.
@@ -140,9 +141,14 @@ impl Proxy {
         let text = self.keep_known_fields(operation, &mut query, (!bytes.is_empty()).then_some(&bytes))?;
         drop(bytes);
         let mut body = text.as_deref().map(Json::open).transpose()?;
-        let turn = Box::pin(self.turn(operation, body.as_ref())).await;
+        let turn = Box::pin(self.turn(identity, operation, body.as_ref())).await?;
         let input = Input { params, headers: &checked.head.headers, query: &mut query, body: body.as_mut() };
-        let permit = match self.permit(identity, operation, input).await {
+        let decided = match &turn {
+            None => self.permit(identity, operation, input).await,
+            // Nobody waits for MLflow while others wait for the turn.
+            Some(_) => Box::pin(impatiently(self.permit(identity, operation, input))).await,
+        };
+        let permit = match decided {
             Err(Error::Locate(LocateError::Missing(_))) if operation.empty => return Ok(own::json(EMPTY)),
             decided => decided?,
         };
@@ -190,14 +196,19 @@ impl Proxy {
     }
 
     /// Waits for the turn of an operation that is checked against state which another one of its kind changes.
-    async fn turn(&self, operation: &Operation, body: Option<&Json<'_>>) -> Option<OwnedMutexGuard<()>> {
-        match operation.rule {
-            Some(Rule::ProviderSecret | Rule::ProviderModel) => Some(self.effects.gateway_turn().await),
+    async fn turn(
+        &self,
+        identity: &Identity,
+        operation: &Operation,
+        body: Option<&Json<'_>>,
+    ) -> Result<Option<Turn>, Error> {
+        Ok(match operation.rule {
+            Some(Rule::ProviderSecret | Rule::ProviderModel) => Some(self.effects.gateway_turn(identity).await?),
             Some(Rule::ArtifactLocation) if body.is_some_and(|body| body.get("artifact_location").is_some()) => {
-                Some(self.effects.location_turn().await)
+                Some(self.effects.location_turn(identity).await?)
             }
             Some(_) | None => None,
-        }
+        })
     }
 
     /// Changes the fields of a body that the proxy decides: others' assessments, the version of a prompt, the author.

@@ -162,6 +162,7 @@ impl Record {
             Error::Resolve(resolve::Error::Upstream(error))
             | Error::List(ListError::Resolve(resolve::Error::Upstream(error))) => self.upstream_failed(error),
             Error::Effect(EffectError::Upstream(error)) => self.upstream_failed(error),
+            Error::Effect(EffectError::Taken) => {}
             Error::Effect(error) => {
                 metrics.effects_failed.inc();
                 tracing::error!(operation = self.operation, %error, "an effect was not written");

@@ -58,7 +58,7 @@ pub(super) fn caller() -> Option<Arc<dyn Caller>> {
     CALLER.try_with(Arc::clone).ok()
 }
 
-/// Does work of the proxy's own, which no client waits for: none of its requests to MLflow is held.
+/// Does work of the proxy's own, or in a turn that other requests wait for: none of its requests to MLflow is held.
 pub async fn impatiently<T>(work: impl Future<Output = T>) -> T {
     IMPATIENT.scope((), work).await
 }

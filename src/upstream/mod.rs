@@ -352,13 +352,22 @@ impl Upstream {
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
         let response = self.send(Outgoing { method, target, headers, body }, self.patience).await?;
         let status = response.status();
-        let bytes = read_bounded(response.into_body(), LOOKUP_BYTES).await?;
+        let bytes = self.read(response.into_body(), LOOKUP_BYTES).await?;
         match status {
             StatusCode::OK => Ok(Some(bytes)),
             // 400: an id that this server's store finds malformed exists no more than one that is unknown.
             StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST => Ok(None),
             other => Err(Error::Unexpected(other)),
         }
+    }
+
+    /// Reads an answer of at most `limit` bytes whole, within `upstream.response_timeout`.
+    ///
+    /// # Errors
+    /// It is too large, breaks off, or takes too long.
+    pub(crate) async fn read(&self, body: Incoming, limit: usize) -> Result<Bytes, Error> {
+        let read = tokio::time::timeout(self.response_timeout, read_bounded(body, limit)).await;
+        Ok(read.map_err(|_| Error::TimedOut(self.response_timeout))??)
     }
 
     /// The version of MLflow, as far as it is known.

@@ -31,3 +31,4 @@ mod operations_table;
 mod provider;
 mod restarts;
 mod sessions;
+mod turns;
