@@ -1,7 +1,8 @@
-//! Memory that requests share while they hold what was sent to them whole: bodies under inspection, and MLflow's answers that are
-//! filtered.
+//! Memory that requests share while they hold what was sent to them whole: bodies under inspection, and MLflow's answers until
+//! their clients have read them.
 //!
-//! Each owner holds at most half of a budget. What does not fit waits for a moment and is then refused.
+//! Each owner holds at most half of a budget. What does not fit waits for a moment and is then refused. Beside the budget, each
+//! owner has an allowance for small answers, so that users still see their small lists when others hold all of the budget.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -49,7 +50,15 @@ pub struct Budget {
 #[derive(Debug, Default)]
 struct Used {
     total: usize,
-    by_owner: HashMap<Owner, usize>,
+    by_owner: HashMap<Owner, Account>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Account {
+    /// Of the budget.
+    held: usize,
+    /// Of the allowance for small answers.
+    small: usize,
 }
 
 impl Budget {
@@ -76,28 +85,44 @@ impl Budget {
         if used.total.saturating_add(bytes) > self.total {
             return Err(Full::Everybodys);
         }
-        let own = used.by_owner.get(&owner).copied().unwrap_or_default().saturating_add(bytes);
-        if own > self.total / 2 {
+        let mut account = used.by_owner.get(&owner).copied().unwrap_or_default();
+        account.held = account.held.saturating_add(bytes);
+        if account.held > self.total / 2 {
             return Err(Full::Callers);
         }
-        used.by_owner.insert(owner, own);
+        used.by_owner.insert(owner, account);
         used.total += bytes;
         drop(used);
         self.reserved.add(i64::try_from(bytes).unwrap_or(i64::MAX));
         Ok(())
     }
 
-    fn give_back(&self, owner: Owner, bytes: usize) {
+    /// Takes from the owner's allowance for small answers, if there is room.
+    fn try_take_small(&self, owner: Owner, bytes: usize) -> bool {
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        used.total = used.total.saturating_sub(bytes);
-        if let Some(own) = used.by_owner.get_mut(&owner) {
-            *own = own.saturating_sub(bytes);
-            if *own == 0 {
+        let mut account = used.by_owner.get(&owner).copied().unwrap_or_default();
+        account.small = account.small.saturating_add(bytes);
+        if account.small > SMALL_BYTES_PER_OWNER {
+            return false;
+        }
+        used.by_owner.insert(owner, account);
+        drop(used);
+        self.reserved.add(i64::try_from(bytes).unwrap_or(i64::MAX));
+        true
+    }
+
+    fn give_back(&self, owner: Owner, less: Account) {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        used.total = used.total.saturating_sub(less.held);
+        if let Some(account) = used.by_owner.get_mut(&owner) {
+            account.held = account.held.saturating_sub(less.held);
+            account.small = account.small.saturating_sub(less.small);
+            if account.held == 0 && account.small == 0 {
                 used.by_owner.remove(&owner);
             }
         }
         drop(used);
-        self.reserved.sub(i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.reserved.sub(i64::try_from(less.held + less.small).unwrap_or(i64::MAX));
         self.freed.notify_waiters();
     }
 }
@@ -107,7 +132,7 @@ impl Budget {
 pub struct Share {
     budget: Arc<Budget>,
     owner: Owner,
-    held: usize,
+    own: Account,
 }
 
 impl Share {
@@ -120,14 +145,44 @@ impl Share {
     /// Nothing yet, of this owner's part.
     #[must_use]
     pub fn of(budget: &Arc<Budget>, owner: Owner) -> Self {
-        Self { budget: Arc::clone(budget), owner, held: 0 }
+        Self { budget: Arc::clone(budget), owner, own: Account::default() }
     }
 
-    /// Bytes that hold this share until the last of them is dropped, as when they were sent.
+    /// The memory that this share reserves.
     #[must_use]
-    pub fn keep(mut self, bytes: Bytes) -> Bytes {
+    pub const fn held(&self) -> usize {
+        self.own.held + self.own.small
+    }
+
+    /// Bytes that hold this share until the last of them is dropped, as when they were sent. Up to [`TINY_BYTES`] they hold none:
+    /// the number of a connection's streams bounds those.
+    ///
+    /// # Errors
+    /// The part of the budget that was still used up after a moment.
+    pub async fn keep(mut self, mut bytes: Bytes) -> Result<Bytes, Full> {
+        // A piece of a connection's buffer keeps all of it in memory.
+        if bytes.len() < BUFFER_BYTES && !bytes.is_unique() {
+            bytes = Bytes::copy_from_slice(&bytes);
+        }
+        if bytes.len() <= TINY_BYTES {
+            return Ok(bytes);
+        }
+        self.reserve(bytes.len()).await?;
         self.shrink(bytes.len());
-        if self.held == 0 { bytes } else { Bytes::from_owner(Kept { bytes, _share: self }) }
+        Ok(Bytes::from_owner(Kept { bytes, _share: self }))
+    }
+
+    /// As [`Share::grow`]; up to [`FREE_BYTES`] from the owner's allowance for small answers, as long as that has room.
+    ///
+    /// # Errors
+    /// As [`Share::grow`].
+    pub async fn reserve(&mut self, bytes: usize) -> Result<(), Full> {
+        let more = bytes.saturating_sub(self.held());
+        if more > 0 && bytes <= FREE_BYTES && self.budget.try_take_small(self.owner, more) {
+            self.own.small += more;
+            return Ok(());
+        }
+        self.grow(bytes).await
     }
 
     /// Reserves memory until this share holds `bytes`; waits for other bodies for a moment.
@@ -136,18 +191,18 @@ impl Share {
     /// The part of the budget that was still used up then.
     pub async fn grow(&mut self, bytes: usize) -> Result<(), Full> {
         if !self.grow_at_once(bytes) {
-            let more = bytes.saturating_sub(self.held);
+            let more = bytes.saturating_sub(self.held());
             self.wait(more).await?;
-            self.held += more;
+            self.own.held += more;
         }
         Ok(())
     }
 
     /// Reserves memory until this share holds `bytes`, if there is room now.
     pub fn grow_at_once(&mut self, bytes: usize) -> bool {
-        let more = bytes.saturating_sub(self.held);
-        let fits = self.budget.try_take(self.owner, more).is_ok();
-        self.held += if fits { more } else { 0 };
+        let more = bytes.saturating_sub(self.held());
+        let fits = more == 0 || self.budget.try_take(self.owner, more).is_ok();
+        self.own.held += if fits { more } else { 0 };
         fits
     }
 
@@ -167,10 +222,13 @@ impl Share {
 
     /// Gives back what is held beyond `bytes`.
     pub fn shrink(&mut self, bytes: usize) {
-        let less = self.held.saturating_sub(bytes);
+        let less = self.held().saturating_sub(bytes);
         if less > 0 {
+            let held = less.min(self.own.held);
+            let less = Account { held, small: less - held };
             self.budget.give_back(self.owner, less);
-            self.held -= less;
+            self.own.held -= less.held;
+            self.own.small -= less.small;
         }
     }
 }
@@ -202,7 +260,7 @@ pub enum AnswerError {
 }
 
 /// Reads an answer of at most `limit` bytes whole. `share` grows to `beside`, what its request holds already, and
-/// [`ANSWER_COST`] times the answer; up to [`FREE_BYTES`] it needs none.
+/// [`ANSWER_COST`] times the answer; up to [`FREE_BYTES`] it needs none until it is kept for its client.
 ///
 /// # Errors
 /// See [`AnswerError`].
@@ -242,8 +300,18 @@ where
 /// are kept of it, and what is sent.
 pub const ANSWER_COST: usize = 3;
 
-/// Answers up to this size are not counted: users with full shares still see their small lists.
+/// Answers up to this size are not counted while they are read, and then have an allowance beside the budget: users still see
+/// their small lists when the budget is used up.
 pub const FREE_BYTES: usize = 256 * 1024;
+
+/// What small answers of one owner may hold beside the budget.
+const SMALL_BYTES_PER_OWNER: usize = 8 * 1024 * 1024;
+
+/// Answers up to this size are never counted. A client that reads none of them holds one for each of its connection's streams.
+pub const TINY_BYTES: usize = 4 * 1024;
+
+/// The buffer of a connection to MLflow, of which an answer in one piece is a part.
+const BUFFER_BYTES: usize = 64 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -270,7 +338,7 @@ mod tests {
         let mut share = Share::of(&budget, ALICE);
         let bytes = read(&mut share, SIZE, SIZE).await.expect("room");
         assert_eq!(reserved.get(), (SIZE * ANSWER_COST) as i64);
-        let mut sent = share.keep(bytes);
+        let mut sent = share.keep(bytes).await.expect("it is read");
         assert_eq!((sent.len(), reserved.get()), (SIZE, SIZE as i64));
         let first = sent.split_to(10);
         drop(sent);
@@ -285,11 +353,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn small_answers_need_no_room_and_large_ones_are_refused() {
+    async fn small_answers_have_an_allowance_and_large_ones_are_refused() {
         let (budget, reserved) = budget(1000);
-        let mut share = Share::of(&budget, ALICE);
-        let bytes = read(&mut share, FREE_BYTES, FREE_BYTES).await.expect("it is small");
-        assert_eq!((share.keep(bytes).len(), reserved.get()), (FREE_BYTES, 0));
+        let mut kept = Vec::new();
+        for _ in 0..SMALL_BYTES_PER_OWNER / FREE_BYTES {
+            let mut share = Share::of(&budget, ALICE);
+            let bytes = read(&mut share, FREE_BYTES, FREE_BYTES).await.expect("it is small");
+            kept.push(share.keep(bytes).await.expect("it is small"));
+        }
+        assert_eq!(reserved.get(), SMALL_BYTES_PER_OWNER as i64, "no answer is free until it is sent");
+        let small = Bytes::from(vec![b'x'; FREE_BYTES]);
+        assert_eq!(Share::of(&budget, ALICE).keep(small.clone()).await, Err(Full::Everybodys));
+        assert_eq!(Share::of(&budget, BOB).keep(small.clone()).await.as_deref(), Ok(&*small), "another user's");
+        let tiny = Bytes::from(vec![b'x'; TINY_BYTES]);
+        assert_eq!(Share::of(&budget, ALICE).keep(tiny.clone()).await, Ok(tiny));
+        drop(kept);
+        assert_eq!((reserved.get(), budget.owners()), (0, 0));
         let mut share = Share::of(&budget, ALICE);
         let refused = read(&mut share, 11, 10).await;
         assert!(matches!(refused, Err(AnswerError::Read(ReadError::TooLarge { limit: 10 }))), "{refused:?}");

@@ -6,8 +6,9 @@ use http::header::CONTENT_LENGTH;
 use hyper::body::Incoming;
 
 use super::turns::Key;
-use super::{Done, EffectError, Maker, Parts};
+use super::{Answer, Done, EffectError, Maker, Parts};
 use crate::authz::{Identity, Mutation, OnCreate, Permission, Permit, Resource, ResourceKind, Selector, Whom, holds};
+use crate::budget::Share;
 use crate::crypto::random_text;
 use crate::mlflow::answers::CreatedQueue;
 use crate::mlflow::{created, created_jobs, is_first_version, lookups, makes_skill};
@@ -23,10 +24,11 @@ impl Parts {
         permit: Permit,
         mutation: Mutation,
         outgoing: Outgoing,
+        share: Share,
     ) -> Result<Done, EffectError> {
         let begun = self.begin(&maker, vec![mutation]).await?;
         let answer = self.upstream.forward(permit, outgoing).await;
-        self.finish(&actor, &maker, begun, answer).await
+        self.finish(&actor, &maker, begun, answer, share).await
     }
 
     /// Writes down the mutations that one request makes, all of them or none. The caller has the turns of their names.
@@ -47,6 +49,7 @@ impl Parts {
         maker: &Maker,
         begun: Vec<(i64, Mutation)>,
         answer: Result<http::Response<Incoming>, upstream::Error>,
+        share: Share,
     ) -> Result<Done, EffectError> {
         let response = match answer {
             Ok(response) => response,
@@ -61,24 +64,21 @@ impl Parts {
             Err(error) => return Err(error.into()),
         };
         let (head, body) = response.into_parts();
-        // What follows a deletion or a renaming does not wait for the answer's body, which may be of any size.
-        let early = head.status.is_success() && !begun.iter().any(|(_, mutation)| mutation.needs_answer());
-        if early {
-            self.follow_all(actor, maker, &begun, &[]).await?;
-        }
-        let body = self.upstream.read(body, ANSWER_BYTES).await?;
-        if head.status.is_success() {
-            if !early {
-                self.follow_all(actor, maker, &begun, &body).await?;
-            }
-        } else {
+        if !head.status.is_success() {
             for (intent, _) in begun {
                 if let Err(error) = self.store.abandon(intent).await {
                     tracing::warn!(intent, %error, "an intent that came to nothing could not be forgotten; it will be settled later");
                 }
             }
+        } else if begun.iter().any(|(_, mutation)| mutation.needs_answer()) {
+            let body = self.upstream.read(body, share.held().max(ANSWER_BYTES)).await?;
+            self.follow_all(actor, maker, &begun, &body).await?;
+            return Ok(Done { status: head.status, headers: head.headers, answer: Answer::Read(body, share) });
+        } else {
+            // What follows a deletion or a renaming does not wait for the answer's body, which may be of any size.
+            self.follow_all(actor, maker, &begun, &[]).await?;
         }
-        Ok(Done { status: head.status, headers: head.headers, body })
+        Ok(streams(http::Response::from_parts(head, body)))
     }
 
     async fn follow_all(
@@ -211,23 +211,25 @@ impl Parts {
         name: &str,
         permit: Permit,
         outgoing: Outgoing,
+        share: Share,
     ) -> Result<Done, EffectError> {
         let (mut head, body) = self.upstream.forward(permit, outgoing).await?.into_parts();
-        let mut body = self.upstream.read(body, ANSWER_BYTES).await?;
-        if head.status.is_success() {
-            let created = serde_json::from_slice::<CreatedQueue>(&body).map_err(|_| not_understood())?;
-            let queue = created.review_queue;
-            if queue.queue_type == "CUSTOM" && queue.created_by != name {
-                let change = serde_json::json!({ "queue_id": queue.queue_id, "new_owner": name }).to_string();
-                let changed = self.upstream.ask(lookups::CHANGE_REVIEW_QUEUE, change).await;
-                if let Some(changed) = changed.map_err(upstream::Error::half_way)? {
-                    body = changed;
-                    // It was the first answer's.
-                    head.headers.remove(CONTENT_LENGTH);
-                }
+        if !head.status.is_success() {
+            return Ok(streams(http::Response::from_parts(head, body)));
+        }
+        let mut body = self.upstream.read(body, share.held().max(ANSWER_BYTES)).await?;
+        let created = serde_json::from_slice::<CreatedQueue>(&body).map_err(|_| not_understood())?;
+        let queue = created.review_queue;
+        if queue.queue_type == "CUSTOM" && queue.created_by != name {
+            let change = serde_json::json!({ "queue_id": queue.queue_id, "new_owner": name }).to_string();
+            let changed = self.upstream.ask(lookups::CHANGE_REVIEW_QUEUE, change).await;
+            if let Some(changed) = changed.map_err(upstream::Error::half_way)? {
+                body = changed;
+                // It was the first answer's.
+                head.headers.remove(CONTENT_LENGTH);
             }
         }
-        Ok(Done { status: head.status, headers: head.headers, body })
+        Ok(Done { status: head.status, headers: head.headers, answer: Answer::Read(body, share) })
     }
 
     /// Decides once more in the turns of the names: whether something is there, and so what it takes, may have changed since.
@@ -239,12 +241,13 @@ impl Parts {
         kind: ResourceKind,
         parents: Vec<String>,
         outgoing: Outgoing,
+        share: Share,
     ) -> Result<Done, EffectError> {
         let maker = Maker::from(who);
         let makes = self.decide_again(who, kind, &parents).await?;
         let begun = self.begin(&maker, makes).await?;
         let answer = self.upstream.forward(permit, outgoing).await;
-        self.finish(&actor, &maker, begun, answer).await
+        self.finish(&actor, &maker, begun, answer, share).await
     }
 
     /// Sends an upload without its last piece. When that has arrived, takes the turns of the names, decides once more, and
@@ -257,6 +260,7 @@ impl Parts {
         kind: ResourceKind,
         parents: Vec<String>,
         mut outgoing: Outgoing,
+        share: Share,
     ) -> Result<Done, EffectError> {
         let maker = Maker::from(who);
         let Some(last) = outgoing.body.hold_back_the_last() else { return Err(EffectError::Lost) };
@@ -266,7 +270,7 @@ impl Parts {
             early = answer.as_mut() => {
                 let early = early?;
                 // A success that comes before the body cannot be told from a skill without owner.
-                return if early.status().is_success() { Err(not_understood()) } else { self.whole(early).await };
+                return if early.status().is_success() { Err(not_understood()) } else { Ok(streams(early)) };
             }
             release = last.arrived() => release,
         };
@@ -275,7 +279,7 @@ impl Parts {
         let makes = self.decide_again(who, kind, &parents).await?;
         let begun = self.begin(&maker, makes).await?;
         release.send();
-        self.finish(&actor, &maker, begun, answer.await).await
+        self.finish(&actor, &maker, begun, answer.await, share).await
     }
 
     /// Returns what registering versions of these makes along.
@@ -294,18 +298,17 @@ impl Parts {
     }
 
     pub(super) async fn send_whole(&self, permit: Permit, outgoing: Outgoing) -> Result<Done, EffectError> {
-        let answer = self.upstream.forward(permit, outgoing).await?;
-        self.whole(answer).await
-    }
-
-    async fn whole(&self, answer: http::Response<Incoming>) -> Result<Done, EffectError> {
-        let (head, body) = answer.into_parts();
-        let body = self.upstream.read(body, ANSWER_BYTES).await?;
-        Ok(Done { status: head.status, headers: head.headers, body })
+        Ok(streams(self.upstream.forward(permit, outgoing).await?))
     }
 }
 
-const ANSWER_BYTES: usize = 16 * 1024 * 1024;
+fn streams(answer: http::Response<Incoming>) -> Done {
+    let (head, body) = answer.into_parts();
+    Done { status: head.status, headers: head.headers, answer: Answer::Streams(body) }
+}
+
+/// The largest answer to a creation, where the request is not larger.
+const ANSWER_BYTES: usize = 2 * 1024 * 1024;
 
 fn not_understood() -> EffectError {
     EffectError::Upstream(upstream::Error::NotUnderstood)

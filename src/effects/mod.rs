@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
+use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 
 pub use settle::ReconcileError;
@@ -22,6 +23,7 @@ use turns::{Key, Late, Turns};
 
 use crate::authn::Authn;
 use crate::authz::{Identity, Permit, Policy, UserId};
+use crate::budget::{Full, Share};
 use crate::http::Body;
 use crate::mlflow::FollowUp;
 use crate::resolve::{self, Resolver};
@@ -45,6 +47,9 @@ pub enum EffectError {
     /// Another request is changing the same thing and did not come to its end in time. MLflow was not asked.
     #[error("another request is changing the same thing")]
     Taken,
+    /// There is no memory for MLflow's answer. MLflow was not asked.
+    #[error("too many answers are being read or wait to be read")]
+    NoRoom(Full),
     /// MLflow did it, our part is missing; the intent stays and is finished later.
     #[error("MLflow did it, but the permissions could not be written: {0}")]
     NotFinished(#[source] store::Error),
@@ -58,12 +63,20 @@ pub enum EffectError {
     Lost,
 }
 
-/// MLflow's answer, complete, with our part done.
+/// MLflow's answer, with our part done.
 #[derive(Debug)]
 pub struct Done {
     pub status: StatusCode,
     pub headers: HeaderMap,
-    pub body: Bytes,
+    pub answer: Answer,
+}
+
+/// The body of MLflow's answer.
+#[derive(Debug)]
+pub enum Answer {
+    /// It was read, because what follows depends on it, and the memory that was reserved for it.
+    Read(Bytes, Share),
+    Streams(Incoming),
 }
 
 /// Carries effects out.
@@ -122,10 +135,11 @@ impl Effects {
     }
 
     /// Sends an allowed request and does what follows, to the end, even if the caller stops waiting. `turn` ends with it.
-    /// A caller that leaves before its turn has come changes nothing.
+    /// A caller that leaves before its turn has come changes nothing. `share`: for the answer.
     ///
     /// # Errors
     /// See [`EffectError`]; only [`EffectError::NotFinished`] leaves a change behind in MLflow.
+    #[expect(clippy::too_many_arguments, reason = "what a request is made of, and what it holds")]
     pub async fn carry_out(
         &self,
         who: &Identity,
@@ -134,6 +148,7 @@ impl Effects {
         follow_up: Option<FollowUp>,
         outgoing: Outgoing,
         turn: Option<Turn>,
+        mut share: Share,
     ) -> Result<Done, EffectError> {
         let parts = Arc::clone(&self.parts);
         let actor = actor(who, address);
@@ -147,23 +162,41 @@ impl Effects {
             // The names of an upload are taken when it is there.
             Some(FollowUp::CreateVersions { .. } | FollowUp::OwnQueue) | None => BTreeSet::new(),
         };
+        let reads_answer = match &follow_up {
+            Some(FollowUp::Mutation(mutation)) => mutation.needs_answer(),
+            Some(FollowUp::CreateVersions { .. } | FollowUp::OwnQueue) => true,
+            None => false,
+        };
+        if reads_answer {
+            // Before MLflow is asked, because afterwards it is too late to refuse.
+            share.reserve(expected_answer(&outgoing.body)).await.map_err(EffectError::NoRoom)?;
+        }
         let names = parts.turn(who.user, names).await?;
         let task = self.tracker.spawn(async move {
             let _turns = (turn, names);
             match follow_up {
                 None => parts.send_whole(permit, outgoing).await,
-                Some(FollowUp::OwnQueue) => parts.create_queue(&maker.name, permit, outgoing).await,
+                Some(FollowUp::OwnQueue) => parts.create_queue(&maker.name, permit, outgoing, share).await,
                 Some(FollowUp::CreateVersions { kind, parents }) if is_upload => {
-                    parts.upload_versions(actor, &who, permit, kind, parents, outgoing).await
+                    parts.upload_versions(actor, &who, permit, kind, parents, outgoing, share).await
                 }
                 Some(FollowUp::CreateVersions { kind, parents }) => {
-                    parts.create_versions(actor, &who, permit, kind, parents, outgoing).await
+                    parts.create_versions(actor, &who, permit, kind, parents, outgoing, share).await
                 }
-                Some(FollowUp::Mutation(mutation)) => parts.run(actor, maker, permit, mutation, outgoing).await,
+                Some(FollowUp::Mutation(mutation)) => parts.run(actor, maker, permit, mutation, outgoing, share).await,
             }
         });
         task.await.unwrap_or(Err(EffectError::Lost))
     }
+}
+
+/// The memory that MLflow's answer to a creation takes: it repeats the request, with every character escaped and indented.
+fn expected_answer(request: &Body) -> usize {
+    let sent = match request {
+        Body::Full { bytes } => bytes.as_ref().map_or(0, Bytes::len),
+        Body::Empty | Body::Streamed { .. } => 0,
+    };
+    sent.saturating_mul(3).saturating_add(16 * 1024)
 }
 
 impl Parts {

@@ -143,7 +143,8 @@ impl Lists {
         mut request: ListRequest<'_, '_>,
     ) -> Result<ListAnswer, ListError> {
         let ListAnswer { status, body } = self.gather(who, policy, permit, filter, visible, &mut request).await?;
-        Ok(ListAnswer { status, body: request.share.keep(body) })
+        let body = request.share.keep(body).await.map_err(ListError::NoRoom)?;
+        Ok(ListAnswer { status, body })
     }
 
     async fn gather(

@@ -69,6 +69,9 @@ pub enum Error {
     ContentEncoding,
     #[error(transparent)]
     Body(#[from] BodyError),
+    /// MLflow carried out the request, and there is no memory for its answer.
+    #[error("too many answers wait to be read")]
+    Unkept,
     #[error(transparent)]
     Json(#[from] JsonError),
     #[error(transparent)]
@@ -98,6 +101,8 @@ impl From<EffectError> for Error {
     fn from(error: EffectError) -> Self {
         if let EffectError::Upstream(upstream::Error::SlowBody) = error {
             Self::Body(BodyError::TooSlow)
+        } else if let EffectError::NoRoom(full) = error {
+            Self::Body(BodyError::NoRoom(full))
         } else {
             Self::Effect(error)
         }
@@ -108,6 +113,11 @@ impl Error {
     /// A header that an export of spans needs and does not have.
     pub(super) fn in_spans(self) -> Self {
         if let Self::Locate(error @ LocateError::Missing(_)) = self { Self::SpansLack(error) } else { self }
+    }
+
+    /// The error of a request that MLflow has carried out: repeating it is not safe.
+    pub(super) fn after_a_change(self) -> Self {
+        if let Self::Body(BodyError::NoRoom(_)) = self { Self::Unkept } else { self }
     }
 
     /// The answer, and its trace in the record and the log. `account`: the address of the account page.
@@ -228,6 +238,7 @@ impl Error {
             Self::ContentType => "content_type",
             Self::ContentEncoding => "content_encoding",
             Self::Body(error) => error.reason(),
+            Self::Unkept => "answers_share",
             Self::Json(_) => "json",
             Self::Locate(LocateError::Json(_)) => "json",
             Self::Locate(_) => "parameters",
@@ -241,6 +252,7 @@ impl Error {
             Self::Effect(EffectError::UsedId(_)) => "used_id",
             Self::Effect(EffectError::Changed) => "conflict",
             Self::Effect(EffectError::Taken) => "turn_taken",
+            Self::Effect(EffectError::NoRoom(_)) => "inspection_share",
             Self::Effect(EffectError::NotFinished(_) | EffectError::Unchecked(_) | EffectError::Lost) => {
                 "effect_unfinished"
             }
@@ -267,6 +279,12 @@ impl Error {
                 Reply::invalid("Bad Request. This endpoint does not take encoded (compressed) bodies.")
             }
             Self::Body(error) => body(&error),
+            Self::Unkept => Reply::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                ErrorCode::TemporarilyUnavailable,
+                "MLflow carried out the request, but there is no memory for its answer: too many answers wait to be read. Do \
+                 not repeat the request.",
+            ),
             Self::Json(error) => Reply::invalid(error.to_string()),
             Self::Locate(error) => Reply::invalid(error.to_string()),
             Self::Address(error @ AddressError::Malformed(_)) => Reply::invalid(error.to_string()),
@@ -378,6 +396,7 @@ fn effect(error: EffectError) -> Reply {
             ErrorCode::ResourceConflict,
             "Another request made or deleted the same thing at the same time; nothing was changed. Try again.",
         ),
+        EffectError::NoRoom(full) => no_room(full),
         EffectError::Taken => Reply::new(
             StatusCode::SERVICE_UNAVAILABLE,
             ErrorCode::TemporarilyUnavailable,

@@ -181,11 +181,15 @@ impl Proxy {
         // Before as well, because a look-up may come between MLflow's change and its answer.
         self.forget_changed(operation, renamed.as_deref()).await;
         let answer = if follow_up.is_some() || turn.is_some() {
-            let done = self.effects.carry_out(identity, checked.address, permit, follow_up, outgoing, turn);
-            Box::pin(done).await.map_err(Error::from).and_then(|done| {
-                record.upstream_answered();
-                self.done(done, operation)
-            })
+            let share = Share::of(&self.answers, Owner::User(identity.user));
+            let done = self.effects.carry_out(identity, checked.address, permit, follow_up, outgoing, turn, share);
+            match Box::pin(done).await {
+                Ok(done) => {
+                    record.upstream_answered();
+                    Box::pin(self.done(identity, done, operation)).await
+                }
+                Err(error) => Err(error.into()),
+            }
         } else if let Some(then @ (Then::LearnRun | Then::LearnTrace)) = operation.then {
             self.send_and_learn(permit, outgoing, identity, then, record).await
         } else {
@@ -269,9 +273,10 @@ impl Proxy {
         if follow_up.is_none() {
             return self.send(permit, outgoing, record).await;
         }
-        let done = self.effects.carry_out(identity, checked.address, permit, follow_up, outgoing, None).await?;
+        let share = Share::of(&self.answers, Owner::User(identity.user));
+        let done = self.effects.carry_out(identity, checked.address, permit, follow_up, outgoing, None, share).await?;
         record.upstream_answered();
-        Ok(self.whole(done.status, done.headers, done.body))
+        self.done(identity, done, operation).await
     }
 
     /// Spans in OpenTelemetry's protocol. Every trace they go to is new or in the experiment that the header names.

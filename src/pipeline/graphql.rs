@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::{HeaderValue, header};
 
 use super::forward::SMALL_BODY_BYTES;
+use super::send::kept;
 use super::{Checked, Error, Proxy, Record, own};
 use crate::authz::{Identity, Permission, Permit, Requirement, Resource, ResourceKind, authorize, holds};
 use crate::budget::Share;
@@ -43,7 +44,7 @@ impl Proxy {
         let readable = self.readable_names(identity, &query, &verdicts, told).await?;
         let body = Bytes::from(query.answer(&verdicts, told, |name| readable.contains(name))?);
         Ok(own::json(match answer {
-            Some((_, share)) => share.keep(body),
+            Some((_, share)) => kept(share, body).await?,
             None => body,
         }))
     }

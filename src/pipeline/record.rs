@@ -168,6 +168,7 @@ impl Record {
                 tracing::error!(operation = self.operation, %error, "an effect was not written");
             }
             Error::Body(error) => metrics.body_refused(error.reason()),
+            Error::Unkept => metrics.body_refused(reason),
             Error::MethodNotAllowed(_)
             | Error::SignIn(_)
             | Error::Moved(_)

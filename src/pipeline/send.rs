@@ -8,7 +8,7 @@ use super::bodies::{BodyError, Held};
 use super::{Checked, Error, Proxy, Record, own};
 use crate::authz::{Identity, Permit};
 use crate::budget::{self, ANSWER_COST, AnswerError, Owner, Share};
-use crate::effects::Done;
+use crate::effects::{Answer, Done};
 use crate::filter::{with_actions, with_all_actions};
 use crate::http::{Body, CanonicalPath, Query, Response, from_upstream, to_upstream};
 use crate::mlflow::{Operation, Then};
@@ -60,25 +60,38 @@ impl Proxy {
         rewrite: impl FnOnce(&str) -> Option<String>,
     ) -> Result<Response, Error> {
         outgoing.headers.remove(header::ACCEPT_ENCODING);
+        let reads = matches!(outgoing.method, Method::GET | Method::HEAD);
         let response = self.upstream.forward(permit, outgoing).await?;
         record.upstream_answered();
         let (mut head, body) = response.into_parts();
-        let (mut body, share) = self.read_answer(identity, body, self.server.max_body_bytes).await?;
+        let read = self.read_answer(identity, body, self.server.max_body_bytes).await;
+        let (mut body, share) = read.map_err(|error| if reads { error } else { error.after_a_change() })?;
         if head.status.is_success() {
             body = rewritten(&body, rewrite)?;
             head.headers.remove(header::CONTENT_LENGTH);
         }
-        Ok(self.whole(head.status, head.headers, share.keep(body)))
+        let body = kept(share, body).await.map_err(|error| if reads { error } else { error.after_a_change() })?;
+        Ok(self.whole(head.status, head.headers, Body::from(body)))
     }
 
     /// The answer to a change that was carried out. Its creator may do everything with what is new.
-    pub(super) fn done(&self, done: Done, operation: &Operation) -> Result<Response, Error> {
-        let Done { status, mut headers, mut body } = done;
-        if operation.actions.is_some() && status.is_success() {
+    pub(super) async fn done(&self, identity: &Identity, done: Done, operation: &Operation) -> Result<Response, Error> {
+        let Done { status, mut headers, answer } = done;
+        let rewrites = operation.actions.is_some() && status.is_success();
+        let (mut body, share) = match answer {
+            Answer::Read(body, share) => (body, share),
+            Answer::Streams(body) if rewrites => {
+                let read = self.read_answer(identity, body, self.server.max_body_bytes).await;
+                read.map_err(Error::after_a_change)?
+            }
+            Answer::Streams(body) => return Ok(self.whole(status, headers, Body::from(body))),
+        };
+        if rewrites {
             body = rewritten(&body, with_all_actions)?;
             headers.remove(header::CONTENT_LENGTH);
         }
-        Ok(self.whole(status, headers, body))
+        let body = kept(share, body).await.map_err(Error::after_a_change)?;
+        Ok(self.whole(status, headers, Body::from(body)))
     }
 
     pub(super) async fn send_and_learn(
@@ -93,7 +106,8 @@ impl Proxy {
         let response = self.upstream.forward(permit, outgoing).await?;
         record.upstream_answered();
         let (head, body) = response.into_parts();
-        let (body, share) = self.read_answer(identity, body, self.server.max_body_bytes).await?;
+        let read = self.read_answer(identity, body, self.server.max_body_bytes).await;
+        let (body, share) = read.map_err(Error::after_a_change)?;
         if head.status.is_success() {
             if then == Then::LearnTrace {
                 Box::pin(self.resolver.learn_trace(&body)).await;
@@ -101,12 +115,13 @@ impl Proxy {
                 Box::pin(self.resolver.learn_run(&body)).await;
             }
         }
-        Ok(self.whole(head.status, head.headers, share.keep(body)))
+        let body = kept(share, body).await.map_err(Error::after_a_change)?;
+        Ok(self.whole(head.status, head.headers, Body::from(body)))
     }
 
-    pub(super) fn whole(&self, status: http::StatusCode, mut headers: http::HeaderMap, body: Bytes) -> Response {
+    fn whole(&self, status: http::StatusCode, mut headers: http::HeaderMap, body: Body) -> Response {
         from_upstream(&mut headers, self.upstream.authority());
-        let mut response = Response::new(Body::from(body));
+        let mut response = Response::new(body);
         *response.status_mut() = status;
         *response.headers_mut() = headers;
         response
@@ -187,6 +202,11 @@ impl Proxy {
         outgoing.body = checked.body.take().map_or(Body::Empty, |body| self.bodies.streamed(body));
         outgoing
     }
+}
+
+/// An answer that holds its share until it is sent.
+pub(super) async fn kept(share: Share, body: Bytes) -> Result<Bytes, Error> {
+    share.keep(body).await.map_err(|full| BodyError::NoRoom(full).into())
 }
 
 /// The JSON of MLflow's answer after `rewrite`.

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde::Deserialize;
 
-use super::{BATCH, Error, Resolver};
+use super::{Error, Resolver};
 use crate::authz::{Permission, Requirement, Resource, ResourceKind, skill_key};
 use crate::http::Query;
 use crate::mlflow::lookups;
@@ -44,9 +44,9 @@ impl Resolver {
     /// Those of these skills that are there.
     async fn skills(&self, keys: &[String]) -> Result<HashSet<String>, Error> {
         let mut there = HashSet::new();
-        for keys in keys.chunks(BATCH) {
+        for keys in keys.chunks(AT_ONCE) {
             let mut query = Query::default();
-            query.set("max_results", Some(&BATCH.to_string()));
+            query.set("max_results", Some(&AT_ONCE.to_string()));
             for key in keys {
                 query.add("include_skill_identities", key);
             }
@@ -70,6 +70,9 @@ impl Resolver {
         Ok(there)
     }
 }
+
+/// Skills asked for at once: the answer has their descriptions, of up to 1 MiB each.
+const AT_ONCE: usize = 10;
 
 #[derive(Deserialize)]
 struct Skills {

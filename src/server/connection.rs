@@ -156,7 +156,7 @@ impl Parts {
         let inspector = Inspector::new(self.limits.max_head_bytes, self.limits.max_headers);
         let guard = Guard::new(stream, Arc::clone(&wire), inspector, self.limits.head_timeout);
         let connection = self.http1.serve_connection(TokioIo::new(guard), service);
-        self.drive(connection, &wire, stop).await;
+        self.drive(connection, &wire, stop, Wire::moves).await;
         if wire.broken() {
             self.metrics.edge_refused(EdgeRefusal::Chunk.as_str());
         }
@@ -168,11 +168,11 @@ impl Parts {
         F: Future<Output = Response> + Send + 'static,
     {
         let connection = self.http2.serve_connection(TokioIo::new(stream), service);
-        self.drive(connection, &wire, stop).await;
+        self.drive(connection, &wire, stop, Wire::steps).await;
     }
 
-    /// Lets hyper work until the connection ends, nothing moves on it any more, or we are told to stop.
-    async fn drive<C>(&self, connection: C, wire: &Wire, stop: CancellationToken)
+    /// Lets hyper work until the connection ends, `progress` stands still, or we are told to stop.
+    async fn drive<C>(&self, connection: C, wire: &Wire, stop: CancellationToken, progress: fn(&Wire) -> u64)
     where
         C: GracefulConnection<Error = hyper::Error> + Future<Output = Result<(), hyper::Error>>,
     {
@@ -195,7 +195,7 @@ impl Parts {
                     tick.set(sleep(self.limits.drain_timeout));
                 }
                 () = tick.as_mut() => {
-                    if stopping || idle.twice(wire) {
+                    if stopping || idle.twice(progress(wire), wire.our_turn()) {
                         return; // dropped, which closes it and cancels what was under way
                     }
                     tick.set(sleep(half));
@@ -218,19 +218,18 @@ fn graceful<C: GracefulConnection>(connection: Pin<&mut C>) {
     connection.graceful_shutdown();
 }
 
-/// Remembers what moved at the last look.
+/// Remembers the progress at the last look.
 #[derive(Debug, Default)]
 struct Idle {
-    moves: u64,
+    progress: u64,
     quiet: bool,
 }
 
 impl Idle {
-    /// Whether nothing moved at this look and the one before.
-    fn twice(&mut self, wire: &Wire) -> bool {
-        let moves = wire.moves();
-        let quiet = moves == self.moves && !wire.our_turn();
-        self.moves = moves;
+    /// Whether there was no progress at this look and the one before.
+    fn twice(&mut self, progress: u64, our_turn: bool) -> bool {
+        let quiet = progress == self.progress && !our_turn;
+        self.progress = progress;
         std::mem::replace(&mut self.quiet, quiet) && quiet
     }
 }

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, Version, header};
@@ -50,11 +50,13 @@ where
             self.metrics.edge_refused(why.as_str());
         }
         let close = refusal.is_some() && request.version() < Version::HTTP_2;
+        let most = if request.version() < Version::HTTP_2 { usize::MAX } else { HTTP2_PIECE_BYTES };
         let turn = Turn::start(&self.wire);
         let wire = Arc::clone(&self.wire);
         Answer {
             making: (self.handler)(request, self.peer, refusal),
             close,
+            most,
             turn,
             wire,
             metrics: Arc::clone(&self.metrics),
@@ -68,6 +70,7 @@ pin_project! {
         #[pin]
         making: F,
         close: bool,
+        most: usize,
         turn: Turn,
         wire: Arc<Wire>,
         metrics: Arc<Metrics>,
@@ -95,7 +98,7 @@ impl<F: Future<Output = Response>> Future for Answer<F> {
         if *this.close {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        let response = response.map(|body| Sending::start(body, Arc::clone(this.wire)));
+        let response = response.map(|body| Sending::start(body, *this.most, Arc::clone(this.wire)));
         this.turn.over();
         Poll::Ready(Ok(response))
     }
@@ -106,6 +109,9 @@ pin_project! {
     pub(super) struct Sending {
         #[pin]
         body: Body,
+        // What is left of a piece that is larger than `most`.
+        rest: Bytes,
+        most: usize,
         wire: Arc<Wire>,
     }
 
@@ -117,9 +123,9 @@ pin_project! {
 }
 
 impl Sending {
-    fn start(body: Body, wire: Arc<Wire>) -> Self {
+    fn start(body: Body, most: usize, wire: Arc<Wire>) -> Self {
         wire.sending();
-        Self { body, wire }
+        Self { body, rest: Bytes::new(), most, wire }
     }
 }
 
@@ -128,17 +134,40 @@ impl HttpBody for Sending {
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        self.project().body.poll_frame(cx)
+        let mut this = self.project();
+        let mut piece = std::mem::take(this.rest);
+        if piece.is_empty() {
+            match ready!(this.body.as_mut().poll_frame(cx)).transpose()?.map(Frame::into_data) {
+                Some(Ok(data)) => piece = data,
+                Some(Err(trailers)) => return Poll::Ready(Some(Ok(trailers))),
+                None => return Poll::Ready(None),
+            }
+        }
+        if piece.len() > *this.most {
+            *this.rest = piece.split_off(*this.most);
+        }
+        this.wire.step();
+        Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let rest = self.rest.len() as u64;
+        let mut hint = self.body.size_hint();
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint.set_lower(hint.lower() + rest);
+        hint
     }
 }
+
+/// The piece of an answer that HTTP/2 is given at once. The next one is asked for when the client takes more, so that a client
+/// that reads is told from one that does not. A frame has no more by default (RFC 9113 §6.5.2).
+const HTTP2_PIECE_BYTES: usize = 16 * 1024;
 
 /// Marks on the wire that an answer is being made; also when it is dropped half-way.
 #[derive(Debug)]

@@ -17,6 +17,8 @@ use super::EdgeRefusal;
 pub(super) struct Wire {
     /// Counts reads and writes that moved at least a byte.
     moves: AtomicU64,
+    /// Counts requests and pieces of answers. On HTTP/2 only these are progress: a client that reads nothing still answers pings.
+    steps: AtomicU64,
     /// Requests whose answer is being made.
     answering: AtomicU32,
     /// Answers whose body is not yet handed to hyper whole.
@@ -74,6 +76,16 @@ impl Wire {
         self.moves.load(Ordering::Relaxed)
     }
 
+    /// A number that stays the same while no request comes and no piece of an answer is taken.
+    pub(super) fn steps(&self) -> u64 {
+        self.steps.load(Ordering::Relaxed)
+    }
+
+    /// A piece of an answer was handed to hyper, which asks for one when the client takes more.
+    pub(super) fn step(&self) {
+        self.steps.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Whether the next move is ours: a whole request is in and its answer is being made. That wait has limits of
     /// its own and is no idleness.
     pub(super) fn our_turn(&self) -> bool {
@@ -81,10 +93,12 @@ impl Wire {
     }
 
     pub(super) fn begin(&self) {
+        self.step();
         self.answering.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn end(&self) {
+        self.step();
         self.answering.fetch_sub(1, Ordering::Relaxed);
         self.used();
     }

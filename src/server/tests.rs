@@ -73,6 +73,7 @@ async fn answer(
             let _on_drop = OnDrop(cancelled);
             std::future::pending::<()>().await;
         }
+        "/large" => return http::Response::new(Body::from(Bytes::from(vec![b'x'; LARGE_BYTES]))),
         "/body" => {
             return match request.into_body().collect().await {
                 Ok(body) => http::Response::new(Body::from(body.to_bytes())),
@@ -459,6 +460,56 @@ async fn tls_connect(
     config.alpn_protocols = vec![protocol.to_vec()];
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
     connector.connect(ServerName::try_from("localhost").unwrap(), server.connect().await).await.unwrap()
+}
+
+const LARGE_BYTES: usize = 200 * 1024;
+
+/// A client that answers and sends pings all the time.
+async fn http2_pinging(
+    server: &Running,
+    window: u32,
+) -> (hyper::client::conn::http2::SendRequest<Empty<Bytes>>, tokio::task::JoinHandle<()>) {
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let (sender, connection) = hyper::client::conn::http2::Builder::new(executor)
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(window)
+        .keep_alive_interval(Duration::from_millis(20))
+        .keep_alive_while_idle(true)
+        .handshake(TokioIo::new(server.connect().await))
+        .await
+        .unwrap();
+    let ended = server.tasks.spawn(async move { drop(connection.await) });
+    (sender, ended)
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_is_idle_although_it_answers_pings() {
+    let server = start(config::Server { idle_timeout: Duration::from_millis(300), ..config() }).await;
+    for window in [0, 1] {
+        let (mut sender, ended) = http2_pinging(&server, window).await;
+        let large = http::Request::get("http://a/large").body(Empty::<Bytes>::new()).unwrap();
+        let response = sender.send_request(large).await.unwrap();
+        timeout(Duration::from_secs(10), ended).await.expect("the connection ends").unwrap();
+        drop(response);
+    }
+    // One without any request, too.
+    let (_sender, ended) = http2_pinging(&server, 65_535).await;
+    timeout(Duration::from_secs(10), ended).await.expect("the connection ends").unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_reads_slowly_gets_all_of_its_answer() {
+    let server = start(config::Server { idle_timeout: Duration::from_secs(1), ..config() }).await;
+    let (mut sender, _ended) = http2_pinging(&server, 16 * 1024).await;
+    let large = http::Request::get("http://a/large").body(Empty::<Bytes>::new()).unwrap();
+    let response = sender.send_request(large).await.unwrap();
+    assert_eq!(response.headers()[header::CONTENT_LENGTH], LARGE_BYTES.to_string());
+    let (mut body, mut seen) = (response.into_body(), 0);
+    while let Some(frame) = body.frame().await {
+        seen += frame.expect("the connection lives").into_data().map_or(0, |data| data.len());
+        tokio::time::sleep(Duration::from_millis(150)).await;
+    }
+    assert_eq!(seen, LARGE_BYTES);
 }
 
 async fn http2_get<T>(stream: T, uri: &str) -> (StatusCode, String)

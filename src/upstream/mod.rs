@@ -15,11 +15,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{self, Client};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use hold::{Caller, Holds, impatiently, on_behalf};
 pub use version::{NoVersion, Version};
@@ -135,6 +137,8 @@ pub struct Upstream {
     response_timeout: Duration,
     gate: Arc<Gate>,
     patience: Patience,
+    /// The memory for large answers to look-ups, in units of [`UNIT_BYTES`].
+    large: Arc<Semaphore>,
 }
 
 /// The pooled client. Plain HTTP, the usual way next door, does not pay for a connector that could do TLS.
@@ -186,8 +190,12 @@ impl Pool {
 
 /// No connection buffers more than this, so a slow client costs a bounded amount of memory.
 const BUFFER_BYTES: usize = 64 * 1024;
-/// A look-up's answer; a run with very many metrics is the largest.
+/// A look-up's answer; a run with very many metrics is the largest. Also what all large answers take at one time.
 const LOOKUP_BYTES: usize = 64 * 1024 * 1024;
+/// Answers to look-ups up to this size are read at once. They are there for as long as it takes to parse them.
+const SMALL_LOOKUP_BYTES: usize = 256 * 1024;
+/// The unit in which memory for large answers is given out.
+const UNIT_BYTES: usize = 64 * 1024;
 
 impl Upstream {
     /// A client for the configured MLflow; connects on first use. Its requests fail at once when MLflow cannot be reached.
@@ -246,7 +254,8 @@ impl Upstream {
         };
         let (prefix, response_timeout) = (config.static_prefix.clone(), config.response_timeout);
         let seen = Arc::default();
-        Ok(Self { client, scheme, authority, host, prefix, seen, response_timeout, gate, patience })
+        let large = Arc::new(Semaphore::new(LOOKUP_BYTES / UNIT_BYTES));
+        Ok(Self { client, scheme, authority, host, prefix, seen, response_timeout, gate, patience, large })
     }
 
     /// What MLflow is called in `Host` and in its redirects.
@@ -352,7 +361,8 @@ impl Upstream {
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
         let response = self.send(Outgoing { method, target, headers, body }, self.patience).await?;
         let status = response.status();
-        let bytes = self.read(response.into_body(), LOOKUP_BYTES).await?;
+        let read = tokio::time::timeout(self.response_timeout, self.read_found(response.into_body())).await;
+        let bytes = read.map_err(|_| Error::TimedOut(self.response_timeout))??;
         match status {
             StatusCode::OK => Ok(Some(bytes)),
             // 400: an id that this server's store finds malformed exists no more than one that is unknown.
@@ -368,6 +378,43 @@ impl Upstream {
     pub(crate) async fn read(&self, body: Incoming, limit: usize) -> Result<Bytes, Error> {
         let read = tokio::time::timeout(self.response_timeout, read_bounded(body, limit)).await;
         Ok(read.map_err(|_| Error::TimedOut(self.response_timeout))??)
+    }
+
+    /// Reads the answer to a look-up. A large one waits until the other large ones leave room for it, and holds that room until
+    /// it is dropped.
+    async fn read_found(&self, body: Incoming) -> Result<Bytes, ReadError> {
+        let expected = http_body::Body::size_hint(&body).exact().and_then(|size| usize::try_from(size).ok());
+        let mut body = pin!(body);
+        let (mut only, mut all) = (Bytes::new(), Vec::new());
+        let mut room = None;
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.map_err(|_| ReadError::Broken)?.into_data() else { continue };
+            let size = only.len() + all.len() + data.len();
+            if size.max(expected.unwrap_or_default()) > LOOKUP_BYTES {
+                return Err(ReadError::TooLarge { limit: LOOKUP_BYTES });
+            }
+            if room.is_none() && size > SMALL_LOOKUP_BYTES {
+                // Of unknown length: all of it, so that two cannot wait for each other.
+                let units = expected.unwrap_or(LOOKUP_BYTES).max(size).div_ceil(UNIT_BYTES);
+                let units = u32::try_from(units).unwrap_or(u32::MAX);
+                let acquired = Arc::clone(&self.large).acquire_many_owned(units).await;
+                room = Some(acquired.map_err(|_| ReadError::Broken)?);
+            }
+            if only.is_empty() && all.is_empty() {
+                only = data;
+                continue;
+            }
+            if all.is_empty() {
+                all.reserve_exact(expected.unwrap_or(size).max(size));
+                all.extend_from_slice(&std::mem::take(&mut only));
+            }
+            all.extend_from_slice(&data);
+        }
+        let bytes = if all.is_empty() { only } else { Bytes::from(all) };
+        Ok(match room {
+            Some(room) => Bytes::from_owner(Found { bytes, _room: room }),
+            None => bytes,
+        })
     }
 
     /// The version of MLflow, as far as it is known.
@@ -524,6 +571,18 @@ impl Unsent {
     }
 }
 
+/// A large answer to a look-up, with its part of the memory for them.
+struct Found {
+    bytes: Bytes,
+    _room: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Found {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 /// Returns whether a request is safe to send twice (RFC 9110 §9.2.1) and has no body.
 fn is_repeatable(request: &Request<Body>) -> bool {
     matches!((request.method(), request.body()), (&Method::GET | &Method::HEAD, Body::Empty))
@@ -569,3 +628,6 @@ impl Pieces {
         std::mem::replace(&mut self.1, now) != now
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -439,3 +439,61 @@ fn below_a_static_prefix_everything_of_ours_is_there() {
         again.text()
     );
 }
+
+/// Answers that a client does not read stay in memory, and count until it is gone.
+#[test]
+fn answers_that_wait_to_be_read_are_counted() {
+    const LIST: usize = 100 * 1024;
+    const CREATED: usize = 900 * 1024;
+    let mlflow = Recorder::scripted(|request| {
+        let text = |size: usize| "x".repeat(size);
+        let path = request.target.split('?').next().unwrap_or_default();
+        match path.strip_prefix("/api/2.0/mlflow")? {
+            "/experiments/search" => {
+                let row = format!(r#"{{"experiment_id":"1","name":"{}","lifecycle_stage":"active"}}"#, text(LIST));
+                Some((200, format!(r#"{{"experiments":[{row}]}}"#)))
+            }
+            "/registered-models/create" => {
+                Some((200, format!(r#"{{"registered_model":{{"name":"new","description":"{}"}}}}"#, text(CREATED))))
+            }
+            _ => None,
+        }
+    });
+    let proxy = Proxy::before(mlflow.address);
+    let reader = proxy.user("reader", &[(ResourceKind::Experiment, "1", Permission::Read)]);
+    let reserved = || {
+        let metrics = proxy.metrics();
+        let line = metrics.lines().find(|line| line.starts_with("mlflow_auth_proxy_answers_reserved_bytes"));
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<usize>().ok()).expect("a number")
+    };
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let send = |method: &str, target: &str, body: &'static str| {
+        runtime.block_on(async {
+            let tcp = tokio::net::TcpStream::connect(proxy.address).await.expect("a connection");
+            let (mut sender, connection) =
+                hyper::client::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new())
+                    .initial_stream_window_size(0)
+                    .handshake::<_, http_body_util::Full<bytes::Bytes>>(hyper_util::rt::TokioIo::new(tcp))
+                    .await
+                    .expect("HTTP/2");
+            let tasks = tokio_util::task::TaskTracker::new();
+            tasks.spawn(connection);
+            let request = http::Request::builder()
+                .method(method)
+                .uri(format!("http://proxy/api/2.0/mlflow{target}"))
+                .header("authorization", &reader)
+                .header("content-type", "application/json")
+                .body(http_body_util::Full::from(body))
+                .expect("a request");
+            let response = sender.send_request(request).await.expect("an answer");
+            assert_eq!(response.status(), 200, "{target}");
+            (sender, response)
+        })
+    };
+    let list = send("GET", "/experiments/search?max_results=5", "");
+    assert!(reserved() >= LIST, "{}", reserved());
+    let created = send("POST", "/registered-models/create", r#"{"name":"new"}"#);
+    assert!(reserved() >= LIST + CREATED, "{}", reserved());
+    drop((list, created));
+    eventually("what was not sent is given back", || reserved() == 0);
+}
