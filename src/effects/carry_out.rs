@@ -6,26 +6,25 @@ use http::header::CONTENT_LENGTH;
 use hyper::body::Incoming;
 
 use super::turns::Key;
-use super::{Answer, Done, EffectError, Maker, Parts};
-use crate::authz::{Identity, Mutation, OnCreate, Permission, Permit, Resource, ResourceKind, Selector, Whom, holds};
+use super::{Allowed, Answer, Done, EffectError, Maker, Parts};
+use crate::authz::{Identity, Mutation, OnCreate, Permission, Resource, ResourceKind, Selector, Whom, holds};
 use crate::budget::Share;
 use crate::crypto::random_text;
 use crate::mlflow::answers::CreatedQueue;
 use crate::mlflow::{created, created_jobs, is_first_version, lookups, makes_skill};
 use crate::resolve::{self, NewVersions};
 use crate::store::{self, Actor, User};
-use crate::upstream::{self, Outgoing, impatiently};
+use crate::upstream::{self, impatiently};
 
 impl Parts {
     pub(super) async fn run(
         &self,
         actor: Actor,
         maker: Maker,
-        permit: Permit,
         mutation: Mutation,
-        outgoing: Outgoing,
-        share: Share,
+        allowed: Allowed,
     ) -> Result<Done, EffectError> {
+        let Allowed { permit, outgoing, share } = allowed;
         let begun = self.begin(&maker, vec![mutation]).await?;
         let answer = self.upstream.forward(permit, outgoing).await;
         self.finish(&actor, &maker, begun, answer, share).await
@@ -206,13 +205,8 @@ impl Parts {
     }
 
     /// An MLflow without auth does not know who creates a queue; its next request tells it.
-    pub(super) async fn create_queue(
-        &self,
-        name: &str,
-        permit: Permit,
-        outgoing: Outgoing,
-        share: Share,
-    ) -> Result<Done, EffectError> {
+    pub(super) async fn create_queue(&self, name: &str, allowed: Allowed) -> Result<Done, EffectError> {
+        let Allowed { permit, outgoing, share } = allowed;
         let (mut head, body) = self.upstream.forward(permit, outgoing).await?.into_parts();
         if !head.status.is_success() {
             return Ok(streams(http::Response::from_parts(head, body)));
@@ -237,12 +231,11 @@ impl Parts {
         &self,
         actor: Actor,
         who: &Identity,
-        permit: Permit,
         kind: ResourceKind,
         parents: Vec<String>,
-        outgoing: Outgoing,
-        share: Share,
+        allowed: Allowed,
     ) -> Result<Done, EffectError> {
+        let Allowed { permit, outgoing, share } = allowed;
         let maker = Maker::from(who);
         let makes = self.decide_again(who, kind, &parents).await?;
         let begun = self.begin(&maker, makes).await?;
@@ -256,12 +249,11 @@ impl Parts {
         &self,
         actor: Actor,
         who: &Identity,
-        permit: Permit,
         kind: ResourceKind,
         parents: Vec<String>,
-        mut outgoing: Outgoing,
-        share: Share,
+        allowed: Allowed,
     ) -> Result<Done, EffectError> {
+        let Allowed { permit, mut outgoing, share } = allowed;
         let maker = Maker::from(who);
         let Some(last) = outgoing.body.hold_back_the_last() else { return Err(EffectError::Lost) };
         let mut answer = pin!(self.upstream.forward(permit, outgoing));
@@ -297,8 +289,8 @@ impl Parts {
         Ok(absent.into_iter().map(|name| Mutation::Create { kind, name }).collect())
     }
 
-    pub(super) async fn send_whole(&self, permit: Permit, outgoing: Outgoing) -> Result<Done, EffectError> {
-        Ok(streams(self.upstream.forward(permit, outgoing).await?))
+    pub(super) async fn send_whole(&self, allowed: Allowed) -> Result<Done, EffectError> {
+        Ok(streams(self.upstream.forward(allowed.permit, allowed.outgoing).await?))
     }
 }
 

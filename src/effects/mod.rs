@@ -172,18 +172,19 @@ impl Effects {
             share.reserve(expected_answer(&outgoing.body)).await.map_err(EffectError::NoRoom)?;
         }
         let names = parts.turn(who.user, names).await?;
+        let allowed = Allowed { permit, outgoing, share };
         let task = self.tracker.spawn(async move {
             let _turns = (turn, names);
             match follow_up {
-                None => parts.send_whole(permit, outgoing).await,
-                Some(FollowUp::OwnQueue) => parts.create_queue(&maker.name, permit, outgoing, share).await,
+                None => parts.send_whole(allowed).await,
+                Some(FollowUp::OwnQueue) => parts.create_queue(&maker.name, allowed).await,
                 Some(FollowUp::CreateVersions { kind, parents }) if is_upload => {
-                    parts.upload_versions(actor, &who, permit, kind, parents, outgoing, share).await
+                    parts.upload_versions(actor, &who, kind, parents, allowed).await
                 }
                 Some(FollowUp::CreateVersions { kind, parents }) => {
-                    parts.create_versions(actor, &who, permit, kind, parents, outgoing, share).await
+                    parts.create_versions(actor, &who, kind, parents, allowed).await
                 }
-                Some(FollowUp::Mutation(mutation)) => parts.run(actor, maker, permit, mutation, outgoing, share).await,
+                Some(FollowUp::Mutation(mutation)) => parts.run(actor, maker, mutation, allowed).await,
             }
         });
         task.await.unwrap_or(Err(EffectError::Lost))
@@ -194,7 +195,7 @@ impl Effects {
 fn expected_answer(request: &Body) -> usize {
     let sent = match request {
         Body::Full { bytes } => bytes.as_ref().map_or(0, Bytes::len),
-        Body::Empty | Body::Streamed { .. } => 0,
+        Body::Empty | Body::Streamed { .. } | Body::Lent { .. } => 0,
     };
     sent.saturating_mul(3).saturating_add(16 * 1024)
 }
@@ -203,6 +204,14 @@ impl Parts {
     async fn turn(&self, user: UserId, keys: BTreeSet<Key>) -> Result<Turn, EffectError> {
         self.turns.take(user, keys).await.map_err(|Late| EffectError::Taken)
     }
+}
+
+/// An allowed request, and the memory for its answer.
+#[derive(Debug)]
+struct Allowed {
+    permit: Permit,
+    outgoing: Outgoing,
+    share: Share,
 }
 
 /// Who makes something, as policies know them.

@@ -188,12 +188,14 @@ impl Error {
             | Self::Workspace
             | Self::TraceElsewhere
             | Self::UsersName
+            | Self::Unkept
             | Self::List(
                 ListError::PageToken | ListError::MaxResults | ListError::RowTooLarge(_) | ListError::NoRoom(_),
             )
             | Self::List(ListError::Resolve(resolve::Error::NoSuchName(_)))
             | Self::Effect(
-                EffectError::Unsettled(_)
+                EffectError::NoRoom(_)
+                | EffectError::Unsettled(_)
                 | EffectError::Changed
                 | EffectError::NotFinished(_)
                 | EffectError::Unchecked(_)

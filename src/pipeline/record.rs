@@ -242,7 +242,7 @@ impl Record {
             Body::Streamed { incoming, .. } if !http_body::Body::is_end_stream(&incoming) => {
                 Body::watched(incoming, Box::new(finishing))
             }
-            whole @ (Body::Empty | Body::Full { .. } | Body::Streamed { .. }) => {
+            whole @ (Body::Empty | Body::Full { .. } | Body::Streamed { .. } | Body::Lent { .. }) => {
                 // In memory: as good as sent.
                 finishing.sent = http_body::Body::size_hint(&whole).lower();
                 finishing.outcome = Outcome::Complete;

@@ -78,12 +78,14 @@ impl Demand {
     /// Returns the key of the scorer that this is about, if it is about one by name.
     #[must_use]
     pub fn scorer(&self) -> Option<String> {
-        match self {
-            Self::Located(located) if located.is_scorer() => Some(located.id.clone()),
-            Self::NameIsFree { kind: ResourceKind::Scorer, name } => Some(name.clone()),
-            Self::StoredScorer { experiment, name, .. } => Some(scorer_key(experiment, name)),
-            _ => None,
+        if let Self::Located(located) = self {
+            return located.is_scorer().then(|| located.id.clone());
         }
+        if let Self::StoredScorer { experiment, name, .. } = self {
+            return Some(scorer_key(experiment, name));
+        }
+        let Self::NameIsFree { kind: ResourceKind::Scorer, name } = self else { return None };
+        Some(name.clone())
     }
 }
 
