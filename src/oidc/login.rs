@@ -152,6 +152,20 @@ impl Error {
     }
 }
 
+/// A refusal with the provider's own words for it, which diagnosis may show and nothing is decided by.
+#[derive(Debug)]
+pub struct Failure {
+    pub error: Error,
+    /// Its `error_description` (RFC 6749 §5.2); empty when it sent none.
+    pub words: String,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { error, words: String::new() }
+    }
+}
+
 type Client = CoreClient<EndpointSet, EndpointNotSet, EndpointNotSet, EndpointNotSet, EndpointSet>;
 type Answer = Result<CoreTokenResponse, RequestTokenError<client::Error, StandardErrorResponse<CoreErrorResponseType>>>;
 
@@ -236,6 +250,14 @@ impl Provider {
     /// # Errors
     /// See [`Error`].
     pub async fn redeem(&self, code: &str, attempt: &Attempt) -> Result<Granted, Error> {
+        self.try_code(code, attempt).await.map_err(|failure| failure.error)
+    }
+
+    /// Redeems a code as [`Self::redeem`] does, and returns a refusal in the provider's words.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn try_code(&self, code: &str, attempt: &Attempt) -> Result<Granted, Failure> {
         let _turn = self.redeeming.try_acquire().map_err(|_| Error::NotReady)?;
         let client = self.client().await?;
         let request = client
@@ -251,7 +273,8 @@ impl Provider {
     pub async fn refresh(&self, refresh_token: &SecretString) -> Result<Granted, Error> {
         let client = self.client().await?;
         let token = RefreshToken::new(refresh_token.expose_secret().to_owned());
-        granted(client.exchange_refresh_token(&token).request_async(&Sure(self.remote.client())).await)
+        let answer = client.exchange_refresh_token(&token).request_async(&Sure(self.remote.client())).await;
+        granted(answer).map_err(|failure| failure.error)
     }
 
     /// An access token of the client's own (RFC 6749 §4.4), and how long it is good for.
@@ -259,6 +282,14 @@ impl Provider {
     /// # Errors
     /// See [`Error`].
     pub async fn own_token(&self) -> Result<(SecretString, Option<Duration>), Error> {
+        self.try_own_token().await.map_err(|failure| failure.error)
+    }
+
+    /// Returns what [`Self::own_token`] does, or a refusal in the provider's words.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn try_own_token(&self) -> Result<(SecretString, Option<Duration>), Failure> {
         let client = self.client().await?;
         let granted = granted(client.exchange_client_credentials().request_async(&Sure(self.remote.client())).await)?;
         Ok((granted.access_token, granted.expires_in))
@@ -430,21 +461,28 @@ fn is_person_gone(description: Option<&String>) -> bool {
     description.is_some_and(|text| PERSON_GONE.iter().any(|known| known.eq_ignore_ascii_case(text.trim())))
 }
 
-fn granted(answer: Answer) -> Result<Granted, Error> {
+fn refused(response: &StandardErrorResponse<CoreErrorResponseType>) -> Refused {
+    match response.error() {
+        CoreErrorResponseType::InvalidGrant if is_person_gone(response.error_description()) => Refused::Person,
+        CoreErrorResponseType::InvalidGrant => Refused::Grant,
+        CoreErrorResponseType::InvalidClient | CoreErrorResponseType::UnauthorizedClient => Refused::Client,
+        CoreErrorResponseType::Extension(word) if SIGN_IN_AGAIN.contains(&word.as_str()) => Refused::Grant,
+        CoreErrorResponseType::InvalidRequest
+        | CoreErrorResponseType::InvalidScope
+        | CoreErrorResponseType::UnsupportedGrantType
+        | CoreErrorResponseType::Extension(_) => Refused::Request,
+    }
+}
+
+fn granted(answer: Answer) -> Result<Granted, Failure> {
     let answer = answer.map_err(|error| match error {
-        RequestTokenError::Request(error) => Error::Unreachable(error),
-        RequestTokenError::ServerResponse(response) => Error::Refused(match response.error() {
-            CoreErrorResponseType::InvalidGrant if is_person_gone(response.error_description()) => Refused::Person,
-            CoreErrorResponseType::InvalidGrant => Refused::Grant,
-            CoreErrorResponseType::InvalidClient | CoreErrorResponseType::UnauthorizedClient => Refused::Client,
-            CoreErrorResponseType::Extension(word) if SIGN_IN_AGAIN.contains(&word.as_str()) => Refused::Grant,
-            CoreErrorResponseType::InvalidRequest
-            | CoreErrorResponseType::InvalidScope
-            | CoreErrorResponseType::UnsupportedGrantType
-            | CoreErrorResponseType::Extension(_) => Refused::Request,
-        }),
+        RequestTokenError::Request(error) => Error::Unreachable(error).into(),
+        RequestTokenError::ServerResponse(response) => {
+            let words = response.error_description().cloned().unwrap_or_default();
+            Failure { error: Error::Refused(refused(&response)), words }
+        }
         // Its text may hold tokens.
-        RequestTokenError::Parse(..) | RequestTokenError::Other(_) => Error::NotUnderstood,
+        RequestTokenError::Parse(..) | RequestTokenError::Other(_) => Error::NotUnderstood.into(),
     })?;
     Ok(Granted {
         id_token: answer.id_token().map(|token| token.to_string().into()),

@@ -25,7 +25,7 @@ pub use directory::{Directory, Error as DirectoryError, Found};
 pub use discovery::{Metadata, MetadataError};
 pub use health::{Health, Room};
 pub use keys::{Key, Keys, KeysError};
-pub use login::{Error as LoginError, Granted, Provider, Providers, Refused, Stayed, Tokens};
+pub use login::{Error as LoginError, Failure, Granted, Provider, Providers, Refused, Stayed, Tokens};
 pub use remote::{Error, Remote, Timing, What};
 pub use token::Logout;
 

@@ -12,7 +12,8 @@ use crate::config::{self, ClientAuth};
 use crate::http::ReturnPath;
 use crate::oidc::client::{self, PATIENCE};
 use crate::oidc::{
-    Attempts, Directory, DirectoryError, Error, LoginError, Metadata, MetadataError, Provider, Refused, Remote, Tokens,
+    Attempts, Directory, DirectoryError, Error, Failure, LoginError, Metadata, MetadataError, Provider, Refused,
+    Remote, Tokens,
 };
 
 /// Seconds by which clocks may differ before it is mentioned; tokens are refused from about thirty on.
@@ -31,13 +32,16 @@ pub(super) async fn check(
     let key = format!("oidc.providers.{}", provider.config.name);
     let Some(metadata) = described(&provider.remote, &one.about, &key, report).await else { return };
     one.endpoints(&metadata, report);
-    one.scopes(&metadata, report);
-    one.redirect(attempts, report).await;
-    let is_recognised = one.client(attempts, report).await;
-    one.logout(&metadata, report).await;
-    // A client that is not recognised has no service account either: one cause, one failure.
-    if is_recognised {
-        one.directory(report).await;
+    let shown = one.redirect(attempts, report).await;
+    one.scopes(&metadata, shown.as_ref(), attempts, report).await;
+    // One cause, one failure: where there is no client, nothing of it is right.
+    if !shown.is_some_and(|shown| shown.is_without_client()) {
+        let is_recognised = one.client(attempts, report).await;
+        one.logout(&metadata, report).await;
+        // A client that is not recognised has no service account either.
+        if is_recognised {
+            one.directory(report).await;
+        }
     }
     one.clock(clock, report).await;
 }
@@ -94,6 +98,10 @@ fn how_to_reach(error: &Error, key: &str) -> String {
             "{key}.issuer: Keycloak's is https://HOST/realms/REALM, in Realm settings > General > Endpoints > OpenID Endpoint \
              Configuration"
         ),
+        Error::Client(client::Error::Status(StatusCode::FORBIDDEN)) => format!(
+            "an https address in {key}.issuer or {key}.internal_url; Keycloak refuses plain HTTP as Realm settings > General > \
+             Require SSL says"
+        ),
         Error::Client(client::Error::Connect(unreached)) => match &unreached.proxy {
             Some(proxy) => format!(
                 "{}: does the proxy lead to {}, without looking inside? Or NO_PROXY, to reach it straight. {key}.ca_file when the \
@@ -120,15 +128,21 @@ fn how_to_reach(error: &Error, key: &str) -> String {
     }
 }
 
-/// What a browser is told at the first step.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+/// The first page that a browser gets.
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Shown {
     /// A page to sign in on, or the way to one.
     SignIn,
-    /// Sent back to us, with this error.
+    /// Back to the proxy: a scope is unknown or not the client's.
     Scope,
-    SentBack,
+    /// Back to the proxy, with `error` and `error_description`.
+    SentBack {
+        error: String,
+        words: String,
+    },
     NoClient,
+    Disabled,
+    RealmDisabled,
     NoRedirect,
     Refused(StatusCode),
 }
@@ -141,21 +155,47 @@ impl Shown {
         }
         if answer.status().is_redirection() {
             let to = answer.headers().get(header::LOCATION).and_then(|to| to.to_str().ok()).unwrap_or_default();
-            return match to.strip_prefix(redirect) {
-                Some(back) if back.contains("error=invalid_scope") => Self::Scope,
-                Some(back) if back.contains("error=") => Self::SentBack,
-                Some(_) | None => Self::SignIn,
-            };
+            return if to.starts_with(redirect) { Self::sent_back(to) } else { Self::SignIn };
         }
         let page = String::from_utf8_lossy(answer.body()).to_lowercase();
         if page.contains("client not found") || page.contains("invalid_client") {
             Self::NoClient
+        } else if page.contains("client disabled") {
+            Self::Disabled
+        } else if page.contains("realm not enabled") {
+            Self::RealmDisabled
         } else if page.contains("redirect_uri") || page.contains("redirect uri") {
             Self::NoRedirect
         } else {
             Self::Refused(answer.status())
         }
     }
+
+    fn sent_back(to: &str) -> Self {
+        let Ok(to) = Url::parse(to) else { return Self::SignIn };
+        let value = |name: &str| to.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned());
+        match value("error") {
+            Some(error) if error == "invalid_scope" => Self::Scope,
+            Some(error) => {
+                let words = value("error_description").unwrap_or_default();
+                Self::SentBack { error: short(&error), words: short(&words) }
+            }
+            None => Self::SignIn,
+        }
+    }
+
+    /// Whether the client, or all of its realm, is as good as not there.
+    const fn is_without_client(&self) -> bool {
+        match self {
+            Self::NoClient | Self::Disabled | Self::RealmDisabled => true,
+            Self::SignIn | Self::Scope | Self::SentBack { .. } | Self::NoRedirect | Self::Refused(_) => false,
+        }
+    }
+}
+
+/// What a provider said, as far as a line has room.
+fn short(words: &str) -> String {
+    words.chars().take(200).collect()
 }
 
 struct One<'p> {
@@ -184,7 +224,7 @@ impl One<'_> {
             report.fail(self.check("endpoints"), found, self.key("issuer"));
         }
         if !metadata.code_challenge_methods.iter().any(|method| method == "S256") {
-            let change = self.console("Advanced > Proof Key for Code Exchange Code Challenge Method: S256");
+            let change = self.console("Settings > Capability config > PKCE Method: S256");
             report.warn(self.check("PKCE"), "its description does not say that it knows S256", change);
         }
         let config = &self.provider.config;
@@ -199,104 +239,181 @@ impl One<'_> {
         }
     }
 
-    fn scopes(&self, metadata: &Metadata, report: &mut Report) {
+    /// The provider knows the configured scopes, and the client is allowed to ask for them.
+    async fn scopes(&self, metadata: &Metadata, shown: Option<&Shown>, attempts: &Attempts, report: &mut Report) {
+        let check = self.check("scopes");
+        let configured = &self.provider.config.scopes;
         let unknown = |scope: &&String| !metadata.scopes.is_empty() && !metadata.scopes.contains(scope);
-        let unknown: Vec<&str> = self.provider.config.scopes.iter().filter(unknown).map(String::as_str).collect();
-        if unknown.is_empty() {
-            let found = format!("it knows {}", self.provider.config.scopes.join(", "));
-            return report.ok(self.check("scopes"), found);
+        let unknown: Vec<&str> = configured.iter().filter(unknown).map(String::as_str).collect();
+        let add = self.console("Client scopes > Add client scope");
+        let or = format!("or leave it out of {}", self.key("scopes"));
+        if !unknown.is_empty() {
+            let change = format!("Client scopes > Create client scope `{}`, then {add}; {or}", unknown.join("`, `"));
+            return report.fail(check, format!("it does not know {}", unknown.join(", ")), change);
         }
-        let change = format!(
-            "Client scopes > Create client scope `{}`, then {}; or leave it out of {}",
-            unknown.join("`, `"),
-            self.console("Client scopes > Add client scope"),
-            self.key("scopes"),
-        );
-        report.fail(self.check("scopes"), format!("it does not know {}", unknown.join(", ")), change);
+        if shown != Some(&Shown::Scope) {
+            return report.ok(check, format!("it knows {}", configured.join(", ")));
+        }
+        // Keycloak's answer repeats all of them.
+        let mut refused = Vec::new();
+        for scope in configured.iter().filter(|scope| *scope != "openid") {
+            if matches!(self.first_page(attempts, Some(scope)).await, Ok(Ok(Shown::Scope))) {
+                refused.push(scope.as_str());
+            }
+        }
+        let which = if refused.is_empty() { configured.join(", ") } else { refused.join(", ") };
+        report.fail(check, format!("the client is not allowed to ask for {which}"), format!("{add} > {which}; {or}"));
     }
 
-    /// Goes as far as a browser does before anybody types a password.
-    async fn redirect(&self, attempts: &Attempts, report: &mut Report) {
-        let check = self.check("redirect URI");
-        let redirect = format!("{}/auth/callback/{}", self.public_url, self.provider.config.name);
+    /// Goes as far as a browser does before anybody types a password, with one scope beside `openid`, or with all.
+    async fn first_page(
+        &self,
+        attempts: &Attempts,
+        scope: Option<&str>,
+    ) -> Result<Result<Shown, client::Error>, LoginError> {
         let begun = attempts.begin(&self.provider.config.name, &ReturnPath::parse_or("/", "/"), 0, &HeaderMap::new());
-        let answer = match self.provider.sign_in_at(&begun).await {
-            Ok(url) => self.get(&url).await,
-            Err(error) => return report.fail(check, error.to_string(), self.key("issuer")),
-        };
-        let answer = match answer {
-            Ok(answer) => answer,
+        let mut url = self.provider.sign_in_at(&begun).await?;
+        if let Some(scope) = scope {
+            let pairs: Vec<_> = url.query_pairs().into_owned().filter(|(name, _)| name != "scope").collect();
+            url.query_pairs_mut().clear().extend_pairs(pairs).append_pair("scope", &format!("openid {scope}"));
+        }
+        Ok(self.get(&url).await.map(|answer| Shown::of(&answer, &self.callback())))
+    }
+
+    fn callback(&self) -> String {
+        format!("{}/auth/callback/{}", self.public_url, self.provider.config.name)
+    }
+
+    async fn redirect(&self, attempts: &Attempts, report: &mut Report) -> Option<Shown> {
+        let check = self.check("redirect URI");
+        let redirect = self.callback();
+        let shown = match self.first_page(attempts, None).await {
+            Ok(Ok(shown)) => shown,
             // Browsers may reach what this machine does not.
+            Ok(Err(error)) => {
+                report.warn(check, format!("not known: the sign-in page {error}"), "try it in a browser");
+                return None;
+            }
             Err(error) => {
-                return report.warn(check, format!("not known: the sign-in page {error}"), "try it in a browser");
+                report.fail(check, error.to_string(), self.key("issuer"));
+                return None;
             }
         };
         let client = &self.provider.config.client_id;
-        match Shown::of(&answer, &redirect) {
+        match &shown {
             Shown::SignIn => report.ok(check, format!("{redirect} is accepted")),
+            // The check of the scopes names it.
+            Shown::Scope => {}
             Shown::NoRedirect => report.fail(
                 check,
                 format!("{redirect} is refused"),
                 self.console(&format!("Settings > Valid redirect URIs: {redirect}")),
             ),
             Shown::NoClient => report.fail(
-                check,
+                self.check("client"),
                 format!("it has no client `{client}`"),
                 format!("{}: it is the Client ID in Clients, in this very realm", self.key("client_id")),
             ),
-            Shown::Scope => report.fail(
-                check,
-                "the client may not ask for the configured scopes",
-                format!("{}, or {}", self.console("Client scopes > Add client scope"), self.key("scopes")),
+            Shown::Disabled => report.fail(
+                self.check("client"),
+                format!("the client `{client}` is disabled"),
+                self.console("Settings > Enabled: On"),
             ),
-            Shown::SentBack => report.fail(
-                check,
-                "it sends browsers back with an error at once",
-                self.console("Settings > Capability config > Standard flow: On; the provider's log has the reason"),
+            Shown::RealmDisabled => {
+                report.fail(self.check("realm"), "the realm is disabled", "Realm settings > Enabled: On");
+            }
+            Shown::SentBack { error, words } => report.fail(
+                self.check("sign-in"),
+                format!("it sends browsers back at once: {error} {words}"),
+                self.sent_back(error, words),
             ),
             Shown::Refused(status) => report.fail(
                 check,
                 format!("its sign-in page answers {status}"),
-                self.console(&format!(
-                    "Settings > Enabled: On; Capability config > Standard flow: On; Valid redirect URIs: {redirect}"
-                )),
+                format!("{}, or the reason on that page, in a browser", self.console("Settings > Capability config")),
             ),
+        }
+        Some(shown)
+    }
+
+    /// The setting of the client by which Keycloak sends browsers back before anybody signs in.
+    fn sent_back(&self, error: &str, words: &str) -> String {
+        let words = words.to_lowercase();
+        if error == "unauthorized_client" || words.contains("standard flow") {
+            self.console("Settings > Capability config > Standard flow: On")
+        } else if words.contains("code challenge") || words.contains("code_challenge") {
+            self.console("Settings > Capability config > PKCE Method: S256")
+        } else if words.contains("pushed authorization request") {
+            self.console("Advanced > Pushed authorization request required: Off")
+        } else {
+            format!("{}, by what it says; its log has the reason, too", self.console("Settings > Capability config"))
         }
     }
 
-    /// A code that was never issued: only a client that is recognised learns that it is wrong. Returns whether it was.
+    /// A code that was never issued: only a client that is recognised learns that it is wrong. Returns whether it was, by its
+    /// secret if there is one.
     async fn client(&self, attempts: &Attempts, report: &mut Report) -> bool {
         let check = self.check("client credentials");
         let begun = attempts.begin(&self.provider.config.name, &ReturnPath::parse_or("/", "/"), 0, &HeaderMap::new());
-        let Err(error) = self.provider.redeem("mlflow-auth-proxy-doctor", &begun.attempt).await else {
+        let Err(failure) = self.provider.try_code("mlflow-auth-proxy-doctor", &begun.attempt).await else {
             report.warn(check, "it took a code that it did not give out", "another identity provider");
             return false;
         };
-        let is_recognised = matches!(error, LoginError::Refused(Refused::Grant));
-        match error {
-            LoginError::Refused(Refused::Grant) => report.ok(check, "the client is recognised"),
-            LoginError::Refused(Refused::Client) => report.fail(
-                check,
-                "the client is not recognised",
-                format!(
-                    "{} must be what stands in {}; without one, {}",
-                    self.key("client_secret"),
-                    self.console("Credentials > Client Secret"),
-                    self.console("Settings > Capability config > Client authentication: Off"),
-                ),
-            ),
+        match failure.error {
+            LoginError::Refused(Refused::Grant) if self.is_public().await => {
+                let found =
+                    "the client is public: Keycloak does not ask for its secret, so anybody can redeem its codes";
+                report.warn(check, found, self.console("Settings > Capability config > Client authentication: On"));
+                return false;
+            }
+            LoginError::Refused(Refused::Grant) => {
+                report.ok(check, "the client is recognised");
+                return true;
+            }
+            LoginError::Refused(_) => {
+                let (found, change) = self.unrecognised(&failure);
+                report.fail(check, found, change);
+            }
             LoginError::Unreachable(_)
             | LoginError::NotReady
-            | LoginError::Refused(Refused::Request | Refused::Person)
             | LoginError::NotUnderstood
             | LoginError::NoIdToken
             | LoginError::Token(_)
             | LoginError::Claims(_)
             | LoginError::SomebodyElse => {
-                report.fail(check, format!("the token endpoint: {error}"), self.key("internal_url"));
+                report.fail(check, format!("the token endpoint: {}", failure.error), self.key("internal_url"));
             }
         }
-        is_recognised
+        false
+    }
+
+    /// Whether Keycloak takes any secret, because the client has none.
+    async fn is_public(&self) -> bool {
+        let has_secret = self.provider.config.client_secret.is_some();
+        has_secret
+            && self.provider.try_own_token().await.is_err_and(|it| it.words.to_lowercase().contains("public client"))
+    }
+
+    /// What the token endpoint found wrong, and the setting to change.
+    fn unrecognised(&self, failure: &Failure) -> (String, String) {
+        let words = failure.words.to_lowercase();
+        let secret = (self.key("client_secret"), self.console("Credentials > Client Secret"));
+        if words.contains("client_assertion") {
+            let found = "the client has another way to prove itself than a secret".to_owned();
+            (found, self.console("Credentials > Client Authenticator: Client Id and Secret"))
+        } else if words.contains("dpop") {
+            let found = "the client's tokens must be bound to a key".to_owned();
+            (found, self.console("Settings > Capability config > Require DPoP bound tokens: Off"))
+        } else if !matches!(failure.error, LoginError::Refused(Refused::Client)) {
+            let change = format!("{}, by what it says; its log has the reason, too", self.console("Settings"));
+            (format!("the token endpoint: {}: {}", failure.error, short(&failure.words)), change)
+        } else if self.provider.config.client_secret.is_some() {
+            ("the client is not recognised".to_owned(), format!("{} must be what stands in {}", secret.0, secret.1))
+        } else {
+            let public = self.console("Settings > Capability config > Client authentication: Off");
+            let change = format!("{}, from {}; or, for a public client, {public}", secret.0, secret.1);
+            ("the client is not recognised without a secret".to_owned(), change)
+        }
     }
 
     async fn logout(&self, metadata: &Metadata, report: &mut Report) {
@@ -367,7 +484,7 @@ impl One<'_> {
         let change = match &error {
             DirectoryError::Forbidden => roles("`view-users`"),
             DirectoryError::Login(_) => {
-                let on = self.console("Settings > Capability config > Service accounts roles: On");
+                let on = self.console("Settings > Capability config > Service account roles: On");
                 format!("{on}, then {}", roles("`view-users`"))
             }
             DirectoryError::NoClient(_) => self.key("client_id"),

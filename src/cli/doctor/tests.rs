@@ -115,7 +115,11 @@ fn what_a_browser_is_shown_is_told_apart() {
     assert_eq!(shown(400, "", "<p>Invalid parameter: redirect_uri</p>"), Shown::NoRedirect);
     assert_eq!(shown(400, "", "<p>Client not found.</p>"), Shown::NoClient);
     assert_eq!(shown(302, &format!("{REDIRECT}?error=invalid_scope&iss=x"), ""), Shown::Scope);
-    assert_eq!(shown(302, &format!("{REDIRECT}?error=unauthorized_client"), ""), Shown::SentBack);
+    let error = format!("{REDIRECT}?error=unauthorized_client&error_description=Standard+flow+is+disabled");
+    let words = "Standard flow is disabled".to_owned();
+    assert_eq!(shown(302, &error, ""), Shown::SentBack { error: "unauthorized_client".to_owned(), words });
+    assert_eq!(shown(400, "", "<p>Client disabled.</p>"), Shown::Disabled);
+    assert_eq!(shown(400, "", "<p>Realm not enabled</p>"), Shown::RealmDisabled);
     assert_eq!(shown(403, "", "no"), Shown::Refused(http::StatusCode::FORBIDDEN));
 }
 
@@ -244,8 +248,29 @@ async fn lists_elsewhere_in_a_token_are_pointed_out() {
     let mut claims = claims(&provider, &json!({ "realm_access": { "roles": ["a"] } }));
     claims.as_object_mut().unwrap().remove("groups");
     let report = report(&provider, &[], Some(&RSA.token("RS256", &claims))).await;
-    check(&report, "token: groups for issuer keycloak", Outcome::Warning, "Group Membership");
-    assert!(find(&report, "token: groups for issuer keycloak").found.contains("`realm_access.roles`"));
+    const BEARER: &str = "token: as a bearer of issuer keycloak";
+    // Roles come from other mappers than groups.
+    check(&report, BEARER, Outcome::Failed, "Group Membership");
+    assert!(find(&report, BEARER).found.contains("`realm_access.roles`"));
+    assert!(!report.findings.iter().any(|finding| finding.check == "token: groups for issuer keycloak"));
+}
+
+#[tokio::test]
+async fn a_client_that_keycloak_asks_for_no_secret_is_reported() {
+    let provider = provider();
+    let answer = |request: &crate::oidc::fake::Request| {
+        let error = if request.body.contains("grant_type=client_credentials") {
+            json!({ "error": "unauthorized_client", "error_description": "Public client not allowed to retrieve service account" })
+        } else {
+            json!({ "error": "invalid_grant" })
+        };
+        (400, error)
+    };
+    provider.answer("/realms/test/token", Answer::With(Arc::new(answer)));
+    let report = report(&provider, &[], None).await;
+    check(&report, "provider keycloak: client credentials", Outcome::Warning, "Client authentication: On");
+    // Its lack of a service account has the same cause.
+    assert!(!report.findings.iter().any(|finding| finding.check == "provider keycloak: list of people"));
 }
 
 #[tokio::test]

@@ -19,6 +19,9 @@ use crate::oidc::token::{self, Refusal, Unverified};
 /// How deep claims that look like groups are looked for.
 const MAX_DEPTH: usize = 4;
 
+/// What to give instead of a token of another kind.
+const OTHER_KIND: &str = "the access token: ID, refresh and logout tokens are never taken";
+
 /// Says what each rule makes of it.
 pub(super) fn check(
     text: &str,
@@ -33,18 +36,25 @@ pub(super) fn check(
         return report.fail("token", "the file holds no JSON Web Token", change);
     };
     let issuer = given.claims.get("iss").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let mut known = false;
-    for provider in config.providers.iter().filter(|provider| provider.endpoint.issuer == issuer) {
-        known = true;
-        signing_in(&given, provider, report);
-    }
-    if let Some((issuer, remote)) = trusted.iter().find(|(trusted, _)| trusted.endpoint.issuer == issuer) {
-        known = true;
-        bearer(given, issuer, remote, clock, report);
-    }
-    if !known {
+    let bearer_of = trusted.iter().find(|(trusted, _)| trusted.endpoint.issuer == issuer);
+    let providers: Vec<_> = config.providers.iter().filter(|provider| provider.endpoint.issuer == issuer).collect();
+    if bearer_of.is_none() && providers.is_empty() {
         let change = format!("a section [jwt.issuers.NAME] with issuer = \"{issuer}\" and audiences, if it should be");
-        report.fail("token: issuer", format!("`{issuer}` is not configured"), change);
+        return report.fail("token: issuer", format!("`{issuer}` is not configured"), change);
+    }
+    if given.is_lightweight() {
+        let change = format!("Clients > {} > Advanced > Always use lightweight access token: Off", given.client());
+        let found = "it is a lightweight access token, which has neither a user nor an audience nor groups";
+        return report.fail("token: claims", found, change);
+    }
+    if !given.is_for_clients() {
+        return report.fail("token: kind", Refusal::Kind.to_string(), OTHER_KIND);
+    }
+    for provider in providers {
+        signing_in(&given, provider, bearer_of.is_some(), report);
+    }
+    if let Some((issuer, remote)) = bearer_of {
+        bearer(given, issuer, remote, clock, report);
     }
 }
 
@@ -66,25 +76,42 @@ impl<'t> Given<'t> {
     fn client(&self) -> &str {
         self.claims.get("azp").and_then(Value::as_str).unwrap_or("CLIENT")
     }
+
+    /// Whether Keycloak left out of an access token all that it can: not even the claims of its stock scopes are there.
+    fn is_lightweight(&self) -> bool {
+        let has = |claim: &str| self.claims.get(claim).is_some();
+        has("azp") && !["sub", "aud", "acr", "email", "preferred_username"].into_iter().any(has)
+    }
+
+    /// Whether it is an access token or an ID token: others are for Keycloak itself, or end sessions.
+    fn is_for_clients(&self) -> bool {
+        let kind = self.claims.get("typ").and_then(Value::as_str).unwrap_or_default();
+        !["Refresh", "Offline", "Logout"].contains(&kind)
+    }
 }
 
 /// Only what was made for the client that people sign in at tells which groups they would have.
-fn signing_in(given: &Given<'_>, provider: &Provider, report: &mut Report) {
+fn signing_in(given: &Given<'_>, provider: &Provider, is_bearer: bool, report: &mut Report) {
     let check = format!("token: groups for provider {}", provider.name);
     let ours = &provider.client_id;
     if given.claims.get("azp").and_then(Value::as_str).is_some_and(|client| client != ours) {
         return report.ok(check, format!("made for `{}`, while people sign in at `{ours}`", given.client()));
     }
     let key = format!("oidc.providers.{}", provider.name);
-    groups(&given.claims, &provider.claims, &check, &key, given.client(), report);
+    let rules = Rules { claims: &provider.claims, key: &key, client: given.client() };
+    let found = rules.groups(&given.claims);
+    if found.are_there {
+        report.ok(check, found.text);
+    } else if !is_bearer {
+        // The other token may have them. As a bearer this one must, and is reported there.
+        report.warn(check, found.text, found.change);
+    }
     let check = format!("token: signing in at provider {}", provider.name);
     // An access token may lack what the ID token has, so only what is in it counts.
     match claims::read(&provider.claims, &given.claims) {
-        Ok(person) if person.says_groups || person.allowed => {
-            standing(&person, "", &check, &key, (&provider.claims, given.client()), report);
-        }
+        Ok(person) if person.says_groups || person.allowed => rules.standing(&person, "", &check, report),
         Err(error @ (ClaimError::Unverified | ClaimError::BadName { .. })) => {
-            report.fail(&check, error.to_string(), unnamed(&error, &key));
+            report.fail(&check, error.to_string(), unnamed(&error, &key, given.client()));
         }
         Ok(_) | Err(_) => {}
     }
@@ -101,25 +128,41 @@ fn bearer(given: Given<'_>, issuer: &Issuer, remote: &Remote, clock: &Clock, rep
         }
     }
     let client = given.client().to_owned();
+    let rules = Rules { claims: &issuer.claims, key: &key, client: &client };
     let (believed, unsigned) = match given.token {
         Some(token) => (genuine(token, issuer, remote, now), ""),
         None => (meant_for(&given.claims, issuer), "; nothing but its claims was looked at"),
     };
-    match believed {
-        Ok(()) => match claims::read_bearer(issuer, &given.claims) {
-            Ok(person) => {
-                standing(&person, unsigned, &check, &key, (&issuer.claims, &client), report);
-                // A rule has named it, and says its groups.
-                if person.machine {
-                    return;
-                }
+    let found = rules.groups(&given.claims);
+    match believed.map(|()| claims::read_bearer(issuer, &given.claims)) {
+        // One cause, one failure.
+        Ok(Ok(person)) if !person.says_groups && !person.allowed => {
+            let name = &person.name;
+            return report.fail(&check, format!("{name} would be refused: {}", found.text), found.change);
+        }
+        Ok(Ok(person)) => {
+            rules.standing(&person, unsigned, &check, report);
+            // A rule has named it, and says its groups.
+            if person.machine {
+                return;
             }
-            Err(error) => report.fail(&check, error.to_string(), unnamed(&error, &key)),
-        },
-        Err(refusal) => report.fail(&check, refusal.to_string(), refused(refusal, issuer, &key, &client)),
+        }
+        // Other kinds have other claims, and programs no groups.
+        Ok(Err(error @ ClaimError::ServiceAccount(_))) => {
+            return report.fail(&check, error.to_string(), unnamed(&error, &key, &client));
+        }
+        Err(refusal @ Refusal::Kind) => {
+            return report.fail(&check, refusal.to_string(), refused(refusal, &rules, issuer));
+        }
+        Ok(Err(error)) => report.fail(&check, error.to_string(), unnamed(&error, &key, &client)),
+        Err(refusal) => report.fail(&check, refusal.to_string(), refused(refusal, &rules, issuer)),
     }
     let check = format!("token: groups for issuer {}", issuer.name);
-    groups(&given.claims, &issuer.claims, &check, &key, &client, report);
+    if found.are_there {
+        report.ok(check, found.text);
+    } else {
+        report.warn(check, found.text, found.change);
+    }
 }
 
 fn genuine(token: Unverified<'_>, issuer: &Issuer, remote: &Remote, now: Timestamp) -> Result<(), Refusal> {
@@ -144,42 +187,113 @@ fn meant_for(claims: &Value, issuer: &Issuer) -> Result<(), Refusal> {
     }
 }
 
-fn standing(
-    person: &Person,
-    unsigned: &str,
-    check: &str,
-    key: &str,
-    (rules, client): (&Claims, &str),
-    report: &mut Report,
-) {
-    let groups = listed(&person.groups);
-    if person.allowed {
-        let what = if person.admin { ", an administrator" } else { "" };
-        report.ok(check, format!("it would be {}{what}, in {groups}{unsigned}", person.name));
-    } else {
-        let change = not_allowed(&person.groups, rules, key, client);
-        report.fail(check, format!("{} is in none of the allowed groups, but in {groups}", person.name), change);
-    }
+/// What a provider or an issuer is configured to read, and where its settings are.
+struct Rules<'r> {
+    claims: &'r Claims,
+    /// Section of the configuration.
+    key: &'r str,
+    /// The client in Keycloak.
+    client: &'r str,
 }
 
-/// The setting that keeps a user out: the form of the groups, when that alone is why none of them is allowed.
-fn not_allowed(groups: &[String], rules: &Claims, key: &str, client: &str) -> String {
-    let full_paths = rules.allowed.iter().any(|allowed| allowed.starts_with('/'));
-    let leaves = !groups.is_empty() && groups.iter().all(|group| !group.starts_with('/'));
-    if full_paths && leaves && rules.form == GroupForm::Leaf {
-        return format!("{key}.groups_form = \"full\", because {key}.allowed_groups names full paths");
+/// Where the configured groups claims stand in a token, and what to change when none does.
+struct Groups {
+    are_there: bool,
+    text: String,
+    change: String,
+}
+
+impl Rules<'_> {
+    fn standing(&self, person: &Person, unsigned: &str, check: &str, report: &mut Report) {
+        let groups = listed(&person.groups);
+        if person.allowed {
+            let what = if person.admin { ", an administrator" } else { "" };
+            report.ok(check, format!("it would be {}{what}, in {groups}{unsigned}", person.name));
+        } else {
+            let found = format!("{} is in none of the allowed groups, but in {groups}", person.name);
+            report.fail(check, found, self.not_allowed(&person.groups));
+        }
     }
-    if full_paths && leaves {
-        return format!(
-            "Clients > {client} > Client scopes > {client}-dedicated > the mapper of type Group Membership > Full group path: On, \
-             because {key}.allowed_groups names full paths"
-        );
+
+    /// The setting that keeps a user out: the form of the groups, when that alone is why none of them is allowed.
+    fn not_allowed(&self, groups: &[String]) -> String {
+        let Self { claims, key, .. } = self;
+        let full_paths = claims.allowed.iter().any(|allowed| allowed.starts_with('/'));
+        let leaves = !groups.is_empty() && groups.iter().all(|group| !group.starts_with('/'));
+        if full_paths && leaves && claims.form == GroupForm::Leaf {
+            return format!("{key}.groups_form = \"full\", because {key}.allowed_groups names full paths");
+        }
+        if full_paths && leaves {
+            return format!(
+                "{} > the mapper of type Group Membership > Full group path: On, because {key}.allowed_groups names full paths",
+                self.dedicated()
+            );
+        }
+        // Only where the names would be allowed without their paths.
+        let mut paths = groups.iter().filter(|group| group.starts_with('/'));
+        let is_leaf_allowed = |group: &&String| {
+            group.rsplit('/').next().is_some_and(|leaf| claims::is_allowed(claims, &[leaf.to_owned()]))
+        };
+        let like = |group: &&String| claims::is_allowed(claims, &[group.trim_start_matches('/').to_owned()]);
+        match paths.find(|group| is_leaf_allowed(group) || like(group)) {
+            Some(group) if claims.form == GroupForm::Full => {
+                format!("{key}.allowed_groups with full paths, such as `{group}`; or {key}.groups_form = \"both\"")
+            }
+            Some(_) | None => format!("{key}.allowed_groups, or Users > USER > Groups > Join Group"),
+        }
     }
-    format!("{key}.allowed_groups, or Users > USER > Groups > Join Group")
+
+    /// Where the groups stand. Keycloak leaves the claim out for users who are in no group.
+    fn groups(&self, claims: &Value) -> Groups {
+        let mut found = Vec::new();
+        let mut absent = Vec::new();
+        for source in &self.claims.groups {
+            match claims::at(claims, &source.claim) {
+                Some(value) => {
+                    found.push(format!("{} in `{}`", value.as_array().map_or(1, Vec::len), source.claim));
+                }
+                None => absent.push(format!("`{}`", source.claim)),
+            }
+        }
+        let not_there = if absent.is_empty() { String::new() } else { format!("; not there: {}", absent.join(", ")) };
+        if !found.is_empty() {
+            return Groups { are_there: true, text: format!("{}{not_there}", found.join(", ")), change: String::new() };
+        }
+        let mut others = Vec::new();
+        lists(claims, "", 0, &mut others);
+        let hint = if others.is_empty() { String::new() } else { format!("; lists stand in {}", others.join(", ")) };
+        Groups {
+            are_there: false,
+            text: format!("none of the configured groups claims is there{not_there}{hint}"),
+            change: self.no_groups(&others),
+        }
+    }
+
+    fn no_groups(&self, others: &[String]) -> String {
+        let claim = self.claims.groups.first().map_or("groups", |source| source.claim.as_str());
+        // Keycloak's own lists of roles come from other mappers.
+        let is_roles = |path: &&String| path.starts_with("`realm_access.") || path.starts_with("`resource_access.");
+        if let Some(other) = others.iter().find(|path| !is_roles(path)) {
+            let (dedicated, key) = (self.dedicated(), self.key);
+            return format!(
+                "{dedicated} > the mapper that writes {other} > Token Claim Name: {claim}; or {key}.groups_claims"
+            );
+        }
+        format!(
+            "Users > USER > Groups > Join Group; if the user is in a group, {} > Add mapper > By configuration > Group Membership, \
+             with Token Claim Name `{claim}`, Full group path On, Add to access token On",
+            self.dedicated()
+        )
+    }
+
+    fn dedicated(&self) -> String {
+        format!("Clients > {0} > Client scopes > {0}-dedicated", self.client)
+    }
 }
 
 /// What to change when a token is refused.
-fn refused(refusal: Refusal, issuer: &Issuer, key: &str, client: &str) -> String {
+fn refused(refusal: Refusal, rules: &Rules<'_>, issuer: &Issuer) -> String {
+    let Rules { key, client, .. } = rules;
     let audience = issuer.audiences.first().map_or("mlflow", String::as_str);
     match refusal {
         Refusal::Audience => format!(
@@ -189,7 +303,7 @@ fn refused(refusal: Refusal, issuer: &Issuer, key: &str, client: &str) -> String
         Refusal::AuthorizedParty => {
             format!("{key}.authorized_parties, if `{client}` may ask for tokens for this proxy")
         }
-        Refusal::Kind => "the access token: ID, refresh and logout tokens are never taken".to_owned(),
+        Refusal::Kind => OTHER_KIND.to_owned(),
         Refusal::Bound => format!("Clients > {client} > Settings > Capability config > Require DPoP bound tokens: Off"),
         Refusal::Expired => "a token that was just made; Realm settings > Tokens > Access Token Lifespan".to_owned(),
         Refusal::Algorithm => {
@@ -199,7 +313,7 @@ fn refused(refusal: Refusal, issuer: &Issuer, key: &str, client: &str) -> String
         Refusal::UnknownKey | Refusal::NoKeys | Refusal::Signature | Refusal::Issuer => {
             format!("{key}.issuer: is this token of that very realm?")
         }
-        Refusal::Subject => format!("Clients > {client} > Client scopes > Add client scope > basic (Default)"),
+        Refusal::Subject => no_subject(client),
         Refusal::Malformed
         | Refusal::TooLarge
         | Refusal::Header
@@ -212,14 +326,14 @@ fn refused(refusal: Refusal, issuer: &Issuer, key: &str, client: &str) -> String
 }
 
 /// What to change when a genuine token names nobody.
-fn unnamed(error: &ClaimError, key: &str) -> String {
+fn unnamed(error: &ClaimError, key: &str, client: &str) -> String {
     match error {
         ClaimError::Unverified => {
             format!("Users > USER > Email verified: On; or {key}.require_verified_email = false")
         }
         ClaimError::NoName(claim) => format!(
-            "Client scopes > email, as a Default client scope of the client, puts `email` in; or {key}.username_claim, now \
-             `{claim}`"
+            "Clients > {client} > Client scopes > Add client scope > email (Default), and an address in Users > USER > Email; or \
+             {key}.username_claim, now `{claim}`"
         ),
         ClaimError::BadName { .. } => format!("{key}.username_claim"),
         ClaimError::ServiceAccount(_)
@@ -227,37 +341,13 @@ fn unnamed(error: &ClaimError, key: &str) -> String {
         | ClaimError::OpenIssuer(_)
         | ClaimError::Template(_) => format!("{key}.machines"),
         ClaimError::TooManyGroups => format!("{key}.groups_claims, or a mapper that puts fewer groups in"),
-        ClaimError::Subject => "Client scopes > basic, as a Default client scope of the client".to_owned(),
+        ClaimError::Subject => no_subject(client),
     }
 }
 
-fn groups(claims: &Value, rules: &Claims, check: &str, key: &str, client: &str, report: &mut Report) {
-    let mut found = Vec::new();
-    let mut absent = Vec::new();
-    for source in &rules.groups {
-        match claims::at(claims, &source.claim) {
-            Some(value) => {
-                found.push(format!("{} in `{}`", value.as_array().map_or(1, Vec::len), source.claim));
-            }
-            None => absent.push(format!("`{}`", source.claim)),
-        }
-    }
-    let not_there = if absent.is_empty() { String::new() } else { format!("; not there: {}", absent.join(", ")) };
-    if !found.is_empty() {
-        return report.ok(check, format!("{}{not_there}", found.join(", ")));
-    }
-    let mut others = Vec::new();
-    lists(claims, "", 0, &mut others);
-    let hint = if others.is_empty() { String::new() } else { format!("; lists stand in {}", others.join(", ")) };
-    report.warn(
-        check,
-        format!("none of the configured claims is there{not_there}{hint}"),
-        format!(
-            "Clients > {client} > Client scopes > {client}-dedicated > Add mapper > By configuration > Group Membership, with Token \
-             Claim Name `groups`, Full group path On, Add to access token On; or {key}.groups_claims; somebody in no group has \
-             no such claim either"
-        ),
-    );
+/// The scope of Keycloak that writes `sub`.
+fn no_subject(client: &str) -> String {
+    format!("Clients > {client} > Client scopes > Add client scope > basic (Default)")
 }
 
 /// The paths of lists of texts.
