@@ -25,7 +25,7 @@ impl Examined {
     /// Returns true if grants by experiment name apply to the user, so that the experiment's name must be looked up first.
     #[must_use]
     pub fn needs_names(&self, file: &PolicyFile, homes: &Homes) -> bool {
-        let member = self.standing.member(&self.user.name, homes.of(self.user.identity()), &self.groups);
+        let member = self.standing.member(self.user.name_at_provider(), homes.of(self.user.identity()), &self.groups);
         self.standing.grants(file, &member).has_globs(ResourceKind::Experiment)
     }
 }
@@ -53,7 +53,7 @@ pub fn explanation(
     question: &Question,
 ) -> Value {
     let Examined { user, groups, standing, limits } = examined;
-    let member = standing.member(&user.name, homes.of(user.identity()), groups);
+    let member = standing.member(user.name_at_provider(), homes.of(user.identity()), groups);
     let identity = Identity {
         user: user.id,
         name: user.name.as_str().into(),

@@ -114,6 +114,10 @@ pub fn check_account(name: &str) -> Result<(), &'static str> {
     if name.contains(['*', '?']) {
         return Err("must not contain `*` or `?`, which stand for other names in permissions");
     }
+    // `store::people` gives such a name to an account whose own name went to a user of the first provider.
+    if name.rsplit_once('~').is_some_and(|(_, id)| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit())) {
+        return Err("must not end with `~` and a number: accounts whose name another user took over are called so");
+    }
     let looks = Looks::of(name);
     if RESERVED_LOOKS.iter().any(|reserved| reserved.are_like(&looks)) {
         return Err("is reserved, or looks like a reserved name");

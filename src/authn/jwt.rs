@@ -136,9 +136,11 @@ impl Authn {
                 // Where people sign in too, log-in says what they are called.
                 let named = before.as_ref().filter(|_| trusted.login.is_some() && !person.machine);
                 let name = named.map_or(person.name.as_str(), |user| user.name.as_str());
+                // A new account may take its name from another one.
+                let displaces = before.is_none() && self.store.user_by_name(name).await?.is_some();
                 let user = self.keep(issuer, &person.subject, name, &kept).await?;
                 // What was loaded before is of another time.
-                if before.is_some_and(|before| is_another(&before, &user)) {
+                if before.map_or(displaces, |before| is_another(&before, &user)) {
                     self.forget_all();
                 }
                 (user, true)

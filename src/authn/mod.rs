@@ -214,7 +214,7 @@ impl Authn {
         let Recognised { user, scheme, limits, groups, admin, .. } = recognised;
         let standing = self.store.standing_of(user.id, &groups).await?;
         let home = self.policies.homes().of(user.identity());
-        let member = standing.member(&user.name, home, &groups);
+        let member = standing.member(user.name_at_provider(), home, &groups);
         let grants = Arc::new(standing.grants(&self.policies.enforced(), &member));
         let shadow = self.policies.shadow().map(|shadow| Arc::new(standing.grants(&shadow, &member)));
         Ok(Identity {

@@ -183,7 +183,8 @@ impl Parts {
         let homes = self.authn.policies().homes();
         let user = self.store.user(maker.user).await?;
         let home = homes.of(user.as_ref().and_then(User::identity));
-        let member = standing.member(&maker.name, home, &maker.groups);
+        let name = user.as_ref().map_or(&*maker.name, User::name_at_provider);
+        let member = standing.member(name, home, &maker.groups);
         let mut shared = Vec::new();
         for rule in policy.on_create(kind, &member) {
             // The account that has the name may be another than the one that is meant.

@@ -244,6 +244,9 @@ impl Change {
         if self.is_reserved(seen.name, Some(identity)).await? {
             return Err(Error::Reserved(seen.name.to_owned()));
         }
+        if !is_machine(seen.subject) && self.is_displaced_there(seen).await? {
+            return Err(taken());
+        }
         if let Some(name) = self.called_alike(seen.name).await? {
             let holder = self.user_named(&name).await?.ok_or_else(taken)?;
             let holder = self.user(holder).await?;
@@ -278,6 +281,12 @@ impl Change {
     fn gives_way(&self, holder: &User, seen: Seen<'_>) -> bool {
         let other = holder.identity().is_some_and(|(issuer, subject)| issuer != seen.issuer && !is_machine(subject));
         seen.owns_plain_names && !is_machine(seen.subject) && other && holder.password.is_none()
+    }
+
+    /// Whether another person of this provider had this name before [`Self::displace`], and still goes by it in policies.
+    async fn is_displaced_there(&mut self, seen: Seen<'_>) -> Result<bool> {
+        let found = sqlx::query("SELECT 1 FROM users WHERE issuer = $1 AND lower(name) = lower($2 || '~' || id)");
+        Ok(found.bind(seen.issuer).bind(seen.name).fetch_optional(self.on()).await?.is_some())
     }
 
     /// Gives an account a name that no other account has; the account keeps its grants and tokens.

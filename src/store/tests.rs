@@ -865,10 +865,18 @@ async fn a_person_of_another_provider_gives_a_plain_name_back_and_keeps_the_acco
     let revision = store.revision().await.unwrap();
     let early = store.meet(&actor(), of(second, "1", "ceo", false), Occasion::SignIn).await.unwrap();
     assert_eq!(early.name, format!("ceo~{}", early.id));
+    assert_eq!((early.name_at_provider(), right.name_at_provider()), ("ceo", "ceo"));
     assert_eq!(store.revision().await.unwrap(), revision, "nothing is new");
     let taken = async |seen| store.meet(&actor(), seen, Occasion::SignIn).await;
     assert!(matches!(taken(of(second, "2", "ceo", false)).await, Err(Error::NameTaken(_))));
     assert!(matches!(taken(of(first, "2", "ceo", true)).await, Err(Error::NameTaken(_))), "of the same provider");
+    // Nor when the name is free: rules about the second provider's `ceo` mean the one who had it.
+    store.delete_user(&actor(), right.id).await.unwrap();
+    store.release_name(&actor(), "ceo").await.unwrap();
+    for name in ["ceo", "CEO"] {
+        assert!(matches!(taken(of(second, "2", name, false)).await, Err(Error::NameTaken(_))));
+    }
+    assert_eq!(taken(of(first, "6", "ceo", true)).await.unwrap().name, "ceo");
     // A program and a local account with a password keep their names.
     store.meet(&actor(), of(second, "machine:ci", "ci", false), Occasion::Refresh).await.unwrap();
     assert!(matches!(taken(of(first, "3", "ci", true)).await, Err(Error::NameTaken(_))));

@@ -37,6 +37,14 @@ impl User {
         self.person.as_ref().map(|person| (person.issuer.as_str(), person.subject.as_str()))
     }
 
+    /// The name that the provider gave them, also while another account has it: rules of a policy that name the provider go by
+    /// it. No provider says a name of the form that such an account gets.
+    #[must_use]
+    pub fn name_at_provider(&self) -> &str {
+        let displaced = self.name.rsplit_once('~').filter(|(_, id)| *id == self.id.to_string());
+        displaced.filter(|_| self.person.is_some()).map_or(&self.name, |(name, _)| name)
+    }
+
     /// The groups the provider last said.
     #[must_use]
     pub fn groups(&self) -> &[String] {

@@ -88,6 +88,7 @@ fn deceptive_and_reserved_names_are_refused() {
         "\u{1d41a}lice",
         "\u{ff41}lice",
         "o\u{fb03}ce",
+        "ceo~17",
     ] {
         assert!(check_account(name).is_err(), "{name:?}");
     }

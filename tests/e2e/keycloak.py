@@ -5,6 +5,7 @@ It listens on loopback, calls itself by one address whatever it is asked under, 
 
 import base64
 import contextlib
+import copy
 import html
 import http.cookiejar
 import json
@@ -47,12 +48,16 @@ class Keycloak:
         self.home = self.folder / "keycloak"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.issuer = f"{self.url}/realms/{REALM}"
+        self.name = REALM
         self.password = secret("kc-" + base64.b16encode(os.urandom(12)).decode())
         self.process = None
         self.http = requests.Session()
         self.http.trust_env = False
         self._admin_token, self._admin_until = None, 0
+
+    @property
+    def issuer(self):
+        return f"{self.url}/realms/{self.name}"
 
     def start(self):
         if not self.home.exists():
@@ -93,6 +98,16 @@ class Keycloak:
             client["directAccessGrantsEnabled"] = True
         return realm
 
+    def another_realm(self, name):
+        """A further realm of this server, made from the same file: another issuer, with keys, clients and people of its own."""
+        self.admin("POST", "", self.realm() | {"realm": name}, realm=None)
+        # Its rights are in tokens that are made from now on.
+        self._admin_until = 0
+        other = copy.copy(self)
+        other.name = name
+        other.__dict__.pop("people", None)
+        return other
+
     # ---- what programs do
 
     def token(self, client, **form):
@@ -126,14 +141,16 @@ class Keycloak:
         realm = json.loads(REALM_FILE.read_text())
         return {user["username"]: user["credentials"][0]["value"] for user in realm["users"] if "credentials" in user}
 
-    def admin(self, method, path, body=None, realm=REALM, **more):
+    def admin(self, method, path, body=None, **more):
+        """`realm`: another one; `None`: all of them."""
+        realm = more.pop("realm", self.name)
         if time.monotonic() > self._admin_until:
             form = {"grant_type": "password", "client_id": "admin-cli", "username": "admin", "password": self.password}
             answer = self.http.post(f"{self.url}/realms/master/protocol/openid-connect/token", data=form, timeout=30)
             answer.raise_for_status()
             self._admin_token, self._admin_until = answer.json()["access_token"], time.monotonic() + 30
         answer = self.http.request(
-            method, f"{self.url}/admin/realms/{realm}{path}", json=body, timeout=30,
+            method, f"{self.url}/admin/realms{f'/{realm}' if realm else ''}{path}", json=body, timeout=30,
             headers={"Authorization": f"Bearer {self._admin_token}"}, **more,
         )
         assert answer.ok, f"{method} {path}: {answer.status_code} {answer.text}"
@@ -182,12 +199,12 @@ class Keycloak:
     def user(self, name):
         return self.admin("GET", "/users", params={"username": name, "exact": "true"})[0]
 
-    def fresh_person(self, *groups, prefix="person"):
+    def fresh_person(self, *groups, prefix="person", email=None):
         """Somebody of the test's own, so that what happens to them happens to nobody else; gives their name."""
         name = unique(prefix)
         self.people[name.lower()] = password = secret(f"password-of-{name}")
         self.admin("POST", "/users", {
-            "username": name, "email": f"{name}@example.com", "emailVerified": True, "enabled": True,
+            "username": name, "email": email or f"{name}@example.com", "emailVerified": True, "enabled": True,
             "firstName": name, "lastName": "Tester", "groups": list(groups),
             "credentials": [{"type": "password", "value": password, "temporary": False}],
         })
@@ -279,8 +296,9 @@ class Loopback(http.cookiejar.DefaultCookiePolicy):
 class Visitor:
     """Somebody with a browser, without one: keeps cookies, follows redirects as a navigation does, fills Keycloak's form."""
 
-    def __init__(self, front, keycloak):
-        self.front, self.keycloak = front, keycloak
+    def __init__(self, front, keycloak, provider="keycloak"):
+        """`provider`: what the proxy calls this Keycloak."""
+        self.front, self.keycloak, self.provider = front, keycloak, provider
         self.http = requests.Session()
         self.http.trust_env = False
         self.http.cookies.set_policy(Loopback())
@@ -307,7 +325,7 @@ class Visitor:
 
     def begin(self, return_to="/auth/api/v1/me"):
         """To Keycloak's form; or to the end of it all, when Keycloak knows the browser."""
-        return self.follow(self.get("/auth/login?" + urlencode({"provider": "keycloak", "return_to": return_to})))
+        return self.follow(self.get("/auth/login?" + urlencode({"provider": self.provider, "return_to": return_to})))
 
     def fill(self, form, name, password=None):
         """Answers Keycloak's form; what follows is not followed."""

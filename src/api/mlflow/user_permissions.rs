@@ -43,7 +43,7 @@ pub(crate) async fn get(State(context): State<Arc<Context>>, request: ApiRequest
     let user = context.user(name).await?;
     let standing = context.store.standing_of(user.id, user.groups()).await?;
     let policies = context.authn.policies();
-    let member = standing.member(&user.name, policies.homes().of(user.identity()), user.groups());
+    let member = standing.member(user.name_at_provider(), policies.homes().of(user.identity()), user.groups());
     let grants = standing.grants(&policies.enforced(), &member);
     let granted = match &selector {
         Selector::All => grants.level_of_all(kind),
