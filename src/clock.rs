@@ -1,7 +1,7 @@
-//! What time it is, as an argument.
+//! Wall-clock time and elapsed time, passed to other modules as arguments.
 //!
-//! The only module that may ask the operating system; everything else receives a [`Clock`] or a [`Timestamp`],
-//! so a test needs no sleep.
+//! The only module that may ask the operating system for the time. All other modules receive a [`Clock`] or a
+//! [`Timestamp`], so tests need no sleep.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -9,52 +9,53 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use time::OffsetDateTime;
 
-/// A point in time: Unix milliseconds. What the store keeps in its `BIGINT` columns.
+/// A point in time in Unix milliseconds, as stored in the `BIGINT` columns of the database.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Timestamp(pub i64);
 
 impl Timestamp {
-    /// This moment plus a duration; saturates instead of overflowing.
+    /// Returns this time plus `duration`. Saturates instead of overflowing.
     #[must_use]
     pub fn plus(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))
     }
 
-    /// Date and minute for people, such as `2026-11-29 10:15 UTC`; empty beyond the year 9999.
+    /// Formats the date and the minute for users, such as `2026-11-29 10:15 UTC`. Returns an empty string beyond the
+    /// year 9999.
     #[must_use]
     pub fn minute(self) -> String {
         let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000);
         at.map_or_else(|_| String::new(), |at| format!("{} {:02}:{:02} UTC", at.date(), at.hour(), at.minute()))
     }
 
-    /// How long ago `earlier` was; zero when it lies in the future.
+    /// Returns the time that has passed since `earlier`, or zero if `earlier` lies in the future.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 }
 
-/// Tells the time. `Clock::default()` is the system's; [`Clock::manual`] is a test's.
+/// A source of wall-clock time. `Clock::default()` is the system clock; [`Clock::manual`] is for tests.
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
     manual: Option<Arc<AtomicI64>>,
 }
 
 impl Clock {
-    /// A clock that stands still until [`Clock::advance`] moves it.
+    /// Creates a clock that stands still until [`Clock::advance`] moves it.
     #[must_use]
     pub fn manual(start: Timestamp) -> Self {
         Self { manual: Some(Arc::new(AtomicI64::new(start.0))) }
     }
 
-    /// Moves a manual clock; does nothing to the system's.
+    /// Moves a manual clock forward. Has no effect on the system clock.
     pub fn advance(&self, by: Duration) {
         if let Some(manual) = &self.manual {
             manual.fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::SeqCst);
         }
     }
 
-    /// The wall-clock time.
+    /// Returns the current wall-clock time.
     #[expect(clippy::disallowed_methods, reason = "the one place that asks the operating system")]
     #[must_use]
     pub fn now(&self) -> Timestamp {
@@ -68,7 +69,7 @@ impl Clock {
     }
 }
 
-/// Measures how long something took; monotonic.
+/// A monotonic stopwatch that measures elapsed time.
 #[derive(Clone, Copy, Debug)]
 pub struct Stopwatch(Instant);
 
@@ -80,7 +81,7 @@ impl Stopwatch {
         Self(Instant::now())
     }
 
-    /// Time since [`Stopwatch::start`].
+    /// Returns the time since [`Stopwatch::start`].
     #[must_use]
     pub fn elapsed(self) -> Duration {
         self.0.elapsed()

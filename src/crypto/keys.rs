@@ -1,4 +1,4 @@
-//! Keyed hashes: the keys of caches that look credentials up, and the keys of sealed values.
+//! Keyed hashes: the keys of credential caches, and the keys of sealed values.
 
 use std::fmt;
 use std::hash::Hasher as _;
@@ -6,16 +6,17 @@ use std::hash::Hasher as _;
 use aws_lc_rs::hmac;
 use siphasher::sip128::{Hasher128 as _, SipHasher24};
 
-/// The secret of one process under which its caches look credentials up.
+/// The secret of one process from which the keys of its credential caches are computed.
 ///
-/// SipHash-2-4 with 128 bits of output, a pseudo-random function under a random key that never leaves the process. A caller
-/// cannot aim at the entry of another credential, and the chance to meet one of a million entries is 2^-108 for each attempt.
-/// The hash is no proof of a credential by itself: an entry is written only for a credential that was verified.
+/// SipHash-2-4 with 128 bits of output, a pseudo-random function under a random key that never leaves the process. A
+/// caller cannot aim at the entry of another credential, and the chance of hitting one of a million entries is 2^-108
+/// per attempt. The hash alone does not prove a credential: an entry is written only for a credential that was
+/// verified.
 pub struct CacheKeys {
     hasher: SipHasher24,
 }
 
-/// The key of a credential in a cache.
+/// The cache key of a credential.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct CacheKey(u128);
 
@@ -38,13 +39,14 @@ impl CacheKeys {
         Self { hasher: SipHasher24::new_with_key(&super::random()) }
     }
 
-    /// Returns the key of a credential. Two purposes never share one.
+    /// Returns the key of a credential. Different purposes have different keys.
     #[must_use]
     pub fn key(&self, purpose: &'static str, credential: &[u8]) -> CacheKey {
         self.key_of(purpose, &[credential])
     }
 
-    /// Returns the key of a credential in several parts. Each is preceded by its length, so parts cannot run into each other.
+    /// Returns the key of a credential in several parts. Each part is preceded by its length, so parts cannot run into
+    /// each other.
     #[must_use]
     pub fn key_of(&self, purpose: &'static str, parts: &[&[u8]]) -> CacheKey {
         let mut hasher = self.hasher;
@@ -56,7 +58,7 @@ impl CacheKeys {
     }
 }
 
-/// HMAC over `purpose` and `parts`, each preceded by its length.
+/// Returns the HMAC of `purpose` and `parts`, each preceded by its length.
 pub(super) fn keyed_hash(key: &hmac::Key, purpose: &str, parts: &[&[u8]]) -> [u8; 32] {
     let mut context = hmac::Context::with_key(key);
     for part in std::iter::once(purpose.as_bytes()).chain(parts.iter().copied()) {

@@ -1,7 +1,7 @@
-//! The only module that touches randomness, hashes, sealing and password hashing.
+//! Randomness, hashes, sealing and password hashing. No other module touches them.
 //!
-//! `expose_secret()` may appear here, in `authn` and in `oidc`, and nowhere else. Everything that compares a secret
-//! does so in constant time, here or inside the crates below.
+//! `expose_secret()` may appear here, in `authn` and in `oidc`, and nowhere else. Secrets are always compared in
+//! constant time, here or in the crates that this module uses.
 
 use aws_lc_rs::rand;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -17,9 +17,10 @@ pub use password::PasswordHash;
 pub use seal::{KeyRing, Sealer};
 pub use token::{AccessToken, SessionSecret, TokenHash, random_text, short_hash};
 
-/// A random password of 24 characters for the first administrator.
+/// Returns a random password of 24 characters for the first administrator.
 ///
-/// 120 bits, from letters and digits that are not mistaken for one another and need no quoting.
+/// It has 120 bits of entropy. The alphabet consists of letters and digits that are not mistaken for one another and
+/// need no quoting.
 #[must_use]
 pub fn random_password() -> SecretString {
     const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
@@ -27,13 +28,13 @@ pub fn random_password() -> SecretString {
     random::<24>().iter().map(letter).collect::<String>().into()
 }
 
-/// A secret that was just made, to be shown to its owner once.
+/// Returns the text of a newly created secret, to be shown to its owner once.
 #[must_use]
 pub fn reveal(secret: &SecretString) -> &str {
     secret.expose_secret()
 }
 
-/// Random bytes from the operating system's generator, by way of AWS-LC.
+/// Returns random bytes from the operating system's generator, through AWS-LC.
 #[must_use]
 #[expect(clippy::expect_used, reason = "without randomness no secret can be made, and none must be made up")]
 pub fn random<const N: usize>() -> [u8; N] {
@@ -42,7 +43,7 @@ pub fn random<const N: usize>() -> [u8; N] {
     bytes
 }
 
-/// Whether two byte strings are the same, in a time that depends on their lengths only.
+/// Returns true if two byte strings are equal, in a time that depends only on their lengths.
 #[must_use]
 pub fn equal(left: &[u8], right: &[u8]) -> bool {
     left.ct_eq(right).into()

@@ -1,7 +1,7 @@
-//! Passwords: argon2id, with OWASP's first choice of parameters.
+//! Password hashes: argon2id with OWASP's first choice of parameters.
 //!
-//! Slow on purpose: `authn` runs it on a bounded pool. A stored hash names its own parameters, so they are checked
-//! before they are believed: one row with a huge memory cost would otherwise stop the proxy.
+//! Hashing is slow on purpose, so `authn` runs it on a bounded pool. A stored hash names its own parameters. They are
+//! checked before they are used, because one row with a huge memory cost would otherwise exhaust the proxy's memory.
 
 use std::fmt;
 use std::sync::LazyLock;
@@ -10,7 +10,7 @@ use argon2::password_hash::phc::{self, Output, ParamsString, Salt};
 use argon2::{Algorithm, Argon2, Params, PasswordHasher as _, PasswordVerifier as _, Version};
 use secrecy::{ExposeSecret as _, SecretString};
 
-/// What the store keeps of a password: an argon2id PHC string.
+/// The stored form of a password: an argon2id PHC string.
 #[derive(Clone, Eq, PartialEq)]
 pub struct PasswordHash(pub String);
 
@@ -21,7 +21,9 @@ impl fmt::Debug for PasswordHash {
 }
 
 impl PasswordHash {
-    /// argon2id, 19 MiB, 2 passes, 1 lane (OWASP's first choice). Takes about 16 ms of one core: call it on a blocking thread.
+    /// Hashes a password with argon2id, 19 MiB, 2 passes and 1 lane (OWASP's first choice).
+    ///
+    /// Takes about 16 ms of one core, so call it on a blocking thread.
     #[must_use]
     #[expect(clippy::expect_used, reason = "argon2 refuses only passwords beyond 4 GiB, and bodies are far smaller")]
     pub fn make(password: &SecretString) -> Self {
@@ -30,7 +32,9 @@ impl PasswordHash {
         Self(hash.expect("our own parameters are valid").to_string())
     }
 
-    /// Whether it is this password. Refuses stored parameters beyond ours times four. Blocking, as above.
+    /// Returns true if `password` matches this hash.
+    ///
+    /// Returns false if a stored parameter exceeds four times the default. Blocks like [`PasswordHash::make`].
     #[must_use]
     pub fn matches(&self, password: &SecretString) -> bool {
         let Ok(stored) = phc::PasswordHash::new(&self.0) else { return false };
@@ -39,9 +43,10 @@ impl PasswordHash {
             && hasher().verify_password(password.expose_secret().as_bytes(), &stored).is_ok()
     }
 
-    /// Hash of an unknown password, verified for unknown users so that they take the same time.
+    /// Returns a hash that no password matches, verified for unknown users so that they take the same time as known
+    /// ones.
     ///
-    /// Salt and output are random: nobody knows a password for it, and making it costs nothing.
+    /// Salt and output are random, so no password for it is known and creating it needs no hashing.
     #[must_use]
     pub fn decoy() -> &'static Self {
         static DECOY: LazyLock<PasswordHash> = LazyLock::new(|| {
@@ -60,7 +65,7 @@ impl PasswordHash {
 
 const SALT_BYTES: usize = 16;
 
-/// argon2's defaults are the parameters we want; a test holds them to that.
+/// Returns a hasher with argon2's defaults, which equal OWASP's first choice. A test verifies that they do.
 fn hasher() -> Argon2<'static> {
     Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::DEFAULT)
 }

@@ -1,7 +1,7 @@
-//! Texts that clients carry for us and must neither read nor alter.
+//! Sealed texts that clients carry for the proxy and can neither read nor alter.
 //!
-//! Each purpose and owner has a key of its own, derived from one: a text opens only where and for whom it was made,
-//! and random nonces stay far from their limit however many texts are sealed.
+//! Each pair of purpose and owner has its own key, derived from one secret. A text therefore opens only for the purpose
+//! and owner that it was sealed for, and the number of random nonces per key stays far below the limit of AES-GCM.
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::keys::keyed_hash;
 
-/// AES-256-GCM sealing of short texts that clients carry for us (page tokens), bound to a purpose.
+/// Seals short texts that clients carry for the proxy (page tokens) with AES-256-GCM, bound to a purpose and an owner.
 pub struct Sealer {
     key: hmac::Key,
 }
@@ -25,21 +25,22 @@ impl fmt::Debug for Sealer {
 }
 
 impl Sealer {
-    /// Seals under keys derived from this one.
+    /// Creates a sealer whose keys are derived from `key`.
     #[must_use]
     pub fn new(key: &[u8; 32]) -> Self {
         Self { key: hmac::Key::new(hmac::HMAC_SHA256, key) }
     }
 
-    /// URL-safe text. `purpose` and `owner` (a user id) are authenticated, so a token opens only where and for whom it was made.
+    /// Seals a text and returns it in URL-safe form. `purpose` and `owner` (a user ID) select the key, so the result
+    /// opens only with both.
     ///
-    /// Should sealing fail, which AES-GCM does only beyond 64 GiB, the text is empty and never opens.
+    /// If sealing fails, which AES-GCM does only beyond 64 GiB, the result is empty and never opens.
     #[must_use]
     pub fn seal(&self, purpose: &str, owner: i64, plain: &[u8]) -> String {
         self.seal_beside(b"", purpose, owner, plain)
     }
 
-    /// `None` when altered, made elsewhere or for somebody else.
+    /// Opens a sealed text. Returns `None` if it was altered or sealed for another purpose, owner or key.
     #[must_use]
     pub fn open(&self, purpose: &str, owner: i64, sealed: &str) -> Option<Vec<u8>> {
         self.open_beside(b"", purpose, owner, sealed)
@@ -69,21 +70,23 @@ impl Sealer {
     }
 }
 
-/// Keys by name: the first seals, all of them open. A new key goes in front; an old one leaves when nothing sealed with
-/// it is left.
+/// Named keys. The first one seals; all of them open.
+///
+/// A new key is added in front. An old key can be removed when no text sealed with it is in use.
 #[derive(Debug)]
 pub struct KeyRing {
     keys: Vec<(String, Sealer)>,
 }
 
 impl KeyRing {
-    /// A ring of one key.
+    /// Creates a ring of one key.
     #[must_use]
     pub fn of(name: &str, key: &[u8; 32]) -> Self {
         Self { keys: vec![(name.to_owned(), Sealer::new(key))] }
     }
 
-    /// The keys as they are configured: a name and base64 of 32 bytes each. `None` when there is none, or one is no key.
+    /// Parses the configured keys: a name and the base64 of 32 bytes each. Returns `None` if there are no keys or one
+    /// of them is invalid.
     #[must_use]
     pub fn parse<'k>(keys: impl IntoIterator<Item = (&'k str, &'k SecretString)>) -> Option<Self> {
         let sealer = |(name, secret): (&str, &SecretString)| {
@@ -94,14 +97,14 @@ impl KeyRing {
         (!keys.is_empty()).then_some(Self { keys })
     }
 
-    /// As [`Sealer::seal`], with the key's name in front, which is authenticated too.
+    /// Seals like [`Sealer::seal`], with the key's name in front. The name is authenticated too.
     #[must_use]
     pub fn seal(&self, purpose: &str, owner: i64, plain: &[u8]) -> String {
         let Some((name, sealer)) = self.keys.first() else { return String::new() };
         format!("{name}.{}", sealer.seal_beside(name.as_bytes(), purpose, owner, plain))
     }
 
-    /// As [`Sealer::open`], with the key that is named in front.
+    /// Opens like [`Sealer::open`], with the key whose name is in front.
     #[must_use]
     pub fn open(&self, purpose: &str, owner: i64, sealed: &str) -> Option<Vec<u8>> {
         let (name, sealed) = sealed.split_once('.')?;
