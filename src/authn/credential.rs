@@ -1,6 +1,6 @@
-//! The `Authorization` header, read strictly: one meaning or none.
+//! Strict parser for the `Authorization` header. Ambiguous values are refused.
 //!
-//! What starts like an access token is a token wherever it stands, and is never tried as a password.
+//! A value that starts like an access token is treated as a token in every position and never tried as a password.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -10,27 +10,27 @@ use secrecy::zeroize::Zeroizing;
 use super::{Reason, Shown};
 use crate::crypto::AccessToken;
 
-/// What somebody shows to be recognised. Has no `Debug`, so nothing can print it.
+/// Credentials extracted from a request. Has no `Debug`, so it cannot be printed.
 pub(super) enum Credential<'h> {
     Password {
         name: String,
         password: SecretString,
     },
     Token {
-        /// Whose it is said to be; a bearer says nothing.
+        /// The claimed owner of the token. A bearer token names none.
         owner: Option<String>,
         token: AccessToken,
     },
-    /// A bearer that looks like a JWT: three parts between dots.
+    /// A bearer token in the form of a JWT: three parts separated by dots.
     Jwt(&'h str),
-    /// The secret in a session's cookie.
+    /// The secret in the session cookie.
     Session(&'h str),
 }
 
 impl<'h> Credential<'h> {
-    /// The longest value that is read, in bytes. A JWT that lists hundreds of groups is as large.
+    /// Maximum length of the header value in bytes. A JWT that lists hundreds of groups can be this long.
     const MAX_BYTES: usize = 16 * 1024;
-    /// The longest of a password.
+    /// Maximum length of Basic credentials in bytes, encoded.
     const MAX_BASIC_BYTES: usize = 4096;
 
     pub(super) fn read(shown: Shown<'h>) -> Result<Self, Reason> {
@@ -58,7 +58,7 @@ impl<'h> Credential<'h> {
         }
     }
 
-    /// RFC 7617, as UTF-8: the name ends at the first colon, and there are no control characters.
+    /// Parses Basic credentials (RFC 7617) as UTF-8. The name ends at the first colon; control characters are refused.
     fn basic(credentials: &[u8]) -> Result<Self, Reason> {
         if credentials.len() > Self::MAX_BASIC_BYTES {
             return Err(Reason::Unreadable);

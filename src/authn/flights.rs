@@ -1,6 +1,6 @@
-//! One at a time: requests with the same credential wait for the first of them.
+//! Serializes requests with the same credential, so that only the first one verifies it.
 //!
-//! Nothing is shared but the turn; whoever comes next looks into the cache. Holds one entry per credential under way.
+//! The turn carries no result: the next request finds it in the cache. Contains one entry per credential being checked.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,22 +10,22 @@ use tokio::sync::OwnedMutexGuard;
 
 type Lock = Arc<tokio::sync::Mutex<()>>;
 
-/// The credentials that are being checked right now.
+/// The credentials that are being checked.
 #[derive(Debug, Default)]
 pub(super) struct Flights(Mutex<HashMap<CacheKey, Lock>>);
 
 impl Flights {
-    /// Waits for its turn, which lasts until the answer is dropped.
+    /// Waits for the caller's turn, which lasts until the returned value is dropped.
     pub(super) async fn enter(&self, key: CacheKey) -> Turn<'_> {
         let lock = Arc::clone(self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default());
-        // Made before waiting, so that a request cancelled while it waits cleans up too.
+        // Created before waiting, so that a request that is cancelled while it waits is cleaned up too.
         let mut turn = Turn { flights: self, key, lock, held: None };
         turn.held = Some(Arc::clone(&turn.lock).lock_owned().await);
         turn
     }
 }
 
-/// Somebody's turn, or their place in the queue.
+/// A turn, or a place in the queue for it.
 #[derive(Debug)]
 pub(super) struct Turn<'a> {
     flights: &'a Flights,
@@ -36,9 +36,11 @@ pub(super) struct Turn<'a> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
+        // The guard contains a reference to the lock, so it must be gone before the references are counted.
         drop(self.held.take());
         let mut flights = self.flights.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Locks are handed out under the same lock: two owners are the map and this turn.
+        // Clones are created under the map's lock, so a count of two means the map and this turn: no other request
+        // waits.
         if Arc::strong_count(&self.lock) <= 2 {
             flights.remove(&self.key);
         }

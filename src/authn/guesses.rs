@@ -1,15 +1,15 @@
-//! Limits of wrong passwords: per address, per account and address, and per account.
+//! Limits on wrong passwords: per address, per pair of account and address, and per account.
 //!
-//! The first two close: an address that guesses is refused until the window is over. The third one only slows down, because
-//! any caller can make it be reached, and no caller may lock an owner out: beyond it, addresses that the account does not know have
-//! one guess per [`PACE`]th of the window among them. Addresses from which the right password came lately, or that have a
-//! session of the account, are not slowed.
+//! The first two limits block: an address that guesses is refused until the window has passed. The third limit only
+//! slows down, because any caller can reach it and no caller may lock an owner out. Beyond it, all addresses that are
+//! unknown to the account share one guess per [`PACE`]th of the window. Addresses from which the right password was
+//! sent recently, or that have a session of the account, are not slowed down.
 //!
-//! A guess is reserved before it is checked, so parallel guesses cannot exceed a limit; those that would are made to
-//! wait until the ones under way are settled, so parallel logins with right passwords are not refused either.
+//! A guess is reserved before it is checked, so parallel guesses cannot exceed a limit. Guesses that would exceed it
+//! wait until those in progress are settled, so parallel logins with the right password are not refused either.
 //!
-//! A guess that ends without a hash is counted nowhere. So that it tells nothing either, a password that was right before must
-//! not be answered from memory where a wrong one would be refused, or made to wait, without a hash: see
+//! A guess that ends without a hash is not counted. To prevent such guesses from revealing anything, a cached right
+//! password must not be accepted where a wrong one would be refused, or would wait, without a hash; see
 //! [`Guesses::may_remember`].
 
 use std::net::{IpAddr, Ipv6Addr};
@@ -26,14 +26,14 @@ use crate::clock::{Clock, Timestamp};
 use crate::config;
 use crate::crypto::CacheKey;
 
-/// Counts failures.
+/// Counters of failed password attempts.
 #[derive(Debug)]
 pub(super) struct Guesses {
     addresses: Cache<IpAddr, Arc<Counter>>,
-    /// By account and address.
+    /// Counters by account and address.
     pairs: Cache<Pair, Arc<Counter>>,
     accounts: Cache<CacheKey, Arc<Counter>>,
-    /// Where the right password of an account came from.
+    /// Addresses from which the right password of an account was sent.
     known: Cache<Pair, ()>,
     limits: Arc<Limits>,
 }
@@ -44,28 +44,29 @@ struct Limits {
     per_account: u32,
     window: Duration,
     clock: Clock,
-    /// Until when a wrong password may be refused without a hash, at some address or some account.
+    /// End of the period in which a wrong password may be refused without a hash, at some address or some account.
     guarded_until: AtomicI64,
 }
 
-/// An account and the network that guesses its password.
+/// An account and the network from which its password is guessed.
 type Pair = (CacheKey, IpAddr);
 
-/// How a caller stands with an account before the password is checked.
+/// Relation of a caller to an account before the password is checked.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Standing {
     Stranger,
-    /// Signed in already, or at an address that the account knows.
+    /// Already signed in, or at an address known to the account.
     Known,
 }
 
-/// Guesses of strangers per window at an account that is slowed down.
+/// Number of guesses per window that unknown addresses share at an account that is slowed down.
 const PACE: u32 = 100;
-/// How long an address stays known after the right password came from it.
+/// Period for which an address stays known after the right password was sent from it.
 const KNOWN_FOR: Duration = Duration::from_hours(7 * 24);
 
 impl Guesses {
-    /// Addresses and accounts that are watched. The least recently seen is forgotten first: a new one is always watched.
+    /// Maximum number of watched addresses, pairs and accounts each. The least recently seen entry is evicted, so a new
+    /// one is always watched.
     const MAX_WATCHED: u64 = 100_000;
 
     pub(super) fn new(config: &config::Authn, clock: Clock) -> Self {
@@ -85,15 +86,17 @@ impl Guesses {
         }
     }
 
-    /// Returns whether a limit was reached lately, or a guess ended without a hash: then a password is answered from memory only
-    /// where [`Guesses::may_remember`] allows it.
+    /// Returns true if a limit was reached recently or a guess ended without a hash. A cached password is then accepted
+    /// only where [`Guesses::may_remember`] allows it.
     pub(super) fn is_guarded(&self, now: Timestamp) -> bool {
         now.0 < self.limits.guarded_until.load(Ordering::Relaxed)
     }
 
-    /// Returns whether an account's right password may be answered from memory at this address: the account knows the address, and
-    /// since then none of its guesses at the account ended, or was made to wait, without a hash. Everywhere else the right
-    /// password takes the way of a wrong one, so that refusing both tells nothing.
+    /// Returns true if a cached right password may be accepted at this address without a hash.
+    ///
+    /// This requires that the account knows the address and that, since then, none of the address's guesses at the
+    /// account ended or waited without a hash. Everywhere else the right password takes the same path as a wrong one,
+    /// so that a refusal reveals nothing.
     pub(super) fn may_remember(&self, address: IpAddr, account: CacheKey) -> bool {
         if !self.is_guarded(self.limits.clock.now()) {
             return true;
@@ -103,24 +106,24 @@ impl Guesses {
         self.known.contains_key(&pair) && is_proven()
     }
 
-    /// Refuses an address that is over its limit.
+    /// Refuses an address that has reached its limit.
     pub(super) fn check_address(&self, address: IpAddr) -> Result<(), Error> {
         self.limits.check(self.addresses.get(&network(address)), self.limits.per_address)
     }
 
-    /// Refuses an address that is over its limit for this account.
+    /// Refuses an address that has reached its limit for this account.
     pub(super) fn check_account(&self, address: IpAddr, account: CacheKey) -> Result<(), Error> {
         self.limits.check(self.pairs.get(&(account, network(address))), self.limits.per_account)
     }
 
-    /// Counts a failure that needed no reservation, because checking it was cheap.
+    /// Counts a failure that needed no reservation because its check was cheap.
     pub(super) fn count(&self, address: IpAddr) -> Result<(), Error> {
         self.check_address(address)?;
         self.limits.failed(&self.address(address), self.limits.per_address);
         Ok(())
     }
 
-    /// Whether strangers are slowed down at this account, so that it matters how a caller stands.
+    /// Returns true if unknown addresses are slowed down at this account, so that the caller's [`Standing`] matters.
     pub(super) fn is_slowed(&self, account: CacheKey) -> bool {
         self.accounts.get(&account).is_some_and(|counter| {
             let mut tally = counter.lock();
@@ -129,18 +132,19 @@ impl Guesses {
         })
     }
 
-    /// Whether the account's right password came from this address lately.
+    /// Returns true if the account's right password was recently sent from this address.
     pub(super) fn is_known(&self, address: IpAddr, account: CacheKey) -> bool {
         self.known.contains_key(&(account, network(address)))
     }
 
-    /// Reserves a guess, waiting for others under way where that decides.
+    /// Reserves a guess. Waits for guesses in progress if their outcome decides whether a limit is reached.
     pub(super) async fn begin(&self, address: IpAddr, account: CacheKey, standing: Standing) -> Result<Guess, Error> {
         let pair = (account, network(address));
         let (by_address, by_pair) = (self.address(address), self.pairs.get_with(pair, Arc::default));
         let by_account = self.accounts.get_with(account, Arc::default);
         let proof = Proof { pair: Arc::clone(&by_pair), limits: Arc::clone(&self.limits), is_settled: false };
-        // In this order always, so nobody waits in a circle.
+        // Lock order: address, pair, account. All callers reserve in this order, so they cannot wait for each other in
+        // a cycle.
         let address = proof.reserve(by_address, self.limits.per_address, Beyond::Close).await?;
         let at_account = proof.reserve(by_pair, self.limits.per_account, Beyond::Close).await?;
         let paced = match standing {
@@ -159,7 +163,8 @@ impl Guesses {
     }
 }
 
-/// A guess under way. Dropped unsettled, it is counted nowhere, and its address has to prove the right password anew.
+/// A guess in progress. If it is dropped unsettled, it is not counted, and its address must prove the right password
+/// again.
 #[derive(Debug)]
 pub(super) struct Guess {
     proof: Proof,
@@ -173,8 +178,10 @@ pub(super) struct Guess {
 }
 
 impl Guess {
-    /// Clears this address's failures at the account, not the address's own: one's own password must not pay for guessing at
-    /// others'. The account stays slowed down for strangers.
+    /// Clears the failures of this address at the account.
+    ///
+    /// The address's own failures remain: otherwise a caller could reset them with their own password between guesses
+    /// at other accounts. The account stays slowed down for unknown addresses.
     pub(super) fn was_right(mut self) {
         self.proof.is_settled = true;
         let mut tally = self.at_account.0.lock();
@@ -192,7 +199,7 @@ impl Guess {
     }
 }
 
-/// Notes at its pair when a guess ends, or is made to wait, without a hash.
+/// Records at its pair that a guess ended, or waited, without a hash.
 #[derive(Debug)]
 struct Proof {
     pair: Arc<Counter>,
@@ -209,7 +216,8 @@ impl Drop for Proof {
 }
 
 impl Proof {
-    /// Notes that this guess may tell nothing: until the right password is hashed, it is not answered from memory either.
+    /// Records that the guess has no hash yet. Until the right password is hashed, it is not accepted from the cache
+    /// either.
     fn is_missing(&self) {
         self.limits.guard_until(self.limits.clock.now().plus(self.limits.window));
         self.pair.lock().unproven = true;
@@ -217,7 +225,7 @@ impl Proof {
 
     async fn reserve(&self, counter: Arc<Counter>, limit: u32, beyond: Beyond) -> Result<Reservation, Error> {
         loop {
-            // Listening starts before looking, so that nothing settles unheard in between.
+            // The notification is enabled before the check, so that a guess that settles in between is not missed.
             let settled = counter.settled.notified();
             tokio::pin!(settled);
             settled.as_mut().enable();
@@ -225,7 +233,8 @@ impl Proof {
             match admission {
                 Admission::Granted => return Ok(Reservation(Arc::clone(&counter))),
                 Admission::Refused(retry_after) => return Err(Error::TooManyAttempts { retry_after }),
-                // Now and not at the end: a right password answered meanwhile would tell itself from those that wait.
+                // Recorded now and not at the end: otherwise a right password sent meanwhile would be accepted at once
+                // and thereby differ from the wrong ones, which wait.
                 Admission::Wait => self.is_missing(),
             }
             settled.await;
@@ -234,7 +243,7 @@ impl Proof {
 }
 
 impl Limits {
-    /// Refuses where `limit` was reached.
+    /// Refuses the attempt if `limit` has been reached.
     fn check(&self, counter: Option<Arc<Counter>>, limit: u32) -> Result<(), Error> {
         match counter.map(|counter| counter.lock().admission(limit, Beyond::Close, self)) {
             None | Some(Admission::Granted | Admission::Wait) => Ok(()),
@@ -242,7 +251,7 @@ impl Limits {
         }
     }
 
-    /// Counts a failure.
+    /// Counts a failure and starts the guarded period if the limit has been reached.
     fn failed(&self, counter: &Counter, limit: u32) {
         let mut tally = counter.lock();
         tally.fail(self);
@@ -279,28 +288,28 @@ impl Counter {
 
 #[derive(Debug, Default)]
 struct Tally {
-    /// The first failure of the window.
+    /// Time of the first failure in the window.
     since: Timestamp,
     failures: u32,
     under_way: u32,
-    /// When the next guess is granted, where this only slows down.
+    /// Time from which the next guess is granted, where the limit only slows down.
     next: Timestamp,
-    /// For a pair: a guess ended or waited without a hash since the right password was hashed.
+    /// For a pair: true if a guess ended or waited without a hash since the right password was last hashed.
     unproven: bool,
 }
 
-/// What happens beyond a limit.
+/// Behaviour beyond a limit.
 #[derive(Clone, Copy, Debug)]
 enum Beyond {
-    /// Nothing is granted until the window is over.
+    /// Nothing is granted until the window has passed.
     Close,
-    /// One guess in this time is.
+    /// One guess is granted per this duration.
     Slow(Duration),
 }
 
 enum Admission {
     Granted,
-    /// The guesses under way decide.
+    /// The guesses in progress decide.
     Wait,
     Refused(Duration),
 }
@@ -320,7 +329,7 @@ impl Tally {
     }
 
     fn slowed(&mut self, pace: Duration, now: Timestamp) -> Admission {
-        // A clock that was set back must not make the account wait for longer than one pace.
+        // If the clock was set back, the account must not wait for longer than one pace.
         let wait = self.next.since(now).min(pace);
         if !wait.is_zero() {
             return Admission::Refused(wait.max(Duration::from_secs(1)));
@@ -337,7 +346,7 @@ impl Tally {
         self.failures = self.failures.saturating_add(1);
     }
 
-    /// Begins a new window when this one is over, or when the clock was set back before it.
+    /// Starts a new window if the current one has passed, or if the clock was set back to before its start.
     fn roll(&mut self, limits: &Limits) {
         let now = limits.clock.now();
         if now < self.since || now.since(self.since) >= limits.window {
@@ -358,7 +367,7 @@ impl Drop for Reservation {
     }
 }
 
-/// Who counts as one: an IPv4 address, or the /64 that a single IPv6 subscriber has.
+/// Returns the network that is counted as one caller: an IPv4 address, or the /64 prefix of a single IPv6 subscriber.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),

@@ -1,7 +1,7 @@
-//! The bounded pool on which passwords are hashed.
+//! The bounded pool for password hashing.
 //!
-//! Each hash takes 19 MiB and a core, so only so many run at a time and only so many wait; beyond that the answer is
-//! [`Error::Busy`] at once.
+//! Each hash uses 19 MiB and one core, so the number of running and of waiting hashes is limited. Beyond that, the
+//! caller receives [`Error::Busy`] at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 
 use super::Error;
 
-/// Turns and places in the queue.
+/// Permits for running and waiting hashes.
 #[derive(Debug)]
 pub(super) struct Hashing {
     /// One permit per hash that may run.
@@ -30,7 +30,8 @@ impl Hashing {
         }
     }
 
-    /// Runs `work` on a blocking thread when its turn comes. Once begun, it ends, whether or not anybody waits for it.
+    /// Runs `work` on a blocking thread when a permit is available. Once started, it runs to its end even if the caller
+    /// is cancelled.
     pub(super) async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| Error::Busy)?;
         let turn = Arc::clone(&self.running).acquire_owned().await.map_err(|_| Error::Busy)?;
@@ -39,19 +40,19 @@ impl Hashing {
             let _held = (place, turn);
             work()
         });
-        // Fails only when the process is ending.
+        // Fails only when the process is shutting down.
         work.await.map_err(|_| Error::Busy)
     }
 }
 
 #[cfg(test)]
 impl Hashing {
-    /// How many hashes were begun.
+    /// Returns the number of hashes that were started.
     pub(super) fn runs(&self) -> u64 {
         self.runs.load(Ordering::Relaxed)
     }
 
-    /// Keeps the pool from beginning anything until dropped.
+    /// Prevents the pool from starting any hash until the returned permits are dropped.
     pub(super) async fn hold(&self) -> Vec<tokio::sync::OwnedSemaphorePermit> {
         let mut held = Vec::new();
         while let Ok(permit) = Arc::clone(&self.running).try_acquire_owned() {

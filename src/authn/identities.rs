@@ -1,7 +1,8 @@
-//! Identities seen lately, and when their tokens and sessions were last used.
+//! Cache of identities, and the times at which their tokens and sessions were last used.
 //!
-//! Forgetting is one increment: an entry carries the epoch in which its loading began, and is believed in that epoch
-//! only. So an identity that was being loaded while it was forgotten can never be found, however late it is inserted.
+//! Invalidation is one increment: an entry records the epoch in which its loading began and is valid only in that
+//! epoch. An identity that was being loaded during an invalidation is therefore never found, however late it is
+//! inserted.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -18,17 +19,17 @@ use crate::crypto::CacheKey;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Epoch(u64);
 
-/// The cache.
+/// The cache of identities, and the uses that are not yet written to the store.
 #[derive(Debug)]
 pub(super) struct Identities {
     entries: Cache<CacheKey, Arc<Entry>>,
     epoch: AtomicU64,
     used: Mutex<HashMap<Used, Timestamp>>,
-    /// How often a session's use is noted.
+    /// Minimum time between two recorded uses of a session.
     note_sessions_every: Duration,
 }
 
-/// What the last use of is noted.
+/// A credential whose last use is recorded.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(super) enum Used {
     Token(TokenId),
@@ -40,19 +41,19 @@ struct Entry {
     identity: Arc<Identity>,
     until: Timestamp,
     epoch: Epoch,
-    /// When the use of its token or session was last noted.
+    /// Time at which the use of its token or session was last recorded, in Unix milliseconds.
     noted: AtomicI64,
 }
 
 impl Identities {
-    /// How often a token's use is noted.
+    /// Minimum time between two recorded uses of a token.
     const NOTE_EVERY: Duration = Duration::from_mins(1);
-    /// How many uses wait to be written; beyond that they are not noted.
+    /// Maximum number of uses that wait to be written. Further uses are not recorded.
     const MAX_USED: usize = 10_000;
 
     pub(super) fn new(entries: u64, ttl: Duration) -> Self {
         Self {
-            // The wall clock may be set back; the cache's own clock cannot.
+            // The wall clock may be set back. The cache's own clock cannot.
             entries: Cache::builder().max_capacity(entries).time_to_live(ttl).build(),
             epoch: AtomicU64::new(0),
             used: Mutex::default(),
@@ -60,12 +61,13 @@ impl Identities {
         }
     }
 
-    /// A session's use is noted often enough that it does not end much too early for being thought idle.
+    /// Sets the interval of recording sessions to an eighth of `idle` at most, so that a session in use does not expire
+    /// as idle much too early.
     pub(super) fn sessions_idle_after(&mut self, idle: Duration) {
         self.note_sessions_every = Self::NOTE_EVERY.min(idle / 8);
     }
 
-    /// To be called before anything is read that ends up in the identity.
+    /// Returns the current epoch. Must be called before anything that becomes part of the identity is read.
     pub(super) fn start(&self) -> Epoch {
         Epoch(self.epoch.load(Ordering::Acquire))
     }
@@ -74,7 +76,7 @@ impl Identities {
         self.get_with_end(place, now).map(|(identity, _)| identity)
     }
 
-    /// The same with the moment until which it is believed.
+    /// Returns a valid identity together with the time until which it is valid.
     pub(super) fn get_with_end(&self, place: &CacheKey, now: Timestamp) -> Option<(Arc<Identity>, Timestamp)> {
         let entry = self.entries.get(place)?;
         if entry.epoch != self.start() || entry.until <= now {
@@ -100,17 +102,17 @@ impl Identities {
     }
 
     pub(super) fn forget_all(&self) {
-        // INVARIANT: the epoch moves first; emptying the cache only frees memory.
+        // INVARIANT: the epoch changes first. Emptying the cache afterwards only frees memory.
         self.epoch.fetch_add(1, Ordering::AcqRel);
         self.entries.invalidate_all();
     }
 
-    /// The uses noted since the last call.
+    /// Returns the uses recorded since the last call and clears them.
     pub(super) fn take_used(&self) -> Vec<(Used, Timestamp)> {
         std::mem::take(&mut *self.used.lock().unwrap_or_else(PoisonError::into_inner)).into_iter().collect()
     }
 
-    /// Uses that could not be written, to be tried again.
+    /// Puts back uses that could not be written, for the next attempt.
     pub(super) fn give_back_used(&self, used: impl IntoIterator<Item = (Used, Timestamp)>) {
         for (what, at) in used {
             self.note(what, at);
@@ -127,7 +129,7 @@ impl Identities {
         if now.since(Timestamp(noted)) < every {
             return;
         }
-        // Of several requests at this moment, one notes it.
+        // Of several requests at the same time, only one records the use.
         if entry.noted.compare_exchange(noted, now.0, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             self.note(what, now);
         }

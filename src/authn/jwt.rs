@@ -1,7 +1,8 @@
 //! Bearer tokens of identity providers.
 //!
-//! A token is verified once; what it says is kept until it expires or its key is withdrawn, so its next use costs one
-//! look-up. What it may do is what it says; what is kept of its owner is what a log-in would keep, and never older news.
+//! A token is verified once. Its claims are cached until it expires or its key is withdrawn, so its next use costs one
+//! look-up. Its permissions follow from its claims. The store keeps the same facts about its owner as after a login,
+//! and older facts never replace newer ones.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,19 +19,19 @@ use crate::oidc::claims::{self, Person, Standing};
 use crate::oidc::token::{self, Refusal, Unverified, Verified};
 use crate::store::{self, Actor, Occasion, Seen, User};
 
-/// An issuer whose tokens are believed.
+/// An issuer whose tokens are trusted.
 #[derive(Debug)]
 pub struct Trusted {
     pub issuer: config::Issuer,
     pub remote: Arc<Remote>,
-    /// How log-in reads the claims of the same issuer, where people sign in there too: one person, one set of facts.
+    /// Claim rules of the login at the same issuer, if users sign in there too, so that both derive the same facts.
     pub login: Option<config::Claims>,
 }
 
-/// Tokens that were verified, by their place.
+/// Verified tokens, by cache key.
 pub(super) type Verifications = Cache<CacheKey, Arc<Known>>;
 
-/// What a verified token says.
+/// The verified claims of a token.
 #[derive(Debug)]
 pub(super) struct Known {
     issuer: String,
@@ -40,14 +41,14 @@ pub(super) struct Known {
     person: Person,
 }
 
-/// Who a token is.
+/// The identity behind a token.
 pub(super) enum Found {
-    /// Whoever another token is that said the same, until this one expires.
+    /// The cached identity of another token with equal claims, and the time until which it is valid for this token.
     Same(Arc<Identity>, Timestamp),
     Owner(Box<Recognised>),
 }
 
-/// The longest that a token is believed without its signature being looked at again.
+/// The longest time for which a token is accepted without verifying its signature again.
 const LONGEST: Duration = Duration::from_hours(24);
 
 pub(super) fn verifications(entries: u64) -> Verifications {
@@ -55,14 +56,14 @@ pub(super) fn verifications(entries: u64) -> Verifications {
 }
 
 impl Authn {
-    /// The same, believing these issuers' tokens.
+    /// Sets the issuers whose tokens are trusted.
     #[must_use]
     pub fn trusting(mut self, issuers: Vec<Trusted>) -> Self {
         self.issuers = issuers;
         self
     }
 
-    /// Who this JWT is, by the issuer that signed it.
+    /// Returns the identity of this JWT, verified with the keys of the issuer that it names.
     pub(super) async fn by_jwt(&self, place: CacheKey, token: &str) -> Result<Found, Error> {
         if let Some(known) = self.verifications.get(&place)
             && self.is_still_good(&known)
@@ -71,7 +72,7 @@ impl Authn {
             return Ok(Found::Owner(Box::new(recognised(user, &known)?)));
         }
         let token = Unverified::parse(token).map_err(refused)?;
-        // To the letter: no issuer of ours, no I/O.
+        // The issuer must be equal byte for byte. A token of an unknown issuer causes no I/O.
         let is_its = |trusted: &&Trusted| Some(trusted.issuer.endpoint.issuer.as_str()) == token.issuer();
         let trusted = self.issuers.iter().find(is_its).ok_or(refused(Refusal::Issuer))?;
         let keys = trusted.remote.keys_for(&token).await.map_err(refused)?;
@@ -90,7 +91,8 @@ impl Authn {
             None => {
                 let (user, is_kept) = self.meet(trusted, &known, kept).await?;
                 let recognised = recognised(user, &known)?;
-                // Only what the store has from this very token: then another that says the same would change nothing.
+                // Shared with tokens of equal claims only if the store has these facts from this token, so that such a
+                // token would change nothing.
                 Found::Owner(Box::new(Recognised { said: is_kept.then_some(said), ..recognised }))
             }
         };
@@ -98,8 +100,8 @@ impl Authn {
         Ok(found)
     }
 
-    /// The place of everything that decides who a token is and what is kept of them: whoever is found there was met with
-    /// the very same lately, and nothing in the store has changed since.
+    /// Returns the cache key of everything that decides the identity of a token and the stored facts about its owner.
+    /// If it is found, the store recently received equal facts and has not changed since.
     fn said(&self, trusted: &Trusted, person: &Person, kept: &Standing) -> CacheKey {
         let flags = [person.says_groups, person.admin, person.allowed, person.machine];
         let kept_flags = [kept.says_groups, kept.admin, kept.allowed];
@@ -117,23 +119,25 @@ impl Authn {
         self.clock.now() < known.expires && keys.is_some_and(|keys| keys.hold(&known.key))
     }
 
-    /// Finds or makes the account of a token's owner, and keeps what the token says of them, unless it is old news. Says
-    /// whether it was kept.
+    /// Finds or creates the account of a token's owner, and stores the facts of the token unless they are outdated.
+    /// Returns true if they were stored.
     async fn meet(&self, trusted: &Trusted, known: &Known, said: Standing) -> Result<(User, bool), Error> {
         let (issuer, person) = (known.issuer.as_str(), &known.person);
         let user = self.store.user_by_identity(issuer, &person.subject).await?;
         if let Some(reason) = user.as_ref().and_then(|user| overruled(user, known.issued)) {
             return Err(Error::Failed(reason));
         }
-        // Whom nobody has heard of, nothing else vouches for.
+        // If a token names no groups, the stored groups of its owner decide. An unknown owner has none, so the token
+        // decides alone.
         let refused = !person.allowed || (said.says_groups || user.is_none()) && !said.allowed;
         let kept = Kept::new(said, user.as_ref());
         let (user, is_kept) = match user {
             Some(user) if is_old_news(&user, known.issued) => (user, false),
-            // Somebody who may not come in gets no account, but whose account there is, their access tokens stop.
+            // An owner who is not allowed in gets no account. An existing account is updated, so that its access tokens
+            // stop working.
             None if refused => return Err(Error::Failed(Reason::OwnerNotAllowed)),
             before => {
-                // Where people sign in too, log-in says what they are called.
+                // If users sign in at this issuer too, the login determines their names.
                 let named = before.as_ref().filter(|_| trusted.login.is_some() && !person.machine);
                 let name = named.map_or(person.name.as_str(), |user| user.name.as_str());
                 // A new account may take its name from another one.
@@ -163,14 +167,15 @@ impl Authn {
     }
 }
 
-/// Who a token is, and what is to be kept of them.
+/// Returns the identity of a token, and the facts about its owner that the store keeps.
 fn read(trusted: &Trusted, verified: &Verified) -> Result<(Person, Standing), Error> {
     let read = || {
         let person = claims::read_bearer(&trusted.issuer, &verified.claims)?;
         let kept = match &trusted.login {
             Some(rules) if !person.machine => {
                 let standing = claims::standing(rules, &[&verified.claims])?;
-                // A log-in sees the ID token, too: what has only a part of the groups takes none of the others away.
+                // A login also reads the ID token. A token that contains only some of the groups must not remove the
+                // others.
                 let says_groups = standing.says_groups && claims::says_all_groups(rules, &verified.claims);
                 Standing { says_groups, ..standing }
             }
@@ -179,13 +184,13 @@ fn read(trusted: &Trusted, verified: &Verified) -> Result<(Person, Standing), Er
         Ok((person, kept))
     };
     read().map_err(|error: claims::ClaimError| {
-        // The token is genuine, so whoever configured this wants to know.
+        // The token is genuine, so this is a matter of configuration and is logged for the administrator.
         tracing::info!(issuer = %trusted.issuer.name, "a token of {} names nobody: {error}", trusted.issuer.name);
         refused(Refusal::Claims)
     })
 }
 
-/// What the store shall know of somebody.
+/// The facts about a user that the store is to keep.
 struct Kept {
     groups: Vec<String>,
     admin: bool,
@@ -193,7 +198,7 @@ struct Kept {
 }
 
 impl Kept {
-    /// What the token says; a token without any groups claim says nothing about groups, so what was known stays.
+    /// Returns the facts of the token, or the stored ones if the token has no groups claim.
     fn new(said: Standing, user: Option<&User>) -> Self {
         match user.and_then(|user| user.person.as_ref()) {
             Some(person) if !said.says_groups => {
@@ -204,20 +209,21 @@ impl Kept {
     }
 }
 
-/// The identity of a token: its owner's account, with what the token says.
+/// Combines the account of a token's owner with the claims of the token.
 fn recognised(user: User, known: &Known) -> Result<Recognised, Error> {
     if let Some(reason) = overruled(&user, known.issued) {
         return Err(Error::Failed(reason));
     }
     let recognised = Recognised::new(user, Scheme::Jwt, known.expires);
     let admin = recognised.user.admin || known.person.admin;
-    // A token that says nothing of groups must not lose what is denied to one.
+    // Without a groups claim, the stored groups apply. Otherwise such a token would escape a DENY to one of them.
     let silent = !known.person.says_groups && !known.person.machine && recognised.user.person.is_some();
     let groups = if silent { recognised.groups.clone() } else { known.person.groups.clone() };
     Ok(Recognised { groups, admin, ..recognised })
 }
 
-/// Whether the provider said something of the owner after it made the token, which the token cannot know.
+/// Returns the reason if the provider reported something about the owner after it issued the token, which the token
+/// cannot contain.
 fn overruled(user: &User, issued: Option<Timestamp>) -> Option<Reason> {
     let person = user.person.as_ref()?;
     if person.suspended.is_some_and(|since| issued.is_none_or(|issued| issued <= since)) {
@@ -226,13 +232,14 @@ fn overruled(user: &User, issued: Option<Timestamp>) -> Option<Reason> {
     (!person.allowed && is_old_news(user, issued)).then_some(Reason::OwnerNotAllowed)
 }
 
-/// Whether more than the moment is new.
+/// Returns true if more than the time differs.
 fn is_another(before: &User, after: &User) -> bool {
     let facts = |user: &User| user.person.as_ref().map(|it| (it.groups.clone(), it.admin, it.allowed, it.suspended));
     before.name != after.name || facts(before) != facts(after)
 }
 
-/// Whether the provider was heard of after it made the token, or may have been. `iat` has whole seconds.
+/// Returns true if the provider reported on the owner after it issued the token. The comparison uses whole seconds,
+/// because `iat` has no finer resolution. A token without `iat` counts as older.
 fn is_old_news(user: &User, issued: Option<Timestamp>) -> bool {
     let seconds = |at: Timestamp| at.0.div_euclid(1000);
     let seen = user.person.as_ref().map(|person| person.seen);
@@ -241,7 +248,7 @@ fn is_old_news(user: &User, issued: Option<Timestamp>) -> bool {
 
 fn refused(refusal: Refusal) -> Error {
     match refusal {
-        // Not the token's fault: it may be good.
+        // Not a fault of the token: it may be valid.
         Refusal::NoKeys => Error::NoKeys,
         refusal => Error::Failed(Reason::RefusedJwt(refusal)),
     }

@@ -1,7 +1,7 @@
-//! Who is asking?
+//! Authentication of requests.
 //!
-//! Each scheme gives one of three answers: not requested (no such credential), an identity, or failed, which stops: a
-//! rejected credential never falls through to another scheme. The warm path is one keyed hash and one cache look-up.
+//! Each scheme has one of three outcomes: no such credential, an identity, or a failure. A failure is final: a rejected
+//! credential never falls through to another scheme. A cached request costs one keyed hash and one cache look-up.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -41,19 +41,21 @@ pub use refusal::{Error, Reason};
 pub use renewal::{Renewal, Renewed};
 pub use sync::{DirectorySync, SyncError};
 
-/// The cookie of a session. Its prefix makes browsers keep it to this very host, and to TLS (loopback aside).
+/// Name of the session cookie. The `__Host-` prefix makes browsers send it to this host only, and only over TLS (except
+/// on loopback).
 pub const SESSION_COOKIE: &str = "__Host-mlflow-session";
 
-/// Recognises people and programs.
+/// Authenticates users and programs.
 pub struct Authn {
     store: Arc<Store>,
     policies: Arc<Policies>,
     clock: Clock,
     keys: CacheKeys,
     identities: Identities,
-    /// Passwords that were right, by user, stored hash and password, with the moment until which that is believed.
+    /// Keys of verified passwords (user, stored hash and password), and the time until which each is accepted without a
+    /// hash.
     verified: Cache<CacheKey, Timestamp>,
-    /// Whose JWTs are believed.
+    /// Issuers whose JWTs are trusted.
     issuers: Vec<Trusted>,
     verifications: Verifications,
     flights: Flights,
@@ -64,9 +66,9 @@ pub struct Authn {
     person_max_age: Option<Duration>,
     /// See [`config::Session::idle_timeout`].
     session_idle: Duration,
-    /// The store's revision when the caches were last known to be right.
+    /// The store's revision when the caches were last known to be current.
     revision: AtomicI64,
-    /// Whether the last [`Authn::refresh`] could not reach the store: said once, not twice a second.
+    /// True if the last [`Authn::refresh`] could not reach the store. Used to log this once, not twice a second.
     cut_off: AtomicBool,
 }
 
@@ -77,12 +79,12 @@ impl fmt::Debug for Authn {
 }
 
 impl Authn {
-    /// An empty memory before this store.
+    /// Creates an authenticator with empty caches over `store`.
     #[must_use]
     pub fn new(config: &config::Authn, store: Arc<Store>, clock: Clock) -> Self {
         Self {
             identities: Identities::new(config.cache_entries, config.cache_ttl),
-            // The wall clock may be set back; the cache's own clock cannot.
+            // The wall clock may be set back. The cache's own clock cannot.
             verified: Cache::builder().max_capacity(config.cache_entries).time_to_live(config.cache_ttl).build(),
             issuers: Vec::new(),
             verifications: jwt::verifications(config.cache_entries),
@@ -101,7 +103,7 @@ impl Authn {
         }
     }
 
-    /// The same, with sessions that end when they are not used for so long.
+    /// Sets the idle time after which sessions end.
     #[must_use]
     pub fn with_idle_sessions_ending_after(mut self, idle: Duration) -> Self {
         self.session_idle = idle;
@@ -109,36 +111,39 @@ impl Authn {
         self
     }
 
-    /// The same with what these policies grant. Who replaces one calls [`Authn::forget_all`] after it.
+    /// Sets the policies that grant permissions beside the store. A caller that replaces one must then call
+    /// [`Authn::forget_all`].
     #[must_use]
     pub fn with_policies(self, policies: Arc<Policies>) -> Self {
         Self { policies, ..self }
     }
 
-    /// Whether anybody's permissions depend on what an experiment is called.
+    /// Returns true if the permissions of any user depend on the name of an experiment.
     ///
     /// # Errors
-    /// The store does not answer.
+    /// Returns an error if the store cannot be queried.
     pub async fn names_experiments(&self) -> Result<bool, Error> {
         Ok(self.policies.enforced().names_experiments() || self.store.names_experiments().await?)
     }
 
-    /// Whether a user's name decides anything by itself: policies grant to names, and people of an issuer bring theirs.
+    /// Returns true if a user's name alone can decide permissions: policies grant to names, and issuers are configured
+    /// whose users bring their own names.
     #[must_use]
     pub fn names_say_something(&self) -> bool {
         self.policies.homes().names().next().is_some() || self.policies.enforced().grants() > 0
     }
 
-    /// What is granted beside the store.
+    /// Returns the policies that grant permissions beside the store.
     #[must_use]
     pub fn policies(&self) -> &Policies {
         &self.policies
     }
 
-    /// The identity behind a credential that was seen lately: no I/O, no password hash.
+    /// Returns the cached identity of a credential, without I/O and without a password hash.
     ///
-    /// Knows no address. Therefore, while guesses may be refused without a hash anywhere, a password is left to
-    /// [`Authn::authenticate`]: otherwise a caller who is refused every wrong guess would still learn the right one.
+    /// This method does not know the client's address. While guesses may be refused without a hash anywhere, passwords
+    /// are therefore left to [`Authn::authenticate`]. Otherwise a caller whose wrong guesses are all refused would
+    /// still recognize the right one.
     pub fn recent(&self, shown: Shown<'_>) -> Option<Arc<Identity>> {
         let now = self.clock.now();
         let identity = self.identities.get(&self.place(shown)?, now)?;
@@ -148,12 +153,12 @@ impl Authn {
         }
     }
 
-    /// Recognises one request by what it shows. `address` is the client's, after trusted proxies.
+    /// Authenticates one request. `address` is the client's address, after trusted proxies.
     ///
-    /// A valid access token passes whatever the limits say, because 256 bits cannot be guessed. A password that was verified
-    /// recently passes where strangers are slowed down, so that they cannot lock its owner out, but only at addresses that the
-    /// account knows, and at none that is over its limit, or over its limit for the account. Everywhere else right and wrong
-    /// are refused alike.
+    /// A valid access token is accepted regardless of any limit, because 256 bits cannot be guessed. A recently
+    /// verified password is accepted even while unknown addresses are slowed down, so that they cannot lock its owner
+    /// out. This applies only at addresses that the account knows and that have reached neither their own limit nor
+    /// that for the account. Everywhere else, right and wrong passwords are refused alike.
     ///
     /// # Errors
     /// See [`Error`].
@@ -163,7 +168,7 @@ impl Authn {
             return Ok(identity);
         }
         let credential = Credential::read(shown).map_err(Error::Failed)?;
-        // One at a time per credential: of a hundred parallel requests with one password, one hashes it.
+        // One at a time per credential: of a hundred parallel requests with the same password, only one hashes it.
         let _turn = self.flights.enter(place).await;
         if let Some(identity) = self.known(&place, address)? {
             return Ok(identity);
@@ -209,7 +214,7 @@ impl Authn {
         self.identities.insert(place, started, Arc::clone(identity), until, last_used, now);
     }
 
-    /// What a recognised user may do now: by themselves, by their groups and by their roles.
+    /// Loads the permissions of an authenticated user: their own, and those of their groups and roles.
     async fn identity(&self, recognised: Recognised) -> Result<Identity, Error> {
         let Recognised { user, scheme, limits, groups, admin, .. } = recognised;
         let standing = self.store.standing_of(user.id, &groups).await?;
@@ -232,12 +237,13 @@ impl Authn {
     /// Hashes a new password on the bounded pool.
     ///
     /// # Errors
-    /// [`Error::Busy`].
+    /// [`Error::Busy`] if the pool's queue is full.
     pub async fn hash_password(&self, password: SecretString) -> Result<PasswordHash, Error> {
         self.hashing.run(move || PasswordHash::make(&password)).await
     }
 
-    /// Whether this is the password of a user who is signed in; counted against the guessing limits.
+    /// Returns true if `password` is that of a user who is signed in. Wrong passwords count towards the guessing
+    /// limits.
     ///
     /// # Errors
     /// [`Error::TooManyAttempts`], [`Error::Busy`].
@@ -246,10 +252,12 @@ impl Authn {
         self.is_password(Some(user), &user.name, password, address, Standing::Known).await
     }
 
-    /// Whose name and password these are, for a session; counted against the guessing limits.
+    /// Returns the user with this name and password, to create a session. Wrong passwords count towards the guessing
+    /// limits.
     ///
     /// # Errors
-    /// See [`Error`]; a person whom the identity provider does not let in any more is [`Reason::OwnerNotAllowed`].
+    /// See [`Error`]. A user who is no longer allowed in by the identity provider is refused with
+    /// [`Reason::OwnerNotAllowed`].
     pub async fn sign_in(&self, name: &str, password: SecretString, address: IpAddr) -> Result<User, Error> {
         let user = self.by_password(name, password, address).await?;
         match self.let_go(&user) {
@@ -258,33 +266,35 @@ impl Authn {
         }
     }
 
-    /// Whether some user is called this, in any case.
+    /// Returns true if a user has this name. The comparison ignores case.
     ///
     /// # Errors
-    /// The store does not answer.
+    /// Returns an error if the store cannot be queried.
     pub async fn is_somebodys_name(&self, name: &str) -> Result<bool, Error> {
         let name = name.trim().to_lowercase();
         Ok(self.store.users().await?.iter().any(|user| user.name.to_lowercase() == name))
     }
 
-    /// Drops what is cached of one user: their grants, password, tokens or admin bit changed.
+    /// Invalidates cached identities after a change of one user's grants, password, tokens or administrator flag.
     ///
-    /// Drops everybody's, in fact: whatever changed raised the store's revision, at which [`Authn::refresh`] does the
-    /// same half a second later, and loading an identity again takes a few reads.
+    /// All identities are invalidated, not only those of this user: the change raised the store's revision, at which
+    /// [`Authn::refresh`] would do so within half a second anyway, and loading an identity again takes a few reads.
     pub fn forget(&self, _user: UserId) {
         self.identities.forget_all();
     }
 
-    /// Drops all cached identities (not the verified passwords, which are keyed by the stored hash).
+    /// Invalidates all cached identities, but not the verified passwords, whose keys contain the stored hash.
     pub fn forget_all(&self) {
         self.identities.forget_all();
     }
 
-    /// Compares the store's revision with the last seen one and forgets all when another process changed something.
-    /// Called twice a second by `app`, which also hands over when tokens and sessions were last used.
+    /// Compares the store's revision with the last seen one, and invalidates all identities if another process changed
+    /// something.
     ///
-    /// A store that does not answer is said in the log once; cached identities then live to the end of their time.
+    /// Called twice a second by `app`. Also writes the last uses of tokens and sessions to the store. If the store does
+    /// not answer, this is logged once, and cached identities remain valid until they expire.
     pub async fn refresh(&self) {
+        // `and` evaluates its argument first: the uses are handed over even if the comparison failed.
         let outcome = self.compare_revision().await.and(self.hand_over_last_uses().await);
         let was_cut_off = self.cut_off.swap(outcome.is_err(), Ordering::Relaxed);
         if let Err(error) = outcome
@@ -361,7 +371,7 @@ impl Authn {
         Err(Error::Failed(reason))
     }
 
-    /// Why a token itself does not work any more, if so.
+    /// Returns the reason if the token itself has expired or was revoked.
     fn ended(&self, token: &Token) -> Option<Reason> {
         let expired = (token.expires <= self.clock.now()).then_some(Reason::ExpiredToken(token.expires));
         token.revoked.map(Reason::RevokedToken).or(expired)
@@ -379,8 +389,8 @@ impl Authn {
         }
     }
 
-    /// How an address stands with an account, where that makes a difference: only there is the store asked, and for unknown
-    /// names too, so that they are not told from others by the time it takes.
+    /// Returns the caller's relation to the account, where the limits depend on it. Only then is the store queried, and
+    /// for unknown names as well, so that the response time does not reveal which names exist.
     async fn standing_at(&self, user: Option<&User>, name: &str, address: IpAddr) -> Result<Standing, Error> {
         let account = self.account(user.map_or(name, |user| &user.name));
         if !self.guesses.is_slowed(account) {
@@ -396,7 +406,8 @@ impl Authn {
         Ok(if is_here { Standing::Known } else { Standing::Stranger })
     }
 
-    /// One path for everybody: an unknown user and one without a password are measured against the decoy.
+    /// Verifies a password. Unknown users and users without a password take the same path and are verified against the
+    /// decoy.
     async fn is_password(
         &self,
         user: Option<&User>,
@@ -409,7 +420,7 @@ impl Authn {
         let id = user.map_or(-1, |user| user.id.0).to_be_bytes();
         let proof = self.keys.key_of("password", &[&id, stored.0.as_bytes(), password.expose_secret().as_bytes()]);
         let is_verified = || self.verified.get(&proof).is_some_and(|until| self.clock.now() < until);
-        // Before the right password is told from a wrong one, also where that costs nothing.
+        // Checked before the cache distinguishes the right password from a wrong one, so that both are refused alike.
         let account = self.account(user.map_or(name, |user| &user.name));
         self.guesses.check_account(address, account)?;
         if is_verified() && self.guesses.may_remember(address, account) {
@@ -418,7 +429,7 @@ impl Authn {
         let guess = self.guesses.begin(address, account, standing).await?;
         let (stored, verified) = (stored.clone(), self.verified.clone());
         let until = self.clock.now().plus(self.cache_ttl);
-        // Settled on the hashing thread: a client that hangs up has still used its guess.
+        // Settled on the hashing thread, so that a client that disconnects has still used its guess.
         let hashed = self.hashing.run(move || {
             let right = stored.matches(&password);
             if right {
@@ -432,7 +443,8 @@ impl Authn {
         hashed.await
     }
 
-    /// Why somebody's access tokens and password rest, when they do: they follow what the identity provider says of their owner.
+    /// Returns the reason if the user's access tokens and password do not work because of the identity provider's
+    /// reports about the user.
     fn let_go(&self, user: &User) -> Option<Reason> {
         let person = user.person.as_ref()?;
         if person.suspended.is_some() {
@@ -445,7 +457,7 @@ impl Authn {
         self.person_max_age.is_some_and(|limit| age > limit).then_some(Reason::OwnerOutOfTouch)
     }
 
-    /// The key under which guesses at an account are counted.
+    /// Returns the cache key under which guesses at an account are counted.
     fn account(&self, name: &str) -> CacheKey {
         self.keys.key("account", name.as_bytes())
     }
@@ -459,12 +471,12 @@ impl Authn {
     }
 }
 
-/// What a request shows of who sends it. A credential in `Authorization` was sent on purpose and goes before a cookie.
+/// Credentials that a request contains. `Authorization` is sent on purpose and takes precedence over the cookie.
 #[derive(Clone, Copy, Default)]
 pub struct Shown<'h> {
     /// The value of `Authorization`.
     pub authorization: Option<&'h [u8]>,
-    /// The value of our session's cookie.
+    /// The value of the session cookie.
     pub session: Option<&'h str>,
 }
 
@@ -475,14 +487,14 @@ impl fmt::Debug for Shown<'_> {
 }
 
 impl<'h> Shown<'h> {
-    /// The value of `Authorization` alone.
+    /// Creates credentials that consist of the value of `Authorization` alone.
     #[must_use]
     pub const fn authorization(value: &'h [u8]) -> Self {
         Self { authorization: Some(value), session: None }
     }
 }
 
-/// Somebody whose credential was right.
+/// A user whose credential was verified.
 #[derive(Debug)]
 struct Recognised {
     user: User,
@@ -490,16 +502,16 @@ struct Recognised {
     limits: Limits,
     groups: Vec<String>,
     admin: bool,
-    /// When the credential itself ends.
+    /// Time at which the credential itself expires.
     expires: Timestamp,
-    /// When a use of it was last written down.
+    /// Time of the last use that is recorded in the store.
     last_used: Option<Timestamp>,
-    /// The place of what a token said of them, for others that say the same.
+    /// Cache key of the token's claims, under which tokens with equal claims find this identity.
     said: Option<CacheKey>,
 }
 
 impl Recognised {
-    /// With all that the user has.
+    /// Creates the result for a credential with all groups and permissions of its user.
     fn new(user: User, scheme: Scheme, expires: Timestamp) -> Self {
         let (groups, admin) = (user.groups().to_vec(), user.is_admin());
         Self { user, scheme, limits: Limits::default(), groups, admin, expires, last_used: None, said: None }

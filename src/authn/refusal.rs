@@ -1,4 +1,4 @@
-//! Why nobody was recognised, in bounded words.
+//! Reasons for which authentication fails, as a bounded set of words.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,14 +7,14 @@ use crate::clock::Timestamp;
 use crate::oidc::token::Refusal;
 use crate::store;
 
-/// Why nobody was recognised.
+/// Reason for which a request was not authenticated.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No credential at all.
+    /// The request has no credential.
     #[error("no credentials were sent")]
     Missing,
-    /// A credential that is wrong, expired, revoked or unreadable. Callers who did not prove a secret get one answer for all,
-    /// so that nothing can be learnt from it; see [`Reason::is_told`].
+    /// A credential that is wrong, expired, revoked or unreadable. Callers who did not prove a secret receive the same
+    /// answer for all reasons, so that it reveals nothing; see [`Reason::is_told`].
     #[error("the credentials were refused: {0}")]
     Failed(Reason),
     #[error("too many failed attempts")]
@@ -22,14 +22,15 @@ pub enum Error {
     /// The password queue is full.
     #[error("too many passwords are being checked")]
     Busy,
-    /// A JWT of an issuer whose keys could never be fetched.
+    /// A JWT of an issuer whose keys have never been fetched.
     #[error("the identity provider's keys could not be fetched yet")]
     NoKeys,
     #[error(transparent)]
     Store(#[from] store::Error),
 }
 
-/// Why a credential failed: for our log and metrics, never for the client.
+/// Reason for which a credential failed. Written to logs and metrics; shown to the client only if [`Reason::is_told`]
+/// allows it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Reason {
     Unreadable,
@@ -38,26 +39,31 @@ pub enum Reason {
     WrongPassword,
     MalformedToken,
     UnknownToken,
-    /// Since when.
+    /// Time of expiry.
     ExpiredToken(Timestamp),
-    /// Since when.
+    /// Time of revocation.
     RevokedToken(Timestamp),
     TokenOfAnother,
-    /// A token whose owner the identity provider let go: out of all allowed groups, logged out, or not heard of for long.
+    /// A credential whose owner is no longer in a group that is allowed in, or is disabled or deleted at the identity
+    /// provider.
     OwnerNotAllowed,
+    /// A credential whose owner was logged out by the identity provider and has not signed in since.
     OwnerSuspended,
+    /// A credential whose owner the identity provider has not confirmed for longer than `person_max_age`.
     OwnerOutOfTouch,
-    /// A session that is over, or never was.
+    /// A session that has ended or never existed.
     UnknownSession,
-    /// A JWT of no issuer of ours, or one that does not hold what it must.
+    /// A JWT of an unknown issuer, or one that fails verification.
     RefusedJwt(Refusal),
-    /// The name that a token or provider says is somebody else's here.
+    /// The name in a token belongs to another account.
     NameTaken,
 }
 
 impl Reason {
-    /// Whether it counts as a guess. Somebody who holds a token that was once valid is not guessing, and what cannot
-    /// possibly succeed costs nothing: a job with an expired token must not block the passwords of its whole address.
+    /// Returns true if the failure counts as a guess.
+    ///
+    /// A caller with a token that was once valid is not guessing, and an attempt that cannot succeed is free: a job
+    /// with an expired token must not block password logins from its whole address.
     #[must_use]
     pub const fn is_guess(self) -> bool {
         match self {
@@ -77,7 +83,8 @@ impl Reason {
         }
     }
 
-    /// Whether the caller proved a secret that was valid once, and may therefore be told why it is refused now.
+    /// Returns true if the caller proved a secret that was once valid, and may therefore learn the reason of the
+    /// refusal.
     #[must_use]
     pub const fn is_told(self) -> bool {
         match self {
@@ -99,7 +106,7 @@ impl Reason {
         }
     }
 
-    /// A bounded word.
+    /// Returns a word from a bounded set, for logs and metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

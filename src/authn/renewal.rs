@@ -1,7 +1,8 @@
-//! Keeping sessions in step with the identity provider, behind everybody's back.
+//! Refreshes sessions with the identity provider in the background.
 //!
-//! Of several proxies on one store, the one with the lease asks, once. No request waits for it: while a provider is silent,
-//! sessions live on as they are, and the back-off belongs to the provider, so that all are refreshed soon after its return.
+//! If several proxies share a store, the one with the lease refreshes a session, once. No request waits for it. While a
+//! provider does not answer, its sessions remain valid. The back-off belongs to the provider and not to the session, so
+//! all sessions are refreshed soon after it is back.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use crate::oidc::refresh::{After, LEASE, after, due};
 use crate::oidc::{Granted, LoginError, Person, Provider, Providers, Refused, Room, Stayed, Tokens};
 use crate::store::{self, Actor, Lease, Occasion, Seen, Session, Store, Whose};
 
-/// Refreshes sessions.
+/// Refreshes sessions with their providers.
 #[derive(Clone, Debug)]
 pub struct Renewal {
     store: Arc<Store>,
@@ -26,19 +27,19 @@ pub struct Renewal {
     clock: Clock,
 }
 
-/// What became of one refresh. A bounded word for metrics each.
+/// Outcome of one refresh. Each variant is a label in metrics.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Renewed {
     Done,
-    /// The provider, or our own configuration, is in trouble; the session stays.
+    /// The provider or the proxy's own configuration has a problem. The session is kept.
     Kept,
     Ended,
-    /// Somebody else has it, or it was ended meanwhile.
+    /// Another process holds the lease, or the session ended in the meantime.
     Lost,
 }
 
 impl Renewed {
-    /// A bounded word.
+    /// Returns a word from a bounded set, for metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -51,7 +52,7 @@ impl Renewed {
 }
 
 impl Renewal {
-    /// Refreshes this store's sessions, which end as `limits` say.
+    /// Creates a renewal for the sessions of `store`, which end according to `limits`.
     #[must_use]
     pub const fn new(
         store: Arc<Store>,
@@ -63,10 +64,10 @@ impl Renewal {
         Self { store, authn, providers, limits, clock }
     }
 
-    /// Leases sessions to be refreshed now. Of a provider in trouble, none or a single one.
+    /// Leases sessions that are due for a refresh. Of a provider in trouble, leases one session or none.
     ///
     /// # Errors
-    /// The store does not answer.
+    /// Returns an error if the store cannot be queried.
     pub async fn due(&self, at_most: usize) -> store::Result<Vec<Lease>> {
         let held_back = self.providers.iter().filter(|it| it.health.room() != Room::All);
         let held_back: Vec<&str> = held_back.map(|provider| provider.config.name.as_str()).collect();
@@ -87,7 +88,7 @@ impl Renewal {
         self.store.lease_due_sessions(whose, self.idle_since(), milliseconds, at_most).await
     }
 
-    /// Returns the names of the providers in trouble that are to be probed now, each once.
+    /// Returns the names of the providers in trouble that are due for a probe, each once.
     #[must_use]
     pub fn probes_due(&self) -> Vec<String> {
         let now = self.clock.now();
@@ -95,7 +96,7 @@ impl Renewal {
         due.map(|provider| provider.config.name.clone()).collect()
     }
 
-    /// Finds out whether a provider in trouble answers again.
+    /// Checks if a provider in trouble answers again.
     pub async fn probe(&self, provider: &str) {
         let Some(provider) = self.providers.get(provider) else { return };
         if provider.remote.probe().await.is_ok() {
@@ -103,10 +104,10 @@ impl Renewal {
         }
     }
 
-    /// Drops sessions that are over.
+    /// Deletes sessions that have ended.
     ///
     /// # Errors
-    /// The store does not answer.
+    /// Returns an error if the store cannot be queried.
     pub async fn sweep(&self) -> store::Result<u64> {
         self.store.sweep_sessions(self.idle_since()).await
     }
@@ -117,10 +118,10 @@ impl Renewal {
         )
     }
 
-    /// Refreshes one.
+    /// Refreshes one leased session.
     ///
     /// # Errors
-    /// The store does not answer.
+    /// Returns an error if the store cannot be queried.
     pub async fn renew(&self, lease: Lease) -> store::Result<Renewed> {
         let session = &lease.session;
         let named = session.provider.as_deref().and_then(|name| self.providers.get(name));
@@ -129,7 +130,7 @@ impl Renewal {
             Some(provider) => self.renew_at(provider, &lease).await,
             None => self.end(session.id, "its provider is not configured any more").await,
         };
-        // Whatever became of it, another session may be the next trial.
+        // The trial ends with any outcome. Without an answer, another session is the next trial.
         if let Some(named) = named {
             named.health.end_trial();
         }
@@ -155,7 +156,7 @@ impl Renewal {
         }
     }
 
-    /// Keeps the provider's back-off; said once per outage, not for every session.
+    /// Updates the provider's back-off. Logs once per outage, not for every session.
     fn note_health(&self, provider: &Provider, error: Option<&LoginError>) {
         let name = &provider.config.name;
         match error {
@@ -180,7 +181,7 @@ impl Renewal {
         granted: Granted,
     ) -> store::Result<Renewed> {
         let (session, refresh_at) = (&lease.session, self.clock.now().plus(due(granted.expires_in)));
-        // First of all, because the old token may be of no use any more.
+        // Stored before anything else, because the provider may have invalidated the old token.
         let sealed = granted.tokens(before).seal(&self.providers.keys, session.user.0);
         if !self.keep(lease, &sealed, refresh_at).await? {
             return Ok(Renewed::Lost);
@@ -208,7 +209,7 @@ impl Renewal {
         }
     }
 
-    /// The provider granted new tokens and did not say which groups the user is in: it stays so for a while only.
+    /// Handles new tokens without information about the user's groups. The session is kept only for a limited time.
     async fn unconfirmed(&self, session: &Session) -> store::Result<Renewed> {
         let user = self.store.user(session.user).await?;
         let seen = user.and_then(|user| user.person).map_or(session.created, |person| person.seen);
@@ -227,7 +228,8 @@ impl Renewal {
         if seen.allowed { Ok(Renewed::Done) } else { self.end(session.id, "in no allowed group any more").await }
     }
 
-    /// The session ended there; perhaps because its owner is gone, which only the provider's list of users tells.
+    /// Handles a refused refresh. The session ended at the provider, possibly because its owner is disabled or deleted.
+    /// Only the provider's list of users shows which.
     async fn refused(&self, lease: &Lease, provider: &Provider) -> store::Result<Renewed> {
         let session = &lease.session;
         let asked = self.clock.now();
@@ -257,19 +259,20 @@ impl Renewal {
         Ok(Renewed::Kept)
     }
 
-    /// The provider said that the user is disabled or deleted: their access tokens stop in the same transaction.
+    /// Handles a user who is disabled or deleted at the provider: all their sessions end and their access tokens stop
+    /// working, in one transaction.
     async fn disallow(&self, session: &Session, asked: Timestamp, why: &str) -> store::Result<Renewed> {
         if let Some(user) = self.store.user(session.user).await? {
             self.store.disallow(&Actor::proxy(), &user, asked, why).await?;
         }
         match self.end(session.id, why).await? {
-            // It ended with the others.
+            // It ended together with the user's other sessions.
             Renewed::Lost => Ok(Renewed::Ended),
             renewed => Ok(renewed),
         }
     }
 
-    /// Writes new tokens down; a store that is busy is asked again, because the old ones are gone.
+    /// Stores new tokens. Retries if the store fails, because the old tokens may no longer be valid.
     async fn keep(&self, lease: &Lease, sealed: &str, refresh_at: Timestamp) -> store::Result<bool> {
         for _ in 0..WRITE_ATTEMPTS {
             match self.store.refreshed(lease, sealed, Some(refresh_at), 0).await {

@@ -1,7 +1,7 @@
-//! Sessions of browsers: a secret in a cookie, and what the store remembers of it.
+//! Browser sessions: a secret in a cookie, and the corresponding row in the store.
 //!
-//! A session ends at its own end, when it is not used for too long, when somebody ends it, and when the identity provider
-//! no longer lets its owner in. What is cached never outlives any of these.
+//! A session ends when it expires, when it has been idle for too long, when it is ended explicitly, and when the
+//! identity provider no longer allows its owner in. A cached identity never outlives any of these.
 
 use super::{Authn, Error, Reason, Recognised};
 use crate::authz::Scheme;
@@ -9,7 +9,7 @@ use crate::crypto::SessionSecret;
 use crate::store::Session;
 
 impl Authn {
-    /// Whose session this is, while it lasts.
+    /// Returns the owner of a session that is still valid.
     pub(super) async fn by_session(&self, secret: &str) -> Result<Recognised, Error> {
         let unknown = Error::Failed(Reason::UnknownSession);
         let Some(session) = self.session(secret).await? else { return Err(unknown) };
@@ -17,23 +17,23 @@ impl Authn {
         if user.person.as_ref().is_some_and(|person| !person.allowed) {
             return Err(Error::Failed(Reason::OwnerNotAllowed));
         }
-        // It is being used now, so it is idle from now at the earliest.
+        // This request uses the session, so its idle time starts now.
         let expires = session.expires.min(self.clock.now().plus(self.session_idle));
         let recognised = Recognised::new(user, Scheme::Session(session.id), expires);
         Ok(Recognised { last_used: Some(session.last_used), ..recognised })
     }
 
-    /// The session behind a cookie's value, while it lasts.
+    /// Returns the session that belongs to a cookie's value, if it is still valid.
     ///
     /// # Errors
-    /// The store does not answer.
+    /// Returns an error if the store cannot be queried.
     pub async fn session(&self, secret: &str) -> Result<Option<Session>, Error> {
         let Some(secret) = SessionSecret::parse(secret) else { return Ok(None) };
         let session = self.store.session_by_hash(&secret.hash()).await?;
         Ok(session.filter(|session| self.is_alive(session)))
     }
 
-    /// Whether a session still works: neither over nor idle for too long.
+    /// Returns true if a session is still valid: neither expired nor idle for too long.
     #[must_use]
     pub fn is_alive(&self, session: &Session) -> bool {
         let now = self.clock.now();

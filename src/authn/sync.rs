@@ -1,7 +1,7 @@
-//! Keeping what is known of people in step with Keycloak's own list of them.
+//! Synchronizes users with Keycloak's own list of them, in the background.
 //!
-//! Keycloak tells nobody when it disables or deletes somebody: whoever has no session that is refreshed would keep their
-//! access tokens. Behind everybody's back; while the list cannot be read, everything stays as it is.
+//! Keycloak does not notify clients when it disables or deletes a user. A user without a session that is refreshed
+//! would therefore keep their access tokens. While the list cannot be read, nothing changes.
 
 use std::sync::Arc;
 
@@ -11,24 +11,24 @@ use crate::clock::{Clock, Timestamp};
 use crate::oidc::{Directory, DirectoryError, Found, Provider, claims};
 use crate::store::{self, Actor, Seen, Store, User};
 
-/// Why a round was not finished.
+/// Reason for which a round was not completed.
 #[derive(Debug, thiserror::Error)]
 pub enum SyncError {
     #[error(transparent)]
     Directory(#[from] DirectoryError),
     #[error(transparent)]
     Store(#[from] store::Error),
-    /// A realm that was made anew, a user federation that is away, a `sub` that is no id of Keycloak's: everybody would be
-    /// signed out.
+    /// The realm was recreated, a user federation is unavailable, or `sub` is not a Keycloak ID. Without this check,
+    /// all users would be signed out.
     #[error("it knows none of the {0} people who have been here; they are left as they are")]
     NobodyFound(usize),
-    /// Everybody else's news was heard.
+    /// The answers about all other users were applied.
     #[error("the answers about {0} people are not understood; they are left as they are")]
     Odd(usize),
 }
 
 impl SyncError {
-    /// A bounded word for metrics.
+    /// Returns a word from a bounded set, for metrics.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -39,7 +39,7 @@ impl SyncError {
         }
     }
 
-    /// Whether the client has no service account at the provider, or one that may not read the list.
+    /// Returns true if the client has no service account at the provider, or one that is not allowed to read the list.
     #[must_use]
     pub const fn is_lack_of_rights(&self) -> bool {
         match self {
@@ -49,7 +49,7 @@ impl SyncError {
     }
 }
 
-/// Asks about everybody in the store.
+/// Looks up all users of the store at their provider.
 #[derive(Clone, Debug)]
 pub struct DirectorySync {
     store: Arc<Store>,
@@ -57,14 +57,16 @@ pub struct DirectorySync {
 }
 
 impl DirectorySync {
-    /// Of this store's people.
+    /// Creates a synchronization for the users of `store`.
     #[must_use]
     pub const fn new(store: Arc<Store>, clock: Clock) -> Self {
         Self { store, clock }
     }
 
-    /// Looks everybody up once; `realm` is where the provider's admin API is. What is known of one counts at once, also
-    /// when the round breaks off later; who seems deleted is asked about once more at its end.
+    /// Looks up every user once. `realm` is the URL of the provider's admin API for its realm.
+    ///
+    /// Each answer is applied at once, even if the round fails later. A user who appears to be deleted is looked up
+    /// again at the end of the round.
     ///
     /// # Errors
     /// See [`SyncError`].
@@ -104,7 +106,7 @@ impl DirectorySync {
         let (name, standing) = match found {
             Found::Disabled => return self.let_go(user, asked, "the identity provider disabled them").await,
             Found::Active { name, standing } => (name, standing),
-            // As far as is known: they may have been disabled before.
+            // The answer contains no groups, so the stored ones decide. It also enables a user who was disabled before.
             Found::Enabled | Found::Deleted => {
                 (None, claims::standing_in(&provider.config.claims, person.groups.clone()))
             }
@@ -116,14 +118,14 @@ impl DirectorySync {
             groups: &standing.groups,
             admin: standing.admin,
             allowed: standing.allowed,
-            // It makes no account.
+            // This call creates no account.
             owns_plain_names: false,
         };
         self.store.follow(&Actor::proxy(), user, seen, asked).await?;
         if standing.allowed { Ok(()) } else { self.end_sessions(user, "in no allowed group any more").await }
     }
 
-    /// Somebody may not come in any more: their access tokens stop, their sessions end.
+    /// Handles a user who is no longer allowed in: their access tokens stop working and their sessions end.
     async fn let_go(&self, user: &User, asked: Timestamp, why: &str) -> store::Result<()> {
         self.store.disallow(&Actor::proxy(), user, asked, why).await?;
         self.end_sessions(user, why).await
@@ -140,8 +142,9 @@ impl DirectorySync {
     }
 }
 
-/// Why a user whose refresh was refused may not come in any more, as far as the provider's list tells: Keycloak answers the
-/// refresh of a deleted user as that of any session that ended (seen with 26.7).
+/// Returns the reason if a user whose refresh was refused is deleted or disabled according to the provider's list.
+///
+/// Keycloak answers the refresh of a deleted user like that of any session that has ended (seen with 26.7).
 pub(super) async fn why_gone(provider: &Provider, subject: &str) -> Option<&'static str> {
     let sync = provider.config.sync.as_ref()?;
     let directory = Directory::open(provider, &sync.realm).await.ok()?;
