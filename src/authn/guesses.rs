@@ -94,9 +94,9 @@ impl Guesses {
 
     /// Returns true if a cached right password may be accepted at this address without a hash.
     ///
-    /// This requires that the account knows the address and that, since then, none of the address's guesses at the
-    /// account ended or waited without a hash. Everywhere else the right password takes the same path as a wrong one,
-    /// so that a refusal reveals nothing.
+    /// This requires that the address is known to the account and that, since then, none of its guesses at the account
+    /// ended or waited without a hash. Everywhere else the right password takes the same path as a wrong one, so that a
+    /// refusal reveals nothing.
     pub(super) fn may_remember(&self, address: IpAddr, account: CacheKey) -> bool {
         if !self.is_guarded(self.limits.clock.now()) {
             return true;

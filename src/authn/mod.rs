@@ -157,7 +157,7 @@ impl Authn {
     ///
     /// A valid access token is accepted regardless of any limit, because 256 bits cannot be guessed. A recently
     /// verified password is accepted even while unknown addresses are slowed down, so that they cannot lock its owner
-    /// out. This applies only at addresses that the account knows and that have reached neither their own limit nor
+    /// out. This applies only at addresses that are known to the account and have reached neither their own limit nor
     /// that for the account. Everywhere else, right and wrong passwords are refused alike.
     ///
     /// # Errors

@@ -1,7 +1,9 @@
-//! A sign-in under way: what the provider's answer must match, kept in the browser that began it and nowhere else.
+//! Sign-ins in progress: the values that the provider's answer must match, kept only in the browser that began the
+//! sign-in.
 //!
-//! `state` carries, sealed, where to go afterwards; a cookie of its own, named after the state, holds what only this
-//! browser may have: nonce and PKCE verifier. Both end after ten minutes, and a browser holds a handful of them.
+//! `state` carries, sealed, the page to return to. A separate cookie, named after the state, contains the values that
+//! only this browser may have: the nonce and the PKCE verifier. Both expire after ten minutes, and a browser keeps a
+//! limited number of them.
 
 use std::time::Duration;
 
@@ -13,17 +15,17 @@ use crate::clock::{Clock, Timestamp};
 use crate::crypto::{KeyRing, random_text, short_hash};
 use crate::http::{ReturnPath, all_cookies};
 
-/// How long somebody may take at the provider.
+/// Maximum time that a user may spend at the provider.
 pub const LIFETIME: Duration = Duration::from_mins(10);
-/// Cookies of sign-ins under way that one browser keeps; of more, the oldest go.
+/// Maximum number of sign-in cookies that one browser keeps. Beyond it, the oldest are removed.
 const MAX_PER_BROWSER: usize = 5;
-/// How often a sign-in starts over by itself when its cookie is gone, before somebody is asked to look.
+/// Maximum number of automatic restarts of a sign-in whose state is stale, before an error is shown to the user.
 const MAX_TRIES: u8 = 3;
 const COOKIE_PREFIX: &str = "__Host-mlflow-login-";
-/// States that were used, until they end by themselves.
+/// Maximum number of used states that are remembered until they expire.
 const MAX_SPENT: u64 = 100_000;
 
-/// Makes sign-ins and knows them again.
+/// Creates sign-ins and verifies the states that return.
 #[derive(Debug)]
 pub struct Attempts {
     keys: std::sync::Arc<KeyRing>,
@@ -31,18 +33,18 @@ pub struct Attempts {
     spent: Cache<String, ()>,
 }
 
-/// What `state` says; only we can have written it.
+/// The sealed content of `state`. Only the proxy can create it.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct State {
     id: String,
-    /// The configuration's name of the provider.
+    /// The configured name of the provider.
     pub provider: String,
     return_to: String,
     at: i64,
     tries: u8,
 }
 
-/// What only the browser that began may have.
+/// The sealed content of the cookie, available only to the browser that began the sign-in.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Attempt {
     id: String,
@@ -51,35 +53,35 @@ pub struct Attempt {
     at: i64,
 }
 
-/// A sign-in that begins.
+/// A new sign-in.
 #[derive(Debug)]
 pub struct Begun {
-    /// For the provider.
+    /// The sealed `state` for the provider.
     pub state: String,
     pub attempt: Attempt,
-    /// Name and value of the cookie that comes with it.
+    /// Name and value of the cookie to be set.
     pub cookie: (String, String),
-    /// Cookies that go: of sign-ins that are over, or too many.
+    /// Names of cookies to be removed, of expired sign-ins and of those beyond the maximum.
     pub expired: Vec<String>,
 }
 
-/// What became of a state that somebody brought back.
+/// Result of verifying a returned state.
 #[derive(Debug)]
 pub enum Returned {
-    /// This browser began it, lately, and brings it back for the first time.
+    /// This browser began the sign-in within the lifetime and returns the state for the first time.
     Right(Attempt),
-    /// Ours, but too old, used, or of a browser that does not have its cookie.
+    /// The state is expired, already used, or from a browser without the matching cookie.
     Stale,
 }
 
 impl Attempts {
-    /// Sealed with these keys.
+    /// Creates the sign-ins sealed with `keys`.
     #[must_use]
     pub fn new(keys: std::sync::Arc<KeyRing>, clock: Clock) -> Self {
         Self { keys, clock, spent: Cache::builder().max_capacity(MAX_SPENT).time_to_live(LIFETIME).build() }
     }
 
-    /// Begins one. `tries` counts those before it that got lost.
+    /// Begins a sign-in. `tries` is the number of earlier attempts whose state was stale.
     #[must_use]
     pub fn begin(&self, provider: &str, return_to: &ReturnPath, tries: u8, headers: &HeaderMap) -> Begun {
         let (id, at) = (random_text(), self.clock.now().0);
@@ -96,14 +98,16 @@ impl Attempts {
         Begun { cookie, attempt, state: sealed, expired: self.expired(headers) }
     }
 
-    /// What a state says, when we wrote it.
+    /// Opens a state. Returns `None` if the proxy did not create it.
     #[must_use]
     pub fn read(&self, state: &str) -> Option<State> {
         serde_json::from_slice(&self.keys.open(STATE, 0, state)?).ok()
     }
 
-    /// Whether this browser began it. A state is right once: what comes again is stale, because a provider that sees a code
-    /// twice ends what the first one began.
+    /// Verifies that this browser began the sign-in, and marks the state as used.
+    ///
+    /// A state is accepted once. A second use is stale, because a provider that receives a code twice revokes the
+    /// tokens that it issued for it.
     #[must_use]
     pub fn take(&self, sealed: &str, state: &State, headers: &HeaderMap) -> Returned {
         let name = cookie_name(sealed);
@@ -124,7 +128,7 @@ impl Attempts {
         self.clock.now().since(Timestamp(at)) < LIFETIME
     }
 
-    /// The names of cookies that make room for one more.
+    /// Returns the names of the cookies to be removed so that there is room for one more.
     fn expired(&self, headers: &HeaderMap) -> Vec<String> {
         let mut all: Vec<(i64, &str)> = all_cookies(headers)
             .filter(|(name, _)| name.starts_with(COOKIE_PREFIX))
@@ -139,26 +143,27 @@ impl Attempts {
     }
 
     fn seal(&self, purpose: &str, what: &impl Serialize) -> String {
-        // Strings and numbers; what cannot be written would not open again.
+        // The values contain only strings and numbers, so serialization does not fail. An empty text would not open
+        // again.
         self.keys.seal(purpose, 0, &serde_json::to_vec(what).unwrap_or_default())
     }
 }
 
 impl State {
-    /// Where to go afterwards.
+    /// Returns the page to return to after the sign-in, or `home` if it is invalid.
     #[must_use]
     pub fn return_to(&self, home: &str) -> ReturnPath {
         ReturnPath::parse_or(home, &self.return_to)
     }
 
-    /// The number of the try that follows this one, if one may.
+    /// Returns the number of the next attempt, or `None` after the last one.
     #[must_use]
     pub fn next_try(&self) -> Option<u8> {
         (self.tries < MAX_TRIES).then(|| self.tries + 1)
     }
 }
 
-/// The name of the cookie that belongs to a state.
+/// Returns the name of the cookie that belongs to a state.
 #[must_use]
 pub fn cookie_name(state: &str) -> String {
     format!("{COOKIE_PREFIX}{}", short_hash(state))

@@ -1,7 +1,7 @@
-//! Claims -> who somebody is, which groups they are in, and whether they may come in.
+//! Evaluates claims: identity and groups of a user, and the decision if the user is allowed in.
 //!
-//! Pure. Reads only what was verified before. What a claim says is somebody else's text: bounded, without characters that hide
-//! or imitate, and never the name of an account by accident.
+//! Pure. Reads only verified claims. The text in a claim is controlled by a third party, so it is limited in length,
+//! must not contain characters that hide or imitate others, and never names an existing account by accident.
 
 use serde_json::Value;
 
@@ -13,25 +13,26 @@ mod name;
 
 pub use groups::matches;
 
-/// Somebody, as a provider's claims say.
+/// A user or program, as described by a provider's claims.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Person {
     pub subject: String,
-    /// What accounts and grants call them.
+    /// The name used by accounts and grants.
     pub name: String,
     pub groups: Vec<String>,
-    /// Whether any of the configured groups claims was there. Without one, `groups` says nothing about the person.
+    /// True if any of the configured groups claims was present. Otherwise `groups` contains no information about the
+    /// user.
     pub says_groups: bool,
     pub admin: bool,
-    /// Whether one of the groups is allowed in.
+    /// True if one of the groups is allowed in.
     pub allowed: bool,
-    /// The provider's session, when the token belongs to one.
+    /// The provider's session ID, if the token belongs to a session.
     pub sid: Option<String>,
-    /// A program, named by a rule or a preset.
+    /// True for a program that is named by a rule or a preset.
     pub machine: bool,
 }
 
-/// What claims say of somebody's groups, and what follows from them.
+/// The groups in the claims, and the decisions that follow from them.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Standing {
     pub groups: Vec<String>,
@@ -42,7 +43,7 @@ pub struct Standing {
 }
 
 impl Person {
-    /// Their groups and what follows from them.
+    /// Returns the groups and the decisions that follow from them.
     #[must_use]
     pub fn standing(&self) -> Standing {
         let (groups, says_groups) = (self.groups.clone(), self.says_groups);
@@ -50,7 +51,7 @@ impl Person {
     }
 }
 
-/// Why claims name nobody.
+/// Reason for which claims do not identify a user or program.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum ClaimError {
     #[error("the claim `sub` is missing or strange")]
@@ -76,13 +77,14 @@ pub enum ClaimError {
     Template(String),
 }
 
-/// More than a company's directory gives to anybody.
+/// More groups than a company's directory assigns to one user.
 const MAX_GROUPS: usize = 1000;
 const MAX_SUBJECT_BYTES: usize = 255;
-/// How a program's identity is told from a person's: its `sub` may differ from run to run, its rule's name does not.
+/// Prefix of the subject of a program. A program is identified by the name of its rule, because its `sub` may differ
+/// from run to run.
 const MACHINE: &str = "machine:";
 
-/// Who the claims of a log-in name.
+/// Reads the user from the claims of a login.
 ///
 /// # Errors
 /// See [`ClaimError`].
@@ -90,9 +92,11 @@ pub fn read(rules: &Claims, claims: &Value) -> Result<Person, ClaimError> {
     read_all(rules, &[claims])
 }
 
-/// As [`read`], from several documents about one person: the ID token, then the access token, then what `userinfo` says.
+/// Reads the user from several documents: the ID token, the access token and the answer of the userinfo endpoint, in
+/// this order.
 ///
-/// Each claim is taken from the first document that has it; all must have the same `sub`, where they have one.
+/// Each claim is taken from the first document that contains it. All documents that contain `sub` must have the same
+/// value.
 ///
 /// # Errors
 /// See [`ClaimError`].
@@ -107,7 +111,7 @@ pub fn read_all(rules: &Claims, documents: &[&Value]) -> Result<Person, ClaimErr
     Ok(Person { subject, name, groups, says_groups, admin, allowed, sid, machine: false })
 }
 
-/// What several documents about one person say of their groups, whoever it is.
+/// Reads the groups from several documents about one user, without identifying the user.
 ///
 /// # Errors
 /// [`ClaimError::TooManyGroups`].
@@ -117,19 +121,20 @@ pub fn standing(rules: &Claims, documents: &[&Value]) -> Result<Standing, ClaimE
     Ok(Standing { says_groups, ..standing_in(rules, said.unwrap_or_default()) })
 }
 
-/// What follows from being in these groups.
+/// Returns the decisions that follow from being in these groups.
 #[must_use]
 pub fn standing_in(rules: &Claims, groups: Vec<String>) -> Standing {
     Standing { admin: is_in(&rules.admin, &groups), allowed: is_allowed(rules, &groups), groups, says_groups: true }
 }
 
-/// Whether every configured groups claim is there: otherwise somebody may be in more groups than are said.
+/// Returns true if every configured groups claim is present. Otherwise the user may be in more groups than the claims
+/// contain.
 #[must_use]
 pub fn says_all_groups(rules: &Claims, claims: &Value) -> bool {
     rules.groups.iter().all(|source| at(claims, &source.claim).is_some())
 }
 
-/// Who the claims of a bearer token name: a program by the issuer's rules or preset, else a person.
+/// Reads the claims of a bearer token: a program if a rule or preset of the issuer names one, otherwise a user.
 ///
 /// # Errors
 /// See [`ClaimError`].
@@ -155,7 +160,7 @@ pub fn read_bearer(issuer: &Issuer, claims: &Value) -> Result<Person, ClaimError
     })
 }
 
-/// Whether somebody in these groups may come in.
+/// Returns true if a user in these groups is allowed in.
 #[must_use]
 pub fn is_allowed(rules: &Claims, groups: &[String]) -> bool {
     rules.allowed.is_empty() || is_in(&rules.allowed, groups)
@@ -175,8 +180,10 @@ fn subject(documents: &[&Value]) -> Result<String, ClaimError> {
     Ok(subject.to_owned())
 }
 
-/// What a dotted path leads to. At each step the longest member whose name is the path's beginning is tried first, so
-/// that `https://example.com/groups` is found and so is `resource_access.my.client.roles`.
+/// Returns the value at a dotted path.
+///
+/// At each step, the longest member name that the path begins with is tried first. Both `https://example.com/groups`
+/// and `resource_access.my.client.roles` are therefore found.
 #[must_use]
 pub fn at<'v>(claims: &'v Value, path: &str) -> Option<&'v Value> {
     let members = claims.as_object()?;

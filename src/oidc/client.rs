@@ -1,7 +1,7 @@
-//! The one HTTP client that talks to identity providers.
+//! The HTTP client for identity providers.
 //!
-//! Every call ends in time, reads a bounded answer and follows no redirect: what is asked for where is the configuration's
-//! and discovery's to say, not an answer's.
+//! Every call has a time limit, reads an answer of limited size and follows no redirects: the configuration and
+//! discovery determine the URLs, not an answer.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -24,18 +24,18 @@ use url::Url;
 use crate::config::{Egress, Endpoint, Proxy, Way, is_loopback};
 use crate::http::{ReadError, cause, read_bounded};
 
-/// How long a call takes at most unless somebody is more patient or less.
+/// Default time limit of a call.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 const CONNECT: Duration = Duration::from_secs(3);
-/// From the look-up of a name to the end of the TLS handshake, through whatever proxy. Less than [`PATIENCE`]: what never left did
-/// not "perhaps arrive".
+/// Time limit from the DNS look-up to the end of the TLS handshake, including any proxy. Less than [`PATIENCE`], so
+/// that a failed connection is not reported as a timeout, after which the request may have arrived.
 const REACH: Duration = Duration::from_secs(8);
 const IDLE: Duration = Duration::from_secs(10);
-/// Metadata, key sets, tokens, user info. Real ones have a few kilobytes.
+/// Maximum size of an answer: metadata, key sets, tokens, user info. Real ones have a few kilobytes.
 const MAX_BYTES: usize = 1024 * 1024;
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// Why a provider gave no answer.
+/// Reason for which a provider gave no usable answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
@@ -57,7 +57,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// A bounded word for logs and metrics.
+    /// Returns a word from a bounded set, for logs and metrics.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -71,7 +71,7 @@ impl Error {
         }
     }
 
-    /// Whether the request may have arrived, so that what it carried may be used up.
+    /// Returns true if the provider may have received the request, so that a code or token in it may be used up.
     #[must_use]
     pub const fn may_have_arrived(&self) -> bool {
         match self {
@@ -81,13 +81,13 @@ impl Error {
     }
 }
 
-/// Where no connection came about. Nothing was sent there.
+/// A connection that could not be established. Nothing was sent.
 #[derive(Debug, thiserror::Error)]
 #[error("{to} cannot be reached{}: {}", through(.proxy.as_ref()), cause(.source))]
 pub struct Unreached {
     /// Scheme, host and port.
     pub to: String,
-    /// What was to lead there.
+    /// The proxy that was to lead there, if any.
     pub proxy: Option<Proxy>,
     source: legacy::Error,
 }
@@ -97,15 +97,15 @@ pub struct Unreached {
 pub struct Client {
     pool: legacy::Client<Reach, Full<Bytes>>,
     egress: Egress,
-    /// Plain HTTP is spoken with nobody else but this machine.
+    /// The configured `internal_url`. Plain HTTP is allowed only to its origin and to this machine.
     internal: Option<Url>,
 }
 
 impl Client {
-    /// A client that trusts the system's roots and the endpoint's own; connects on first use.
+    /// Creates a client that trusts the system's root certificates and the endpoint's own. It connects on first use.
     ///
     /// # Errors
-    /// One of the endpoint's certificates is none.
+    /// Returns an error if one of the endpoint's certificates is invalid.
     pub fn new(endpoint: &Endpoint, egress: &Egress) -> std::io::Result<Self> {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
@@ -130,7 +130,7 @@ impl Client {
         })
     }
 
-    /// The proxy that calls to this place go through.
+    /// Returns the outbound proxy for calls to `to`.
     pub(super) fn proxy_for(&self, to: &Uri) -> Option<&Proxy> {
         match self.egress.way_to(to) {
             Way::Through(proxy) => Some(proxy),
@@ -138,10 +138,10 @@ impl Client {
         }
     }
 
-    /// Asks for something, with a bearer token perhaps.
+    /// Sends a GET request, with a bearer token if one is given.
     ///
     /// # Errors
-    /// See [`Error`]; any status but 200 is one.
+    /// See [`Error`]. Any status other than 200 is an error.
     pub async fn get(
         &self,
         url: &Url,
@@ -162,7 +162,7 @@ impl Client {
         if head.status == StatusCode::OK { Ok(body) } else { Err(Error::Status(head.status)) }
     }
 
-    /// Sends a form, whose answer is read whatever its status.
+    /// Sends a form and returns the answer, regardless of its status.
     ///
     /// # Errors
     /// See [`Error`].
@@ -183,7 +183,7 @@ impl Client {
         self.send(request, patience).await
     }
 
-    /// Sends any request and reads the whole answer, whatever its status.
+    /// Sends a request and returns the whole answer, regardless of its status.
     ///
     /// # Errors
     /// See [`Error`].
@@ -213,7 +213,7 @@ impl Client {
     }
 }
 
-/// Connects in time or not at all.
+/// A connector that fails if the connection takes longer than [`REACH`].
 #[derive(Clone, Debug)]
 struct Reach(HttpsConnector<Connector>);
 
@@ -235,7 +235,7 @@ impl Service<Uri> for Reach {
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type Connecting<S> = Pin<Box<dyn Future<Output = Result<S, BoxError>> + Send>>;
 
-/// The way to a host: straight, or through a tunnel that the proxy on the way out digs (RFC 9110 §9.3.6).
+/// Connects to a host directly, or through a tunnel of the outbound proxy (RFC 9110 §9.3.6).
 #[derive(Clone, Debug)]
 struct Connector {
     straight: HttpConnector,
@@ -283,7 +283,7 @@ impl<'c> openidconnect::AsyncHttpClient<'c> for Client {
     }
 }
 
-/// Whether we may call this: over TLS, on this machine, or where the configuration says so.
+/// Returns true if a URL may be called: over TLS, on this machine, or at the configured `internal_url`.
 pub(super) fn is_safe(url: &Url, internal: Option<&Url>) -> bool {
     match url.scheme() {
         "https" => url.host().is_some(),
@@ -294,7 +294,8 @@ pub(super) fn is_safe(url: &Url, internal: Option<&Url>) -> bool {
 
 fn tls(ca: &[CertificateDer<'static>]) -> std::io::Result<rustls::ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
-    // Some of the system's may be unreadable or too old to parse; what they would have vouched for is then not trusted.
+    // Some of the system's certificates may be unreadable or too old to parse. They are skipped and thereby not
+    // trusted.
     let _ = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     for certificate in ca {
         roots.add(certificate.clone()).map_err(std::io::Error::other)?;

@@ -1,7 +1,7 @@
-//! Keycloak's own list of people: who was disabled or deleted, and which groups tokens made now would name.
+//! Keycloak's list of users: disabled and deleted users, and the groups that new tokens would contain.
 //!
-//! Its admin API, asked with the client's service account. Claims are read from Keycloak's example of the very tokens it
-//! would issue, so mappers and settings mean what they mean at a sign-in.
+//! Uses the admin API with the client's service account. Claims are read from Keycloak's example of the tokens that it
+//! would issue, so mappers and settings have the same effect as at a sign-in.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use super::client::{self, PATIENCE};
 use super::login::{Error as LoginError, Provider};
 use crate::clock::Stopwatch;
 
-/// Why it is not known how somebody is.
+/// Reason for which the state of a user is unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("the client gets no token for its service account: {0}")]
@@ -29,13 +29,13 @@ pub enum Error {
     NoClient(String),
     #[error("the mapper `{0}` writes what only a sign-in knows into `sub` or a groups claim: nobody can be looked up")]
     Mapper(String),
-    /// About one person; of the others something may be known.
+    /// Concerns one user. The answers about others may still be usable.
     #[error("the admin API's answer about somebody is not Keycloak's")]
     NotUnderstood,
 }
 
 impl Error {
-    /// A bounded word for logs and metrics.
+    /// Returns a word from a bounded set, for logs and metrics.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -47,7 +47,7 @@ impl Error {
         }
     }
 
-    /// Whether the client has no service account, or one without the role that this needs.
+    /// Returns true if the client has no service account, or one without the required role.
     #[must_use]
     pub const fn is_lack_of_rights(&self) -> bool {
         match self {
@@ -57,34 +57,36 @@ impl Error {
     }
 }
 
-/// How somebody is.
+/// State of a user at the provider.
 #[derive(Debug)]
 pub enum Found {
     Deleted,
     Disabled,
-    /// The service account may not see more.
+    /// Enabled. The service account is not allowed to read more.
     Enabled,
-    /// As a sign-in now would say. `name`: unless a sign-in would be refused for it.
+    /// Enabled, with the facts that a sign-in would yield now. `name` is `None` if a sign-in would be refused because
+    /// of it.
     Active {
         name: Option<String>,
         standing: Standing,
     },
 }
 
-/// The list, open for as long as one token of the service account is good.
+/// An open list, usable as long as the service account's token is valid.
 #[derive(Debug)]
 pub struct Directory<'p> {
     provider: &'p Provider,
     realm: Url,
     token: SecretString,
-    /// Keycloak's own id of our client; `None`: the service account may not look at clients, so nothing is known of groups.
+    /// Keycloak's ID of the client. `None` if the service account is not allowed to read clients; groups are then
+    /// unknown.
     client: Option<String>,
     opened: Stopwatch,
     good_for: Duration,
 }
 
 impl<'p> Directory<'p> {
-    /// Opens the list of `provider`, whose admin API for its realm is at `realm`.
+    /// Opens the list of `provider`. `realm` is the URL of its admin API for the realm.
     ///
     /// # Errors
     /// See [`Error`].
@@ -101,24 +103,24 @@ impl<'p> Directory<'p> {
         Ok(directory)
     }
 
-    /// Whether it should be opened anew.
+    /// Returns true if the list should be opened again.
     #[must_use]
     pub fn is_old(&self) -> bool {
         self.opened.elapsed() > self.good_for
     }
 
-    /// Whether it tells groups, too.
+    /// Returns true if the list also contains groups.
     #[must_use]
     pub const fn tells_groups(&self) -> bool {
         self.client.is_some()
     }
 
-    /// How the person of this subject is.
+    /// Looks up the user with this subject.
     ///
     /// # Errors
-    /// See [`Error`]; nothing is known of them then.
+    /// See [`Error`]. The state of the user is then unknown.
     pub async fn find(&self, subject: &str) -> Result<Found, Error> {
-        // They would lead elsewhere.
+        // In a URL path, these would lead to other resources.
         if matches!(subject, "" | "." | "..") {
             return Err(Error::NotUnderstood);
         }
@@ -145,7 +147,7 @@ impl<'p> Directory<'p> {
         Ok(Found::Active { name, standing })
     }
 
-    /// What such a token would say of this person, were it made now.
+    /// Returns the claims of a token of this kind, as it would be issued to the user now.
     async fn example(&self, client: &str, kind: &str, subject: &str) -> Result<Value, Error> {
         let scopes = self.provider.config.scopes.join(" ");
         let path = ["clients", client, "evaluate-scopes", kind];
@@ -166,7 +168,7 @@ impl<'p> Directory<'p> {
         text(client, "id").map(str::to_owned).ok_or_else(|| Error::NoClient(client_id.to_owned()))
     }
 
-    /// The mappers of the client and of the scopes that its tokens have.
+    /// Returns the mappers of the client and of the scopes that its tokens have.
     fn mappers<'v>(&self, client: &'v Value, scopes: &'v Value) -> impl Iterator<Item = &'v Value> {
         let default = list(client, "defaultClientScopes").filter_map(Value::as_str);
         let asked = self.provider.config.scopes.iter().map(String::as_str);
@@ -176,7 +178,8 @@ impl<'p> Directory<'p> {
         list(client, "protocolMappers").chain(scopes.flat_map(|scope| list(scope, "protocolMappers")))
     }
 
-    /// Whether an example of a token lacks what this mapper writes, or people are called otherwise than in the list.
+    /// Returns true if the claims of this mapper are missing from example tokens, or if it replaces the user ID in
+    /// `sub`.
     fn is_strange(&self, mapper: &Value) -> bool {
         let kind = text(mapper, "protocolMapper").unwrap_or_default();
         let claim = mapper.get("config").and_then(|config| text(config, "claim.name")).unwrap_or_default();
@@ -204,7 +207,8 @@ impl<'p> Directory<'p> {
     }
 }
 
-/// Keycloak says so in JSON; a 404 of whatever stands before it means something else.
+/// Returns true if Keycloak answered that the user does not exist. It does so in JSON; a 404 of a server in front of it
+/// has another cause.
 fn is_no_user(answer: &Response<Bytes>) -> bool {
     let said = || serde_json::from_slice::<Value>(answer.body()).ok();
     let is_said = |json: Value| text(&json, "error").is_some_and(|error| error.eq_ignore_ascii_case("user not found"));
@@ -227,5 +231,5 @@ fn list<'v>(object: &'v Value, name: &str) -> impl Iterator<Item = &'v Value> {
     object.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default().iter()
 }
 
-/// A token whose end is not said is used this long, and a little less.
+/// Assumed lifetime of a token that does not name one. Two thirds of it are used.
 const SHORTEST: Duration = Duration::from_secs(30);

@@ -1,7 +1,7 @@
-//! What a provider says about itself: OpenID Connect Discovery 1.0, RFC 8414.
+//! Provider metadata (OpenID Connect Discovery 1.0, RFC 8414).
 //!
-//! Read strictly and believed only as far as it speaks for the configured issuer, so that one provider cannot describe
-//! itself as another. Which algorithms are trusted is never its choice.
+//! Parsed strictly and accepted only for the configured issuer, so that one provider cannot present itself as another.
+//! The metadata never determines which algorithms are trusted.
 
 use serde::Deserialize;
 use url::Url;
@@ -9,31 +9,31 @@ use url::Url;
 use super::client::is_safe;
 use crate::config::Endpoint;
 
-/// A provider's description of itself.
+/// Metadata of a provider.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Metadata {
-    /// The same as the configured one.
+    /// The issuer, equal to the configured one.
     pub issuer: String,
-    /// Where browsers sign in. Issuers of machines' tokens have none.
+    /// The authorization endpoint, for browsers. Issuers of tokens for programs have none.
     pub authorization: Option<Url>,
-    /// Where we redeem codes and refresh.
+    /// The token endpoint, where the proxy redeems codes and refreshes tokens.
     pub token: Option<Url>,
     pub jwks: Option<Url>,
     pub userinfo: Option<Url>,
-    /// Where browsers sign out.
+    /// The logout endpoint, for browsers.
     pub end_session: Option<Url>,
-    /// Whether its answers in browsers carry `iss` (RFC 9207).
+    /// True if authorization responses contain `iss` (RFC 9207).
     pub sends_iss: bool,
     pub backchannel_logout: bool,
-    /// Whether its logout tokens carry `sid`.
+    /// True if logout tokens contain `sid`.
     pub backchannel_logout_session: bool,
     pub scopes: Vec<String>,
-    /// How a code may be bound to who asked for it (RFC 7636); we need `S256`.
+    /// Supported PKCE methods (RFC 7636). The proxy requires `S256`.
     pub code_challenge_methods: Vec<String>,
     pub token_auth_methods: Vec<String>,
 }
 
-/// Why a description is not believed.
+/// Reason for which metadata is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum MetadataError {
     #[error("its description is not what OpenID Connect Discovery says: {0}")]
@@ -46,7 +46,7 @@ pub enum MetadataError {
     Unsafe(&'static str),
 }
 
-/// The members that we read, as they are written.
+/// The members that are read, in their original form.
 #[derive(Deserialize)]
 struct Raw {
     issuer: String,
@@ -70,13 +70,13 @@ struct Raw {
 }
 
 impl Metadata {
-    /// Reads a description; what we call ourselves then lies at the endpoint's `internal_url`, if it has one.
+    /// Parses metadata. URLs that the proxy calls are moved to the endpoint's `internal_url`, if it has one.
     ///
     /// # Errors
     /// See [`MetadataError`].
     pub fn parse(json: &[u8], endpoint: &Endpoint) -> Result<Self, MetadataError> {
         let raw: Raw = serde_json::from_slice(json).map_err(MetadataError::NotUnderstood)?;
-        // RFC 8414 §3.3: identical, not merely equal after some normalisation.
+        // RFC 8414 §3.3 requires identical strings, not equality after normalization.
         if raw.issuer != endpoint.issuer {
             let said = raw.issuer.chars().take(200).collect();
             return Err(MetadataError::AnotherIssuer { said, configured: endpoint.issuer.clone() });
@@ -101,7 +101,8 @@ impl Metadata {
 }
 
 fn place(name: &'static str, text: Option<&str>, internal: Option<&Url>) -> Result<Option<Url>, MetadataError> {
-    // Kubernetes says `urn:kubernetes:programmatic_authorization` where browsers would sign in: nowhere.
+    // Kubernetes has the URN `urn:kubernetes:programmatic_authorization` as its authorization endpoint: browsers cannot
+    // sign in.
     let Some(text) = text.filter(|text| !text.starts_with("urn:")) else { return Ok(None) };
     let url = Url::parse(text).map_err(|_| MetadataError::Unsafe(name))?;
     let plain = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();

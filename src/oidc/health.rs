@@ -1,9 +1,9 @@
 //! Back-off of session refreshes, kept per provider instead of per session.
 //!
-//! Pure but for its lock. While a provider is in trouble, no session is refreshed there; one small probe in
-//! [`PROBE_EVERY`] asks for its description. Once that is answered, a single session is refreshed, and after its success all
-//! others. So an outage costs a few requests, however long it lasts and however many sessions are due, and ends for all
-//! sessions within seconds.
+//! Pure except for its lock. While a provider is in trouble, no session is refreshed there, and one small probe per
+//! [`PROBE_EVERY`] requests its metadata. After an answer, a single session is refreshed, and after its success all
+//! others. An outage therefore costs a few requests, regardless of its duration and of the number of sessions that are
+//! due, and ends for all sessions within seconds.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,17 +13,17 @@ use crate::clock::Timestamp;
 /// Time between two probes.
 const PROBE_EVERY: Duration = Duration::from_secs(3);
 
-/// Whether one provider answers, as far as refreshes of sessions show.
+/// State of one provider, as observed by session refreshes.
 #[derive(Debug, Default)]
 pub struct Health {
     state: Mutex<State>,
 }
 
-/// How many sessions of a provider may be refreshed now.
+/// Number of sessions of a provider that may be refreshed now.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Room {
     All,
-    /// One, to find out whether the token endpoint answers; see [`Health::begin_trial`].
+    /// One, to test if the token endpoint answers; see [`Health::begin_trial`].
     One,
     None,
 }
@@ -35,14 +35,14 @@ enum State {
     Away {
         probe_at: Timestamp,
     },
-    /// The description was answered. `under_way`: the refresh of one session is.
+    /// The metadata was answered. `under_way` is true while the trial session is being refreshed.
     Trial {
         under_way: bool,
     },
 }
 
 impl Health {
-    /// Returns how many sessions may be refreshed.
+    /// Returns the number of sessions that may be refreshed.
     pub fn room(&self) -> Room {
         match *self.lock() {
             State::Well => Room::All,
@@ -51,18 +51,18 @@ impl Health {
         }
     }
 
-    /// Notes a refresh that the provider did not answer as it should. Returns whether it answered before.
+    /// Records a refresh that the provider did not answer properly. Returns true if the provider was well before.
     pub fn failed(&self, now: Timestamp) -> bool {
         let probe_at = now.plus(PROBE_EVERY);
         std::mem::replace(&mut *self.lock(), State::Away { probe_at }) == State::Well
     }
 
-    /// Notes a refresh that was granted or refused. Returns whether the provider was away before.
+    /// Records a refresh that was granted or refused. Returns true if the provider was in trouble before.
     pub fn answered(&self) -> bool {
         std::mem::replace(&mut *self.lock(), State::Well) != State::Well
     }
 
-    /// Claims the next probe, if one is due.
+    /// Claims the next probe. Returns true if one is due.
     pub fn begin_probe(&self, now: Timestamp) -> bool {
         let mut state = self.lock();
         match *state {
@@ -74,7 +74,7 @@ impl Health {
         }
     }
 
-    /// Notes that a probe was answered.
+    /// Records that a probe was answered.
     pub fn probe_answered(&self) {
         let mut state = self.lock();
         if matches!(*state, State::Away { .. }) {
@@ -82,12 +82,12 @@ impl Health {
         }
     }
 
-    /// Marks the one session's refresh as begun.
+    /// Marks the refresh of the trial session as begun.
     pub fn begin_trial(&self) {
         self.replace(State::Trial { under_way: false }, State::Trial { under_way: true });
     }
 
-    /// Marks it as ended. Without an outcome, another session is next.
+    /// Marks the refresh of the trial session as ended. If it had no outcome, another session is tried next.
     pub fn end_trial(&self) {
         self.replace(State::Trial { under_way: true }, State::Trial { under_way: false });
     }

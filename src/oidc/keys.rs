@@ -1,7 +1,7 @@
-//! A provider's public keys (RFC 7517), and which of them may verify what.
+//! Public keys of a provider (RFC 7517), and the algorithms that each may verify.
 //!
-//! Pure. What is not surely a key for signatures of a pinned kind is left out: shared secrets, private keys, short RSA
-//! moduli, curves that nobody asked for.
+//! Pure. Keys that are not clearly meant for signatures with a configured algorithm are ignored: shared secrets,
+//! private keys, short RSA moduli and other curves.
 
 use std::sync::Arc;
 
@@ -12,20 +12,21 @@ use jsonwebtoken::Algorithm;
 use serde::Deserialize;
 use serde_json::Value;
 
-/// A provider's keys, as of one fetch.
+/// The keys of a provider, as of one fetch.
 #[derive(Clone, Debug, Default)]
 pub struct Keys(Vec<Key>);
 
-/// One public key.
+/// A public key.
 #[derive(Clone, Debug)]
 pub struct Key {
     kid: Option<String>,
-    /// For each algorithm that it may verify, the key made ready: done for every signature, that costs half as much again.
+    /// The parsed key for each algorithm that it may verify. Parsing it for every signature would increase the cost by
+    /// half.
     verifying: Vec<(Algorithm, Arc<ParsedPublicKey>)>,
     material: Arc<str>,
 }
 
-/// Why a key set is not used.
+/// Reason for which a key set is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
     #[error("its key set is not what RFC 7517 says: {0}")]
@@ -36,7 +37,7 @@ pub enum KeysError {
     NoneUsable,
 }
 
-/// How many keys a set may have; real ones have a handful.
+/// Maximum number of keys in a set. Real ones have a handful.
 const MAX_KEYS: usize = 100;
 const MIN_RSA_BITS: usize = 2048;
 const MAX_RSA_BITS: usize = 8192;
@@ -46,7 +47,7 @@ struct RawSet {
     keys: Vec<Value>,
 }
 
-/// The members of a key that we read.
+/// The members of a key that are read.
 #[derive(Deserialize)]
 struct Raw {
     kty: String,
@@ -60,16 +61,16 @@ struct Raw {
     crv: Option<String>,
     x: Option<String>,
     y: Option<String>,
-    /// Of a private key. Whoever publishes it has no secret left.
+    /// Part of a private key. A published private key is compromised, so the key is ignored.
     d: Option<Value>,
     k: Option<Value>,
 }
 
 impl Keys {
-    /// Reads a key set and keeps what may verify signatures made with the pinned algorithms.
+    /// Parses a key set and keeps the keys that can verify signatures with the configured algorithms.
     ///
     /// # Errors
-    /// It is no key set, has too many keys, or none that is of use.
+    /// Returns an error if the JSON is not a key set, contains too many keys, or contains no usable key.
     pub fn parse(json: &[u8], pinned: &[Algorithm]) -> Result<Self, KeysError> {
         let set: RawSet = serde_json::from_slice(json).map_err(KeysError::NotUnderstood)?;
         if set.keys.len() > MAX_KEYS {
@@ -81,26 +82,27 @@ impl Keys {
         if keys.is_empty() { Err(KeysError::NoneUsable) } else { Ok(Self(keys)) }
     }
 
-    /// The keys that may have signed a token: those with its `kid`, or the only one that fits when it has none.
+    /// Returns the keys that may have signed a token: those with its `kid`, or the only suitable one if the token has
+    /// no `kid`.
     pub fn fitting(&self, kid: Option<&str>, algorithm: Algorithm) -> impl Iterator<Item = &Key> {
         let fitting = || self.0.iter().filter(move |key| key.fits(algorithm));
         let guess = kid.is_none() && fitting().count() == 1;
         fitting().filter(move |key| guess || kid.is_some() && key.kid.as_deref() == kid)
     }
 
-    /// Whether a key that verified something earlier is still among them.
+    /// Returns true if the set contains a key that verified an earlier token.
     #[must_use]
     pub fn hold(&self, material: &str) -> bool {
         self.0.iter().any(|key| *key.material == *material)
     }
 
-    /// How many there are.
+    /// Returns the number of keys.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there are none.
+    /// Returns true if there are no keys.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -116,7 +118,7 @@ impl Key {
         if raw.d.is_some() || raw.k.is_some() {
             return None;
         }
-        // The only algorithm it is for, when the provider says so.
+        // The only algorithm that the key is for, if the provider names one.
         let only = raw.alg.as_ref().map(|alg| alg.parse::<Algorithm>()).transpose().ok()?;
         let public = Public::read(&raw)?;
         let allowed = pinned.iter().filter(|algorithm| only.is_none_or(|only| only == **algorithm));
@@ -129,7 +131,7 @@ impl Key {
         self.ready_for(algorithm).is_some()
     }
 
-    /// Whether this key signed the message, with this algorithm.
+    /// Returns true if this key signed the message with this algorithm.
     pub(super) fn signed(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
         self.ready_for(algorithm).is_some_and(|key| key.verify_sig(message, signature).is_ok())
     }
@@ -143,7 +145,7 @@ impl Key {
     }
 }
 
-/// What a public key is made of.
+/// The components of a public key.
 enum Public {
     Rsa(RsaPublicKeyComponents<Vec<u8>>),
     /// An uncompressed point (SEC 1 §2.3.3).
@@ -163,7 +165,8 @@ impl Public {
         }
     }
 
-    /// Ready to verify signatures of this algorithm; `None` if it is for others, or a point that is not on its curve.
+    /// Parses the key for signatures with this algorithm. Returns `None` if the key is for other algorithms or its
+    /// point is not on the curve.
     fn made_ready(&self, algorithm: Algorithm) -> Option<ParsedPublicKey> {
         let (verification, bytes): (&'static dyn VerificationAlgorithm, &[u8]) = match (self, algorithm) {
             (Self::Rsa(components), _) => return components.to_parsed_public_key(rsa_parameters(algorithm)?).ok(),
@@ -175,7 +178,7 @@ impl Public {
         ParsedPublicKey::new(verification, bytes).ok()
     }
 
-    /// The same for the same key, whatever it is called.
+    /// Returns a text that is equal for equal keys, regardless of their `kid`.
     fn material(&self) -> String {
         let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
         match self {
@@ -187,7 +190,7 @@ impl Public {
     }
 }
 
-/// An RSA key of a size that is neither weak nor expensive on purpose.
+/// Returns an RSA key if its size is neither weak nor so large that verification is expensive.
 fn rsa(modulus: Vec<u8>, exponent: Vec<u8>) -> Option<RsaPublicKeyComponents<Vec<u8>>> {
     let without_zeros = |bytes: Vec<u8>| bytes.into_iter().skip_while(|byte| *byte == 0).collect::<Vec<u8>>();
     let (n, e) = (without_zeros(modulus), without_zeros(exponent));

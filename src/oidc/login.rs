@@ -1,6 +1,7 @@
-//! The providers that people sign in at: where browsers are sent, what a code is worth, who came back.
+//! Login at identity providers: authorization URLs, redeeming codes, refreshing tokens and logout.
 //!
-//! The requests are `openidconnect`'s, over our own client; what tokens say is believed only after [`token`] verified it.
+//! Requests are built by `openidconnect` and sent by the `client` module. Tokens are trusted only after [`token`]
+//! verified them.
 //!
 //! [`token`]: super::token
 
@@ -30,70 +31,71 @@ use crate::clock::Clock;
 use crate::config::{self, ClientAuth};
 use crate::crypto::KeyRing;
 
-/// All providers, and the sign-ins under way at them.
+/// All providers, and the sign-ins in progress.
 #[derive(Debug)]
 pub struct Providers {
     all: Vec<Provider>,
     pub attempts: Attempts,
-    /// What their tokens are sealed with in the store.
+    /// Keys that seal the providers' tokens in the store.
     pub keys: Arc<KeyRing>,
     pub(super) clock: Clock,
 }
 
-/// A provider that people sign in at.
+/// A provider at which users sign in.
 #[derive(Debug)]
 pub struct Provider {
     pub config: config::Provider,
     pub remote: Arc<Remote>,
     redirect: RedirectUrl,
-    /// Where its logout leads back to.
+    /// The page to which the provider redirects after a logout.
     signed_out: Url,
-    /// Codes that are being redeemed: anybody may bring one, and each is a request to the provider.
+    /// Limits the codes that are redeemed at the same time. Any client can send one, and each costs a request to the
+    /// provider.
     redeeming: Semaphore,
-    /// Whether it answers refreshes of sessions.
+    /// State of the provider, as observed by session refreshes.
     pub health: Health,
     clock: Clock,
 }
 
-/// Codes that are redeemed at the same time at one provider.
+/// Maximum number of codes that are redeemed at the same time at one provider.
 const REDEEMING: usize = 32;
 
-/// What a provider grants for a code or a refresh token. Nobody has looked yet whose it is.
+/// Tokens that a provider granted for a code or a refresh token, not yet verified.
 #[derive(Debug)]
 pub struct Granted {
     id_token: Option<SecretString>,
     access_token: SecretString,
     refresh_token: Option<SecretString>,
-    /// After which the access token is of no use.
+    /// Lifetime of the access token.
     pub expires_in: Option<Duration>,
 }
 
-/// What a provider says of a signed-in user with a refresh.
+/// Information about a signed-in user from a refresh.
 #[derive(Debug)]
 pub enum Stayed {
     Person(Person),
     /// Groups without a name, from the userinfo endpoint.
     Standing(Standing),
-    /// Nothing: neither an ID token nor groups from the userinfo endpoint.
+    /// Neither an ID token nor groups from the userinfo endpoint.
     Unsaid,
 }
 
-/// What is kept, sealed, beside a session.
+/// The tokens that are stored, sealed, with a session.
 #[derive(Clone, Debug, Default)]
 pub struct Tokens {
-    /// Says whose session is to end when they sign out.
+    /// Identifies the session that the provider ends at logout.
     pub id_token: Option<SecretString>,
     pub refresh_token: Option<SecretString>,
 }
 
-/// Why nobody was signed in, or a session was not refreshed.
+/// Reason for which a login or a refresh failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("the provider's description was never read")]
     NotReady,
     #[error("the provider {0}")]
     Unreachable(#[source] client::Error),
-    /// What it answered is in RFC 6749's words, or others; only the first kind is ever looked at.
+    /// The provider answered with an OAuth 2.0 error.
     #[error("the provider refused: {0}")]
     Refused(Refused),
     #[error("the provider's answer is not what OAuth 2.0 says")]
@@ -108,16 +110,16 @@ pub enum Error {
     SomebodyElse,
 }
 
-/// What a provider calls its refusal.
+/// Classes of OAuth 2.0 errors.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Refused {
-    /// `invalid_grant`, or one of [`SIGN_IN_AGAIN`]: the code or token is of no use, now and later.
+    /// `invalid_grant` or one of [`SIGN_IN_AGAIN`]: the code or token is permanently unusable.
     Grant,
-    /// `invalid_grant` because of the person: Keycloak's texts in [`PERSON_GONE`].
+    /// `invalid_grant` because the user is disabled or deleted, recognized by Keycloak's texts in [`PERSON_GONE`].
     Person,
-    /// `invalid_client`, `unauthorized_client`: it does not know us. Ours to mend, not the person's.
+    /// `invalid_client` or `unauthorized_client`: the proxy's client is misconfigured. Not caused by the user.
     Client,
-    /// Anything else it found wrong.
+    /// Any other error.
     Request,
 }
 
@@ -133,7 +135,7 @@ impl fmt::Display for Refused {
 }
 
 impl Error {
-    /// A bounded word for logs and metrics.
+    /// Returns a word from a bounded set, for logs and metrics.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -170,10 +172,10 @@ type Client = CoreClient<EndpointSet, EndpointNotSet, EndpointNotSet, EndpointNo
 type Answer = Result<CoreTokenResponse, RequestTokenError<client::Error, StandardErrorResponse<CoreErrorResponseType>>>;
 
 impl Providers {
-    /// These, behind this public URL.
+    /// Creates the configured providers, whose redirects lead back to `pages_url`.
     ///
     /// # Errors
-    /// There is no public URL.
+    /// Returns an error if a provider is configured without `pages_url`, or if a redirect URL cannot be built.
     pub fn new<'c>(
         configured: impl IntoIterator<Item = (&'c config::Provider, Arc<Remote>)>,
         pages_url: Option<&Url>,
@@ -188,13 +190,13 @@ impl Providers {
         Ok(Self { all, attempts: Attempts::new(Arc::clone(&keys), clock.clone()), keys, clock: clock.clone() })
     }
 
-    /// The one of this name.
+    /// Returns the provider with this name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Provider> {
         self.all.iter().find(|provider| provider.config.name == name)
     }
 
-    /// In the configuration's order.
+    /// Returns the providers in configured order.
     pub fn iter(&self) -> impl Iterator<Item = &Provider> {
         self.all.iter()
     }
@@ -215,10 +217,10 @@ impl Provider {
         })
     }
 
-    /// Where the browser goes to sign in.
+    /// Returns the URL at the provider to which the browser is redirected to sign in.
     ///
     /// # Errors
-    /// [`Error::NotReady`].
+    /// [`Error::NotReady`] if the provider's metadata was never read or does not contain the required endpoints.
     pub async fn sign_in_at(&self, begun: &Begun) -> Result<Url, Error> {
         let client = self.client().await?;
         let verifier = PkceCodeVerifier::new(begun.attempt.verifier.clone());
@@ -236,7 +238,8 @@ impl Provider {
         Ok(url)
     }
 
-    /// Whether an answer's `iss` is this provider's (RFC 9207): it must be where the provider says that it sends it.
+    /// Returns true if the `iss` of an authorization response is this provider's (RFC 9207). It may be missing only if
+    /// the provider's metadata does not announce it.
     #[must_use]
     pub fn is_sender(&self, iss: Option<&str>) -> bool {
         match iss {
@@ -245,7 +248,7 @@ impl Provider {
         }
     }
 
-    /// Redeems a code.
+    /// Redeems an authorization code.
     ///
     /// # Errors
     /// See [`Error`].
@@ -266,7 +269,7 @@ impl Provider {
         granted(request.request_async(&Sure(self.remote.client())).await)
     }
 
-    /// Uses a refresh token, which may be of no use afterwards whatever comes back.
+    /// Uses a refresh token. Afterwards the token may be invalid, regardless of the result.
     ///
     /// # Errors
     /// See [`Error`].
@@ -277,7 +280,7 @@ impl Provider {
         granted(answer).map_err(|failure| failure.error)
     }
 
-    /// An access token of the client's own (RFC 6749 §4.4), and how long it is good for.
+    /// Requests an access token for the client itself (RFC 6749 §4.4). Returns it with its lifetime.
     ///
     /// # Errors
     /// See [`Error`].
@@ -295,7 +298,7 @@ impl Provider {
         Ok((granted.access_token, granted.expires_in))
     }
 
-    /// Who signed in: by the ID token, and by the access token as far as it adds groups.
+    /// Returns the user who signed in, from the ID token and the additional claims of the access token.
     ///
     /// # Errors
     /// [`Error::NoIdToken`], [`Error::Token`], [`Error::Claims`].
@@ -304,8 +307,10 @@ impl Provider {
         self.who(id_token, granted, token::Nonce::Must(&attempt.nonce)).await
     }
 
-    /// Who is still signed in; must be the one of this subject. Without a new ID token, which a provider need not grant
-    /// (OpenID Connect Core §12.2), its userinfo endpoint is asked.
+    /// Returns the provider's information about a signed-in user, who must have this subject.
+    ///
+    /// Without a new ID token, which a refresh need not return (OpenID Connect Core §12.2), the userinfo endpoint is
+    /// requested.
     ///
     /// # Errors
     /// [`Error::Token`], [`Error::Claims`], [`Error::SomebodyElse`], [`Error::Unreachable`], [`Error::NotUnderstood`].
@@ -324,14 +329,14 @@ impl Provider {
         let answer = client.get(url, "application/json", Some(&granted.access_token), PATIENCE).await;
         let said: Value =
             serde_json::from_slice(&answer.map_err(Error::Unreachable)?).map_err(|_| Error::NotUnderstood)?;
-        // OpenID Connect Core §5.3.2: without this, it may be another user's.
+        // OpenID Connect Core §5.3.2: without this check, the answer may describe another user.
         if said.get("sub").and_then(Value::as_str) != Some(subject) {
             return Err(Error::SomebodyElse);
         }
         let access = self.access_claims(granted).await.filter(|claims| claims.get("sub") == said.get("sub"));
         let documents: Vec<&Value> = std::iter::once(&said).chain(&access).collect();
         let standing = claims::standing(&self.config.claims, &documents)?;
-        // Without any groups claim it cannot be told from a provider that does not write them here.
+        // Without a groups claim, the user may be in no groups, or the provider may omit groups from this endpoint.
         Ok(if standing.says_groups { Stayed::Standing(standing) } else { Stayed::Unsaid })
     }
 
@@ -342,7 +347,7 @@ impl Provider {
         Some(verified.claims)
     }
 
-    /// Where the browser goes to sign out there, too, if that is possible.
+    /// Returns the URL for logout at the provider, if it has a logout endpoint.
     #[must_use]
     pub fn sign_out_at(&self, tokens: &Tokens) -> Option<Url> {
         let mut url = self.remote.metadata()?.end_session.clone()?;
@@ -357,7 +362,7 @@ impl Provider {
         Some(url)
     }
 
-    /// Scheme, host and port of where it signs people out.
+    /// Returns scheme, host and port of the logout endpoint.
     #[must_use]
     pub fn sign_out_origin(&self) -> Option<String> {
         Some(self.remote.metadata()?.end_session.as_ref()?.origin().ascii_serialization())
@@ -368,8 +373,8 @@ impl Provider {
         let keys = self.remote.keys_for(&unverified).await?;
         let now = self.clock.now();
         let verified = token::verify_id_token(unverified, &self.config, &keys, nonce, now)?;
-        // Keycloak's stock mapper for realm roles writes them into access tokens only. One that we cannot read is none of
-        // our business: it is the provider's own.
+        // Keycloak's default mapper for realm roles writes them into access tokens only. An access token that cannot be
+        // verified is ignored, because its format is up to the provider.
         let access = Unverified::parse(granted.access_token.expose_secret());
         let access = access.and_then(|access| token::verify_access_token(access, &self.config, &keys, now));
         let mut documents = vec![&verified.claims];
@@ -384,7 +389,7 @@ impl Provider {
         };
         let issuer = IssuerUrl::new(metadata.issuer.clone()).map_err(|_| Error::NotReady)?;
         let id = ClientId::new(self.config.client_id.clone());
-        // Signatures are not its matter, so it knows no keys.
+        // Signatures are verified elsewhere, so this client needs no keys.
         let mut client = CoreClient::new(id, issuer, JsonWebKeySet::new(Vec::new()))
             .set_auth_uri(AuthUrl::from_url(authorization))
             .set_token_uri(TokenUrl::from_url(token))
@@ -401,8 +406,8 @@ impl Provider {
     }
 }
 
-/// A client that hears nothing but answers of a server that is well: whatever one in trouble says of a grant, it does not
-/// know.
+/// An HTTP client that returns only answers of a healthy server. An answer with status 5xx or 429 is an error, because
+/// its content proves nothing about a grant.
 #[derive(Debug)]
 struct Sure<'c>(&'c client::Client);
 
@@ -421,8 +426,8 @@ impl<'c> AsyncHttpClient<'c> for Sure<'_> {
 }
 
 impl Granted {
-    /// What to keep. A provider that does not rotate gives no new refresh token, and perhaps no new ID token; the old ones
-    /// then stay.
+    /// Returns the tokens to store. A provider that does not rotate tokens returns no new refresh token and possibly no
+    /// new ID token; the previous ones are then kept.
     #[must_use]
     pub fn tokens(&self, before: Tokens) -> Tokens {
         Tokens {
@@ -433,7 +438,7 @@ impl Granted {
 }
 
 impl Tokens {
-    /// For the store, readable only with these keys and for this owner.
+    /// Seals the tokens for the store. Only these keys open the result, and only for this owner.
     #[must_use]
     pub fn seal(&self, keys: &KeyRing, owner: i64) -> String {
         let text = |token: &Option<SecretString>| token.as_ref().map(|token| Value::from(token.expose_secret()));
@@ -441,7 +446,7 @@ impl Tokens {
         keys.seal(PURPOSE, owner, both.to_string().as_bytes())
     }
 
-    /// The inverse; `None` when the key is gone or the text is somebody else's.
+    /// Opens sealed tokens. Returns `None` if the key is missing or the text belongs to another owner.
     #[must_use]
     pub fn open(keys: &KeyRing, owner: i64, sealed: &str) -> Option<Self> {
         let both: [Option<String>; 2] = serde_json::from_slice(&keys.open(PURPOSE, owner, sealed)?).ok()?;
@@ -452,9 +457,11 @@ impl Tokens {
 
 const PURPOSE: &str = "session tokens";
 
-/// What OpenID Connect Core §3.1.2.6 says to a browser; some providers say it to a refresh.
+/// Errors that OpenID Connect Core §3.1.2.6 defines for authorization responses. Some providers use them for a refresh,
+/// too.
 const SIGN_IN_AGAIN: [&str; 3] = ["consent_required", "interaction_required", "login_required"];
-/// Descriptions of `invalid_grant` by which Keycloak tells a disabled or deleted user from a session that ended, in lower case.
+/// Lower-case descriptions of `invalid_grant` by which Keycloak distinguishes a disabled or deleted user from a session
+/// that ended.
 const PERSON_GONE: [&str; 3] = ["user disabled", "unknown user", "user not found"];
 
 fn is_person_gone(description: Option<&String>) -> bool {

@@ -1,7 +1,8 @@
-//! Talking to identity providers: discovery, keys, claims, log-in, refresh, logout.
+//! Communication with identity providers: discovery, keys, claims, login, refresh and logout.
 //!
-//! Knows no user, session or grant: it turns what a provider says into facts, and `authn` and `pages` act on them. No request
-//! of a client ever waits for a provider, but for log-in itself, and for a moment when a key is new.
+//! This module has no knowledge of users, sessions or grants: it derives facts from a provider's answers, and `authn`
+//! and `pages` act on them. Client requests never wait for a provider, except for the login itself and briefly for an
+//! unknown key.
 
 mod attempt;
 pub mod claims;

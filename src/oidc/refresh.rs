@@ -1,56 +1,60 @@
-//! When a session's tokens are refreshed, and what follows when that fails.
+//! The times at which a session's tokens are refreshed, and the consequences of a failure.
 //!
-//! Pure. A provider in trouble and a fault of ours keep the session; only a provider that says no ends it.
+//! Pure. A provider in trouble or a fault of the proxy keeps the session. Only a refusal by the provider ends it.
 
 use std::time::Duration;
 
 use super::login::{Error, Refused};
 
-/// A refresh that takes longer may be begun by another process.
+/// Duration of a lease. After it, another process may refresh the session.
 pub const LEASE: Duration = Duration::from_mins(1);
-/// Groups are looked at this often, however long the provider's tokens live; Keycloak forgets who is silent for half an hour.
+/// Maximum time between two refreshes, so that groups stay current even if the provider's tokens live longer. Keycloak
+/// ends a session that has been idle for half an hour.
 const AT_MOST: Duration = Duration::from_mins(5);
-/// Before the token ends, so that there is time to ask twice.
+/// Time before a token expires at which it is refreshed at the latest, so that there is time for a second attempt.
 const BEFORE_END: Duration = Duration::from_secs(5);
 const FIRST_RETRY: Duration = Duration::from_secs(5);
 const MAX_DOUBLINGS: u32 = 6;
-/// How long a token that was perhaps used is left alone. Not before the provider answers again either; see
+/// Pause after a refresh token may have been used. The next attempt also waits until the provider answers again; see
 /// [`super::Health`].
 const REST: Duration = Duration::from_secs(10);
 
-/// What follows a refresh that failed.
+/// Consequence of a failed refresh.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum After {
     /// The session has ended.
     End,
-    /// The user is disabled or deleted: all their sessions have ended, and their access tokens stop.
+    /// The user is disabled or deleted: all their sessions end, and their access tokens stop working.
     Disallow,
-    /// The session stays, and is tried again after this.
+    /// The session is kept and refreshed again after this time.
     Retry(Duration),
-    /// The provider is in trouble, or the client's registration there; as [`After::Retry`], once [`super::Health`] has room.
+    /// The provider or the client's registration there has a problem. Like [`After::Retry`], but [`super::Health`] must
+    /// also allow it.
     Wait(Duration),
 }
 
-/// When to refresh tokens that end after `expires_in`: at two thirds, some seconds before the end, every few minutes.
+/// Returns the time after which tokens with this lifetime are refreshed: two thirds of it, some seconds before it ends,
+/// and at most `AT_MOST`.
 #[must_use]
 pub fn due(expires_in: Option<Duration>) -> Duration {
     let lifetime = expires_in.unwrap_or(AT_MOST);
     let due = (lifetime * 2 / 3).min(lifetime.saturating_sub(BEFORE_END));
-    // Near the end of its session Keycloak grants seconds.
+    // Near the end of its session, Keycloak grants lifetimes of a few seconds.
     due.clamp(Duration::from_secs(1), AT_MOST)
 }
 
-/// What follows this failure, the one after `failures` others.
+/// Returns the consequence of this failure, which follows `failures` others.
 #[must_use]
 pub fn after(error: &Error, failures: u32) -> After {
     let again = (FIRST_RETRY * 2_u32.pow(failures.min(MAX_DOUBLINGS))).min(AT_MOST);
     match error {
         Error::Refused(Refused::Grant) | Error::Claims(_) | Error::SomebodyElse => After::End,
         Error::Refused(Refused::Person) => After::Disallow,
-        // It may be carried out later still; a second use meanwhile would look like a thief's.
+        // The provider may still execute the request. A second use of the token in the meantime would look like a
+        // stolen token.
         Error::Unreachable(error) if error.may_have_arrived() => After::Wait(REST),
         Error::NotUnderstood => After::Wait(REST),
-        // Not the session's fault: the pause does not grow with its failures.
+        // Not caused by the session, so the pause does not grow with its number of failures.
         Error::NotReady | Error::Unreachable(_) | Error::Refused(Refused::Client) => After::Wait(FIRST_RETRY),
         Error::Refused(Refused::Request) | Error::NoIdToken | Error::Token(_) => After::Retry(again),
     }

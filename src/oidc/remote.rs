@@ -1,7 +1,7 @@
-//! One provider that we talk to: its description and its keys, kept fresh in the background.
+//! One identity provider: its metadata and its keys, refreshed in the background.
 //!
-//! [`Remote::keep_fresh`] is the only one that asks. Everybody else reads what was good last, which stays good however long the
-//! provider is away, and at most one request in [`Timing::cool_down`] makes it ask sooner: a key that nobody knows.
+//! Only [`Remote::keep_fresh`] sends requests. All other code reads the last valid answers, which remain in use however
+//! long the provider is unavailable. An unknown key triggers an early refresh at most once per [`Timing::cool_down`].
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +18,7 @@ use super::token::{Refusal, Unverified};
 use crate::clock::Stopwatch;
 use crate::config::{self, Egress, Endpoint, Proxy};
 
-/// Why a description or keys are not new.
+/// Reason for which metadata or keys were not refreshed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
@@ -34,7 +34,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// A bounded word for logs and metrics.
+    /// Returns a word from a bounded set, for logs and metrics.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -45,7 +45,7 @@ impl Error {
     }
 }
 
-/// What was asked for.
+/// The document that was requested.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum What {
     Metadata,
@@ -53,7 +53,7 @@ pub enum What {
 }
 
 impl What {
-    /// A bounded word for logs and metrics.
+    /// Returns a word from a bounded set, for logs and metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -63,18 +63,18 @@ impl What {
     }
 }
 
-/// How often a provider is asked, and how long anybody waits for it.
+/// Intervals of requests to a provider, and time limits of waiting for it.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
-    /// Between two looks when all is well.
+    /// Time between two refreshes if there is no failure.
     pub every: Duration,
-    /// After a failure, doubled with each further one up to `cool_down`.
+    /// Time until the next attempt after a failure. Doubled with each further failure, up to `cool_down`.
     pub retry: Duration,
-    /// After an unknown key made us ask, how long no other does.
+    /// Time after a refresh for an unknown key in which no other unknown key triggers one.
     pub cool_down: Duration,
-    /// How long a request with an unknown key waits for the answer.
+    /// Maximum time that a request with an unknown key waits for the refresh.
     pub patience: Duration,
-    /// How long one call may take.
+    /// Maximum duration of one call.
     pub call: Duration,
 }
 
@@ -90,14 +90,14 @@ impl Default for Timing {
     }
 }
 
-/// How many requests wait at a time for keys that nobody knows yet.
+/// Maximum number of requests that wait at the same time for unknown keys.
 const MAX_WAITING: usize = 256;
-/// How long a probe waits for its answer: short, because the next one tells more about a provider that has come back.
+/// Time limit of a probe. Short, because the next probe shows sooner that a provider has recovered.
 const PROBE: Duration = Duration::from_secs(5);
-/// A bearer token fits into a request head.
+/// Maximum size of the bearer file. A bearer token must fit into a request head.
 const MAX_BEARER_BYTES: u64 = 16 * 1024;
 
-/// A provider or issuer.
+/// An identity provider, or an issuer of bearer tokens.
 #[derive(Debug)]
 pub struct Remote {
     endpoint: Endpoint,
@@ -105,36 +105,36 @@ pub struct Remote {
     timing: Timing,
     metadata: ArcSwapOption<Metadata>,
     keys: ArcSwapOption<Keys>,
-    /// Since it is known.
+    /// Time since this value was created.
     since: Stopwatch,
-    /// Since the keys came.
+    /// Time since the keys were last fetched.
     fresh: Mutex<Option<Stopwatch>>,
-    /// Since somebody made us ask, and the round that answers.
+    /// Time since a request last asked for a refresh, and the round that answers it.
     asked: Mutex<Option<(Stopwatch, u64)>>,
     /// Wakes [`Remote::keep_fresh`].
     wanted: Notify,
-    /// Rounds of asking that were begun.
+    /// Number of rounds that were begun.
     begun: AtomicU64,
-    /// The last of them that ended.
+    /// Number of the last round that ended.
     ended: watch::Sender<u64>,
     waiting: Semaphore,
-    /// Whether the last round failed: said once, not every round.
+    /// True if the last round failed. Used to log this once, not in every round.
     failing: AtomicBool,
 }
 
 impl Remote {
-    /// A provider of which nothing is known yet; [`Remote::keep_fresh`] finds out.
+    /// Creates a provider without metadata and keys, which [`Remote::keep_fresh`] fetches.
     ///
     /// # Errors
-    /// One of the endpoint's certificates is none.
+    /// Returns an error if one of the endpoint's certificates is invalid.
     pub fn new(endpoint: &Endpoint, egress: &Egress) -> std::io::Result<Arc<Self>> {
         Self::with_timing(endpoint, egress, Timing::default())
     }
 
-    /// As [`Remote::new`], in other steps.
+    /// Creates a provider like [`Remote::new`], with other intervals.
     ///
     /// # Errors
-    /// As [`Remote::new`].
+    /// Returns an error if one of the endpoint's certificates is invalid.
     pub fn with_timing(endpoint: &Endpoint, egress: &Egress, timing: Timing) -> std::io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
             client: Client::new(endpoint, egress)?,
@@ -153,53 +153,54 @@ impl Remote {
         }))
     }
 
-    /// Where it is.
+    /// Returns the configured endpoint.
     #[must_use]
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
 
-    /// The client that trusts its certificates, for calls that somebody waits for.
+    /// Returns the client that trusts the endpoint's certificates, for calls on behalf of a waiting request.
     #[must_use]
     pub fn client(&self) -> &Client {
         &self.client
     }
 
-    /// The proxy on the way out that leads to it.
+    /// Returns the outbound proxy that leads to the provider.
     #[must_use]
     pub fn proxy(&self) -> Option<&Proxy> {
         self.client.proxy_for(&self.endpoint.called_at().as_str().parse().ok()?)
     }
 
-    /// Its description as it was good last; never waits.
+    /// Returns the last valid metadata. Never waits.
     #[must_use]
     pub fn metadata(&self) -> Option<Arc<Metadata>> {
         self.metadata.load_full()
     }
 
-    /// Its keys as they were good last; never waits.
+    /// Returns the last valid keys. Never waits.
     #[must_use]
     pub fn keys(&self) -> Option<Arc<Keys>> {
         self.keys.load_full()
     }
 
-    /// How old its keys are.
+    /// Returns the age of the keys.
     #[must_use]
     pub fn keys_age(&self) -> Option<Duration> {
         let fresh = *self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
         fresh.map(Stopwatch::elapsed)
     }
 
-    /// The keys among which the one that signed this token may be.
+    /// Returns the keys, which include one that may have signed this token.
     ///
-    /// When none fits, the provider may have new ones: it is asked, and the caller waits a moment. Until
-    /// [`Timing::cool_down`] is over nobody else makes it ask; so however many tokens with made-up keys come, they cost one
-    /// call, and whoever comes with a known key does not notice.
+    /// If no key fits, the provider may have new ones: a refresh is triggered, and the caller waits briefly. No further
+    /// refresh is triggered until [`Timing::cool_down`] has passed. Tokens with invented keys therefore cost at most
+    /// one refresh in that time, regardless of their number, and tokens with known keys are not delayed.
     ///
     /// # Errors
-    /// [`Refusal::NoKeys`] when there were never any, [`Refusal::UnknownKey`] when none fits.
+    /// [`Refusal::Algorithm`] if the algorithm is not configured, [`Refusal::NoKeys`] if no keys have ever been
+    /// fetched, [`Refusal::UnknownKey`] if none fits.
     pub async fn keys_for(&self, token: &Unverified<'_>) -> Result<Arc<Keys>, Refusal> {
-        // Not for what no key could make good.
+        // No key could make this token valid, so it must not trigger a refresh.
         if !self.endpoint.algorithms.contains(&token.algorithm()) {
             return Err(Refusal::Algorithm);
         }
@@ -212,7 +213,7 @@ impl Remote {
         if fitting(&keys) { Ok(keys) } else { Err(Refusal::UnknownKey) }
     }
 
-    /// Its description; when there was never one, it is asked for as an unknown key would, and the caller waits a moment.
+    /// Returns the metadata. If there is none yet, triggers a refresh like an unknown key does, and waits briefly.
     pub async fn description(&self) -> Option<Arc<Metadata>> {
         if let Some(metadata) = self.metadata() {
             return Some(metadata);
@@ -221,33 +222,34 @@ impl Remote {
         self.metadata()
     }
 
-    /// Makes sure that the provider is asked, unless it was lately, and waits for the answer as long as anybody may.
+    /// Triggers a refresh unless one was triggered within the cool-down, and waits for it at most [`Timing::patience`].
     async fn ask(&self) {
         let (since, round) = self.round_to_wait_for();
-        // Whoever comes when the first has waited long enough does not wait at all.
+        // The patience counts from the first waiting request, so later ones wait for the rest of it, or not at all.
         let left = self.timing.patience.saturating_sub(since.elapsed());
         let Ok(_permit) = self.waiting.try_acquire() else { return };
         let mut ended = self.ended.subscribe();
         let _ = tokio::time::timeout(left, ended.wait_for(|ended| *ended >= round)).await;
     }
 
-    /// The round that answers, and since when it is waited for.
+    /// Returns the round to wait for, and the time since it was requested.
     fn round_to_wait_for(&self) -> (Stopwatch, u64) {
-        // The first is under way unasked, and must not use up the one that a key rotated in soon after needs.
+        // The first round starts on its own. Waiting for it must not begin a cool-down, during which a newly rotated
+        // key could not trigger a refresh.
         if *self.ended.borrow() == 0 {
             return (self.since, 1);
         }
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         let under_way = asked.filter(|(since, _)| since.elapsed() < self.timing.cool_down);
         *asked.insert(under_way.unwrap_or_else(|| {
-            // The next round, not one that is under way: that may have read the keys before the new one was among them.
+            // The next round, not one in progress, which may have read the keys before the new one was published.
             let next = self.begun.load(Ordering::Acquire) + 1;
             self.wanted.notify_one();
             (Stopwatch::start(), next)
         }))
     }
 
-    /// Asks the provider now and then, for ever. To be run once, by `app`; `told` hears of every call.
+    /// Refreshes the provider's metadata and keys forever. Run once, by `app`. `told` is called after every request.
     pub async fn keep_fresh(&self, told: impl Fn(What, Result<(), &Error>)) {
         let mut pause = self.timing.retry;
         loop {
@@ -270,13 +272,13 @@ impl Remote {
         }
     }
 
-    /// Asks for description and keys once. What cannot be had stays as it was.
+    /// Requests metadata and keys once. If a request fails, the previous value is kept.
     ///
     /// # Errors
-    /// The first thing that could not be had.
+    /// The first failure.
     pub async fn refresh(&self, told: &impl Fn(What, Result<(), &Error>)) -> Result<(), Error> {
         let described = match &self.endpoint.jwks_url {
-            // Keys are all that is wanted of it.
+            // With a configured `jwks_url`, only the keys are needed.
             Some(_) => Ok(()),
             None => {
                 let described = self.describe(self.timing.call).await;
@@ -294,7 +296,7 @@ impl Remote {
         fetched.and(described)
     }
 
-    /// Asks for the description once, to find out whether the provider answers.
+    /// Requests the metadata once, to find out if the provider answers.
     ///
     /// # Errors
     /// See [`Error`].
@@ -314,14 +316,15 @@ impl Remote {
         let json = self.client.get(url, accept, self.bearer().await?.as_ref(), self.timing.call).await?;
         let keys = Keys::parse(&json, &self.endpoint.algorithms)?;
         if self.keys.swap(Some(Arc::new(keys))).is_none() {
-            // Whoever asked while there were none asked for no rotated one.
+            // Earlier requests waited for the first keys, not for a rotated one. The cool-down must not delay a rotated
+            // one.
             *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
         *self.fresh.lock().unwrap_or_else(PoisonError::into_inner) = Some(Stopwatch::start());
         Ok(())
     }
 
-    /// Read each time: Kubernetes writes a new one every hour.
+    /// Reads the bearer token from its file before each request, because Kubernetes replaces it every hour.
     async fn bearer(&self) -> Result<Option<SecretString>, Error> {
         let Some(path) = &self.endpoint.bearer_file else { return Ok(None) };
         let text = config::read_regular_aside(path.clone(), MAX_BEARER_BYTES).await.map_err(Error::Bearer)?;

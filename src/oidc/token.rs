@@ -1,7 +1,8 @@
-//! Is this token genuine, meant for us, and of the right kind?
+//! Verification of tokens: genuine, intended for this proxy, and of the expected kind.
 //!
-//! Pure: the moment and the keys are arguments. A token is read once; what was verified is what is believed. Nothing it says
-//! about how to verify it counts, but for picking among the keys and algorithms that were pinned before it came.
+//! Pure: the time and the keys are arguments. A token is parsed once, so the verified content is the content in use.
+//! The token's own information about its verification serves only to select among the keys and algorithms that were
+//! configured before.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,54 +21,54 @@ mod refusal;
 
 pub use refusal::Refusal;
 
-/// The longest token that is looked at, in bytes.
+/// Maximum length of a token in bytes.
 const MAX_BYTES: usize = 16 * 1024;
 const MAX_HEADER_BYTES: usize = 4 * 1024;
-/// How far a provider's clock may differ where the configuration does not say.
+/// Tolerated difference of a provider's clock, if the configuration does not set it.
 const LEEWAY: Duration = Duration::from_secs(30);
-/// The age from which a logout token is refused even if it says that it is valid for years.
+/// Maximum age of a logout token, even if its `exp` allows more.
 const LOGOUT_LIFETIME: Duration = Duration::from_mins(10);
-/// Times beyond the year 9999 are mistakes, milliseconds for instance.
+/// The end of the year 9999. Later times are mistakes, such as milliseconds.
 const MAX_SECONDS: f64 = 253_402_300_799.0;
-/// How long an identifier may be: `sub`, `sid`, `jti`.
+/// Maximum length in bytes of an identifier: `sub`, `sid`, `jti`.
 const MAX_ID_BYTES: usize = 255;
 const LOGOUT_EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";
 
-/// A compact JWT that was taken apart, and of which nothing is believed yet.
+/// A parsed compact JWT. Nothing in it is trusted yet.
 pub struct Unverified<'t> {
     algorithm: Algorithm,
     kid: Option<String>,
-    /// The header's `typ`: lower case, without `application/`.
+    /// The header's `typ` in lower case, without `application/`.
     kind: Option<String>,
     claims: Map<String, Value>,
     message: &'t str,
     signature: &'t str,
 }
 
-/// A token whose signature, issuer, audience and times are right.
+/// A token whose signature, issuer, audience and times are valid.
 #[derive(Clone, Debug)]
 pub struct Verified {
     pub claims: Value,
     pub subject: String,
     pub expires: Timestamp,
-    /// When it was made, as far as it says.
+    /// Time of issue, if the token contains one.
     pub issued: Option<Timestamp>,
-    /// The key that signed it; see [`Keys::hold`].
+    /// The key that signed the token; see [`Keys::hold`].
     pub key: Arc<str>,
 }
 
-/// What a provider's logout token says.
+/// The content of a logout token.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Logout {
-    /// At least one of this and `sid` is there.
+    /// At least one of `subject` and `sid` is present.
     pub subject: Option<String>,
     pub sid: Option<String>,
-    /// To be remembered until `expires`, so that it works once.
+    /// Identifier to be remembered until `expires`, so that the token is accepted once.
     pub jti: String,
     pub expires: Timestamp,
 }
 
-/// Without anything that somebody could use as a token.
+/// Omits the parts that could be used as a token.
 impl fmt::Debug for Unverified<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Unverified").field("algorithm", &self.algorithm).field("kid", &self.kid).finish_non_exhaustive()
@@ -75,10 +76,11 @@ impl fmt::Debug for Unverified<'_> {
 }
 
 impl<'t> Unverified<'t> {
-    /// Takes a token apart.
+    /// Parses a token.
     ///
     /// # Errors
-    /// It is no compact JWT, too large, or its header asks for what we do not do.
+    /// [`Refusal::TooLarge`], [`Refusal::Malformed`], [`Refusal::Algorithm`] if the algorithm is not supported,
+    /// [`Refusal::Header`] if the header requires something unsupported.
     pub fn parse(token: &'t str) -> Result<Self, Refusal> {
         if token.len() > MAX_BYTES {
             return Err(Refusal::TooLarge);
@@ -90,9 +92,10 @@ impl<'t> Unverified<'t> {
         }
         let header = object(header)?;
         let name = header.get("alg").and_then(Value::as_str).ok_or(Refusal::Malformed)?;
-        // Parsing knows neither `none` nor what nobody pinned.
+        // `none` and unsupported algorithms do not parse.
         let algorithm = name.parse().map_err(|_| Refusal::Algorithm)?;
-        // RFC 7515 §4.1.11: what must be understood and is not makes a token invalid. `b64` and `zip` change what was signed.
+        // RFC 7515 §4.1.11: an extension in `crit` that is not understood makes a token invalid. `b64` and `zip` change
+        // the signed content, and `enc` marks an encrypted token.
         if ["crit", "b64", "zip", "enc"].iter().any(|name| header.contains_key(*name)) {
             return Err(Refusal::Header);
         }
@@ -109,25 +112,25 @@ impl<'t> Unverified<'t> {
         })
     }
 
-    /// Who it says has issued it: for picking the issuer whose rules it must then keep.
+    /// Returns the unverified issuer, which selects the rules for verification.
     #[must_use]
     pub fn issuer(&self) -> Option<&str> {
         self.claims.get("iss").and_then(Value::as_str)
     }
 
-    /// Which key it says has signed it.
+    /// Returns the unverified ID of the signing key.
     #[must_use]
     pub fn kid(&self) -> Option<&str> {
         self.kid.as_deref()
     }
 
-    /// What it says it was signed with.
+    /// Returns the algorithm in the header.
     #[must_use]
     pub const fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
 
-    /// Whether one of these made the signature.
+    /// Verifies the signature with the keys that fit, and returns the one that made it.
     fn signed_with(&self, pinned: &[Algorithm], keys: &Keys) -> Result<Arc<str>, Refusal> {
         if !pinned.contains(&self.algorithm) {
             return Err(Refusal::Algorithm);
@@ -143,7 +146,8 @@ impl<'t> Unverified<'t> {
         Err(refusal)
     }
 
-    /// The claims that every kind of token has, and how long it is valid.
+    /// Verifies issuer and times, which every kind of token has. Returns the end of validity, including leeway, and the
+    /// time of issue.
     fn times(&self, expected: &Expected<'_>, now: Timestamp) -> Result<(Timestamp, Option<Timestamp>), Refusal> {
         if self.issuer() != Some(expected.issuer) {
             return Err(Refusal::Issuer);
@@ -171,7 +175,7 @@ impl<'t> Unverified<'t> {
         Ok(Some(Timestamp(0).plus(since)))
     }
 
-    /// `aud`: a string, or an array of nothing but strings.
+    /// Returns the values of `aud`: a string, or a non-empty array of strings only.
     fn audiences(&self) -> Result<Vec<&str>, Refusal> {
         match self.claims.get("aud") {
             Some(Value::String(one)) => Ok(vec![one]),
@@ -190,19 +194,19 @@ impl<'t> Unverified<'t> {
         }
     }
 
-    /// What Keycloak writes into its tokens to tell them apart.
+    /// Returns the claim `typ`, by which Keycloak distinguishes its kinds of tokens.
     fn claimed_kind(&self) -> Option<&str> {
         self.claims.get("typ").and_then(Value::as_str)
     }
 }
 
-/// What every kind of token is measured by.
+/// Requirements on every kind of token.
 struct Expected<'c> {
     issuer: &'c str,
     leeway: Duration,
 }
 
-/// Verifies a token that a program brings as a bearer.
+/// Verifies a bearer token of a program or user.
 ///
 /// # Errors
 /// See [`Refusal`].
@@ -218,19 +222,20 @@ pub fn verify(token: Unverified<'_>, issuer: &Issuer, keys: &Keys, now: Timestam
     if !issuer.authorized_parties.is_empty() && !party.as_ref().is_some_and(is_ours) {
         return Err(Refusal::AuthorizedParty);
     }
-    // RFC 9068 calls access tokens `at+jwt`; most providers write `JWT` on every kind of theirs, or nothing.
+    // RFC 9068 requires `at+jwt` for access tokens. Most providers use `JWT` for all kinds of tokens, or no type.
     if !matches!(token.kind.as_deref(), None | Some("jwt" | "at+jwt")) {
         return Err(Refusal::Kind);
     }
-    // What an ID token or a logout token has and an access token has not. They are signed with the same keys for the same
-    // audience, and travel through browsers and logs of other parties.
+    // These claims occur in ID tokens and logout tokens, but not in access tokens. Such tokens are signed with the same
+    // keys for the same audience, and pass through browsers and logs of other parties.
     let other = ["events", "nonce", "at_hash", "c_hash"].iter().any(|name| token.claims.contains_key(*name));
     let said = token.claimed_kind();
     let said_other = said.is_some_and(|said| OTHER_KINDS.iter().any(|kind| kind.eq_ignore_ascii_case(said)));
     if other || said_other {
         return Err(Refusal::Kind);
     }
-    // RFC 9449 §7.2, RFC 8705 §3: of no use without a proof that its bearer has the key, and we ask for none.
+    // RFC 9449 §7.2, RFC 8705 §3: such a token is valid only with a proof that the bearer has the key. The proxy
+    // verifies no such proof, so it refuses the token.
     if token.claims.contains_key("cnf") {
         return Err(Refusal::Bound);
     }
@@ -238,19 +243,19 @@ pub fn verify(token: Unverified<'_>, issuer: &Issuer, keys: &Keys, now: Timestam
     Ok(Verified { claims: Value::Object(token.claims), subject, expires, issued, key })
 }
 
-/// What Keycloak calls tokens that are no access tokens, in their claim `typ`.
+/// Values of Keycloak's claim `typ` for tokens other than access tokens.
 const OTHER_KINDS: [&str; 5] = ["ID", "Refresh", "Logout", "Offline", "Serialized-ID"];
 
-/// Which ID token is expected.
+/// Expected nonce of an ID token.
 #[derive(Clone, Copy, Debug)]
 pub enum Nonce<'n> {
-    /// The first of a log-in, which must repeat this.
+    /// The first ID token of a login must contain this nonce.
     Must(&'n str),
-    /// A refreshed one: it need not repeat the nonce of its log-in (OpenID Connect Core §12.2).
+    /// A refreshed ID token need not repeat the nonce of its login (OpenID Connect Core §12.2).
     Refreshed,
 }
 
-/// Verifies an ID token that came from the token endpoint.
+/// Verifies an ID token from the token endpoint.
 ///
 /// # Errors
 /// See [`Refusal`].
@@ -288,10 +293,11 @@ pub fn verify_id_token(
     Ok(Verified { claims: Value::Object(token.claims), subject, expires, issued, key })
 }
 
-/// Verifies an access token that came from the token endpoint beside an ID token, for what it adds to that one's claims.
+/// Verifies an access token that the token endpoint issued together with an ID token, to add its claims to those of the
+/// ID token.
 ///
-/// It is for whatever the provider says, so other audiences do not matter; but it must have been issued to this client: by
-/// `azp`, by `client_id` (RFC 9068 §2.2), or, without either, by having the client among its audiences.
+/// The token may have any audience, but it must have been issued to this client: according to `azp`, according to
+/// `client_id` (RFC 9068 §2.2), or, without either, because the client is among its audiences.
 ///
 /// # Errors
 /// See [`Refusal`].
@@ -318,8 +324,8 @@ pub fn verify_access_token(
     Ok(Verified { claims: Value::Object(token.claims), subject, expires, issued, key })
 }
 
-/// Verifies a logout token as OpenID Connect Back-Channel Logout 1.0 §2.6 says. Whether `jti` was seen before, the caller
-/// must ask.
+/// Verifies a logout token according to OpenID Connect Back-Channel Logout 1.0 §2.6. The caller must check if its `jti`
+/// was used before.
 ///
 /// # Errors
 /// See [`Refusal`].
@@ -333,7 +339,7 @@ pub fn verify_logout_token(
     let expected = Expected { issuer: &provider.endpoint.issuer, leeway: LEEWAY };
     let (expires, issued) = token.times(&expected, now)?;
     let issued = issued.ok_or(Refusal::IssuedAt)?;
-    // Until `expires` its `jti` is remembered, so that must be soon.
+    // Its `jti` must be remembered until `expires`, so the token must not be valid for long.
     if issued.plus(LOGOUT_LIFETIME) < now {
         return Err(Refusal::Expired);
     }
@@ -348,7 +354,7 @@ pub fn verify_logout_token(
     if !event.is_some_and(Value::is_object) {
         return Err(Refusal::Events);
     }
-    // So that an ID token can never be one.
+    // Logout tokens must not have a nonce, so that an ID token is never accepted as one.
     if token.claims.contains_key("nonce") {
         return Err(Refusal::Nonce);
     }
@@ -361,7 +367,7 @@ pub fn verify_logout_token(
     Ok(Logout { subject, sid, jti, expires: expires.min(issued.plus(LOGOUT_LIFETIME)) })
 }
 
-/// Whether a token is for this client, and for others only as far as it says that this one asked for it.
+/// Verifies that a token is intended for this client. With several audiences, `azp` must name this client.
 fn for_client(token: &Unverified<'_>, client: &str) -> Result<(), Refusal> {
     let audiences = token.audiences()?;
     if !audiences.contains(&client) {
@@ -380,7 +386,7 @@ fn object(part: &str) -> Result<Map<String, Value>, Refusal> {
     serde_json::from_slice(&bytes).map_err(|_| Refusal::Malformed)
 }
 
-/// A member that must be a string if it is there; `null` is neither.
+/// Returns a member that must be a string if present. `null` is refused.
 fn text<'m>(members: &'m Map<String, Value>, name: &str) -> Result<Option<&'m str>, ()> {
     members.get(name).map(|value| value.as_str().ok_or(())).transpose()
 }

@@ -1,14 +1,14 @@
-//! Groups in claims, and patterns of groups.
+//! Groups in claims, and patterns that match groups.
 
 use serde_json::Value;
 
 use super::{ClaimError, Claims, GroupForm, GroupSource, MAX_GROUPS, at};
 use crate::text;
 
-/// In characters; longer ones can be in no grant.
+/// Maximum length in characters. Grants cannot contain longer names.
 const MAX_GROUP: usize = 500;
 
-/// The groups that the configured claims say; `None` when none of them is there.
+/// Returns the groups in the configured claims, or `None` if none of the claims is present.
 pub(super) fn said(rules: &Claims, documents: &[&Value]) -> Result<Option<Vec<String>>, ClaimError> {
     let mut groups = None;
     for source in &rules.groups {
@@ -16,7 +16,7 @@ pub(super) fn said(rules: &Claims, documents: &[&Value]) -> Result<Option<Vec<St
         let groups: &mut Vec<String> = groups.get_or_insert_default();
         let values = match value {
             Value::Array(values) => values.as_slice(),
-            // Anything else has no text in it and says nothing.
+            // A value that is not a string is skipped below.
             single => std::slice::from_ref(single),
         };
         if values.len() > MAX_GROUPS {
@@ -33,7 +33,7 @@ pub(super) fn said(rules: &Claims, documents: &[&Value]) -> Result<Option<Vec<St
 }
 
 fn add(groups: &mut Vec<String>, source: &GroupSource, form: GroupForm, group: &str) {
-    // Nobody grants anything to what cannot be read.
+    // Unreadable names are skipped, because no grant can refer to them.
     if group.trim().is_empty() || group.chars().count() > MAX_GROUP || text::plain(group) != group {
         return;
     }
@@ -51,10 +51,10 @@ fn add(groups: &mut Vec<String>, source: &GroupSource, form: GroupForm, group: &
     }
 }
 
-/// Whether a group is one of those that a pattern means.
+/// Returns true if a group matches a pattern.
 ///
-/// `*` and `?` stand for characters within one segment of a path; `/ml/**` is `/ml` and everything below, never `/mlx`; `*`
-/// and `**` alone are every group. Letters are as they are: `/ML` is not `/ml`.
+/// `*` and `?` match characters within one segment of a path. `/ml/**` matches `/ml` and everything below it, but not
+/// `/mlx`. `*` and `**` alone match every group. Matching is case-sensitive: `/ML` does not match `/ml`.
 #[must_use]
 pub fn matches(pattern: &str, group: &str) -> bool {
     if matches!(pattern, "*" | "**") {

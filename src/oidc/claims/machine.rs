@@ -1,6 +1,6 @@
-//! Programs: which rule or preset names a token.
+//! Programs: matches tokens with the rules and presets that name them.
 //!
-//! No account is needed before: the rule is the permission to come in, and what the program may do follows from its groups.
+//! A program needs no account beforehand: the rule allows it in, and its permissions follow from its groups.
 
 use serde_json::Value;
 
@@ -8,17 +8,18 @@ use super::name::plain;
 use super::{ClaimError, at, check_username};
 use crate::config::{Issuer, Machine, Preset};
 
-/// A program that has a name.
+/// The name and groups of a program.
 #[derive(Debug)]
 pub(super) struct Named {
     pub(super) name: String,
     pub(super) groups: Vec<String>,
 }
 
-/// Whose tokens anybody in the world can have for any audience.
+/// Public issuers, from which any user of the service obtains tokens for any audience.
 const OPEN_ISSUERS: [&str; 2] = ["https://token.actions.githubusercontent.com", "https://gitlab.com"];
 
-/// The first rule that matches, else what the preset says; `None` for an issuer of people.
+/// Returns the program named by the first rule that matches, or else by the preset. Returns `None` for an issuer of
+/// users.
 pub(super) fn named(issuer: &Issuer, claims: &Value) -> Result<Option<Named>, ClaimError> {
     for rule in &issuer.machines {
         if applies(rule, claims) {
@@ -35,7 +36,7 @@ pub(super) fn named(issuer: &Issuer, claims: &Value) -> Result<Option<Named>, Cl
     if open && issuer.claims.allowed.is_empty() {
         return Err(ClaimError::OpenIssuer(issuer.endpoint.issuer.clone()));
     }
-    // The owner is a group, so that `allowed_groups` and grants can speak of all of an organisation's repositories.
+    // The owner becomes a group, so that `allowed_groups` and grants can refer to all repositories of an organization.
     let groups = fill(group, claims).into_iter().collect();
     Ok(Some(Named { name: fill(template, claims)?, groups }))
 }
@@ -46,14 +47,15 @@ fn applies(rule: &Machine, claims: &Value) -> bool {
         match at(claims, path) {
             Some(Value::String(text)) => pattern.matches(text),
             Some(value @ (Value::Bool(_) | Value::Number(_))) => pattern.matches(&value.to_string()),
-            // Such as `aud`: one of them is enough.
+            // For an array such as `aud`, one matching element is enough.
             Some(Value::Array(values)) => values.iter().filter_map(Value::as_str).any(|text| pattern.matches(text)),
             Some(Value::Null | Value::Object(_)) | None => false,
         }
     })
 }
 
-/// Puts claims into `{...}`. A claim's text is lower-cased, like every name from outside.
+/// Replaces `{...}` in a template with claims. The text of a claim is converted to lower case, like every external
+/// name.
 fn fill(template: &str, claims: &Value) -> Result<String, ClaimError> {
     let wrong = || ClaimError::Template(template.to_owned());
     let (mut name, mut rest) = (String::new(), template);
@@ -69,12 +71,14 @@ fn fill(template: &str, claims: &Value) -> Result<String, ClaimError> {
     Ok(name)
 }
 
-/// `system:serviceaccount:NAMESPACE:NAME`, whose colons no user name can have.
+/// Names a Kubernetes service account from `system:serviceaccount:NAMESPACE:NAME`. User names cannot contain the
+/// colons.
 fn service_account(claims: &Value) -> Result<Named, ClaimError> {
     let subject = claims.get("sub").and_then(Value::as_str);
     let rest = subject.and_then(|subject| subject.strip_prefix("system:serviceaccount:"));
     let parts = rest.and_then(|rest| rest.split_once(':')).ok_or(ClaimError::NoMachine("sub"))?;
-    // As the API server spells namespaces and accounts; a slash would make one look like another.
+    // The characters that the API server allows in namespaces and service accounts. A slash would make one pair look
+    // like another.
     let dns = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
     let (namespace, name) = parts;
     if [namespace, name].iter().any(|part| part.is_empty() || !part.bytes().all(dns)) {

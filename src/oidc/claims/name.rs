@@ -1,10 +1,10 @@
-//! User names out of claims.
+//! User names from claims.
 
 use serde_json::Value;
 
 use super::{ClaimError, Claims, at, check_username};
 
-/// The name of a person, in lower case.
+/// Returns the name of a user, in lower case.
 pub(super) fn of_person(rules: &Claims, documents: &[&Value]) -> Result<String, ClaimError> {
     let claim = rules.username.as_str();
     let Some((document, value)) = documents.iter().find_map(|claims| Some((claims, at(claims, claim)?))) else {
@@ -18,7 +18,7 @@ pub(super) fn of_person(rules: &Claims, documents: &[&Value]) -> Result<String, 
     }
     if claim == "email" {
         check_email(&name).map_err(bad)?;
-        // Said beside the address, by the same document, as a truth value.
+        // Must be the boolean `true` in the document that contains the address.
         if rules.verified_email && document.get("email_verified") != Some(&Value::Bool(true)) {
             return Err(ClaimError::Unverified);
         }
@@ -26,13 +26,14 @@ pub(super) fn of_person(rules: &Claims, documents: &[&Value]) -> Result<String, 
     Ok(name)
 }
 
-/// An e-mail address is a program's only where a rule writes one.
+/// Returns true if a name is reserved for programs. An e-mail address is reserved only by a pattern that contains `@`.
 fn is_machines(globs: &[String], name: &str) -> bool {
     let may_be = |glob: &&String| glob.contains('@') || !name.contains('@');
     globs.iter().filter(may_be).any(|glob| wildmatch::WildMatch::new(glob).matches(name))
 }
 
-/// Keycloak's service accounts have no e-mail address, so the usual claim does not name them.
+/// Returns the error for a missing name. Keycloak's service accounts have no e-mail address, so they get an error of
+/// their own.
 fn nameless(claim: &str, documents: &[&Value]) -> ClaimError {
     let text = |name| documents.iter().find_map(|claims| claims.get(name)).and_then(Value::as_str);
     let is_service = text("preferred_username").is_some_and(|name| name.starts_with("service-account-"));
@@ -42,10 +43,11 @@ fn nameless(claim: &str, documents: &[&Value]) -> ClaimError {
     }
 }
 
-/// Trimmed, in lower case, and without anything that hides or imitates.
+/// Trims a text and converts it to lower case. Refuses characters that hide or imitate others.
 pub(super) fn plain(text: &str) -> Result<String, &'static str> {
     let text = text.trim();
-    // The Kelvin sign and the dotted capital I become ASCII letters, and somebody else's name with them.
+    // Lower-casing turns the Kelvin sign and the dotted capital I into ASCII letters, which could form another user's
+    // name.
     if text.chars().any(|c| !c.is_ascii() && c.to_lowercase().any(|lower| lower.is_ascii())) {
         return Err("must not contain characters that imitate letters");
     }

@@ -1,25 +1,25 @@
-//! Why a token was refused, in bounded words.
+//! Reasons for which a token is refused, as a bounded set of words.
 
 use std::fmt;
 
-/// Why a token was refused. Holds nothing of the token.
+/// Reason for which a token was refused. Contains no part of the token.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Refusal {
-    /// No compact JWT.
+    /// Not a compact JWT.
     Malformed,
     TooLarge,
-    /// Its issuer is none of ours, or another than expected.
+    /// The issuer is not configured, or differs from the expected one.
     Issuer,
-    /// Signed with what is not pinned for its issuer; `none` and shared secrets never are.
+    /// The algorithm is not configured for the issuer. `none` and shared secrets never are.
     Algorithm,
-    /// Its header asks for what we do not do: `crit`, `b64`, `zip`.
+    /// The header requires something unsupported: `crit`, `b64`, `zip`, `enc`.
     Header,
-    /// No key of the issuer has its `kid` and fits its algorithm.
+    /// The issuer has no key with this `kid` that fits the algorithm.
     UnknownKey,
-    /// The issuer's keys could never be fetched.
+    /// The issuer's keys have never been fetched.
     NoKeys,
     Signature,
-    /// `exp` is missing or no time.
+    /// `exp` is missing or not a time.
     Expiry,
     Expired,
     NotBefore,
@@ -29,17 +29,17 @@ pub enum Refusal {
     Subject,
     /// An ID, refresh or logout token where another kind is expected.
     Kind,
-    /// Bound to a key (RFC 7800), so that it is nobody's who only has the token.
+    /// Bound to a key (RFC 7800), so that the token alone is not sufficient.
     Bound,
     Nonce,
     Events,
     Jti,
-    /// It is genuine, but says nobody that we can name.
+    /// The token is genuine, but its claims do not identify a user or program.
     Claims,
 }
 
 impl Refusal {
-    /// A bounded word for logs and metrics.
+    /// Returns a word from a bounded set, for logs and metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
