@@ -1,6 +1,6 @@
-//! The composition root: builds every part from a [`Config`] and runs them until told to stop.
+//! The composition root: builds every part of the proxy from a [`Config`] and runs the parts until shutdown.
 //!
-//! Order matters on the way down: unready, pause, no new connections, requests, effects, audit, probes last.
+//! The shutdown order matters; see [`Running::drain`].
 
 mod certificate;
 mod followed;
@@ -47,42 +47,42 @@ pub use policies::{read_policies, warnings};
 /// A proxy that is running in this process.
 #[derive(Debug)]
 pub struct Running {
-    /// Where clients reach it; useful when the configuration said port 0.
+    /// Bound address of the client listener, with the actual port if the configuration has port 0.
     pub address: SocketAddr,
-    /// Where probes and metrics are.
+    /// Bound address of the listener for probes and metrics.
     pub admin: SocketAddr,
-    /// The first administrator's password, when this start made one up. To be shown once, never logged.
+    /// Password of the first administrator if this start generated one. It is shown once and never logged.
     pub first_password: Option<SecretString>,
     draining: Arc<AtomicBool>,
     drain_delay: Duration,
-    /// No new connections; those that are open finish.
+    /// Stops accepting connections; open connections finish their requests.
     stop: CancellationToken,
-    /// Timers and probes, ended last.
+    /// Stops timers and probes, at the end of the shutdown.
     stop_last: CancellationToken,
     serving: TaskTracker,
     effects: TaskTracker,
     auditing: TaskTracker,
-    /// Refreshes of sessions under way.
+    /// Session refreshes in progress.
     renewing: TaskTracker,
-    /// Requests wait here for MLflow.
+    /// Holds requests while MLflow is unreachable.
     holding: Upstream,
     audit: AuditQueue,
     access: Option<Writer>,
     store: Arc<Store>,
 }
 
-/// How often other processes' changes in the store are looked for.
+/// Interval between checks of the store for changes that other processes made.
 const REFRESH: Duration = Duration::from_millis(500);
-/// How often unfinished effects are looked for.
+/// Interval between attempts to finish interrupted effects.
 const RECONCILE: Duration = Duration::from_secs(60);
-/// How often the store is measured.
+/// Interval between measurements of the store's size.
 const MEASURE: Duration = Duration::from_secs(30);
-/// An effect begun less than this ago may still be under way.
+/// Minimum age of an effect before it counts as interrupted; a younger one can still be in progress.
 const SETTLED_AFTER_MS: i64 = 300_000;
-/// How long effects under way may take after the last connection was closed.
+/// Time limit for effects in progress after the last connection was closed.
 const EFFECTS_DRAIN: Duration = Duration::from_secs(30);
 
-/// Opens the store, makes the first administrator, binds both listeners and starts serving.
+/// Opens the store, creates the first administrator, binds both listeners and starts serving.
 ///
 /// # Errors
 /// The store cannot be opened, an address cannot be bound, a certificate cannot be read.
@@ -129,7 +129,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
     let effects = Effects::new(
         Arc::clone(&store),
         Arc::clone(&authn),
-        // Under the locks of the names that change, nothing may wait.
+        // Effects run while the names that change are locked, so their requests to MLflow must not be held.
         upstream.at_once(),
         Arc::clone(&resolver),
         policy,
@@ -183,7 +183,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
         let proxy = Arc::clone(&proxy);
         move |request, peer, edge| {
             let proxy = Arc::clone(&proxy);
-            // On the heap: hyper keeps room for the future in every connection, idle ones too.
+            // Boxed, because hyper reserves space for the handler's future in every connection, including idle ones.
             Box::pin(async move { proxy.handle(request, peer, edge).await })
         }
     };
@@ -261,14 +261,17 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
 }
 
 impl Running {
-    /// Unready, pause, no new connections, requests under way finish (bounded), effects finish, audit is written.
+    /// Shuts the proxy down in this order: report unready, wait for `drain_delay`, refuse new connections, finish
+    /// requests in progress (with a time limit), finish effects, write the audit log, stop probes and timers.
     pub async fn drain(self) {
         self.draining.store(true, Ordering::SeqCst);
         tokio::time::sleep(self.drain_delay).await;
         self.stop.cancel();
+        // A held request would otherwise wait for MLflow during the whole drain timeout.
         self.holding.stop_holding();
         self.serving.close();
         self.serving.wait().await;
+        // Requests start effects, so this tracker is closed only after the last request has ended.
         self.effects.close();
         if tokio::time::timeout(EFFECTS_DRAIN, self.effects.wait()).await.is_err() {
             tracing::error!(
@@ -276,7 +279,8 @@ impl Running {
                 "effects were unfinished; they will be settled at the next start"
             );
         }
-        // A refresh that is cut off has used its token up and has not written the next one down.
+        // A refresh token is often valid only once. A refresh that is cut off has consumed it without storing its
+        // successor.
         self.renewing.close();
         if tokio::time::timeout(EFFECTS_DRAIN, self.renewing.wait()).await.is_err() {
             tracing::warn!("refreshes of sessions were unfinished");
@@ -292,7 +296,7 @@ impl Running {
     }
 }
 
-/// Learns which MLflow is behind us, and says so when it changes.
+/// Polls the version of MLflow and logs each change.
 async fn watch_version(upstream: Upstream, metrics: Arc<Metrics>) {
     let mut last = None;
     loop {
@@ -312,7 +316,7 @@ async fn watch_version(upstream: Upstream, metrics: Arc<Metrics>) {
     }
 }
 
-/// Learns of experiments that others created, so that requests for artifacts need not.
+/// Polls MLflow for the artifact locations of new experiments, so that artifact requests find them in memory.
 async fn watch_locations(resolver: Arc<Resolver>) {
     loop {
         tokio::time::sleep(LOCATIONS_EVERY).await;
@@ -324,7 +328,7 @@ async fn watch_locations(resolver: Arc<Resolver>) {
 
 const LOCATIONS_EVERY: Duration = Duration::from_secs(20);
 const VERSION_EVERY: Duration = Duration::from_secs(60);
-/// MLflow takes some seconds to start.
+/// Shorter than the regular interval, because MLflow takes some seconds to start.
 const VERSION_RETRY: Duration = Duration::from_secs(2);
 
 async fn bind(key: &str, address: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
@@ -341,7 +345,7 @@ fn access_log(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<(Access
     Ok((log, Some(writer)))
 }
 
-/// Makes the first administrator on an empty store; returns the password when it was made up here.
+/// Creates the first administrator in an empty store. Returns the password if it was generated here.
 async fn bootstrap(config: &Config, store: &Store, clock: &Clock) -> anyhow::Result<Option<SecretString>> {
     if !store.users().await?.is_empty() {
         return Ok(None);
@@ -355,13 +359,13 @@ async fn bootstrap(config: &Config, store: &Store, clock: &Clock) -> anyhow::Res
     Ok(if given.is_none() { Some(password) } else { None })
 }
 
-/// Measures the store, which grows with its audit log.
+/// Measures the store periodically, because it grows with its audit log.
 async fn watch_size(store: Arc<Store>, metrics: Arc<Metrics>) {
     let mut ticks = tokio::time::interval(MEASURE);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        // A store that does not answer is what `/readyz` reports.
+        // An unreachable store is reported by `/readyz`.
         if let Ok(size) = store.size().await {
             metrics.audit_rows.set(size.audit_rows);
             metrics.store_bytes.set(size.bytes);
@@ -378,11 +382,12 @@ async fn refresh(authn: Arc<Authn>) {
     }
 }
 
-/// Things without owner that a crash left: found at start, and again whenever the store could not be written.
+/// Finishes effects that a crash or an unwritable store interrupted, such as the owner grant of a new resource. Also
+/// drops grants on earlier resources whose IDs or names MLflow has reused. Runs at start and then every minute.
 async fn reconcile(effects: Effects, clock: Clock) {
     let mut ticks = tokio::time::interval(RECONCILE);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    // At start nothing older than this process can be under way.
+    // In the first round every stored effect is from an earlier process, so none can still be in progress.
     let mut before = clock.now();
     let mut undated = 0;
     loop {
@@ -411,7 +416,7 @@ async fn reconcile(effects: Effects, clock: Clock) {
     }
 }
 
-/// What the probes ask.
+/// State that the probes and the metrics endpoint report.
 struct Probe {
     draining: Arc<AtomicBool>,
     store: Arc<Store>,

@@ -18,29 +18,29 @@ use tokio::time::sleep;
 use crate::authz::UserId;
 use crate::http::ReadError;
 
-/// Time that a request waits for others to be done before it is refused.
+/// Time that a request waits for memory before it is refused.
 const WAIT: Duration = Duration::from_secs(2);
 
-/// The account that a body's memory is charged to. Each holds at most half of the budget.
+/// Account to which the memory of a body is charged. Each can hold at most half of the budget.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Owner {
     User(UserId),
-    /// All callers who are not signed in, together.
+    /// All callers without an account share one.
     Visitors,
 }
 
-/// The part of the budget that is used up.
+/// Limit that a request exceeded: the whole budget, or the caller's half of it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Full {
     Everybodys,
     Callers,
 }
 
-/// An amount of memory.
+/// A memory budget in bytes.
 #[derive(Debug)]
 pub struct Budget {
     total: usize,
-    /// Time that a request waits for other bodies to be done.
+    /// Time that a request waits for other requests to free memory.
     wait: Duration,
     used: Mutex<Used>,
     freed: Notify,
@@ -62,19 +62,19 @@ struct Account {
 }
 
 impl Budget {
-    /// An amount of `total` bytes, of which `reserved` shows what is in use.
+    /// Creates a budget of `total` bytes. The gauge `reserved` shows the bytes in use.
     #[must_use]
     pub fn new(total: usize, reserved: IntGauge) -> Self {
         Self { total, wait: WAIT, used: Mutex::default(), freed: Notify::new(), reserved }
     }
 
-    /// The same with another time to wait.
+    /// Returns this budget with another waiting time.
     #[cfg(test)]
     pub(crate) fn with_wait(self, wait: Duration) -> Self {
         Self { wait, ..self }
     }
 
-    /// The number of owners that hold something.
+    /// Returns the number of owners that hold memory.
     #[cfg(test)]
     pub(crate) fn owners(&self) -> usize {
         self.used.lock().unwrap_or_else(PoisonError::into_inner).by_owner.len()
@@ -127,7 +127,7 @@ impl Budget {
     }
 }
 
-/// A part of the budget, given back when dropped.
+/// Memory reserved from a budget, returned to it on drop.
 #[derive(Debug)]
 pub struct Share {
     budget: Arc<Budget>,
@@ -136,13 +136,13 @@ pub struct Share {
 }
 
 impl Share {
-    /// The most that a share can become.
+    /// Returns the largest size of a share in bytes.
     #[must_use]
     pub fn most(&self) -> usize {
         self.budget.total / 2
     }
 
-    /// Nothing yet, of this owner's part.
+    /// Creates an empty share for this owner.
     #[must_use]
     pub fn of(budget: &Arc<Budget>, owner: Owner) -> Self {
         Self { budget: Arc::clone(budget), owner, own: Account::default() }
@@ -185,10 +185,10 @@ impl Share {
         self.grow(bytes).await
     }
 
-    /// Reserves memory until this share holds `bytes`; waits for other bodies for a moment.
+    /// Reserves memory until this share holds `bytes`, waiting briefly for other requests if necessary.
     ///
     /// # Errors
-    /// The part of the budget that was still used up then.
+    /// The limit that was still exceeded after the wait.
     pub async fn grow(&mut self, bytes: usize) -> Result<(), Full> {
         if !self.grow_at_once(bytes) {
             let more = bytes.saturating_sub(self.held());
@@ -198,7 +198,7 @@ impl Share {
         Ok(())
     }
 
-    /// Reserves memory until this share holds `bytes`, if there is room now.
+    /// Reserves memory until this share holds `bytes`. Returns false, without waiting, if there is not enough.
     pub fn grow_at_once(&mut self, bytes: usize) -> bool {
         let more = bytes.saturating_sub(self.held());
         let fits = more == 0 || self.budget.try_take(self.owner, more).is_ok();
@@ -210,7 +210,7 @@ impl Share {
         let mut late = pin!(sleep(self.budget.wait));
         loop {
             let mut freed = pin!(self.budget.freed.notified());
-            // Before the look, so that nothing that is freed in between is missed.
+            // Registered before the check, so that memory freed between the check and the wait is noticed.
             freed.as_mut().enable();
             let Err(full) = self.budget.try_take(self.owner, more) else { return Ok(()) };
             tokio::select! {
@@ -220,7 +220,7 @@ impl Share {
         }
     }
 
-    /// Gives back what is held beyond `bytes`.
+    /// Releases everything beyond `bytes`.
     pub fn shrink(&mut self, bytes: usize) {
         let less = self.held().saturating_sub(bytes);
         if less > 0 {
@@ -250,7 +250,7 @@ impl AsRef<[u8]> for Kept {
     }
 }
 
-/// Why an answer was not read.
+/// Reasons why a response was not read.
 #[derive(Debug, thiserror::Error)]
 pub enum AnswerError {
     #[error(transparent)]
@@ -268,6 +268,7 @@ pub async fn read_answer<B>(body: B, limit: usize, beside: usize, share: &mut Sh
 where
     B: http_body::Body<Data = Bytes>,
 {
+    // A response that declares its size is refused before any of it is read.
     if body.size_hint().lower() > limit as u64 {
         return Err(ReadError::TooLarge { limit }.into());
     }
@@ -296,8 +297,8 @@ where
     Ok(all.into())
 }
 
-/// What an answer takes while it is read and filtered, in times its size: its pieces and the whole, or the whole, the rows that
-/// are kept of it, and what is sent.
+/// Memory that a response takes while it is read and filtered, as a multiple of its size: its frames and the joined
+/// body, or later the body, the rows that are kept, and the filtered response.
 pub const ANSWER_COST: usize = 3;
 
 /// Answers up to this size are not counted while they are read, and then have an allowance beside the budget: users still see

@@ -1,6 +1,6 @@
-//! The TLS files: read at start, and again whenever they change, as cert-manager and ACME clients renew them.
+//! Reads the TLS files at start and again whenever they change, as when cert-manager or an ACME client renews them.
 //!
-//! Who is connected stays so; each new connection gets the newest certificate that was good with its key.
+//! Existing connections stay open. New connections receive the newest certificate that was valid together with its key.
 
 use std::sync::Arc;
 
@@ -9,10 +9,10 @@ use super::looks::Looks;
 use crate::server::tls::Acceptor;
 use crate::telemetry::Metrics;
 
-/// Follows the files for as long as it is polled.
+/// Follows the files while the future is polled.
 pub(super) async fn follow(acceptor: Acceptor, metrics: Arc<Metrics>, followed: Arc<Followed>) {
     let mut looks = Looks::start();
-    // What is wrong with them, as it was said last.
+    // The error that was logged last, if the files have one.
     let mut trouble = None;
     loop {
         metrics.tls_certificate(trouble.is_none(), acceptor.not_after().map(time::OffsetDateTime::unix_timestamp));

@@ -5,17 +5,18 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::server::admin::Check;
 
-/// For each followed file the reason why its present content is not in use, if it is not.
+/// For each followed file, the reason why its present content is not in use, if there is one.
 #[derive(Debug, Default)]
 pub(super) struct Followed(Mutex<BTreeMap<&'static str, Option<String>>>);
 
 impl Followed {
-    /// Records that the content of `file` is in use, or why the content from before still is.
+    /// Records that the content of `file` is in use, or the reason why its earlier content still is.
     pub(super) fn is(&self, file: &'static str, trouble: Option<String>) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(file, trouble);
     }
 
-    /// One check per file. None of them makes the proxy unready: the last good content is still in use.
+    /// Returns one check per file. None of them makes the proxy unready, because the last valid content is still in
+    /// use.
     pub(super) fn checks(&self) -> Vec<Check> {
         let files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         files.iter().map(|(name, warning)| Check { name, problem: None, warning: warning.clone() }).collect()

@@ -1,4 +1,4 @@
-//! The tasks that keep what is known of people in step with their identity providers.
+//! Background tasks that keep accounts and sessions in step with their identity providers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,15 +15,15 @@ use crate::oidc::{self, Providers, Remote, claims};
 use crate::store::{self, Actor, Lease, Seen, Store};
 use crate::telemetry::Metrics;
 
-/// The identity providers that we talk to, each beside its configuration.
+/// The configured identity providers and issuers, each with its HTTP client.
 pub(super) struct Remotes {
     pub(super) providers: Vec<Arc<Remote>>,
     issuers: Vec<Arc<Remote>>,
-    /// What metrics call them.
+    /// Names for metrics: first the providers', then the issuers'.
     names: Vec<String>,
 }
 
-/// One for each provider and issuer; connects to none.
+/// Creates a client for each provider and issuer, without connecting to any.
 pub(super) fn remotes(config: &Config) -> anyhow::Result<Remotes> {
     let of = |key: &str, name: &str, endpoint| {
         let remote = Remote::new(endpoint, &config.egress);
@@ -51,7 +51,7 @@ impl Remotes {
         self.names.iter().cloned().zip(remotes).collect()
     }
 
-    /// Whose bearer tokens are believed.
+    /// Returns the issuers whose bearer tokens are accepted.
     pub(super) fn trusted(&self, config: &Config) -> Vec<Trusted> {
         let login = |issuer: &str| config.providers.iter().find(|provider| provider.endpoint.issuer == issuer);
         let issuers = config.issuers.iter().zip(&self.issuers);
@@ -65,7 +65,8 @@ impl Remotes {
     }
 }
 
-/// Keeps an identity provider's description and keys fresh. One that is away makes nobody unready: what was good stays.
+/// Keeps the discovery document and keys of an identity provider fresh. An unreachable provider does not make the proxy
+/// unready; the last valid documents stay in use.
 pub(super) async fn keep_fresh(name: String, remote: Arc<Remote>, metrics: Arc<Metrics>) {
     let told = |what: oidc::What, outcome: Result<(), &oidc::Error>| {
         metrics.oidc_fetched(&name, what.as_str(), outcome.err().map_or("ok", oidc::Error::kind));
@@ -73,8 +74,9 @@ pub(super) async fn keep_fresh(name: String, remote: Arc<Remote>, metrics: Arc<M
     remote.keep_fresh(told).await;
 }
 
-/// Who is in no allowed group any more, or in no administrators', by what the configuration says now, is let go at once.
-/// What it gives anew counts from the next sign-in or refresh, when the provider says that it is still so.
+/// Applies stricter group rules at start: users whose groups no longer admit them, or no longer make them
+/// administrators, lose that right at once. Rights that the configuration adds take effect at the next sign-in or
+/// refresh, when the provider confirms the groups.
 pub(super) async fn tighten(config: &Config, store: &Store) -> store::Result<()> {
     let providers = config.providers.iter().map(|it| (&it.endpoint.issuer, &it.claims));
     let signs_in = |issuer: &str| config.providers.iter().any(|it| it.endpoint.issuer == issuer);
@@ -99,7 +101,7 @@ pub(super) async fn tighten(config: &Config, store: &Store) -> store::Result<()>
     Ok(())
 }
 
-/// What the provider's tokens of sessions are sealed with.
+/// Returns the keys that seal the provider's tokens of sessions: the configured ones, or one from the store.
 pub(super) async fn session_keys(config: &Config, store: &Store) -> anyhow::Result<Arc<KeyRing>> {
     let keys = config.session.keys.iter().map(|key| (key.id.as_str(), &key.secret));
     if let Some(ring) = KeyRing::parse(keys) {
@@ -113,7 +115,7 @@ pub(super) async fn session_keys(config: &Config, store: &Store) -> anyhow::Resu
     Ok(Arc::new(KeyRing::of("store", &store.session_key().await?)))
 }
 
-/// Keeps sessions in step with the identity providers.
+/// Background work on the sessions of browsers.
 #[derive(Clone, Debug)]
 pub(super) struct Sessions {
     pub(super) renewal: Renewal,
@@ -122,7 +124,8 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    /// A silent provider holds up refreshes only, and this many at most.
+    /// Refreshes due sessions for ever, at most [`RENEWALS`] at a time. A provider that does not respond delays nothing
+    /// else.
     pub(super) async fn keep_renewed(self) {
         let mut ticks = tokio::time::interval(RENEW);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -139,7 +142,7 @@ impl Sessions {
         }
     }
 
-    /// Until none is due, or for as long as one tick: after an outage thousands may be.
+    /// Starts refreshes until no session is due, or for one tick at most: after an outage thousands can be due.
     async fn renew_due(&self, places: &Arc<Semaphore>) -> store::Result<()> {
         let begun = Stopwatch::start();
         while begun.elapsed() < RENEW {
@@ -151,7 +154,8 @@ impl Sessions {
                 break;
             }
             for lease in due {
-                // The trial at a provider that has just come back may be one more.
+                // `due` can return one lease more than asked for: the trial refresh at a provider that has just
+                // recovered.
                 let (sessions, place) = (self.clone(), held.pop());
                 self.renewing.spawn(async move {
                     sessions.renew(lease).await;
@@ -181,14 +185,14 @@ impl Sessions {
     }
 }
 
-/// How often sessions that are due are looked for.
+/// Interval between checks for sessions that are due.
 const RENEW: Duration = Duration::from_secs(1);
-/// Refreshes at a time, of one process.
+/// Maximum number of refreshes in progress in one process.
 const RENEWALS: usize = 32;
-/// How often sessions that are over are dropped.
+/// Interval between removals of expired sessions.
 const SWEEP: Duration = Duration::from_hours(1);
 
-/// Goes through the lists of the providers that have one configured, each in its own time, for ever.
+/// Returns one future per provider with a configured sync, which reads the provider's list of users periodically.
 pub(super) fn syncs(
     sync: &DirectorySync,
     providers: &Arc<Providers>,
@@ -215,7 +219,7 @@ async fn keep_synced(
         let begun = Stopwatch::start();
         let outcome = sync.round(provider, &config.realm).await;
         metrics.directory_synced(&name, outcome.as_ref().err().map_or("ok", SyncError::kind));
-        // Said once, not every round.
+        // Logged when the state changes, not in every round.
         match &outcome {
             Err(error) if !failing => {
                 tracing::warn!(provider = %name, %error, "who was disabled at {name} is not known: {error}");
@@ -228,12 +232,13 @@ async fn keep_synced(
     }
 }
 
-/// The time to the next round: at least as long as this one took, so that a large realm is not asked all the time. Where
-/// it is not configured and the service account has no rights, it is seldom asked again: Keycloak logs each refusal.
+/// Returns the time until the next round. It is at least as long as the last round took, so that a large realm is not
+/// queried continuously. If the sync is on by default and the service account lacks the rights, it is at least
+/// [`RIGHTS_AGAIN`], because Keycloak logs each refusal.
 fn pause(config: &config::Sync, error: Option<&SyncError>, took: Duration) -> Duration {
     let every = config.every.saturating_sub(took).max(took);
     if config.by_default && error.is_some_and(SyncError::is_lack_of_rights) { every.max(RIGHTS_AGAIN) } else { every }
 }
 
-/// How often missing rights are looked for again.
+/// Interval between attempts without the necessary rights.
 const RIGHTS_AGAIN: Duration = Duration::from_mins(10);

@@ -1,14 +1,14 @@
-//! When files that may change are looked at again.
+//! Schedule for checking files that can change.
 
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-/// How often; SIGHUP does it at once.
+/// Interval between checks. SIGHUP triggers one at once.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// The moments to look.
+/// A timer that fires periodically and on SIGHUP.
 #[derive(Debug)]
 pub(super) struct Looks {
     every: Interval,
@@ -16,14 +16,14 @@ pub(super) struct Looks {
 }
 
 impl Looks {
-    /// The first is now.
+    /// Starts the timer. The first check is due at once.
     pub(super) fn start() -> Self {
         let mut every = interval(EVERY);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self { every, hangup: signal(SignalKind::hangup()).ok() }
     }
 
-    /// Waits for the next one.
+    /// Waits until the next check is due.
     pub(super) async fn next(&mut self) {
         let told = async {
             match &mut self.hangup {

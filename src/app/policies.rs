@@ -1,7 +1,8 @@
-//! The policy files: read at start, and again whenever their content changes.
+//! Reads the policy files at start and again whenever their content changes.
 //!
-//! Content is compared, not the file's date or inode: Kubernetes swaps links under a path. Content that is still changing
-//! is not read, content with an error is logged once and changes nothing: the last good policy stays.
+//! Changes are detected by content, not by date or inode, because Kubernetes replaces symbolic links in the path.
+//! Content that is still changing is not read. Content with an error is logged once, and the last valid policy stays in
+//! force.
 
 use std::io;
 use std::path::PathBuf;
@@ -18,28 +19,28 @@ use crate::telemetry::Metrics;
 
 /// Time for which changed content must stay the same before it is enforced.
 const SETTLE: Duration = Duration::from_secs(1);
-/// The same, in units of [`SETTLE`], for content that takes rules away: a program that writes a file in pieces may pause
-/// between them, and a missing DENY opens what it closed.
+/// Settling time, in units of [`SETTLE`], of content that removes rules. A program that writes a file in pieces can
+/// pause between them, and a missing DENY opens what it closed.
 const SETTLE_WITH_LESS: u32 = 5;
-/// Units of [`SETTLE`] after which content that keeps changing is left to the next look.
+/// Units of [`SETTLE`] after which content that keeps changing is left to the next check.
 const PATIENCE: u32 = 30;
 
-/// What the policy files of a configuration contain.
+/// Contents of the policy files of a configuration.
 #[derive(Debug)]
 pub(super) struct Read {
     pub(super) policies: Policies,
     pub(super) files: Vec<File>,
 }
 
-/// Reads the files of this configuration. Without any, nothing is granted beside the store.
+/// Reads the policy files of this configuration. Without any, there are no grants beside the store's.
 ///
 /// # Errors
-/// Everything that is wrong with either.
+/// All problems of both files.
 pub async fn read_policies(config: &Config) -> Result<Policies, Problems> {
     read(config).await.map(|read| read.policies)
 }
 
-/// As [`read_policies`], for a proxy that is going to follow the files.
+/// Reads the policy files like [`read_policies`], for a proxy that is going to follow them.
 pub(super) async fn read(config: &Config) -> Result<Read, Problems> {
     let (policies, mut files, mut problems) = (Policies::of(homes(config)), files(&config.authz), Vec::new());
     for file in &mut files {
@@ -56,14 +57,14 @@ pub(super) async fn read(config: &Config) -> Result<Read, Problems> {
     if problems.is_empty() { Ok(Read { policies, files }) } else { Err(Problems(problems)) }
 }
 
-/// Where accounts come from: the providers that people sign in at, then the issuers of bearer tokens.
+/// Returns the homes of accounts: the providers for sign-in, then the issuers of bearer tokens.
 fn homes(config: &Config) -> Homes {
     let providers = config.providers.iter().map(|it| (it.endpoint.issuer.clone(), it.name.clone()));
     let issuers = config.issuers.iter().map(|it| (it.endpoint.issuer.clone(), it.name.clone()));
     Homes::new(providers.chain(issuers))
 }
 
-/// What is valid and may still not be what was meant, in words.
+/// Returns warnings about settings that are valid but possibly unintended.
 #[must_use]
 pub fn warnings(config: &Config, policies: &Policies) -> Vec<String> {
     let descriptors = descriptors::fit(&mut config.clone(), descriptors::attainable());
@@ -87,7 +88,7 @@ fn ambiguous_names(config: &Config, policies: &Policies) -> Vec<String> {
     policies.enforced().by_plain_name().map(warning).collect()
 }
 
-/// Follows each file for as long as its future is polled.
+/// Returns one future per file, which follows the file while it is polled.
 pub(super) fn follow(
     files: Vec<File>,
     authn: Arc<Authn>,
@@ -98,7 +99,7 @@ pub(super) fn follow(
     files.into_iter().map(follow)
 }
 
-/// One of the two, and its content as it was last read.
+/// A policy file and its content at the last read.
 #[derive(Debug)]
 pub(super) struct File {
     kind: Kind,
@@ -106,7 +107,7 @@ pub(super) struct File {
     seen: Content,
 }
 
-/// A file's text, or why there is none.
+/// The text of a file, or the reason why it cannot be read.
 type Content = Result<String, String>;
 
 #[derive(Clone, Copy, Debug)]
@@ -161,7 +162,8 @@ impl File {
         }
     }
 
-    /// Reads until the content has stayed the same for long enough. `None` when it is what it was, or does not settle.
+    /// Reads until the content has stayed the same for long enough. Returns `None` if it is unchanged after all, or
+    /// does not settle.
     async fn settled(&self, first: Content, policies: &Policies) -> Option<Content> {
         let before = self.kind.current(policies);
         let mut settling = Settling { last: first, quiet: 0 };
@@ -185,7 +187,7 @@ impl File {
                 tracing::info!(grants = policy.grants(), "{key}: {path} is in use from now on");
                 followed.is(key, None);
                 self.kind.replace(authn.policies(), policy);
-                // After it: what is loaded from here on sees the new one.
+                // Only after the replacement: an identity that is loaded from now on uses the new policy.
                 authn.forget_all();
             }
             Err(messages) => {
@@ -202,22 +204,22 @@ impl File {
     }
 
     async fn text(&self) -> Content {
-        // One byte more than a policy may have, so that the parser names the limit.
+        // Reads one byte more than a policy is allowed to have, so that the parser reports the limit.
         let read = read_regular_aside(self.path.clone(), PolicyFile::MAX_BYTES as u64 + 1).await;
         read.map_err(|error| unreadable(&error))
     }
 }
 
-/// Content that changed a short time ago.
+/// Recently changed content that is not in force yet.
 #[derive(Debug)]
 struct Settling {
     last: Content,
-    /// Reads in a row that found `last` again.
+    /// Number of consecutive reads that returned `last` again.
     quiet: u32,
 }
 
 impl Settling {
-    /// Takes one more read; returns whether the content counts now.
+    /// Records one more read. Returns true if the content has settled.
     fn is_over(&mut self, read: Content, before: &PolicyFile) -> bool {
         if read != self.last {
             *self = Self { last: read, quiet: 0 };
@@ -240,7 +242,7 @@ fn unreadable(error: &io::Error) -> String {
     format!("the file cannot be read: {error}")
 }
 
-/// A rule of a provider that is not configured would apply to no user, also one that refuses.
+/// Parses a policy file and refuses unknown providers: a rule for one would apply to no user, even if it denies access.
 fn parse(text: &Content, homes: &Homes) -> Result<PolicyFile, Vec<String>> {
     let text = text.as_ref().map_err(|message| vec![message.clone()])?;
     let file = PolicyFile::parse_rules(text)

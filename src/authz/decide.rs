@@ -1,20 +1,20 @@
-//! The decision: grants and needs in, a permit or a reason out.
+//! Decides requests: returns a permit if all requirements hold, or the reason why not.
 //!
-//! Allow is one line and needs everything; deny is every other path.
+//! A request is allowed only if every requirement holds; every other path refuses it.
 
 use std::fmt;
 
 use super::{Identity, Limits, Permission, Resource, ResourceKind};
 
-/// The rules that hold for everyone. One snapshot per request.
+/// Rules that apply to all users. One snapshot per request.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
-    /// What a signed-in person may do where no grant speaks; also the floor of every positive grant.
+    /// Level of a signed-in user where no grant applies, and the minimum of every positive grant.
     pub default_permission: Permission,
 }
 
 impl Policy {
-    /// What grants and default come to: `granted` is what the grants say, `None` when none speaks.
+    /// Combines the grants' level, `None` if no grant applies, with the default permission.
     #[must_use]
     pub fn level(self, granted: Option<Permission>) -> Permission {
         match granted {
@@ -25,27 +25,27 @@ impl Policy {
     }
 }
 
-/// One thing that has to be true before a request may be forwarded.
+/// A condition for forwarding a request.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Requirement {
-    /// Whoever proved who they are.
+    /// A signed-in caller.
     SignedIn,
-    /// An administrator, with a credential that is not read-only when `change` is set.
+    /// An administrator. If `change` is set, a read-only credential is not sufficient.
     Admin { change: bool },
-    /// Somebody who may make new things of this kind.
+    /// A caller who is allowed to create resources of this kind.
     Create(ResourceKind),
-    /// An administrator, because of one thing in the request; the words complete "Only an administrator may ...".
+    /// An administrator, because of one detail of the request. The words complete "Only an administrator may ...".
     Privileged(&'static str),
-    /// No grant takes this resource away: asked for names that somebody is about to use.
+    /// No grant refuses this resource. Required for names that the caller is about to use.
     NotRefused(Resource),
-    /// This tier is not taken away: asked of somebody about to make one of its things.
+    /// No grant refuses this tier. Required of a caller who is about to create something in it.
     NotDenied(ResourceKind),
-    /// Where a grant speaks of this tier, it gives this level.
+    /// If a grant applies to this tier, it grants this level.
     Tier { permission: Permission, tier: ResourceKind },
     /// This level on this resource, which the request itself named, or on the tier below it.
     Level { permission: Permission, resource: Resource, tier: Option<ResourceKind> },
-    /// This level on the resource that the named thing (a run, a version) belongs to, or on its tier; `owner` is `None`
-    /// when it could not be found.
+    /// This level on the resource that contains the named object (a run, a version), or on its tier. `owner` is `None`
+    /// if the resource could not be found.
     Belonging {
         permission: Permission,
         noun: &'static str,
@@ -53,20 +53,20 @@ pub enum Requirement {
         owner: Option<Resource>,
         tier: Option<ResourceKind>,
     },
-    /// One of these names is the caller's, in any case: MLflow stores some in lower case.
+    /// One of these names is the caller's, compared without case because MLflow stores some names in lower case.
     OneOf(Vec<String>),
-    /// All of one of these lists; the first speaks for all of them when none holds.
+    /// All requirements of at least one list. If none holds, the error is that of the first list.
     Any(Vec<Vec<Self>>),
 }
 
 impl Requirement {
-    /// This level on this resource.
+    /// Requires this level on this resource.
     #[must_use]
     pub const fn level(permission: Permission, resource: Resource) -> Self {
         Self::Level { permission, resource, tier: None }
     }
 
-    /// This level on the versions of this model or prompt.
+    /// Requires this level on the versions of this model or prompt.
     #[must_use]
     pub fn version(permission: Permission, resource: Resource) -> Self {
         let prompt = resource.kind == ResourceKind::Prompt;
@@ -74,7 +74,7 @@ impl Requirement {
         Self::Level { permission, resource, tier: Some(tier) }
     }
 
-    /// The experiments it is about, whose names globs may ask for.
+    /// Returns the experiments of this requirement. Globs can need their names.
     pub fn experiments_mut(&mut self) -> Vec<&mut Resource> {
         let resource = match self {
             Self::NotRefused(resource) | Self::Level { resource, .. } => Some(resource),
@@ -92,14 +92,15 @@ impl Requirement {
     }
 }
 
-/// Proof that one request was allowed. Only this module can make one; forwarding consumes it.
+/// Proof that one request was allowed. Only this module creates permits; forwarding consumes one.
 #[must_use]
 #[derive(Debug)]
 pub struct Permit {
     _only_authorize_makes_one: (),
 }
 
-/// Why not. Its text is what the client reads: it names what was missing, unless even that is not theirs to know.
+/// Reason for a refusal. Its text is sent to the client and names the missing permission, unless that would reveal
+/// something the client is not allowed to know.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Denied {
     NotAdmin,
@@ -113,21 +114,21 @@ pub enum Denied {
     TokenScope(NeededScope),
 }
 
-/// What a scoped access token lacks.
+/// The scope that an access token lacks.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum NeededScope {
     /// This scope, as clients write it.
     Resource(String),
-    /// One that may not be told, because it would tell where a thing belongs.
+    /// A scope that is not named, because it would reveal the resource that an object belongs to.
     Another,
-    /// No scopes: making a new thing of this kind.
+    /// A token without scopes, because the request creates something of this kind.
     Create(ResourceKind),
-    /// No scopes: what concerns everything, or the owner's account.
+    /// A token without scopes, because the request concerns all resources or the owner's account.
     Unscoped,
 }
 
 impl NeededScope {
-    /// The scope for this resource, where there is one of its kind.
+    /// Returns the scope for this resource, if resources of its kind can be in scopes.
     #[must_use]
     pub fn of(resource: &Resource) -> Self {
         if Limits::is_scopable(resource.kind) {
@@ -163,7 +164,7 @@ impl fmt::Display for NeededScope {
 }
 
 impl Denied {
-    /// What it is about, for the log.
+    /// Returns the resource or object of the refused request, for the log.
     #[must_use]
     pub fn about(&self) -> Option<String> {
         match self {
@@ -174,7 +175,7 @@ impl Denied {
         }
     }
 
-    /// A bounded word for logs and metrics.
+    /// Returns a word from a fixed set, for logs and metrics.
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {
@@ -193,7 +194,7 @@ impl std::error::Error for Denied {}
 
 impl fmt::Display for Denied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // MLflow's own clients match `Permission denied.` with the full stop.
+        // MLflow's own clients match `Permission denied.` including the full stop.
         f.write_str("Permission denied. ")?;
         match self {
             Self::NotAdmin => f.write_str("This needs an administrator."),
@@ -217,10 +218,10 @@ impl fmt::Display for Denied {
     }
 }
 
-/// Decides one request: every requirement must hold.
+/// Authorizes a request if every requirement holds.
 ///
 /// # Errors
-/// The first requirement that does not hold.
+/// The reason of the first requirement that does not hold.
 pub fn authorize(who: &Identity, policy: Policy, requirements: &[Requirement]) -> Result<Permit, Denied> {
     for requirement in requirements {
         holds(who, policy, requirement)?;
@@ -228,20 +229,20 @@ pub fn authorize(who: &Identity, policy: Policy, requirements: &[Requirement]) -
     Ok(Permit { _only_authorize_makes_one: () })
 }
 
-/// The permit for a route that the table opens to everyone, signed in or not.
+/// Returns the permit for a route that the table opens to all callers, signed in or not.
 pub fn open_to_all() -> Permit {
     Permit { _only_authorize_makes_one: () }
 }
 
-/// Whether somebody holds this level on one resource: the question `filter` asks of each row.
+/// Returns true if the identity has this level on one resource. `filter` calls it for each row.
 #[must_use]
 pub fn may(who: &Identity, policy: Policy, permission: Permission, resource: &Resource) -> bool {
     who.limits.allow(permission, resource) && (who.admin || level(who, policy, resource).covers(permission))
 }
 
-/// Returns false if `who` cannot hold this level on any resource of `kind`, whatever request names.
+/// Returns false if `who` cannot have this level on any resource of `kind`, whichever resource a request names.
 ///
-/// A cheap check before a request is read: it looks at the grants, and not at any resource.
+/// A cheap check before a request is read: it examines the grants only.
 #[must_use]
 pub fn may_any(who: &Identity, policy: Policy, permission: Permission, kind: ResourceKind) -> bool {
     let reaches = |level: Permission| policy.level(Some(level)).covers(permission);
@@ -252,8 +253,8 @@ pub fn may_any(who: &Identity, policy: Policy, permission: Permission, kind: Res
         || who.grants.exact(kind).any(|(_, level)| reaches(level))
 }
 
-/// The same on a thing of a tier below the resource, as MLflow 3.17 does it: READ on the resource, and the level on the
-/// tier where a grant speaks of it, else on the resource.
+/// Returns true if the identity has this level on an object of a tier below the resource. As in MLflow 3.17, that
+/// requires READ on the resource, and the level on the tier if a grant applies to it, otherwise on the resource.
 fn may_below(
     who: &Identity,
     policy: Policy,
@@ -271,10 +272,10 @@ fn may_below(
     }
 }
 
-/// Whether one requirement holds. [`authorize`] asks it of all; asked alone, it saves the look-ups for the rest.
+/// Checks one requirement. [`authorize`] checks all; calling this first can save the look-ups for the others.
 ///
 /// # Errors
-/// Why it does not.
+/// The reason why it does not hold.
 pub fn holds(who: &Identity, policy: Policy, requirement: &Requirement) -> Result<(), Denied> {
     match requirement {
         Requirement::SignedIn => Ok(()),
@@ -326,6 +327,7 @@ pub fn holds(who: &Identity, policy: Policy, requirement: &Requirement) -> Resul
             if may_below(who, policy, *permission, resource, *tier) {
                 return Ok(());
             }
+            // Refused in any case; this only selects the reason that helps the caller most.
             Err(limited(who, *permission, Some(resource), NeededScope::of)
                 .unwrap_or_else(|| Denied::Missing { permission: *permission, resource: resource.clone() }))
         }
@@ -335,13 +337,13 @@ pub fn holds(who: &Identity, policy: Policy, requirement: &Requirement) -> Resul
     }
 }
 
-/// A grant on all resources of a kind or tier may take away what is needed to create one.
+/// Refuses creation if a grant on all resources of the kind or tier refuses access.
 fn not_refused_everywhere(who: &Identity, kind: ResourceKind) -> Result<(), Denied> {
     let refused = who.grants.level_of_all(kind).is_some_and(Permission::refuses);
     if refused && !who.admin { Err(Denied::MayNotCreate(kind)) } else { Ok(()) }
 }
 
-/// Whether `permission` is held on the owner of a thing, which a message calls by its noun and ID.
+/// Checks that `permission` is held on the owner of an object, which errors describe by noun and ID.
 fn belongs(
     who: &Identity,
     policy: Policy,
@@ -355,11 +357,12 @@ fn belongs(
     {
         return Ok(());
     }
-    // An administrator may know that it does not exist: MLflow's own 404 says it best.
+    // An administrator is allowed to learn that the object does not exist, and MLflow's own 404 reports it best.
     if owner.is_none() && who.admin && who.limits.is_unlimited() {
         return Ok(());
     }
-    // The scope names the owner: told to whom may read it without the token's limits.
+    // The scope contains the owner's key, so it is named only to users who can read the owner without the token's
+    // limits.
     let needed = |owner: &Resource| {
         let readable = who.admin || level(who, policy, owner).covers(Permission::Read);
         if readable { NeededScope::of(owner) } else { NeededScope::Another }
@@ -368,7 +371,7 @@ fn belongs(
         return Err(denied);
     }
     match owner {
-        // Whoever may read it may know where it is.
+        // A caller who can read the owner is allowed to know which one it is.
         Some(owner) if may(who, policy, Permission::Read, owner) => {
             Err(Denied::Missing { permission, resource: owner.clone() })
         }
@@ -376,12 +379,12 @@ fn belongs(
     }
 }
 
-/// What concerns everything is not for a credential that is confined to some things.
+/// Refuses a credential with scopes where the request concerns everything.
 fn unscoped(who: &Identity, needed: NeededScope) -> Result<(), Denied> {
     if who.limits.resources.is_empty() { Ok(()) } else { Err(Denied::TokenScope(needed)) }
 }
 
-/// Nor are changes for one that is read-only.
+/// Refuses a credential with scopes and a read-only one.
 fn unconfined(who: &Identity, needed: NeededScope) -> Result<(), Denied> {
     if who.limits.read_only {
         return Err(Denied::TokenIsReadOnly);
@@ -389,7 +392,7 @@ fn unconfined(who: &Identity, needed: NeededScope) -> Result<(), Denied> {
     unscoped(who, needed)
 }
 
-/// The credential's own limit, where that is what stands in the way. Says nothing of whether the resource exists.
+/// Returns the refusal if the credential's own limits cause it. It does not reveal whether the resource exists.
 fn limited(
     who: &Identity,
     permission: Permission,
@@ -412,25 +415,25 @@ fn level_refuses(who: &Identity, resource: &Resource) -> bool {
 
 pub(super) fn level(who: &Identity, policy: Policy, resource: &Resource) -> Permission {
     if resource.kind == ResourceKind::Job {
-        // A job is its creator's; the default speaks of what people share.
+        // A job belongs to its creator. The default permission applies to shared resources only.
         return who.grants.level(resource).unwrap_or(Permission::NoPermissions);
     }
     policy.level(who.grants.level(resource))
 }
 
-/// Which resources of a kind somebody may read, known before a list is asked for.
+/// The resources of a kind that an identity can read, as far as they are known before a list is requested.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Visibility {
-    /// Every one: a list needs no filter.
+    /// All resources; a list needs no filter.
     All,
     /// Exactly these, sorted; empty means none.
     Only(Vec<String>),
-    /// Cannot be listed in advance: ask [`may`] for each row.
+    /// Not known in advance; call [`may`] for each row.
     PerRow,
 }
 
 impl Visibility {
-    /// What `who` may read of `kind`.
+    /// Returns the resources of `kind` that `who` can read.
     #[must_use]
     pub fn of(who: &Identity, policy: Policy, kind: ResourceKind) -> Self {
         let readable = |key: &str| may(who, policy, Permission::Read, &Resource::new(kind, key));

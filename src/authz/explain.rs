@@ -1,25 +1,25 @@
-//! Why may they, or why not: a decision with every grant that took part.
+//! Explains a decision with every grant that contributed to it.
 //!
-//! The verdict is [`holds`]'s own; this only gathers what it was made of.
+//! The verdict comes from [`holds`]; this module only collects the grants and the level.
 
 use super::decide::level;
 use super::{Grant, Identity, Permission, Policy, Requirement, Resource, ResourceKind, Subject, holds};
 
-/// A decision, and what it was made of.
+/// A decision and the facts it is based on.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Explanation<S = Subject> {
     pub allowed: bool,
-    /// What a refused request is told.
+    /// Error text of a refused request.
     pub denied: Option<String>,
-    /// What grants and default come to on the resource itself, before tiers, being an administrator, and the limits of
-    /// the credential.
+    /// Level on the resource itself from grants and default permission, before tiers, administrator rights and the
+    /// credential's limits.
     pub level: Permission,
-    /// The grants that speak of it, of a tier that is asked about, or of the workspace.
+    /// Grants on the resource, on a tier that the requirements name, or on the workspace.
     pub grants: Vec<Grant<S>>,
 }
 
-/// Explains whether `who` fulfils all `requirements`, which are about `resource`. `held` are the grants from which the
-/// identity's own were made.
+/// Explains whether `who` fulfils all `requirements`, which concern `resource`. `held` are the grants from which the
+/// identity's grant set was compiled.
 #[must_use]
 pub fn explain<S>(
     who: &Identity,
@@ -44,7 +44,7 @@ pub fn explain<S>(
     };
     let takes_part = |grant: &Grant<S>| {
         let speaks = grant.kind == resource.kind && grant.selector.selects(resource);
-        // Of the workspace, MANAGE alone is about what is in it.
+        // On the workspace, only MANAGE applies to the resources in it.
         let of_all = grant.kind == ResourceKind::Workspace && grant.permission == Permission::Manage;
         speaks || of_all || asked(grant.kind)
     };

@@ -1,15 +1,16 @@
-//! Grants, and the compiled set of all grants that speak about one person.
+//! Grants, and the compiled set of all grants of one principal.
 //!
-//! A [`GrantSet`] answers in one hash look-up per resource, whatever the number of grants.
+//! A [`GrantSet`] finds the level on a resource with one hash look-up plus one match per glob, however many exact
+//! grants there are.
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::{Permission, Resource, ResourceKind, RoleId, Selector, UserId};
 
-/// Where everything is on an MLflow without workspaces: all resources, and what people were granted themselves.
+/// Workspace of all resources and of grants to users themselves. An MLflow server without workspaces has only this one.
 pub const DEFAULT_WORKSPACE: &str = "default";
 
-/// Whom a stored grant is for. A group ending in `/**` is that group and all below it.
+/// Subject of a stored grant. A group that ends in `/**` includes all groups below it.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Subject {
     User(UserId),
@@ -17,7 +18,7 @@ pub enum Subject {
     Role(RoleId),
 }
 
-/// A sentence: `subject` has `permission` on the resources of `kind` that `selector` names.
+/// A grant: `subject` has `permission` on the resources of `kind` that `selector` matches.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Grant<S = Subject> {
     pub subject: S,
@@ -26,7 +27,7 @@ pub struct Grant<S = Subject> {
     pub permission: Permission,
 }
 
-/// What several grants on the same thing come to: any refusal wins, else the highest level.
+/// Combines the levels of two grants on one resource: a refusal wins, otherwise the higher level.
 fn fold(so_far: Option<Permission>, next: Permission) -> Permission {
     match so_far {
         None => next,
@@ -43,7 +44,7 @@ struct OfKind {
     globs: Vec<(wildmatch::WildMatch, Permission)>,
 }
 
-/// What somebody is in a workspace in which they hold a role.
+/// Membership in a workspace in which the principal has a role.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum Membership {
     Member,
@@ -58,9 +59,10 @@ pub struct GrantSet {
 }
 
 impl GrantSet {
-    /// What the grants say about one resource; `None` when no grant speaks of it.
+    /// Returns the level that the grants give on one resource, or `None` if no grant applies to it.
     ///
-    /// Where its name is not known, a glob that refuses counts as one that matches, and no other does.
+    /// If the resource's name is not known, every glob that refuses counts as a match and no other glob does, so that a
+    /// missing name never widens access.
     #[must_use]
     pub fn level(&self, resource: &Resource) -> Option<Permission> {
         if self.rules(resource.kind) {
@@ -80,7 +82,7 @@ impl GrantSet {
         level
     }
 
-    /// The level of the `*` grants of a kind, which is what creating one is measured against.
+    /// Returns the level of the `*` grants of a kind. Creating a resource of that kind is checked against it.
     #[must_use]
     pub fn level_of_all(&self, kind: ResourceKind) -> Option<Permission> {
         if self.rules(kind) {
@@ -89,7 +91,7 @@ impl GrantSet {
         self.kinds.get(&kind)?.all
     }
 
-    /// The keys that exact grants of this kind name, each with that grant's level, in no order.
+    /// Returns the keys in exact grants of this kind, each with its level, in no particular order.
     pub fn exact(&self, kind: ResourceKind) -> impl Iterator<Item = (&str, Permission)> {
         self.kinds
             .get(&kind)
@@ -106,21 +108,21 @@ impl GrantSet {
         })
     }
 
-    /// Whether any glob of this kind exists, so that the readable keys cannot be listed in advance.
+    /// Returns true if there is a glob of this kind, so that the readable keys cannot be listed in advance.
     #[must_use]
     pub fn has_globs(&self, kind: ResourceKind) -> bool {
         self.kinds.get(&kind).is_some_and(|of_kind| !of_kind.globs.is_empty())
     }
 
-    /// Adds what is given to groups, or to people by a policy: no membership in any workspace comes with it.
+    /// Adds grants of groups or of the policy file. They imply no membership in a workspace.
     pub fn add<S>(&mut self, grants: impl IntoIterator<Item = Grant<S>>) {
         for grant in grants {
             self.kinds.entry(grant.kind).or_default().add(grant.selector, grant.permission);
         }
     }
 
-    /// Adds what a role of this workspace gives. Outside [`DEFAULT_WORKSPACE`] that is the workspace and nothing in it: its
-    /// administrators write their own roles, and the resources are elsewhere.
+    /// Adds the grants of a role of this workspace. Outside [`DEFAULT_WORKSPACE`] only the grants on the workspace
+    /// itself count: its administrators write its roles, and all resources are in the default workspace.
     pub fn join(&mut self, workspace: &str, grants: impl IntoIterator<Item = Grant>) {
         let membership = self.workspaces.entry(workspace.to_owned()).or_insert(Membership::Member);
         for grant in grants {
@@ -134,25 +136,26 @@ impl GrantSet {
         }
     }
 
-    /// Whether any role of this workspace is held.
+    /// Returns true if the principal has a role in this workspace.
     #[must_use]
     pub fn is_member(&self, workspace: &str) -> bool {
         self.workspaces.contains_key(workspace)
     }
 
-    /// Whether a role makes its members administrators of this workspace.
+    /// Returns true if a role grants administration of this workspace.
     #[must_use]
     pub fn administers(&self, workspace: &str) -> bool {
         self.workspaces.get(workspace) == Some(&Membership::Administrator)
     }
 
-    /// Whether there is any workspace that is administered.
+    /// Returns true if a role grants administration of any workspace.
     #[must_use]
     pub fn administers_any(&self) -> bool {
         self.workspaces.values().any(|membership| *membership == Membership::Administrator)
     }
 
-    /// An administrator of the workspace has MANAGE on all that is in it, which no DENY takes away. Jobs are in none.
+    /// Returns true if administration of the default workspace grants MANAGE on everything of this kind, which no DENY
+    /// takes away. Jobs belong to no workspace.
     fn rules(&self, kind: ResourceKind) -> bool {
         kind != ResourceKind::Job && self.administers(DEFAULT_WORKSPACE)
     }
@@ -171,7 +174,7 @@ impl OfKind {
     }
 }
 
-/// What somebody was granted themselves, as if by a role of the default workspace.
+/// Compiles grants to a user, which count like those of a role of the default workspace.
 impl FromIterator<Grant> for GrantSet {
     fn from_iter<I: IntoIterator<Item = Grant>>(grants: I) -> Self {
         let mut set = Self::default();

@@ -1,15 +1,15 @@
-//! Groups of an identity provider as subjects: one group, or one and everything below it.
+//! Groups of an identity provider as subjects of grants: one group, or one with all groups below it.
 //!
-//! `/ml/**` is `/ml`, `/ml/a` and `/ml/a/b`, never `/mlx`. A grant is found by the few texts that can speak of a group, so
-//! it does not matter how many grants there are.
+//! `/ml/**` includes `/ml`, `/ml/a` and `/ml/a/b`, but not `/mlx`. Grants are looked up by the few texts that match a
+//! group, so the cost does not depend on the number of grants.
 
 use std::collections::BTreeSet;
 
 const SUBTREE: &str = "/**";
-/// As long as a selector may be.
+/// The maximum length of a selector.
 const MAX_CHARS: usize = 255;
 
-/// Why a text is no group to grant something to.
+/// Reasons why a text cannot be the group of a grant.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum GroupError {
     #[error("a group must have a name")]
@@ -20,10 +20,10 @@ pub enum GroupError {
     Pattern,
 }
 
-/// Whether something can be granted to this: a group's name, or one with `/**` at its end.
+/// Checks the group of a grant: a group's name, or one that ends in `/**`.
 ///
 /// # Errors
-/// Empty, too long, or any other pattern, which would be stored and never match.
+/// The text is empty, too long, or another pattern, which would never match.
 pub fn check_group(text: &str) -> Result<(), GroupError> {
     let name = text.strip_suffix(SUBTREE).unwrap_or(text);
     if text.is_empty() {
@@ -35,7 +35,8 @@ pub fn check_group(text: &str) -> Result<(), GroupError> {
     if name.contains('*') { Err(GroupError::Pattern) } else { Ok(()) }
 }
 
-/// All texts that speak of one of these groups: itself, itself with all below, and each of those it lies below.
+/// Returns the texts of all grants that can match these groups: each group, each group with `/**`, and each group above
+/// it with `/**`.
 #[must_use]
 pub fn texts_of_groups<'g>(groups: impl IntoIterator<Item = &'g str>) -> BTreeSet<String> {
     let mut texts = BTreeSet::new();

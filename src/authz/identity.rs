@@ -1,6 +1,6 @@
-//! Who is asking, how it was proved, and what the credential itself limits.
+//! The authenticated principal, the authentication scheme, and the limits of the credential.
 //!
-//! Built by `authn`, read by everyone after it. Holds no secret.
+//! Created by `authn` and read by all later stages. Contains no secret.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -10,37 +10,37 @@ use serde::{Deserialize, Serialize};
 
 use super::{GrantSet, Permission, Resource, ResourceKind};
 
-/// A user's number, as MLflow's API shows it.
+/// A user's ID, as MLflow's API shows it.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct UserId(pub i64);
 
-/// An access token's number. Not the token.
+/// The ID of an access token, not the token itself.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct TokenId(pub i64);
 
-/// A session's number. Not its cookie.
+/// The ID of a session, not its cookie.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct SessionId(pub i64);
 
-/// A role's number.
+/// A role's ID.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct RoleId(pub i64);
 
-/// How an identity was proved.
+/// Authentication scheme of a request.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Scheme {
     /// HTTP Basic with the account's password.
     Password,
     /// HTTP Basic or bearer with an access token.
     Token(TokenId),
-    /// The cookie of a browser that signed in.
+    /// The session cookie of a browser.
     Session(SessionId),
     /// A bearer token of an identity provider.
     Jwt,
 }
 
 impl Scheme {
-    /// A bounded word for logs and metrics.
+    /// Returns a word from a fixed set, for logs and metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -51,7 +51,7 @@ impl Scheme {
         }
     }
 
-    /// The access token that was used, if one was.
+    /// Returns the ID of the access token, if one was used.
     #[must_use]
     pub const fn token(self) -> Option<TokenId> {
         match self {
@@ -60,8 +60,8 @@ impl Scheme {
         }
     }
 
-    /// Whether this is somebody in person, with their password or their browser's session, rather than a program that holds
-    /// a token: only a person makes tokens and changes passwords.
+    /// Returns true if a user authenticated with a password or a browser's session, as opposed to a program with a
+    /// token. Creating tokens and changing passwords requires this.
     #[must_use]
     pub const fn is_personal(self) -> bool {
         match self {
@@ -71,31 +71,31 @@ impl Scheme {
     }
 }
 
-/// Who is asking. Cheap to clone; one snapshot of the grants for the whole request.
+/// An authenticated principal. Cheap to clone; one snapshot of the grants for the whole request.
 #[derive(Clone, Debug)]
 pub struct Identity {
     pub user: UserId,
     pub name: Arc<str>,
     pub admin: bool,
     pub scheme: Scheme,
-    /// As the identity provider said them; none for accounts of ours alone.
+    /// Groups from the identity provider; empty for accounts of the proxy itself.
     pub groups: Arc<[String]>,
-    /// What this credential is confined to, however much its owner may do.
+    /// Limits of this credential, regardless of its owner's permissions.
     pub limits: Limits,
-    /// The grants of the user, their groups and their roles.
+    /// Grants of the user, the user's groups and the user's roles.
     pub grants: Arc<GrantSet>,
-    /// What the grants would be under the shadow policy; `None` without one. Decides nothing.
+    /// Grants under the shadow policy; `None` without one. They have no effect on decisions.
     pub shadow: Option<Arc<GrantSet>>,
 }
 
 impl Identity {
-    /// Whether this is an administrator: of everything, or of this workspace.
+    /// Returns true for an administrator of the whole server or of this workspace.
     #[must_use]
     pub fn administers(&self, workspace: &str) -> bool {
         self.admin || self.grants.administers(workspace)
     }
 
-    /// Whether it takes the names of experiments to decide what this identity may do with them.
+    /// Returns true if decisions about experiments require their names.
     #[must_use]
     pub fn needs_names(&self) -> bool {
         let globs = |grants: &GrantSet| grants.has_globs(ResourceKind::Experiment);
@@ -118,25 +118,25 @@ impl Identity {
     }
 }
 
-/// What an access token is confined to. `Limits::default()` confines nothing.
+/// Limits of an access token. `Limits::default()` imposes none.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Limits {
-    /// Nothing beyond READ.
+    /// If true, no level above READ.
     pub read_only: bool,
     /// Only these resources; empty means no such limit.
     pub resources: BTreeSet<(ResourceKind, String)>,
 }
 
-/// A scope that cannot be understood. Refused, because ignoring it would widen the token.
+/// Error for an unknown scope. It is refused, because ignoring it would widen the token.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("`{0}` is not a scope; use `read-only`, `experiment:ID`, `registered_model:NAME` or `prompt:NAME`")]
 pub struct ScopeError(pub String);
 
 impl Limits {
-    /// Reads scopes as clients write them: `read-only`, `experiment:12`, `registered_model:fraud`, `prompt:summary`.
+    /// Parses scopes as clients write them: `read-only`, `experiment:12`, `registered_model:fraud`, `prompt:summary`.
     ///
     /// # Errors
-    /// The first scope that is none of these.
+    /// The first scope that has none of these forms.
     pub fn parse<'a>(scopes: impl IntoIterator<Item = &'a str>) -> Result<Self, ScopeError> {
         let mut limits = Self::default();
         for scope in scopes {
@@ -148,7 +148,7 @@ impl Limits {
             let (kind, key) = scope.split_once(':').ok_or_else(unknown)?;
             let kind: ResourceKind = kind.parse().map_err(|_| unknown())?;
             let scopable = Self::is_scopable(kind);
-            // An experiment has a number; a scope by its name would match nothing.
+            // The key of an experiment is its numeric ID; a scope with its name would match nothing.
             let number = key.parse::<u64>().is_ok_and(|number| number.to_string() == key);
             if !scopable || key.is_empty() || key == "*" || kind == ResourceKind::Experiment && !number {
                 return Err(unknown());
@@ -158,13 +158,13 @@ impl Limits {
         Ok(limits)
     }
 
-    /// Whether a scope can name a thing of this kind.
+    /// Returns true if a scope can name a resource of this kind.
     #[must_use]
     pub const fn is_scopable(kind: ResourceKind) -> bool {
         matches!(kind, ResourceKind::Experiment | ResourceKind::RegisteredModel | ResourceKind::Prompt)
     }
 
-    /// The scopes as clients write them; the inverse of [`Limits::parse`].
+    /// Returns the scopes as clients write them; the inverse of [`Limits::parse`].
     #[must_use]
     pub fn scopes(&self) -> Vec<String> {
         let read_only = self.read_only.then(|| "read-only".to_owned());
@@ -172,28 +172,28 @@ impl Limits {
         read_only.into_iter().chain(resources).collect()
     }
 
-    /// Whether nothing is confined.
+    /// Returns true if there are no limits.
     #[must_use]
     pub fn is_unlimited(&self) -> bool {
         !self.read_only && self.resources.is_empty()
     }
 
-    /// Whether the credential may be used for this at all, before anyone asks what its owner may do.
+    /// Returns true if the limits permit this level on this resource. The owner's permissions are a separate check.
     #[must_use]
     pub fn allow(&self, needed: Permission, resource: &Resource) -> bool {
         self.allow_level(needed) && self.allow_resource(resource)
     }
 
-    /// Whether the credential reaches this level.
+    /// Returns true if the limits permit this level.
     #[must_use]
     pub fn allow_level(&self, needed: Permission) -> bool {
         !self.read_only || needed <= Permission::Read
     }
 
-    /// Whether the credential reaches this resource.
+    /// Returns true if the limits permit this resource.
     #[must_use]
     pub fn allow_resource(&self, resource: &Resource) -> bool {
-        // The set is of owned strings and small; a token names a handful of resources.
+        // A linear search avoids allocating an owned key, and a token has only a few resources.
         self.resources.is_empty()
             || self.resources.iter().any(|(kind, key)| *kind == resource.kind && *key == resource.key)
     }

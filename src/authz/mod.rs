@@ -1,7 +1,7 @@
-//! May this person do this to that?
+//! Authorization decisions.
 //!
-//! Pure: no I/O, no clock. [`authorize`] is the only door to a [`Permit`]; everything else is a type or private.
-//! Called by `pipeline` once per request and by `filter` once per row.
+//! Pure: no I/O, no clock. Only [`authorize`] and [`open_to_all`] create a [`Permit`]; everything else is a type or
+//! private. Called by `pipeline` once per request and by `filter` once per row.
 
 #![cfg_attr(not(test), warn(clippy::wildcard_enum_match_arm))]
 

@@ -1,15 +1,15 @@
-//! Changes of resources in MLflow that grants follow.
+//! Changes of resources in MLflow that grants must follow.
 
 use super::ResourceKind;
 
 /// A change of one resource in MLflow.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Mutation {
-    /// The creator gets MANAGE. `name` finds the resource as long as its ID is not known; a job has none.
+    /// The creator receives MANAGE. `name` finds the resource until its ID is known; a job has none.
     Create { kind: ResourceKind, name: String },
-    /// Grants on it are dropped.
+    /// The resource's grants are deleted.
     Delete { kind: ResourceKind, key: String },
-    /// Grants on it move.
+    /// The resource's grants move to the new name.
     Rename { kind: ResourceKind, from: String, to: String },
 }
 
@@ -33,7 +33,7 @@ impl Mutation {
         }
     }
 
-    /// Returns true if what follows can only be known from the body of MLflow's answer.
+    /// Returns true if the effect on grants depends on the body of MLflow's response.
     #[must_use]
     pub const fn needs_answer(&self) -> bool {
         match self {

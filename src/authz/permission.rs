@@ -1,13 +1,14 @@
-//! The levels of permission and what each allows.
+//! Permission levels.
 //!
-//! The same words and order as MLflow 3.17's `mlflow.server.auth.permissions`.
+//! Words and order are those of `mlflow.server.auth.permissions` in MLflow 3.17.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// A level. Ordered: each of `Read < Use < Edit < Manage` includes the ones before it.
+/// A permission level. Ordered: each of `Read < Use < Edit < Manage` includes the ones before it.
 ///
-/// `Deny` and the older `NoPermissions` are not "less than read": as a grant, either refuses whatever other grants say.
+/// `Deny` and the older `NoPermissions` are not levels below `Read`: a grant with one of them refuses access regardless
+/// of other grants.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Permission {
     Deny,
@@ -19,10 +20,10 @@ pub enum Permission {
 }
 
 impl Permission {
-    /// Every level, in MLflow's own order of listing.
+    /// All levels, in the order in which MLflow lists them.
     pub const ALL: [Self; 6] = [Self::Read, Self::Use, Self::Edit, Self::Manage, Self::NoPermissions, Self::Deny];
 
-    /// The word MLflow uses for it, in requests, answers and the store.
+    /// Returns MLflow's word for the level, as in requests, responses and the store.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -35,7 +36,7 @@ impl Permission {
         }
     }
 
-    /// Whether a grant of this level takes everything away.
+    /// Returns true if a grant of this level refuses access.
     #[must_use]
     pub const fn refuses(self) -> bool {
         match self {
@@ -44,7 +45,7 @@ impl Permission {
         }
     }
 
-    /// Whether somebody who holds `self` may do what needs `needed`.
+    /// Returns true if level `self` is sufficient where `needed` is required.
     #[must_use]
     pub fn covers(self, needed: Self) -> bool {
         !self.refuses() && self >= needed
@@ -57,7 +58,7 @@ impl fmt::Display for Permission {
     }
 }
 
-/// A word that names no level.
+/// Error for a word that is not a permission level.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("`{0}` is not a permission; use READ, USE, EDIT, MANAGE, NO_PERMISSIONS or DENY")]
 pub struct UnknownPermission(pub String);

@@ -1,6 +1,6 @@
-//! What a grant is about: kinds of resource, one resource, and the selectors that match many.
+//! Objects of grants: kinds of resources, single resources, and selectors that match several.
 //!
-//! A selector is `*`, an exact id or name, or `glob:PATTERN` on a name. MLflow itself knows only the first two.
+//! A selector is `*`, an exact ID or name, or `glob:PATTERN` on a name. MLflow itself supports only the first two.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Permission;
 
-/// The kinds of thing that carry permissions of their own. Everything else (runs, versions, artifacts) belongs to one.
+/// Kinds of resources with permissions of their own. Everything else (runs, versions, artifacts) belongs to one of
+/// them.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ResourceKind {
@@ -24,7 +25,8 @@ pub enum ResourceKind {
     GatewayModelDefinition,
     McpServer,
     Skill,
-    /// From here to the last version: tiers, which lie below one of the above and are granted as a whole, with `*`.
+    /// This and the following kinds up to `McpServerVersion` are tiers. They are parts of one of the kinds above and
+    /// are granted as a whole, with `*`.
     Run,
     Trace,
     Assessment,
@@ -34,14 +36,14 @@ pub enum ResourceKind {
     PromptVersion,
     ScorerVersion,
     McpServerVersion,
-    /// A background job in MLflow: its creator's, and nobody else's. MLflow has no such type of grant.
+    /// A background job in MLflow. It belongs to its creator only; MLflow has no grants on jobs.
     Job,
-    /// The workspace of the role that is granted it: USE is membership, MANAGE makes administrators of it.
+    /// The workspace of the role that has the grant: USE makes the role's users members, MANAGE administrators.
     Workspace,
 }
 
 impl ResourceKind {
-    /// Every kind.
+    /// All kinds.
     pub const ALL: [Self; 20] = [
         Self::Experiment,
         Self::RegisteredModel,
@@ -65,7 +67,7 @@ impl ResourceKind {
         Self::Workspace,
     ];
 
-    /// MLflow's `resource_type`, as in its REST API and in our store.
+    /// Returns MLflow's `resource_type`, as in its REST API and in the store.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -92,7 +94,7 @@ impl ResourceKind {
         }
     }
 
-    /// How a sentence for people calls it.
+    /// Returns the noun for messages.
     #[must_use]
     pub const fn noun(self) -> &'static str {
         match self {
@@ -119,7 +121,7 @@ impl ResourceKind {
         }
     }
 
-    /// The kinds that one name may stand for: in MLflow a registered model may turn into a prompt and back.
+    /// Returns the kinds that share one namespace: in MLflow a registered model can become a prompt and back.
     #[must_use]
     pub const fn sharing_names(self) -> &'static [Self] {
         match self {
@@ -145,8 +147,8 @@ impl ResourceKind {
         }
     }
 
-    /// Whether this is a tier (MLflow 3.17): what lies below a resource, such as the runs of an experiment. A grant on a
-    /// tier speaks of all of it, whatever resource it lies below.
+    /// Returns true if this is a tier (MLflow 3.17): objects that belong to a resource, such as the runs of an
+    /// experiment. A grant on a tier applies to all of its objects, whichever resource they belong to.
     #[must_use]
     pub const fn is_tier(self) -> bool {
         match self {
@@ -173,20 +175,20 @@ impl ResourceKind {
         }
     }
 
-    /// Whether only `*` may be granted.
+    /// Returns true if only `*` can be granted.
     #[must_use]
     pub const fn is_granted_whole(self) -> bool {
         self.is_tier() || matches!(self, Self::Workspace)
     }
 
-    /// The levels that a grant on it may have, as a list for people.
+    /// Returns the levels that a grant on this kind can have, for messages.
     #[must_use]
     pub fn levels(self) -> String {
         let levels = Permission::ALL.into_iter().filter(|level| self.takes(*level)).map(Permission::as_str);
         levels.collect::<Vec<_>>().join(", ")
     }
 
-    /// Whether a grant on it may have this level.
+    /// Returns true if a grant on this kind can have this level.
     #[must_use]
     pub const fn takes(self, permission: Permission) -> bool {
         match self {
@@ -214,7 +216,8 @@ impl ResourceKind {
         }
     }
 
-    /// Whether it has a name that people choose, so that a glob makes sense. An experiment's is not its key.
+    /// Returns true if resources of this kind have names that users choose, so that globs are useful. An experiment's
+    /// name is not its key.
     #[must_use]
     pub const fn takes_globs(self) -> bool {
         match self {
@@ -237,20 +240,20 @@ impl ResourceKind {
         }
     }
 
-    /// The form of this kind's keys; `None` if any text that is not empty can be one.
+    /// Returns a description of the form of this kind's keys, or `None` if any text that is not empty is valid.
     #[must_use]
     pub fn key_form(self) -> Option<&'static str> {
         self.form().map(|(words, _)| words)
     }
 
-    /// Returns true if a resource of this kind can have this key. What a request names is compared letter for letter, so a key in
-    /// another form would never match.
+    /// Returns true if a resource of this kind can have this key. Keys in requests are compared exactly, so a grant on
+    /// a key in another form would never match.
     #[must_use]
     pub fn has_key(self, key: &str) -> bool {
         self.form().map_or(!key.is_empty(), |(_, fits)| fits(key))
     }
 
-    /// The form of this kind's keys in words, and the check of it.
+    /// Returns the description and the check of this kind's keys.
     fn form(self) -> Option<KeyForm> {
         Some(match self {
             Self::Experiment => ("a number without sign, spaces or leading zeros", is_experiment_id),
@@ -293,7 +296,7 @@ impl fmt::Display for ResourceKind {
     }
 }
 
-/// A word that names no kind of resource.
+/// Error for a word that is not a kind of resource.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("`{0}` is not a resource type")]
 pub struct UnknownKind(pub String);
@@ -306,28 +309,28 @@ impl FromStr for ResourceKind {
     }
 }
 
-/// One permission-bearing thing: experiment `12`, registered model `fraud`.
+/// A resource with permissions of its own: experiment `12`, registered model `fraud`.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Resource {
     pub kind: ResourceKind,
-    /// The id or name as MLflow returned it; never a spelling the caller chose.
+    /// The ID or name as MLflow returned it; never the spelling in a request.
     pub key: String,
-    /// Of an experiment, what globs are about; `None` while nobody had to know.
+    /// An experiment's name, which globs match; `None` if it was not looked up.
     pub name: Option<Arc<str>>,
 }
 
 impl Resource {
-    /// The resource of this kind with this key.
+    /// Creates the resource of this kind with this key.
     pub fn new(kind: ResourceKind, key: impl Into<String>) -> Self {
         Self { kind, key: key.into(), name: None }
     }
 
-    /// The experiment of this id, under its present name.
+    /// Creates the experiment with this ID and its present name.
     pub fn experiment(id: impl Into<String>, name: &str) -> Self {
         Self { name: Some(name.into()), ..Self::new(ResourceKind::Experiment, id) }
     }
 
-    /// What globs are compared with; `None` when it is not known.
+    /// Returns the name that globs match, or `None` if it is not known.
     #[must_use]
     pub fn chosen_name(&self) -> Option<&str> {
         if self.kind == ResourceKind::Experiment { self.name.as_deref() } else { Some(&self.key) }
@@ -340,36 +343,37 @@ impl fmt::Display for Resource {
     }
 }
 
-/// The key of a scorer's grants, `EXPERIMENT/NAME` (`mlflow.server.auth.sqlalchemy_store._scorer_pattern`): the name is
-/// percent-encoded as Python's `quote(name, safe="")` does it.
+/// Returns the key of a scorer's grants, `EXPERIMENT/NAME` (`mlflow.server.auth.sqlalchemy_store._scorer_pattern`). The
+/// name is percent-encoded as by Python's `quote(name, safe="")`.
 #[must_use]
 pub fn scorer_key(experiment: &str, name: &str) -> String {
     const QUOTED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_').remove(b'.').remove(b'-').remove(b'~');
     format!("{experiment}/{}", utf8_percent_encode(name, QUOTED))
 }
 
-/// The key of a skill's grants (`mlflow.server.auth.permissions`, 3.18): `NAME`, or `@ORGANIZATION/NAME`.
+/// Returns the key of a skill's grants (`mlflow.server.auth.permissions`, 3.18): `NAME`, or `@ORGANIZATION/NAME`.
 #[must_use]
 pub fn skill_key(organization: &str, name: &str) -> String {
     if organization.is_empty() { name.to_owned() } else { format!("@{organization}/{name}") }
 }
 
-/// Returns true for the one spelling of an experiment's ID that requests may use. MLflow reads them with Python's `int()`, which
-/// accepts many spellings of one number.
+/// Returns true for the canonical spelling of an experiment's ID, the only one that requests are allowed to use. MLflow
+/// parses IDs with Python's `int()`, which accepts many spellings of one number.
 #[must_use]
 pub fn is_experiment_id(text: &str) -> bool {
     let digits = !text.is_empty() && text.len() <= 19 && text.bytes().all(|byte| byte.is_ascii_digit());
     digits && (text == "0" || !text.starts_with('0'))
 }
 
-/// Returns true for an ID that MLflow generates: 32 hex digits today; other stores and older servers had others.
+/// Returns true for an ID in the form that MLflow generates: 32 hex digits, or other forms in other stores and older
+/// versions.
 #[must_use]
 pub fn is_opaque_id(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     !text.is_empty() && text.len() <= 64 && text.bytes().all(plain)
 }
 
-/// Two segments, and none of the words that MLflow's greedy paths have after the name.
+/// Returns true for `namespace/slug`. Words that follow the name in MLflow's greedy paths are excluded.
 fn is_mcp_name(name: &str) -> bool {
     let plain = |segment: &str| {
         !segment.is_empty()
@@ -379,7 +383,7 @@ fn is_mcp_name(name: &str) -> bool {
     name.split_once('/').is_some_and(|(namespace, slug)| plain(namespace) && plain(slug))
 }
 
-/// `name` or `@organization/name` (`mlflow.utils.validation`, 3.18).
+/// Returns true for `name` or `@organization/name` (`mlflow.utils.validation`, 3.18).
 fn is_skill_name(key: &str) -> bool {
     let word =
         |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
@@ -391,18 +395,18 @@ fn is_skill_name(key: &str) -> bool {
     }
 }
 
-/// Which resources of a kind a grant speaks of.
+/// The resources of a kind to which a grant applies.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Selector {
     /// `*`
     All,
-    /// An id or name, letter for letter.
+    /// An ID or name, compared exactly.
     Exact(String),
-    /// A pattern on the name in which `*` stands for any run of characters and `?` for one. Written `glob:PATTERN`.
+    /// A pattern for names in which `*` matches any number of characters and `?` matches one. Written `glob:PATTERN`.
     Glob(String),
 }
 
-/// Why a text is no selector.
+/// Reasons why a text is not a selector.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum SelectorError {
     #[error("a selector must not be empty; use an id, a name or `*`")]
@@ -418,15 +422,15 @@ pub enum SelectorError {
 }
 
 impl Selector {
-    /// The longest selector that is stored, in characters; MLflow's own column has the same width.
+    /// Maximum length of a selector in characters; MLflow's own column has the same width.
     pub const MAX_CHARS: usize = 255;
     const GLOB: &'static str = "glob:";
 
-    /// Reads a selector for resources of `kind`.
+    /// Parses a selector for resources of `kind`.
     ///
     /// # Errors
-    /// Empty, longer than [`Selector::MAX_CHARS`], a glob on a kind that is selected by id, or anything but `*` on a kind
-    /// that is granted as a whole.
+    /// The text is empty or longer than [`Selector::MAX_CHARS`], a glob on a kind that is selected by ID, or anything
+    /// but `*` on a kind that is granted as a whole.
     pub fn parse(kind: ResourceKind, text: &str) -> Result<Self, SelectorError> {
         if text.is_empty() {
             return Err(SelectorError::Empty);
@@ -448,7 +452,7 @@ impl Selector {
         }
     }
 
-    /// Reads a selector for a new grant: also refused is a key that no resource of `kind` can have.
+    /// Parses a selector for a new grant. Also refuses a key that no resource of `kind` can have.
     ///
     /// # Errors
     /// See [`Selector::parse`]; [`SelectorError::NeverMatches`].
@@ -460,7 +464,7 @@ impl Selector {
         }
     }
 
-    /// Whether this selects that resource. A glob selects nothing whose name is not known.
+    /// Returns true if this selector matches the resource. A glob does not match a resource whose name is not known.
     #[must_use]
     pub fn selects(&self, resource: &Resource) -> bool {
         match self {

@@ -1,6 +1,7 @@
-//! What single values must be. Pure, but for the files they name.
+//! Checks of single values. Pure, except for the files that values name.
 //!
-//! A message says what to write instead; one about a value that may hold a secret (a URL may) does not repeat it.
+//! Each error message describes the expected form. A message about a value that can contain a secret, such as a URL,
+//! does not quote it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -16,10 +17,10 @@ use super::{LogFormat, UnknownFields, file};
 use crate::crypto::AccessToken;
 use crate::text;
 
-/// Whether this may be the password of an account.
+/// Checks a password for an account.
 ///
 /// # Errors
-/// What is wrong with it, as the rest of a sentence; never the password.
+/// The rule that it breaks, as the predicate of a sentence. The text never contains the password.
 pub fn check_password(password: &str) -> Result<(), &'static str> {
     if password.chars().count() < 12 {
         return Err("must have at least 12 characters");
@@ -36,10 +37,10 @@ pub fn check_password(password: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Whether this may be the name of an account.
+/// Checks a user name for an account.
 ///
 /// # Errors
-/// What is wrong with it, as the rest of a sentence.
+/// The rule that it breaks, as the predicate of a sentence.
 pub fn check_username(name: &str) -> Result<(), &'static str> {
     text::check_account(name)
 }
@@ -60,7 +61,7 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, &'static str> {
     text.parse().map_err(|_| "must be an IP address and a port, such as 127.0.0.1:8080 or [::]:8443")
 }
 
-/// Scheme, host and perhaps a port, and nothing else.
+/// Parses a URL that consists of scheme, host and optionally a port.
 pub(super) fn origin(text: &str) -> Result<Url, &'static str> {
     let url = Url::parse(text).map_err(|_| "must be a URL, such as https://mlflow.example.com")?;
     if !matches!(url.scheme(), "http" | "https") {
@@ -75,7 +76,7 @@ pub(super) fn origin(text: &str) -> Result<Url, &'static str> {
     Ok(url)
 }
 
-/// An origin as browsers write it in `Origin`.
+/// Parses an origin and returns it as browsers write it in `Origin`.
 pub(super) fn page_origin(text: &str) -> Result<HeaderValue, String> {
     if text == "*" {
         return Err("`*` is every site; name each origin, such as https://app.example.com".to_owned());
@@ -84,7 +85,7 @@ pub(super) fn page_origin(text: &str) -> Result<HeaderValue, String> {
     HeaderValue::try_from(url.origin().ascii_serialization()).map_err(|_| format!("`{text}` is not an origin"))
 }
 
-/// Where an identity provider is: https, or plain HTTP on this machine. With a path, perhaps.
+/// Parses the URL of an identity provider: https, or plain HTTP on this machine, with an optional path.
 pub(super) fn provider_url(text: &str) -> Result<Url, &'static str> {
     let url = Url::parse(text).map_err(|_| "must be a URL, such as https://keycloak.example.com/realms/company")?;
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
@@ -102,7 +103,7 @@ pub(super) fn provider_url(text: &str) -> Result<Url, &'static str> {
     Ok(url)
 }
 
-/// Whether a URL leads to this machine, by its address or by a name that cannot lead elsewhere.
+/// Returns true if a URL refers to this machine, by address or by a name that always resolves to it.
 #[must_use]
 pub fn is_loopback(url: &Url) -> bool {
     url.host().is_some_and(|host| is_loopback_host(&host))
@@ -126,7 +127,7 @@ pub(super) fn store_url(text: &str) -> Result<String, &'static str> {
     Ok(text.to_owned())
 }
 
-/// Empty, or `/` and plain segments.
+/// Checks a path prefix: empty, or `/` followed by plain segments.
 pub(super) fn static_prefix(text: &str) -> Result<String, String> {
     let plain = |segment: &str| {
         !segment.is_empty()
@@ -134,12 +135,13 @@ pub(super) fn static_prefix(text: &str) -> Result<String, String> {
             && !matches!(segment, "." | "..")
     };
     let good = text.is_empty() || text.strip_prefix('/').is_some_and(|rest| rest.split('/').all(plain));
-    // Below this MLflow would mistake everything for something public (`mlflow.server.auth`, before 3.18), and so might we.
+    // MLflow before 3.18 treats every path that starts with one of these as public (`mlflow.server.auth`), so a prefix
+    // that starts with one would make all of its routes public.
     let taken = ["/auth", "/static", "/health", "/favicon.ico"].iter().any(|taken| text.starts_with(taken));
     if good && !taken { Ok(text.to_owned()) } else { Err(format!("`{text}` is not a prefix such as `/mlflow`")) }
 }
 
-/// A network, or a single address.
+/// Parses a network or a single address.
 pub(super) fn network(text: &str) -> Result<IpNet, String> {
     let single = || text.parse::<IpAddr>().map(IpNet::from);
     let network = text
@@ -152,7 +154,8 @@ pub(super) fn network(text: &str) -> Result<IpNet, String> {
     Ok(network)
 }
 
-/// A host name or address as a `Host` header has it. A port may stand behind it and is left out: it plays no part.
+/// Parses a host name or address as it appears in a `Host` header. A port is accepted and dropped, because hosts are
+/// compared without it.
 pub(super) fn host(text: &str) -> Result<String, String> {
     let refusal = || format!("`{text}` is not a host name, with or without a port");
     let url = Url::parse(&format!("http://{text}/")).map_err(|_| refusal())?;
@@ -200,7 +203,7 @@ pub(super) fn unknown_fields(text: &str) -> Result<UnknownFields, &'static str> 
     }
 }
 
-/// A secret's file, without the one line end that editors add.
+/// Reads a secret from a file, without the one line end that editors add.
 pub(super) fn secret_file(path: &Path) -> Result<String, String> {
     let cannot = |error: &dyn std::fmt::Display| format!("{} cannot be read: {error}", path.display());
     let text = file::read_any(path, MAX_SECRET_BYTES).map_err(|error| cannot(&error))?;
@@ -209,7 +212,7 @@ pub(super) fn secret_file(path: &Path) -> Result<String, String> {
     if text.is_empty() { Err(format!("{} is empty", path.display())) } else { Ok(text.to_owned()) }
 }
 
-/// Whether the key belongs to the first certificate.
+/// Checks that the key belongs to the first certificate.
 pub(super) fn belongs(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<(), String> {
     let provider = rustls::crypto::aws_lc_rs::default_provider();
     rustls::sign::CertifiedKey::from_der(chain, key, &provider)

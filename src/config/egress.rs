@@ -1,6 +1,7 @@
-//! How calls to identity providers leave this machine: straight, or through the proxy that `HTTPS_PROXY` names.
+//! Route of calls to identity providers: direct, or through the proxy in `HTTPS_PROXY`.
 //!
-//! `HTTPS_PROXY` and `NO_PROXY`, in capitals or not, are read as Go's programs read them. Only TLS goes through a proxy.
+//! `HTTPS_PROXY` and `NO_PROXY`, in upper or lower case, are interpreted as Go programs interpret them. Only TLS goes
+//! through a proxy.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,39 +17,39 @@ use url::{Host, Url};
 use super::checks::is_loopback_host;
 use super::layers::Environment;
 
-/// The way out. The default is straight.
+/// Outgoing proxy settings. The default is a direct connection.
 #[derive(Clone, Debug, Default)]
 pub struct Egress(Option<Arc<Gate>>);
 
 #[derive(Debug)]
 struct Gate {
-    /// `Err`: what the variable names is none that we can speak to.
+    /// `Err` contains the name of a variable whose value is not a supported proxy.
     proxy: Result<Proxy, &'static str>,
     straight: Vec<Exception>,
 }
 
-/// A proxy on the way out.
+/// An outgoing HTTP proxy.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Proxy {
-    /// The variable that named it.
+    /// Name of the environment variable that contained it.
     pub variable: &'static str,
-    /// Scheme, host and port; holds no password.
+    /// Scheme, host and port, without credentials.
     pub uri: Uri,
-    /// What `Proxy-Authorization` says; does not print.
+    /// Value of `Proxy-Authorization`, marked as sensitive.
     pub credential: Option<HeaderValue>,
 }
 
-/// How one place is reached.
+/// Route to one destination.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Way<'e> {
     Straight,
     Through(&'e Proxy),
-    /// Not at all: this variable names something that is no HTTP proxy.
+    /// Unreachable: the variable of this name does not contain an HTTP proxy.
     Barred(&'static str),
 }
 
 impl Egress {
-    /// The way that these variables name.
+    /// Reads the proxy settings from these variables.
     #[must_use]
     pub fn of(environment: &Environment) -> Self {
         let given = |names: [&'static str; 2]| {
@@ -62,7 +63,8 @@ impl Egress {
         Self(Some(Arc::new(Gate { proxy, straight: entries.filter_map(Exception::parse).collect() })))
     }
 
-    /// The way to this place. What is on this machine, in `NO_PROXY` or not TLS is reached straight.
+    /// Returns the route to a URI. Hosts on this machine, hosts in `NO_PROXY` and URIs without TLS are reached
+    /// directly.
     #[must_use]
     pub fn way_to(&self, to: &Uri) -> Way<'_> {
         let Some(gate) = self.0.as_deref().filter(|_| to.scheme() == Some(&Scheme::HTTPS)) else {
@@ -78,11 +80,11 @@ impl Egress {
 }
 
 impl Proxy {
-    /// `[http://][USER:PASSWORD@]HOST[:PORT][/]`
+    /// Parses `[http://][USER:PASSWORD@]HOST[:PORT][/]`.
     fn parse(variable: &'static str, text: &str) -> Option<Self> {
         let rest = text.strip_prefix("http://").unwrap_or(text);
         let authority = rest.strip_suffix('/').unwrap_or(rest);
-        // With any of these, a part of a password could be taken for a host, or the scheme is another.
+        // With one of these characters, part of a password could be parsed as the host, or the URL has another scheme.
         if authority.contains(|c: char| matches!(c, '/' | '\\' | '?' | '#') || c.is_whitespace() || c.is_control()) {
             return None;
         }
@@ -95,7 +97,7 @@ impl Proxy {
     }
 }
 
-/// HTTP Basic (RFC 7617) of what a URL has.
+/// Returns the HTTP Basic credentials (RFC 7617) of a URL's user and password, which are percent-encoded there.
 fn basic(user: &str, password: &str) -> Option<HeaderValue> {
     let pair = [user, password].map(|part| percent_decode_str(part).collect::<Vec<u8>>());
     let mut value = HeaderValue::try_from(format!("Basic {}", STANDARD.encode(pair.join(&b':')))).ok()?;
@@ -114,7 +116,7 @@ struct Exception {
 enum Hosts {
     All,
     Network(IpNet),
-    /// The name itself, if so, and all below it.
+    /// A domain with everything below it, and with the name itself if `itself` is set.
     Domain {
         name: String,
         itself: bool,
@@ -122,8 +124,8 @@ enum Hosts {
 }
 
 impl Exception {
-    /// `*`, an address, a network, a name and all below it, or (`.name`, `*.name`) only what is below. Addresses and names
-    /// perhaps with a port. What is none of these covers nothing.
+    /// Parses `*`, an address, a network, a name (which includes everything below it), or `.name` or `*.name` (only
+    /// what is below it). Addresses and names can have a port. Anything else is ignored.
     fn parse(entry: &str) -> Option<Self> {
         if entry == "*" {
             return Some(Self { hosts: Hosts::All, port: None });
@@ -142,7 +144,7 @@ impl Exception {
         let below = text.strip_prefix("*.").or_else(|| text.strip_prefix('.'));
         match host(below.unwrap_or(text))? {
             Host::Domain(name) => Some(Self { hosts: Hosts::Domain { name, itself: below.is_none() }, port }),
-            // Written as nobody means it, such as `192.168.`.
+            // An incomplete address, such as `192.168.`, which the URL parser reads as a complete one.
             Host::Ipv4(_) | Host::Ipv6(_) => None,
         }
     }
@@ -165,13 +167,13 @@ impl Exception {
     }
 }
 
-/// A network of one address, which may stand in brackets.
+/// Parses a single address, optionally in brackets, as a network.
 fn alone(text: &str) -> Option<IpNet> {
     let inside = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     inside.parse().ok().map(|ip: IpAddr| ip.to_canonical().into())
 }
 
-/// In one spelling: lower case, IDNA, without the root's dot.
+/// Parses a host and normalizes it: lower case, IDNA, no trailing dot.
 fn host(text: &str) -> Option<Host<String>> {
     let text = text.strip_suffix('.').unwrap_or(text);
     if text.contains('%') { None } else { Host::parse(text).ok() }

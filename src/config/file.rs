@@ -15,16 +15,16 @@ pub fn read_any(path: &Path, max: u64) -> io::Result<String> {
     text(bounded(File::open(path)?, max)?)
 }
 
-/// Reads a text of at most `max` bytes from a regular file. For what is read while the proxy runs: opening a pipe waits
+/// Reads a text of at most `max` bytes from a regular file. Use it for reads while the proxy runs: opening a pipe waits
 /// for its writer, possibly for ever.
 ///
 /// # Errors
-/// As [`read_any`], and when it is not a regular file.
+/// The file cannot be read, is not a regular file, is larger, or is not UTF-8.
 pub fn read_regular(path: &Path, max: u64) -> io::Result<String> {
     text(regular_bytes(path, max)?)
 }
 
-/// [`read_regular`] on a thread that may block.
+/// Calls [`read_regular`] on a thread that is allowed to block.
 ///
 /// # Errors
 /// As [`read_regular`].
@@ -33,7 +33,7 @@ pub async fn read_regular_aside(path: PathBuf, max: u64) -> io::Result<String> {
 }
 
 pub(super) fn regular_bytes(path: &Path, max: u64) -> io::Result<Vec<u8>> {
-    // Without NONBLOCK, a pipe that takes the file's place between a check and the opening would block here.
+    // Without NONBLOCK, opening a pipe that replaced the file would block.
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     if !file.metadata()?.is_file() {
@@ -44,6 +44,7 @@ pub(super) fn regular_bytes(path: &Path, max: u64) -> io::Result<Vec<u8>> {
 
 fn bounded(file: impl Read, max: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
+    // One byte more than allowed, to distinguish a file of exactly `max` bytes from a larger one.
     file.take(max.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > max { Err(io::Error::other(format!("it is larger than {max} bytes"))) } else { Ok(bytes) }
 }

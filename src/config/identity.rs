@@ -1,6 +1,6 @@
-//! What is configured about identity providers: browsers' log-in, bearer tokens, sessions.
+//! Configuration of identity providers: sign-in of browsers, bearer tokens, sessions.
 //!
-//! From the configuration as written to one that cannot be wrong, as in [`super::parse`].
+//! Converts raw values into valid ones, like [`super::parse`].
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,86 +17,88 @@ use super::report::Report;
 use super::{checks, pem, raw};
 use crate::authz::LOCAL;
 
-/// An identity provider that people sign in at.
+/// An identity provider for signing in.
 #[derive(Clone, Debug)]
 pub struct Provider {
-    /// The configuration's own name for it; part of its callback's path.
+    /// Name in the configuration; part of the path of its callback.
     pub name: String,
-    /// What the sign-in page calls it.
+    /// Name on the sign-in page.
     pub display_name: String,
     pub client_id: String,
-    /// `None`: a public client.
+    /// `None` for a public client.
     pub client_secret: Option<SecretString>,
     pub client_auth: ClientAuth,
     pub scopes: Vec<String>,
     pub endpoint: Endpoint,
     pub claims: Claims,
-    /// Whether a back-channel logout also lets the person's access tokens rest.
+    /// If true, a back-channel logout also suspends the user's access tokens.
     pub logout_suspends_tokens: bool,
-    /// How often Keycloak's list of people is asked; `None`: never, or it is not possible.
+    /// Periodic query of Keycloak's list of users; `None` if it is off or not possible.
     pub sync: Option<Sync>,
 }
 
-/// Asking Keycloak's admin API about everybody who has been here.
+/// Periodic query of Keycloak's admin API for all users who have signed in here.
 #[derive(Clone, Debug)]
 pub struct Sync {
     pub every: Duration,
-    /// The admin API of the issuer's realm.
+    /// URL of the admin API for the issuer's realm.
     pub realm: Url,
-    /// Whether this is the default: the service account may then lack the rights.
+    /// True if the interval is the default. The service account can then lack the rights.
     pub by_default: bool,
 }
 
-/// The default of `sync_seconds`, which holds only where it is possible.
+/// Default of `sync_seconds`. It has no effect where the query is not possible.
 pub(super) const SYNC_SECONDS: u64 = 60;
 
-/// How a confidential client proves itself at the token endpoint (RFC 6749 §2.3.1).
+/// Client authentication of a confidential client at the token endpoint (RFC 6749 §2.3.1).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ClientAuth {
     Basic,
     Post,
 }
 
-/// An issuer whose tokens programs bring.
+/// An issuer of bearer tokens for programs.
 #[derive(Clone, Debug)]
 pub struct Issuer {
-    /// The configuration's own name for it.
+    /// Name in the configuration.
     pub name: String,
     pub endpoint: Endpoint,
-    /// One of these must be in `aud`; never empty.
+    /// `aud` of a token must contain one of these. Never empty.
     pub audiences: Vec<String>,
-    /// When not empty, `azp` must be one of these.
+    /// Accepted values of `azp`; empty accepts all.
     pub authorized_parties: Vec<String>,
-    /// How far clocks may differ.
+    /// Tolerated difference between clocks.
     pub leeway: Duration,
     pub claims: Claims,
-    /// What kind of issuer this is, for what such tokens need not have.
+    /// Kind of issuer, which determines the claims that its tokens can lack.
     pub preset: Preset,
-    /// Rules that say which program a token is; the first that matches names it.
+    /// Rules that name the program a token belongs to; the first match applies.
     pub machines: Vec<Machine>,
 }
 
-/// Where an issuer is and what it signs with.
+/// URLs and signature algorithms of an issuer.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
-    /// Letter for letter what tokens have in `iss`.
+    /// Exactly the `iss` claim of its tokens.
     pub issuer: String,
     pub discovery_url: Url,
-    /// Scheme, host and port under which we reach it, when not the issuer's own: tokens, keys and user info are asked for
-    /// there. Browsers are still sent to what discovery says.
+    /// Scheme, host and port under which the proxy reaches the issuer, if they differ from the issuer's own. Requests
+    /// for tokens, keys and user info go there. Browsers are still sent to the URLs in the discovery document.
     pub internal_url: Option<Url>,
-    /// Where its keys are, when discovery need not be asked.
+    /// URL of its key set, if it is configured instead of discovered.
     pub jwks_url: Option<Url>,
-    /// Trusted beside the system's roots.
+    /// Additional trusted certificates, beside the system's roots.
     pub ca: Vec<CertificateDer<'static>>,
-    /// A file with a bearer token that the key set takes, as Kubernetes' does.
+    /// File with a bearer token for the key set endpoint, as Kubernetes requires it.
     pub bearer_file: Option<PathBuf>,
-    /// What signatures may be made with, whatever tokens or discovery say. Never empty, never a shared secret's.
+    /// Accepted signature algorithms, regardless of what tokens or the discovery document name. Never empty, and never
+    /// an HMAC.
     pub algorithms: Vec<Algorithm>,
 }
 
 impl Endpoint {
-    /// Where its description is asked for: at `internal_url` when it lies on the issuer's own host.
+    /// Returns the URL from which the discovery document is fetched: at `internal_url` if the document is on the
+    /// issuer's own host.
     #[must_use]
     pub fn description_url(&self) -> Url {
         let issuer = Url::parse(&self.issuer).map(|issuer| issuer.origin());
@@ -104,7 +106,7 @@ impl Endpoint {
         if is_issuers { self.inside(&self.discovery_url) } else { self.discovery_url.clone() }
     }
 
-    /// The same path and query at `internal_url`, if there is one.
+    /// Returns this URL with scheme, host and port of `internal_url`, if that is configured.
     #[must_use]
     pub fn inside(&self, url: &Url) -> Url {
         let Some(internal) = &self.internal_url else { return url.clone() };
@@ -114,17 +116,17 @@ impl Endpoint {
         moved
     }
 
-    /// Where the first call to it goes.
+    /// Returns the URL of the first request to the issuer.
     #[must_use]
     pub fn called_at(&self) -> Url {
         self.jwks_url.clone().unwrap_or_else(|| self.description_url())
     }
 }
 
-/// How an issuer's kind of token differs from a person's.
+/// Kinds of issuers, whose tokens differ from a user's.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Preset {
-    /// Keycloak and what speaks like it.
+    /// Keycloak and compatible providers.
     Standard,
     /// Service-account tokens: `sub` is `system:serviceaccount:NAMESPACE:NAME`.
     Kubernetes,
@@ -132,33 +134,34 @@ pub enum Preset {
     GitlabCi,
 }
 
-/// Who somebody is, by the claims of a token.
+/// Rules that derive a user's name, groups and rights from the claims of a token.
 #[derive(Clone, Debug)]
 pub struct Claims {
     pub groups: Vec<GroupSource>,
     pub form: GroupForm,
-    /// Globs; empty: everybody may come in.
+    /// Globs of groups that are admitted; empty admits every user.
     pub allowed: Vec<String>,
-    /// Globs.
+    /// Globs of groups whose members are administrators.
     pub admin: Vec<String>,
-    /// The claim that is shown as the name.
+    /// The claim that contains the user name.
     pub username: String,
-    /// Whether an `email` that is not verified is no name.
+    /// If true, an `email` that the provider did not verify is not accepted as a name.
     pub verified_email: bool,
-    /// Globs of the names that rules and presets give to programs, of all issuers: no person has one.
+    /// Globs of the names that rules and presets of all issuers assign to programs. No user is allowed to have such a
+    /// name.
     pub machine_names: Vec<String>,
 }
 
-/// One place where groups stand.
+/// A claim that contains groups.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct GroupSource {
-    /// A dotted path, such as `realm_access.roles`. A claim whose own name has dots is found too.
+    /// A dotted path, such as `realm_access.roles`. A claim whose own name contains dots is found as well.
     pub claim: String,
-    /// Put before each of its values.
+    /// Prefix that is added to each of the claim's values.
     pub prefix: String,
 }
 
-/// What of a group's path grants see.
+/// Part of a group's path that grants refer to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum GroupForm {
     /// `/ml/team-a`
@@ -168,32 +171,32 @@ pub enum GroupForm {
     Both,
 }
 
-/// A rule: tokens whose claims match are this program.
+/// A rule that assigns a program to the tokens whose claims match.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Machine {
-    /// Dotted claim paths and the globs that their values must match, all of them; never empty.
+    /// Dotted claim paths and the globs that their values must match. All must match; never empty.
     pub conditions: Vec<(String, String)>,
-    /// `{claim}` stands for the claim's value.
+    /// Name of the program. `{claim}` is replaced by the claim's value.
     pub name: String,
     pub groups: Vec<String>,
 }
 
-/// Sessions of browsers.
+/// Settings for sessions of browsers.
 #[derive(Clone, Debug)]
 pub struct Session {
-    /// Ends one that is not used.
+    /// Time without use after which a session ends.
     pub idle_timeout: Duration,
-    /// Ends one however much it is used.
+    /// Time after which a session ends regardless of use.
     pub lifetime: Duration,
-    /// Ends one when the provider answers and does not say for so long which groups its owner is in.
+    /// Time after which a session ends if the provider answers but does not confirm the user's groups.
     pub unconfirmed: Duration,
-    /// Sessions of one user at a time; a further one ends the one that was not used for longest.
+    /// Maximum number of sessions per user. A further one ends the least recently used one.
     pub max_per_user: u32,
-    /// The provider's tokens are sealed with the first; the others still open. Empty: with a key kept in the store.
+    /// The first key seals the provider's tokens; the others only open them. If empty, a key from the store is used.
     pub keys: Vec<SealingKey>,
 }
 
-/// A key with the name that stands beside what it sealed.
+/// A key, with the ID that is stored beside everything it sealed.
 #[derive(Clone, Debug)]
 pub struct SealingKey {
     pub id: String,
@@ -212,7 +215,7 @@ pub(super) fn issuers(raw: raw::Jwt, report: &mut Report) -> Option<Vec<Issuer>>
     let parsed: Vec<_> = raw.issuers.into_iter().map(|(name, raw)| issuer(&name, raw, report)).collect();
     let parsed: Vec<Issuer> = parsed.into_iter().collect::<Option<_>>()?;
     for (at, issuer) in parsed.iter().enumerate() {
-        // One issuer, one rule: otherwise a token would mean what the order says.
+        // With two entries for one issuer, the meaning of a token would depend on their order.
         if parsed.iter().take(at).any(|other| other.endpoint.issuer == issuer.endpoint.issuer) {
             report.add(&format!("jwt.issuers.{}.issuer", issuer.name), "is the issuer of another entry, too");
         }
@@ -220,7 +223,7 @@ pub(super) fn issuers(raw: raw::Jwt, report: &mut Report) -> Option<Vec<Issuer>>
     Some(parsed)
 }
 
-/// Rules of a policy call accounts of the proxy alone so.
+/// Refuses the name `local`, which policies use for accounts without an identity provider.
 fn refuse_local<'n>(mut names: impl Iterator<Item = &'n String>, section: &str, report: &mut Report) {
     if names.any(|name| name == LOCAL) {
         report.add(
@@ -230,7 +233,7 @@ fn refuse_local<'n>(mut names: impl Iterator<Item = &'n String>, section: &str, 
     }
 }
 
-/// Keeps the names of programs from people, at every provider and issuer.
+/// Reserves the names of programs at every provider and issuer, so that no user can have one.
 pub(super) fn keep_machine_names(providers: &mut [Provider], issuers: &mut [Issuer]) {
     let names: Vec<String> = issuers.iter().flat_map(machine_names).collect();
     let claims = providers.iter_mut().map(|it| &mut it.claims).chain(issuers.iter_mut().map(|it| &mut it.claims));
@@ -245,11 +248,11 @@ fn machine_names(issuer: &Issuer) -> impl Iterator<Item = String> {
         Preset::GitlabCi => Some("gitlab/*".to_owned()),
     };
     let rules = issuer.machines.iter().map(|machine| glob_of(&machine.name));
-    // A rule that takes a whole name from a claim says nothing about which ones.
+    // A rule that takes the whole name from a claim reserves no names.
     rules.chain(preset).filter(|glob| glob.contains(|letter| letter != '*'))
 }
 
-/// `ci-{repository}` -> `ci-*`.
+/// Converts a name template into a glob: `ci-{repository}` becomes `ci-*`.
 fn glob_of(template: &str) -> String {
     let (mut glob, mut rest) = (String::new(), template);
     while let Some((before, after)) = rest.split_once('{') {
@@ -312,7 +315,7 @@ fn provider(name: &str, raw: raw::Provider, report: &mut Report) -> Option<Provi
     })
 }
 
-/// `Some(None)`: never.
+/// Parses `sync_seconds`. `Some(None)` means that the query is off.
 fn sync(
     at: &impl Fn(&str) -> String,
     seconds: u64,
@@ -339,7 +342,8 @@ fn sync(
     Some(Some(Sync { every: every?, realm: realm?, by_default }))
 }
 
-/// `https://HOST/realms/NAME` -> `https://HOST/admin/realms/NAME`, under the address that we reach it at.
+/// Returns the URL of the admin API: `https://HOST/realms/NAME` becomes `https://HOST/admin/realms/NAME`, at
+/// `internal_url` if that is configured.
 fn admin_api(endpoint: &Endpoint) -> Option<Url> {
     let issuer = Url::parse(&endpoint.issuer).ok()?;
     let (before, realm) = issuer.path().trim_end_matches('/').rsplit_once("/realms/")?;
@@ -489,7 +493,7 @@ pub(super) fn session(raw: raw::Session, report: &mut Report) -> Option<Session>
     })
 }
 
-/// `ID:BASE64`, without repeating it in what is wrong.
+/// Parses `ID:BASE64`. Errors do not quote it.
 fn sealing_key(text: &str) -> Result<SealingKey, &'static str> {
     const HOW: &str =
         "each key is ID:BASE64, with a short id and 32 random bytes, such as 2026-11:$(openssl rand -base64 32)";
@@ -500,7 +504,7 @@ fn sealing_key(text: &str) -> Result<SealingKey, &'static str> {
     if named && right { Ok(SealingKey { id: id.to_owned(), secret: secret.into() }) } else { Err(HOW) }
 }
 
-/// `Some(None)`: none is given, and that is fine.
+/// Reads an optional secret. `Some(None)` means that none is configured, which is valid.
 fn secret(
     key: &str,
     given: Option<raw::Secret>,
@@ -534,7 +538,7 @@ fn algorithm(name: &str) -> Result<Algorithm, String> {
         | Algorithm::ES256
         | Algorithm::ES384
         | Algorithm::EdDSA => Ok(algorithm),
-        // A secret that both sides know proves nothing to a third.
+        // HMAC algorithms are refused: a key that verifies such a signature can also create one.
         _ => Err(refusal()),
     }
 }

@@ -1,6 +1,7 @@
-//! Reads the layers: TOML file, environment, flags. Each gives values under known keys; everything else is a problem.
+//! Reads the layers of the configuration: TOML file, environment, flags. Each provides values under known keys;
+//! anything else is reported as a problem.
 //!
-//! No layer is trusted to know its own types: the environment has only texts, so the key decides how a text is read.
+//! Environment variables and flags are untyped text, so the key determines how a text is read.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use super::file;
 use super::report::{Origin, Report};
 use super::schema::{self, Kind, PREFIX, Schema};
 
-/// One value that somebody gave.
+/// One value from one layer.
 #[derive(Clone, Debug)]
 pub(super) struct Given {
     pub(super) key: String,
@@ -20,18 +21,18 @@ pub(super) struct Given {
     pub(super) origin: Origin,
 }
 
-/// The environment, handed over so that a test can bring its own.
+/// Environment variables, passed in so that tests can provide their own.
 #[derive(Clone, Debug, Default)]
 pub struct Environment(Vec<(String, OsString)>);
 
 impl Environment {
-    /// This process's.
+    /// Reads the environment of this process.
     #[must_use]
     pub fn of_process() -> Self {
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect()
     }
 
-    /// The same without this program's own variables.
+    /// Returns these variables without the proxy's own.
     #[must_use]
     pub fn without_ours(self) -> Self {
         Self(self.0.into_iter().filter(|(name, _)| !name.starts_with(PREFIX)).collect())
@@ -48,7 +49,7 @@ impl<S: Into<String>, V: Into<OsString>> FromIterator<(S, V)> for Environment {
     }
 }
 
-/// Everything that was given, weakest layer first.
+/// Reads the values of all layers, weakest layer first.
 pub(super) fn read(flags: &Flags, environment: &Environment, schema: &Schema, report: &mut Report) -> Vec<Given> {
     let named = environment.get(FILE_VARIABLE).map(PathBuf::from);
     let mut given = Vec::new();
@@ -76,7 +77,7 @@ fn from_file(path: &Path, schema: &Schema, report: &mut Report) -> Vec<Given> {
             given
         }
         Err(error) => {
-            // Not the error's own text: it shows the line, which may hold a secret.
+            // Only the error's message: its full text quotes the line, which can contain a secret.
             let line =
                 error.span().and_then(|span| text.get(..span.start)).map_or(1, |head| head.lines().count().max(1));
             report.add_from("config", Some(origin), format!("line {line} is not TOML: {}", error.message()));
@@ -122,7 +123,8 @@ fn from_environment(environment: &Environment, schema: &Schema, report: &mut Rep
         let key = rest.replace("__", ".").to_lowercase();
         let origin = Origin::Environment(name.clone());
         match schema.kind(&key) {
-            // `to_lowercase` forgives `..._Server__Listen`; two spellings of one key would be a silent choice.
+            // `to_lowercase` also accepts `..._Server__Listen`. Two spellings of one key would make the choice between
+            // them silent.
             Some(kind) if *name == schema::environment_name(&key) => {
                 given.extend(read_text(&key, kind, value, origin, report));
             }
@@ -136,9 +138,11 @@ fn from_environment(environment: &Environment, schema: &Schema, report: &mut Rep
     given
 }
 
-/// Kubernetes gives every container the addresses of services, under names made from the service's: one that is called
-/// `mlflow-auth-proxy` must not stop us. <https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables>
+/// Returns true for a variable that Kubernetes injects. Every container receives the addresses of services under names
+/// derived from the service's name; those of a service called `mlflow-auth-proxy` must not stop the proxy.
+/// <https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables>
 fn is_service_link(rest: &str, value: &OsStr) -> bool {
+    // The variable of every key contains `__`, because every key is in a section.
     if rest.contains("__") {
         return false;
     }
@@ -171,7 +175,7 @@ fn from_flags(flags: &Flags, schema: &Schema, report: &mut Report) -> Vec<Given>
     given
 }
 
-/// Reads a text as what the key takes.
+/// Parses a text as the kind of value that the key takes.
 fn read_text(key: &str, kind: Kind, text: &OsStr, origin: Origin, report: &mut Report) -> Option<Given> {
     let Some(text) = text.to_str() else {
         report.add_from(key, Some(origin), "must be valid UTF-8");
@@ -199,16 +203,16 @@ fn read_text(key: &str, kind: Kind, text: &OsStr, origin: Origin, report: &mut R
     Some(Given { key: key.to_owned(), value, origin })
 }
 
-/// A value in TOML's syntax.
+/// Parses a value in TOML syntax.
 fn in_toml(text: &str) -> Option<Value> {
     let table = format!("value = {text}").parse::<toml::Table>().ok()?;
-    // One value and nothing after it.
+    // Exactly one value: a line break in `text` must not introduce further keys.
     let [("value", value)] = table.iter().map(|(key, value)| (key.as_str(), value)).collect::<Vec<_>>()[..] else {
         return None;
     };
     Value::serialize(value).ok()
 }
 
-/// Names the file, so it is not a key.
+/// Environment variable with the path of the file. It is not a key of the configuration.
 const FILE_VARIABLE: &str = "MLFLOW_AUTH_PROXY_CONFIG";
 const MAX_FILE_BYTES: u64 = 1024 * 1024;

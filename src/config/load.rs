@@ -1,4 +1,5 @@
-//! From layers to a [`Config`]: every value is tried on its own first, so that one mistake does not hide the next.
+//! Builds a [`Config`] from the layers. Every value is first checked on its own, so that one error does not hide
+//! another.
 
 use std::path::PathBuf;
 
@@ -14,37 +15,37 @@ use super::raw::{Raw, Secret};
 use super::report::{Origin, Problems, Report};
 use super::schema::{self, Schema};
 
-/// What the command line says about the configuration.
+/// Command line options of the configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Flags {
-    /// The TOML file; stronger than `MLFLOW_AUTH_PROXY_CONFIG`.
+    /// Path of the TOML file; overrides `MLFLOW_AUTH_PROXY_CONFIG`.
     pub config: Option<PathBuf>,
-    /// Dotted keys with values, written as in the environment. The strongest layer.
+    /// Dotted keys and values, in the syntax of environment variables. The strongest layer.
     pub set: Vec<(String, String)>,
 }
 
-/// One key as it holds, for people to read.
+/// The effective value of one key, for display.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Setting {
     pub key: String,
-    /// As TOML would write it; secrets are redacted.
+    /// The value in TOML syntax; secrets are redacted.
     pub value: String,
-    /// `None`: the default.
+    /// `None` for the default.
     pub origin: Option<Origin>,
 }
 
 /// Reads the configuration of this process.
 ///
 /// # Errors
-/// Everything that is wrong with it.
+/// All problems of the configuration.
 pub fn load(flags: &Flags) -> Result<Config, Problems> {
     load_from(flags, &Environment::of_process()).map(|(config, _)| config)
 }
 
-/// Reads a configuration from these flags and this environment, with every setting as it holds.
+/// Reads a configuration from these flags and this environment. Also returns every effective setting.
 ///
 /// # Errors
-/// Everything that is wrong with it.
+/// All problems of the configuration.
 pub fn load_from(flags: &Flags, environment: &Environment) -> Result<(Config, Vec<Setting>), Problems> {
     let schema = Schema::new();
     let mut report = Report::default();
@@ -59,7 +60,7 @@ pub fn load_from(flags: &Flags, environment: &Environment) -> Result<(Config, Ve
     report.finish(config.map(|config| (config, settings)))
 }
 
-/// Whether this one value, on top of the defaults, is of the right type.
+/// Returns true if this value, applied alone to the defaults, has the right type.
 fn fits(given: &Given, schema: &Schema, report: &mut Report) -> bool {
     if overlay(std::slice::from_ref(given)).extract::<Raw>().is_ok() {
         return true;
@@ -74,7 +75,8 @@ fn overlay(given: &[Given]) -> Figment {
     given.iter().fold(defaults, |figment, given| figment.merge(Serialized::default(&given.key, &given.value)))
 }
 
-/// Cannot happen while every value fits on its own; still not a reason to start with the wrong configuration.
+/// Reports values that fit only one by one. This cannot happen, but must not start the proxy with a wrong
+/// configuration.
 fn unreadable(mut report: Report) -> Problems {
     report.add("config", "the values do not fit together");
     report.finish(None::<()>).err().unwrap_or_default()
@@ -90,7 +92,7 @@ fn settings(raw: &Raw, report: &Report) -> Vec<Setting> {
     schema::leaves(raw).into_iter().map(setting).collect()
 }
 
-/// As TOML writes it.
+/// Formats a value in TOML syntax.
 fn written(value: &Value) -> String {
     match value {
         Value::String(_, text) => format!("{text:?}"),

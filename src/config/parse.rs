@@ -1,5 +1,5 @@
-//! From the configuration as written to one that cannot be wrong. Each function goes to its end, so that every problem
-//! is found; the `?` at the end only puts together what was good.
+//! Parses raw values into a valid [`Config`]. Each function runs to its end so that all problems are found; the `?`
+//! operators in its last expression only assemble the valid parts.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::mlflow::{Feature, ProviderHost};
 
-/// Parses everything; `None` when a part could not be made, with the reasons in the report.
+/// Parses all sections. Returns `None` if one is invalid; the reasons are in the report.
 pub(super) fn config(raw: raw::Raw, egress: Egress, report: &mut Report) -> Option<Config> {
     let server = server(&raw.server, report);
     let admin = admin(&raw.admin, report);
@@ -172,6 +172,7 @@ fn scheme_is_true(public_url: &Url, encrypts: bool, allow_plain_http: bool, repo
 
 fn one_listener_each(server: SocketAddr, admin: SocketAddr, report: &mut Report) {
     let overlap = server.ip() == admin.ip() || server.ip().is_unspecified() || admin.ip().is_unspecified();
+    // Two listeners with port 0 do not collide: the system assigns a free port to each.
     if overlap && server.port() == admin.port() && server.port() != 0 {
         report.add("admin.listen", "must be another port than server.listen's");
     }
@@ -184,7 +185,7 @@ fn not_ourselves(listen: SocketAddr, upstream: &Url, report: &mut Report) {
     }
 }
 
-/// The provider sends browsers back to our public address.
+/// Requires `server.public_url` if there are providers, because they redirect browsers to it.
 fn reachable_for_log_in(server: &Server, providers: &[Provider], report: &mut Report) {
     if !providers.is_empty() && server.public_url.is_none() {
         report.add(
@@ -303,7 +304,7 @@ fn log(raw: &raw::Log, report: &mut Report) -> Option<Log> {
     Some(Log { level: level?, format: format?, access: raw.access, user_names: raw.user_names })
 }
 
-/// Every item of a list; `None` when one was wrong.
+/// Checks every item of a list. Returns `None` if one is invalid.
 pub(super) fn each<T>(
     key: &str,
     items: &[String],
@@ -314,7 +315,7 @@ pub(super) fn each<T>(
     checked.into_iter().collect()
 }
 
-/// `Some(None)`: nothing was given, and that is fine.
+/// Checks an optional value. `Some(None)` means that there is none, which is valid.
 pub(super) fn optional<T>(given: Option<&str>, check: impl FnOnce(&str) -> Option<T>) -> Option<Option<T>> {
     given.map_or(Some(None), |given| check(given).map(Some))
 }

@@ -1,6 +1,6 @@
-//! Certificates and keys from PEM files (RFC 7468).
+//! Reads certificates and keys from PEM files (RFC 7468).
 //!
-//! What is wrong is said without the parser's own words: they quote the file, and one of these files is a private key.
+//! Errors do not include the parser's message, because it quotes the file, which can be a private key.
 
 use std::path::Path;
 
@@ -9,10 +9,10 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::file;
 
-/// The certificate chain, leaf first.
+/// Reads a certificate chain, leaf first.
 ///
 /// # Errors
-/// What is wrong, with the file's name.
+/// The file cannot be read or contains no certificate; the text names the file.
 pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let bytes = bytes(path)?;
     let chain: Vec<_> = CertificateDer::pem_slice_iter(&bytes)
@@ -21,10 +21,10 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String>
     if chain.is_empty() { Err(format!("{} holds no PEM certificate", path.display())) } else { Ok(chain) }
 }
 
-/// The private key.
+/// Reads a private key.
 ///
 /// # Errors
-/// As [`certificates`].
+/// The file cannot be read or contains no private key; the text names the file.
 pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     PrivateKeyDer::from_pem_slice(&bytes(path)?)
         .map_err(|error| format!("{} cannot be read: {}", path.display(), reason(&error)))

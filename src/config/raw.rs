@@ -1,14 +1,14 @@
-//! The configuration as people write it: the same keys, plain types, every default.
+//! The configuration as it is written: all keys with plain types and defaults.
 //!
-//! The fields here are the list of keys; [`super::schema`] reads it from the defaults, so nothing is written twice.
-//! `Option` means that there is no default. Meaning and limits: `config/default.toml` and [`super::parse`].
+//! The fields define the list of keys; [`super::schema`] derives it from the defaults. `Option` means that there is no
+//! default. For meaning and limits see `config/default.toml` and [`super::parse`].
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The whole file.
+/// The whole configuration file.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Raw {
@@ -26,7 +26,7 @@ pub(super) struct Raw {
 }
 
 impl Raw {
-    /// The defaults, with one entry named `*` wherever people name entries themselves: the pattern of the schema.
+    /// Returns the defaults, with one entry named `*` in each section of named entries. The schema is derived from it.
     pub(super) fn pattern() -> Self {
         let any = || "*".to_owned();
         Self {
@@ -258,11 +258,12 @@ impl Default for Session {
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Oidc {
-    /// By the names that people give them.
+    /// Providers by name.
     pub(super) providers: BTreeMap<String, Provider>,
 }
 
-/// serde refuses no unknown field beside a flattened one; [`super::layers`] has refused them before.
+/// An entry of `oidc.providers`. serde cannot refuse unknown fields beside a flattened one; [`super::layers`] refuses
+/// them before.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default)]
 pub(super) struct Provider {
@@ -297,7 +298,7 @@ impl Default for Provider {
     }
 }
 
-/// Where an issuer is and what it signs with.
+/// URLs and signature algorithms of an issuer.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default)]
 pub(super) struct Endpoint {
@@ -320,7 +321,7 @@ impl Default for Endpoint {
     }
 }
 
-/// Who somebody is, by the claims of a token.
+/// Rules that derive a user's name, groups and rights from the claims of a token.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default)]
 pub(super) struct Claims {
@@ -354,11 +355,11 @@ fn words(words: &[&str]) -> Vec<String> {
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Jwt {
-    /// By the names that people give them.
+    /// Issuers by name.
     pub(super) issuers: BTreeMap<String, Issuer>,
 }
 
-/// As [`Provider`] with unknown fields.
+/// An entry of `jwt.issuers`. Unknown fields are refused as for [`Provider`].
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default)]
 pub(super) struct Issuer {
@@ -391,14 +392,14 @@ impl Default for Issuer {
     }
 }
 
-/// Who a program is, by what its token says.
+/// A rule that assigns a program to the tokens whose claims match.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Machine {
-    /// Claim paths with the globs that their values must match, all of them.
+    /// Claim paths and the globs that their values must match. All must match.
     #[serde(rename = "where")]
     pub(super) conditions: BTreeMap<String, String>,
-    /// Its name, in which `{claim}` stands for a claim's value.
+    /// Name of the program, in which `{claim}` is replaced by the claim's value.
     pub(super) name: String,
     #[serde(default)]
     pub(super) groups: Vec<String>,
@@ -419,12 +420,12 @@ impl Default for Log {
     }
 }
 
-/// A secret on its way into a [`secrecy::SecretString`]. Neither printed nor written out again.
+/// A secret before it becomes a [`secrecy::SecretString`]. It is neither printed nor serialized.
 #[derive(Clone)]
 pub(super) struct Secret(pub(super) String);
 
 impl Secret {
-    /// What stands in its place wherever the configuration is shown.
+    /// Replaces a secret wherever the configuration is shown.
     pub(super) const REDACTED: &'static str = "[redacted]";
 }
 

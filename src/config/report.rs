@@ -1,19 +1,19 @@
-//! What is wrong with a configuration: everything at once, each under its own key, with where the value came from.
+//! Problems of a configuration, all reported at once, each with its key and the origin of the value.
 //!
-//! A message never repeats a value that could be a secret.
+//! A message never contains a value that could be a secret.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-/// One thing that has to be corrected.
+/// One problem to correct.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Problem {
     /// The dotted key, e.g. `server.tls.cert`.
     pub key: String,
-    /// What is wrong and what to do. Holds no secret.
+    /// Description of the problem and its correction. Contains no secret.
     pub message: String,
-    /// Where the value came from; `None` when nobody gave one.
+    /// Layer that the value came from; `None` if no layer has one.
     pub origin: Option<Origin>,
 }
 
@@ -27,7 +27,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Every problem of a configuration, by key.
+/// All problems of a configuration, by key.
 #[derive(Clone, Debug, Default, Eq, PartialEq, thiserror::Error)]
 #[error("{}", lines(.0))]
 pub struct Problems(pub Vec<Problem>);
@@ -36,7 +36,7 @@ fn lines(problems: &[Problem]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
-/// Where a value came from.
+/// Layer that a value came from.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Origin {
     File(PathBuf),
@@ -64,7 +64,7 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// Remembers which layer's value of `key` holds; later layers replace earlier ones.
+    /// Records the layer of a value. Later layers replace earlier ones.
     pub(super) fn came_from(&mut self, key: &str, origin: &Origin) {
         self.origins.insert(key.to_owned(), origin.clone());
     }
@@ -73,23 +73,23 @@ impl Report {
         self.origins.get(key)
     }
 
-    /// A problem with the value of `key` that holds.
+    /// Adds a problem with the effective value of `key`.
     pub(super) fn add(&mut self, key: &str, message: impl fmt::Display) {
         let origin = self.origins.get(key).cloned();
         self.problems.push(Problem { key: key.to_owned(), message: message.to_string(), origin });
     }
 
-    /// A problem with what one layer says, whether or not it holds.
+    /// Adds a problem with one layer's value, which a later layer can have replaced.
     pub(super) fn add_from(&mut self, key: &str, origin: Option<Origin>, message: impl fmt::Display) {
         self.problems.push(Problem { key: key.to_owned(), message: message.to_string(), origin });
     }
 
-    /// The value, or a problem under `key`.
+    /// Returns the value, or adds a problem under `key`.
     pub(super) fn check<T>(&mut self, key: &str, result: Result<T, impl fmt::Display>) -> Option<T> {
         result.map_err(|message| self.add(key, message)).ok()
     }
 
-    /// `value`, unless anything at all was wrong.
+    /// Returns `value` if no problem was added.
     pub(super) fn finish<T>(mut self, value: Option<T>) -> Result<T, Problems> {
         if let (Some(value), true) = (value, self.problems.is_empty()) {
             return Ok(value);

@@ -1,6 +1,6 @@
-//! Which keys exist, what kind of value each takes, and how its environment variable is called.
+//! The known keys, the kind of value that each takes, and the name of its environment variable.
 //!
-//! Read from the defaults in [`super::raw`], so a new field is known everywhere at once.
+//! Derived from the defaults in [`super::raw`], so that a new field needs no entry here.
 
 use std::collections::BTreeMap;
 
@@ -8,24 +8,24 @@ use figment::value::Value;
 
 use super::raw::Raw;
 
-/// How every environment variable of ours starts.
+/// Prefix of the proxy's environment variables.
 pub(super) const PREFIX: &str = "MLFLOW_AUTH_PROXY_";
 
-/// The keys whose value nobody may see. Each also exists as `KEY_file`.
+/// Keys whose values are secret. Each also exists as `KEY_file`.
 const SECRETS: [&str; 3] = ["bootstrap.admin_password", "oidc.providers.*.client_secret", "session.keys"];
 
-/// The sections whose entries people name themselves. In the schema such a name is `*`.
+/// Sections whose entries are named by the administrator. In the schema such a name is `*`.
 const NAMED: [&str; 2] = ["oidc.providers.", "jwt.issuers."];
 
 /// The keys that take a list of tables.
 const TABLES: [&str; 1] = ["jwt.issuers.*.machines"];
 
-/// Whether nobody may see this key's value.
+/// Returns true if the key's value must not be shown.
 pub(super) fn is_secret(key: &str) -> bool {
     SECRETS.contains(&pattern(key).as_str())
 }
 
-/// The key with `*` where people chose the name.
+/// Returns the key with `*` in place of a name that the administrator chose.
 pub(super) fn pattern(key: &str) -> String {
     let named = NAMED.iter().find_map(|section| Some((section, key.strip_prefix(section)?.split_once('.'))));
     match named {
@@ -35,19 +35,19 @@ pub(super) fn pattern(key: &str) -> String {
     }
 }
 
-/// The pattern with the name that `key` has in its place.
+/// Returns the pattern with the chosen name of `key` in place of `*`.
 fn with_name(pattern: &str, key: &str) -> String {
     let name = NAMED.iter().find_map(|section| key.strip_prefix(section)?.split('.').next());
     pattern.replace('*', name.unwrap_or("NAME"))
 }
 
-/// Whether people may call a provider or issuer this; it becomes part of a path.
+/// Returns true if `name` is valid for a provider or issuer. It becomes part of a path.
 fn is_name(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_' || byte == b'-';
     !name.is_empty() && name.len() <= 32 && name.bytes().all(plain)
 }
 
-/// What a key takes.
+/// Kind of value that a key takes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Kind {
     Text,
@@ -58,7 +58,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// What to tell somebody who wrote something else. Never repeats what they wrote: it may be a secret.
+    /// Returns the error text for a value of another kind. It does not quote the value, which can be a secret.
     pub(super) const fn expectation(self) -> &'static str {
         match self {
             Self::Text => "must be a text",
@@ -72,7 +72,7 @@ impl Kind {
     }
 }
 
-/// Every key, by its dotted name.
+/// All keys, by dotted name.
 #[derive(Debug)]
 pub(super) struct Schema {
     keys: BTreeMap<String, Kind>,
@@ -88,24 +88,24 @@ impl Schema {
         Self { keys: keys.collect() }
     }
 
-    /// What the key takes; `None` when there is no such key.
+    /// Returns the kind of value that the key takes, or `None` if there is no such key.
     pub(super) fn kind(&self, key: &str) -> Option<Kind> {
         self.keys.get(&pattern(key)).copied()
     }
 
-    /// Whether `key` is a table of the file, such as `server.tls`.
+    /// Returns true if `key` is a table of the file, such as `server.tls`.
     pub(super) fn is_section(&self, key: &str) -> bool {
         let key = &pattern(key);
         self.keys.keys().any(|known| known.strip_prefix(key.as_str()).is_some_and(|rest| rest.starts_with('.')))
     }
 
-    /// The known key that looks most like this unknown one, if any comes close.
+    /// Returns the known key that is most similar to an unknown one, if any is similar enough.
     pub(super) fn nearest(&self, unknown: &str) -> Option<String> {
         let nearest = closest(&pattern(unknown), self.keys.keys().map(String::as_str));
         nearest.map(|known| with_name(known, unknown))
     }
 
-    /// The same among keys and sections.
+    /// Returns the most similar name among keys and sections.
     pub(super) fn nearest_in_file(&self, unknown: &str) -> Option<String> {
         let sections = self.keys.keys().filter_map(|key| Some(key.rsplit_once('.')?.0));
         let nearest = closest(&pattern(unknown), self.keys.keys().map(String::as_str).chain(sections));
@@ -118,15 +118,15 @@ impl Schema {
     }
 }
 
-/// `server.tls.cert` -> `MLFLOW_AUTH_PROXY_SERVER__TLS__CERT`.
+/// Returns the name of a key's environment variable: `server.tls.cert` becomes `MLFLOW_AUTH_PROXY_SERVER__TLS__CERT`.
 pub(super) fn environment_name(key: &str) -> String {
     format!("{PREFIX}{}", key.replace('.', "__").to_uppercase())
 }
 
-/// Every key of `raw` with its value, by name.
+/// Returns every key of `raw` with its value.
 pub(super) fn leaves(raw: &Raw) -> Vec<(String, Value)> {
     let mut found = Vec::new();
-    // Serialising plain structs into memory cannot fail; the test of the default file would notice.
+    // Serializing plain structs into memory cannot fail. The test of the default file would detect it.
     if let Ok(root) = Value::serialize(raw) {
         collect("", root, &mut found);
     }
@@ -161,7 +161,7 @@ fn closest<'a>(unknown: &str, known: impl Iterator<Item = &'a str>) -> Option<&'
     (best <= unknown.len().div_ceil(3)).then_some(nearest)
 }
 
-/// How many letters must be added, dropped or exchanged to get from one word to the other (Levenshtein).
+/// Returns the Levenshtein distance: the number of letters to add, remove or replace.
 fn distance(from: &[char], to: &[char]) -> usize {
     let mut row: Vec<usize> = (0..=to.len()).collect();
     for (i, a) in from.iter().enumerate() {

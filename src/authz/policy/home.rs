@@ -1,21 +1,21 @@
-//! Where accounts come from, as a policy's rules name it.
+//! Homes of accounts, as policy rules name them.
 //!
-//! A name alone is not an identity: two identity providers may both know a `ceo@example.org`. A rule therefore means the
-//! accounts of one home: the one it names with `provider`, or those that own plain names.
+//! A user name alone is not unique: two identity providers can both have a `ceo@example.org`. A rule therefore applies
+//! to the accounts of one home: the one in `provider`, or the homes that own plain names.
 
-/// The home of one account.
+/// The home of an account.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Home<'h> {
-    /// [`LOCAL`], or the configuration's name of a provider or issuer; empty when it is not configured.
+    /// [`LOCAL`], or the configured name of a provider or issuer; empty if the issuer is not configured.
     pub name: &'h str,
-    /// Whether rules without `provider` mean it: local accounts, programs named by the configuration, and people of the first
-    /// provider.
+    /// True if rules without `provider` apply: to local accounts, programs named by the configuration, and users of the
+    /// first provider.
     pub is_plain: bool,
 }
 
-/// The home of accounts that no identity provider knows.
+/// The home of accounts without an identity provider.
 pub const LOCAL: &str = "local";
-/// How the subject of a program starts.
+/// Prefix of a program's subject.
 const MACHINE: &str = "machine:";
 
 impl Default for Home<'_> {
@@ -24,15 +24,16 @@ impl Default for Home<'_> {
     }
 }
 
-/// Every home that is configured.
+/// All configured homes.
 #[derive(Clone, Debug, Default)]
 pub struct Homes {
-    /// Issuer and name; the first one's people own plain names.
+    /// Issuer and name. Users of the first one own plain names.
     issuers: Vec<(String, String)>,
 }
 
 impl Homes {
-    /// From issuers and the configuration's names for them, in its order. An issuer that comes again keeps its first name.
+    /// Creates the list from issuers and their configured names, in the order of the configuration. A repeated issuer
+    /// keeps its first name.
     pub fn new(issuers: impl IntoIterator<Item = (String, String)>) -> Self {
         let mut homes = Self::default();
         for (issuer, name) in issuers {
@@ -43,7 +44,7 @@ impl Homes {
         homes
     }
 
-    /// The home of an account, by issuer and subject if an identity provider knows it.
+    /// Returns the home of an account. `identity` is issuer and subject, or `None` for a local account.
     #[must_use]
     pub fn of(&self, identity: Option<(&str, &str)>) -> Home<'_> {
         let Some((issuer, subject)) = identity else { return Home::default() };
@@ -51,19 +52,20 @@ impl Homes {
         Home { name, is_plain: subject.starts_with(MACHINE) || self.owns_plain_names(issuer) }
     }
 
-    /// Whether people of this issuer own plain names. Where nothing is configured, there are no others to tell them from.
+    /// Returns true if users of this issuer own plain names. Without configured issuers every issuer does, because
+    /// there are no others to confuse them with.
     #[must_use]
     pub fn owns_plain_names(&self, issuer: &str) -> bool {
         self.issuers.first().is_none_or(|(first, _)| first == issuer)
     }
 
-    /// Whether a rule may name this home.
+    /// Returns true if a rule is allowed to name this home.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
         name == LOCAL || self.issuers.iter().any(|(_, known)| known == name)
     }
 
-    /// The names of all, the first one's first.
+    /// Returns the names of all issuers, in the order of the configuration.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.issuers.iter().map(|(_, name)| name.as_str())
     }

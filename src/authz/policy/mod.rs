@@ -1,6 +1,6 @@
-//! The policy file: grants to users, groups and roles by name, kept as a text beside the store.
+//! The policy file: grants to users, groups and roles by name, in addition to the store's.
 //!
-//! Pure: whoever reads the file brings its text. What speaks of one person is found by exact texts.
+//! Pure: the caller reads the file and passes its text. The rules for one principal are found by hash look-ups.
 
 mod home;
 mod read;
@@ -19,20 +19,20 @@ pub use home::{Home, Homes, LOCAL};
 pub use read::{PolicyProblem, PolicyProblems};
 pub use sentence::{read_target, read_whom, write_target};
 
-/// Whom a sentence is about, by the names that people use.
+/// Subject of a rule, by name.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Whom {
-    /// Everybody who is signed in, written `user = "*"`.
+    /// All signed-in users, written `user = "*"`.
     Everybody,
     User(String),
-    /// With `/**` at its end: the group and all below it.
+    /// A name that ends in `/**` includes all groups below it.
     Group(String),
     /// A role of the default workspace.
     Role(String),
 }
 
 impl Whom {
-    /// `user`, `group` or `role`.
+    /// Returns `user`, `group` or `role`.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -42,7 +42,7 @@ impl Whom {
         }
     }
 
-    /// The name, `*` for everybody.
+    /// Returns the name, `*` for all users.
     #[must_use]
     pub fn name(&self) -> &str {
         match self {
@@ -58,11 +58,11 @@ impl fmt::Display for Whom {
     }
 }
 
-/// Where a grant is written.
+/// Origin of a grant.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Source {
     Store,
-    /// In the policy file, at this line.
+    /// The policy file, at this line.
     PolicyFile {
         line: usize,
     },
@@ -77,11 +77,11 @@ impl fmt::Display for Source {
     }
 }
 
-/// Somebody as a policy knows them.
+/// A principal as policy rules refer to it.
 #[derive(Clone, Debug, Default)]
 pub struct Member<'m> {
     pub name: &'m str,
-    /// Where the account comes from.
+    /// Home of the account.
     pub home: Home<'m>,
     pub groups: &'m [String],
     /// Roles of the default workspace.
@@ -89,7 +89,7 @@ pub struct Member<'m> {
 }
 
 impl Member<'_> {
-    /// Every subject that means this person.
+    /// Returns every subject that includes this principal.
     fn subjects(&self) -> impl Iterator<Item = Whom> {
         let groups = texts_of_groups(self.groups.iter().map(String::as_str)).into_iter().map(Whom::Group);
         let roles = self.roles.iter().map(|role| Whom::Role((*role).to_owned()));
@@ -97,40 +97,40 @@ impl Member<'_> {
     }
 }
 
-/// A grant of the file.
+/// A grant in the policy file.
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct Sentence {
     line: usize,
     to: Whom,
-    /// The home of the accounts that it means; `None`: those that own plain names.
+    /// Home of the accounts that it applies to; `None` for those that own plain names.
     provider: Option<String>,
     kind: ResourceKind,
     on: Pattern,
     permission: Permission,
 }
 
-/// Which resources a sentence is about: the same for everybody, or other ones for each person.
+/// Object of a rule: the same for all users, or different for each.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Pattern {
     Fixed(Selector),
-    /// Holds `{user}`.
+    /// Contains `{user}`.
     Personal(String),
 }
 
 const USER: &str = "{user}";
 
-/// Whether a rule of this provider, about this subject, means an account of this home.
+/// Returns true if a rule with this provider and this subject applies to an account of this home.
 fn means(provider: Option<&str>, whom: &Whom, home: Home<'_>) -> bool {
     match (provider, whom) {
         (Some(provider), _) => provider == home.name,
         (None, Whom::User(_)) => home.is_plain,
-        // Groups and roles are names of their own; everybody is everybody.
+        // Groups and roles are not names of accounts, so the account's home does not matter; nor does it for all users.
         (None, Whom::Everybody | Whom::Group(_) | Whom::Role(_)) => true,
     }
 }
 
 impl Sentence {
-    /// The grant as it holds for this person; `None` when it cannot be said for them.
+    /// Returns the grant with the principal's name inserted, or `None` if it does not apply to the principal.
     fn of(&self, member: &Member<'_>) -> Option<Grant<(Source, Whom)>> {
         if !means(self.provider.as_deref(), &self.to, member.home) {
             return None;
@@ -139,9 +139,10 @@ impl Sentence {
         let selector = match &self.on {
             Pattern::Fixed(selector) => selector.clone(),
             Pattern::Personal(pattern) => {
-                // A name that is a pattern itself would open other people's things. Refusing more than was meant is safe.
+                // A user name that is a pattern would open the resources of other users. A refusal that applies too
+                // widely is safe.
                 let is_pattern = name.contains(['*', '?']);
-                // So would the name of another provider's account, which may be another user's here.
+                // A plain name of another provider's account can be a different user's name here.
                 let is_others = self.provider.is_none() && !member.home.is_plain;
                 if (is_pattern || is_others) && !self.permission.refuses() {
                     return None;
@@ -154,32 +155,32 @@ impl Sentence {
     }
 }
 
-/// What is granted along when somebody makes something.
+/// A grant to others that accompanies the creation of a resource.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct OnCreate {
     by: Whom,
     by_provider: Option<String>,
     kinds: Vec<ResourceKind>,
-    /// Never everybody.
+    /// Never all users.
     pub to: Whom,
     to_provider: Option<String>,
     pub permission: Permission,
 }
 
 impl OnCreate {
-    /// Whether the account that has the name of `to` is the one that is meant.
+    /// Returns true if the account named `to` in this home is the intended one.
     #[must_use]
     pub fn means(&self, home: Home<'_>) -> bool {
         means(self.to_provider.as_deref(), &self.to, home)
     }
 }
 
-/// What the file itself expects to be decided; see `policy test`.
+/// A test in the policy file: an expected decision. See `policy test`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Expectation {
     pub line: usize,
     pub user: String,
-    /// The account's home; `None`: one that owns plain names.
+    /// Home of the account; `None` for one that owns plain names.
     pub provider: Option<String>,
     pub groups: Vec<String>,
     pub roles: Vec<String>,
@@ -189,34 +190,34 @@ pub struct Expectation {
     pub allowed: bool,
 }
 
-/// A policy file that was read and found right.
+/// A valid policy file.
 #[derive(Clone, Debug, Default)]
 pub struct PolicyFile {
     sentences: Vec<Sentence>,
     by_subject: HashMap<Whom, Vec<usize>>,
     on_create: Vec<OnCreate>,
     tests: Vec<Expectation>,
-    /// `empty = true`: that there is no rule is intended.
+    /// True if the file contains `empty = true`, which confirms that it has no rules on purpose.
     says_empty: bool,
 }
 
 impl PolicyFile {
-    /// A larger file is refused.
+    /// Maximum size of a file in bytes.
     pub const MAX_BYTES: usize = 1024 * 1024;
 
-    /// Reads a file.
+    /// Parses a policy file.
     ///
     /// # Errors
-    /// Everything that is wrong with it.
+    /// All problems of the file.
     pub fn parse(text: &str) -> Result<Self, PolicyProblems> {
         read::parse(text)
     }
 
-    /// Reads a file that is going to be enforced: one without any rule must contain `empty = true`, because a file that a
-    /// program has just begun to write, or lost, looks like one.
+    /// Parses a file that is going to be enforced. A file without rules must contain `empty = true`, because a
+    /// truncated file or one that is just being written looks the same.
     ///
     /// # Errors
-    /// Everything that is wrong with it.
+    /// All problems of the file.
     pub fn parse_rules(text: &str) -> Result<Self, PolicyProblems> {
         let file = read::parse(text)?;
         if file.sentences.is_empty() && file.on_create.is_empty() && !file.says_empty {
@@ -226,8 +227,8 @@ impl PolicyFile {
         Ok(file)
     }
 
-    /// Returns whether a rule of `before` that refuses is missing here, or whether there are fewer rules: possibly the
-    /// beginning of a file that is still being written.
+    /// Returns true if a rule of `before` that refuses is missing here, or if there are fewer rules. Such a file is
+    /// possibly incomplete because it is still being written.
     #[must_use]
     pub fn takes_away_from(&self, before: &Self) -> bool {
         self.sentences.len() < before.sentences.len()
@@ -248,7 +249,7 @@ impl PolicyFile {
         Self { sentences, by_subject, on_create, tests, says_empty: false }
     }
 
-    /// The grants that speak of one person, in the order of the file.
+    /// Returns the grants for one principal, in the order of the file.
     pub fn grants_for(&self, who: &Member<'_>) -> impl Iterator<Item = Grant<(Source, Whom)>> {
         let found = who.subjects().filter_map(|subject| self.by_subject.get(&subject));
         let found: BTreeSet<usize> = found.flatten().copied().collect();
@@ -256,7 +257,7 @@ impl PolicyFile {
         sentences.filter_map(|sentence| sentence.of(who))
     }
 
-    /// What others get when this person makes something of that kind.
+    /// Returns the grants to others that apply when this principal creates a resource of that kind.
     pub fn on_create(&self, kind: ResourceKind, who: &Member<'_>) -> impl Iterator<Item = &OnCreate> {
         let subjects: BTreeSet<Whom> =
             if self.on_create.is_empty() { BTreeSet::new() } else { who.subjects().collect() };
@@ -269,20 +270,20 @@ impl PolicyFile {
         self.on_create.iter().filter(applies)
     }
 
-    /// Whether anything at all is granted along with making something.
+    /// Returns true if any creation is accompanied by grants.
     #[must_use]
     pub fn grants_on_create(&self) -> bool {
         !self.on_create.is_empty()
     }
 
-    /// Whether anybody's permissions depend on what an experiment is called.
+    /// Returns true if any grant depends on the name of an experiment.
     #[must_use]
     pub fn names_experiments(&self) -> bool {
         let by_name = |on: &Pattern| matches!(on, Pattern::Personal(_) | Pattern::Fixed(Selector::Glob(_)));
         self.sentences.iter().any(|sentence| sentence.kind == ResourceKind::Experiment && by_name(&sentence.on))
     }
 
-    /// Every home that a rule names, with the line of the rule if it has one.
+    /// Returns every home that a rule names, with the line of the rule if it is known.
     pub fn providers(&self) -> impl Iterator<Item = (Option<usize>, &str)> {
         let sentences = self.sentences.iter().map(|it| (Some(it.line), it.provider.as_deref()));
         let rules = self.on_create.iter().flat_map(|it| [it.by_provider.as_deref(), it.to_provider.as_deref()]);
@@ -291,25 +292,25 @@ impl PolicyFile {
         all.filter_map(|(line, provider)| Some((line, provider?)))
     }
 
-    /// The lines of rules that go by a user's name and name no provider.
+    /// Returns the lines of rules that depend on a user's name and name no provider.
     pub fn by_plain_name(&self) -> impl Iterator<Item = usize> {
         let by_name = |it: &&Sentence| matches!(it.to, Whom::User(_)) || matches!(it.on, Pattern::Personal(_));
         self.sentences.iter().filter(|it| it.provider.is_none()).filter(by_name).map(|it| it.line)
     }
 
-    /// What the file expects of itself.
+    /// Returns the tests in the file.
     #[must_use]
     pub fn tests(&self) -> &[Expectation] {
         &self.tests
     }
 
-    /// How many grants it has.
+    /// Returns the number of grants.
     #[must_use]
     pub fn grants(&self) -> usize {
         self.sentences.len()
     }
 
-    /// Every grant as it is written, `{user}` unreplaced.
+    /// Returns every grant as written, with `{user}` not replaced.
     pub fn written(&self) -> impl Iterator<Item = (Source, &Whom, ResourceKind, String, Permission)> {
         self.sentences.iter().map(|sentence| {
             let on = match &sentence.on {
@@ -320,7 +321,7 @@ impl PolicyFile {
         })
     }
 
-    /// The compiled grants of somebody who has nothing else.
+    /// Compiles the grants of a principal who has no others.
     #[must_use]
     pub fn alone(&self, who: &Member<'_>) -> GrantSet {
         let mut set = GrantSet::default();
@@ -329,7 +330,7 @@ impl PolicyFile {
     }
 }
 
-/// The policies that hold at this moment, each replaced whole.
+/// The policies in force. Each is replaced atomically.
 #[derive(Debug, Default)]
 pub struct Policies {
     enforced: ArcSwap<PolicyFile>,
@@ -338,36 +339,37 @@ pub struct Policies {
 }
 
 impl Policies {
-    /// Policies whose rules mean accounts of these homes.
+    /// Creates policies whose rules refer to accounts of these homes.
     #[must_use]
     pub fn of(homes: Homes) -> Self {
         Self { homes, ..Self::default() }
     }
 
-    /// Where accounts come from.
+    /// Returns the homes of accounts.
     #[must_use]
     pub fn homes(&self) -> &Homes {
         &self.homes
     }
 
-    /// What is enforced. Without a policy file it grants nothing.
+    /// Returns the enforced policy. Without a policy file it grants nothing.
     #[must_use]
     pub fn enforced(&self) -> Arc<PolicyFile> {
         self.enforced.load_full()
     }
 
-    /// What is tried beside it.
+    /// Returns the shadow policy, which is evaluated but not enforced.
     #[must_use]
     pub fn shadow(&self) -> Option<Arc<PolicyFile>> {
         self.shadow.load_full()
     }
 
-    /// Replaces what is enforced. Cached identities still hold the old one: forget them after this.
+    /// Replaces the enforced policy. Cached identities still contain grants of the earlier one; the caller must drop
+    /// them afterwards.
     pub fn enforce(&self, policy: PolicyFile) {
         self.enforced.store(Arc::new(policy));
     }
 
-    /// Replaces what is tried.
+    /// Replaces the shadow policy.
     pub fn try_beside(&self, policy: PolicyFile) {
         self.shadow.store(Some(Arc::new(policy)));
     }

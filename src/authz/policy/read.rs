@@ -1,6 +1,6 @@
-//! From the text of a policy file to sentences, or to everything that is wrong with it.
+//! Parses the text of a policy file into rules, or into a list of all its problems.
 //!
-//! Each sentence is read on its own, so that one mistake does not hide the next.
+//! Each rule is parsed on its own, so that one error does not hide another.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,12 +16,12 @@ use crate::authz::{Permission, ResourceKind};
 const MAX_SENTENCES: usize = 10_000;
 const MAX_PROBLEMS: usize = 100;
 
-/// One thing that has to be corrected.
+/// One problem to correct.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct PolicyProblem {
-    /// Where, counted from 1; `None` when it is the file as a whole.
+    /// Line number, counted from 1; `None` if the problem concerns the whole file.
     pub line: Option<usize>,
-    /// Which sentence, such as `grants 3`; empty when it is none.
+    /// The rule, such as `grants 3`; empty if the problem concerns no single rule.
     pub sentence: String,
     pub message: String,
 }
@@ -38,7 +38,7 @@ impl fmt::Display for PolicyProblem {
     }
 }
 
-/// Everything that is wrong with a policy file, by line; of very many, the first hundred.
+/// The problems of a policy file, by line; at most 100.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
 pub struct PolicyProblems(pub Vec<PolicyProblem>);
@@ -128,7 +128,7 @@ struct Reader<'t> {
 }
 
 impl Reader<'_> {
-    /// Reads every sentence of one list; `read` says all that is wrong with one.
+    /// Parses every rule of one list; `read` returns all problems of one rule.
     fn all<R: DeserializeOwned, T>(
         &mut self,
         list: &str,
@@ -202,7 +202,7 @@ fn rule(_line: usize, raw: &RawOnCreate) -> Result<OnCreate, Vec<String>> {
     }
 }
 
-/// Reads `{ user = …, provider = … }`, where `provider` may also stand beside `group`.
+/// Reads `{ user = …, provider = … }`. `provider` is also accepted beside `group`.
 fn whom_of(to: &BTreeMap<String, String>) -> Result<(Whom, Option<String>), String> {
     let mut rest = to.clone();
     let provider = rest.remove("provider");
@@ -235,7 +235,7 @@ fn not_taken(kind: ResourceKind) -> String {
     format!("a {} is granted with one of {}", kind.noun(), kind.levels())
 }
 
-/// Whether whoever makes one gets MANAGE on it.
+/// Returns true if the creator of such a resource receives MANAGE on it.
 const fn is_owned(kind: ResourceKind) -> bool {
     !kind.is_granted_whole() && !matches!(kind, ResourceKind::Job)
 }

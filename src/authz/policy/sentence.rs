@@ -1,4 +1,4 @@
-//! The parts of a sentence: whom, and on what. Written the same in the policy file and in our REST API.
+//! Parses subject and object of a rule. The syntax is the same in the policy file and in the proxy's REST API.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,10 @@ use percent_encoding::percent_decode_str;
 use super::{Pattern, USER, Whom};
 use crate::authz::{Resource, ResourceKind, Selector, check_group, scorer_key};
 
-/// Reads `{ user = … }`, `{ group = … }` or `{ role = … }`.
+/// Parses `{ user = … }`, `{ group = … }` or `{ role = … }`.
 ///
 /// # Errors
-/// What is wrong, in words.
+/// A description of the problem.
 pub fn read_whom(to: &BTreeMap<String, String>) -> Result<Whom, String> {
     let (key, name) = only(to, "say whom with exactly one of `user`, `group` and `role`")?;
     if name.is_empty() {
@@ -25,10 +25,10 @@ pub fn read_whom(to: &BTreeMap<String, String>) -> Result<Whom, String> {
     }
 }
 
-/// Reads `{ experiment = "fraud-*" }`, `{ experiment_id = "12" }`, `{ registered_model = … }` and so on.
+/// Parses `{ experiment = "fraud-*" }`, `{ experiment_id = "12" }`, `{ registered_model = … }` and so on.
 ///
 /// # Errors
-/// What is wrong, in words.
+/// A description of the problem.
 pub fn read_target(on: &BTreeMap<String, String>) -> Result<(ResourceKind, Selector), String> {
     match read_pattern(on)? {
         (kind, Pattern::Fixed(selector)) => Ok((kind, selector)),
@@ -36,7 +36,7 @@ pub fn read_target(on: &BTreeMap<String, String>) -> Result<(ResourceKind, Selec
     }
 }
 
-/// The key and the text that [`read_target`] reads back.
+/// Returns the key and text that [`read_target`] parses.
 #[must_use]
 pub fn write_target(kind: ResourceKind, selector: &Selector) -> (String, String) {
     match selector {
@@ -49,7 +49,7 @@ pub fn write_target(kind: ResourceKind, selector: &Selector) -> (String, String)
     }
 }
 
-/// The same where `{user}` may stand in a name.
+/// Parses an object like [`read_target`], with `{user}` accepted in names.
 pub(super) fn read_pattern(on: &BTreeMap<String, String>) -> Result<(ResourceKind, Pattern), String> {
     let (key, text) = only(on, "say on what with exactly one key, such as `experiment` or `registered_model`")?;
     if key == EXPERIMENT_ID {
@@ -60,13 +60,13 @@ pub(super) fn read_pattern(on: &BTreeMap<String, String>) -> Result<(ResourceKin
     if personal && !kind.takes_globs() {
         return Err(format!("`{USER}` can stand in names only, and {}s are granted by id or `*`", kind.noun()));
     }
-    // Read as it will be once a name stands there.
+    // Checked with a user's name in place of the placeholder.
     let selector = selector(kind, &text.replace(USER, "u"))?;
     let pattern = if personal { Pattern::Personal(text.to_owned()) } else { Pattern::Fixed(selector) };
     Ok((kind, pattern))
 }
 
-/// One thing that a question is about. An experiment may have its id, its name or both.
+/// Parses the resource of a test. An experiment can have its ID, its name or both.
 pub(super) fn read_resource(on: &BTreeMap<String, String>) -> Result<Resource, String> {
     let mut rest = on.clone();
     let experiment_id = rest.remove(EXPERIMENT_ID);
@@ -90,12 +90,13 @@ pub(super) fn read_resource(on: &BTreeMap<String, String>) -> Result<Resource, S
     }
 }
 
-/// What a name in the file selects: with `*` or `?` in it, all names like it.
+/// Returns the selector for a name in the file. A name with `*` or `?` becomes a glob.
 pub(super) fn selector_by_name(kind: ResourceKind, text: &str) -> Selector {
     if text == "*" {
         Selector::All
     } else if kind == ResourceKind::Experiment || text.contains(['*', '?']) {
-        // An experiment's name is not its key, so also one without any `*` is compared with names.
+        // An experiment's key is its ID, so even a name without wildcards must be a glob, which is matched against
+        // names.
         Selector::Glob(text.to_owned())
     } else {
         Selector::Exact(text.to_owned())
@@ -110,7 +111,7 @@ fn selector(kind: ResourceKind, text: &str) -> Result<Selector, String> {
     }
     let by_name = kind.takes_globs().then(|| selector_by_name(kind, text).to_string());
     let text = by_name.as_deref().unwrap_or(text);
-    // The limits are those of every selector.
+    // Applies the limits that all selectors have.
     match Selector::parse(kind, text).map_err(|error| error.to_string())? {
         Selector::Exact(key) if !kind.takes_globs() && key.contains(['*', '?']) => {
             Err(format!("{}s are granted by id or `*`, not by a glob", kind.noun()))
@@ -121,7 +122,7 @@ fn selector(kind: ResourceKind, text: &str) -> Result<Selector, String> {
     }
 }
 
-/// The kinds that sentences speak of, by the word for them.
+/// Parses a kind that rules can grant.
 pub(super) fn kind(word: &str) -> Result<ResourceKind, String> {
     match word.parse() {
         Ok(ResourceKind::Job) => Err("a job is its creator's and cannot be granted".to_owned()),
