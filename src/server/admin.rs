@@ -1,7 +1,7 @@
 //! The listener for probes and metrics: `/livez`, `/readyz`, `/metrics`. Loopback by default, no credentials.
 //!
-//! It has a thread and a runtime of its own, so that probes are answered while every other thread is busy. Only the checks of
-//! `/readyz` run where requests run: that they are late is part of the answer.
+//! It has its own thread and runtime, so that probes are answered while all other threads are busy. Only the checks
+//! of `/readyz` run on the runtime that serves requests, so that they measure its delay.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -24,30 +24,30 @@ use tokio_util::task::TaskTracker;
 
 use crate::http::{Body, NOT_STORED, Response, host_name};
 
-/// What the probes ask.
+/// State reported to probes.
 pub trait Health: Send + Sync + 'static {
-    /// Asked by `/readyz`; ready when no check has a problem. Must answer within two seconds.
+    /// Runs the checks of `/readyz`; the proxy is ready when none has a problem. Must finish within two seconds.
     fn checks(&self) -> Pin<Box<dyn Future<Output = Vec<Check>> + Send + '_>>;
 
-    /// Asked by `/metrics`: the text format of Prometheus.
+    /// Returns the metrics for `/metrics` in the text format of Prometheus.
     fn metrics(&self) -> String;
 }
 
-/// One thing that must work before traffic may come.
+/// A condition that has to hold before the proxy receives traffic.
 #[derive(Clone, Debug, Serialize)]
 pub struct Check {
-    /// A bounded word, e.g. `store`.
+    /// Name from a fixed set, e.g. `store`.
     pub name: &'static str,
-    /// `None`: it works. Otherwise a sentence without secrets.
+    /// Description of the problem, without secrets; `None` if the check passed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
-    /// A fault that does not keep the proxy from serving, for operators: readiness does not depend on it.
+    /// A fault that does not prevent the proxy from serving, for operators. It does not affect readiness.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
 }
 
 impl Check {
-    /// A check that decides about readiness.
+    /// Creates a check that affects readiness.
     #[must_use]
     pub const fn of(name: &'static str, problem: Option<String>) -> Self {
         Self { name, problem, warning: None }
@@ -60,11 +60,11 @@ struct Readiness<'a> {
     checks: &'a [Check],
 }
 
-/// Starts the thread of the admin listener, which ends when `stop` is cancelled. `hosts`: names with dots that callers may
-/// use, beside addresses and plain names.
+/// Starts the thread of the admin listener, which ends when `stop` is cancelled. `hosts` are the names with dots that
+/// are accepted in `Host`, besides addresses and names without dots.
 ///
 /// # Errors
-/// The operating system gives no thread, or the listener cannot be moved to it.
+/// The operating system provides no thread, or the listener cannot be moved to it.
 pub fn start<T: Health>(
     listener: TcpListener,
     health: Arc<T>,
@@ -85,11 +85,11 @@ pub fn start<T: Health>(
     std::thread::Builder::new().name("admin".to_owned()).spawn(work).map(|_| ())
 }
 
-/// What every connection needs.
+/// State that every connection uses.
 struct Asked<T> {
     health: Arc<T>,
     hosts: Arc<[String]>,
-    /// Where the checks of `/readyz` run.
+    /// Runtime on which the checks of `/readyz` run.
     checks: Handle,
 }
 
@@ -99,11 +99,12 @@ impl<T> Clone for Asked<T> {
     }
 }
 
-/// Serves probes until `stop` is cancelled. Stop it last, so that readiness can say "no" during the drain.
+/// Serves probes until `stop` is cancelled. Cancelled last during shutdown, so that readiness can report "no" during
+/// the drain.
 async fn serve<T: Health>(listener: TcpListener, asked: Asked<T>, stop: CancellationToken) {
     let connections = TaskTracker::new();
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    // A descriptor to give up when there is none left, so that probes are answered then, too.
+    // A reserved descriptor, which is closed when none is left, so that probes are answered in that case too.
     let mut spare = spare();
     loop {
         let accepted = tokio::select! {
@@ -129,7 +130,7 @@ async fn serve<T: Health>(listener: TcpListener, asked: Asked<T>, stop: Cancella
     }
 }
 
-/// A descriptor that is used for nothing.
+/// Opens the reserved descriptor.
 fn spare() -> Option<std::fs::File> {
     std::fs::File::open("/dev/null").ok()
 }
@@ -166,8 +167,8 @@ async fn answer<T: Health>(asked: &Asked<T>, request: &http::Request<Incoming>) 
     }
 }
 
-/// A page in a user's browser whose name was made to lead here (DNS rebinding) still calls us by that name, which has a
-/// dot. Probes over HTTP/1.0 send no name.
+/// Returns true if the `Host` of a request is acceptable. In a DNS rebinding attack, a page in a user's browser sends
+/// the attacker's host name, which contains a dot. Probes over HTTP/1.0 send no host name.
 fn is_ours<B>(request: &http::Request<B>, allowed: &[String]) -> bool {
     if request.uri().authority().is_some() {
         return false;
@@ -201,7 +202,7 @@ fn text(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Respo
     response
 }
 
-/// Probes and scrapers are few.
+/// Maximum number of connections; probes and scrapers need few.
 const MAX_CONNECTIONS: usize = 64;
 const PAUSE: Duration = Duration::from_millis(100);
 const TIMEOUT: Duration = Duration::from_secs(10);

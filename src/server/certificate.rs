@@ -1,6 +1,6 @@
-//! Until when a certificate is valid.
+//! Reads the end of a certificate's validity.
 //!
-//! Reads just as much of X.509 (RFC 5280 §4.1) as leads to `notAfter`; whether the certificate is any good, rustls says.
+//! Parses only the part of X.509 (RFC 5280 §4.1) that leads to `notAfter`; rustls verifies the certificate.
 
 use time::{Date, Month, OffsetDateTime, Time};
 
@@ -9,12 +9,12 @@ const VERSION: u8 = 0xa0;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 
-/// `notAfter` of a certificate in DER; `None` when it cannot be read.
+/// Returns `notAfter` of a certificate in DER; `None` when it cannot be read.
 pub(super) fn not_after(der: &[u8]) -> Option<OffsetDateTime> {
     let (_, certificate, _) = element(der, Some(SEQUENCE))?;
     let (_, to_be_signed, _) = element(certificate, Some(SEQUENCE))?;
     let (tag, _, after) = element(to_be_signed, None)?;
-    // The version stands before the serial number, unless it is the first one.
+    // The version precedes the serial number, unless it is v1.
     let rest = if tag == VERSION { element(after, None)?.2 } else { after };
     let (_, _, after_algorithm) = element(rest, Some(SEQUENCE))?;
     let (_, _, after_issuer) = element(after_algorithm, Some(SEQUENCE))?;
@@ -24,7 +24,7 @@ pub(super) fn not_after(der: &[u8]) -> Option<OffsetDateTime> {
     moment(tag, std::str::from_utf8(text).ok()?)
 }
 
-/// Tag, contents and what follows of the first element.
+/// Returns tag and contents of the first element, and the bytes after it.
 fn element(der: &[u8], expected: Option<u8>) -> Option<(u8, &[u8], &[u8])> {
     let (&tag, rest) = der.split_first()?;
     if expected.is_some_and(|expected| expected != tag) {
@@ -44,7 +44,7 @@ fn element(der: &[u8], expected: Option<u8>) -> Option<(u8, &[u8], &[u8])> {
     Some((tag, contents, rest))
 }
 
-/// `YYMMDDHHMMSSZ` or `YYYYMMDDHHMMSSZ`.
+/// Parses `YYMMDDHHMMSSZ` or `YYYYMMDDHHMMSSZ`.
 fn moment(tag: u8, text: &str) -> Option<OffsetDateTime> {
     let digits = text.strip_suffix('Z')?;
     let (year, rest) = match tag {

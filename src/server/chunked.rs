@@ -1,9 +1,9 @@
-//! Where does a chunked body end?
+//! Finds the end of a chunked body.
 //!
-//! Pure. Follows the framing of RFC 9112 §7.1 without keeping anything; as strict as hyper's decoder or stricter, so
-//! that both agree on the first byte of the next head.
+//! Pure. Follows the framing of RFC 9112 §7.1 without buffering. It is at least as strict as hyper's decoder, so that
+//! both agree on the first byte of the next head.
 
-/// Where we are inside a chunked body.
+/// Position inside a chunked body.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) enum Chunked {
     /// Before the first digit of a size.
@@ -25,12 +25,13 @@ pub(super) enum Chunked {
     End,
 }
 
-/// The framing is broken.
+/// Invalid chunk framing.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Broken;
 
 impl Chunked {
-    /// Follows the body through `bytes`: how many of them belong to it. Done when the state is [`Chunked::End`].
+    /// Follows the body through `bytes`, and returns how many of them belong to it. The body is complete when the
+    /// state is [`Chunked::End`].
     pub(super) fn advance(&mut self, bytes: &[u8]) -> Result<usize, (usize, Broken)> {
         let mut at = 0;
         while *self != Self::End {
@@ -64,7 +65,7 @@ impl Chunked {
         Ok(at)
     }
 
-    /// The state after one byte of framing; `None` when it does not belong there.
+    /// Returns the state after one byte of framing; `None` when the byte is not allowed there.
     fn step(self, byte: u8) -> Option<Self> {
         Some(match (self, byte) {
             (Self::Start, _) => Self::Size(digit(byte)?),

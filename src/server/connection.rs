@@ -1,4 +1,4 @@
-//! The life of one connection: TLS, HTTP/1 or HTTP/2, requests, idleness, the end.
+//! One connection: TLS, HTTP/1 or HTTP/2, requests, idleness and shutdown.
 
 use std::cell::Cell;
 use std::io;
@@ -25,7 +25,7 @@ use crate::config;
 use crate::http::Response;
 use crate::telemetry::Metrics;
 
-/// Makes connections alike. Cheap to copy.
+/// Builder for connections with the same settings. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Builder {
     parts: Arc<Parts>,
@@ -51,7 +51,7 @@ struct Limits {
     drain_timeout: Duration,
 }
 
-/// HTTP/2 streams are tasks of their own; they are tracked like connections.
+/// Executor for HTTP/2 streams, which are separate tasks and are tracked like connections.
 #[derive(Clone, Debug)]
 struct Tasks(TaskTracker);
 
@@ -86,8 +86,9 @@ impl Builder {
         Self { parts: Arc::new(Parts { limits, http1, http2, tls, metrics, stop }) }
     }
 
-    /// Everything one connection does. Small until its protocol is known, so that a silent one costs little.
-    /// Ends when `stop` is cancelled: idle at once, else when what is under way is done.
+    /// Runs one connection to its end. The future stays small until the protocol is known, so that a silent
+    /// connection uses little memory. After `stop` is cancelled, an idle connection ends at once, and a busy one
+    /// after the requests in progress.
     pub(super) fn connection<H, F>(
         &self,
         tcp: TcpStream,
@@ -133,7 +134,7 @@ enum Protocol {
 }
 
 impl Parts {
-    /// The handshake, or the first bytes, tell the protocol.
+    /// Determines the protocol from the TLS handshake or from the first bytes.
     async fn open(&self, tcp: TcpStream, wire: &Arc<Wire>) -> io::Result<(Stream, Protocol)> {
         if let Some(acceptor) = &self.tls {
             let accepted = timeout(self.limits.tls_handshake_timeout, acceptor.accept(tcp)).await;
@@ -207,7 +208,7 @@ impl Parts {
     fn note(&self, ended: Result<(), hyper::Error>) {
         let Err(error) = ended else { return };
         if error.is_parse() {
-            // hyper answered 400 by itself: a head that passed the inspector but has, say, an impossible address.
+            // hyper has answered 400 itself: the head passed the inspector but has, for example, an invalid target.
             self.metrics.edge_refused("unparseable");
         }
         tracing::debug!(%error, "a connection ended early");
@@ -234,7 +235,7 @@ impl Idle {
     }
 }
 
-/// Counts a connection for as long as it is open.
+/// Counts a connection while it is open.
 #[derive(Debug)]
 struct Open(Arc<Metrics>);
 
@@ -252,7 +253,7 @@ impl Drop for Open {
     }
 }
 
-/// Peeks at a plain connection: HTTP/2 with prior knowledge starts with a preface that no HTTP/1 request has.
+/// Peeks at a plain connection: HTTP/2 with prior knowledge starts with a preface that is not valid HTTP/1.
 async fn protocol_of(tcp: &TcpStream) -> io::Result<Protocol> {
     let mut first = [0; PREFACE.len()];
     loop {
@@ -267,15 +268,15 @@ async fn protocol_of(tcp: &TcpStream) -> io::Result<Protocol> {
         if count == PREFACE.len() {
             return Ok(Protocol::Http2);
         }
-        // A preface in pieces: peeking again at once would spin.
+        // Part of the preface has arrived. Peeking again without a pause would spin, because the bytes stay readable.
         sleep(Duration::from_millis(10)).await;
     }
 }
 
 fn http1(limits: &Limits) -> http1::Builder {
     let mut builder = http1::Builder::new();
-    // The guard times heads, from their first byte; hyper's timer would also close quiet kept-alive connections.
-    // `pipeline_flush` stays off: it removes the bound of the write buffer.
+    // The guard times each head from its first byte; hyper's timer would also close idle kept-alive connections.
+    // `pipeline_flush` stays off, because it removes the bound of the write buffer.
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(None)
@@ -300,12 +301,12 @@ fn http2(limits: &Limits, tasks: Tasks) -> http2::Builder<Tasks> {
 }
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// hyper panics on a smaller one.
+/// hyper panics on a smaller value.
 const HYPER_MIN_BUFFER: usize = 8192;
 const HTTP2_STREAMS: u32 = 128;
 const HTTP2_PENDING_RESETS: usize = 20;
-/// Bytes of an upload that may wait for a slow MLflow, per stream and per connection.
+/// Bytes of an upload that can wait for a slow MLflow, per stream and per connection.
 const HTTP2_STREAM_WINDOW: u32 = 256 * 1024;
 const HTTP2_CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// While streams are open, a peer must answer a ping this often.
+/// Interval of the pings that a peer has to answer while streams are open.
 const HTTP2_PING: Duration = Duration::from_secs(20);

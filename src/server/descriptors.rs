@@ -1,10 +1,10 @@
-//! The process's limit of open files, and what it leaves for connections.
+//! The process's limit of open files, and the part of it that is available to connections.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::Config;
 
-/// Raises the soft limit to the hard one, and returns what holds then. `None`: no limit.
+/// Raises the soft limit to the hard limit, and returns the resulting limit; `None` if there is none.
 pub fn raise() -> Option<u64> {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
@@ -17,16 +17,16 @@ pub fn raise() -> Option<u64> {
     }
 }
 
-/// Returns the limit that a start in this environment would have.
+/// Returns the limit that the proxy would have if it started in this environment.
 #[must_use]
 pub fn attainable() -> Option<u64> {
     getrlimit(Resource::Nofile).maximum
 }
 
-/// Lowers the limits of connections to what a limit of open files leaves room for. Returns a sentence for the operator if it
-/// had to.
+/// Reduces the limits of connections to fit a limit of open files. Returns a message for the operator if they had to
+/// be reduced.
 ///
-/// A connection takes two descriptors: its own, and one towards MLflow while its request is answered. The listener for
+/// A connection needs two descriptors: its own, and one to MLflow while its request is answered. The listener for
 /// probes, idle connections to MLflow, the store and everything else use the rest.
 pub fn fit(config: &mut Config, limit: Option<u64>) -> Option<String> {
     let limit = limit?;
@@ -39,7 +39,7 @@ pub fn fit(config: &mut Config, limit: Option<u64>) -> Option<String> {
     }
     let needed = RESERVE.saturating_add(idle).saturating_add(server.max_connections as u64 * 2);
     let wanted = std::mem::replace(&mut server.max_connections, room);
-    // One address must not fill the server with connections that are not idle.
+    // One address must not be able to take all connections with non-idle ones.
     server.max_connections_per_address = server.max_connections_per_address.min((room / 2).max(1));
     Some(format!(
         "server.max_connections: {wanted} connections need a limit of {needed} open files, and this process has {limit}: \
@@ -49,7 +49,7 @@ pub fn fit(config: &mut Config, limit: Option<u64>) -> Option<String> {
     ))
 }
 
-/// Descriptors that are kept free: 64 for probes, the rest for the store, log files, listeners and identity providers.
+/// Reserved descriptors: 64 for probes, the rest for the store, log files, listeners and identity providers.
 const RESERVE: u64 = 192;
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! Stands between the socket and hyper on HTTP/1: only whole, vetted heads pass.
+//! Reader between the socket and hyper on HTTP/1, which passes only complete, vetted heads.
 //!
-//! The usual read, a whole head or a piece of a body, stays where it was read: nothing is copied. A head that is
-//! refused is replaced by a stand-in of ours, so that the refusal gets a proper answer and a line in the log.
+//! The common read, a complete head or a piece of a body, is passed on without a copy. A refused head is replaced by
+//! a stand-in, so that the refusal is answered and logged like a request.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -23,26 +23,27 @@ pub(super) struct Guard<T> {
     wire: Arc<Wire>,
     inspector: Inspector,
     head_timeout: Duration,
-    /// Bytes that were read and not yet given to hyper: part of a head, mostly none.
+    /// Bytes that were read and not yet passed to hyper: part of a head, usually none.
     held: Vec<u8>,
-    /// So many of `held` may be given.
+    /// Number of bytes of `held` that may be passed on.
     ready: usize,
-    /// Runs while a head is on its way, and from the start to the first head.
+    /// Runs while a head is incomplete, and from the start of the connection until the first head.
     deadline: Option<Pin<Box<Sleep>>>,
     ending: Ending,
 }
 
-/// How the stream goes on once `held` is given.
+/// State of the stream after `held` was passed on.
 #[derive(Debug)]
 enum Ending {
-    /// It goes on.
+    /// The stream continues.
     Open,
-    /// A head was refused: nothing more is read. Not an end of file, which would cancel the answer.
+    /// A head was refused, and nothing more is read. hyper does not get an end of file, which would cancel the
+    /// answer.
     Refused,
     /// The client's end of file, or a broken body.
     Over,
-    /// We have said goodbye and wait for the client to do the same, so that it can read our answer: closing a socket
-    /// with unread bytes in it resets the connection. Until this moment.
+    /// The proxy has shut down its side and waits until this deadline for the client to do the same, so that the
+    /// client can read the answer: closing a socket with unread bytes in it resets the connection.
     Lingering(Pin<Box<Sleep>>),
 }
 
@@ -52,7 +53,7 @@ impl<T> Guard<T> {
         Self { io, wire, inspector, head_timeout, held: Vec::new(), ready: 0, deadline, ending: Ending::Open }
     }
 
-    /// Gives hyper what it may have of `held`.
+    /// Passes the ready bytes of `held` to hyper.
     fn give(&mut self, buf: &mut ReadBuf<'_>) {
         let count = self.ready.min(buf.remaining());
         buf.put_slice(self.held.get(..count).unwrap_or_default());
@@ -63,7 +64,7 @@ impl<T> Guard<T> {
         }
     }
 
-    /// Takes note of new bytes at the end of `buf`, and leaves there only what may pass.
+    /// Inspects the new bytes at the end of `buf`, and leaves only those there that may pass.
     fn take(&mut self, buf: &mut ReadBuf<'_>, before: usize) {
         let straight = self.held.is_empty();
         let seen = if straight {
@@ -93,7 +94,7 @@ impl<T> Guard<T> {
         self.mind_the_clock();
     }
 
-    /// Puts a stand-in where the refused head was.
+    /// Replaces the refused head by a stand-in.
     fn refuse(&mut self, why: EdgeRefusal) {
         let method = known_method(self.held.get(self.ready..).unwrap_or_default());
         self.held.truncate(self.ready);
@@ -104,7 +105,7 @@ impl<T> Guard<T> {
         self.wire.refuse(self.inspector.heads() + 1, why);
     }
 
-    /// A head on its way has a deadline; nothing else has.
+    /// Sets the deadline while a head is incomplete, and clears it otherwise.
     fn mind_the_clock(&mut self) {
         let waiting = self.held.len() > self.ready;
         match (&self.deadline, waiting) {
@@ -114,7 +115,7 @@ impl<T> Guard<T> {
         }
     }
 
-    /// The head did not come in time. Silence is answered with silence.
+    /// Handles a head that did not arrive in time. A connection without any byte is closed without an answer.
     fn too_slow(&mut self) {
         self.deadline = None;
         if self.held.is_empty() {
@@ -158,7 +159,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guard<T> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Guard<T> {
-    /// Reads and forgets until the client closes, for at most [`LINGER`].
+    /// Reads and discards bytes until the client closes, for at most [`LINGER`].
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Ending::Lingering(until) = &mut self.ending else { return Poll::Ready(()) };
         let mut waste = [0; 4096];
@@ -209,14 +210,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<T> {
     }
 }
 
-/// The method of a refused head, where it is one that cannot confuse the stand-in.
+/// Returns the method of a refused head if it is a known one, else `GET`, so that the stand-in is always valid.
 fn known_method(head: &[u8]) -> &'static str {
     let known = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
     let matches = |method: &&str| head.strip_prefix(method.as_bytes()).is_some_and(|rest| rest.first() == Some(&b' '));
     known.into_iter().find(matches).unwrap_or("GET")
 }
 
-/// How long a client may go on sending after our last word.
+/// Time for which a client may continue to send after the last answer.
 const LINGER: Duration = Duration::from_secs(2);
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
-//! Is every request head on this HTTP/1 connection one that nobody can read in two ways?
+//! Verifies that each request head on an HTTP/1 connection has only one interpretation.
 //!
-//! Pure: bytes in, "so many may pass" out. hyper drops Content-Length silently when Transfer-Encoding is there too, and
-//! takes bare LF for a line end; so heads are vetted here, before hyper, and only whole ones pass.
+//! Pure: takes bytes and returns how many of them may pass. hyper silently drops Content-Length when
+//! Transfer-Encoding is present, and accepts a bare LF as a line end. Heads are therefore vetted before hyper, and
+//! only complete ones pass.
 
 use std::mem::MaybeUninit;
 
@@ -10,46 +11,46 @@ use memchr::memchr_iter;
 use super::EdgeRefusal;
 use super::chunked::Chunked;
 
-/// Follows one connection: head, body, head, body...
+/// State of one connection, which alternates between heads and bodies.
 #[derive(Debug)]
 pub(super) struct Inspector {
     max_head_bytes: usize,
     max_headers: usize,
-    /// Where we are in the stream.
+    /// Position in the stream.
     place: Place,
-    /// Heads that passed so far.
+    /// Number of heads that have passed.
     heads: u64,
-    /// Of an unfinished head: bytes in which no end was found.
+    /// For an incomplete head: number of bytes in which no end was found.
     scanned: usize,
-    /// Of an unfinished head: how long it must be before it is tried for early mistakes again.
+    /// For an incomplete head: the length at which it is checked for early mistakes again.
     next_try: usize,
 }
 
-/// What comes next in the stream.
+/// The next part of the stream.
 #[derive(Clone, Copy, Debug)]
 enum Place {
     Head,
-    /// So many bytes of body.
+    /// The remaining bytes of a body with Content-Length.
     Sized(u64),
     Chunked(Chunked),
 }
 
-/// What became of some bytes.
+/// The result of an inspection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Seen {
-    /// So many may go to hyper now.
+    /// Number of bytes that may be passed to hyper now.
     pub(super) pass: usize,
     pub(super) then: Then,
 }
 
-/// What to do with the bytes behind those that may pass.
+/// Treatment of the bytes after those that may pass.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Then {
-    /// Offer them again with more behind them; there may be none.
+    /// The bytes, of which there may be none, have to be inspected again together with those that follow.
     Go,
-    /// A head that is refused. Nothing after it may be looked at.
+    /// The head is refused. Nothing after it may be inspected.
     Refuse(EdgeRefusal),
-    /// A body that is broken. Nothing after it may be looked at.
+    /// The body is broken. Nothing after it may be inspected.
     Break,
 }
 
@@ -58,17 +59,17 @@ impl Inspector {
         Self { max_head_bytes, max_headers, place: Place::Head, heads: 0, scanned: 0, next_try: 0 }
     }
 
-    /// Heads that passed so far.
+    /// Returns the number of heads that have passed.
     pub(super) const fn heads(&self) -> u64 {
         self.heads
     }
 
-    /// Whether the body of the latest head is still coming.
+    /// Returns true if the body of the latest head is incomplete.
     pub(super) const fn in_body(&self) -> bool {
         !matches!(self.place, Place::Head)
     }
 
-    /// Looks at the bytes that follow those that passed.
+    /// Inspects the bytes that follow those that have passed.
     pub(super) fn inspect(&mut self, bytes: &[u8]) -> Seen {
         let mut pass = 0;
         loop {
@@ -104,7 +105,8 @@ impl Inspector {
         }
     }
 
-    /// One head at the start of `bytes`: its length when it is whole and good, `None` when its end has not come yet.
+    /// Inspects one head at the start of `bytes`. Returns its length when it is complete and valid, `None` when it is
+    /// incomplete.
     fn head(&mut self, bytes: &[u8]) -> Result<Option<usize>, EdgeRefusal> {
         let end = self.end_of_head(bytes)?;
         if end.unwrap_or(bytes.len()) > self.max_head_bytes {
@@ -119,8 +121,9 @@ impl Inspector {
                 Ok(Some(end))
             }
             None => {
-                // What can no longer become a head is told at once (TLS on a plain port would wait for the timeout),
-                // at doubling lengths, so that a head which drips in costs no more than a few parses.
+                // Bytes that cannot become a valid head, such as TLS on a plain port, are refused at once instead of
+                // after the timeout. The check runs at doubling lengths, so that a head that arrives in small pieces
+                // is parsed only a few times.
                 if bytes.len() >= self.next_try {
                     self.next_try = bytes.len().saturating_mul(2);
                     early_mistakes(bytes, self.max_headers)?;
@@ -130,9 +133,9 @@ impl Inspector {
         }
     }
 
-    /// The length of the head, its empty line included. Looks at each byte once, however they arrive.
+    /// Returns the length of the head, including its empty line. Each byte is scanned once, however the bytes arrive.
     fn end_of_head(&mut self, bytes: &[u8]) -> Result<Option<usize>, EdgeRefusal> {
-        // RFC 9112 §2.2: an empty line before the request line is to be ignored. Two of them; more is nonsense.
+        // RFC 9112 §2.2: an empty line before the request line is to be ignored. Up to two are accepted.
         let blank = bytes.iter().take(BLANK_BYTES).take_while(|&&byte| byte == b'\r' || byte == b'\n').count();
         let from = self.scanned.max(blank);
         if blank == BLANK_BYTES {
@@ -164,12 +167,12 @@ impl Inspector {
     }
 }
 
-/// Whether some LF follows anything but CR.
+/// Returns true if an LF is not preceded by CR.
 fn bare_line_feed(bytes: &[u8]) -> bool {
     bytes.first() == Some(&b'\n') || bytes.windows(2).any(|pair| matches!(pair, [before, b'\n'] if *before != b'\r'))
 }
 
-/// What can be said of a head whose end has not come.
+/// Refuses an incomplete head that cannot become valid.
 fn early_mistakes(bytes: &[u8], max_headers: usize) -> Result<(), EdgeRefusal> {
     let mut headers = [const { MaybeUninit::uninit() }; HEADERS];
     let headers = headers.get_mut(..max_headers.min(HEADERS)).unwrap_or_default();
@@ -180,7 +183,7 @@ fn early_mistakes(bytes: &[u8], max_headers: usize) -> Result<(), EdgeRefusal> {
     }
 }
 
-/// Vets a whole head and says what body follows it.
+/// Vets a complete head and returns the kind of body that follows.
 fn parse(head: &[u8], max_headers: usize) -> Result<Place, EdgeRefusal> {
     let mut headers = [const { MaybeUninit::uninit() }; HEADERS];
     let headers = headers.get_mut(..max_headers.min(HEADERS)).unwrap_or_default();
@@ -196,12 +199,12 @@ fn parse(head: &[u8], max_headers: usize) -> Result<Place, EdgeRefusal> {
     framing(request.headers, request.version == Some(1))
 }
 
-/// The rules of RFC 9112 §6, without the leniency.
+/// Determines the body by RFC 9112 §6, without its leniency.
 fn framing(headers: &[httparse::Header<'_>], is_http_11: bool) -> Result<Place, EdgeRefusal> {
     let mut length = None;
     let mut chunked = false;
     for header in headers {
-        // By length first: three comparisons for most headers.
+        // Comparing the length first leaves three comparisons for most headers.
         match header.name.len() {
             14 if header.name.eq_ignore_ascii_case("content-length") => {
                 let number = decimal(header.value).ok_or(EdgeRefusal::ContentLength)?;
@@ -229,7 +232,7 @@ fn framing(headers: &[httparse::Header<'_>], is_http_11: bool) -> Result<Place, 
     }
 }
 
-/// At most 18 digits and nothing else: no sign, no space, no list.
+/// Parses at most 18 digits: no sign, no space, no list.
 fn decimal(value: &[u8]) -> Option<u64> {
     if value.is_empty() || value.len() > 18 {
         return None;
@@ -252,9 +255,9 @@ fn refusal_of(error: httparse::Error) -> EdgeRefusal {
     }
 }
 
-/// Room for headers on the stack: 8 KiB, uninitialised. `max_headers` beyond it has no effect.
+/// Maximum number of headers: 8 KiB of uninitialised stack. A larger `max_headers` has no effect.
 pub(super) const HEADERS: usize = 256;
-/// Two empty lines are four bytes.
+/// One byte more than two empty lines.
 const BLANK_BYTES: usize = 5;
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! Bytes -> requests: listeners, TLS, connections, drain. Knows nothing of MLflow.
+//! HTTP server: listeners, TLS, connections and drain. Independent of MLflow.
 //!
-//! [`serve`] is the only door. Each connection is one task: a peek decides HTTP/1 or HTTP/2, [`inspect`] vets every
-//! HTTP/1 head before hyper sees it, `connection` watches for idleness and for the end.
+//! [`serve`] is the only entry point. Each connection is one task: a peek selects HTTP/1 or HTTP/2, [`inspect`] vets
+//! every HTTP/1 head before hyper reads it, and `connection` detects idleness and shutdown.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -34,19 +34,20 @@ pub mod tls;
 
 pub use refusal::EdgeRefusal;
 
-/// Who is at the other end of the connection.
+/// The remote end of a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Peer {
-    /// Of the TCP connection: the last proxy before us, or the client.
+    /// Remote address of the TCP connection: that of the last proxy in front, or of the client.
     pub address: SocketAddr,
     pub tls: bool,
 }
 
-/// Serves until `stop` is cancelled; then takes no new connections, lets requests under way finish for at most
-/// `drain_timeout`, closes what is left and returns.
+/// Serves until `stop` is cancelled. Then accepts no new connections, lets requests in progress finish for at most
+/// `drain_timeout`, closes the remaining connections and returns.
 ///
-/// `handler` is called once per request. With `Some(EdgeRefusal)` the request is a stand-in (method kept where it is a
-/// known one, path `/`) for bytes that were refused: answer with [`EdgeRefusal::reply`]; the connection closes after it.
+/// `handler` is called once per request. With `Some(EdgeRefusal)`, the request is a stand-in for refused bytes (path
+/// `/`, and the method if it is a known one). It must be answered with [`EdgeRefusal::reply`]; the connection closes
+/// afterwards.
 pub fn serve<H, F>(
     config: &config::Server,
     listener: TcpListener,
@@ -84,7 +85,7 @@ where
                 }
             };
             pause = Backoff::default();
-            // A child: polling it takes no lock that other connections want.
+            // A child token: polling it takes no lock that other connections contend for.
             let (wire, stop) = (Arc::new(register.wire()), stop.child_token());
             let Ok((entered, closed)) = register.enter(address.ip(), Arc::clone(&wire), stop.clone()) else {
                 metrics.connections_refused.inc();
@@ -93,7 +94,7 @@ where
             metrics.connections_evicted.inc_by(closed as u64);
             let slot = match Arc::clone(&slots).try_acquire_owned() {
                 Ok(slot) => Slot::Taken(slot),
-                // Full: the place of the longest idle connection, which closes now.
+                // Full: the longest idle connection is closed, and the new one takes its place.
                 Err(_) => match Arc::clone(&waiting).try_acquire_owned() {
                     Ok(waits) if register.close_longest_idle() => {
                         metrics.connections_evicted.inc();
@@ -115,7 +116,7 @@ where
         }
         drop(listener);
         connections.close();
-        // Every connection bounds its own drain; this is the belt to those braces.
+        // Every connection limits its own drain; this timeout is a safeguard in case one does not.
         if tokio::time::timeout(drain, connections.wait()).await.is_err() {
             tracing::warn!(left = connections.len(), "connections were still open after the drain");
         }
@@ -126,7 +127,7 @@ where
 #[derive(Debug)]
 enum Slot {
     Taken(OwnedSemaphorePermit),
-    /// Another connection is closing.
+    /// Waits for another connection that is closing.
     Soon(Arc<Semaphore>, Arc<Register>, OwnedSemaphorePermit),
 }
 
@@ -140,7 +141,7 @@ impl Slot {
             if let Ok(slot) = tokio::time::timeout(SLOT_WAIT, Arc::clone(&slots).acquire_owned()).await {
                 return slot.ok();
             }
-            // A request reached the chosen connection first, and is being answered.
+            // The connection that was chosen has received a request in the meantime, so another one has to be closed.
             if !register.close_longest_idle() {
                 return None;
             }
@@ -150,7 +151,7 @@ impl Slot {
     }
 }
 
-/// Small answers leave at once.
+/// Sets TCP_NODELAY, so that small answers are sent without delay.
 fn tuned(tcp: TcpStream) -> TcpStream {
     if let Err(error) = tcp.set_nodelay(true) {
         tracing::debug!(%error, "no TCP_NODELAY");
@@ -158,13 +159,13 @@ fn tuned(tcp: TcpStream) -> TcpStream {
     tcp
 }
 
-/// Returns whether the process, or the system, has no descriptor for another connection.
+/// Returns true if the process, or the system, has no descriptor for another connection.
 fn is_out_of_descriptors(error: &std::io::Error) -> bool {
     let code = error.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
     matches!(code, Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE))
 }
 
-/// Waits longer and longer while the operating system cannot give us connections (usually: out of descriptors).
+/// Increasing pause while the operating system cannot accept connections, usually for lack of descriptors.
 #[derive(Debug)]
 struct Backoff(Duration);
 
@@ -186,12 +187,12 @@ impl Backoff {
     }
 }
 
-/// Connections that wait for the place of one that closes.
+/// Maximum number of connections that wait for the place of a closing one.
 const MAX_WAITING: usize = 256;
-/// An idle connection closes as soon as its task runs.
+/// Time for the task of an idle connection to run and close it.
 const SLOT_WAIT: Duration = Duration::from_millis(250);
 const SLOT_TRIES: usize = 4;
-/// What `serve` waits beyond each connection's own limit.
+/// Time that `serve` waits beyond each connection's own limit.
 const DRAIN_MARGIN: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
-//! Why a request head never became a request.
+//! Reasons for which bytes are refused before they become a request.
 //!
-//! Each reason has a bounded word for log and metrics, a status, and a sentence that says what to do.
+//! Each reason has a name for logs and metrics, a status, and a message for the client.
 
 use http::{HeaderValue, StatusCode, header};
 
 use crate::http::{ErrorCode, Reply};
 
-/// The reason a request head was refused below hyper.
+/// The reason that a request head was refused below hyper.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum EdgeRefusal {
     /// Not HTTP/1: bad method, target, version, header name or value, a folded header, a NUL.
@@ -27,14 +27,14 @@ pub enum EdgeRefusal {
     ContentLength,
     /// The method CONNECT.
     Connect,
-    /// An upgrade to anything but `h2c`, which is ignored instead.
+    /// An upgrade to a protocol other than `h2c`, which is ignored instead.
     Upgrade,
-    /// Broken chunk framing. The request itself is already being handled and sees its body end early.
+    /// Broken chunk framing. The request itself is already being handled, and its body ends early.
     Chunk,
 }
 
 impl EdgeRefusal {
-    /// A bounded word.
+    /// Returns the name for logs and metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -52,7 +52,7 @@ impl EdgeRefusal {
         }
     }
 
-    /// 400, but 405 for CONNECT, 408 for a slow head, 431 for a big one.
+    /// Returns 405 for CONNECT, 408 for a slow head, 431 for a large one, and 400 otherwise.
     #[must_use]
     pub const fn status(self) -> StatusCode {
         match self {
@@ -69,7 +69,7 @@ impl EdgeRefusal {
         }
     }
 
-    /// What to tell the client.
+    /// Returns the message for the client.
     #[must_use]
     pub const fn message(self) -> &'static str {
         match self {
@@ -87,7 +87,7 @@ impl EdgeRefusal {
         }
     }
 
-    /// The answer, in MLflow's JSON shape.
+    /// Returns the answer in MLflow's JSON format.
     #[must_use]
     pub fn reply(self) -> Reply {
         let reply = Reply::new(self.status(), ErrorCode::BadRequest, self.message());

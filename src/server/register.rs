@@ -1,7 +1,7 @@
-//! The open connections: how many each address has, and which of them is idle the longest.
+//! The open connections: their number per address, and the order in which they became idle.
 //!
-//! A connection is idle while no request is on its way and no answer is being made or sent. Locked when a connection opens
-//! or closes, never by a request.
+//! A connection is idle while no request is being received and no answer is being produced or sent. The lock is taken
+//! when a connection opens or closes, never by a request.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr};
@@ -18,9 +18,10 @@ use super::stream::Wire;
 pub(super) struct Register {
     open: Mutex<Open>,
     per_address: usize,
-    /// Load balancers, which bring everybody's requests.
+    /// Trusted proxies, which carry the requests of many clients and have no limit per address.
     trusted: Vec<IpNet>,
-    /// Counts connections. What a connection read here at its last request orders connections by idleness, without a clock.
+    /// Number of connections so far. Each connection copies it at its last request, which orders connections by
+    /// idleness without a clock.
     epoch: Arc<AtomicU64>,
 }
 
@@ -29,7 +30,7 @@ struct Open {
     entries: HashMap<u64, Entry>,
     by_address: HashMap<IpAddr, HashSet<u64>>,
     next: u64,
-    /// Idle connections of the last search, the one to close first at the end.
+    /// Idle connections of the last search, with the one to close first at the end.
     candidates: Vec<u64>,
 }
 
@@ -45,7 +46,7 @@ impl Entry {
     }
 }
 
-/// A connection's place in the register, given back when dropped.
+/// A connection's place in the register, released on drop.
 #[derive(Debug)]
 pub(super) struct Entered {
     register: Arc<Register>,
@@ -53,7 +54,7 @@ pub(super) struct Entered {
     address: Option<IpAddr>,
 }
 
-/// Refused: this address has too many connections, none of them idle.
+/// The address has too many connections, none of them idle.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct TooMany;
 
@@ -62,13 +63,13 @@ impl Register {
         Self { open: Mutex::default(), per_address, trusted, epoch: Arc::default() }
     }
 
-    /// The note of a new connection.
+    /// Creates the shared state of a new connection.
     pub(super) fn wire(&self) -> Wire {
         Wire::new(Arc::clone(&self.epoch))
     }
 
-    /// Enters a connection; cancelling `stop` must end it. At the limit of its address, the longest idle connection of this
-    /// address is closed. Returns how many were.
+    /// Registers a connection; cancelling `stop` must end it. At the limit of its address, the longest idle
+    /// connection of this address is closed. Returns how many were closed.
     pub(super) fn enter(
         self: &Arc<Self>,
         address: IpAddr,
@@ -97,7 +98,7 @@ impl Register {
         Ok((Entered { register: Arc::clone(self), number, address }, closed))
     }
 
-    /// Closes the longest idle connection of all. Returns whether there was one.
+    /// Closes the longest idle connection of all. Returns true if there was one.
     pub(super) fn close_longest_idle(&self) -> bool {
         let mut open = self.open();
         loop {
@@ -124,7 +125,7 @@ impl Register {
 }
 
 impl Open {
-    /// Looks at all connections, so that the next [`BATCH`] need no search.
+    /// Searches all connections for the next [`BATCH`] candidates, so that closing those needs no further search.
     fn search(&mut self) {
         let idle = self.entries.iter().filter(|(_, entry)| entry.may_be_closed());
         let mut idle: Vec<_> = idle.map(|(number, entry)| (entry.wire.last(), *number)).collect();
@@ -151,7 +152,8 @@ impl Drop for Entered {
     }
 }
 
-/// Who counts as one: an IPv4 address, or the /64 that one IPv6 host may have to itself.
+/// Returns the key for the limit per address: the IPv4 address, or the /64 network of an IPv6 address, which a single
+/// host can own.
 fn client(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
@@ -159,7 +161,7 @@ fn client(address: IpAddr) -> IpAddr {
     }
 }
 
-/// So many connections are chosen in one search.
+/// Number of candidates that one search selects.
 const BATCH: usize = 64;
 
 #[cfg(test)]

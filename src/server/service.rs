@@ -1,4 +1,4 @@
-//! The seam between hyper and the handler: counts requests, hands over refusals, turns a panic into an answer.
+//! Adapter between hyper and the handler: counts requests, passes refusals on, and turns a panic into an answer.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -18,7 +18,7 @@ use super::{EdgeRefusal, Peer};
 use crate::http::{Body, BodyError, ErrorCode, Reply, Response};
 use crate::telemetry::Metrics;
 
-/// What hyper calls for each request of one connection.
+/// The hyper service of one connection.
 #[derive(Debug)]
 pub(super) struct Service<H> {
     pub(super) handler: H,
@@ -26,7 +26,7 @@ pub(super) struct Service<H> {
     pub(super) wire: Arc<Wire>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) max_headers: usize,
-    /// Requests so far: the same count as the inspector's, HTTP/1 being one after another.
+    /// Requests so far. Equal to the inspector's count, because HTTP/1 requests are handled one after another.
     pub(super) calls: Cell<u64>,
 }
 
@@ -65,7 +65,7 @@ where
 }
 
 pin_project! {
-    /// An answer in the making.
+    /// The future of one answer.
     pub(super) struct Answer<F> {
         #[pin]
         making: F,
@@ -82,7 +82,7 @@ impl<F: Future<Output = Response>> Future for Answer<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        // One bad request must not take its connection, or the process, with it. The future is not polled again.
+        // A panic in one request must not end its connection or the process. The future is not polled again.
         let made = catch_unwind(AssertUnwindSafe(|| this.making.poll(cx)));
         let mut response = match made {
             Ok(Poll::Pending) => return Poll::Pending,
@@ -105,7 +105,7 @@ impl<F: Future<Output = Response>> Future for Answer<F> {
 }
 
 pin_project! {
-    /// The body of an answer, which marks on the wire that it is being sent.
+    /// The body of an answer, which records in [`Wire`] that it is being sent.
     pub(super) struct Sending {
         #[pin]
         body: Body,

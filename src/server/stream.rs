@@ -1,4 +1,4 @@
-//! The two kinds of connection, plain and TLS, as one type; and a note of whether anything moves on it.
+//! A plain or TLS connection as one type, and its shared activity state.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -12,26 +12,28 @@ use tokio_rustls::server::TlsStream;
 
 use super::EdgeRefusal;
 
-/// What a connection's parts tell each other. One task writes almost all of it, so plain loads and stores will do.
+/// State shared by the parts of a connection. One task writes almost all of it, so relaxed loads and stores are
+/// sufficient.
 #[derive(Debug, Default)]
 pub(super) struct Wire {
-    /// Counts reads and writes that moved at least a byte.
+    /// Number of reads and writes that moved at least one byte.
     moves: AtomicU64,
     /// Counts requests and pieces of answers. On HTTP/2 only these are progress: a client that reads nothing still answers pings.
     steps: AtomicU64,
     /// Requests whose answer is being made.
     answering: AtomicU32,
-    /// Answers whose body is not yet handed to hyper whole.
+    /// Answers whose body has not been passed to hyper completely.
     sending: AtomicU32,
-    /// The last write did not take everything: the client is not reading.
+    /// True if the last write was incomplete: the client is not reading.
     blocked: AtomicBool,
-    /// What `epoch` said at the last request, or at the start.
+    /// Value of `epoch` at the last request, or at the start.
     last: AtomicU64,
-    /// Grows with each connection of the server.
+    /// Number of connections that the server has accepted.
     epoch: Arc<AtomicU64>,
-    /// HTTP/1: the body of the latest request is still coming.
+    /// HTTP/1: the body of the latest request is incomplete.
     in_body: AtomicBool,
-    /// HTTP/1: which head (the first is 1) was refused, and why. At most one: the connection ends with it.
+    /// HTTP/1: number of the refused head (the first is 1), and the reason. At most one, because the connection ends
+    /// with it.
     refused: OnceLock<(u64, EdgeRefusal)>,
     /// HTTP/1: a body was broken.
     broken: AtomicBool,
@@ -42,14 +44,14 @@ impl Wire {
         Self { last: AtomicU64::new(epoch.load(Ordering::Relaxed)), epoch, ..Self::default() }
     }
 
-    /// Whether closing the connection now would lose nothing but the connection.
+    /// Returns true if closing the connection now would interrupt no request.
     pub(super) fn is_idle(&self) -> bool {
         let none = |count: &AtomicU32| count.load(Ordering::Relaxed) == 0;
         let not = |flag: &AtomicBool| !flag.load(Ordering::Relaxed);
         none(&self.answering) && none(&self.sending) && not(&self.in_body) && not(&self.blocked)
     }
 
-    /// Smaller the longer the connection is idle.
+    /// Returns the epoch of the last use: the smaller, the longer the connection has been idle.
     pub(super) fn last(&self) -> u64 {
         self.last.load(Ordering::Relaxed)
     }
@@ -71,7 +73,7 @@ impl Wire {
         self.moves.store(self.moves.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
     }
 
-    /// A number that stays the same while nothing moves.
+    /// Returns a counter that is unchanged while no bytes move.
     pub(super) fn moves(&self) -> u64 {
         self.moves.load(Ordering::Relaxed)
     }
@@ -108,11 +110,11 @@ impl Wire {
     }
 
     pub(super) fn refuse(&self, head: u64, why: EdgeRefusal) {
-        // A second refusal on one connection cannot be: nothing is read after the first.
+        // There is at most one refusal per connection, because nothing is read after the first.
         let _ = self.refused.set((head, why));
     }
 
-    /// The framing of the body under way is broken.
+    /// Records that the framing of the current body is broken.
     pub(super) fn set_broken(&self) {
         self.broken.store(true, Ordering::Relaxed);
     }
@@ -121,13 +123,13 @@ impl Wire {
         self.broken.load(Ordering::Relaxed)
     }
 
-    /// Why the request that hyper hands over as its `head`th is none.
+    /// Returns the refusal if the request that hyper passes on as its `head`th is a stand-in.
     pub(super) fn refusal_of(&self, head: u64) -> Option<EdgeRefusal> {
         self.refused.get().filter(|(refused, _)| *refused == head).map(|(_, why)| *why)
     }
 }
 
-/// Plain or TLS, counted.
+/// A plain or TLS connection that counts reads and writes.
 #[derive(Debug)]
 pub(super) struct Stream {
     inner: Kind,

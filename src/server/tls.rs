@@ -1,6 +1,7 @@
-//! Certificate chain and key from PEM files to a TLS 1.2/1.3 acceptor that speaks HTTP/2 and HTTP/1.1.
+//! TLS 1.2/1.3 acceptor for HTTP/2 and HTTP/1.1, from PEM files with certificate chain and key.
 //!
-//! The files can be read again while serving: handshakes that begin after it use what is new, the rest go on.
+//! The files can be reloaded while serving: later handshakes use the new certificate, and existing connections
+//! continue.
 
 use std::fmt;
 use std::io;
@@ -19,7 +20,7 @@ use tokio_rustls::server::TlsStream;
 use super::certificate;
 use crate::config;
 
-/// Why TLS cannot start. Names the file.
+/// A TLS setup that failed. The text names the file.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("{0}")]
@@ -30,17 +31,17 @@ pub enum Error {
     Provider(rustls::Error),
 }
 
-/// Between noticing that the files changed and believing them.
+/// Pause between detecting changed files and loading them.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// Turns a TCP connection into a TLS one. Clones share what is served.
+/// Turns a TCP connection into a TLS connection. Clones share the certificate.
 #[derive(Clone)]
 pub struct Acceptor {
     files: config::Tls,
     served: Arc<ArcSwap<Served>>,
 }
 
-/// What handshakes use.
+/// The certificate and configuration that handshakes use.
 struct Served {
     chain: Vec<CertificateDer<'static>>,
     tls: Arc<ServerConfig>,
@@ -56,23 +57,24 @@ impl Acceptor {
     /// Loads certificate chain and key.
     ///
     /// # Errors
-    /// A file cannot be read, holds nothing of use, or the two do not belong together.
+    /// A file cannot be read or contains no certificate or key, or the two do not match.
     pub fn load(config: &config::Tls) -> Result<Self, Error> {
         let served = Served::load(config)?;
         Ok(Self { files: config.clone(), served: Arc::new(ArcSwap::from_pointee(served)) })
     }
 
-    /// Loads them again, and serves them from now on if the chain is another one, which is what it says. Takes a second when
-    /// anything changed.
+    /// Loads the files again, and uses them from now on if the chain has changed. Returns true if it has. Waits one
+    /// second when anything changed.
     ///
     /// # Errors
-    /// As [`Acceptor::load`]. What was served still is.
+    /// As [`Acceptor::load`]. The previous certificate stays in use.
     pub async fn reload(&self) -> Result<bool, Error> {
         let is_new = |loaded: &Served| loaded.chain != self.served.load().chain;
         if self.load_aside().await.is_ok_and(|loaded| !is_new(&loaded)) {
             return Ok(false);
         }
-        // Whoever renews writes two files, each perhaps in pieces: what they say counts once they had time to be whole.
+        // A renewal writes two files, each perhaps in pieces. They are read again after a pause, when they should be
+        // complete.
         tokio::time::sleep(SETTLE).await;
         let loaded = self.load_aside().await?;
         let is_new = is_new(&loaded);
@@ -82,14 +84,14 @@ impl Acceptor {
         Ok(is_new)
     }
 
-    /// Files may be slow.
+    /// Loads the files on a blocking thread, because file access can be slow.
     async fn load_aside(&self) -> Result<Served, Error> {
         let files = self.files.clone();
         let loaded = tokio::task::spawn_blocking(move || Served::load(&files)).await;
         loaded.unwrap_or_else(|_| Err(Error::Unreadable("the files could not be looked at".to_owned())))
     }
 
-    /// Until when the certificate that is served is valid; `None` when that cannot be read.
+    /// Returns the end of validity of the current certificate; `None` when it cannot be read.
     #[must_use]
     pub fn not_after(&self) -> Option<OffsetDateTime> {
         certificate::not_after(self.served.load().chain.first()?)

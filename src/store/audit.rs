@@ -1,6 +1,6 @@
-//! The audit log: who did what to what, from where.
+//! The audit log: actor, action, target and address of every change and every refused request.
 //!
-//! Rows of changes are written by [`super::change`]; what changes nothing (a refused request) comes through
+//! [`super::change`] writes the rows of changes. Events that change nothing, such as refused requests, are written by
 //! [`Store::audit`].
 
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use super::{Result, Store, rows};
 use crate::authz::TokenId;
 use crate::clock::Timestamp;
 
-/// Who changes something, for the audit.
+/// Principal that an audit entry is attributed to.
 #[derive(Clone, Debug)]
 pub struct Actor {
     /// User name, or `command-line`, `bootstrap`, `proxy`.
@@ -35,11 +35,11 @@ pub struct AuditEntry {
     pub actor: Actor,
     /// A bounded word, e.g. `user.create`, `grant.set`, `request.denied`.
     pub action: String,
-    /// What it was done to, e.g. `user:alice`, `experiment:12`.
+    /// Object of the action, e.g. `user:alice`, `experiment:12`.
     pub target: String,
-    /// A sentence without secrets.
+    /// Details in plain text, without secrets.
     pub detail: String,
-    /// How many times it happened within a minute, this time included.
+    /// Number of occurrences within one minute, including the first.
     pub count: i64,
 }
 
@@ -48,11 +48,11 @@ pub struct AuditEntry {
 pub struct AuditId(pub i64);
 
 impl Store {
-    /// Writes entries of what changed nothing here, and new counts of earlier rows. All or none; does not raise the
-    /// revision. Returns the entries' rows, in their order.
+    /// Writes entries for events that changed nothing in the store, and new counts for earlier rows, in one
+    /// transaction. Does not raise the revision. Returns the IDs of the new rows, in the order of `entries`.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn audit(&self, entries: &[AuditEntry], counts: &[(AuditId, i64)]) -> Result<Vec<AuditId>> {
         let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
         let mut rows = Vec::with_capacity(entries.len());
@@ -67,10 +67,10 @@ impl Store {
         Ok(rows)
     }
 
-    /// The newest `limit` entries, newest first.
+    /// Returns the newest `limit` entries, newest first.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn audit_log(&self, limit: u32) -> Result<Vec<AuditEntry>> {
         let entries = sqlx::query(
             "SELECT at, actor, token, address, action, target, detail, count FROM audit ORDER BY id DESC LIMIT $1",
@@ -79,7 +79,7 @@ impl Store {
     }
 }
 
-/// Writes one entry into a transaction under way.
+/// Writes one entry within an open transaction.
 pub(super) async fn write(on: &mut SqliteConnection, entry: &AuditEntry) -> Result<AuditId> {
     let row = sqlx::query_scalar(
         "INSERT INTO audit (at, actor, token, address, action, target, detail, count)

@@ -1,7 +1,7 @@
-//! One change: it is made, written down and announced together, or not at all.
+//! A change to the store: its statements, its audit row and the new revision are committed together or not at all.
 //!
-//! The only way to commit a [`Change`] is to say who did what, so no change can lack its audit row. Dropping one, also
-//! because the request was cancelled, undoes it.
+//! A [`Change`] can only be committed together with an audit entry, so no change can lack one. Dropping a [`Change`],
+//! for example because the request was cancelled, rolls it back.
 
 use sqlx::{Sqlite, SqliteConnection, Transaction};
 
@@ -9,31 +9,32 @@ use super::audit::{self, Actor, AuditEntry};
 use super::{Result, Store};
 use crate::clock::Timestamp;
 
-/// A change under way.
+/// An open write transaction.
 pub(super) struct Change {
     tx: Transaction<'static, Sqlite>,
-    /// When it happens.
+    /// Time of the change, for all of its rows.
     pub(super) at: Timestamp,
 }
 
 impl Store {
     /// Starts a change.
     pub(super) async fn change(&self) -> Result<Change> {
-        // IMMEDIATE: a transaction that reads first and then wants to write would fail at once when another process wrote.
+        // IMMEDIATE takes the write lock at once. A transaction that reads first and writes later fails with
+        // SQLITE_BUSY, without waiting for the busy timeout, when another process has written in between.
         let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
-        // First, because it locks the row: on any database, changes happen one after the other.
+        // The first statement locks this row, so that changes are serialised on any database.
         sqlx::query("UPDATE meta SET value = value + 1 WHERE name IN ('revision', 'writes')").execute(&mut *tx).await?;
         Ok(Change { tx, at: self.clock.now() })
     }
 }
 
 impl Change {
-    /// Where its statements run.
+    /// Returns the connection on which the statements of the change run.
     pub(super) fn on(&mut self) -> &mut SqliteConnection {
         &mut self.tx
     }
 
-    /// Makes it last, together with its row in the audit log.
+    /// Commits the change together with its row in the audit log.
     pub(super) async fn commit(mut self, actor: &Actor, action: &str, target: String, detail: String) -> Result<()> {
         let entry =
             AuditEntry { at: self.at, actor: actor.clone(), action: action.to_owned(), target, detail, count: 1 };

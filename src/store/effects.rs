@@ -1,7 +1,7 @@
-//! What must follow a change that MLflow makes.
+//! Follow-ups of mutations that MLflow carries out.
 //!
-//! The intent is written before MLflow is asked and goes in the transaction that carries the effect out, so a crash in
-//! between leaves a trace: [`Store::intents`], which is read at start.
+//! The intent is written before the request is sent to MLflow, and is deleted in the transaction that carries out the
+//! follow-up. A crash in between leaves the intent, which [`Store::intents`] returns at the next start.
 
 use super::change::Change;
 use super::{Actor, Error, Result, Store, rows};
@@ -10,28 +10,29 @@ use crate::authz::{
 };
 use crate::clock::Timestamp;
 
-/// A mutation that was begun and whose follow-up is not finished.
+/// A mutation whose follow-up is not finished.
 #[derive(Clone, Debug)]
 pub struct Intent {
     pub id: i64,
     pub mutation: Mutation,
-    /// The caller, who becomes the owner of what is created; `None` for other mutations.
+    /// The caller, who becomes the owner of the created resource; `None` for other mutations.
     pub user: Option<UserId>,
     pub created: Timestamp,
 }
 
 impl Store {
-    /// Writes a mutation down before MLflow is asked. When this fails, MLflow must not be asked.
+    /// Records a mutation before it is sent to MLflow, and returns the ID of the intent. If this fails, the request
+    /// must not be sent.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn begin(&self, mutation: &Mutation, user: UserId) -> Result<i64> {
         let (word, kind, subject, new, user) = match mutation {
             Mutation::Create { kind, name } => ("create", kind, name, None, Some(user.0)),
             Mutation::Delete { kind, key } => ("drop", kind, key, None, None),
             Mutation::Rename { kind, from, to } => ("rename", kind, from, Some(to), None),
         };
-        // A transaction, because a single statement that is read from (RETURNING) would not say that its commit failed.
+        // An explicit transaction: a single statement with RETURNING does not report that its commit failed.
         let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
         let id = sqlx::query_scalar(
             "INSERT INTO intents (effect, kind, subject, new, user_id, created) VALUES ($1, $2, $3, $4, $5, $6)
@@ -43,13 +44,15 @@ impl Store {
         Ok(id)
     }
 
-    /// `Create` happened under this key: the creator gets MANAGE (an existing grant of theirs is raised), those with whom
-    /// the policy shares it get theirs (one that exists stays as it is), the intent goes. One transaction. A creator whose
-    /// account is gone by now gets nothing. Grants that are older than the intent were made for an earlier resource of this ID or
-    /// name; they are dropped in the same transaction.
+    /// Completes a `Create` whose resource has this key, in one transaction: grants MANAGE to the creator (an
+    /// existing grant is raised), adds the grants of the policy's sharing rules (existing grants are kept), and
+    /// deletes the intent. A creator whose account was deleted in the meantime receives no grant.
+    ///
+    /// Grants that are older than the intent were made for an earlier resource of this ID or name. They are deleted
+    /// in the same transaction.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn finish_create(
         &self,
         actor: &Actor,
@@ -84,10 +87,10 @@ impl Store {
         change.commit(actor, "resource.create", format!("{kind}:{key}"), detail).await
     }
 
-    /// Something that needs no intent is somebody's: they get MANAGE on it.
+    /// Grants MANAGE to a user on a resource that was created without an intent.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn own(&self, actor: &Actor, kind: ResourceKind, key: &str, user: UserId) -> Result<()> {
         let mut change = self.change().await?;
         let owner = change.user(user).await?;
@@ -96,10 +99,11 @@ impl Store {
         change.commit(actor, "resource.create", format!("{kind}:{key}"), format!("user:{}: MANAGE", owner.name)).await
     }
 
-    /// `Drop` happened: everybody's exact grants on it go, also those under the other kind of its name, and the intent.
+    /// Completes a `Delete`: deletes the intent and every exact grant on the resource, including grants on the other
+    /// kind that shares its names.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn finish_drop(&self, actor: &Actor, intent: i64, kind: ResourceKind, key: &str) -> Result<()> {
         let mut change = self.change().await?;
         let mut dropped = 0;
@@ -112,11 +116,11 @@ impl Store {
         change.commit(actor, "resource.delete", format!("{kind}:{key}"), detail).await
     }
 
-    /// `Rename` happened: exact grants move, and the intent goes. MLflow does not rename onto a name in use, so older grants at the
-    /// new name were made for an earlier resource; they are dropped.
+    /// Completes a `Rename`: moves the exact grants and deletes the intent. MLflow does not rename onto a name in
+    /// use, so older grants on the new name were made for an earlier resource; they are deleted.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn finish_rename(
         &self,
         actor: &Actor,
@@ -141,7 +145,7 @@ impl Store {
     /// Returns true if MANAGE was granted on a resource at or after `since`.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn is_owned_since(&self, kind: ResourceKind, key: &str, since: Timestamp) -> Result<bool> {
         let owned = sqlx::query_scalar(
             "SELECT EXISTS (SELECT 1 FROM grants WHERE form = 'exact' AND kind = $1 AND selector = $2
@@ -150,19 +154,19 @@ impl Store {
         Ok(owned.bind(kind.as_str()).bind(key).bind(since.0).fetch_one(&self.readers).await?)
     }
 
-    /// MLflow said no: nothing follows.
+    /// Deletes the intent of a mutation that MLflow refused.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn abandon(&self, intent: i64) -> Result<()> {
         sqlx::query("DELETE FROM intents WHERE id = $1").bind(intent).execute(&self.writer).await?;
         Ok(())
     }
 
-    /// What a crash left unfinished, oldest first.
+    /// Returns the intents that a crash left unfinished, oldest first.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn intents(&self) -> Result<Vec<Intent>> {
         let intents = sqlx::query("SELECT id, effect, kind, subject, new, user_id, created FROM intents ORDER BY id");
         intents.fetch_all(&self.readers).await?.iter().map(rows::intent).collect()
@@ -170,7 +174,7 @@ impl Store {
 }
 
 impl Change {
-    /// Makes a grant that is not there yet; whether it did.
+    /// Adds a grant unless the subject already has one on the resource. Returns true if it was added.
     async fn share(&mut self, kind: ResourceKind, key: &str, to: &Whom, permission: Permission) -> Result<bool> {
         let subject = match to {
             Whom::Everybody => None,
@@ -188,10 +192,11 @@ impl Change {
         Ok(())
     }
 
-    /// Drops the grants on a resource that are older than an intent. Returns how many.
+    /// Deletes the grants on a resource that are older than an intent. Returns how many.
     ///
-    /// Grants that refuse stay on names: they were written about the name, which any user may take, and dropping them would open
-    /// the new resource to those whom they refuse. IDs are chosen by MLflow, so no grant is written about one in advance.
+    /// Grants of DENY and NO_PERMISSIONS on names are kept. They apply to the name, which any user can take, and
+    /// deleting them would open the new resource to the subjects that they refuse. MLflow chooses IDs, so no grant is
+    /// written for an ID in advance.
     async fn drop_older_grants(&mut self, kind: ResourceKind, key: &str, intent: i64) -> Result<u64> {
         let older = "form = 'exact' AND (created IS NULL OR created < (SELECT created FROM intents WHERE id = $2))";
         let mut dropped = 0;

@@ -1,4 +1,4 @@
-//! Grants: whom, what, how much.
+//! Grants: subject, resource and permission level.
 //!
 //! A subject has at most one grant on a selector. A grant to a user or role that does not exist is refused.
 
@@ -7,7 +7,7 @@ use super::rows::{selector_columns, subject_columns};
 use super::{Actor, Error, Result, Store, rows};
 use crate::authz::{Grant, Permission, ResourceKind, Selector, Subject};
 
-/// A grant with its number, which MLflow's API for roles calls it by.
+/// A grant with its ID, which identifies it in MLflow's role API.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct GrantRow {
     pub id: i64,
@@ -15,10 +15,10 @@ pub struct GrantRow {
 }
 
 impl Store {
-    /// What one subject holds.
+    /// Returns the grants of one subject.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn grants_of(&self, subject: &Subject) -> Result<Vec<Grant>> {
         let (subject_kind, subject) = subject_columns(subject);
         let grants = sqlx::query(
@@ -29,10 +29,10 @@ impl Store {
         grants.iter().map(rows::grant).collect()
     }
 
-    /// The grants that say exactly this selector; not those that also match it.
+    /// Returns the grants with exactly this selector, without those whose selector also matches it.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn grants_on(&self, kind: ResourceKind, selector: &Selector) -> Result<Vec<Grant>> {
         let (form, selector) = selector_columns(selector);
         let grants = sqlx::query(
@@ -43,10 +43,10 @@ impl Store {
         grants.iter().map(rows::grant).collect()
     }
 
-    /// Whether anything is granted by the names of experiments.
+    /// Returns true if any experiment is granted by a name pattern.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn names_experiments(&self) -> Result<bool> {
         let globs: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM grants WHERE kind = 'experiment' AND form = 'glob'")
             .fetch_one(&self.readers)
@@ -54,10 +54,10 @@ impl Store {
         Ok(globs > 0)
     }
 
-    /// Every grant, by kind, selector, subject.
+    /// Returns every grant, ordered by kind, selector and subject.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn grants(&self) -> Result<Vec<Grant>> {
         let grants = sqlx::query(
             "SELECT subject_kind, subject, kind, form, selector, permission FROM grants
@@ -66,10 +66,10 @@ impl Store {
         grants.fetch_all(&self.readers).await?.iter().map(rows::grant).collect()
     }
 
-    /// What one subject holds, in the order in which it was granted.
+    /// Returns the grants of one subject, in order of creation.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn grant_rows_of(&self, subject: &Subject) -> Result<Vec<GrantRow>> {
         let (subject_kind, subject) = subject_columns(subject);
         let grants = sqlx::query(
@@ -80,10 +80,10 @@ impl Store {
         grants.iter().map(rows::grant_row).collect()
     }
 
-    /// What users were granted themselves, in the order in which it was granted.
+    /// Returns the grants whose subject is a user, in order of creation.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn grant_rows_of_users(&self) -> Result<Vec<GrantRow>> {
         let grants = sqlx::query(
             "SELECT id, subject_kind, subject, kind, form, selector, permission FROM grants
@@ -92,17 +92,17 @@ impl Store {
         grants.fetch_all(&self.readers).await?.iter().map(rows::grant_row).collect()
     }
 
-    /// The grant of this number.
+    /// Returns the grant with this ID.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn grant_row(&self, id: i64) -> Result<Option<GrantRow>> {
         let grant =
             sqlx::query("SELECT id, subject_kind, subject, kind, form, selector, permission FROM grants WHERE id = $1");
         grant.bind(id).fetch_optional(&self.readers).await?.as_ref().map(rows::grant_row).transpose()
     }
 
-    /// Makes a grant and says its number.
+    /// Creates a grant and returns its ID.
     ///
     /// # Errors
     /// [`Error::Exists`] when the subject already has a grant on that selector; [`Error::NotFound`] when the subject is
@@ -116,7 +116,7 @@ impl Store {
         Ok(id)
     }
 
-    /// Makes it or changes its level.
+    /// Creates a grant, or changes the level of the existing one.
     ///
     /// # Errors
     /// [`Error::NotFound`] when the subject is no user or role.
@@ -127,10 +127,10 @@ impl Store {
         change.commit_grant(actor, "grant.set", grant, &whom).await
     }
 
-    /// Changes its level.
+    /// Changes the level of an existing grant.
     ///
     /// # Errors
-    /// [`Error::NotFound`] when there is none.
+    /// [`Error::NotFound`] when the grant does not exist.
     pub async fn update_grant(&self, actor: &Actor, grant: &Grant) -> Result<()> {
         let mut change = self.change().await?;
         let whom = change.subject(&grant.subject).await?;
@@ -155,10 +155,10 @@ impl Store {
         change.commit_grant(actor, "grant.update", grant, &whom).await
     }
 
-    /// Drops a grant and says what level it had.
+    /// Deletes a grant and returns its level.
     ///
     /// # Errors
-    /// [`Error::NotFound`] when there is none.
+    /// [`Error::NotFound`] when the grant does not exist.
     pub async fn delete_grant(
         &self,
         actor: &Actor,
@@ -190,7 +190,7 @@ impl Store {
 }
 
 impl Change {
-    /// How the audit calls a subject.
+    /// Returns the notation of a subject in the audit log.
     async fn subject(&mut self, subject: &Subject) -> Result<String> {
         Ok(match subject {
             Subject::User(id) => format!("user:{}", self.user(*id).await?.name),
@@ -199,7 +199,7 @@ impl Change {
         })
     }
 
-    /// Makes a grant and gives its number; `None` when the subject already has one on that selector.
+    /// Creates a grant and returns its ID; `None` when the subject already has a grant on that selector.
     pub(super) async fn add_grant(&mut self, grant: &Grant) -> Result<Option<i64>> {
         let (subject_kind, subject) = subject_columns(&grant.subject);
         let (form, selector) = selector_columns(&grant.selector);
@@ -219,7 +219,7 @@ impl Change {
         Ok(created.fetch_optional(self.on()).await?)
     }
 
-    /// Makes a grant or changes its level.
+    /// Creates a grant, or changes the level of the existing one.
     pub(super) async fn put_grant(&mut self, grant: &Grant) -> Result<()> {
         let (subject_kind, subject) = subject_columns(&grant.subject);
         let (form, selector) = selector_columns(&grant.selector);

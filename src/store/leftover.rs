@@ -1,12 +1,13 @@
 //! Detects a write-ahead log that does not belong to the database beside it.
 //!
-//! SQLite replays a leftover `-wal` over whatever file lies beside it, because neither names the other. A backup that was
-//! copied over a database whose process had been killed would so silently become the newer state again. Here, `meta.writes`
-//! counts changes: its value in the main file must be one that SQLite can have put there from this log.
+//! SQLite replays a leftover `-wal` over the database file beside it, because neither identifies the other. If a
+//! backup is copied over the database of a killed process, the replay silently brings back the newer state. To detect
+//! this, `meta.writes` counts changes: its value in the main file must be one that SQLite can have written there from
+//! this log.
 //!
-//! Legitimate are the value before the first transaction of the log, and values up to the frame that a checkpoint reached.
-//! How far one came is in the `-shm` file (<https://sqlite.org/walformat.html>), which survives a killed process, though
-//! not a power failure; without it, every value of the log is legitimate.
+//! Accepted are the value before the first transaction of the log, and the values up to the frame that a checkpoint
+//! reached. The `-shm` file (<https://sqlite.org/walformat.html>) records that frame. It survives a killed process
+//! but not a power failure; without it, every value in the log is accepted.
 
 use std::fs;
 use std::io::{self, Read as _};
@@ -20,22 +21,23 @@ use sqlx::{ConnectOptions as _, Connection as _, Row as _};
 
 use super::{Error, Result};
 
-/// The first value of `meta.writes`: large, so that SQLite stores it in six bytes for good, and the pattern below finds it.
+/// The initial value of `meta.writes`. It is large, so that SQLite always stores it in six bytes and [`ROW`] matches.
 pub(super) const FIRST: i64 = 1 << 40;
 
-/// The row of `writes` as SQLite writes it: three bytes of header, a text of six bytes, a number of six bytes.
+/// The row of `writes` in SQLite's record format: three header bytes and the text `writes`. The six-byte number
+/// follows.
 const ROW: &[u8] = b"\x03\x19\x05writes";
 const NUMBER_BYTES: usize = 6;
 
 const HEADER_BYTES: usize = 32;
 const FRAME_HEADER_BYTES: usize = 24;
-/// A log is cut back after a thousand pages; much more than that means that something holds it, and is not looked through.
+/// Checkpoints normally keep a log at about a thousand pages. A log larger than this is not inspected.
 const MAX_LOG_BYTES: u64 = 256 * 1024 * 1024;
-/// A live database, whose files change while they are read, is read again.
+/// Number of times that a live database is read whose files change during the read.
 const ATTEMPTS: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Whether the database is open, here or in another process.
+/// State of the database file: open in this or another process, or not.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Use {
     Nobody,
@@ -45,9 +47,10 @@ pub(super) enum Use {
 /// Refuses a log that was left by another database than the one at `path`.
 ///
 /// # Errors
-/// [`Error::Open`] with what to do.
+/// [`Error::Open`], whose text contains the remedy.
 pub(super) async fn check(path: &Path) -> Result<Use> {
-    // Reading a file that this process has open would release SQLite's locks on it (POSIX), so nothing is read then.
+    // POSIX releases all locks of a process on a file when it closes any descriptor of that file. Reading a database
+    // that this process has open would therefore drop SQLite's locks.
     if is_open(path) {
         return Ok(Use::Somebody);
     }
@@ -76,17 +79,18 @@ async fn belongs(path: &Path) -> bool {
     let read = tokio::task::spawn_blocking(move || (Log::read(&log, page), bytes(&index, 4096)));
     match read.await {
         Ok((Ok(Some(log)), index)) => log.allows(found, Reached::read(&index.unwrap_or_default(), &log)),
-        // No log, an empty one, one without changes, or one that cannot be read: SQLite's to judge.
+        // No log, an empty log, a log without changes or an unreadable one: SQLite decides.
         Ok((Ok(None) | Err(_), _)) | Err(_) => true,
     }
 }
 
-/// The root page of `meta` and the value of `writes`, without the log. `None` for a database that has none.
+/// Returns the root page of `meta` and the value of `writes` in the main file, without the log. `None` for a database
+/// that has none.
 async fn in_main_file(path: &Path) -> Option<(u32, i64)> {
     if fs::metadata(beside(path, "-wal")).map_or(0, |log| log.len()) <= HEADER_BYTES as u64 {
         return None;
     }
-    // `immutable` makes SQLite read this file alone, and leave it and its companions alone.
+    // `immutable` makes SQLite read only the main file, without touching `-wal` and `-shm`.
     let options = SqliteConnectOptions::new().filename(path).read_only(true).immutable(true);
     let mut connection = options.disable_statement_logging().connect().await.ok()?;
     let row = sqlx::query(
@@ -101,11 +105,11 @@ async fn in_main_file(path: &Path) -> Option<(u32, i64)> {
 /// The committed changes of a log.
 #[derive(Debug)]
 struct Log {
-    /// Renewed whenever SQLite begins the log anew.
+    /// The salts of the log, which SQLite changes whenever it restarts the log.
     salts: [u8; 8],
-    /// The numbers of the last two frames that end a transaction; 0 when there is none.
+    /// The frame numbers of the last two commits; 0 when there is none.
     ends: [u32; 2],
-    /// Frames with the root page of `meta`, numbered from 1, with the value of `writes`.
+    /// Frames with the root page of `meta`, numbered from 1, and the value of `writes` in each.
     changes: Vec<(u32, i64)>,
 }
 
@@ -120,14 +124,14 @@ impl Log {
         let mut read = Self { salts, ends: [0; 2], changes: Vec::new() };
         let mut open = Vec::new();
         for (frame, index) in frames.chunks_exact(FRAME_HEADER_BYTES + size as usize).zip(1..) {
-            // What was there before the log began anew.
+            // Older salts: the remaining frames are from before the log was restarted.
             if frame.get(8..16) != Some(&salts) {
                 break;
             }
             if number(frame, 0) == Some(page) {
                 open.extend(value(frame).map(|value| (index, value)));
             }
-            // The size of the database, for the last frame of a transaction only.
+            // The database size field is nonzero only in the last frame of a transaction.
             if number(frame, 4) != Some(0) {
                 read.ends = [read.ends[1], index];
                 read.changes.append(&mut open);
@@ -136,27 +140,27 @@ impl Log {
         Ok(if read.changes.is_empty() { None } else { Some(read) })
     }
 
-    /// Returns whether SQLite can have put `found` into the main file from this log.
+    /// Returns true if SQLite can have written `found` into the main file from this log.
     fn allows(&self, found: i64, reached: Reached) -> bool {
         // Each transaction that changes the page raises the number by one.
         let before = self.changes.first().map(|(_, value)| value - 1);
         let mut copied = self.changes.iter().filter(|(frame, _)| *frame <= reached.0);
-        // A checkpoint that a reader held back leaves out the pages that changed again after it.
+        // A checkpoint that a reader held back omits pages that changed again after it.
         before == Some(found) || copied.any(|(_, value)| *value == found)
     }
 }
 
-/// The last frame that a checkpoint may have copied into the main file.
+/// The last frame that a checkpoint can have copied into the main file.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Reached(u32);
 
 impl Reached {
-    /// From a `-shm` file; knows nothing when that is not of this very log.
+    /// Reads the frame from a `-shm` file; returns the upper bound when the file does not belong to this log.
     fn read(index: &[u8], log: &Log) -> Self {
         let own = |at: usize| index.get(at..at + 4).and_then(|it| it.try_into().ok()).map(u32::from_ne_bytes);
-        // The header is there twice; a difference means that a process was killed while it wrote it.
+        // SQLite stores two copies of the header. They differ if a process was killed while it wrote them.
         let is_whole = index.get(..48).is_some_and(|header| index.get(48..96) == Some(header));
-        // A process that is killed in a commit has written the transaction to the log, and not yet here.
+        // A process that is killed during a commit has written the transaction to the log but not to the `-shm` file.
         let is_of_log = index.get(32..40) == Some(&log.salts) && own(16).is_some_and(|end| log.ends.contains(&end));
         match (is_whole && is_of_log, own(128)) {
             (true, Some(attempted)) => Self(attempted),
@@ -165,7 +169,7 @@ impl Reached {
     }
 }
 
-/// Whether a process has the database open, by the locks that SQLite holds on its files. Also true where it cannot be known.
+/// Returns true if a process holds SQLite's locks on the database files, or if the locks cannot be read.
 fn is_open(path: &Path) -> bool {
     let Ok(locks) = fs::read_to_string("/proc/locks") else { return true };
     let files = ["", "-shm"].map(|end| fs::metadata(beside(path, end)).map(|file| format!(":{}", file.ino())));
@@ -173,7 +177,7 @@ fn is_open(path: &Path) -> bool {
 }
 
 fn value(frame: &[u8]) -> Option<i64> {
-    // The largest: a page may still hold bytes of an earlier row.
+    // The largest value: a page can still contain bytes of an earlier row.
     memmem::find_iter(frame, ROW)
         .filter_map(|at| frame.get(at + ROW.len()..at + ROW.len() + NUMBER_BYTES))
         .map(|bytes| bytes.iter().fold(0, |value, byte| value << 8 | i64::from(*byte)))

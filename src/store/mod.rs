@@ -1,7 +1,7 @@
-//! What we remember: users, roles, access tokens, grants, intents of unfinished effects, audit.
+//! The database: users, roles, access tokens, grants, sessions, intents of unfinished mutations, and the audit log.
 //!
-//! SQLite through sqlx; every statement is one text that PostgreSQL accepts too. Each change and its audit row are one
-//! transaction, which also raises [`Store::revision`] so that caches, in this process or another, notice.
+//! Uses SQLite through sqlx; PostgreSQL accepts every statement too. Each change and its audit row are one
+//! transaction, which also raises [`Store::revision`] so that caches, in this process or another, are refreshed.
 
 use sqlx::SqlitePool;
 
@@ -37,7 +37,8 @@ pub use users::{AccessTokens, User};
 
 /// The database, behind two pools: one writer, several readers.
 ///
-/// Every method may answer [`Error::Unavailable`] (locked, full, gone) or [`Error::Corrupt`]; its doc names the others.
+/// Every method can return [`Error::Unavailable`] (locked, full or missing database) or [`Error::Corrupt`]. The `#
+/// Errors` section of a method lists only further ones.
 #[derive(Clone, Debug)]
 pub struct Store {
     writer: SqlitePool,
@@ -46,12 +47,12 @@ pub struct Store {
 }
 
 impl Store {
-    /// Whether the database answers and takes writes; what `/readyz` asks.
+    /// Checks for `/readyz` that the database can be read and written.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when it does not, within a few seconds.
+    /// [`Error::Unavailable`] when a read or write fails or does not finish within a few seconds.
     pub async fn check(&self) -> Result<()> {
-        // A full disk shows only when something is really written.
+        // Only a real write detects a full disk.
         sqlx::query(
             "UPDATE meta SET value = CASE name WHEN 'checked' THEN $1 ELSE value + 1 END WHERE name IN ('checked', 'writes')",
         )
@@ -61,19 +62,19 @@ impl Store {
         self.revision().await.map(drop)
     }
 
-    /// A number that every change raises, in whichever process it happened.
+    /// Returns the revision, which every change raises in whichever process it happens.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn revision(&self) -> Result<i64> {
         let revision = sqlx::query_scalar("SELECT value FROM meta WHERE name = 'revision'");
         Ok(revision.fetch_one(&self.readers).await?)
     }
 
-    /// How large the database is.
+    /// Returns the size of the database.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn size(&self) -> Result<Size> {
         let (bytes, audit_rows) = sqlx::query_as(
             "SELECT (SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()),
@@ -84,18 +85,18 @@ impl Store {
         Ok(Size { bytes, audit_rows })
     }
 
-    /// 32 random bytes made once per database, for sealing page tokens.
+    /// Returns the key that seals page tokens: 32 random bytes, created once per database.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn sealing_key(&self) -> Result<[u8; 32]> {
         self.key("page_tokens").await
     }
 
-    /// The same, for the providers' tokens of sessions, where the configuration has no key for them.
+    /// Returns the key that seals the providers' tokens in sessions, for a configuration without a key of its own.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn session_key(&self) -> Result<[u8; 32]> {
         self.key("sessions").await
     }
@@ -108,7 +109,7 @@ impl Store {
         key.try_into().map_err(|_| Error::Corrupt("the sealing key has not 32 bytes".to_owned()))
     }
 
-    /// Ends all connections; what is under way is finished first.
+    /// Closes all connections after the statements in progress are finished.
     pub async fn close(&self) {
         self.readers.close().await;
         self.writer.close().await;
@@ -118,13 +119,13 @@ impl Store {
 /// The size of the database.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Size {
-    /// Of the file, without the write-ahead log.
+    /// Size of the main file, without the write-ahead log.
     pub bytes: i64,
-    /// Rows of the audit log, by its first and last number.
+    /// Number of rows in the audit log, computed from its first and last ID.
     pub audit_rows: i64,
 }
 
-/// Why the store did not do it.
+/// An operation of the store that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("`{0}` already exists")]
@@ -133,10 +134,10 @@ pub enum Error {
     NotFound(String),
     #[error("`{0}` is the last administrator")]
     LastAdmin(String),
-    /// Somebody else is called this: an account with a password, or a person of another issuer or subject.
+    /// The name belongs to another user: an account with a password, or a user of another issuer or subject.
     #[error("somebody else is already called `{0}`")]
     NameTaken(String),
-    /// The new name can be taken for an account's.
+    /// The new name can be mistaken for the name of another account.
     #[error("`{name}` looks like the user name `{other}`")]
     LooksLike { name: String, other: String },
     /// The name belonged to an account that was deleted or renamed.

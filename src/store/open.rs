@@ -1,7 +1,7 @@
-//! Opening a database: its file, its two pools, its tables.
+//! Opens the database: creates the file, builds the two pools and runs the migrations.
 //!
-//! One writer, because SQLite has one anyway and queueing here is fairer than its lock; several readers, which WAL
-//! never makes wait.
+//! There is one writer, because SQLite allows only one, and queueing for a connection here is fairer than SQLite's
+//! lock. There are several readers, which WAL never blocks.
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::ErrorKind;
@@ -20,15 +20,16 @@ use crate::clock::Clock;
 use crate::crypto;
 
 impl Store {
-    /// Opens `sqlite://path` (made when absent, mode 0600) or `sqlite::memory:`, and brings its tables up to date.
+    /// Opens `sqlite://path` (created when absent, mode 0600) or `sqlite::memory:`, and migrates its tables.
     ///
     /// # Errors
-    /// [`Error::Open`] when the URL means no database we can use, or the file cannot be opened, made or brought up to date.
+    /// [`Error::Open`] when the URL is not supported, or the file cannot be opened, created or migrated.
     pub async fn open(url: &str, clock: Clock) -> Result<Self> {
         let mut attempt = 1;
         loop {
             match Self::open_once(url, clock.clone()).await {
-                // Turning WAL on does not wait for another process that does the same, whatever the busy timeout says.
+                // Switching to WAL fails at once while another process does the same: the busy timeout does not apply
+                // to it.
                 Err(Error::Open(why)) if attempt < OPEN_ATTEMPTS && why.contains("database is locked") => attempt += 1,
                 opened => return opened,
             }
@@ -40,7 +41,7 @@ impl Store {
         let options = options(url)?;
         let mut used = Use::Somebody;
         let (writer, readers) = if url == MEMORY {
-            // It lives in its connection: one for all, kept for ever.
+            // An in-memory database exists only in its connection, so both pools share one that is kept open.
             let only = pool(options, 1).await?;
             (only.clone(), only)
         } else {
@@ -56,10 +57,11 @@ impl Store {
         Ok(store)
     }
 
-    /// In one transaction with the write lock held from its start: two processes that open a new file take turns.
+    /// Migrates the tables in one transaction that holds the write lock from its start, so that two processes that
+    /// open a new file take turns.
     async fn migrate(&self, used: Use) -> std::result::Result<(), sqlx::Error> {
         if used == Use::Nobody {
-            // A log that was left is applied for good, so that the next one begins with the present state.
+            // A leftover log is applied now, so that the next log starts from the current state.
             sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&self.writer).await?;
         }
         let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
@@ -76,7 +78,8 @@ impl Store {
             .execute(&mut *tx)
             .await?;
         if used == Use::Nobody {
-            // From here on, what a backup reads through the log differs from the main file.
+            // From here on, the count in the log differs from the count in the main file, which a copied backup
+            // contains.
             sqlx::query("UPDATE meta SET value = value + 1 WHERE name = 'writes'").execute(&mut *tx).await?;
         }
         tx.commit().await
@@ -87,14 +90,14 @@ const MEMORY: &str = "sqlite::memory:";
 const READERS: u32 = 4;
 const OPEN_ATTEMPTS: u32 = 10;
 const OPEN_PAUSE: Duration = Duration::from_millis(100);
-/// How long another process may hold SQLite's lock.
+/// Time that a statement waits for SQLite's lock while another process holds it.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a request waits for a connection: two writers stuck behind the lock, and no more.
+/// Time that a request waits for a connection: twice [`BUSY_TIMEOUT`], for two writers that wait for the lock.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(4);
 
 fn options(url: &str) -> Result<SqliteConnectOptions> {
     let known = url == MEMORY || url.strip_prefix("sqlite://").is_some_and(|path| !path.is_empty());
-    // Parameters could turn off what we rely on (`mode=ro`, `mode=memory`, `immutable`).
+    // Parameters could disable properties that the store relies on (`mode=ro`, `mode=memory`, `immutable`).
     if !known || url.contains(['?', '#']) {
         return Err(Error::Open(format!("`{url}` is not `sqlite://path` or `{MEMORY}`")));
     }
@@ -114,7 +117,7 @@ async fn pool(options: SqliteConnectOptions, connections: u32) -> Result<SqliteP
         .map_err(|error| Error::Open(error.to_string()))
 }
 
-/// Makes the file before SQLite does, so that it is nobody else's to read. Its WAL takes over the mode.
+/// Creates the file with mode 0600 before SQLite opens it. SQLite gives the `-wal` and `-shm` files the same mode.
 fn make_file(path: &Path) -> Result<()> {
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
         Ok(_) => Ok(()),
@@ -123,10 +126,11 @@ fn make_file(path: &Path) -> Result<()> {
     }
 }
 
-/// Takes the rights of everybody but the owner off the database and its companions; a copy or a volume may have brought them.
+/// Removes the access rights of group and others from the database and its companion files, which a copy or a volume
+/// can have added.
 ///
 /// # Errors
-/// [`Error::Open`] when others may read or write it and the process is not allowed to change that.
+/// [`Error::Open`] when others have access and the process is not allowed to remove it.
 fn keep_private(path: &Path) -> Result<()> {
     for file in ["", "-wal", "-shm"].map(|end| leftover::beside(path, end)) {
         let Ok(mode) = fs::metadata(&file).map(|file| file.mode() & 0o777) else { continue };
@@ -138,7 +142,7 @@ fn keep_private(path: &Path) -> Result<()> {
             Ok(()) => {
                 tracing::warn!("`{name}` was accessible to others (mode {mode:03o}); it is its owner's alone now")
             }
-            // Group rights alone may be how this process itself reaches a file of another owner.
+            // This process itself may depend on the group rights, if another user owns the file.
             Err(_) if mode & 0o007 == 0 => {
                 tracing::warn!("`{name}` is accessible to its group (mode {mode:03o}), which cannot be changed");
             }

@@ -1,7 +1,7 @@
-//! People as identity providers know them.
+//! Users of identity providers.
 //!
-//! Issuer and subject say who it is; the name is what is shown, and two never share one. What the provider last said of
-//! somebody's groups is kept, so that their access tokens follow.
+//! A user is identified by issuer and subject; the name is for display and is unique. The latest groups that the
+//! provider reported are stored, because they determine the permissions of the user's access tokens.
 
 use std::time::Duration;
 
@@ -10,24 +10,24 @@ use super::{Actor, Error, Result, Store, User, rows};
 use crate::authz::UserId;
 use crate::clock::Timestamp;
 
-/// What a provider last said of a user.
+/// The latest claims of an identity provider about a user.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Person {
     pub issuer: String,
     pub subject: String,
-    /// As grants name them: after prefixes and paths were applied.
+    /// Group names as grants use them: after prefixes and paths were applied.
     pub groups: Vec<String>,
-    /// Whether one of the groups makes an administrator.
+    /// True if one of the groups grants administrator rights.
     pub admin: bool,
-    /// Whether they may come in at all, by the provider's allowed groups.
+    /// True if the provider's allowed groups include one of the user's groups.
     pub allowed: bool,
-    /// When the provider said so.
+    /// Time at which the provider reported the claims.
     pub seen: Timestamp,
-    /// Since when their access tokens rest, because the provider ended their sessions.
+    /// Time since which the user's access tokens are suspended, because the provider ended the user's sessions.
     pub suspended: Option<Timestamp>,
 }
 
-/// What a provider says of somebody now.
+/// Current claims of an identity provider about a user.
 #[derive(Clone, Copy, Debug)]
 pub struct Seen<'a> {
     pub issuer: &'a str,
@@ -36,24 +36,25 @@ pub struct Seen<'a> {
     pub groups: &'a [String],
     pub admin: bool,
     pub allowed: bool,
-    /// Whether people of this issuer own plain names; see [`Homes`](crate::authz::Homes).
+    /// True if users of this issuer own plain names; see [`Homes`](crate::authz::Homes).
     pub owns_plain_names: bool,
 }
 
-/// The event that brought claims about a user.
+/// The event in which claims about a user were received.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Occasion {
     /// An interactive sign-in, which ends a suspension.
     SignIn,
-    /// A refreshed session or a bearer token. A suspension stays, because the provider ended another session since.
+    /// A refreshed session or a bearer token. It does not end a suspension, because the provider has ended another
+    /// session since.
     Refresh,
 }
 
 impl Store {
-    /// The user that this issuer calls this.
+    /// Returns the user with this issuer and subject.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn user_by_identity(&self, issuer: &str, subject: &str) -> Result<Option<User>> {
         let user = sqlx::query(
             "SELECT id, name, password, admin, created, issuer, subject, groups, group_admin, allowed, seen, suspended
@@ -62,12 +63,13 @@ impl Store {
         user.bind(issuer).bind(subject).fetch_optional(&self.readers).await?.as_ref().map(rows::user).transpose()
     }
 
-    /// Writes down what a provider says of somebody: an account is made at the first meeting, their groups are kept, and
-    /// a sign-in ends the suspension of their tokens. A name that changed follows, unless another user has the new one.
+    /// Stores a provider's claims about a user: creates the account at the first sign-in, updates the groups, and
+    /// ends the suspension of the access tokens at an interactive sign-in. A changed name is adopted unless another
+    /// user has it.
     ///
-    /// An account of that name without a password and without a provider waits for its owner and becomes theirs; and the
-    /// person of another provider who was here first gives the name back, if people of this one own plain names.
-    /// Nothing is announced, and no audit row written, when nothing but the moment is new.
+    /// An account of that name that has neither password nor provider is linked to the user. If users of this issuer
+    /// own plain names, a user of another provider who has the name is renamed. Without a change, only the time of
+    /// the claims is updated: the revision is not raised and no audit row is written.
     ///
     /// # Errors
     /// [`Error::NameTaken`] when a new user has the name of another, [`Error::Reserved`] when it is kept for another,
@@ -101,12 +103,12 @@ impl Store {
         Ok(user)
     }
 
-    /// Writes down what a provider's list of people said of somebody at this moment: groups and what follows from them, and
-    /// a name that changed. Makes no account, wakes no suspended token, and does nothing when the provider was heard of
-    /// since.
+    /// Stores the claims about a user from a provider's list of users, read at `at`: groups, the rights that follow
+    /// from them, and a changed name. Creates no account and ends no suspension. Does nothing when newer claims are
+    /// stored.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn follow(&self, actor: &Actor, user: &User, seen: Seen<'_>, at: Timestamp) -> Result<()> {
         let known = user.person.as_ref();
         let said = (seen.groups, seen.admin, seen.allowed);
@@ -135,12 +137,11 @@ impl Store {
         change.commit(actor, "person.update", format!("user:{}", user.name), detail).await
     }
 
-    /// Refuses a user from now on, as the provider answered at this moment: access tokens stop and sessions end in the same
-    /// transaction. Groups stay as they were known. Does nothing when the provider was heard of since, or when the user is
-    /// refused already.
+    /// Disables a user after a refusal of the provider at `at`: in one transaction, access tokens stop working and sessions
+    /// end. The stored groups are kept. Does nothing when newer claims are stored or the user is already disabled.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn disallow(&self, actor: &Actor, user: &User, at: Timestamp, why: &str) -> Result<()> {
         let Some(person) = user.person.as_ref().filter(|person| person.allowed) else { return Ok(()) };
         let mut change = self.change().await?;
@@ -157,10 +158,10 @@ impl Store {
         change.commit(actor, "person.update", format!("user:{}", user.name), detail).await
     }
 
-    /// The people whom this issuer knows; programs are none.
+    /// Returns the users of this issuer, without machine accounts.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn people_of(&self, issuer: &str) -> Result<Vec<User>> {
         let users = sqlx::query(
             "SELECT id, name, password, admin, created, issuer, subject, groups, group_admin, allowed, seen, suspended
@@ -185,7 +186,7 @@ impl Store {
     }
 }
 
-/// Whether this is the account's name, or was before [`Change::displace`].
+/// Returns true if this is the account's name, or was before [`Change::displace`].
 fn is_called(user: &User, name: &str) -> bool {
     user.name == name || user.name == displaced_name(name, user.id)
 }
@@ -194,18 +195,18 @@ fn displaced_name(name: &str, id: UserId) -> String {
     format!("{name}~{id}")
 }
 
-/// Programs named by a rule of the configuration are told from people by their subject.
+/// Returns true for the subject of a machine account, which a rule of the configuration names.
 fn is_machine(subject: &str) -> bool {
     subject.starts_with("machine:")
 }
 
-/// Returns whether two names of which a provider says one must not look alike. Providers keep ASCII names apart, and people
-/// who are called `cam` and `carn` cannot choose other ones.
+/// Returns true if two names of one provider must not look alike. ASCII names are exempt: providers keep them
+/// distinct, and users who are called `cam` and `carn` cannot choose other ones.
 const fn is_told_by_letters(name: &str, other: &str) -> bool {
     !name.is_ascii() || !other.is_ascii()
 }
 
-/// How often it is written down that nothing is new.
+/// Minimum interval between updates of the stored time when the claims have not changed.
 const SEEN_EVERY: Duration = Duration::from_mins(1);
 
 fn says_nothing_new(user: &User, seen: Seen<'_>, occasion: Occasion) -> bool {
@@ -236,7 +237,7 @@ impl Change {
         user.as_ref().map(rows::user).transpose()
     }
 
-    /// An account of its own, or the one that waits under this name.
+    /// Creates an account, or links the account without an owner that has this name.
     async fn new_person(&mut self, seen: Seen<'_>) -> Result<UserId> {
         let at = self.at.0;
         let taken = || Error::NameTaken(seen.name.to_owned());
@@ -277,7 +278,7 @@ impl Change {
         id.map(UserId).ok_or_else(|| Error::NameTaken(seen.name.to_owned()))
     }
 
-    /// Whether the person of another provider gives a name back to one whose provider's people own plain names.
+    /// Returns true if the user of another provider has to give up the name to a user whose issuer owns plain names.
     fn gives_way(&self, holder: &User, seen: Seen<'_>) -> bool {
         let other = holder.identity().is_some_and(|(issuer, subject)| issuer != seen.issuer && !is_machine(subject));
         seen.owns_plain_names && !is_machine(seen.subject) && other && holder.password.is_none()

@@ -1,15 +1,16 @@
-//! Grants on resources that MLflow made anew under an earlier ID or name.
+//! Grants on resources that MLflow created again under an earlier ID or name.
 //!
-//! A grant counts for the resource it was made for. Which one that is, its creation time in MLflow tells; a background task learns
-//! it, because the command line and administrators write grants without asking MLflow.
+//! A grant applies to the resource for which it was made, identified by its creation time in MLflow. A background
+//! task looks the creation time up, because the command line and administrators write grants without a request to
+//! MLflow.
 
 use super::{Actor, Result, Store, rows};
 use crate::authz::ResourceKind;
 
-/// A resource that exact grants name, whose creation time is not known yet.
+/// A resource that exact grants name and whose creation time is not known yet.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Undated {
-    /// The ID of the latest of these grants: where the next page starts.
+    /// The ID of the latest of these grants, after which the next page starts.
     pub id: i64,
     pub kind: ResourceKind,
     pub key: String,
@@ -19,7 +20,7 @@ impl Store {
     /// Returns up to `limit` resources with undated grants whose IDs are greater than `after`, in the order of their IDs.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn undated(&self, after: i64, limit: u32) -> Result<Vec<Undated>> {
         let undated = sqlx::query(
             "SELECT MAX(id) AS id, kind, selector FROM grants
@@ -31,32 +32,32 @@ impl Store {
         undated.iter().map(rows::undated).collect()
     }
 
-    /// Returns up to which creation time (Unix ms) resources of a kind were compared with the grants.
+    /// Returns the creation time (Unix ms) up to which the resources of a kind have been compared with the grants.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn compared(&self, kind: ResourceKind) -> Result<i64> {
         let compared = sqlx::query_scalar("SELECT value FROM meta WHERE name = $1");
         Ok(compared.bind(cursor(kind)).fetch_one(&self.readers).await?)
     }
 
-    /// Records up to which creation time (Unix ms) resources of a kind were compared with the grants.
+    /// Records the creation time (Unix ms) up to which the resources of a kind have been compared with the grants.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn set_compared(&self, kind: ResourceKind, until: i64) -> Result<()> {
         let compared = sqlx::query("UPDATE meta SET value = $1 WHERE name = $2");
         compared.bind(until).bind(cursor(kind)).execute(&self.writer).await?;
         Ok(())
     }
 
-    /// Records when MLflow created a resource (Unix ms), and drops the grants that were made for an earlier resource of its ID or
-    /// name. Returns how many were dropped.
+    /// Records the creation time (Unix ms) of a resource in MLflow, and deletes the grants that were made for an
+    /// earlier resource of its ID or name. Returns the number of deleted grants.
     ///
-    /// Grants that refuse stay on names, as when a resource is created through the proxy.
+    /// Grants of DENY and NO_PERMISSIONS on names are kept, as when a resource is created through the proxy.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn date_grants(&self, kind: ResourceKind, key: &str, created: i64) -> Result<u64> {
         let stale = stale(kind);
         let undated = format!("{} AND thing_created IS NULL", on(kind));
@@ -86,10 +87,10 @@ fn cursor(kind: ResourceKind) -> String {
     format!("compared_{kind}")
 }
 
-/// The exact grants on the resource whose key is `$1`.
+/// Returns the SQL condition for the exact grants on the resource whose key is `$1`.
 const fn on(kind: ResourceKind) -> &'static str {
     match kind {
-        // A scorer's key is `EXPERIMENT/NAME`, and goes with its experiment.
+        // A scorer's key is `EXPERIMENT/NAME`. Scorers are deleted with their experiment.
         ResourceKind::Experiment => {
             "form = 'exact' AND (kind = 'experiment' AND selector = $1
                  OR kind = 'scorer' AND substr(selector, 1, length($1) + 1) = $1 || '/')"
@@ -98,9 +99,9 @@ const fn on(kind: ResourceKind) -> &'static str {
     }
 }
 
-/// Those of them that were made for a resource created at another time than `$2`.
+/// Returns the SQL condition for those grants that were made for a resource created at another time than `$2`.
 fn stale(kind: ResourceKind) -> String {
-    // Clients choose names, so a refusing grant was written about the name itself.
+    // Clients choose names, so a refusing grant applies to the name itself.
     let refusals =
         if kind == ResourceKind::Experiment { "" } else { "AND permission NOT IN ('DENY', 'NO_PERMISSIONS')" };
     format!("{} AND thing_created <> $2 {refusals}", on(kind))

@@ -1,7 +1,7 @@
-//! Names that stay their identity's after its account was deleted or renamed.
+//! Names that stay reserved after their account was deleted or renamed.
 //!
-//! A policy grants to names, so the next holder of a freed name would inherit what was written for the first. An administrator
-//! releases a name.
+//! A policy grants to names, so the next holder of a freed name would inherit the grants of the previous one. An
+//! administrator can release a name.
 
 use sqlx::Row as _;
 
@@ -9,21 +9,21 @@ use super::change::Change;
 use super::{Actor, Error, Result, Store, User};
 use crate::clock::Timestamp;
 
-/// A name that is kept for an identity.
+/// A name that is reserved for an identity.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ReservedName {
-    /// In lower case.
+    /// The name in lower case.
     pub name: String,
-    /// Issuer and subject; `None`: an account of the proxy alone.
+    /// Issuer and subject; `None` for a local account.
     pub identity: Option<(String, String)>,
     pub since: Timestamp,
 }
 
 impl Store {
-    /// Every reserved name, in order.
+    /// Returns every reserved name, ordered by name.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn reserved_names(&self) -> Result<Vec<ReservedName>> {
         let rows = sqlx::query("SELECT name, issuer, subject, since FROM reserved_names ORDER BY name");
         let rows = rows.fetch_all(&self.readers).await?;
@@ -35,10 +35,10 @@ impl Store {
         rows.iter().map(read).collect()
     }
 
-    /// Gives a reserved name free.
+    /// Releases a reserved name.
     ///
     /// # Errors
-    /// [`Error::NotFound`] when it is not reserved.
+    /// [`Error::NotFound`] when the name is not reserved.
     pub async fn release_name(&self, actor: &Actor, name: &str) -> Result<()> {
         let mut change = self.change().await?;
         let released = sqlx::query("DELETE FROM reserved_names WHERE name = $1").bind(name.to_lowercase());
@@ -50,7 +50,7 @@ impl Store {
 }
 
 impl Change {
-    /// Keeps the name that an account is about to lose.
+    /// Reserves the name of an account that is about to be deleted or renamed.
     pub(super) async fn reserve_name_of(&mut self, user: &User) -> Result<()> {
         let (issuer, subject) = user.identity().unzip();
         let reserve = sqlx::query(
@@ -62,7 +62,7 @@ impl Change {
         Ok(())
     }
 
-    /// Whether a name is reserved for another identity than this one.
+    /// Returns true if a name is reserved for another identity than this one.
     pub(super) async fn is_reserved(&mut self, name: &str, identity: Option<(&str, &str)>) -> Result<bool> {
         let row = sqlx::query("SELECT issuer, subject FROM reserved_names WHERE name = $1").bind(name.to_lowercase());
         let Some(row) = row.fetch_optional(self.on()).await? else { return Ok(false) };
@@ -71,7 +71,7 @@ impl Change {
         Ok(owner.is_none() || owner != identity)
     }
 
-    /// Forgets a reservation, because its identity has the name again.
+    /// Deletes a reservation, because its identity has the name again.
     pub(super) async fn take_reserved(&mut self, name: &str) -> Result<()> {
         let taken = sqlx::query("DELETE FROM reserved_names WHERE name = $1").bind(name.to_lowercase());
         taken.execute(self.on()).await?;

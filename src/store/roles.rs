@@ -1,6 +1,6 @@
-//! Roles: named sets of grants in a workspace, and who has them.
+//! Roles: named sets of grants in a workspace, and their members.
 //!
-//! What a role gives are grants whose subject it is; making and changing those is `super::grants`'s.
+//! The permissions of a role are grants with the role as subject; `super::grants` creates and changes them.
 
 use sqlx::sqlite::SqliteRow;
 
@@ -9,7 +9,7 @@ use super::grants::GrantRow;
 use super::{Actor, Error, Result, Store, rows};
 use crate::authz::{RoleId, Subject, UserId};
 
-/// A role with what it gives.
+/// A role with its grants.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Role {
     pub id: RoleId,
@@ -17,24 +17,24 @@ pub struct Role {
     pub name: String,
     pub workspace: String,
     pub description: Option<String>,
-    /// In the order in which they were made.
+    /// The grants of the role, in order of creation.
     pub grants: Vec<GrantRow>,
 }
 
 impl Role {
-    /// What no role may be called: MLflow's name for what one user was granted starts so.
+    /// Prefix that no role name may have: MLflow uses it for the grants of a single user.
     pub const RESERVED_PREFIX: &str = "__user_";
     /// The widths of MLflow's columns.
     pub const MAX_NAME_CHARS: usize = 255;
     pub const MAX_WORKSPACE_CHARS: usize = 63;
 
-    /// How the audit log calls it.
+    /// Returns the notation of the role in the audit log.
     pub(super) fn target(&self) -> String {
         target(&self.workspace, &self.name)
     }
 }
 
-/// Somebody has a role.
+/// A membership of a user in a role.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Assignment {
     pub id: i64,
@@ -43,10 +43,10 @@ pub struct Assignment {
 }
 
 impl Store {
-    /// The role of this number.
+    /// Returns the role with this ID.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn role(&self, id: RoleId) -> Result<Option<Role>> {
         let role = sqlx::query("SELECT id, workspace, name, description FROM roles WHERE id = $1").bind(id.0);
         let Some(role) = role.fetch_optional(&self.readers).await? else { return Ok(None) };
@@ -54,10 +54,10 @@ impl Store {
         Ok(Some(Role { grants, ..rows::role(&role)? }))
     }
 
-    /// The role of this name in that workspace.
+    /// Returns the role with this name in the workspace.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn role_by_name(&self, workspace: &str, name: &str) -> Result<Option<Role>> {
         let id: Option<i64> = sqlx::query_scalar("SELECT id FROM roles WHERE workspace = $1 AND name = $2")
             .bind(workspace)
@@ -70,10 +70,10 @@ impl Store {
         }
     }
 
-    /// Every role, by number.
+    /// Returns every role, ordered by ID.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn roles(&self) -> Result<Vec<Role>> {
         let roles = sqlx::query("SELECT id, workspace, name, description FROM roles ORDER BY id");
         let roles = roles.fetch_all(&self.readers).await?;
@@ -84,10 +84,10 @@ impl Store {
         with_grants(&roles, &grants.fetch_all(&self.readers).await?)
     }
 
-    /// The roles that somebody has, by number.
+    /// Returns the roles of a user, ordered by ID.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn roles_of(&self, user: UserId) -> Result<Vec<Role>> {
         let roles = sqlx::query(
             "SELECT id, workspace, name, description FROM roles
@@ -105,28 +105,28 @@ impl Store {
         with_grants(&roles, &grants.bind(user.0).fetch_all(&self.readers).await?)
     }
 
-    /// Who has which role.
+    /// Returns all memberships.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn assignments(&self) -> Result<Vec<Assignment>> {
         let all = sqlx::query("SELECT id, user_id, role_id FROM role_assignments ORDER BY id");
         all.fetch_all(&self.readers).await?.iter().map(rows::assignment).collect()
     }
 
-    /// Who has this role.
+    /// Returns the memberships of one role.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn assignments_of(&self, role: RoleId) -> Result<Vec<Assignment>> {
         let of = sqlx::query("SELECT id, user_id, role_id FROM role_assignments WHERE role_id = $1 ORDER BY id");
         of.bind(role.0).fetch_all(&self.readers).await?.iter().map(rows::assignment).collect()
     }
 
-    /// Makes a role that gives nothing yet.
+    /// Creates a role without grants.
     ///
     /// # Errors
-    /// [`Error::Exists`] when the workspace has one of that name.
+    /// [`Error::Exists`] when the workspace has a role of that name.
     pub async fn create_role(
         &self,
         actor: &Actor,
@@ -149,7 +149,7 @@ impl Store {
         Ok(role)
     }
 
-    /// Changes name, description or both; the role keeps its number, its grants and its members.
+    /// Changes the name, the description or both. The role keeps its ID, its grants and its members.
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Exists`] when another role of its workspace has that name.
@@ -183,7 +183,7 @@ impl Store {
         change.commit(actor, "role.update", role.target(), detail).await
     }
 
-    /// Deletes a role; its members lose what it gave.
+    /// Deletes a role with its grants and memberships.
     ///
     /// # Errors
     /// [`Error::NotFound`].
@@ -199,10 +199,10 @@ impl Store {
         change.commit(actor, "role.delete", role.target(), String::new()).await
     }
 
-    /// Gives somebody a role.
+    /// Assigns a role to a user.
     ///
     /// # Errors
-    /// [`Error::NotFound`] when there is no such user or role; [`Error::Exists`] when they have it.
+    /// [`Error::NotFound`] when there is no such user or role; [`Error::Exists`] when the user has the role already.
     pub async fn assign_role(&self, actor: &Actor, user: UserId, role: RoleId) -> Result<Assignment> {
         let mut change = self.change().await?;
         let (user, role) = (change.user(user).await?, change.role(role).await?);
@@ -217,10 +217,10 @@ impl Store {
         Ok(assignment)
     }
 
-    /// Takes a role from somebody.
+    /// Removes a role from a user.
     ///
     /// # Errors
-    /// [`Error::NotFound`] when there is no such user or role, or they do not have it.
+    /// [`Error::NotFound`] when there is no such user or role, or the user does not have the role.
     pub async fn unassign_role(&self, actor: &Actor, user: UserId, role: RoleId) -> Result<()> {
         let mut change = self.change().await?;
         let (user, role) = (change.user(user).await?, change.role(role).await?);
@@ -234,14 +234,14 @@ impl Store {
 }
 
 impl Change {
-    /// The role as this change sees it, without its grants.
+    /// Returns the role within this change, without its grants.
     pub(super) async fn role(&mut self, id: RoleId) -> Result<Role> {
         let role = sqlx::query("SELECT id, workspace, name, description FROM roles WHERE id = $1").bind(id.0);
         let role = role.fetch_optional(self.on()).await?;
         rows::role(&role.ok_or_else(|| Error::NotFound(format!("role {id}")))?)
     }
 
-    /// The number of the role of this name in that workspace.
+    /// Returns the ID of the role with this name in the workspace.
     pub(super) async fn role_named(&mut self, workspace: &str, name: &str) -> Result<Option<RoleId>> {
         let id: Option<i64> = sqlx::query_scalar("SELECT id FROM roles WHERE workspace = $1 AND name = $2")
             .bind(workspace)
@@ -256,7 +256,7 @@ fn target(workspace: &str, name: &str) -> String {
     format!("role:{workspace}/{name}")
 }
 
-/// Both in the order of their numbers. A grant whose role is not among them is left out.
+/// Combines roles and grants, both ordered by ID. A grant whose role is not in `roles` is omitted.
 fn with_grants(roles: &[SqliteRow], grants: &[SqliteRow]) -> Result<Vec<Role>> {
     let mut roles = roles.iter().map(rows::role).collect::<Result<Vec<_>>>()?;
     for row in grants {

@@ -1,7 +1,6 @@
-//! Rows of the database to values, and values to the words they are stored as.
+//! Conversion between database rows and values.
 //!
-//! A word that is not understood is [`Error::Corrupt`], never a default: a scope or level read wrongly would let
-//! somebody in.
+//! An unknown word is [`Error::Corrupt`], never a default: a scope or level that is misread could grant access.
 
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
@@ -12,7 +11,7 @@ use crate::clock::Timestamp;
 use crate::crypto::PasswordHash;
 use crate::store::Actor;
 
-/// From the columns `id, name, password, admin, created` and those of [`person`].
+/// Reads a user from the columns `id, name, password, admin, created` and those of [`person`].
 pub(super) fn user(row: &SqliteRow) -> Result<User> {
     Ok(User {
         id: UserId(row.try_get("id")?),
@@ -24,7 +23,7 @@ pub(super) fn user(row: &SqliteRow) -> Result<User> {
     })
 }
 
-/// From the columns `issuer, subject, groups, group_admin, allowed, seen, suspended`.
+/// Reads provider claims from the columns `issuer, subject, groups, group_admin, allowed, seen, suspended`.
 fn person(row: &SqliteRow) -> Result<Option<Person>> {
     let Some(issuer) = row.try_get("issuer")? else { return Ok(None) };
     let groups = serde_json::from_str(row.try_get("groups")?);
@@ -39,7 +38,7 @@ fn person(row: &SqliteRow) -> Result<Option<Person>> {
     }))
 }
 
-/// From the columns `id, user_id, name, scopes, created, expires, last_used, revoked`.
+/// Reads a token from the columns `id, user_id, name, scopes, created, expires, last_used, revoked`.
 pub(super) fn token(row: &SqliteRow) -> Result<Token> {
     Ok(Token {
         id: TokenId(row.try_get("id")?),
@@ -53,7 +52,8 @@ pub(super) fn token(row: &SqliteRow) -> Result<Token> {
     })
 }
 
-/// From the columns of [`token`], [`person`] and its owner's `owner_name, owner_password, owner_admin, owner_created`.
+/// Reads a token and its owner from the columns of [`token`], [`person`] and `owner_name, owner_password,
+/// owner_admin, owner_created`.
 pub(super) fn token_and_owner(row: &SqliteRow) -> Result<(Token, User)> {
     let token = token(row)?;
     let owner = User {
@@ -67,7 +67,7 @@ pub(super) fn token_and_owner(row: &SqliteRow) -> Result<(Token, User)> {
     Ok((token, owner))
 }
 
-/// From the columns `subject_kind, subject, kind, form, selector, permission`.
+/// Reads a grant from the columns `subject_kind, subject, kind, form, selector, permission`.
 pub(super) fn grant(row: &SqliteRow) -> Result<Grant> {
     let (subject_kind, subject): (&str, &str) = (row.try_get("subject_kind")?, row.try_get("subject")?);
     let number = || subject.parse().map_err(|_| Error::Corrupt(format!("`{subject}` is not the number of a subject")));
@@ -87,17 +87,17 @@ pub(super) fn grant(row: &SqliteRow) -> Result<Grant> {
     Ok(Grant { subject, kind: kind(row)?, selector, permission: permission(row.try_get("permission")?)? })
 }
 
-/// From the columns of [`grant`] and `id`.
+/// Reads a grant with its ID from the columns of [`grant`] and `id`.
 pub(super) fn grant_row(row: &SqliteRow) -> Result<GrantRow> {
     Ok(GrantRow { id: row.try_get("id")?, grant: grant(row)? })
 }
 
-/// From the columns `id, kind, selector`.
+/// Reads an undated resource from the columns `id, kind, selector`.
 pub(super) fn undated(row: &SqliteRow) -> Result<Undated> {
     Ok(Undated { id: row.try_get("id")?, kind: kind(row)?, key: row.try_get("selector")? })
 }
 
-/// From the columns `id, workspace, name, description`; without its grants.
+/// Reads a role, without its grants, from the columns `id, workspace, name, description`.
 pub(super) fn role(row: &SqliteRow) -> Result<Role> {
     Ok(Role {
         id: RoleId(row.try_get("id")?),
@@ -108,7 +108,7 @@ pub(super) fn role(row: &SqliteRow) -> Result<Role> {
     })
 }
 
-/// From the columns `id, user_id, role_id`.
+/// Reads a membership from the columns `id, user_id, role_id`.
 pub(super) fn assignment(row: &SqliteRow) -> Result<Assignment> {
     Ok(Assignment {
         id: row.try_get("id")?,
@@ -117,7 +117,7 @@ pub(super) fn assignment(row: &SqliteRow) -> Result<Assignment> {
     })
 }
 
-/// From the columns `id, effect, kind, subject, new, user_id, created`.
+/// Reads an intent from the columns `id, effect, kind, subject, new, user_id, created`.
 pub(super) fn intent(row: &SqliteRow) -> Result<Intent> {
     let subject: String = row.try_get("subject")?;
     let mutation = match row.try_get("effect")? {
@@ -130,7 +130,7 @@ pub(super) fn intent(row: &SqliteRow) -> Result<Intent> {
     Ok(Intent { id: row.try_get("id")?, mutation, user: user.map(UserId), created: Timestamp(row.try_get("created")?) })
 }
 
-/// From the columns `at, actor, token, address, action, target, detail`.
+/// Reads an audit entry from the columns `at, actor, token, address, action, target, detail, count`.
 pub(super) fn audit_entry(row: &SqliteRow) -> Result<AuditEntry> {
     let address: Option<&str> = row.try_get("address")?;
     let address = address.map(str::parse).transpose();
@@ -148,12 +148,12 @@ pub(super) fn audit_entry(row: &SqliteRow) -> Result<AuditEntry> {
     })
 }
 
-/// A level as it is stored.
+/// Reads a stored permission level.
 pub(super) fn permission(word: &str) -> Result<Permission> {
     word.parse().map_err(|error: crate::authz::UnknownPermission| Error::Corrupt(error.to_string()))
 }
 
-/// The columns `subject_kind` and `subject`.
+/// Returns the values of the columns `subject_kind` and `subject`.
 pub(super) fn subject_columns(subject: &Subject) -> (&'static str, String) {
     match subject {
         Subject::User(user) => ("user", user.to_string()),
@@ -162,7 +162,7 @@ pub(super) fn subject_columns(subject: &Subject) -> (&'static str, String) {
     }
 }
 
-/// The columns `form` and `selector`.
+/// Returns the values of the columns `form` and `selector`.
 pub(super) fn selector_columns(selector: &Selector) -> (&'static str, &str) {
     match selector {
         Selector::All => ("all", ""),
@@ -171,7 +171,7 @@ pub(super) fn selector_columns(selector: &Selector) -> (&'static str, &str) {
     }
 }
 
-/// The column `scopes`.
+/// Returns the value of the column `scopes`.
 pub(super) fn scopes(limits: &Limits) -> String {
     serde_json::Value::from(limits.scopes()).to_string()
 }

@@ -1,7 +1,7 @@
-//! Sessions of browsers, and the logout tokens that ended some.
+//! Browser sessions, and the logout tokens that were used.
 //!
-//! The cookie's secret is kept as a hash only, the provider's tokens sealed. Ending one raises the revision, so that
-//! every process forgets it; using and refreshing one does not.
+//! Only a hash of the cookie's secret is stored, and the provider's tokens are sealed. Ending a session raises the
+//! revision, so that every process drops it from its cache; using and refreshing a session does not.
 
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row as _, Sqlite};
@@ -11,31 +11,31 @@ use crate::authz::{SessionId, UserId};
 use crate::clock::Timestamp;
 use crate::crypto::TokenHash;
 
-/// A browser that is signed in.
+/// A browser session.
 #[derive(Clone, Debug)]
 pub struct Session {
     pub id: SessionId,
     pub user: UserId,
-    /// The configuration's name of the provider; `None`: signed in with a password.
+    /// Configured name of the provider; `None` for a sign-in with a password.
     pub provider: Option<String>,
     pub issuer: Option<String>,
     pub subject: Option<String>,
-    /// The provider's session, which several of ours may share.
+    /// The provider's session ID (`sid`), which several sessions of the proxy can share.
     pub sid: Option<String>,
-    /// Sealed by whoever made it.
+    /// The provider's tokens, sealed by the caller that created the session.
     pub tokens: String,
     pub created: Timestamp,
     pub last_used: Timestamp,
-    /// When it ends, however much it is used.
+    /// End of the session, regardless of its use.
     pub expires: Timestamp,
     pub refresh_at: Option<Timestamp>,
-    /// Refreshes that failed in a row.
+    /// Number of consecutive failed refreshes.
     pub failures: i64,
     pub address: String,
     pub agent: String,
 }
 
-/// A session to be made.
+/// A session to create.
 #[derive(Clone, Debug)]
 pub struct NewSession {
     pub hash: TokenHash,
@@ -51,14 +51,14 @@ pub struct NewSession {
     pub agent: String,
 }
 
-/// The right to refresh one session, for as long as it lasts; no other process has it.
+/// The exclusive right to refresh one session, across all processes, until it expires.
 #[derive(Clone, Debug)]
 pub struct Lease {
     pub session: Session,
     pub until: Timestamp,
 }
 
-/// The sessions of which providers are leased.
+/// Selection of providers whose sessions are leased.
 #[derive(Clone, Copy, Debug)]
 pub enum Whose<'a> {
     AllBut(&'a [&'a str]),
@@ -66,10 +66,10 @@ pub enum Whose<'a> {
 }
 
 impl Store {
-    /// Makes a session. A user has `at_most` of them: those that were not used for longest end.
+    /// Creates a session. A user has at most `at_most` sessions; beyond that, the least recently used ones end.
     ///
     /// # Errors
-    /// [`Error::NotFound`] when the user is gone.
+    /// [`Error::NotFound`] when the user does not exist any more.
     pub async fn create_session(&self, actor: &Actor, new: &NewSession, at_most: u32) -> Result<Session> {
         let mut change = self.change().await?;
         let user = change.user(new.user).await?;
@@ -111,10 +111,10 @@ impl Store {
         Ok(session)
     }
 
-    /// The session behind a cookie, also one that is over.
+    /// Returns the session of a cookie, including an expired one.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn session_by_hash(&self, hash: &TokenHash) -> Result<Option<Session>> {
         let row = sqlx::query(
             "SELECT id, user_id, provider, issuer, subject, sid, tokens, created, last_used, expires, refresh_at,
@@ -124,10 +124,10 @@ impl Store {
         row.bind(hash.0.to_vec()).fetch_optional(&self.readers).await?.as_ref().map(session).transpose()
     }
 
-    /// The session of this number.
+    /// Returns the session with this ID.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn session(&self, id: SessionId) -> Result<Option<Session>> {
         let row = sqlx::query(
             "SELECT id, user_id, provider, issuer, subject, sid, tokens, created, last_used, expires, refresh_at,
@@ -137,10 +137,10 @@ impl Store {
         row.bind(id.0).fetch_optional(&self.readers).await?.as_ref().map(session).transpose()
     }
 
-    /// The sessions of a user, newest first.
+    /// Returns the sessions of a user, newest first.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn sessions_of(&self, user: UserId) -> Result<Vec<Session>> {
         let rows = sqlx::query(
             "SELECT id, user_id, provider, issuer, subject, sid, tokens, created, last_used, expires, refresh_at,
@@ -150,7 +150,7 @@ impl Store {
         rows.bind(user.0).fetch_all(&self.readers).await?.iter().map(session).collect()
     }
 
-    /// Ends one session at once; `why` is for the audit.
+    /// Ends one session; `why` is for the audit log.
     ///
     /// # Errors
     /// [`Error::NotFound`].
@@ -163,11 +163,12 @@ impl Store {
         change.commit(actor, "session.end", format!("session:{id}"), why.to_owned()).await
     }
 
-    /// Ends what a logout token names: the sessions of that `sid`, or without one all of that subject. Says whose they
-    /// were, each user once. `Ok(None)`: this token was used before, and nothing was done.
+    /// Ends the sessions that a logout token names: those with its `sid`, or without a `sid` all sessions of the
+    /// subject. Returns the affected users, each once, or `None` when the token was used before, in which case no
+    /// session ends.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn log_out(
         &self,
         actor: &Actor,
@@ -186,7 +187,7 @@ impl Store {
         if first.rows_affected() == 0 {
             return Ok(None);
         }
-        // With both, the sid decides and the subject must agree; a session whose provider told no sid ends, too.
+        // With both, the `sid` selects and the subject must agree. Sessions of a provider that sent no `sid` end too.
         let ended: Vec<i64> = match (sid, subject) {
             (Some(sid), Some(subject)) => {
                 sqlx::query_scalar(
@@ -223,11 +224,11 @@ impl Store {
         Ok(Some(users))
     }
 
-    /// Leases sessions whose refresh is due for `milliseconds` each, so that no other task refreshes them. Idle ones, last
-    /// used before `idle_since`, and ended ones are left alone.
+    /// Leases the sessions that are due for a refresh for `milliseconds` each, so that no other task refreshes them.
+    /// Idle sessions (last used before `idle_since`) and expired ones are skipped.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn lease_due_sessions(
         &self,
         whose: Whose<'_>,
@@ -236,7 +237,7 @@ impl Store {
         at_most: i64,
     ) -> Result<Vec<Lease>> {
         let now = self.clock.now().0;
-        // Mostly there is none, and then nobody needs the write lock.
+        // Usually no session is due, and the write lock is not needed.
         let mut count = QueryBuilder::new("SELECT COUNT(*) FROM sessions WHERE ");
         push_due(&mut count, whose, idle_since.0, now);
         let due: i64 = count.build_query_scalar().fetch_one(&self.readers).await?;
@@ -258,11 +259,11 @@ impl Store {
         rows.iter().map(|row| Ok(Lease { session: session(row)?, until: Timestamp(until) })).collect()
     }
 
-    /// Ends a lease with what came of it: new sealed tokens or the old ones, when to refresh next, and failures in a row.
-    /// Says whether the lease was still held; when it was not, nothing is written.
+    /// Ends a lease and stores its result: new or unchanged sealed tokens, the time of the next refresh, and the
+    /// number of consecutive failures. Returns false, and writes nothing, when the lease was no longer held.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn refreshed(
         &self,
         lease: &Lease,
@@ -284,10 +285,10 @@ impl Store {
         Ok(written.rows_affected() > 0)
     }
 
-    /// Notes the last uses; does not raise the revision, is not audited.
+    /// Records the last use of sessions. Does not raise the revision and is not audited.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn touch_sessions(&self, used: &[(SessionId, Timestamp)]) -> Result<()> {
         let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
         for (session, at) in used {
@@ -301,11 +302,11 @@ impl Store {
         Ok(tx.commit().await?)
     }
 
-    /// Drops sessions that are over or were last used before `idle_since`; how many. Nobody could use them any more, so
-    /// nothing is announced.
+    /// Deletes sessions that have expired or were last used before `idle_since`, and returns their number. The
+    /// revision is not raised, because these sessions could not be used any more.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn sweep_sessions(&self, idle_since: Timestamp) -> Result<u64> {
         let swept = sqlx::query("DELETE FROM sessions WHERE expires <= $1 OR last_used < $2")
             .bind(self.clock.now().0)
@@ -316,7 +317,7 @@ impl Store {
     }
 }
 
-/// The condition under which a session is to be refreshed.
+/// Appends the condition for sessions that are due for a refresh.
 fn push_due(query: &mut QueryBuilder<Sqlite>, whose: Whose<'_>, idle_since: i64, now: i64) {
     query.push("refresh_at <= ").push_bind(now).push(" AND refresh_lease < ").push_bind(now);
     query.push(" AND last_used >= ").push_bind(idle_since).push(" AND expires > ").push_bind(now);

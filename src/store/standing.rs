@@ -1,13 +1,13 @@
-//! What one person holds: themselves, by their groups, by their roles.
+//! The grants of one user: direct ones, those of the user's groups, and those of the user's roles.
 //!
-//! Read from the store in a few statements; what a policy file adds comes in when it is compiled.
+//! They are read from the store in a few statements. The grants of a policy file are added when they are compiled.
 
 use super::{Result, Role, Store, rows};
 use crate::authz::{
     DEFAULT_WORKSPACE, Grant, GrantSet, Home, Member, PolicyFile, Source, Subject, UserId, Whom, texts_of_groups,
 };
 
-/// Everything the store grants to one person.
+/// All grants of one user in the store.
 #[derive(Clone, Debug)]
 pub struct Standing {
     own: Vec<Grant>,
@@ -16,10 +16,10 @@ pub struct Standing {
 }
 
 impl Store {
-    /// What somebody in these groups holds.
+    /// Returns the grants of a user who is in these groups.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn standing_of(&self, user: UserId, groups: &[String]) -> Result<Standing> {
         let own = self.grants_of(&Subject::User(user)).await?;
         let texts: Vec<String> = texts_of_groups(groups.iter().map(String::as_str)).into_iter().collect();
@@ -30,7 +30,7 @@ impl Store {
         Ok(Standing { own, of_groups, roles: self.roles_of(user).await? })
     }
 
-    /// The grants to these groups, at most [`AT_ONCE`] of them, letter for letter.
+    /// Returns the grants of these groups, at most [`AT_ONCE`] of them, compared byte for byte.
     async fn grants_of_groups(&self, groups: &[String]) -> Result<Vec<Grant>> {
         let mut grants = sqlx::query(
             "SELECT subject_kind, subject, kind, form, selector, permission FROM grants
@@ -38,7 +38,7 @@ impl Store {
                    $15, $16, $17, $18, $19, $20, $21, $22, $23, $24)
              ORDER BY subject, kind, form, selector",
         );
-        // One text for any number of groups: the last stands in for those that are not there.
+        // The statement has the same text for any number of groups: the last group fills the unused parameters.
         for place in 0..AT_ONCE {
             grants = grants.bind(groups.get(place).or(groups.last()));
         }
@@ -46,18 +46,18 @@ impl Store {
     }
 }
 
-/// How many groups one statement asks for.
+/// Number of groups per statement.
 const AT_ONCE: usize = 24;
 
 impl Standing {
-    /// The same person as a policy knows them.
+    /// Returns the user as the subject of a policy's rules.
     #[must_use]
     pub fn member<'m>(&'m self, name: &'m str, home: Home<'m>, groups: &'m [String]) -> Member<'m> {
         let roles = self.roles.iter().filter(|role| role.workspace == DEFAULT_WORKSPACE);
         Member { name, home, groups, roles: roles.map(|role| role.name.as_str()).collect() }
     }
 
-    /// The compiled grants: the store's and the policy's.
+    /// Returns the compiled grants of the store and the policy.
     #[must_use]
     pub fn grants(&self, policy: &PolicyFile, member: &Member<'_>) -> GrantSet {
         let mut set: GrantSet = self.own.iter().cloned().collect();
@@ -69,7 +69,7 @@ impl Standing {
         set
     }
 
-    /// The same one by one, with where each is written and whom it names.
+    /// Returns the grants of the store and the policy as a list, each with its source and subject.
     #[must_use]
     pub fn sentences(&self, policy: &PolicyFile, member: &Member<'_>) -> Vec<Grant<(Source, Whom)>> {
         let stored = |grant: &Grant, whom: Whom| Grant {
@@ -83,7 +83,7 @@ impl Standing {
             let Subject::Group(group) = &grant.subject else { return stored(grant, Whom::Everybody) };
             stored(grant, Whom::Group(group.clone()))
         });
-        // Outside the default workspace a role gives the workspace and nothing in it.
+        // Outside the default workspace, a role grants the workspace but nothing in it.
         let roles = self.roles.iter().filter(|role| role.workspace == DEFAULT_WORKSPACE);
         let of_roles = roles.flat_map(|role| {
             let whom = Whom::Role(format!("{}/{}", role.workspace, role.name));

@@ -1,6 +1,6 @@
-//! Access tokens: everything but the secret, of which only a hash is kept.
+//! Access tokens. Only a hash of the secret is stored.
 //!
-//! A token that was revoked or has expired stays, so that its owner and the audit can see it; it cannot be used again.
+//! A token that was revoked or has expired is kept for its owner and the audit log. It cannot be used again.
 
 use super::change::Change;
 use super::{Actor, Error, Result, Store, User, rows};
@@ -8,7 +8,7 @@ use crate::authz::{Limits, TokenId, UserId};
 use crate::clock::Timestamp;
 use crate::crypto::TokenHash;
 
-/// An access token as the store knows it: everything but the secret.
+/// An access token as stored, without its secret.
 #[derive(Clone, Debug)]
 pub struct Token {
     pub id: TokenId,
@@ -21,7 +21,7 @@ pub struct Token {
     pub revoked: Option<Timestamp>,
 }
 
-/// What is needed to remember a new token.
+/// Values of a new token.
 #[derive(Debug)]
 pub struct NewToken<'a> {
     pub user: UserId,
@@ -32,10 +32,11 @@ pub struct NewToken<'a> {
 }
 
 impl Store {
-    /// Remembers a new token.
+    /// Stores a new token.
     ///
     /// # Errors
-    /// [`Error::Exists`] when the user has a live token of that name; [`Error::NotFound`] when there is no such user.
+    /// [`Error::Exists`] when the user has a valid token of that name; [`Error::NotFound`] when there is no such
+    /// user.
     pub async fn create_token(&self, actor: &Actor, token: NewToken<'_>) -> Result<Token> {
         let mut change = self.change().await?;
         let owner = change.user(token.user).await?;
@@ -60,10 +61,11 @@ impl Store {
         Ok(created)
     }
 
-    /// The token and its owner; also expired and revoked ones, so the caller can say why.
+    /// Returns the token and its owner. Expired and revoked tokens are included, so that the caller can report the
+    /// reason.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn token_by_hash(&self, hash: &TokenHash) -> Result<Option<(Token, User)>> {
         let token = sqlx::query(
             "SELECT t.id, t.user_id, t.name, t.scopes, t.created, t.expires, t.last_used, t.revoked,
@@ -76,10 +78,10 @@ impl Store {
         token.fetch_optional(&self.readers).await?.as_ref().map(rows::token_and_owner).transpose()
     }
 
-    /// All tokens of a user, newest first, revoked and expired ones included.
+    /// Returns all tokens of a user, newest first, including revoked and expired ones.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn tokens_of(&self, user: UserId) -> Result<Vec<Token>> {
         let tokens = sqlx::query(
             "SELECT id, user_id, name, scopes, created, expires, last_used, revoked
@@ -88,10 +90,10 @@ impl Store {
         tokens.bind(user.0).fetch_all(&self.readers).await?.iter().map(rows::token).collect()
     }
 
-    /// The token of this number.
+    /// Returns the token with this ID.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn token(&self, id: TokenId) -> Result<Option<Token>> {
         let token = sqlx::query(
             "SELECT id, user_id, name, scopes, created, expires, last_used, revoked FROM tokens WHERE id = $1",
@@ -99,7 +101,7 @@ impl Store {
         token.bind(id.0).fetch_optional(&self.readers).await?.as_ref().map(rows::token).transpose()
     }
 
-    /// Ends a token at once. One that is revoked already stays as it is.
+    /// Revokes a token. Has no effect on a token that is already revoked.
     ///
     /// # Errors
     /// [`Error::NotFound`].
@@ -117,10 +119,11 @@ impl Store {
         change.commit(actor, "token.revoke", target(id), format!("`{}`", token.name)).await
     }
 
-    /// A new secret and expiry for the same token; the old secret stops at once.
+    /// Replaces secret and expiry of a token. The old secret stops working at once.
     ///
     /// # Errors
-    /// [`Error::NotFound`] when revoked; [`Error::Exists`] when it had expired and its name was taken since.
+    /// [`Error::NotFound`] when the token does not exist or is revoked; [`Error::Exists`] when it had expired and its
+    /// name was taken since.
     pub async fn rotate_token(&self, actor: &Actor, id: TokenId, hash: TokenHash, expires: Timestamp) -> Result<Token> {
         let mut change = self.change().await?;
         let token = change.token(id).await?;
@@ -142,14 +145,14 @@ impl Store {
         Ok(rotated)
     }
 
-    /// Notes the last use; does not raise the revision, is not audited.
+    /// Records the last use of tokens. Does not raise the revision and is not audited.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn touch_tokens(&self, used: &[(TokenId, Timestamp)]) -> Result<()> {
         let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
         for (token, at) in used {
-            // Another process may have seen it later.
+            // Another process can have recorded a later use.
             sqlx::query("UPDATE tokens SET last_used = $1 WHERE id = $2 AND (last_used IS NULL OR last_used < $3)")
                 .bind(at.0)
                 .bind(token.0)
@@ -170,7 +173,7 @@ impl Change {
         rows::token(&token.ok_or_else(|| not_found(id))?)
     }
 
-    /// Revokes every token of a user that still works; returns their number.
+    /// Revokes every valid token of a user, and returns their number.
     pub(super) async fn revoke_all_tokens(&mut self, user: UserId) -> Result<u64> {
         let at = self.at.0;
         let revoked =
@@ -178,7 +181,7 @@ impl Change {
         Ok(revoked.bind(at).bind(user.0).execute(self.on()).await?.rows_affected())
     }
 
-    /// Refuses a name that another live token of the user has.
+    /// Refuses a name that another valid token of the user has.
     async fn free_token_name(&mut self, user: UserId, name: &str, except: Option<TokenId>) -> Result<()> {
         let at = self.at.0;
         let taken: i64 = sqlx::query_scalar(

@@ -1,7 +1,6 @@
-//! Accounts.
+//! User accounts.
 //!
-//! A name is unique letter for letter. There is always an administrator once there was one: nothing here removes the
-//! last.
+//! Names are unique. No method removes the last administrator.
 
 use super::change::Change;
 use super::{Actor, Error, Person, Result, Store, rows};
@@ -10,28 +9,28 @@ use crate::clock::Timestamp;
 use crate::crypto::PasswordHash;
 use crate::text::Looks;
 
-/// Somebody with an account.
+/// A user account.
 #[derive(Clone, Debug)]
 pub struct User {
     pub id: UserId,
     pub name: String,
-    /// Whether we say that they are an administrator; see [`User::is_admin`].
+    /// True if the account itself is marked as administrator; see [`User::is_admin`].
     pub admin: bool,
-    /// `None`: this account has no password and signs in another way.
+    /// `None` for an account without a password, which signs in another way.
     pub password: Option<PasswordHash>,
     pub created: Timestamp,
-    /// `None`: an account of ours alone.
+    /// Claims of the identity provider; `None` for a local account.
     pub person: Option<Person>,
 }
 
 impl User {
-    /// Whether they are an administrator: because we say so, or by one of their groups.
+    /// Returns true if the user is an administrator, by the account or by one of the groups.
     #[must_use]
     pub fn is_admin(&self) -> bool {
         self.admin || self.person.as_ref().is_some_and(|person| person.admin)
     }
 
-    /// Issuer and subject, if an identity provider knows the account.
+    /// Returns issuer and subject if the account belongs to an identity provider.
     #[must_use]
     pub fn identity(&self) -> Option<(&str, &str)> {
         self.person.as_ref().map(|person| (person.issuer.as_str(), person.subject.as_str()))
@@ -52,7 +51,7 @@ impl User {
     }
 }
 
-/// What happens to a user's access tokens.
+/// Treatment of a user's access tokens when the password changes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum AccessTokens {
     Keep,
@@ -60,11 +59,12 @@ pub enum AccessTokens {
 }
 
 impl Store {
-    /// Makes an account. Names that differ only in case are one name: policies and people compare them so.
+    /// Creates an account. Names that differ only in case count as one name, because policies compare them
+    /// case-insensitively.
     ///
     /// # Errors
-    /// [`Error::Exists`] when the name is taken, [`Error::Reserved`] when it is kept for another,
-    /// [`Error::LooksLike`] when another account's looks like it.
+    /// [`Error::Exists`] when the name is taken, [`Error::Reserved`] when it is reserved for another identity,
+    /// [`Error::LooksLike`] when it can be mistaken for another account's name.
     pub async fn create_user(
         &self,
         actor: &Actor,
@@ -97,10 +97,10 @@ impl Store {
         Ok(user)
     }
 
-    /// The account of this name, letter for letter.
+    /// Returns the account with exactly this name.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn user_by_name(&self, name: &str) -> Result<Option<User>> {
         let user = sqlx::query(
             "SELECT id, name, password, admin, created, issuer, subject, groups, group_admin, allowed, seen, suspended
@@ -110,10 +110,10 @@ impl Store {
         user.fetch_optional(&self.readers).await?.as_ref().map(rows::user).transpose()
     }
 
-    /// The account of this number.
+    /// Returns the account with this ID.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn user(&self, id: UserId) -> Result<Option<User>> {
         let user = sqlx::query(
             "SELECT id, name, password, admin, created, issuer, subject, groups, group_admin, allowed, seen, suspended
@@ -123,10 +123,10 @@ impl Store {
         user.fetch_optional(&self.readers).await?.as_ref().map(rows::user).transpose()
     }
 
-    /// All users, by name.
+    /// Returns all users, ordered by name.
     ///
     /// # Errors
-    /// As every method.
+    /// Only those that [`Store`] lists for every method.
     pub async fn users(&self) -> Result<Vec<User>> {
         let users = sqlx::query(
             "SELECT id, name, password, admin, created, issuer, subject, groups, group_admin, allowed, seen, suspended
@@ -135,8 +135,8 @@ impl Store {
         users.fetch_all(&self.readers).await?.iter().map(rows::user).collect()
     }
 
-    /// Replaces the password. Sessions that began with the old one end, and access tokens are kept or revoked, in the same
-    /// transaction. Returns the number of tokens that were revoked.
+    /// Replaces the password. In the same transaction, sessions that began with the old one end, and access tokens
+    /// are kept or revoked. Returns the number of revoked tokens.
     ///
     /// # Errors
     /// [`Error::NotFound`].
@@ -169,10 +169,10 @@ impl Store {
         Ok(revoked)
     }
 
-    /// Makes or unmakes an administrator.
+    /// Grants or removes administrator rights.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::LastAdmin`] instead of unmaking the last administrator.
+    /// [`Error::NotFound`]; [`Error::LastAdmin`] instead of removing the last administrator.
     pub async fn set_admin(&self, actor: &Actor, user: UserId, admin: bool) -> Result<()> {
         let mut change = self.change().await?;
         let user = change.user(user).await?;
@@ -187,7 +187,7 @@ impl Store {
         change.commit(actor, "user.admin", target(&user.name), role(admin).to_owned()).await
     }
 
-    /// Also drops tokens, grants and roles. The name stays reserved.
+    /// Deletes a user with their tokens, grants and roles. The name stays reserved.
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::LastAdmin`] instead of deleting the last administrator.
@@ -208,7 +208,7 @@ impl Store {
 }
 
 impl Change {
-    /// The user as this change sees them.
+    /// Returns the user within this change.
     pub(super) async fn user(&mut self, id: UserId) -> Result<User> {
         let user = sqlx::query(
             "SELECT id, name, password, admin, created, issuer, subject, groups, group_admin, allowed, seen, suspended
@@ -219,15 +219,15 @@ impl Change {
         rows::user(&user.ok_or_else(|| Error::NotFound(format!("user {id}")))?)
     }
 
-    /// What somebody is called whose name differs from this one in case at most. Compared here, because databases know the
-    /// cases of different alphabets.
+    /// Returns the name of an account that differs from this one at most in case. The comparison is done here,
+    /// because databases fold case differently for non-ASCII letters.
     pub(super) async fn called_alike(&mut self, name: &str) -> Result<Option<String>> {
         let folded = name.to_lowercase();
         let names: Vec<String> = sqlx::query_scalar("SELECT name FROM users").fetch_all(self.on()).await?;
         Ok(names.into_iter().filter(|taken| taken.to_lowercase() == folded).max_by_key(|taken| taken == name))
     }
 
-    /// Returns the name of an account that a new name can be taken for, among those that `counts` selects.
+    /// Returns the name of an account that `name` can be mistaken for, among those that `counts` selects.
     pub(super) async fn look_alike(
         &mut self,
         name: &str,
@@ -238,7 +238,7 @@ impl Change {
         Ok(names.into_iter().find(|other| counts(other) && Looks::of(other).are_like(&looks)))
     }
 
-    /// The number of the user of this name.
+    /// Returns the ID of the user with this name.
     pub(super) async fn user_named(&mut self, name: &str) -> Result<Option<UserId>> {
         let id: Option<i64> =
             sqlx::query_scalar("SELECT id FROM users WHERE name = $1").bind(name).fetch_optional(self.on()).await?;

@@ -4,8 +4,8 @@
 //! ([`super::Upstream::reachable`]), or after a connection could not be made for it, when a copy of it is sent as the first one
 //! would have been. What its caller may do can change meanwhile, so it is asked for again after the wait ([`Caller`]).
 //!
-//! The waiting requests share one probe. The one that has the turn probes; when that request is answered or its client leaves,
-//! the next one takes over, so there is no task that polls while no request waits.
+//! The waiting requests share one probe. The request that holds the turn sends the probe; when that request is
+//! released or its client disconnects, the next one takes over. No task polls while no request waits.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -63,34 +63,34 @@ pub async fn impatiently<T>(work: impl Future<Output = T>) -> T {
     IMPATIENT.scope((), work).await
 }
 
-/// Numbers about requests that are held.
+/// Metrics of held requests.
 #[derive(Clone, Debug)]
 pub struct Holds {
-    /// Requests that wait now.
+    /// Number of requests that wait now.
     pub waiting: IntGauge,
     /// Requests that waited, by outcome: `released`, `expired`, `abandoned`, `draining`, or did not: `no_room`, `no_share`.
     pub ended: IntCounterVec,
 }
 
-/// Whether MLflow can be reached, as far as is known, and the requests that wait for it.
+/// The last known reachability of MLflow, and the requests that wait for it.
 pub(super) struct Gate {
-    /// MLflow could not be reached, and has answered nothing since.
+    /// True after a failed connection, until MLflow answers again.
     shut: AtomicBool,
-    /// The proxy stops.
+    /// True while the proxy shuts down.
     draining: AtomicBool,
     since: Mutex<Option<Stopwatch>>,
     changed: Notify,
     turn: tokio::sync::Mutex<Turn>,
     probe: Box<dyn Fn() -> Boxed<bool> + Send + Sync>,
-    /// `None`: every request fails at once.
+    /// `None` if holding is off: every request fails at once.
     room: Option<Room>,
 }
 
-/// The limits of what is held.
+/// Limits of held requests.
 struct Room {
     limit: Duration,
     requests: Semaphore,
-    /// In units of [`UNIT`] bytes.
+    /// Memory in units of [`UNIT`] bytes.
     units: Semaphore,
     /// What each user has of both.
     shares: Mutex<HashMap<UserId, Share>>,
@@ -120,12 +120,13 @@ const BYTES_OF: usize = 4;
 const LEAST_PLACES: usize = 8;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// A server that accepts a connection and does not answer within this time is slow, not away.
+/// A server that accepts a connection but does not answer within this time counts as slow, not as unreachable.
 const PROBE_PATIENCE: Duration = Duration::from_millis(1500);
-/// Half of the time that MLflow has been away, within these bounds: with seven attempts, MLflow's Python clients then last
-/// about four minutes, as they do with their own back-off against an MLflow that refuses connections.
+/// Bounds of `Retry-After`, which is half of the time since MLflow became unreachable. With seven attempts, MLflow's
+/// Python clients then retry for about four minutes, as with their own back-off against an MLflow that refuses
+/// connections.
 const RETRY_AFTER_SECONDS: std::ops::RangeInclusive<u64> = 1..=30;
-/// For a request that was not held for lack of room.
+/// Minimum `Retry-After` for a request that was not held for lack of room.
 const CROWDED_SECONDS: u64 = 5;
 
 impl fmt::Debug for Gate {
@@ -135,7 +136,7 @@ impl fmt::Debug for Gate {
 }
 
 impl Gate {
-    /// `connector` and `health`: how to ask MLflow for its health, on a connection of its own.
+    /// Creates a gate. `connector` and `health` define the probe, which uses a connection of its own.
     pub(super) fn new<C>(
         config: &config::Upstream,
         holds: Option<Holds>,
@@ -175,12 +176,12 @@ impl Gate {
         self.shut.load(Ordering::Relaxed)
     }
 
-    /// Whether requests may wait at all.
+    /// Returns true if requests may wait at all.
     pub(super) const fn holds(&self) -> bool {
         self.room.is_some()
     }
 
-    /// Notes that a connection could not be made.
+    /// Records that a connection could not be made.
     pub(super) fn shut(&self) {
         if !self.shut.swap(true, Ordering::SeqCst) {
             *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Stopwatch::start());
@@ -188,7 +189,7 @@ impl Gate {
         }
     }
 
-    /// Notes that MLflow answered, and lets everything pass that waits.
+    /// Records that MLflow answered, and releases all waiting requests.
     pub(super) fn open(&self) {
         if self.shut.swap(false, Ordering::SeqCst) {
             let since = self.since.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -198,20 +199,20 @@ impl Gate {
         }
     }
 
-    /// Ends all waiting: the proxy stops.
+    /// Ends all waiting, for shutdown.
     pub(super) fn drain(&self) {
         self.draining.store(true, Ordering::SeqCst);
         self.changed.notify_waiters();
     }
 
-    /// The time after which a client that was not served should come again.
+    /// Returns the seconds after which a client that was not served should retry.
     pub(super) fn retry_after(&self) -> u64 {
         let since = *self.since.lock().unwrap_or_else(PoisonError::into_inner);
         let away = since.map_or(0, |since| since.elapsed().as_secs());
         (away / 2).clamp(*RETRY_AFTER_SECONDS.start(), *RETRY_AFTER_SECONDS.end())
     }
 
-    /// Returns for how long MLflow has been away.
+    /// Returns the time since MLflow became unreachable.
     pub(super) fn away(&self) -> Duration {
         self.since.lock().unwrap_or_else(PoisonError::into_inner).map_or(Duration::ZERO, Stopwatch::elapsed)
     }
@@ -236,7 +237,7 @@ impl Gate {
         Ok(Hold { gate: self, room, watch, outcome: "abandoned", _places: (request, units), _share: share })
     }
 
-    /// Waits until MLflow answers a probe (`true`) or the proxy stops.
+    /// Waits until MLflow answers a probe (`true`) or the proxy shuts down (`false`).
     async fn opened(&self) -> bool {
         loop {
             let changed = self.changed.notified();
@@ -253,7 +254,7 @@ impl Gate {
         }
     }
 
-    /// Probes once, after everyone who was there before and not before the pause is over.
+    /// Waits for the turn and for the pause since the last probe, then probes once.
     async fn take_turn(&self) {
         let mut turn = self.turn.lock().await;
         let rest = turn.last.map_or(Duration::ZERO, |last| turn.pause.saturating_sub(last.elapsed()));
@@ -261,7 +262,7 @@ impl Gate {
         if !self.shut.load(Ordering::SeqCst) {
             return;
         }
-        // Before the probe, so that a client that leaves during it does not make the next one hurry.
+        // Set before the probe, so that the pause also applies if the client disconnects during the probe.
         turn.last = Some(Stopwatch::start());
         turn.pause = (turn.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
         if (self.probe)().await {
@@ -271,7 +272,7 @@ impl Gate {
     }
 }
 
-/// A request that waits, and its share of the room.
+/// A waiting request, with its share of the limits.
 #[derive(Debug)]
 pub(super) struct Hold<'g> {
     gate: &'g Gate,
@@ -369,7 +370,7 @@ where
         if !ended {
             ended = connection.as_mut().poll(cx).is_ready();
         }
-        // A server that closes after its answer has both ready.
+        // When a server closes after its answer, both futures are ready.
         answer.as_mut().poll(cx).map(|answer| answer.is_ok())
     });
     tokio::time::timeout(PROBE_PATIENCE, answered).await.unwrap_or(true)

@@ -1,8 +1,9 @@
-//! Requests -> MLflow, over a pool of kept-alive connections.
+//! Sends requests to MLflow over a pool of kept-alive connections.
 //!
-//! [`Upstream::forward`] takes a [`Permit`] by value: no permit, no code path; one permit, one request. The resolver's
-//! fixed look-ups are the only other way in. Requests wait for an MLflow that restarts: `hold`. A request that may have reached
-//! MLflow is sent once more only if it is a GET or HEAD whose connection broke at once.
+//! [`Upstream::forward`] takes a [`Permit`] by value, so each permit allows one request. The only requests without a
+//! permit are the resolver's fixed look-ups and further pages of an allowed list. Requests wait for an MLflow that
+//! restarts: see `hold`. A request that may have reached MLflow is repeated once only if it is a GET or HEAD whose
+//! connection broke at once.
 
 mod hold;
 mod version;
@@ -33,13 +34,13 @@ use crate::clock::Stopwatch;
 use crate::config;
 use crate::http::{Body, BodyError, ReadError, cause, read_bounded};
 
-/// Why MLflow gave no answer.
+/// A request to MLflow that got no usable answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No byte of the request was sent.
     #[error("MLflow cannot be reached: {0}")]
     Connect(#[from] Unsent),
-    /// No byte of a further request was sent; what came before it was carried out.
+    /// No byte of a further request was sent, but MLflow carried out the preceding one.
     #[error("MLflow cannot be reached any more: {0}")]
     HalfWay(#[source] Unsent),
     #[error("MLflow sent no response head within {0:?}")]
@@ -54,13 +55,13 @@ pub enum Error {
     NotUnderstood,
     #[error("the request cannot be written as HTTP")]
     Unwritable,
-    /// The request's streamed body fell behind its least pace, so its connection was closed.
+    /// The streamed body arrived below the minimum rate, so the connection was closed.
     #[error("the client sends the body too slowly")]
     SlowBody,
 }
 
 impl Error {
-    /// A bounded word for logs and metrics.
+    /// Returns the error class for logs and metrics, from a fixed set.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -75,7 +76,7 @@ impl Error {
         }
     }
 
-    /// The error of a request that followed another one, which MLflow carried out: repeating both is not safe.
+    /// Marks the error of a request that followed a completed one, so that repeating both is not safe.
     #[must_use]
     pub fn half_way(self) -> Self {
         match self {
@@ -85,16 +86,16 @@ impl Error {
     }
 }
 
-/// A request of which no byte was sent, so that its client may send it again whatever it is.
+/// A request of which no byte was sent, so that the client can safely repeat it, whatever its method.
 #[derive(Debug, thiserror::Error)]
 #[error("{why}")]
 pub struct Unsent {
     why: Why,
-    /// When the client should send it again.
+    /// Seconds after which the client should retry.
     pub retry_after_seconds: u64,
 }
 
-/// Why a request was not sent.
+/// The reason that a request was not sent.
 #[derive(Debug, thiserror::Error)]
 enum Why {
     #[error("{}", cause(.0))]
@@ -105,16 +106,16 @@ enum Why {
     Changed,
 }
 
-/// What becomes of a request while MLflow cannot be reached.
+/// Treatment of a request while MLflow cannot be reached.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Patience {
-    /// It waits, within the limits of the configuration.
+    /// The request waits, within the configured limits.
     Waits,
-    /// It fails at once.
+    /// The request fails at once.
     None,
 }
 
-/// What is about to be sent: canonical, and exactly what was authorised.
+/// A request to MLflow: canonical, and exactly as authorised.
 #[derive(Debug)]
 pub struct Outgoing {
     pub method: Method,
@@ -124,14 +125,14 @@ pub struct Outgoing {
     pub body: Body,
 }
 
-/// The MLflow behind us.
+/// Client for the configured MLflow.
 #[derive(Clone, Debug)]
 pub struct Upstream {
     client: Pool,
     scheme: Scheme,
     authority: Authority,
     host: HeaderValue,
-    /// In front of every path.
+    /// Path prefix of the MLflow server.
     prefix: String,
     seen: Arc<version::Seen>,
     response_timeout: Duration,
@@ -141,15 +142,17 @@ pub struct Upstream {
     large: Arc<Semaphore>,
 }
 
-/// The pooled client. Plain HTTP, the usual way next door, does not pay for a connector that could do TLS.
+/// The pooled client. The plain HTTP variant avoids the overhead of a connector with TLS support.
 #[derive(Clone, Debug)]
 enum Pool {
     Plain(Clients<HttpConnector>),
     Tls(Clients<HttpsConnector<HttpConnector>>),
 }
 
-/// A server may answer a streamed request before it has read the body, and then reset the connection. Sent bytes do not tell
-/// whether they were read, so a connection on which a body was streamed is never used for another request.
+/// Clients for requests with and without a streamed body.
+///
+/// A server may answer a streamed request before it has read the body, and then reset the connection. Whether sent
+/// bytes were read is unknown, so a connection on which a body was streamed is never used for another request.
 #[derive(Clone, Debug)]
 struct Clients<C> {
     pooled: Client<C, Body>,
@@ -188,7 +191,7 @@ impl Pool {
     }
 }
 
-/// No connection buffers more than this, so a slow client costs a bounded amount of memory.
+/// Maximum buffer per connection, which bounds the memory that a slow client can occupy.
 const BUFFER_BYTES: usize = 64 * 1024;
 /// A look-up's answer; a run with very many metrics is the largest. Also what all large answers take at one time.
 const LOOKUP_BYTES: usize = 64 * 1024 * 1024;
@@ -198,7 +201,8 @@ const SMALL_LOOKUP_BYTES: usize = 256 * 1024;
 const UNIT_BYTES: usize = 64 * 1024;
 
 impl Upstream {
-    /// A client for the configured MLflow; connects on first use. Its requests fail at once when MLflow cannot be reached.
+    /// Creates a client for the configured MLflow, which connects on first use. Its requests fail at once when MLflow
+    /// cannot be reached.
     ///
     /// # Errors
     /// The system's trust roots cannot be read, or the URL has no host.
@@ -206,15 +210,15 @@ impl Upstream {
         Self::build(config, None)
     }
 
-    /// A client whose requests wait for an MLflow that cannot be reached, as the configuration says.
+    /// Creates a client whose requests wait for an unreachable MLflow, within the configured limits.
     ///
     /// # Errors
-    /// As [`Upstream::new`].
+    /// The system's trust roots cannot be read, or the URL has no host.
     pub fn holding(config: &config::Upstream, holds: Holds) -> std::io::Result<Self> {
         Self::build(config, Some(holds))
     }
 
-    /// The same client, pool and all, for requests that must not wait.
+    /// Returns a client that shares the pool and whose requests do not wait.
     #[must_use]
     pub fn at_once(&self) -> Self {
         Self { patience: Patience::None, ..self.clone() }
@@ -233,8 +237,8 @@ impl Upstream {
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(config.connect_timeout));
         let mut builder = Client::builder(TokioExecutor::new());
-        // A pooled connection that is found closed before a request was begun on it is replaced by another one. hyper gives
-        // the request back only in that case, and the client repeats no other.
+        // If a pooled connection is found closed before the request was started on it, another one is used. hyper
+        // returns the request only in that case, and the client repeats no other.
         builder
             .retry_canceled_requests(true)
             .pool_timer(TokioTimer::new())
@@ -258,13 +262,13 @@ impl Upstream {
         Ok(Self { client, scheme, authority, host, prefix, seen, response_timeout, gate, patience, large })
     }
 
-    /// What MLflow is called in `Host` and in its redirects.
+    /// Returns the authority that MLflow expects in `Host` and uses in its redirects.
     #[must_use]
     pub fn authority(&self) -> &Authority {
         &self.authority
     }
 
-    /// The same as a header value.
+    /// Returns the authority as a header value.
     #[must_use]
     pub fn host(&self) -> &HeaderValue {
         &self.host
@@ -298,21 +302,21 @@ impl Upstream {
         Err(Unsent { why: Why::Away(self.gate.away()), retry_after_seconds }.into())
     }
 
-    /// Ends all waiting for MLflow, and lets no request wait any more: the proxy stops.
+    /// Ends all waiting for MLflow and lets no further request wait, for shutdown.
     pub fn stop_holding(&self) {
         self.gate.drain();
     }
 
-    /// Sends one allowed request. The answer's body streams.
+    /// Sends one allowed request. The body of the answer is streamed.
     ///
     /// # Errors
-    /// MLflow cannot be reached (in time, or at once), sends no head in time, or breaks off.
+    /// MLflow cannot be reached, sends no response head in time, or closes the connection early.
     pub async fn forward(&self, permit: Permit, outgoing: Outgoing) -> Result<Response<Incoming>, Error> {
         let Permit { .. } = permit;
         self.send(outgoing, self.patience).await
     }
 
-    /// Sends one allowed request that must not wait for MLflow.
+    /// Sends one allowed request that does not wait for an unreachable MLflow.
     ///
     /// # Errors
     /// As [`Upstream::forward`].
@@ -321,7 +325,7 @@ impl Upstream {
         self.send(outgoing, Patience::None).await
     }
 
-    /// Asks for a further page of a list whose first page was allowed by [`Upstream::forward`]'s permit.
+    /// Requests a further page of a list whose first page was allowed by [`Upstream::forward`]'s permit.
     ///
     /// # Errors
     /// As [`Upstream::forward`].
@@ -329,17 +333,17 @@ impl Upstream {
         self.send(outgoing, self.patience).await
     }
 
-    /// Asks MLflow one of the resolver's fixed questions; `None` when it says there is no such thing.
+    /// Sends one of the resolver's fixed look-ups; `None` when MLflow answers 404 or 400.
     ///
     /// `target` is a path and a canonical query.
     ///
     /// # Errors
-    /// As [`Upstream::forward`], and any answer but 200, 404 and 400.
+    /// As [`Upstream::forward`], and any status other than 200, 404 and 400.
     pub(crate) async fn lookup(&self, target: String) -> Result<Option<Bytes>, Error> {
         self.question(Method::GET, target, HeaderMap::with_capacity(2), Body::Empty).await
     }
 
-    /// The same question with a JSON body, for what is asked about in batches. It only reads.
+    /// Sends a batch look-up with a JSON body. The request only reads.
     ///
     /// # Errors
     /// As [`Upstream::lookup`].
@@ -365,7 +369,7 @@ impl Upstream {
         let bytes = read.map_err(|_| Error::TimedOut(self.response_timeout))??;
         match status {
             StatusCode::OK => Ok(Some(bytes)),
-            // 400: an id that this server's store finds malformed exists no more than one that is unknown.
+            // 400: an ID that MLflow's store finds malformed is treated like an unknown one.
             StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST => Ok(None),
             other => Err(Error::Unexpected(other)),
         }
@@ -423,10 +427,10 @@ impl Upstream {
         self.seen.get()
     }
 
-    /// Asks MLflow for its version and remembers the answer.
+    /// Reads MLflow's version and remembers it.
     ///
     /// # Errors
-    /// As [`Upstream::lookup`]; also when what answers is no MLflow.
+    /// As [`Upstream::lookup`]; also when the answer is not a version of MLflow.
     pub async fn learn_version(&self) -> Result<Version, Error> {
         let answer = self.at_once().lookup("/version".to_owned()).await?.unwrap_or_default();
         let version = std::str::from_utf8(&answer).ok().and_then(|text| text.parse().ok());
@@ -434,10 +438,10 @@ impl Upstream {
         version.ok_or(Error::NotUnderstood)
     }
 
-    /// Whether MLflow is healthy; what `/readyz` asks. Waits at most 1.5 seconds.
+    /// Checks for `/readyz` that MLflow is healthy. Waits at most 1.5 seconds.
     ///
     /// # Errors
-    /// It cannot be reached or does not say so.
+    /// MLflow cannot be reached, or its health check fails.
     pub async fn check(&self) -> Result<(), Error> {
         let limit = Duration::from_millis(1500);
         match tokio::time::timeout(limit, self.at_once().lookup(HEALTH.to_owned())).await {
@@ -503,7 +507,7 @@ impl Upstream {
         let mut exchange = pin!(self.exchange(request, spare));
         let answer = loop {
             match tokio::time::timeout(self.response_timeout, exchange.as_mut()).await {
-                // An upload takes as long as it takes; its sender keeps the pace that the configuration asks for.
+                // An upload has no total time limit; the minimum rate of the configuration applies to its sender.
                 Err(_) if pieces.have_passed() => {}
                 answer => break answer,
             }
@@ -528,7 +532,7 @@ impl Upstream {
         }
     }
 
-    /// Builds the request that is sent, with MLflow's address and prefix.
+    /// Builds the outgoing request with MLflow's address and prefix.
     fn request(&self, outgoing: Outgoing) -> Result<Request<Body>, Error> {
         let target =
             if self.prefix.is_empty() { outgoing.target } else { format!("{}{}", self.prefix, outgoing.target) };
@@ -598,28 +602,28 @@ fn copy(request: &mut Request<Body>) -> Request<Body> {
     again
 }
 
-/// A pooled connection that MLflow has closed breaks within this time. One that breaks later had a worker that ended while it
-/// answered; the same work is not given to a second one.
+/// A pooled connection that MLflow has closed breaks within this time. If it breaks later, a worker died while it
+/// processed the request, and the same work is not given to a second one.
 const BREAKS_AT_ONCE: Duration = Duration::from_secs(1);
 
-/// Whether no byte of a request was written: there was no connection, or it ended while the request was still in hyper's
-/// queue. hyper calls an HTTP/1 request canceled only in that case, and returns it unread. A request that was begun fails in
-/// other ways, even if none of its bytes has left this machine.
+/// Returns true if no byte of a request was written: there was no connection, or it closed while the request was
+/// still in hyper's queue. hyper reports an HTTP/1 request as canceled only in that case, and returns it unread. A
+/// request that was started fails in other ways, even if none of its bytes has left this machine.
 fn is_unsent(error: &legacy::Error) -> bool {
     let canceled = || std::error::Error::source(error)?.downcast_ref::<hyper::Error>().map(hyper::Error::is_canceled);
     error.is_connect() || canceled().unwrap_or_default()
 }
 
-/// Returns whether the request was given up because its body arrived too slowly.
+/// Returns true if the request was aborted because its body arrived too slowly.
 fn is_slow_body(error: &legacy::Error) -> bool {
     let causes = std::iter::successors(std::error::Error::source(error), |error| error.source());
     causes.into_iter().any(|cause| matches!(cause.downcast_ref(), Some(BodyError::TooSlow)))
 }
 
-/// What tells whether MLflow is up.
+/// Path of MLflow's health check.
 const HEALTH: &str = "/health";
 
-/// The pieces of a streamed request that were sent, and how many had been when this was asked last.
+/// Count of the sent pieces of a streamed body, and its value at the last check.
 struct Pieces(Option<Arc<AtomicU64>>, u64);
 
 impl Pieces {

@@ -1,12 +1,12 @@
-//! Which MLflow is behind us: read from its `/version`, at start and every minute.
+//! The version of MLflow, read from its `/version` at start and every minute.
 //!
-//! Unknown means the behaviour that every version has.
+//! For an unknown version, only the behaviour common to all versions is used.
 
 use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A release of MLflow. A pre-release counts as the release it comes before: what is new is in it already.
+/// A release of MLflow. A pre-release counts as the release that it precedes, because it already has its features.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Version {
     pub major: u16,
@@ -15,20 +15,20 @@ pub struct Version {
 }
 
 impl Version {
-    /// The release `major.minor.0`.
+    /// Returns the release `major.minor.0`.
     #[must_use]
     pub const fn release(major: u16, minor: u16) -> Self {
         Self { major, minor, patch: 0 }
     }
 
-    /// Whether the route table was made with this version in sight.
+    /// Returns true if the route table covers this version.
     #[must_use]
     pub fn is_known(self) -> bool {
         self >= Self::release(2, 10) && self < Self::release(3, 19)
     }
 }
 
-/// A text that is no version, such as a page of something that is not MLflow.
+/// A text that is not a version, such as a page of a server that is not MLflow.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("not a version of MLflow")]
 pub struct NoVersion;
@@ -36,7 +36,7 @@ pub struct NoVersion;
 impl FromStr for Version {
     type Err = NoVersion;
 
-    /// Reads `3.17.2`, `3.6.1.dev0`, `3.17.0rc1`, as far as they are numbers (PEP 440).
+    /// Parses `3.17.2`, `3.6.1.dev0`, `3.17.0rc1`, as far as they are numbers (PEP 440).
     fn from_str(text: &str) -> Result<Self, NoVersion> {
         let mut parts = text.trim().split('.');
         let mut number = || {
@@ -55,7 +55,7 @@ impl fmt::Display for Version {
     }
 }
 
-/// The version seen last, shared by everybody who holds an [`super::Upstream`].
+/// The version read last, shared by all clones of an [`super::Upstream`].
 #[derive(Debug, Default)]
 pub(super) struct Seen(AtomicU64);
 
