@@ -1,8 +1,8 @@
-//! Text from outside: which names are accepted, and how any text is shown. Pure.
+//! Text from outside: checks of names, and escaping of text that is shown. Pure.
 //!
-//! Unicode has characters that cannot be seen, that turn the direction of what follows, or that look like others. Names with
-//! them are refused, so that no user passes for another. Everything that is shown passes through [`plain`], so that no
-//! text controls a terminal or forges a line.
+//! Unicode has characters that are invisible, that change the direction of the following text, or that look like
+//! others. Names with such characters are refused, so that no user can impersonate another. All text that is shown
+//! passes through [`plain`], so that it cannot control a terminal or forge a line.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -14,27 +14,26 @@ use unicode_security::RestrictionLevel;
 use unicode_security::confusable_detection::skeleton;
 use unicode_security::restriction_level::RestrictionLevelDetection as _;
 
-/// Names by which the audit log and the policy file mean something else than a user, in lower case.
+/// Names with a special meaning in the audit log or the policy file, in lower case.
 const RESERVED: [&str; 11] =
     ["*", ".", "..", "-", "proxy", "command-line", "bootstrap", "configuration", "anonymous", "several", "everybody"];
 static RESERVED_LOOKS: LazyLock<Vec<Looks>> = LazyLock::new(|| RESERVED.into_iter().map(Looks::of).collect());
 const MAX_NAME_CHARS: usize = 255;
 const DOT_ABOVE: char = '\u{307}';
-/// Letters of the scripts that are accepted together with Latin, or look like its `i`, `j` and `l`, whose dot a further one
-/// covers (Soft_Dotted, and the letters that TR 39 §5.4 names).
+/// Letters whose dot hides a combining dot above: those of scripts that are accepted together with Latin, or that
+/// look like Latin `i`, `j` and `l` (Soft_Dotted, and the letters that TR 39 §5.4 lists).
 const SOFT_DOTTED: [char; 20] = [
     'i', 'j', 'l', '\u{131}', '\u{237}', '\u{249}', '\u{268}', '\u{269}', '\u{26a}', '\u{29d}', '\u{2b2}', '\u{3b9}',
     '\u{3f3}', '\u{456}', '\u{458}', '\u{1d62}', '\u{1d96}', '\u{1da4}', '\u{1da8}', '\u{2c7c}',
 ];
-/// The most marks on one letter (TR 39 §5.4).
+/// The maximum number of marks on one letter (TR 39 §5.4).
 const MAX_MARKS: usize = 4;
 
-/// Checks a name that the proxy accepts from a client, an identity provider, a configuration file or a command line:
-/// Unicode Normalization Form C, no invisible character, and of scripts that belong together (Highly Restrictive,
-/// Unicode TR 39 §5.2).
+/// Checks a name from a client, an identity provider, a configuration file or the command line: Unicode Normalization
+/// Form C, no invisible characters, and only scripts that may be mixed (Highly Restrictive, Unicode TR 39 §5.2).
 ///
 /// # Errors
-/// What is wrong with it, as the rest of a sentence.
+/// The fault, as the rest of a sentence.
 pub fn check_name(name: &str) -> Result<(), &'static str> {
     if name.is_empty() || name.chars().count() > MAX_NAME_CHARS {
         return Err("must have 1 to 255 characters");
@@ -59,8 +58,8 @@ pub fn check_name(name: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Refuses combining marks that are drawn over another mark or over the dot of a letter, so that they cannot be seen (Unicode
-/// TR 39 §5.4).
+/// Refuses combining marks that are drawn over another mark or over the dot of a letter, where they are invisible
+/// (Unicode TR 39 §5.4).
 fn check_marks(name: &str) -> Result<(), &'static str> {
     let (mut base, mut marks) = ('\0', Vec::new());
     for c in name.nfd() {
@@ -77,7 +76,7 @@ fn check_marks(name: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Two forms of a name that other names share if they look like it (Unicode TR 39 §4): as written, and in lower case.
+/// The skeletons of a name, as written and in lower case (Unicode TR 39 §4). Names that look alike share one of them.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Looks {
     written: String,
@@ -85,23 +84,23 @@ pub struct Looks {
 }
 
 impl Looks {
-    /// Returns the forms of a name.
+    /// Returns the skeletons of a name.
     #[must_use]
     pub fn of(name: &str) -> Self {
         Self { written: skeleton(name).collect(), lower: skeleton(&name.to_lowercase()).collect() }
     }
 
-    /// Returns whether one of two names can be taken for the other.
+    /// Returns true if one of two names can be mistaken for the other.
     #[must_use]
     pub fn are_like(&self, other: &Self) -> bool {
         self.written == other.written || self.lower == other.lower
     }
 }
 
-/// [`check_name`] for a name that permissions and the audit log refer to.
+/// Checks a name that permissions and the audit log refer to, by stricter rules than [`check_name`].
 ///
 /// # Errors
-/// What is wrong with it, as the rest of a sentence.
+/// The fault, as the rest of a sentence.
 pub fn check_account(name: &str) -> Result<(), &'static str> {
     check_name(name)?;
     // Ligatures, full-width and mathematical letters look like plain ones.
@@ -125,7 +124,7 @@ pub fn check_account(name: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// The text with every character escaped that is not visibly itself, line ends included.
+/// Escapes control characters, line ends and deceptive characters.
 #[must_use]
 pub fn plain(text: &str) -> Cow<'_, str> {
     escaped(
@@ -137,7 +136,7 @@ pub fn plain(text: &str) -> Cow<'_, str> {
     )
 }
 
-/// [`plain`] for a text of several lines.
+/// Escapes like [`plain`], but keeps line ends.
 #[must_use]
 pub fn plain_lines(text: &str) -> Cow<'_, str> {
     escaped(
@@ -149,8 +148,8 @@ pub fn plain_lines(text: &str) -> Cow<'_, str> {
     )
 }
 
-/// JSON with the same characters escaped inside its texts, as JSON escapes them. Outside of texts JSON has none of them but
-/// line ends.
+/// Escapes the same characters inside the strings of a JSON text, in JSON's notation. Outside of strings, JSON
+/// contains none of them except line ends.
 #[must_use]
 pub fn plain_json(json: &str) -> Cow<'_, str> {
     escaped(
@@ -180,7 +179,7 @@ fn is_mark(c: char) -> bool {
     matches!(c.general_category_group(), GeneralCategoryGroup::Mark)
 }
 
-/// Returns whether a character is invisible, changes how its neighbours are shown, or means nothing outside one system.
+/// Returns true if a character is invisible, changes the display of its neighbours, or has no standard meaning.
 fn is_deceptive(c: char) -> bool {
     if c.is_ascii() {
         return false;
@@ -194,7 +193,7 @@ fn is_deceptive(c: char) -> bool {
             | GeneralCategory::Surrogate
             | GeneralCategory::Unassigned
     );
-    // Letters and marks that are shown as nothing, or as a blank (Default_Ignorable_Code_Point, U+2800).
+    // Letters and marks that are displayed as nothing or as a blank (Default_Ignorable_Code_Point, U+2800).
     is_unseen
         || matches!(c,
             '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}' | '\u{2800}'

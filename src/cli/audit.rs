@@ -1,4 +1,4 @@
-//! `audit`: what was changed and what was denied.
+//! `audit`: lists changes and denied requests.
 
 use std::process::ExitCode;
 
@@ -24,9 +24,9 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// The newest entries, newest first
+    /// List the newest entries, newest first
     List {
-        /// How many
+        /// Maximum number of entries
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
         limit: u32,
     },
@@ -42,7 +42,7 @@ struct Shown {
     action: String,
     target: String,
     detail: String,
-    /// How many times it happened within a minute.
+    /// Number of occurrences within one minute.
     count: i64,
 }
 

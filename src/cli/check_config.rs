@@ -1,4 +1,4 @@
-//! `check-config`: every problem, or what the configuration comes to.
+//! `check-config`: prints every problem of the configuration, or the resulting settings.
 
 use std::process::ExitCode;
 

@@ -1,7 +1,8 @@
-//! `doctor`: does what is around the proxy fit what is configured? For each failure, the setting to change.
+//! `doctor`: checks whether the proxy's environment matches the configuration, and names the setting to change for
+//! each failure.
 //!
-//! Asks and reads, changes nothing: no code is redeemed, nobody is signed in or out. What belongs to Keycloak is said in the
-//! words of its own console.
+//! Only reads: no code is redeemed, and no user is signed in or out. Settings of Keycloak are named as in its admin
+//! console.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -24,7 +25,7 @@ mod token;
 
 use finding::Report;
 
-/// What to look at.
+/// Arguments of `doctor`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -36,7 +37,8 @@ Exit code 0: nothing failed, though there may be warnings. 1: something failed. 
 For --token-file, from Keycloak's console: Clients > ID > Client scopes > Evaluate > Generated access token, which shows the
 claims that a token would have; or a token itself.")]
 pub(super) struct Arguments {
-    /// A file with an access token of the identity provider, to say which of its claims hold groups and who it would be
+    /// A file with an access token of the identity provider: show which of its claims contain groups, and the user it
+    /// identifies
     #[arg(long, value_name = "PATH")]
     token_file: Option<PathBuf>,
     #[command(flatten)]
@@ -58,7 +60,7 @@ pub(super) async fn run(arguments: Arguments, flags: &Flags) -> anyhow::Result<E
     Ok(if report.has_failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Everything there is to look at, the near things first.
+/// Runs all checks, local ones first.
 async fn examine(config: &Config, token: Option<&str>, clock: &Clock) -> anyhow::Result<Report> {
     let mut report = Report::default();
     local::tls(config, clock, &mut report);
@@ -71,7 +73,7 @@ async fn examine(config: &Config, token: Option<&str>, clock: &Clock) -> anyhow:
     for provider in &config.providers {
         issuers.push((provider, Remote::new(&provider.endpoint, &config.egress)?));
     }
-    // Nothing is kept that it seals.
+    // The keys are temporary, because nothing that they seal is kept.
     let keys = Arc::new(KeyRing::of("doctor", &crypto::random()));
     let configured = issuers.iter().map(|(provider, remote)| (*provider, Arc::clone(remote)));
     let pages_url = config.pages_url();

@@ -1,4 +1,4 @@
-//! `explain`: may somebody do this, and because of which grants?
+//! `explain`: shows whether a user is allowed to perform an operation, and the grants behind the decision.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ Examples:
 Operations are the names in the access log. What lies in a resource is asked about by naming the resource: a run by its
 experiment, a version by its model.")]
 pub(super) struct Arguments {
-    /// Who
+    /// The user's name
     #[arg(long)]
     user: String,
     /// READ, USE, EDIT or MANAGE, or the name of an operation
@@ -37,7 +37,7 @@ pub(super) struct Arguments {
     /// TYPE:ID or TYPE:NAME
     #[arg(long)]
     resource: String,
-    /// As JSON, the same that GET /auth/api/v1/explain answers
+    /// Print as JSON, the same as the answer of GET /auth/api/v1/explain
     #[arg(long)]
     json: bool,
 }
@@ -70,7 +70,7 @@ pub(super) async fn run(arguments: Arguments, flags: &Flags) -> anyhow::Result<E
     .await
 }
 
-/// The answer for a person: the verdict first, then what it was made of.
+/// Formats the answer as text: the decision first, then the grants behind it.
 fn in_words(answer: &Value) -> String {
     let text = |key: &str| answer.get(key).and_then(Value::as_str).unwrap_or_default();
     let yes = |key: &str| answer.get(key).and_then(Value::as_bool).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! `grant`: who may do what on which experiment, model or prompt.
+//! `grant`: permissions on experiments, registered models, prompts and other resources.
 
 use std::collections::HashMap;
 use std::process::ExitCode;
@@ -35,26 +35,26 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// What was granted, to somebody or to everybody
+    /// List grants, of one user, group or role or all of them
     List {
         #[command(flatten)]
         whose: Whose,
     },
-    /// Grant something new; fails when there already is a grant on it
+    /// Create a grant; fails if the subject already has one on the resource
     Create {
         #[command(flatten)]
         on: On,
         #[command(flatten)]
         level: Level,
     },
-    /// Grant something, or change the level of what was granted
+    /// Create a grant, or change the level of an existing one
     Set {
         #[command(flatten)]
         on: On,
         #[command(flatten)]
         level: Level,
     },
-    /// Take a grant away
+    /// Delete a grant
     #[command(visible_alias = "delete")]
     Revoke(On),
 }
@@ -67,14 +67,14 @@ pub(super) struct Level {
 }
 
 impl Level {
-    /// The level, when what is granted can have it.
+    /// Returns the level if it is valid for the resource type.
     pub(super) fn on(&self, kind: ResourceKind) -> anyhow::Result<Permission> {
         ensure!(kind.takes(self.permission), "a {kind} is granted with one of {}", kind.levels());
         Ok(self.permission)
     }
 }
 
-/// Whose grant, and on what.
+/// Subject and resource of a grant.
 #[derive(Args, Debug)]
 struct On {
     #[command(flatten)]
@@ -83,14 +83,14 @@ struct On {
     what: What,
 }
 
-/// Who is granted.
+/// Subject of a grant.
 #[derive(Args, Debug)]
 #[group(required = true, multiple = false)]
 struct Whom {
-    /// Somebody with an account
+    /// A user with an account
     #[arg(long)]
     user: Option<String>,
-    /// A group of the identity provider; `/ml/**` is `/ml` and all below it
+    /// A group of the identity provider; `/ml/**` is `/ml` and all groups below it
     #[arg(long)]
     group: Option<String>,
     /// A role of the default workspace
@@ -98,22 +98,22 @@ struct Whom {
     role: Option<String>,
 }
 
-/// Only what these were granted.
+/// Filter for the grants of one subject.
 #[derive(Args, Debug)]
 #[group(required = false, multiple = false)]
 struct Whose {
-    /// Only what this person was granted
+    /// Only grants of this user
     #[arg(long)]
     user: Option<String>,
-    /// Only what this group was granted, letter for letter
+    /// Only grants of exactly this group
     #[arg(long)]
     group: Option<String>,
-    /// Only what this role of the default workspace was granted
+    /// Only grants of this role of the default workspace
     #[arg(long)]
     role: Option<String>,
 }
 
-/// The subject that is meant, and how sentences call it; `None` when nobody is named.
+/// Returns the selected subject and its description for messages; `None` when no subject is given.
 async fn subject(
     user: Option<String>,
     group: Option<String>,
@@ -149,7 +149,7 @@ impl Whom {
 #[group(skip)]
 #[command(group(ArgGroup::new("what").required(true).args(["experiment", "registered_model", "prompt", "type"])))]
 pub(super) struct What {
-    /// An experiment's id, `*`, or `glob:PATTERN` on its name
+    /// An experiment's ID, `*`, or `glob:PATTERN` on its name
     #[arg(long, value_name = "ID")]
     experiment: Option<String>,
     /// A registered model's name, `*` or `glob:PATTERN`
@@ -161,16 +161,16 @@ pub(super) struct What {
     /// Another type of resource, such as `gateway_endpoint`; with --resource
     #[arg(long, value_name = "TYPE", requires = "resource")]
     r#type: Option<ResourceKind>,
-    /// The id or name of a resource of that --type, or `*`
+    /// The ID or name of a resource of that --type, or `*`
     #[arg(long, value_name = "RESOURCE", requires = "type")]
     resource: Option<String>,
 }
 
 impl What {
-    /// What is to be granted.
+    /// Parses the resource of a new grant.
     pub(super) fn parse_new(self) -> anyhow::Result<(ResourceKind, Selector)> {
         let (kind, selector) = self.parse()?;
-        // A name here would be stored and never match anything.
+        // A grant on an experiment's name would be stored but never match.
         let named = kind == ResourceKind::Experiment
             && matches!(&selector, Selector::Exact(id) if !id.bytes().all(|b| b.is_ascii_digit()));
         ensure!(!named, "an experiment is granted by its id, which is a number, not by its name");
@@ -282,7 +282,7 @@ async fn carry_out(arguments: Arguments, opened: &Opened) -> anyhow::Result<()> 
     }
 }
 
-/// The grant that was meant, and how to say that it holds.
+/// Returns the selected grant and a message that confirms it.
 async fn sentence(on: On, level: Level, opened: &Opened) -> anyhow::Result<(Grant, String)> {
     let (subject, called) = on.whom.find(opened).await?;
     let (kind, selector) = on.what.parse_new()?;

@@ -1,6 +1,7 @@
-//! The command line: what to do, said in words, and an exit code.
+//! The command line.
 //!
-//! 0: done. 1: not done, with a sentence that says what to do. 2: the command or the configuration is wrong.
+//! Exit codes: 0 for success, 1 for a failure, with a message that contains the remedy, 2 for an invalid command line
+//! or configuration.
 
 use std::ffi::OsString;
 use std::io::ErrorKind;
@@ -43,40 +44,40 @@ struct Cli {
 enum Command {
     /// Run the proxy
     Serve(serve::Arguments),
-    /// Say whether the configuration is right, and what it comes to
+    /// Check the configuration, and print the resulting settings
     CheckConfig(serve::Arguments),
-    /// Say whether what is around the proxy fits: identity providers, MLflow, files; and what to change
+    /// Check the proxy's environment: identity providers, MLflow, files; print what to change
     Doctor(doctor::Arguments),
     /// Try everything on this machine: installs and starts an MLflow, and this proxy in front of it
     Quickstart(quickstart::Arguments),
-    /// People who have an account
+    /// Manage user accounts
     User(user::Arguments),
-    /// Access tokens: what programs sign in with
+    /// Manage access tokens, which programs sign in with
     Token(token::Arguments),
-    /// Who may do what on which experiment, model or prompt
+    /// Manage permissions on experiments, models, prompts and other resources
     Grant(grant::Arguments),
-    /// What several people may do together
+    /// Manage roles, which share permissions among several users
     Role(role::Arguments),
-    /// Browsers that are signed in
+    /// Manage browser sessions
     Session(session::Arguments),
-    /// The policy file: is it right, and does it decide as it should?
+    /// Check and test a policy file
     Policy(policy::Arguments),
-    /// May somebody do this, and because of which grants?
+    /// Explain whether a user is allowed to do something, and because of which grants
     Explain(explain::Arguments),
-    /// What was changed and what was denied
+    /// List changes and denied requests
     Audit(audit::Arguments),
 }
 
-/// Where the configuration comes from.
+/// Sources of the configuration.
 #[derive(Args, Clone, Debug)]
 struct Settings {
     /// The configuration file [or: MLFLOW_AUTH_PROXY_CONFIG]
     #[arg(long, global = true, value_name = "PATH", help_heading = "Configuration")]
     config: Option<PathBuf>,
-    /// Where users, tokens and grants are kept; short for `--set store.url=URL`
+    /// Location of the store with users, tokens and grants; short for `--set store.url=URL`
     #[arg(long, global = true, value_name = "URL", help_heading = "Configuration")]
     store: Option<String>,
-    /// Set any key of the configuration, stronger than file and environment; may be repeated
+    /// Set any key of the configuration, overriding file and environment; can be repeated
     #[arg(long, global = true, value_name = "KEY=VALUE", value_parser = key_and_value, help_heading = "Configuration")]
     set: Vec<(String, String)>,
 }
@@ -93,7 +94,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(help_or_error) => {
-            // A closed terminal is no reason to fail.
+            // A closed terminal is not a failure.
             let _ = help_or_error.print();
             return ExitCode::from(u8::try_from(help_or_error.exit_code()).unwrap_or(2));
         }
@@ -103,7 +104,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return failed(&anyhow::Error::new(error).context("the runtime cannot be started")),
     };
     let outcome = runtime.block_on(dispatch(cli));
-    // The second signal means now: do not wait for threads that still hash a password.
+    // A second signal means "now": do not wait for threads that are still hashing a password.
     runtime.shutdown_background();
     outcome.unwrap_or_else(|error| failed(&error))
 }
@@ -132,7 +133,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Says what went wrong; the only place where an error becomes an exit code.
+/// Prints the error; the only place where an error becomes an exit code.
 fn failed(error: &anyhow::Error) -> ExitCode {
     let broken_pipe = |cause: &(dyn std::error::Error + 'static)| {
         cause.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)

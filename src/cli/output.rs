@@ -1,6 +1,6 @@
-//! What commands print: a stable JSON shape for programs, an aligned table for people.
+//! Output of commands: a stable JSON format for programs, an aligned table for users.
 //!
-//! Names come from users, so everything is escaped here that could control the reader's terminal or forge a line.
+//! Names come from users, so all characters are escaped that could control the reader's terminal or forge a line.
 
 use std::io::Write as _;
 
@@ -12,15 +12,15 @@ use time::format_description::well_known::Rfc3339;
 use crate::clock::Timestamp;
 use crate::text;
 
-/// How a command answers.
+/// Output format of a command.
 #[derive(Args, Clone, Copy, Debug)]
 pub(super) struct Format {
-    /// Answer as JSON, for programs
+    /// Print JSON, for programs
     #[arg(long, global = true)]
     json: bool,
 }
 
-/// Something that can be shown as one row.
+/// A value that can be shown as one row of a table.
 pub(super) trait Row<const N: usize>: Serialize {
     const HEAD: [&'static str; N];
 
@@ -28,7 +28,7 @@ pub(super) trait Row<const N: usize>: Serialize {
 }
 
 impl Format {
-    /// Many: `{"NAME": [...]}` or a table.
+    /// Prints a list: `{"NAME": [...]}` or a table.
     pub(super) fn list<const N: usize, R: Row<N>>(self, name: &str, rows: &[R]) -> anyhow::Result<()> {
         if self.json {
             return json(&std::collections::BTreeMap::from([(name, rows)]));
@@ -36,13 +36,13 @@ impl Format {
         table(R::HEAD, rows.iter().map(Row::cells))
     }
 
-    /// One thing that was made or changed: itself as JSON, or a sentence.
+    /// Prints one created or changed object: the object as JSON, or a sentence.
     pub(super) fn done(self, thing: &impl Serialize, sentence: &str) -> anyhow::Result<()> {
         if self.json { json(thing) } else { line(sentence) }
     }
 
-    /// A secret that is shown once: inside `thing` as JSON; otherwise alone on standard output, so that it can be piped,
-    /// with the sentence beside it on standard error.
+    /// Prints a secret that is shown once. As JSON it is part of `thing`. Otherwise it is printed alone on standard
+    /// output, so that it can be piped, and the sentence on standard error.
     pub(super) fn secret(self, thing: &impl Serialize, sentence: &str, secret: &str) -> anyhow::Result<()> {
         if self.json {
             return json(thing);
@@ -52,13 +52,13 @@ impl Format {
     }
 }
 
-/// Text on standard output, with what could control the terminal escaped.
+/// Prints text on standard output, with control and deceptive characters escaped.
 pub(super) fn line(text: &str) -> anyhow::Result<()> {
     write(&text::plain_lines(text))
 }
 
-/// The reason for an exit code, on standard error. Only its own first line begins at the left margin, so that nothing in it
-/// passes for another one.
+/// Prints the reason for an exit code on standard error. All lines but the first are indented, so that none of them
+/// can pass for another message.
 pub(super) fn error(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{}", text::plain_lines(text).replace('\n', "\n  "));
 }
@@ -69,7 +69,7 @@ fn write(text: &str) -> anyhow::Result<()> {
     Ok(out.flush()?)
 }
 
-/// Aligned columns.
+/// Prints a table with aligned columns.
 pub(super) fn table<const N: usize>(
     head: [&str; N],
     rows: impl IntoIterator<Item = [String; N]>,
@@ -77,7 +77,7 @@ pub(super) fn table<const N: usize>(
     line(&aligned(head, rows))
 }
 
-/// RFC 3339 in UTC, to the second.
+/// Formats a time as RFC 3339 in UTC, with seconds.
 pub(super) fn moment(at: Timestamp) -> String {
     let text = OffsetDateTime::from_unix_timestamp(at.0.div_euclid(1000)).ok().and_then(|at| at.format(&Rfc3339).ok());
     text.unwrap_or_else(|| at.0.to_string())

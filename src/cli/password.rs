@@ -1,4 +1,4 @@
-//! Asking for a new password without showing it.
+//! Reads a new password without echoing it.
 
 use std::io::Read as _;
 
@@ -9,7 +9,7 @@ use secrecy::SecretString;
 use crate::config::check_password;
 use crate::crypto::PasswordHash;
 
-/// Where a new password comes from.
+/// Source of a new password.
 #[derive(Args, Clone, Copy, Debug)]
 pub(super) struct Source {
     /// Read the password from the first line of standard input instead of asking for it
@@ -17,7 +17,7 @@ pub(super) struct Source {
     password_stdin: bool,
 }
 
-/// Asks for a new password and hashes it. Blocks: nothing else happens in the process meanwhile.
+/// Asks for a new password and hashes it. Blocks the process, which does nothing else meanwhile.
 pub(super) fn read_new(source: Source) -> anyhow::Result<PasswordHash> {
     let password = if source.password_stdin { first_line(std::io::stdin().lock())? } else { ask_twice()? };
     if let Err(fault) = check_password(&password) {

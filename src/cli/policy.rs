@@ -1,6 +1,6 @@
-//! `policy`: whether a policy file is right, and whether it decides as it should. Needs neither store nor MLflow.
+//! `policy`: checks a policy file and runs its tests. Needs neither store nor MLflow.
 //!
-//! A file brings its expectations along, `[[tests]]`; a question on the command line is asked of it too.
+//! A file contains its expectations as `[[tests]]`. A single question can also be asked on the command line.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -33,28 +33,28 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Say whether the file is right
+    /// Check that the file is valid
     Check {
         /// The policy file
         file: PathBuf,
     },
-    /// Ask the file's own `[[tests]]`, or one question
+    /// Run the file's own `[[tests]]`, or ask one question
     Test {
         /// The policy file
         file: PathBuf,
-        /// Expectations in a file of their own, in place of those in the policy file
+        /// Read the tests from this file instead of the policy file
         #[arg(long, value_name = "FILE", conflicts_with = "user")]
         tests: Option<PathBuf>,
-        /// Who
+        /// The user's name
         #[arg(long, requires = "operation", requires = "resource")]
         user: Option<String>,
-        /// The provider whose user it is, where that is not the first one
+        /// The provider of the user, if it is not the first one
         #[arg(long, requires = "user")]
         provider: Option<String>,
-        /// The groups they are in
+        /// The groups of the user
         #[arg(long, value_delimiter = ',', requires = "user")]
         groups: Vec<String>,
-        /// The roles of the default workspace that they have
+        /// The user's roles in the default workspace
         #[arg(long, value_delimiter = ',', requires = "user")]
         roles: Vec<String>,
         /// READ, USE, EDIT or MANAGE, or the name of an operation
@@ -101,7 +101,7 @@ pub(super) fn run(arguments: Arguments, flags: &Flags) -> anyhow::Result<ExitCod
     }
 }
 
-/// The experiment of that name, or what else `TYPE:KEY` names.
+/// Parses `TYPE:KEY`; for experiments, the key is the name.
 fn named(text: &str) -> anyhow::Result<Resource> {
     let (kind, key) = text.split_once(':').context("a resource is written TYPE:NAME, such as experiment:fraud-eu")?;
     let kind = kind.parse().map_err(|error| anyhow!("{error}"))?;
@@ -129,7 +129,7 @@ struct Asker {
 }
 
 impl Asker {
-    /// One question, answered in words.
+    /// Answers one question in text.
     fn answer(&self, asked: &Expectation) -> anyhow::Result<ExitCode> {
         let denied = self.decide(asked)?;
         let on = format!("{}:{}", asked.resource.kind, asked.resource.key);
@@ -146,7 +146,7 @@ impl Asker {
         Ok(if denied.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
-    /// Every expectation; fails when one does.
+    /// Checks every expectation; fails if one of them fails.
     fn try_all(&self, tests: &[Expectation], from: &Path) -> anyhow::Result<ExitCode> {
         let mut failed = 0;
         for test in tests {
@@ -167,7 +167,7 @@ impl Asker {
         Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
-    /// Why it is denied; `None` when it is not.
+    /// Returns the reason for a denial, or `None` if the operation is allowed.
     fn decide(&self, asked: &Expectation) -> anyhow::Result<Option<String>> {
         let resource = &asked.resource;
         let text = format!("{}:{}", resource.kind, resource.key);

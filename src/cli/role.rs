@@ -1,4 +1,4 @@
-//! `role`: what several people may do together.
+//! `role`: permissions shared by several users.
 
 use std::process::ExitCode;
 
@@ -33,35 +33,35 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Every role, with its members and what it gives
+    /// List every role, with its members and permissions
     List,
-    /// Make a role
+    /// Create a role
     Create {
         #[command(flatten)]
         role: Which,
-        /// What it is for
+        /// The role's purpose
         #[arg(long)]
         description: Option<String>,
     },
-    /// Delete a role; its members lose what it gave
+    /// Delete a role; its members lose its permissions
     Delete(Which),
-    /// Give somebody a role
+    /// Assign a role to a user
     Assign {
         #[command(flatten)]
         role: Which,
-        /// Who gets it
+        /// The user who receives the role
         #[arg(long)]
         user: String,
     },
-    /// Take a role from somebody
+    /// Remove a role from a user
     Unassign {
         #[command(flatten)]
         role: Which,
-        /// Who loses it
+        /// The user who loses the role
         #[arg(long)]
         user: String,
     },
-    /// Grant the role something, or change the level of what was granted
+    /// Create a grant to the role, or change the level of an existing one
     Grant {
         #[command(flatten)]
         role: Which,
@@ -70,7 +70,7 @@ enum Command {
         #[command(flatten)]
         level: Level,
     },
-    /// Take a grant away from the role
+    /// Delete a grant to the role
     Revoke {
         #[command(flatten)]
         role: Which,
@@ -79,12 +79,12 @@ enum Command {
     },
 }
 
-/// A role by its name.
+/// A role by name and workspace.
 #[derive(Args, Debug)]
 struct Which {
     /// The role's name
     name: String,
-    /// Its workspace; on an MLflow without workspaces, only roles of `default` give anything on resources
+    /// Its workspace; on an MLflow without workspaces, only roles of `default` grant anything on resources
     #[arg(long, default_value = DEFAULT_WORKSPACE)]
     workspace: String,
 }

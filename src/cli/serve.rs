@@ -1,6 +1,6 @@
-//! `serve`: the proxy, until it is told to stop.
+//! `serve`: runs the proxy until it receives a signal.
 //!
-//! The first SIGTERM or SIGINT drains; the second ends at once.
+//! The first SIGTERM or SIGINT starts the drain; the second ends the process at once.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -13,10 +13,11 @@ use super::signals::Signals;
 use crate::config::{Config, Flags};
 use crate::{app, crypto, telemetry};
 
-/// Short flags for the keys that are typed most.
+/// Short flags for the most frequently used keys.
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
-    /// Where clients reach the proxy; short for `--set server.listen=ADDRESS:PORT` [default: 127.0.0.1:8080]
+    /// The address on which clients reach the proxy; short for `--set server.listen=ADDRESS:PORT` [default:
+    /// 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<String>,
     /// The MLflow behind it; short for `--set upstream.url=URL` [default: http://127.0.0.1:5000]
@@ -51,7 +52,7 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// To a person at a terminal, never to where logs are collected.
+/// Shows the password on a terminal, never where logs are collected.
 fn show_once(administrator: &str, password: &SecretString) {
     let text = format!(
         "\nThe first administrator was made. This password is shown once:\n  user      {}\n  password  {}\n\n",

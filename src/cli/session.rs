@@ -1,4 +1,4 @@
-//! `session`: browsers that are signed in.
+//! `session`: browser sessions.
 
 use std::process::ExitCode;
 
@@ -28,18 +28,18 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Somebody's sessions, or everybody's
+    /// List sessions, of one user or all
     List {
-        /// Only this person's
+        /// Only sessions of this user
         #[arg(long)]
         user: Option<String>,
     },
-    /// End one session, or all of somebody's; a running proxy notices within a second
+    /// End one session, or all sessions of a user; a running proxy notices within a second
     End {
-        /// The session's number, as `session list` shows it
+        /// The session's ID, as `session list` shows it
         #[arg(conflicts_with = "user", required_unless_present = "user")]
         id: Option<i64>,
-        /// All of this person's
+        /// End all sessions of this user
         #[arg(long)]
         user: Option<String>,
     },
@@ -122,7 +122,7 @@ async fn end(opened: &Opened, sessions: &[Shown]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Those that are not over; idle ones are shown until they are swept.
+/// Returns the sessions that have not expired. Idle ones are included until they are swept.
 async fn list(opened: &Opened, user: Option<&str>) -> anyhow::Result<Vec<Shown>> {
     let users = match user {
         Some(name) => vec![opened.user(name).await?],

@@ -1,10 +1,10 @@
-//! The signals that ask us to stop.
+//! The signals that ask the proxy to stop.
 
 use std::process::ExitCode;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Listens from its making, so no signal is missed between two waits.
+/// Listener for signals. It listens from its creation on, so that no signal is missed between two waits.
 #[derive(Debug)]
 pub(super) struct Signals {
     terminate: Signal,
@@ -21,19 +21,20 @@ pub(super) enum Stop {
 }
 
 impl Signals {
-    /// SIGTERM and SIGINT. SIGHUP ends nothing from now on: it makes files be looked at, which may be none.
+    /// Listens for SIGTERM and SIGINT. From now on, SIGHUP no longer ends the process: it reloads files, of which
+    /// there may be none.
     pub(super) fn listen() -> std::io::Result<Self> {
         let _ = signal(SignalKind::hangup())?;
         let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         Ok(Self { terminate, interrupt, hangup: None })
     }
 
-    /// These, and a terminal that is closed.
+    /// Listens for these signals and for SIGHUP from a terminal that is closed.
     pub(super) fn listen_also_to_the_terminal() -> std::io::Result<Self> {
         Ok(Self { hangup: Some(signal(SignalKind::hangup())?), ..Self::listen()? })
     }
 
-    /// The next one.
+    /// Waits for the next signal.
     pub(super) async fn next(&mut self) -> Stop {
         let hangup = async {
             match &mut self.hangup {
@@ -50,7 +51,7 @@ impl Signals {
 }
 
 impl Stop {
-    /// What a shell shows for a process that ended by this signal.
+    /// Returns the exit code by which shells report a process that ended by this signal.
     pub(super) fn exit_code(self) -> ExitCode {
         ExitCode::from(match self {
             Self::Hangup => 129,

@@ -1,4 +1,4 @@
-//! The store as commands see it: opened directly, also while the proxy runs, which notices every change.
+//! The store for commands: opened directly, even while the proxy runs, which detects every change.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -16,18 +16,18 @@ use crate::store::{Actor, Role, Store, User};
 use crate::telemetry::Metrics;
 use crate::upstream::Upstream;
 
-/// An open store and what commands need beside it.
+/// An open store, with the settings that commands need.
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) store: Store,
     pub(super) actor: Actor,
     pub(super) now: Timestamp,
-    /// Days that a token may live at most.
+    /// Maximum lifetime of a token in days.
     pub(super) token_max_days: u32,
     pub(super) upstream: config::Upstream,
 }
 
-/// Whether a command may make the store when there is none.
+/// Treatment of an absent store: created or refused.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Absent {
     Make,
@@ -35,7 +35,7 @@ pub(super) enum Absent {
 }
 
 impl Opened {
-    /// Opens the store, does one thing with it and closes it.
+    /// Opens the store, runs `work` with it and closes it.
     pub(super) async fn with(
         flags: &Flags,
         absent: Absent,
@@ -65,8 +65,8 @@ impl Opened {
         Ok(Self { store, actor: actor(), now: clock.now(), token_max_days, upstream })
     }
 
-    /// Warns on standard error about a grant on a thing that MLflow does not have. An MLflow that does not answer is no fault of
-    /// the command.
+    /// Warns on standard error about a grant on a resource that MLflow does not have. An unreachable MLflow does not
+    /// fail the command.
     pub(super) async fn warn_of_absence(&self, kind: ResourceKind, selector: &Selector) {
         let (Ok(upstream), Ok(metrics)) = (Upstream::new(&self.upstream), Metrics::new([])) else { return };
         if Resolver::new(upstream, Arc::new(metrics)).lacks(kind, selector).await {
@@ -87,7 +87,7 @@ impl Opened {
         })
     }
 
-    /// What people call the subjects of grants; roles as `WORKSPACE/NAME`.
+    /// Returns the displayed names of subjects; those of roles are `WORKSPACE/NAME`.
     pub(super) async fn names(&self) -> anyhow::Result<HashMap<Subject, String>> {
         let users = self.store.users().await?.into_iter().map(|user| (Subject::User(user.id), user.name));
         let roles = self.store.roles().await?.into_iter();
@@ -96,12 +96,12 @@ impl Opened {
     }
 }
 
-/// Who the audit log says it was.
+/// Returns the audit actor of commands.
 pub(super) fn actor() -> Actor {
     Actor { name: "command-line".to_owned(), token: None, address: None }
 }
 
-/// The file behind a store's URL; `None` when it is none.
+/// Returns the file of a store's URL; `None` if it has none.
 fn file_of(url: &str) -> Option<&str> {
     let path = url.strip_prefix("sqlite:")?;
     let path = path.strip_prefix("//").unwrap_or(path);

@@ -1,4 +1,4 @@
-//! `token`: access tokens, what programs sign in with.
+//! `token`: access tokens, with which programs sign in.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -32,25 +32,25 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Somebody's tokens, or everybody's
+    /// List tokens, of one user or all
     List {
-        /// Only this person's
+        /// Only tokens of this user
         #[arg(long)]
         user: Option<String>,
     },
-    /// Make a token; prints it once, on standard output
+    /// Create a token; prints it once, on standard output
     Create {
         #[command(flatten)]
         which: Which,
         #[command(flatten)]
         expiry: Expiry,
-        /// Confine it: `read-only`, `experiment:ID`, `registered_model:NAME` or `prompt:NAME`; may be repeated
+        /// Limit the token: `read-only`, `experiment:ID`, `registered_model:NAME` or `prompt:NAME`; can be repeated
         #[arg(long)]
         scope: Vec<String>,
     },
-    /// Stop a token for ever, at once
+    /// Revoke a token permanently, with immediate effect
     Revoke(Which),
-    /// Give a token a new secret and expiry; the old secret stops at once
+    /// Replace secret and expiry of a token; the old secret stops working at once
     Rotate {
         #[command(flatten)]
         which: Which,
@@ -61,17 +61,17 @@ enum Command {
 
 #[derive(Args, Debug)]
 struct Which {
-    /// Whose token
+    /// The token's owner
     #[arg(long)]
     user: String,
-    /// What it is for, such as `notebook`; a person's tokens have different names
+    /// The token's name, such as `notebook`; unique among the user's tokens
     #[arg(long)]
     name: String,
 }
 
 #[derive(Args, Clone, Copy, Debug)]
 struct Expiry {
-    /// Days until it stops working
+    /// Days until it expires
     #[arg(long, default_value_t = 90, value_name = "DAYS")]
     expires_in_days: u32,
 }
@@ -84,7 +84,7 @@ impl Expiry {
     }
 }
 
-/// One token, as `--json` shows it. `token` is there only when it was just made.
+/// One token, as `--json` shows it. `token` is present only when it was just created.
 #[derive(Debug, Serialize)]
 struct Shown {
     id: i64,
@@ -164,7 +164,7 @@ async fn carry_out(arguments: Arguments, opened: &Opened) -> anyhow::Result<()> 
     }
 }
 
-/// Makes a token for somebody.
+/// Creates a token for a user.
 pub(super) async fn create(
     opened: &Opened,
     user: &User,
@@ -200,7 +200,7 @@ async fn list(opened: &Opened, user: Option<&str>) -> anyhow::Result<Vec<Shown>>
     Ok(shown)
 }
 
-/// The token of that name that was not revoked.
+/// Returns the token of that name that is not revoked.
 async fn live(opened: &Opened, which: &Which) -> anyhow::Result<(User, Token)> {
     let user = opened.user(&which.user).await?;
     let mut tokens = opened.store.tokens_of(user.id).await?.into_iter();

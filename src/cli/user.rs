@@ -1,4 +1,4 @@
-//! `user`: people who have an account.
+//! `user`: user accounts.
 
 use std::process::ExitCode;
 
@@ -28,21 +28,22 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Everybody who has an account
+    /// List all accounts
     List,
-    /// Make an account; asks for its password
+    /// Create an account; asks for its password
     Create {
-        /// What the person signs in with
+        /// The name that the user signs in with
         name: String,
-        /// May do everything
+        /// Make the user an administrator, with all permissions
         #[arg(long)]
         admin: bool,
         #[command(flatten)]
         password: password::Source,
     },
-    /// Replace the password; asks for it, ends sessions that began with the old one and revokes the user's access tokens
+    /// Replace the password; asks for it, ends sessions that began with the old one and revokes the user's access
+    /// tokens
     SetPassword {
-        /// Whose
+        /// The user's name
         name: String,
         /// Keep the user's access tokens
         #[arg(long)]
@@ -50,24 +51,24 @@ enum Command {
         #[command(flatten)]
         password: password::Source,
     },
-    /// Make somebody an administrator (true), or no longer (false)
+    /// Make a user an administrator (true), or remove the administrator rights (false)
     SetAdmin {
-        /// Who
+        /// The user's name
         name: String,
         /// `true` or `false`
         #[arg(action = clap::ArgAction::Set)]
         admin: bool,
     },
-    /// Names of deleted or renamed accounts, which stay reserved because policies go by names
+    /// List names of deleted or renamed accounts, which stay reserved because policies refer to names
     Reserved,
-    /// Give a reserved name free
+    /// Release a reserved name
     Release {
         /// The name
         name: String,
     },
     /// Delete the account with its tokens and grants; its name stays reserved
     Delete {
-        /// Whose
+        /// The user's name
         name: String,
     },
 }

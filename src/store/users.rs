@@ -1,6 +1,6 @@
 //! User accounts.
 //!
-//! Names are unique. No method removes the last administrator.
+//! Names are unique. No method removes the last account that is marked as administrator.
 
 use super::change::Change;
 use super::{Actor, Error, Person, Result, Store, rows};
@@ -246,6 +246,7 @@ impl Change {
     }
 
     async fn keep_an_admin(&mut self, leaving: &User) -> Result<()> {
+        // Only accounts that are marked as administrator count, not users who are administrators by a group.
         let admins: i64 =
             sqlx::query_scalar("SELECT COUNT(*) FROM users WHERE admin = $1").bind(true).fetch_one(self.on()).await?;
         if leaving.admin && admins <= 1 {

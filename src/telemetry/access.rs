@@ -1,7 +1,7 @@
-//! The access log: one line per request on standard output, JSON or text.
+//! The access log: one line per request on standard output, as JSON or text.
 //!
-//! The request's side renders into a shared buffer of bounded size and goes on; a thread of its own writes the buffer
-//! out several times a second. It never waits: a line that does not fit is dropped and counted.
+//! A request renders its line into a shared buffer of bounded size and continues. A separate thread writes the buffer
+//! several times a second. Requests never wait for it: a line that does not fit is dropped and counted.
 
 use std::fmt::Write as _;
 use std::io::Write;
@@ -20,15 +20,15 @@ mod time;
 
 pub use time::Rfc3339;
 
-/// One request. Every text in it is bounded or escaped; none is a secret.
+/// The record of one request. Every text in it is bounded or escaped, and none is a secret.
 #[derive(Clone, Debug, Serialize)]
 pub struct AccessLine<'a> {
     pub time: Rfc3339,
-    /// The route table's name, never the path.
+    /// The operation's name in the route table, never the path.
     pub operation: &'a str,
     pub method: &'a str,
     pub status: u16,
-    /// Milliseconds from the head to the last byte handed to the connection.
+    /// Milliseconds from the request head to the last byte passed to the connection.
     #[serde(serialize_with = "three_digits")]
     pub duration_ms: f64,
     /// Milliseconds until MLflow's response head.
@@ -36,12 +36,12 @@ pub struct AccessLine<'a> {
     pub upstream_ms: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<&'a str>,
-    /// How it was proved who is asking.
+    /// The authentication scheme.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scheme: Option<&'a str>,
-    /// The client's, after trusted proxies.
+    /// The client's address, after trusted proxies.
     pub address: IpAddr,
-    /// A bounded word.
+    /// The reason for a denial, from a fixed set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub denied: Option<&'a str>,
     /// Bytes of the response body.
@@ -51,15 +51,15 @@ pub struct AccessLine<'a> {
     pub outcome: Outcome,
 }
 
-/// How it ended.
+/// The end of a response.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
-    /// The whole response was handed over.
+    /// The whole response was passed to the connection.
     Complete,
-    /// The client left.
+    /// The client disconnected.
     Aborted,
-    /// MLflow broke off in the middle of its body.
+    /// MLflow's response body ended early.
     Broken,
 }
 
@@ -74,11 +74,11 @@ impl Outcome {
 }
 
 impl AccessLine<'_> {
-    /// As one line, line end included.
+    /// Appends the record as one line, including the line end.
     fn render(&self, format: LogFormat, line: &mut Vec<u8>) {
         match format {
             LogFormat::Json => {
-                // Writing these types to memory cannot fail; an empty line would be noticed.
+                // Serialising these types to memory cannot fail.
                 let _ = serde_json::to_writer(&mut *line, self);
             }
             LogFormat::Text => line.extend_from_slice(self.text().as_bytes()),
@@ -107,7 +107,7 @@ impl AccessLine<'_> {
     }
 }
 
-/// A text that cannot break out of its place in a line.
+/// A text that is escaped so that it cannot extend beyond its field.
 struct Plain<'a>(&'a str);
 
 impl std::fmt::Display for Plain<'_> {
@@ -122,16 +122,16 @@ impl std::fmt::Display for Plain<'_> {
     }
 }
 
-/// Where lines go. Cheap to copy.
+/// Sender of access log lines. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct AccessLog {
-    /// `None`: switched off.
+    /// `None` if the access log is off.
     queue: Option<Arc<Queue>>,
     format: LogFormat,
     metrics: Arc<Metrics>,
 }
 
-/// Ends the writer. Keep it until the last request is done.
+/// Handle of the writer thread. Finish it after the last request.
 #[derive(Debug)]
 pub struct Writer {
     queue: Arc<Queue>,
@@ -152,16 +152,16 @@ struct State {
 }
 
 impl AccessLog {
-    /// No lines at all.
+    /// Returns an access log that writes nothing.
     #[must_use]
     pub fn off(metrics: Arc<Metrics>) -> Self {
         Self { queue: None, format: LogFormat::Json, metrics }
     }
 
-    /// Starts the writer thread; lines go to `output`, which is standard output but for tests.
+    /// Starts the writer thread. Lines are written to `output`, which is standard output except in tests.
     ///
     /// # Errors
-    /// The operating system gives no thread.
+    /// The operating system provides no thread.
     pub fn start(
         format: LogFormat,
         metrics: Arc<Metrics>,
@@ -174,13 +174,13 @@ impl AccessLog {
         Ok((log, Writer { queue, thread: Some(thread) }))
     }
 
-    /// Whether lines are wanted; spares the caller the making of one.
+    /// Returns true if the access log is on, so that callers can avoid building a line.
     #[must_use]
     pub const fn is_on(&self) -> bool {
         self.queue.is_some()
     }
 
-    /// Writes a line some time soon. Under a microsecond, never waits.
+    /// Queues a line. Takes less than a microsecond and never waits.
     pub fn write(&self, line: &AccessLine<'_>) {
         let Some(queue) = &self.queue else { return };
         let mut rendered = Vec::with_capacity(LINE_BYTES);
@@ -192,7 +192,7 @@ impl AccessLog {
 }
 
 impl Queue {
-    /// Whether there was room.
+    /// Appends a line. Returns false if there was no room.
     fn push(&self, line: &[u8]) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.closed || state.lines.len() + line.len() > MAX_WAITING_BYTES {
@@ -202,14 +202,15 @@ impl Queue {
         state.lines.extend_from_slice(line);
         let after = state.lines.len();
         drop(state);
-        // Waking costs a system call, so only two lines of a batch pay for it: the first, and the one that makes it large.
+        // Waking the writer costs a system call, so only two lines of a batch do it: the first, and the one that
+        // makes it large.
         if before == 0 || before < LARGE_BATCH_BYTES && after >= LARGE_BATCH_BYTES {
             self.wake.notify_one();
         }
         true
     }
 
-    /// The writer's life: wait for a line, let more gather, write them all.
+    /// Runs the writer: waits for a line, lets more gather, and writes them together.
     fn drain(&self, mut output: impl Write) {
         let mut batch = Vec::new();
         loop {
@@ -243,7 +244,7 @@ impl Queue {
 }
 
 impl Writer {
-    /// Writes what waits and ends. Blocks for one write; later lines are dropped and counted.
+    /// Writes the waiting lines and ends the thread. Blocks for one write; later lines are dropped and counted.
     pub fn finish(mut self) {
         self.end();
     }
@@ -263,13 +264,13 @@ impl Drop for Writer {
 }
 
 impl AccessLine<'_> {
-    /// A duration as this log writes it.
+    /// Returns a duration in the unit of this log.
     #[must_use]
     pub fn milliseconds(duration: Duration) -> f64 {
         duration.as_secs_f64() * 1000.0
     }
 
-    /// A moment as this log writes it.
+    /// Returns a time in the format of this log.
     #[must_use]
     pub fn moment(at: Timestamp) -> Rfc3339 {
         Rfc3339::from(at)
@@ -286,15 +287,15 @@ fn three_digits_if_any<S: serde::Serializer>(value: &Option<f64>, serializer: S)
     three_digits(&value.unwrap_or_default(), serializer)
 }
 
-/// Room for a usual line.
+/// Initial capacity, enough for a typical line.
 const LINE_BYTES: usize = 384;
-/// Lines that wait: about four thousand.
+/// Maximum size of the waiting lines: about four thousand.
 const MAX_WAITING_BYTES: usize = 1024 * 1024;
-/// Lines that are written at once, not after [`GATHER`].
+/// Size from which waiting lines are written at once, without waiting for [`GATHER`].
 const LARGE_BATCH_BYTES: usize = MAX_WAITING_BYTES / 4;
-/// What an idle writer keeps.
+/// Buffer capacity that an idle writer keeps.
 const KEPT_BYTES: usize = 64 * 1024;
-/// How long lines gather before they are written.
+/// Time for which lines gather before they are written.
 const GATHER: Duration = Duration::from_millis(50);
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! Denials on their way to the audit log: batched, bounded, never in the request's way.
+//! Queue of denials for the audit log: batched, bounded, and without delay for requests.
 //!
-//! Changes are audited by the store itself, in the change's own transaction. The same denial within a minute is one row with
-//! a count, so that a client that is refused in a loop cannot fill the disk.
+//! Changes are audited by the store itself, in the transaction of the change. Repetitions of a denial within one
+//! minute share a row with a count, so that a client that is refused in a loop cannot fill the disk.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,9 +16,10 @@ use self::fold::Fold;
 use super::Metrics;
 use crate::store::{self, AuditEntry, AuditId, Store};
 
-/// Where audit entries end.
+/// Destination of audit entries.
 pub trait Sink: Send + Sync + 'static {
-    /// Writes a batch and new counts of rows of earlier batches, whole or not at all; returns the rows of the batch.
+    /// Writes a batch, and new counts for rows of earlier batches, in one transaction. Returns the row IDs of the
+    /// batch.
     fn write(
         &self,
         entries: &[AuditEntry],
@@ -32,7 +33,7 @@ impl Sink for Store {
     }
 }
 
-/// The way in. Cheap to copy.
+/// Sender of audit entries. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct AuditQueue {
     entries: mpsc::Sender<AuditEntry>,
@@ -41,7 +42,7 @@ pub struct AuditQueue {
 }
 
 impl AuditQueue {
-    /// Starts the task that writes, on `tracker`.
+    /// Starts the writing task on `tracker`.
     pub fn start<S: Sink>(sink: Arc<S>, metrics: Arc<Metrics>, tracker: &TaskTracker) -> Self {
         let (entries, waiting) = mpsc::channel(MAX_WAITING);
         let stop = CancellationToken::new();
@@ -49,17 +50,17 @@ impl AuditQueue {
         Self { entries, metrics, stop }
     }
 
-    /// Hands over an entry; when the queue is full it is counted instead.
+    /// Queues an entry. When the queue is full, the entry is only counted and logged.
     pub fn record(&self, entry: AuditEntry) {
         if let Err(mpsc::error::TrySendError::Full(entry) | mpsc::error::TrySendError::Closed(entry)) =
             self.entries.try_send(entry)
         {
             self.metrics.audit_entries_dropped.inc();
-            tell(&entry); // the log may still have it
+            tell(&entry); // the entry is not lost for the log
         }
     }
 
-    /// Takes nothing more, writes what waits, ends the task: wait for the tracker after this.
+    /// Stops accepting entries. The task writes the waiting ones and ends; wait for the tracker afterwards.
     pub fn close(&self) {
         self.stop.cancel();
     }
@@ -78,10 +79,12 @@ async fn write<S: Sink>(
     while !is_over {
         let mut counts = Vec::new();
         tokio::select! {
+            // The tick is first, so that a steady stream of entries cannot delay the counts.
             biased;
             _ = ticks.tick() => counts = fold.counts(),
             count = waiting.recv_many(&mut batch, BATCH) => is_over = count == 0,
             () = stop.cancelled(), if !waiting.is_closed() => {
+                // From now on, `recv_many` returns the remaining entries and then 0.
                 waiting.close();
                 continue;
             }
@@ -117,11 +120,11 @@ fn tell(entry: &AuditEntry) {
     );
 }
 
-/// Entries that wait.
+/// Maximum number of waiting entries.
 const MAX_WAITING: usize = 4096;
 /// Entries per transaction.
 const BATCH: usize = 64;
-/// How often the counts of repeated denials are written.
+/// Interval at which the counts of repeated denials are written.
 const WRITE_COUNTS: Duration = Duration::from_secs(5);
 
 #[cfg(test)]

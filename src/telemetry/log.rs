@@ -1,4 +1,4 @@
-//! The log: what happened to the proxy itself, on standard error. Requests have the access log.
+//! The log of the proxy itself, on standard error. Requests are recorded in the access log.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -10,7 +10,7 @@ use tracing_subscriber::util::TryInitError;
 use crate::config::{self, LogFormat};
 use crate::text;
 
-/// Why there is no log.
+/// A log that could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("`{level}` is not a log filter: {source}")]
@@ -19,10 +19,10 @@ pub enum Error {
     Twice(#[from] TryInitError),
 }
 
-/// Starts the log of this process. Once.
+/// Starts the log of this process. Must be called only once.
 ///
 /// # Errors
-/// The filter cannot be read, or a log was started before.
+/// The filter is invalid, or a log was started before.
 pub fn init(config: &config::Log) -> Result<(), Error> {
     let filter =
         EnvFilter::try_new(&config.level).map_err(|source| Error::Filter { level: config.level.clone(), source })?;
@@ -40,8 +40,8 @@ pub fn init(config: &config::Log) -> Result<(), Error> {
     Ok(())
 }
 
-/// Standard error, with everything escaped that could pass for a further line or control a terminal. Each event is written
-/// as a whole and ends with its line end.
+/// Writer to standard error that escapes control characters and extra line ends, so that an event cannot forge a line
+/// or control a terminal. Each event is written as a whole, followed by a line end.
 struct Escaping(fn(&str) -> Cow<'_, str>);
 
 impl Write for Escaping {

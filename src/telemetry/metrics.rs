@@ -1,4 +1,5 @@
-//! Numbers for Prometheus. Hot ones are handles made once; nothing a client chooses becomes a label.
+//! Metrics for Prometheus. Frequently used ones are handles that are created once; no value that a client chooses
+//! becomes a label.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -12,7 +13,7 @@ use prometheus::{
 
 mod process;
 
-/// All metrics of this process. Counters are relaxed atomics: a request costs a handful of additions.
+/// All metrics of this process. Counters are relaxed atomics, so a request costs only a few additions.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -42,7 +43,7 @@ pub struct Metrics {
     tls_certificate_not_after: IntGaugeVec,
     oidc_fetches: IntCounterVec,
     oidc_keys_age: IntGaugeVec,
-    /// Requests that no row of the route table knows.
+    /// Requests that match no row of the route table.
     pub unlisted_requests: IntCounter,
     /// Memory reserved for bodies that are being inspected.
     pub inspection_reserved: IntGauge,
@@ -50,18 +51,19 @@ pub struct Metrics {
     /// Open connections.
     pub connections: IntGauge,
     pub connections_total: IntCounter,
-    /// Closed at once because `max_connections` were open, or `max_connections_per_address`, none of them idle.
+    /// Connections closed at once because `max_connections` or `max_connections_per_address` were open, none of them
+    /// idle.
     pub connections_refused: IntCounter,
     /// Idle connections that were closed to make room for another one.
     pub connections_evicted: IntCounter,
     pub tls_failures: IntCounter,
-    /// Requests whose handling panicked. Anything but 0 is a bug.
+    /// Requests whose handling panicked. Any value other than 0 indicates a bug.
     pub panics: IntCounter,
-    /// What follows a request and could not be written; the start-up check repairs it.
+    /// Follow-ups of requests that could not be written; the start-up check repairs them.
     pub effects_failed: IntCounter,
-    /// Verified credentials and loaded identities.
+    /// Cache of verified credentials and loaded identities.
     pub identities: Cache,
-    /// What runs, versions and the like belong to.
+    /// Cache of the resources that runs, versions and other objects belong to.
     pub resources: Cache,
     pub access_lines_dropped: IntCounter,
     pub audit_entries_dropped: IntCounter,
@@ -72,27 +74,27 @@ pub struct Metrics {
     process: process::Process,
 }
 
-/// What sort of request it was: for durations, which are too many series per operation.
+/// Kind of a request, the label of durations. A histogram per operation would have too many series.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum RequestKind {
-    /// JSON in, JSON out.
+    /// API call with JSON request and response.
     Api,
-    /// Lists that we filter.
+    /// List that the proxy filters.
     Search,
-    /// Bodies that stream.
+    /// Request or response with a streamed body.
     Artifact,
-    /// The files of MLflow's user interface.
+    /// File of MLflow's user interface.
     Static,
-    /// Answered by ourselves.
+    /// Request that the proxy answers itself.
     Own,
-    /// Refused before MLflow was asked.
+    /// Request refused before it was sent to MLflow.
     Refused,
 }
 
 impl RequestKind {
     const ALL: [Self; 6] = [Self::Api, Self::Search, Self::Artifact, Self::Static, Self::Own, Self::Refused];
 
-    /// A bounded word.
+    /// Returns the label value.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -113,7 +115,7 @@ pub struct Cache {
     pub misses: IntCounter,
 }
 
-/// Requests of one operation by class of status, each made when first needed.
+/// Requests of one operation by status class. Each counter is created on first use.
 #[derive(Debug)]
 struct Operation {
     name: &'static str,
@@ -127,10 +129,11 @@ impl Operation {
 }
 
 impl Metrics {
-    /// `operations`: every name that [`Metrics::request`] will be told; others count as `other`.
+    /// Creates the metrics. `operations` contains the names passed to [`Metrics::request`]; other names count as
+    /// `other`.
     ///
     /// # Errors
-    /// Two metrics have one name, which a test rules out.
+    /// Two metrics have the same name, which a test rules out.
     #[expect(clippy::too_many_lines, reason = "one entry for each metric")]
     pub fn new(operations: impl IntoIterator<Item = &'static str>) -> Result<Self, prometheus::Error> {
         let r = Registry::new();
@@ -185,7 +188,7 @@ impl Metrics {
             )?,
             policy_loaded: gauges(&r, "policy_loaded", "Whether the policy file as it stands holds", &["file"])?,
             policy_loads: counters(&r, "policy_loads_total", "Contents of policy files read", &["file", "outcome"])?,
-            // Without labels, but absent where no TLS is.
+            // A vector without labels, so that the metric is absent when TLS is off.
             tls_certificate_loaded: gauges(
                 &r,
                 "tls_certificate_loaded",
@@ -244,7 +247,7 @@ impl Metrics {
         })
     }
 
-    /// Counts a finished request. About 100 ns.
+    /// Counts a finished request. Takes about 100 ns.
     pub fn request(&self, operation: &str, kind: RequestKind, status: u16, took: Duration) {
         let operation = self.operations.get(operation).unwrap_or(&self.other);
         let class = usize::from(status / 100).saturating_sub(1).min(CLASSES.len() - 1);
@@ -256,42 +259,43 @@ impl Metrics {
         }
     }
 
-    /// Counts a 403 of ours. `reason`: a bounded word.
+    /// Counts a 403 of the proxy. `reason` is from a fixed set.
     pub fn denied(&self, reason: &'static str) {
         self.denials.with_label_values(&[reason]).inc();
     }
 
-    /// Counts a credential that was refused. `reason`: a bounded word.
+    /// Counts a refused credential. `reason` is from a fixed set.
     pub fn authentication_failed(&self, reason: &'static str) {
         self.authentication_failures.with_label_values(&[reason]).inc();
     }
 
-    /// Counts somebody who signed in with a browser, or did not. `provider`: a configured name, or `password`.
+    /// Counts a browser sign-in that succeeded or failed. `provider` is a configured name, or `password`.
     pub fn signed_in(&self, provider: &str, outcome: &'static str) {
         self.logins.with_label_values(&[provider, outcome]).inc();
     }
 
-    /// Counts somebody who signed out. `how`: a bounded word.
+    /// Counts a sign-out. `how` is from a fixed set.
     pub fn signed_out(&self, how: &'static str) {
         self.logouts.with_label_values(&[how]).inc();
     }
 
-    /// Counts a session that was refreshed, or not. `outcome`: a bounded word.
+    /// Counts a session refresh. `outcome` is from a fixed set.
     pub fn session_refreshed(&self, outcome: &'static str) {
         self.session_refreshes.with_label_values(&[outcome]).inc();
     }
 
-    /// Counts a round through a provider's list of people. `outcome`: `ok` or a bounded word.
+    /// Counts a pass through a provider's list of users. `outcome` is `ok` or from a fixed set of errors.
     pub fn directory_synced(&self, provider: &str, outcome: &'static str) {
         self.directory_syncs.with_label_values(&[provider, outcome]).inc();
     }
 
-    /// Counts a request that was refused as unsafe, here or by `http`'s normaliser. `reason`: a bounded word.
+    /// Counts a request that was refused as unsafe, by the server or by `http`'s normaliser. `reason` is from a fixed
+    /// set.
     pub fn edge_refused(&self, reason: &'static str) {
         self.edge_refusals.with_label_values(&[reason]).inc();
     }
 
-    /// Counts a request body that was not read to its end. `reason`: a bounded word.
+    /// Counts a request body that was not read to its end. `reason` is from a fixed set.
     pub fn body_refused(&self, reason: &'static str) {
         self.body_refusals.with_label_values(&[reason]).inc();
     }
@@ -306,18 +310,18 @@ impl Metrics {
         self.shadow_decisions.with_label_values(&[outcome]).inc();
     }
 
-    /// Counts request fields that were removed. `operation`: a name of the route table.
+    /// Counts request fields that were removed. `operation` is a name of the route table.
     pub fn unknown_fields(&self, operation: &'static str, count: u64) {
         self.unknown_fields.with_label_values(&[operation]).inc_by(count);
     }
 
-    /// Notes whether what a policy file says now holds. `file`: `policy` or `shadow_policy`.
+    /// Records whether the current content of a policy file is valid. `file`: `policy` or `shadow_policy`.
     pub fn policy_read(&self, file: &'static str, holds: bool) {
         self.policy_loaded.with_label_values(&[file]).set(holds.into());
         self.policy_loads.with_label_values(&[file, if holds { "loaded" } else { "refused" }]).inc();
     }
 
-    /// Notes whether the TLS files, as they stand, are served, and the end of the certificate that is, in seconds of Unix time.
+    /// Records whether the current TLS files are in use, and the expiry of the certificate in use, in Unix seconds.
     pub fn tls_certificate(&self, is_loaded: bool, not_after: Option<i64>) {
         self.tls_certificate_loaded.with_label_values::<&str>(&[]).set(is_loaded.into());
         match not_after {
@@ -326,24 +330,25 @@ impl Metrics {
         }
     }
 
-    /// Says which MLflow is behind us; one at a time.
+    /// Records the version of MLflow, replacing an earlier one.
     pub fn upstream_is(&self, version: &str) {
         self.upstream_info.reset();
         self.upstream_info.with_label_values(&[version]).set(1);
     }
 
-    /// Counts a call to an identity provider. `issuer`: its configured name; `what` and `outcome`: bounded words.
+    /// Counts a request to an identity provider. `issuer` is its configured name; `what` and `outcome` are from fixed
+    /// sets.
     pub fn oidc_fetched(&self, issuer: &str, what: &'static str, outcome: &'static str) {
         self.oidc_fetches.with_label_values(&[issuer, what, outcome]).inc();
     }
 
-    /// Says how old an identity provider's keys are. `issuer`: its configured name.
+    /// Records the age of an identity provider's keys. `issuer` is its configured name.
     pub fn oidc_keys_are(&self, issuer: &str, age: Option<Duration>) {
         let age = age.map_or(-1, |age| i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
         self.oidc_keys_age.with_label_values(&[issuer]).set(age);
     }
 
-    /// Everything, as Prometheus reads it.
+    /// Returns all metrics in Prometheus's text format.
     #[must_use]
     pub fn render(&self) -> String {
         self.process.refresh();
@@ -357,7 +362,7 @@ impl Metrics {
 
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 const PREFIX: &str = "mlflow_auth_proxy";
-/// Seconds. From what we add ourselves to the largest artifacts.
+/// Histogram bounds in seconds, from the overhead of the proxy to the largest artifacts.
 const BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0, 120.0];
 
 fn opts(name: &str, help: &str) -> Opts {

@@ -1,6 +1,6 @@
-//! What the people who run it see: log, access log, metrics, audit.
+//! Output for operators: log, access log, metrics and audit queue.
 //!
-//! Nothing here can make a request wait: what does not fit is dropped and counted.
+//! Nothing here makes a request wait: output that does not fit is dropped and counted.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,14 +16,14 @@ pub use access::{AccessLine, AccessLog, Outcome};
 pub use audit::AuditQueue;
 pub use metrics::{Metrics, RequestKind};
 
-/// Everything a request reports to.
+/// The outputs that requests report to.
 #[derive(Debug)]
 pub struct Telemetry {
     pub metrics: Arc<Metrics>,
     pub access: AccessLog,
     pub audit: AuditQueue,
     pub clock: Clock,
-    /// Whether user names may stand in the access log.
+    /// True if the access log may contain user names.
     pub user_names: bool,
     /// Operations whose unknown fields were logged.
     pub named: Mutex<HashSet<&'static str>>,

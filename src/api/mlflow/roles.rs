@@ -1,8 +1,8 @@
-//! Roles (MLflow 3.12 on): `roles/{create,get,list,update,delete,assign,unassign}`, `roles/users/list` and
+//! Roles (MLflow 3.12 and later): `roles/{create,get,list,update,delete,assign,unassign}`, `roles/users/list` and
 //! `users/roles/list`.
 //!
-//! An administrator of a workspace manages its roles, and every user who has one of its roles can view them. A user's direct grants
-//! are visible to that user and to administrators only, which is stricter than MLflow.
+//! An administrator of a workspace manages its roles, and every user who has one of its roles can view them. A user's
+//! direct grants are visible to that user and to administrators only, which is stricter than MLflow.
 
 use std::sync::Arc;
 

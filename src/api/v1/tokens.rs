@@ -153,7 +153,8 @@ pub(crate) async fn owner(
     }
 }
 
-/// A secret is for its owner: nobody makes or rotates another's token.
+/// Refuses a request for another user's token. Only the owner creates and rotates tokens, because the answer contains
+/// the secret.
 fn only_own(request: &ApiRequest) -> Result<(), Refusal> {
     match Params::Query(request.query()?).optional_text("user")? {
         Some(name) if !request.is(name) => {

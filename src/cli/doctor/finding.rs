@@ -1,11 +1,11 @@
-//! What was found: in order, each with what to change when something is wrong.
+//! Results of the checks, in order, each with the setting to change when something is wrong.
 
 use serde::Serialize;
 
 use super::super::output::Format;
 use crate::text::plain;
 
-/// How something is.
+/// Result of a check.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Outcome {
@@ -24,10 +24,10 @@ impl Outcome {
     }
 }
 
-/// One thing that was looked at.
+/// A finding of one check.
 #[derive(Debug, Serialize)]
 pub(super) struct Finding {
-    /// What it is about, such as `provider keycloak: redirect URI`.
+    /// Subject of the check, such as `provider keycloak: redirect URI`.
     pub(super) check: String,
     pub(super) outcome: Outcome,
     pub(super) found: String,
@@ -39,7 +39,7 @@ pub(super) struct Finding {
     pub(super) also: Vec<String>,
 }
 
-/// Everything that was looked at.
+/// All findings.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Report {
     pub(super) findings: Vec<Finding>,
@@ -56,7 +56,8 @@ impl Report {
 
     pub(super) fn fail(&mut self, check: impl Into<String>, found: impl Into<String>, change: impl Into<String>) {
         let (check, found) = (check.into(), found.into());
-        // One cause is one line: a realm may be a provider and an issuer, and have neither description nor keys.
+        // Failures with the same cause are one finding: a realm can be both a provider and an issuer, and lack both
+        // metadata and keys.
         let same = self.findings.iter_mut().find(|it| it.outcome == Outcome::Failed && it.found == found);
         match same {
             Some(earlier) => earlier.also.push(check),
@@ -76,7 +77,7 @@ impl Report {
         self.findings.iter().filter(|finding| finding.outcome == outcome).count()
     }
 
-    /// To whoever asked.
+    /// Prints the report.
     pub(super) fn show(&self, format: Format) -> anyhow::Result<()> {
         format.done(self, &self.text())
     }
@@ -84,7 +85,7 @@ impl Report {
     fn text(&self) -> String {
         let mut lines = Vec::new();
         for finding in &self.findings {
-            // Much of it is what a provider or a token said.
+            // Much of the text comes from a provider or a token.
             let found = plain(&finding.found);
             lines.push(format!("{:<8} {}: {found}", finding.outcome.as_str(), plain(&finding.check)));
             lines.extend(finding.also.iter().map(|check| format!("         the same: {}", plain(check))));

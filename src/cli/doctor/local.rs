@@ -1,4 +1,4 @@
-//! What is near: files, the store, MLflow.
+//! Checks of the local environment: files, the store, MLflow.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -15,11 +15,11 @@ use crate::store::Store;
 use crate::telemetry::Metrics;
 use crate::upstream::{Error, Upstream};
 
-/// Days before its end from which a certificate is mentioned.
+/// Days before expiry from which a certificate is reported.
 const SOON_DAYS: i64 = 21;
 const DAY_SECONDS: i64 = 86_400;
 
-/// Certificate and key belong together, and for how long.
+/// Checks that certificate and key match, and until when the certificate is valid.
 pub(super) fn tls(config: &Config, clock: &Clock, report: &mut Report) {
     const CHECK: &str = "TLS";
     let Some(tls) = &config.server.tls else {
@@ -44,7 +44,7 @@ pub(super) fn tls(config: &Config, clock: &Clock, report: &mut Report) {
     }
 }
 
-/// It opens, and may be written to: opening takes its write lock.
+/// Checks that the store can be opened for writing: opening takes its write lock.
 pub(super) async fn store(config: &Config, clock: &Clock, report: &mut Report) {
     const CHECK: &str = "store";
     let url = &config.store.url;
@@ -70,7 +70,8 @@ pub(super) async fn store(config: &Config, clock: &Clock, report: &mut Report) {
     }
 }
 
-/// Who else can read the store, which holds password hashes, or replace it. Opening it takes the rights of others off.
+/// Checks whether other users can read the store, which contains password hashes, or replace it. Opening the store
+/// removes the access of others to its files.
 fn modes(file: &Path, report: &mut Report) {
     const CHECK: &str = "store: file mode";
     let mode = |path: &Path| path.metadata().map(|found| found.mode() & 0o7777);
@@ -91,7 +92,7 @@ fn modes(file: &Path, report: &mut Report) {
     }
 }
 
-/// The limit of open files leaves room for the connections of the configuration.
+/// Checks that the limit of open files is sufficient for the configured connections.
 pub(super) fn descriptors(config: &Config, report: &mut Report) {
     const CHECK: &str = "open files";
     match descriptors::fit(&mut config.clone(), descriptors::attainable()) {
@@ -100,7 +101,7 @@ pub(super) fn descriptors(config: &Config, report: &mut Report) {
     }
 }
 
-/// The files can be read.
+/// Checks that the policy files can be read.
 pub(super) fn policies(config: &Config, report: &mut Report) {
     let files = [
         ("authz.policy_file", &config.authz.policy_file),
@@ -116,7 +117,7 @@ pub(super) fn policies(config: &Config, report: &mut Report) {
     }
 }
 
-/// Which MLflow is behind us, and whether others may reach it as well.
+/// Checks the version of MLflow, and whether other clients can reach it directly.
 pub(super) async fn upstream(config: &Config, report: &mut Report) {
     const CHECK: &str = "MLflow";
     let url = config.upstream.url.as_str().trim_end_matches('/');
@@ -152,8 +153,8 @@ pub(super) async fn upstream(config: &Config, report: &mut Report) {
     gateway(config, report).await;
 }
 
-/// Secrets and endpoints of the AI gateway that lead to addresses which are not allowed, stored before the proxy came or
-/// past it. The proxy refuses their use; MLflow's own jobs do not.
+/// Checks the AI gateway for stored secrets and endpoints with addresses that are not allowed, created before the
+/// proxy was installed or without it. The proxy refuses their use, but MLflow's own jobs do not.
 async fn gateway(config: &Config, report: &mut Report) {
     const CHECK: &str = "AI gateway";
     let (Ok(upstream), Ok(metrics)) = (Upstream::new(&config.upstream), Metrics::new([])) else { return };

@@ -1,4 +1,4 @@
-//! What an identity provider says of itself, and what it says to us and to browsers that we send.
+//! Checks of an identity provider: its metadata, and its answers to the proxy and to browsers.
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
@@ -16,11 +16,11 @@ use crate::oidc::{
     Remote, Tokens,
 };
 
-/// Seconds by which clocks may differ before it is mentioned; tokens are refused from about thirty on.
+/// Clock difference in seconds from which it is reported. Tokens are refused from about thirty seconds on.
 const SKEW_SECONDS: u64 = 5;
 const MAX_SKEW_SECONDS: u64 = 30;
 
-/// One that people sign in at.
+/// Checks a provider that users sign in with.
 pub(super) async fn check(
     provider: &Provider,
     attempts: &Attempts,
@@ -46,13 +46,13 @@ pub(super) async fn check(
     one.clock(clock, report).await;
 }
 
-/// One whose tokens programs bring.
+/// Checks an issuer whose tokens programs present.
 pub(super) async fn check_issuer(issuer: &config::Issuer, remote: &Remote, report: &mut Report) {
     let key = format!("jwt.issuers.{}", issuer.name);
     described(remote, &format!("issuer {}", issuer.name), &key, report).await;
 }
 
-/// Its description and its keys. `None` when there is no description to go on with.
+/// Checks metadata and keys. Returns `None` when there is no metadata for further checks.
 async fn described(remote: &Remote, about: &str, key: &str, report: &mut Report) -> Option<std::sync::Arc<Metadata>> {
     let outcome = remote.refresh(&|_, _| ()).await;
     let (metadata, keys) = (remote.metadata(), remote.keys());
@@ -87,7 +87,7 @@ async fn described(remote: &Remote, about: &str, key: &str, report: &mut Report)
     metadata
 }
 
-/// What to change when it could not be asked.
+/// Returns the setting to change when the provider could not be reached.
 fn how_to_reach(error: &Error, key: &str) -> String {
     match error {
         Error::Metadata(MetadataError::AnotherIssuer { said, .. }) => format!(
@@ -131,7 +131,7 @@ fn how_to_reach(error: &Error, key: &str) -> String {
 /// The first page that a browser gets.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Shown {
-    /// A page to sign in on, or the way to one.
+    /// A sign-in page, or a redirect to one.
     SignIn,
     /// Back to the proxy: a scope is unknown or not the client's.
     Scope,
@@ -148,7 +148,7 @@ pub(super) enum Shown {
 }
 
 impl Shown {
-    /// Read from status, `Location` and page.
+    /// Classifies an answer by status, `Location` and page.
     pub(super) fn of(answer: &Response<Bytes>, redirect: &str) -> Self {
         if answer.status().is_success() {
             return Self::SignIn;
@@ -209,7 +209,7 @@ impl One<'_> {
         format!("{}: {what}", self.about)
     }
 
-    /// The path to something of our client in Keycloak's console.
+    /// Returns the path to a setting of the proxy's client in Keycloak's console.
     fn console(&self, rest: &str) -> String {
         format!("Clients > {} > {rest}", self.provider.config.client_id)
     }
@@ -441,7 +441,7 @@ impl One<'_> {
         let here = format!("{}/auth/backchannel-logout", self.public_url);
         let set = self.console(&format!("Settings > Logout settings > Backchannel logout URL: {here}"));
         if metadata.backchannel_logout && metadata.backchannel_logout_session {
-            // Whether the client has it, only an administrator there can see.
+            // Only an administrator of the provider can see whether the client has the setting.
             let found = format!("it can announce logouts; see that {set}, and that it reaches that address");
             report.ok(check, found);
         } else {
@@ -450,7 +450,7 @@ impl One<'_> {
         }
     }
 
-    /// Whether users who are disabled there lose their access tokens here.
+    /// Checks whether users who are disabled at the provider lose their access tokens here.
     async fn directory(&self, report: &mut Report) {
         let check = self.check("list of people");
         let Some(sync) = &self.provider.config.sync else {
@@ -465,7 +465,7 @@ impl One<'_> {
         };
         let asked = async {
             let directory = Directory::open(self.provider, &sync.realm).await?;
-            // Somebody whom there is not: whether one may ask is what counts.
+            // A user who does not exist: only the permission to look users up matters.
             directory.find("00000000-0000-0000-0000-000000000000").await.map(|_| directory.tells_groups())
         };
         let error = match asked.await {
@@ -496,13 +496,13 @@ impl One<'_> {
             }
         };
         let reason = match &error {
-            // The same error as for a wrong secret, which the check before has ruled out.
+            // The same error as for a wrong secret, which the preceding check has ruled out.
             DirectoryError::Login(LoginError::Refused(Refused::Client | Refused::Request)) => {
                 "the client may not ask for a token of its own: its service account is off".to_owned()
             }
             other => other.to_string(),
         };
-        // It was not configured: the proxy works without it.
+        // Not configured explicitly: the proxy works without it.
         if sync.by_default && error.is_lack_of_rights() {
             let found = format!(
                 "{reason}; users who are disabled there and have no session here keep their access tokens until \
@@ -534,7 +534,7 @@ impl One<'_> {
     }
 }
 
-/// Two clocks that are so many seconds apart.
+/// Reports the difference between two clocks, in seconds.
 pub(super) fn compared(check: String, seconds: u64, report: &mut Report) {
     let found = format!("its clock and this machine's differ by {seconds} seconds");
     let change = "synchronise both machines' clocks (NTP)";

@@ -1,6 +1,7 @@
-//! What a token of an identity provider would be here: who, with which groups, and what is missing in it.
+//! Checks of a token of an identity provider: the user and the groups that it identifies, and claims that it lacks.
 //!
-//! Pure, but for the keys that were fetched before. Nothing of the token is shown but what its claims are called, and names.
+//! Pure, except for the keys, which were fetched before. Of the token's content, only names of claims, users and
+//! groups are shown.
 
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use crate::oidc::Remote;
 use crate::oidc::claims::{self, ClaimError, Person};
 use crate::oidc::token::{self, Refusal, Unverified};
 
-/// How deep claims that look like groups are looked for.
+/// Maximum depth at which claims are searched for groups.
 const MAX_DEPTH: usize = 4;
 
 /// What to give instead of a token of another kind.
@@ -58,7 +59,7 @@ pub(super) fn check(
     }
 }
 
-/// What the file holds: a token, or only the claims of one, which nobody signed.
+/// Content of the file: a token, or only its claims, without a signature.
 struct Given<'t> {
     claims: Value,
     token: Option<Unverified<'t>>,
@@ -72,7 +73,7 @@ impl<'t> Given<'t> {
         Some(Self { claims: payload(text)?, token: Some(Unverified::parse(text).ok()?) })
     }
 
-    /// The client that it was made for, to name its settings.
+    /// Returns the client that the token was issued for, to name its settings.
     fn client(&self) -> &str {
         self.claims.get("azp").and_then(Value::as_str).unwrap_or("CLIENT")
     }
@@ -107,7 +108,7 @@ fn signing_in(given: &Given<'_>, provider: &Provider, is_bearer: bool, report: &
         report.warn(check, found.text, found.change);
     }
     let check = format!("token: signing in at provider {}", provider.name);
-    // An access token may lack what the ID token has, so only what is in it counts.
+    // An access token can lack claims that the ID token has, so only those that are present are checked.
     match claims::read(&provider.claims, &given.claims) {
         Ok(person) if person.says_groups || person.allowed => rules.standing(&person, "", &check, report),
         Err(error @ (ClaimError::Unverified | ClaimError::BadName { .. })) => {
@@ -170,7 +171,7 @@ fn genuine(token: Unverified<'_>, issuer: &Issuer, remote: &Remote, now: Timesta
     token::verify(token, issuer, &keys, now).map(|_| ())
 }
 
-/// What claims alone can be asked: whether a token that has them would be for this proxy.
+/// Checks by the claims alone whether a token with them would be intended for this proxy.
 fn meant_for(claims: &Value, issuer: &Issuer) -> Result<(), Refusal> {
     let said =
         claims.get("aud").map_or(&[][..], |said| said.as_array().map_or(std::slice::from_ref(said), Vec::as_slice));
@@ -350,7 +351,7 @@ fn no_subject(client: &str) -> String {
     format!("Clients > {client} > Client scopes > Add client scope > basic (Default)")
 }
 
-/// The paths of lists of texts.
+/// Collects the paths of claims that are lists of strings.
 fn lists(value: &Value, path: &str, depth: usize, found: &mut Vec<String>) {
     let Some(members) = value.as_object().filter(|_| depth < MAX_DEPTH) else { return };
     for (name, member) in members {
@@ -368,7 +369,7 @@ fn listed(groups: &[String]) -> String {
     if groups.is_empty() { "no group".to_owned() } else { groups.join(", ") }
 }
 
-/// What it says, unverified: for looking at, never for deciding.
+/// Returns the unverified payload of a token. For display only, never for a decision.
 fn payload(token: &str) -> Option<Value> {
     let mut parts = token.split('.').skip(1);
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(parts.next()?).ok()?).ok()

@@ -1,4 +1,4 @@
-//! The people of a quickstart: who they are, and what they sign in with.
+//! The accounts of a quickstart and their credentials.
 
 use std::time::Duration;
 
@@ -14,18 +14,18 @@ use crate::config::Config;
 use crate::crypto::{AccessToken, PasswordHash, random_password};
 use crate::store::{Store, User};
 
-/// The proxy's store, opened beside the proxy.
+/// The proxy's store, opened in addition to the proxy itself.
 #[derive(Debug)]
 pub(super) struct Accounts {
     opened: Opened,
     administrator: String,
 }
 
-/// Somebody, and what is shown of them once.
+/// A user with the credentials that are shown once.
 #[derive(Debug)]
 pub(super) struct Person {
     pub(super) user: User,
-    /// `None`: they had one before.
+    /// `None` if the account existed before.
     pub(super) password: Option<SecretString>,
     pub(super) token: AccessToken,
 }
@@ -44,7 +44,7 @@ impl Accounts {
         Ok(Self { opened, administrator: config.bootstrap.admin_username.clone() })
     }
 
-    /// Revokes the tokens that quickstarts made for the first administrator.
+    /// Revokes the tokens that quickstarts created for the first administrator.
     pub(super) async fn end_administrators_tokens(&self) -> anyhow::Result<()> {
         let Some(user) = self.first_administrator().await? else { return Ok(()) };
         for token in self.opened.store.tokens_of(user.id).await? {
@@ -60,7 +60,7 @@ impl Accounts {
         Ok(users.into_iter().filter(|user| user.admin).min_by_key(|user| user.id))
     }
 
-    /// The first administrator, made on an empty store, with a fresh token.
+    /// Returns the first administrator with a new token. Creates the account if there is no administrator.
     pub(super) async fn administrator(&self) -> anyhow::Result<Person> {
         self.end_administrators_tokens().await?;
         match self.first_administrator().await? {
@@ -69,7 +69,7 @@ impl Accounts {
         }
     }
 
-    /// Somebody without rights of their own, made when absent, with a fresh token.
+    /// Returns a user without administrator rights, with a new token. Creates the account if it does not exist.
     pub(super) async fn person(&self, name: &str) -> anyhow::Result<Person> {
         match self.opened.store.user_by_name(name).await? {
             Some(user) => self.with_token(user, None).await,
@@ -96,7 +96,8 @@ impl Accounts {
         self.with_token(user.with_context(|| format!("`{name}` cannot be made"))?, Some(password)).await
     }
 
-    /// Each start makes its own token. Those of the demo's people stay valid, the administrator's ends with its run.
+    /// Creates a token for this run. Tokens of the demo's users stay valid; the administrator's is revoked at the end
+    /// of the run.
     async fn with_token(&self, user: User, password: Option<SecretString>) -> anyhow::Result<Person> {
         let days = TOKEN_DAYS.min(self.opened.token_max_days);
         let expires = self.opened.now.plus(Duration::from_secs(u64::from(days) * 86_400));

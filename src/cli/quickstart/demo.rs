@@ -1,5 +1,5 @@
-//! `--demo`: two people, and an experiment of one that the other may read. Made as people do it: by MLflow's own client,
-//! through the proxy.
+//! `--demo`: creates two users, and an experiment of one of them that the other may read. As users do, it uses
+//! MLflow's own client through the proxy.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::accounts::{Accounts, Person};
 use super::progress;
 use super::python::Python;
 
-/// Who and what there is to look at.
+/// The users and the experiment of the demo.
 #[derive(Debug)]
 pub(super) struct Demo {
     pub(super) alice: Person,
@@ -31,7 +31,7 @@ async fn log_runs(python: &Python, address: &str, person: &Person) -> anyhow::Re
     client.args(["-c", include_str!("demo.py")]);
     client.env("MLFLOW_TRACKING_URI", address).env("MLFLOW_DISABLE_TELEMETRY", "true");
     client.env("MLFLOW_TRACKING_USERNAME", &person.user.name).env("MLFLOW_TRACKING_PASSWORD", person.token.reveal());
-    // Over loopback, whatever the way out is.
+    // Loopback must be reached directly, even if an HTTP proxy is configured.
     client.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1").env("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1");
     let output = tokio::time::timeout(TIMEOUT, client.output()).await.context("MLflow's client takes too long")??;
     let complaint = String::from_utf8_lossy(&output.stderr);
@@ -39,7 +39,7 @@ async fn log_runs(python: &Python, address: &str, person: &Person) -> anyhow::Re
     experiment_id(&String::from_utf8_lossy(&output.stdout))
 }
 
-/// The client also prints about its runs; the last line is ours.
+/// Returns the experiment's ID from the last matching line. The client also prints messages about its runs.
 pub(super) fn experiment_id(output: &str) -> anyhow::Result<String> {
     let id = output.lines().rev().find_map(|line| line.strip_prefix("experiment_id="));
     id.map(str::to_owned).context("MLflow's client did not say which experiment it made")

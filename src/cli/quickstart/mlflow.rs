@@ -1,4 +1,4 @@
-//! MLflow as a child: its own process group, on loopback, ended with everything it started.
+//! MLflow as a child process, in its own process group, on loopback. The whole group is ended with it.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -29,7 +29,7 @@ pub(super) struct Mlflow {
 }
 
 impl Mlflow {
-    /// Starts it; [`ready`] tells when it answers.
+    /// Starts the server; [`ready`] waits until it answers.
     pub(super) async fn start(python: &Python, place: &Place, port: u16) -> anyhow::Result<Self> {
         end_the_one_left_behind(place).await;
         let log = private_file(OpenOptions::new().append(true), &place.log())?;
@@ -45,7 +45,7 @@ impl Mlflow {
         Ok(Self { child, group, pid_file: place.pid_file(), log: place.log() })
     }
 
-    /// Returns when it ended by itself, with the reason as far as its log tells.
+    /// Waits until the server ends by itself, and returns the reason as far as its log shows it.
     pub(super) async fn ended(&mut self) -> anyhow::Error {
         let how = match self.child.wait().await {
             Ok(status) => status.to_string(),
@@ -54,11 +54,11 @@ impl Mlflow {
         anyhow!("MLflow ended by itself ({how}); {}", super::place::tail(&self.log))
     }
 
-    /// Asks the whole group to end, then makes it.
+    /// Asks the whole group to end, then kills it.
     pub(super) async fn stop(&mut self) {
         self.group.signal("TERM").await;
         let _ = timeout(STOP_TIMEOUT, self.child.wait()).await;
-        // The server may be gone and a worker not: the group is what counts.
+        // A worker can outlive the server, so the whole group is checked.
         let patience = Stopwatch::start();
         while self.group.signal("0").await && patience.elapsed() < WORKER_TIMEOUT {
             sleep(POLL).await;
@@ -66,7 +66,7 @@ impl Mlflow {
         self.kill().await;
     }
 
-    /// Ends the whole group at once.
+    /// Kills the whole group at once.
     pub(super) async fn kill(&mut self) {
         self.group.signal("KILL").await;
         let _ = timeout(STOP_TIMEOUT, self.child.wait()).await;
@@ -74,7 +74,7 @@ impl Mlflow {
     }
 }
 
-/// Waits until MLflow answers, for a bounded time.
+/// Waits until MLflow answers, for a limited time.
 pub(super) async fn ready(url: &Url) -> anyhow::Result<()> {
     let watch = Stopwatch::start();
     while watch.elapsed() < START_TIMEOUT {
@@ -88,7 +88,7 @@ pub(super) async fn ready(url: &Url) -> anyhow::Result<()> {
     bail!("MLflow did not answer within {} s", START_TIMEOUT.as_secs())
 }
 
-/// `GET /health` says 200.
+/// Returns true if `GET /health` is answered with 200.
 async fn answers(url: &Url) -> std::io::Result<bool> {
     let authority = url.authority();
     let mut stream = TcpStream::connect(authority).await?;
@@ -105,16 +105,17 @@ fn server(python: &Python, place: &Place, port: u16) -> Command {
     command.arg("--backend-store-uri").arg(format!("sqlite:///{}", place.database()));
     command.arg("--artifacts-destination").arg(place.artifacts());
     command.env("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false").env("MLFLOW_DISABLE_TELEMETRY", "true");
-    // Its own group: a Ctrl-C in the terminal is ours to pass on, after the proxy has drained.
+    // A process group of its own: Ctrl-C in the terminal does not reach MLflow, which is ended after the proxy has
+    // drained.
     command.process_group(0).stdin(Stdio::null()).current_dir(place.root());
     command
 }
 
-/// A quickstart that was killed could not end its MLflow; two on one database would disturb each other.
+/// Ends an MLflow whose quickstart was killed. Two servers on one database would disturb each other.
 async fn end_the_one_left_behind(place: &Place) {
     let noted = config::read_regular(&place.pid_file(), MAX_PID_BYTES).ok();
     let Some(group) = noted.and_then(|text| text.trim().parse().ok()).map(Group) else { return };
-    // The number may have gone to somebody else since: only a process that names our database is ours.
+    // The PID may have been reused: only a process whose command line contains this database is ended.
     let arguments = std::fs::read(format!("/proc/{}/cmdline", group.0)).unwrap_or_default();
     if String::from_utf8_lossy(&arguments).contains(&place.database()) {
         progress::say("Ending an MLflow that an earlier quickstart left behind");
@@ -128,12 +129,13 @@ async fn end_the_one_left_behind(place: &Place) {
     let _ = std::fs::remove_file(place.pid_file());
 }
 
-/// A process group, by its leader's number.
+/// A process group, by the PID of its leader.
 #[derive(Clone, Copy, Debug)]
 struct Group(u32);
 
 impl Group {
-    /// Sends a signal to all of it; tells whether there was anybody. The shell's own `kill`, because slim images have no other.
+    /// Sends a signal to the whole group. Returns true if it had a process. Uses the shell's built-in `kill`, because
+    /// slim images have no other.
     async fn signal(self, name: &str) -> bool {
         let mut kill = Command::new("sh");
         kill.args(["-c", "kill -\"$1\" \"-$2\"", "sh", name, &self.0.to_string()]);

@@ -1,6 +1,7 @@
-//! `quickstart`: an MLflow and this proxy in front of it, with accounts, from nothing. For trying and developing.
+//! `quickstart`: installs and starts an MLflow with this proxy and accounts in front of it, for trying and
+//! developing.
 //!
-//! Everything is on loopback and below one folder; a second run in the same folder goes on with the same data.
+//! Everything is on loopback and below one folder. A second run in the same folder continues with the same data.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
@@ -29,7 +30,7 @@ use mlflow::Mlflow;
 use place::Place;
 use python::Python;
 
-/// What to try, and where.
+/// Arguments of `quickstart`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -40,16 +41,16 @@ Examples:
 It needs Python 3.10 or newer with venv, and the first time a connection to PyPI. Ctrl-C stops everything; what you
 logged stays in the folder.")]
 pub(super) struct Arguments {
-    /// Also make two people, alice and bob, and an experiment of alice's that bob may read
+    /// Also create two users, alice and bob, and an experiment of alice's that bob may read
     #[arg(long)]
     demo: bool,
-    /// Where everything is kept that you log
+    /// The folder for everything that you log
     #[arg(long, default_value = "mlflow-quickstart", value_name = "DIR")]
     dir: PathBuf,
-    /// Which MLflow to install
+    /// The version of MLflow to install
     #[arg(long, default_value = "3.17.2", value_name = "VERSION", value_parser = python::version)]
     mlflow_version: String,
-    /// Where the proxy listens on 127.0.0.1; 0 takes a free one
+    /// The port of the proxy on 127.0.0.1; 0 selects a free one
     #[arg(long, default_value_t = 8080)]
     port: u16,
     /// A Python that already has MLflow; nothing is installed then
@@ -59,7 +60,7 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(arguments: Arguments, flags: Flags) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::listen_also_to_the_terminal().context("signals cannot be listened to")?;
-    // For what MLflow and pip make, too.
+    // Also applies to the files that MLflow and pip create.
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let place = Place::open(&arguments.dir)?;
     free(arguments.port)?;
@@ -88,7 +89,7 @@ pub(super) async fn run(arguments: Arguments, flags: Flags) -> anyhow::Result<Ex
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
-/// Everything between a started MLflow and the printed address; then stays until something ends it.
+/// Opens the proxy in front of a started MLflow, prints its address, and waits until something ends it.
 async fn open(
     arguments: &Arguments,
     place: &Place,
@@ -109,7 +110,7 @@ async fn open(
     std::future::pending().await
 }
 
-/// The administrator's token was for this run; one that a killed run left is revoked at the next start.
+/// Revokes the administrator's token of this run. A token that a killed run left is revoked at the next start.
 async fn end_tokens(config: &Config) {
     let ended = async {
         let accounts = Accounts::open(config).await?;
@@ -129,8 +130,8 @@ async fn close(proxy: Option<Running>, mlflow: &mut Mlflow) {
     mlflow.stop().await;
 }
 
-/// From a file that is named on the command line, not from the environment: variables that are meant for another proxy must
-/// not bend this one. Where things are is ours to say, whatever the file says.
+/// Builds the configuration from the file named on the command line, without the environment, whose variables may be
+/// meant for another proxy. The locations of the quickstart override the file.
 fn configuration(arguments: &Arguments, place: &Place, upstream_port: u16, flags: Flags) -> anyhow::Result<Config> {
     let ours = [
         ("server.listen", format!("127.0.0.1:{}", arguments.port)),
@@ -148,7 +149,7 @@ fn configuration(arguments: &Arguments, place: &Place, upstream_port: u16, flags
     Ok(config)
 }
 
-/// Says so before a minute of installing, not after it.
+/// Checks that a port is free, before a minute of installing.
 fn free(port: u16) -> anyhow::Result<()> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port))
         .map(|_| ())

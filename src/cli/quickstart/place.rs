@@ -1,4 +1,4 @@
-//! The folder in which a quickstart keeps everything, one at a time.
+//! The folder of a quickstart, which only one quickstart uses at a time.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -10,7 +10,7 @@ use rustix::fs::OFlags;
 
 use crate::text::plain;
 
-/// The folder, ours alone while this lives.
+/// The locked folder.
 #[derive(Debug)]
 pub(super) struct Place {
     root: String,
@@ -19,11 +19,11 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Makes the folder when it is absent.
+    /// Opens the folder, and creates it if it is absent.
     pub(super) fn open(dir: &Path) -> anyhow::Result<Self> {
         let root = std::path::absolute(dir).with_context(|| format!("{} is no folder", dir.display()))?;
         let root = root.to_str().with_context(|| format!("{} is not UTF-8; choose another --dir", dir.display()))?;
-        // These mean something in the URLs of databases, and MLflow and we would read them differently.
+        // These have a meaning in database URLs, which MLflow and the proxy would interpret differently.
         ensure!(
             !root.contains(['?', '#', '%', '\\']) && !root.chars().any(char::is_control),
             "`{}` must not contain `?`, `#`, `%` or `\\`; choose another --dir",
@@ -68,25 +68,26 @@ impl Place {
         Path::new(&self.root).join("mlflow.log")
     }
 
-    /// Names MLflow's process group while it runs, so that one that was left behind is found.
+    /// Returns the path of the file with the ID of MLflow's process group, by which a leftover one is found.
     pub(super) fn pid_file(&self) -> PathBuf {
         Path::new(&self.root).join("mlflow.pid")
     }
 
-    /// For the end of a sentence about MLflow.
+    /// Returns the end of MLflow's log, for an error message.
     pub(super) fn tail_of_log(&self) -> String {
         tail(&self.log())
     }
 }
 
-/// Opens a file for writing, made with mode 0600 when absent. A link in its place is refused.
+/// Opens a file for writing, created with mode 0600 if absent. A link in its place is refused.
 pub(super) fn private_file(options: &mut OpenOptions, path: &Path) -> anyhow::Result<File> {
     let flags = OFlags::NOFOLLOW.bits().cast_signed();
     let file = options.create(true).mode(0o600).custom_flags(flags).open(path);
     file.with_context(|| format!("{} cannot be written", path.display()))
 }
 
-/// Refuses a folder that another user could change: what is in it leads to the data and the processes of this one.
+/// Refuses a folder that another user could change: its content determines which data and processes this user
+/// accesses.
 fn own(folder: &Path) -> anyhow::Result<()> {
     let found = fs::symlink_metadata(folder)?;
     let name = folder.display();
@@ -99,7 +100,7 @@ fn own(folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Refuses a link or a file of another user, and takes the rights of others off a file.
+/// Refuses a link or a file of another user, and removes the access of others to a file.
 fn own_file(path: &Path) -> anyhow::Result<()> {
     let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
     let name = path.display();
@@ -111,7 +112,7 @@ fn own_file(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The last lines of a log, for people who should not have to look for it.
+/// Returns the last lines of a log, so that users need not look for it.
 pub(super) fn tail(log: &Path) -> String {
     let lines = last_lines(log).unwrap_or_default();
     let indented: Vec<String> = lines.iter().map(|line| format!("  {}", plain(line))).collect();

@@ -1,17 +1,17 @@
-//! What is going on, on standard error: one line that changes on a terminal, a few lines elsewhere.
+//! Progress on standard error: one line that changes on a terminal, a few lines elsewhere.
 
 use std::io::{IsTerminal as _, Write as _};
 
 use crate::text::plain;
 
-/// A sentence that stays.
+/// Prints a permanent message.
 pub(super) fn say(text: &str) {
     let clear = if std::io::stderr().is_terminal() { "\r\x1b[2K" } else { "" };
-    // Nobody looks any more: no reason to stop.
+    // Standard error was closed, which is no reason to stop.
     let _ = writeln!(std::io::stderr().lock(), "{clear}{text}");
 }
 
-/// A step that the next one replaces; only on a terminal.
+/// Shows a step that the next one replaces; only on a terminal.
 pub(super) fn step(text: &str) {
     let mut stderr = std::io::stderr().lock();
     if stderr.is_terminal() {
@@ -20,7 +20,7 @@ pub(super) fn step(text: &str) {
     }
 }
 
-/// A step that also stays where there is no terminal.
+/// Shows a step, which is permanent where there is no terminal.
 pub(super) fn mark(text: &str) {
     if std::io::stderr().is_terminal() { step(text) } else { say(&format!("  {}", shortened(&plain(text.trim())))) }
 }

@@ -1,4 +1,5 @@
-//! A private Python environment with a pinned MLflow: made once, verified each time, made again when it is broken.
+//! A private Python environment with a pinned MLflow: created once, verified at each start, and created again if it
+//! is broken.
 
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -16,18 +17,18 @@ use super::{Arguments, progress};
 #[derive(Debug)]
 pub(super) struct Python {
     pub(super) executable: PathBuf,
-    /// MLflow's.
+    /// Version of MLflow.
     pub(super) version: String,
 }
 
 impl Python {
-    /// Runs it untouched by what the environment says to other Pythons and MLflows.
+    /// Returns a command without the environment variables that configure other Pythons and MLflows.
     pub(super) fn command(&self) -> Command {
         command(&self.executable)
     }
 }
 
-/// The environment that was asked for, installed if need be.
+/// Returns the requested environment, and installs it if necessary.
 pub(super) async fn ready(arguments: &Arguments) -> anyhow::Result<Python> {
     if let Some(executable) = &arguments.mlflow_python {
         let version = mlflow_version(executable).await;
@@ -38,7 +39,7 @@ pub(super) async fn ready(arguments: &Arguments) -> anyhow::Result<Python> {
     Environment::new(&cache, &arguments.mlflow_version).ready().await
 }
 
-/// A version as PyPI writes it. It becomes part of a path and of a pip command.
+/// Parses a version as PyPI writes it. It becomes part of a path and of a pip command.
 pub(super) fn version(text: &str) -> Result<String, String> {
     let plain = text.chars().all(|c| c.is_ascii_alphanumeric() || c == '.');
     if !plain || !text.starts_with(|c: char| c.is_ascii_digit()) || text.ends_with('.') {
@@ -74,13 +75,14 @@ impl Environment {
         if self.verify().await.is_err() {
             self.install().await?;
         }
-        // Says to whoever looks that nothing was interrupted; what decides is that the import works.
+        // A marker for users that the installation was complete. It is not read: an environment is valid if the
+        // import works.
         fs::write(self.root.join(".complete"), &self.version)
             .context("the environment cannot be marked as complete")?;
         Ok(Python { executable: self.executable(), version: self.version.clone() })
     }
 
-    /// Whether what is there is whole and of the right version.
+    /// Checks that the environment is complete and has the right version.
     pub(super) async fn verify(&self) -> anyhow::Result<()> {
         ensure!(self.executable().exists(), "there is no {}", self.executable().display());
         let found = mlflow_version(&self.executable()).await?;
@@ -112,7 +114,7 @@ impl Environment {
         Ok(())
     }
 
-    /// Runs one step to its end: every line goes to the log, the interesting ones to the terminal.
+    /// Runs one step to its end. Every line is written to the log, and some to the terminal.
     async fn watch(&self, mut command: Command) -> anyhow::Result<()> {
         let log = OpenOptions::new().append(true).open(&self.log)?;
         let mut child = command.stdout(Stdio::piped()).stderr(log.try_clone()?).spawn().context("it cannot be run")?;
@@ -132,7 +134,8 @@ impl Environment {
     }
 }
 
-/// What pip is asked for. The second generation does not work with what came after it, and does not say so.
+/// Returns the requirements for pip. MLflow 2 does not work with later versions of these packages, although its
+/// metadata allows them.
 fn requirements(version: &str) -> Vec<String> {
     let mut wanted = vec![format!("mlflow=={version}")];
     if version.starts_with("2.") {
@@ -151,7 +154,7 @@ async fn mlflow_version(executable: &Path) -> anyhow::Result<String> {
     Ok(last_line(&output.stdout))
 }
 
-/// The Python from which environments are made.
+/// Returns the Python from which environments are created.
 async fn base_python() -> anyhow::Result<String> {
     for name in ["python3", "python3.13", "python3.12", "python3.11", "python3.10"] {
         let mut fit = command(Path::new(name));
@@ -172,7 +175,7 @@ fn command(executable: &Path) -> Command {
     for name in ["PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV"] {
         command.env_remove(name);
     }
-    // A proxy's or a server's settings, meant for somebody else.
+    // Settings of MLflow clients or servers, meant for other programs.
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(|name| name.starts_with("MLFLOW_") || name.starts_with("_MLFLOW_")) {
             command.env_remove(name);

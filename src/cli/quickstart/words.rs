@@ -1,4 +1,4 @@
-//! What a quickstart prints when it is ready: where it is, who you are, and what to paste.
+//! The message of a started quickstart: its address, the accounts, and commands to paste.
 
 use super::accounts::Person;
 use super::demo::Demo;
@@ -40,7 +40,7 @@ fn account(person: &Person, place: &Place) -> String {
     format!("  user      {name}\n  password  {password}\n")
 }
 
-/// This program, as a shell finds it: it need not be on the `PATH`.
+/// Returns the path of this program, which need not be on the `PATH`.
 fn program() -> String {
     std::env::current_exe().map_or_else(|_| "mlflow-auth-proxy".to_owned(), |path| path.display().to_string())
 }
@@ -73,7 +73,7 @@ fn demonstration(address: &str, demo: &Demo, place: &Place) -> String {
     text
 }
 
-/// For a POSIX shell.
+/// Quotes text for a POSIX shell.
 pub(super) fn quoted(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:@=+,".contains(c);
     if !text.is_empty() && text.chars().all(plain) {

@@ -1,15 +1,15 @@
-//! A moment as RFC 3339 text in UTC with milliseconds, without allocation.
+//! Formats a time as RFC 3339 in UTC with milliseconds, without allocation.
 
 use serde::{Serialize, Serializer};
 
 use crate::clock::Timestamp;
 
-/// `2026-11-20T18:55:00.123Z`. Years 0 to 9999; others are cut off there.
+/// A time such as `2026-11-20T18:55:00.123Z`. Times outside the years 0 to 9999 are clamped.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Rfc3339([u8; 24]);
 
 impl Rfc3339 {
-    /// As text.
+    /// Returns the text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         str::from_utf8(&self.0).unwrap_or_default()
@@ -39,7 +39,8 @@ impl Serialize for Rfc3339 {
     }
 }
 
-/// Days since 1970 as year, month, day: <https://howardhinnant.github.io/date_algorithms.html#civil_from_days>.
+/// Converts days since 1970 to year, month and day:
+/// <https://howardhinnant.github.io/date_algorithms.html#civil_from_days>.
 fn civil(days: i64) -> (i64, i64, i64) {
     let days = days + 719_468;
     let era = days.div_euclid(146_097);
@@ -60,6 +61,6 @@ fn digits(text: &mut [u8; 24], place: std::ops::Range<usize>, mut value: i64) {
 }
 
 const DAY: i64 = 86_400_000;
-/// 0000-01-01 and the last moment of 9999.
+/// The first millisecond of year 0 and the last of year 9999.
 const FIRST: i64 = -62_167_219_200_000;
 const LAST: i64 = 253_402_300_799_999;

@@ -1,4 +1,4 @@
-//! Repeated denials become one row with a count. Bounded: nothing that a client sends makes more rows than this allows.
+//! Folds repeated denials into one row with a count, and bounds the number of rows that clients can cause.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -8,14 +8,15 @@ use crate::authz::TokenId;
 use crate::clock::Timestamp;
 use crate::store::{AuditEntry, AuditId};
 
-/// Milliseconds for which the same denial is counted in its first row.
+/// Milliseconds for which repetitions of a denial are counted in its first row.
 const WINDOW_MS: i64 = 60_000;
-/// Rows per user and window; a further denial is counted in a row for all of them. A client can vary what it asks for.
+/// Rows per user and window. Further denials share one row, because a client can vary its requests to avoid
+/// repetitions.
 const MAX_PER_USER: usize = 100;
 /// Rows per window.
 const MAX_ROWS: usize = 2000;
 
-/// The denials of the last minute.
+/// The denials of the current window.
 #[derive(Debug, Default)]
 pub(super) struct Fold {
     windows: HashMap<Key, Window>,
@@ -30,7 +31,8 @@ pub(super) struct Fold {
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 struct Key {
     actor: String,
-    /// With the address, part of the key: a stolen token's denials must not be counted in a row of its owner's.
+    /// Token and address are part of the key, so that denials of a stolen token are not counted in a row of its
+    /// owner's.
     token: Option<TokenId>,
     address: Option<IpAddr>,
     action: String,
@@ -46,7 +48,7 @@ struct Window {
 }
 
 impl Fold {
-    /// Returns the entry when it needs a row of its own.
+    /// Counts an entry. Returns it if it needs a row of its own.
     pub(super) fn add(&mut self, entry: AuditEntry) -> Option<AuditEntry> {
         if entry.at.0.saturating_sub(self.since.0) >= WINDOW_MS {
             self.begin(entry.at);
@@ -76,20 +78,20 @@ impl Fold {
         }
     }
 
-    /// Records the rows of the entries since the last call; none of them when they could not be written.
+    /// Records the row IDs of the entries since the last call; none if they could not be written.
     pub(super) fn written(&mut self, rows: &[AuditId]) {
         let mut rows = rows.iter();
         for key in self.pending.drain(..) {
             match (rows.next(), self.windows.get_mut(&key)) {
                 (Some(row), Some(window)) => window.row = Some(*row),
-                // Without its row, the next one of its kind gets a row.
+                // The entry was not written, so its next repetition gets a row.
                 (None, Some(_)) => drop(self.windows.remove(&key)),
                 (_, None) => {}
             }
         }
     }
 
-    /// Counts that changed since the last call, of rows that were written.
+    /// Returns the counts of written rows that changed since the last call.
     pub(super) fn counts(&mut self) -> Vec<(AuditId, i64)> {
         let mut counts = std::mem::take(&mut self.owed);
         for window in self.windows.values_mut().filter(|window| !window.is_written) {
@@ -105,7 +107,7 @@ impl Fold {
         self.owed = self.counts();
         self.since = at;
         self.users.clear();
-        // What is being written keeps its window: its row comes later.
+        // Windows whose row is still being written are kept, because the row ID is recorded later.
         self.windows.retain(|_, window| window.row.is_none());
     }
 
@@ -115,7 +117,7 @@ impl Fold {
             return entry;
         }
         let mut common = AuditEntry { target: "several".to_owned(), detail: FURTHER.to_owned(), ..entry };
-        // The row counts denials of every token and address.
+        // The row counts denials of all tokens and addresses.
         common.actor.token = None;
         common.actor.address = None;
         if is_full {

@@ -1,10 +1,10 @@
-//! This process as Linux sees it. Read when Prometheus asks, not before; zero where there is no `/proc`.
+//! Metrics of the process from `/proc`, read when Prometheus scrapes; zero where there is no `/proc`.
 
 use prometheus::{Counter, Gauge, Registry};
 
 use super::process_gauge;
 
-/// The usual names, so that usual dashboards work.
+/// Metrics with Prometheus's standard names, so that standard dashboards work.
 #[derive(Debug)]
 pub(super) struct Process {
     resident_bytes: Gauge,
@@ -45,7 +45,8 @@ fn resident_bytes() -> Option<f64> {
 
 fn cpu_seconds() -> Option<f64> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    // The second field is the program's name in parentheses, which may hold anything: count behind it.
+    // The second field is the program's name in parentheses, which can contain spaces and parentheses; parse after
+    // the last one.
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_whitespace().skip(11);
     let user: f64 = fields.next()?.parse().ok()?;
@@ -53,5 +54,5 @@ fn cpu_seconds() -> Option<f64> {
     Some((user + system) / TICKS_PER_SECOND)
 }
 
-/// `USER_HZ`, which Linux keeps at 100 for programs, whatever the kernel uses inside.
+/// `USER_HZ`, which Linux fixes at 100 for user space, whatever the kernel uses internally.
 const TICKS_PER_SECOND: f64 = 100.0;
