@@ -180,6 +180,7 @@ impl Parts {
         let mut connection = pin!(connection);
         let mut stopped = pin!(stop.cancelled());
         let mut stopping = false;
+        // Two quiet checks in a row mean that nothing moved for 1 to 1.5 times the idle timeout.
         let half = self.limits.idle_timeout / 2;
         let mut tick = pin!(sleep(half));
         let mut idle = Idle::default();

@@ -42,6 +42,7 @@ where
     fn call(&self, request: http::Request<Incoming>) -> Self::Future {
         let ordinal = self.calls.get() + 1;
         self.calls.set(ordinal);
+        // HTTP/2 heads do not pass the inspector, so their headers are counted here.
         let refusal = self
             .wire
             .refusal_of(ordinal)

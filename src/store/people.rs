@@ -89,6 +89,7 @@ impl Store {
             return Ok(user);
         }
         let mut change = self.change().await?;
+        // Looked up again in the transaction: another process can have created the account since.
         let (id, action) = match change.user_by_identity(seen).await? {
             Some(user) => {
                 change.rename_person(&user, seen.name).await?;

@@ -245,6 +245,7 @@ impl Store {
             return Ok(Vec::new());
         }
         let until = now.saturating_add(milliseconds);
+        // Repeats the condition under the write lock: another process can have leased the sessions since.
         let mut lease = QueryBuilder::new("UPDATE sessions SET refresh_lease = ");
         lease.push_bind(until).push(" WHERE id IN (SELECT id FROM sessions WHERE ");
         push_due(&mut lease, whose, idle_since.0, now);

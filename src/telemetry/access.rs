@@ -225,6 +225,7 @@ impl Queue {
                 .unwrap_or_else(PoisonError::into_inner);
             let closed = state.closed;
             std::mem::swap(&mut state.lines, &mut batch);
+            // Unlocked before the write, so that no request waits for the output.
             drop(state);
             if let Err(error) = output.write_all(&batch).and_then(|()| output.flush()) {
                 tracing::warn!(%error, "access lines could not be written");

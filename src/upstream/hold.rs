@@ -240,6 +240,7 @@ impl Gate {
     /// Waits until MLflow answers a probe (`true`) or the proxy shuts down (`false`).
     async fn opened(&self) -> bool {
         loop {
+            // Created before the flags are read: `notify_waiters` wakes only futures that exist already.
             let changed = self.changed.notified();
             if self.draining.load(Ordering::SeqCst) {
                 return false;
@@ -256,6 +257,8 @@ impl Gate {
 
     /// Waits for the turn and for the pause since the last probe, then probes once.
     async fn take_turn(&self) {
+        // Held during the pause and the probe, so that all waiting requests share one probe. Dropping this future passes the
+        // turn on.
         let mut turn = self.turn.lock().await;
         let rest = turn.last.map_or(Duration::ZERO, |last| turn.pause.saturating_sub(last.elapsed()));
         tokio::time::sleep(rest).await;
