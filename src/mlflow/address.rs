@@ -1,7 +1,7 @@
-//! Addresses that MLflow connects to at a caller's choice, and the hosts that are allowed.
+//! Addresses that MLflow connects to on behalf of a caller, and the hosts that are allowed.
 //!
-//! Pure: no name is resolved. An address is read strictly, so that no HTTP library can take another host from it: the
-//! scheme, the host, a port and a path of plain characters, and nothing else.
+//! Pure: no name is resolved. Addresses are parsed strictly, so that every HTTP library derives the same host from them: an
+//! address consists of the scheme, the host, an optional port and a path of plain characters.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use url::{Host, Url};
 
-/// The hosts that model providers are reached at: `authz.provider_hosts`.
+/// Allowed hosts of model providers: `authz.provider_hosts`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct ProviderHosts {
     entries: Vec<Entry>,
@@ -22,11 +22,11 @@ pub struct ProviderHost(Entry);
 
 #[derive(Clone, Debug, Eq, PartialEq)]
 enum Entry {
-    /// The public endpoints of the providers that MLflow knows: [`PUBLIC`].
+    /// The public endpoints of the providers that MLflow supports: [`PUBLIC`].
     Public,
-    /// This scheme, host and port.
+    /// Exactly this scheme, host and port.
     Origin(Origin),
-    /// Every host below this domain, by https on port 443.
+    /// Every host below this domain, over https on port 443.
     Below(String),
 }
 
@@ -44,7 +44,7 @@ struct Origin {
     port: u16,
 }
 
-/// Why MLflow may not connect to an address.
+/// The reason why MLflow must not connect to an address.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum AddressError {
     #[error(
@@ -59,8 +59,9 @@ pub enum AddressError {
     NotAllowed(String),
 }
 
-/// Hosts of the providers that `mlflow.gateway` (3.9 to 3.18) reaches at a fixed public address, and of the token service
-/// of Google's service accounts. Hosts that belong to one customer each, as those of Azure OpenAI and Databricks do, are not among them.
+/// Hosts of the providers that `mlflow.gateway` (3.9 to 3.18) reaches at a fixed public address, and of the token service of
+/// Google's service accounts. Hosts that are specific to one customer, such as those of Azure OpenAI and Databricks, are
+/// excluded.
 const PUBLIC: [&str; 30] = [
     "api.openai.com",
     "api.anthropic.com",
@@ -106,25 +107,28 @@ fn is_of_a_provider(domain: &str) -> bool {
 }
 
 impl ProviderHosts {
-    /// The default: the public endpoints of the providers that MLflow knows.
+    /// Returns the default: the public endpoints of the providers that MLflow supports.
     #[must_use]
     pub fn public() -> Self {
         Self { entries: vec![Entry::Public] }
     }
 
-    /// Checks that MLflow may connect to this URL for a model provider.
+    /// Checks that MLflow is allowed to connect to this URL for a model provider.
     ///
     /// # Errors
-    /// It is malformed, or no entry allows its scheme, host and port.
+    ///
+    /// The URL is malformed, or no entry allows its scheme, host and port.
     pub fn check(&self, url: &str) -> Result<(), AddressError> {
         let origin = Origin::of_url(url)?;
         if self.lists(&origin) { Ok(()) } else { Err(AddressError::NotAllowed(origin.to_string())) }
     }
 
-    /// Checks that MLflow may connect to this URL on an administrator's word: a listed one, or any public host by https.
+    /// Checks that MLflow is allowed to connect to this URL, which an administrator chose: a listed host, or any public host
+    /// over https.
     ///
     /// # Errors
-    /// It is malformed, or neither listed nor public.
+    ///
+    /// The URL is malformed, or neither listed nor public.
     pub fn check_public(&self, url: &str) -> Result<(), AddressError> {
         let origin = Origin::of_url(url)?;
         let allowed = self.lists(&origin) || origin.is_public();
@@ -174,9 +178,9 @@ impl FromStr for ProviderHost {
 }
 
 impl Origin {
-    /// Reads a URL of plain characters only; its authority must be written as every library reads it.
+    /// Parses a URL that contains only plain characters and an authority in canonical form, which every library parses alike.
     fn of_url(text: &str) -> Result<Self, AddressError> {
-        // User information and queries hold secrets.
+        // User information and queries can contain secrets, so the error does not repeat them.
         let shown = if text.contains(['@', '?', '#']) { "***" } else { text };
         let malformed = || AddressError::Malformed(shown.chars().filter(|c| !c.is_control()).take(128).collect());
         let (scheme, rest) = text.split_once("://").ok_or_else(malformed)?;
@@ -194,7 +198,7 @@ impl Origin {
         let host = url.host().ok_or_else(malformed)?.to_owned();
         let port = url.port_or_known_default().ok_or_else(malformed)?;
         let origin = Self { https, host, port };
-        // `127.1`, `0x7f.1` and `[::1%25]` are addresses to some libraries and names to others.
+        // Some libraries parse `127.1`, `0x7f.1` and `[::1%25]` as addresses, others as names.
         let canonical = origin.authorities().iter().any(|known| known.eq_ignore_ascii_case(authority));
         let label = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
         let plain = match &origin.host {
@@ -204,14 +208,14 @@ impl Origin {
         if canonical && plain { Ok(origin) } else { Err(malformed()) }
     }
 
-    /// With the port, and without it where it is the scheme's own.
+    /// Returns the authority with the port, and also without it if it is the scheme's default port.
     fn authorities(&self) -> Vec<String> {
         let with_port = format!("{}:{}", self.host, self.port);
         let own = if self.https { HTTPS } else { HTTP };
         if self.port == own { vec![with_port, self.host.to_string()] } else { vec![with_port] }
     }
 
-    /// A host of the public internet, as far as its name or address shows, by https on port 443.
+    /// Returns true for a host on the public internet, judged by its name or address only, over https on port 443.
     fn is_public(&self) -> bool {
         self.https
             && self.port == HTTPS
@@ -236,7 +240,7 @@ impl fmt::Display for Origin {
 const HTTPS: u16 = 443;
 const HTTP: u16 = 80;
 
-/// Top-level names that are resolved within a company, a cluster or a machine (RFC 6761, RFC 8375, ICANN's `.internal`).
+/// Top-level domains that are resolved within a company, a cluster or a machine (RFC 6761, RFC 8375, ICANN's `.internal`).
 const LOCAL_DOMAINS: [&str; 12] = [
     "localhost",
     "local",
@@ -252,7 +256,7 @@ const LOCAL_DOMAINS: [&str; 12] = [
     "cluster",
 ];
 
-/// Not in the special-purpose registry (RFC 6890 and its updates).
+/// Returns true if the address is not in the special-purpose registry (RFC 6890 and its updates).
 fn is_public_v4(address: Ipv4Addr) -> bool {
     let [a, b, c, _] = address.octets();
     let special = address.is_private()
@@ -265,14 +269,14 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
     !special
 }
 
-/// Global unicast, and no form that carries an IPv4 address (RFC 4291, RFC 6052, RFC 3056, RFC 4380).
+/// Returns true for global unicast addresses that do not embed an IPv4 address (RFC 4291, RFC 6052, RFC 3056, RFC 4380).
 fn is_public_v6(address: Ipv6Addr) -> bool {
     let [first, second, ..] = address.segments();
     let global = (0x2000..=0x3fff).contains(&first);
     global && !matches!((first, second), (0x2001, 0 | 0x0db8) | (0x2002, _) | (0x3fff, _))
 }
 
-/// Returns true if a text could be read as an address: for values whose meaning depends on the provider.
+/// Returns true if a text could be parsed as an address. Used for values whose meaning depends on the provider.
 pub(super) fn looks_like_address(text: &str) -> bool {
     let lower = text.to_ascii_lowercase();
     text.contains("//") || lower.starts_with("http:") || lower.starts_with("https:") || text.parse::<IpAddr>().is_ok()

@@ -1,6 +1,6 @@
-//! MLflow's answers to the fixed look-ups, as far as they are read.
+//! MLflow's responses to the proxy's look-ups, limited to the fields that are read.
 //!
-//! Shapes of MLflow 2.10 to 3.18; what is not named here may change.
+//! Valid for MLflow 2.10 to 3.18. Fields that are not declared here can change without effect.
 
 use std::collections::BTreeMap;
 
@@ -65,7 +65,7 @@ pub(crate) struct ModelAnswer {
     pub(crate) registered_model: RegisteredModel,
 }
 
-/// A registered model or prompt, as far as permissions are concerned.
+/// The fields of a registered model or prompt that matter for permissions.
 #[derive(Debug, Deserialize)]
 pub(crate) struct RegisteredModel {
     pub name: String,
@@ -85,7 +85,8 @@ pub(crate) struct Tag {
 }
 
 impl RegisteredModel {
-    /// A prompt is a registered model whose tag says so (MLflow 3.17: case-insensitive, the last tag wins).
+    /// Returns the resource. A prompt is a registered model with a tag that marks it (MLflow 3.17: case-insensitive, the last
+    /// tag wins).
     #[must_use]
     pub(crate) fn resource(self) -> Resource {
         let tag = self.tags.iter().rev().find(|tag| tag.key == PROMPT_TAG);
@@ -104,7 +105,7 @@ pub(crate) struct Trace {
     pub(crate) trace_info: TraceInfo,
 }
 
-/// The assessments of a trace, as `GET traces/{id}` answers them.
+/// The assessments of a trace, as returned by `GET traces/{id}`.
 #[derive(Deserialize)]
 pub(crate) struct AssessedTraceAnswer {
     pub(crate) trace: AssessedTrace,
@@ -151,7 +152,7 @@ struct TraceLocation {
     mlflow_experiment: Option<InExperiment>,
 }
 
-/// Anything of which only the experiment is read.
+/// Any object of which only the experiment is read.
 #[derive(Deserialize)]
 pub(crate) struct InExperiment {
     pub(crate) experiment_id: String,
@@ -206,14 +207,14 @@ pub(crate) struct QueueAnswer {
     pub(crate) review_queue: ReviewQueue,
 }
 
-/// A review queue, as far as permissions are concerned.
+/// The fields of a review queue that matter for permissions.
 #[derive(Debug, Deserialize)]
 pub struct ReviewQueue {
     experiment_id: String,
-    /// Who works on it.
+    /// User names of its members.
     #[serde(default)]
     pub users: Vec<String>,
-    /// Its owner.
+    /// User name of its owner.
     #[serde(default)]
     pub created_by: String,
     #[serde(default)]
@@ -221,7 +222,7 @@ pub struct ReviewQueue {
 }
 
 impl ReviewQueue {
-    /// The experiment it belongs to.
+    /// Returns the experiment that the queue belongs to.
     #[must_use]
     pub fn experiment(&self) -> Resource {
         Resource::new(ResourceKind::Experiment, self.experiment_id.as_str())
@@ -290,7 +291,7 @@ pub(crate) struct SecretAnswer {
     pub(crate) secret: Secret,
 }
 
-/// A secret of the AI gateway; its values are never shown, only their keys in `masked_values`.
+/// A secret of the AI gateway. MLflow never returns its values, only their keys in `masked_values`.
 #[derive(Deserialize)]
 pub(crate) struct Secret {
     #[serde(default)]
@@ -346,14 +347,14 @@ pub(crate) struct GuardrailAnswer {
 #[derive(Deserialize)]
 pub(crate) struct Guardrail {
     pub(crate) scorer: GuardrailScorer,
-    /// The endpoint that rewrites what the guardrail found.
+    /// The endpoint that rewrites the text that the guardrail found.
     #[serde(default)]
     pub(crate) action_endpoint_id: String,
 }
 
 #[derive(Deserialize)]
 pub(crate) struct GuardrailScorer {
-    /// A number in MLflow's answers about scorers.
+    /// MLflow returns a number here for scorers.
     experiment_id: serde_json::Value,
     scorer_name: String,
     #[serde(default)]
@@ -367,7 +368,7 @@ impl GuardrailScorer {
     }
 }
 
-/// The answer to the creation of a review queue.
+/// The response to the creation of a review queue.
 #[derive(Deserialize)]
 pub(crate) struct CreatedQueue {
     pub(crate) review_queue: NewQueue,

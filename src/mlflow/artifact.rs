@@ -1,6 +1,6 @@
-//! Paths of the artifact proxy, read as MLflow reads them: decoded until nothing changes.
+//! Paths of the artifact proxy, interpreted as MLflow does: decoded until the text no longer changes.
 //!
-//! `mlflow.utils.uri.validate_path_is_safe` and `mlflow.server.auth._artifact_proxy_requirements`, MLflow 3.17.2.
+//! Based on `mlflow.utils.uri.validate_path_is_safe` and `mlflow.server.auth._artifact_proxy_requirements`, MLflow 3.17.2.
 
 use std::borrow::Cow;
 
@@ -9,18 +9,19 @@ use percent_encoding::percent_decode_str;
 use crate::authz::ResourceKind;
 use crate::http::PathError;
 
-/// A path below the artifact root in its one accepted spelling.
+/// A path below the artifact root in canonical form.
 ///
-/// INVARIANT: MLflow reads this text as itself. No `%` that decodes, no empty, `.` or `..` segment, no `#`, no tab and no
-/// line end, no URI scheme, not absolute, not empty.
+/// INVARIANT: MLflow interprets this text literally. It contains no `%` that decodes, no empty, `.` or `..` segment, no `#`, no
+/// tab, no line end and no URI scheme; it is neither absolute nor empty.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ArtifactPath(String);
 
 impl ArtifactPath {
-    /// Reads a path that was percent-decoded once.
+    /// Parses a path that was percent-decoded once.
     ///
     /// # Errors
-    /// Anything that MLflow or a file system could read as another path.
+    ///
+    /// MLflow or a file system could interpret the text as a different path.
     pub fn parse(text: &str) -> Result<Self, PathError> {
         let stable = stable(text)?;
         for segment in stable.strip_suffix('/').unwrap_or(&stable).split('/') {
@@ -33,17 +34,17 @@ impl ArtifactPath {
         Ok(Self(stable.into_owned()))
     }
 
-    /// The path.
+    /// Returns the path as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The path of an experiment's `artifact_location`, for those that lead into the artifact proxy; without a slash at its
-    /// end.
+    /// Returns the path of an experiment's `artifact_location` without a trailing slash, for locations that refer to the
+    /// artifact proxy.
     ///
-    /// `None` for a bucket, a file and everything else that is not below the proxy's root, and for a location that clients
-    /// and MLflow could read in two ways.
+    /// Returns `None` for buckets, files and all other locations outside the proxy's root, and for locations that clients and
+    /// MLflow could interpret differently.
     #[must_use]
     pub fn of_location(location: &str) -> Option<Self> {
         let (scheme, rest) = location.split_once(':')?;
@@ -53,7 +54,7 @@ impl ArtifactPath {
             _ => return None,
         };
         let path = match rest.strip_prefix("//") {
-            // An authority: whose it is, the path says nothing of.
+            // The path alone does not determine which server an authority refers to.
             Some(rest) => rest.split_once('/')?.1,
             None => rest.trim_start_matches('/'),
         };
@@ -63,19 +64,20 @@ impl ArtifactPath {
             None => path,
         };
         let path = path.trim_end_matches('/');
-        // Clients do not decode a location as they do a path, and cut it at `?`.
+        // Clients do not decode a location as they decode a path, and they cut it at `?`.
         let plain = !path.contains(['%', '?', '#', '\\', ';']) && !path.contains(char::is_control);
         Self::parse(path).ok().filter(|parsed| plain && parsed.0 == path)
     }
 
-    /// The experiment whose default artifact location this lies in: the first segment, when it is a number.
+    /// Returns the ID of the experiment whose default artifact location contains this path: the first segment, if it is a
+    /// number.
     #[must_use]
     pub fn experiment(&self) -> Option<&str> {
         let first = self.0.split('/').next()?;
         super::locate::is_experiment_id(first).then_some(first)
     }
 
-    /// The key of the skill whose uploaded files this path is for: `skills/NAME...` or `skills/@ORGANIZATION/NAME...`
+    /// Returns the key of the skill that owns this path of an uploaded file: `skills/NAME...` or `skills/@ORGANIZATION/NAME...`
     /// (`mlflow.store.tracking.skill_registry.artifact_paths`, 3.18).
     #[must_use]
     pub fn skill(&self) -> Option<&str> {
@@ -85,30 +87,29 @@ impl ArtifactPath {
         path.get(..end).filter(|key| ResourceKind::Skill.has_key(key))
     }
 
-    /// Returns true for the folder in which MLflow keeps the files of skills, and everything below it. Some file systems ignore
-    /// case.
+    /// Returns true for the folder in which MLflow stores the files of skills, and for everything below it. The comparison
+    /// ignores case because some file systems do.
     #[must_use]
     pub fn is_of_skills(&self) -> bool {
         self.0.split('/').next().is_some_and(|first| first.eq_ignore_ascii_case("skills"))
     }
 
-    /// The rest of the path below one that it lies in; `None` when it does not.
+    /// Returns the part of the path below `ancestor`, or `None` if the path is not below it.
     #[must_use]
     pub fn below(&self, ancestor: &Self) -> Option<&str> {
         let rest = self.0.strip_suffix('/').unwrap_or(&self.0).strip_prefix(&ancestor.0)?;
         if rest.is_empty() { Some(rest) } else { rest.strip_prefix('/') }
     }
 
-    /// This path and everything that it lies in, from the longest to the shortest, without a slash at the end.
+    /// Returns this path and all of its ancestors, from the longest to the shortest, without trailing slashes.
     pub fn ancestors(&self) -> impl Iterator<Item = &str> {
         let path = self.0.strip_suffix('/').unwrap_or(&self.0);
         std::iter::successors(Some(path), |path| path.rsplit_once('/').map(|(parent, _)| parent))
     }
 }
 
-/// The part of an experiment that a path below its artifact location belongs to
-/// (`mlflow.server.auth._artifact_proxy_child_types`, 3.18): the artifacts of a run, of a logged model or of a trace. Some file
-/// systems ignore case.
+/// Returns the tier of a path below an experiment's artifact location (`mlflow.server.auth._artifact_proxy_child_types`, 3.18):
+/// the artifacts of a run, of a logged model or of a trace. The comparison ignores case because some file systems do.
 #[must_use]
 pub fn artifact_tier(below: &str) -> Option<ResourceKind> {
     match below.split('/').next()? {
@@ -119,7 +120,8 @@ pub fn artifact_tier(below: &str) -> Option<ResourceKind> {
     }
 }
 
-/// The owner of the files at a path below an experiment's artifact location, as far as they can be a model's.
+/// The run or logged model that owns the files at a path below an experiment's artifact location, if they can belong to a
+/// model.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum ModelFiles<'p> {
     Run(&'p str),
@@ -127,8 +129,8 @@ pub enum ModelFiles<'p> {
 }
 
 impl<'p> ModelFiles<'p> {
-    /// Reads `RUN_ID/artifacts/NAME...` and `models/MODEL_ID/artifacts...`; `None` for everything else. All artifacts of a
-    /// run are more than a model.
+    /// Parses `RUN_ID/artifacts/NAME...` and `models/MODEL_ID/artifacts...`; returns `None` for all other paths. The artifact
+    /// folder of a run itself contains more than one model and is therefore excluded.
     #[must_use]
     pub fn at(below: &'p str) -> Option<Self> {
         let mut segments = below.split('/');
@@ -141,7 +143,7 @@ impl<'p> ModelFiles<'p> {
         }
     }
 
-    /// The ID of the run or logged model.
+    /// Returns the ID of the run or logged model.
     #[must_use]
     pub const fn id(self) -> &'p str {
         match self {
@@ -154,8 +156,8 @@ fn is_run_id(text: &str) -> bool {
     text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Reads a text as MLflow does (`mlflow.utils.uri._decode`): it is percent-decoded and taken apart as a URI until nothing
-/// changes any more.
+/// Normalizes a text as MLflow does (`mlflow.utils.uri._decode`): percent-decodes it and parses it as a URI until it no longer
+/// changes.
 fn stable(text: &str) -> Result<Cow<'_, str>, PathError> {
     let mut current = Cow::Borrowed(text);
     for _ in 0..ROUNDS {
@@ -169,13 +171,13 @@ fn stable(text: &str) -> Result<Cow<'_, str>, PathError> {
     Err(PathError::EncodedTwice)
 }
 
-/// What Python's `urlunparse(urlparse(text))` makes of a relative path. Refused is what releases of Python read
-/// differently, and what MLflow refuses.
+/// Returns the result of Python's `urlunparse(urlparse(text))` for a relative path. Refuses texts that Python releases parse
+/// differently, and texts that MLflow refuses.
 fn as_uri(text: &str) -> Result<Cow<'_, str>, PathError> {
     if text.is_empty() || text.starts_with('/') {
         return Err(PathError::NotAbsolute);
     }
-    // Newer releases drop control characters and spaces at the start.
+    // Newer Python releases drop leading control characters and spaces.
     if text.contains(['#', '\n']) || text.starts_with(|c: char| c <= ' ') || has_scheme(text) {
         return Err(PathError::ForbiddenCharacter);
     }
@@ -183,7 +185,7 @@ fn as_uri(text: &str) -> Result<Cow<'_, str>, PathError> {
     if text.contains(['\t', '\r']) {
         text = Cow::Owned(text.replace(['\t', '\r'], ""));
     }
-    // An empty query and empty parameters are dropped.
+    // Python drops an empty query and empty parameters.
     if text.contains(['?', ';']) {
         let (path, query) = text.split_once('?').unwrap_or((&text, ""));
         let name = path.rfind('/').map_or(0, |slash| slash + 1);
@@ -196,12 +198,12 @@ fn as_uri(text: &str) -> Result<Cow<'_, str>, PathError> {
     Ok(text)
 }
 
-/// Returns true if a URI parser finds a scheme, which it writes in lower case.
+/// Returns true if a URI parser finds a scheme, which it would convert to lower case.
 fn has_scheme(text: &str) -> bool {
     let Some((scheme, _)) = text.split_once(':') else { return false };
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
     scheme.starts_with(|c: char| c.is_ascii_alphabetic()) && scheme.bytes().all(plain)
 }
 
-/// MLflow gives up after ten.
+/// The number of rounds after which MLflow gives up.
 const ROUNDS: usize = 10;

@@ -1,15 +1,16 @@
-//! Who did it: the authenticated name goes where MLflow keeps authors, and no client can claim another's.
+//! Authorship: writes the authenticated user name into the fields in which MLflow stores authors, so that a client cannot claim
+//! the name of another user.
 //!
-//! An unmodified MLflow asks nobody who they are and stores what the client says. [`sign`] rewrites the canonical body:
-//! a field that only says who acts is always set; a tag that says it is set when a thing is made, and replaced wherever
-//! else it is given. The body has one spelling of each field: [`super::Schema`] rebuilt it.
+//! MLflow without auth stores the author that the client sends. [`sign`] rewrites the canonical body: a field that only
+//! identifies the acting user is always set; a tag that does so is set when an object is created, and replaced wherever else it
+//! is given. [`super::Schema`] has reduced each field of the body to one spelling.
 //!
-//! Left alone on purpose:
-//! - `mlflow.trace.user`: the user of the traced application, whom its author names (`mlflow.tracing.constant`); who
-//!   made the trace is `mlflow.user`.
+//! Deliberately left unchanged:
+//! - `mlflow.trace.user`: the user of the traced application, set by its developer (`mlflow.tracing.constant`); the creator of
+//!   the trace is `mlflow.user`.
 //! - `source_id` of an assessment by a judge or by code: the name of that judge or code.
-//! - `new_owner` and `users` of review queues: they name others by their meaning, and are a question of permission.
-//! - `created_by` of datasets and review queues: MLflow reads neither from the request.
+//! - `new_owner` and `users` of review queues: they refer to other users by design, and are subject to permissions.
+//! - `created_by` of datasets and review queues: MLflow does not read it from the request.
 
 use std::borrow::Cow;
 
@@ -17,44 +18,44 @@ use super::json::{Keep, List, canonical_value};
 use super::locate::{invalid, member};
 use super::{Json, LocateError};
 
-/// Where an operation's body says who did it.
+/// The location of the author in the body of an operation.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Author {
     /// A new run: `user_id`, and `mlflow.user` among `tags`.
     Run,
-    /// A new run of the prompt lab: `user_id`. MLflow 3.17 cannot read `tags` there that are not empty.
+    /// A new run of the prompt lab: `user_id`. MLflow 3.17 cannot parse a non-empty `tags` there.
     PromptlabRun,
-    /// `mlflow.user` among `tags`, when it is given.
+    /// `mlflow.user` among `tags`, if given.
     Tags,
-    /// One tag, `key` and `value`: when it is `mlflow.user`.
+    /// A single tag, `key` and `value`, if its key is `mlflow.user`.
     Tag,
-    /// `created_by`
+    /// The field `created_by`.
     CreatedBy,
-    /// `updated_by`
+    /// The field `updated_by`.
     UpdatedBy,
-    /// `last_updated_by`
+    /// The field `last_updated_by`.
     LastUpdatedBy,
-    /// `completed_by`, but not of what is opened again.
+    /// The field `completed_by`, except when a review is reopened.
     CompletedBy,
-    /// `assessment.source.source_id`, unless a judge or code assessed.
+    /// The field `assessment.source.source_id`, unless the source is a judge or code.
     Assessment,
-    /// A new trace, third generation: `trace.trace_info`.
+    /// A new trace, version 3: `trace.trace_info`.
     Trace,
-    /// A new trace, second generation: `request_metadata` and `tags`.
+    /// A new trace, version 2: `request_metadata` and `tags`.
     TraceV2,
-    /// The end of a trace, second generation: the same, when given.
+    /// The end of a trace, version 2: `request_metadata` and `tags`, if given.
     TraceV2End,
-    /// A new dataset: `mlflow.user` in `tags`, an object written as a string.
+    /// A new dataset: `mlflow.user` in `tags`, which is a JSON object in a string.
     Dataset,
-    /// The same, when given.
+    /// Tags of a dataset: `mlflow.user` in `tags`, which is a JSON object in a string, if given.
     DatasetTags,
-    /// The records of a dataset, a list written as a string: `mlflow.user` in the `tags` of each.
+    /// The records of a dataset, a JSON list in a string: `mlflow.user` in the `tags` of each record.
     DatasetRecords,
 }
 
 impl Author {
-    /// The field that holds the author; the operation's request must have it.
+    /// Returns the field that contains the author. The operation's request schema must have it.
     pub(super) const fn field(self) -> &'static str {
         match self {
             Self::Run | Self::PromptlabRun => "user_id",
@@ -72,10 +73,11 @@ impl Author {
     }
 }
 
-/// Puts the caller's name where the operation's author stands.
+/// Writes the caller's name into the author field of the operation.
 ///
 /// # Errors
-/// What holds the author is of the wrong type, or given in both spellings.
+///
+/// The author field has the wrong type, or is given in both spellings.
 pub fn sign(author: Author, body: &mut Json<'_>, name: &str) -> Result<(), LocateError> {
     match author {
         Author::Run => {
@@ -129,7 +131,7 @@ pub fn sign(author: Author, body: &mut Json<'_>, name: &str) -> Result<(), Locat
     }
 }
 
-/// What happens to an author's tag that the client did not give.
+/// The treatment of an author tag that the client did not send.
 #[derive(Clone, Copy)]
 enum Absent {
     Append,
@@ -142,14 +144,14 @@ fn sign_tag(body: &mut Json<'_>, name: &str) -> Result<(), LocateError> {
         Some(Json::String(key)) => key,
         Some(other) => return Err(invalid("key", other, "a string")),
     };
-    // A tag is not what the gateway reads.
+    // The AI gateway does not read tags.
     let Some(claim) = Claim::of(key).filter(|claim| *claim != Claim::Gateway) else { return Ok(()) };
     *key = Cow::Borrowed(claim.key());
     body.set("value", claim.value(name).unwrap_or_else(|| text("")));
     Ok(())
 }
 
-/// Tags as protobuf has them: a list of objects with `key` and `value`.
+/// Signs tags in protobuf form: a list of objects with `key` and `value`.
 fn sign_list(body: &mut Json<'_>, field: &str, name: &str, absent: Absent) -> Result<(), LocateError> {
     let mut list = match member(body, field)? {
         None if matches!(absent, Absent::Leave) => return Ok(()),
@@ -190,7 +192,7 @@ fn sign_list(body: &mut Json<'_>, field: &str, name: &str, absent: Absent) -> Re
     Ok(())
 }
 
-/// Tags as an object, key to value.
+/// Signs tags in object form, with the key as the member name.
 fn sign_map(map: &mut Json<'_>, field: &str, name: &str, absent: Absent) -> Result<(), LocateError> {
     let Json::Object(members) = map else { return Err(invalid(field, map, "an object")) };
     let mut claims: Vec<Claim> = members.iter().filter_map(|(key, _)| Claim::of(key)).collect();
@@ -230,7 +232,7 @@ fn sign_trace(body: &mut Json<'_>, name: &str) -> Result<(), LocateError> {
     }
 }
 
-/// A person's assessment is the caller's. What is not clearly a judge's or a program's counts as a person's.
+/// Attributes a human assessment to the caller. Every assessment that is not clearly from a judge or from code counts as human.
 fn sign_assessment(assessment: &mut Json<'_>, name: &str) -> Result<(), LocateError> {
     if let Some(metadata) = member(assessment, "metadata")? {
         sign_map(metadata, "metadata", name, Absent::Leave)?;
@@ -245,7 +247,7 @@ fn sign_assessment(assessment: &mut Json<'_>, name: &str) -> Result<(), LocateEr
     Ok(())
 }
 
-/// MLflow keeps no name at a review that is opened again, and refuses one.
+/// Sets the user who completed a review. MLflow stores no name for a review that is reopened, and refuses one.
 fn sign_completion(body: &mut Json<'_>, name: &str) {
     let open = matches!(body.text("status"), None | Some("PENDING" | "REVIEW_STATUS_UNSPECIFIED"));
     match body {
@@ -256,7 +258,8 @@ fn sign_completion(body: &mut Json<'_>, name: &str) {
     }
 }
 
-/// The SDK writes its user into every record; MLflow takes a record's author from there only.
+/// Signs the records of a dataset. The SDK writes its user into every record, and MLflow takes a record's author from that tag
+/// only.
 fn sign_records(records: &mut Json<'_>, name: &str) -> Result<(), LocateError> {
     let Json::Array(items) = records else { return Err(invalid("records", records, "a list")) };
     items.rewrite(
@@ -270,7 +273,7 @@ fn sign_records(records: &mut Json<'_>, name: &str) -> Result<(), LocateError> {
             if let Some(tags) = member(record, "tags")? {
                 sign_map(tags, "tags", name, Absent::Append)?;
             }
-            // What a person wrote in MLflow's pages names that person (`mlflow/entities/dataset_record_source.py`).
+            // Records that a user enters in MLflow's pages name that user (`mlflow/entities/dataset_record_source.py`).
             if let Some(source) = member(record, "source")?
                 && let Some(data) = member(source, "source_data")?
                 && data.get("user_name").is_some()
@@ -292,9 +295,9 @@ fn sign_written(
 ) -> Result<(), LocateError> {
     let written = match member(body, field)? {
         None => Cow::Borrowed(empty),
-        // MLflow takes an empty string for none.
+        // MLflow treats an empty string as absent.
         Some(Json::String(written)) if written.is_empty() => Cow::Borrowed(empty),
-        // Taken, and dropped before the rest is written: a batch of records is large.
+        // Taken out of the body and dropped before the rest is written, because a batch of records can be large.
         Some(Json::String(written)) => std::mem::take(written),
         Some(other) => return Err(invalid(field, other, "a string that holds JSON")),
     };
@@ -312,21 +315,22 @@ fn sign_written(
     Ok(())
 }
 
-/// A tag that claims to be somebody.
+/// A tag that identifies a user.
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Claim {
-    /// Who made it.
+    /// The creator.
     User,
-    /// Who was signed in; MLflow's own authentication writes it, and its budgets add up by it.
+    /// The signed-in user. MLflow's own authentication writes this tag, and MLflow's budgets sum up costs by it.
     SignedIn,
-    /// The number of that user in MLflow's own store, which is not here.
+    /// That user's ID in MLflow's own user store, which does not exist behind the proxy.
     SignedInId,
-    /// What MLflow's AI gateway notes about a call. Its budgets add up the costs of every trace that has it.
+    /// Data of MLflow's AI gateway about a call. Its budgets sum up the costs of every trace that has this tag.
     Gateway,
 }
 
 impl Claim {
-    /// Some databases compare keys without case and without spaces at the end.
+    /// Returns the claim that a key makes. The comparison is lenient because some databases compare keys without case and
+    /// trailing spaces.
     fn of(key: &str) -> Option<Self> {
         let key = key.trim_end();
         let is_gateways = key.get(..GATEWAY.len()).is_some_and(|start| start.eq_ignore_ascii_case(GATEWAY));
@@ -345,7 +349,7 @@ impl Claim {
         }
     }
 
-    /// `None`: there is no true value, so the tag goes.
+    /// Returns the true value of the tag, or `None` if there is none and the tag must be removed.
     fn value<'b>(self, name: &str) -> Option<Json<'b>> {
         match self {
             Self::User | Self::SignedIn => Some(text(name)),
@@ -354,7 +358,7 @@ impl Claim {
     }
 }
 
-/// Start of the keys of [`Claim::Gateway`] (`mlflow/tracing/constant.py`, 3.9 to 3.18).
+/// Prefix of the keys of [`Claim::Gateway`] (`mlflow/tracing/constant.py`, 3.9 to 3.18).
 const GATEWAY: &str = "mlflow.gateway.";
 
 fn text<'b>(text: &str) -> Json<'b> {

@@ -1,23 +1,23 @@
-//! URLs in a request to a model whose content MLflow itself fetches.
+//! URLs in a model request whose content MLflow itself fetches.
 //!
-//! Providers without code of their own in MLflow go through LiteLLM, which downloads images, files and audio that a message
-//! names by URL, in MLflow's process (LiteLLM 1.110, `litellm_core_utils/prompt_templates/factory.py`).
+//! Providers without their own implementation in MLflow are called through LiteLLM, which downloads the images, files and audio
+//! that a message refers to by URL, within MLflow's process (LiteLLM 1.110, `litellm_core_utils/prompt_templates/factory.py`).
 
 use super::Json;
 use super::provider::family;
 
-/// Providers that MLflow serves itself since 3.9 (`_build_endpoint_config` of `mlflow/server/gateway_api.py`); those that
-/// it serves itself only since 3.13 are not among them. It passes URLs on to these.
+/// Providers that MLflow has implemented itself since 3.9 (`_build_endpoint_config` of `mlflow/server/gateway_api.py`); MLflow
+/// forwards URLs to them. Providers that MLflow has implemented only since 3.13 are excluded.
 const NATIVE: [&str; 4] = ["anthropic", "gemini", "mistral", "openai"];
 
-/// Returns true if MLflow may itself fetch what a request to a model of this provider names by URL.
+/// Returns true if MLflow itself can fetch the URLs in a request to a model of this provider.
 #[must_use]
 pub fn fetches(provider: &str) -> bool {
     !NATIVE.contains(&family(&provider.to_ascii_lowercase()))
 }
 
-/// Returns the URLs in the body of a request to a model that LiteLLM may fetch: every string that holds `://`, but text for
-/// the model and descriptions of tools. Data URLs and Google's `gs://`, which only Google reads, are not among them.
+/// Returns the URLs in the body of a model request that LiteLLM can fetch: every string that contains `://`, except text for
+/// the model and descriptions of tools. Data URLs and Google's `gs://` URLs, which only Google reads, are excluded.
 pub(super) fn urls(body: &Json<'_>) -> Vec<String> {
     let mut found = Vec::new();
     let mut take = |key: Option<&str>, text: &str| {
@@ -26,7 +26,7 @@ pub(super) fn urls(body: &Json<'_>) -> Vec<String> {
             found.push(text.to_owned());
         }
     };
-    // What a model said that a tool is to be called with, and what the tool answered.
+    // The arguments of tool calls by the model, and the results of the tools.
     let enter = |key: &str, is_object: bool| {
         let of_a_tool = matches!(key, "input" | "args" | "arguments" | "response") && is_object;
         !of_a_tool && !STRUCTURES.contains(&key)
@@ -35,7 +35,7 @@ pub(super) fn urls(body: &Json<'_>) -> Vec<String> {
     found
 }
 
-/// Members that hold text for the model, or a name. A list of strings is text, too.
+/// Members that contain text for the model, or a name. A list of strings counts as text, too.
 const TEXTS: [&str; 20] = [
     "text",
     "content",
@@ -59,7 +59,7 @@ const TEXTS: [&str; 20] = [
     "description",
 ];
 
-/// Members that describe tools and answers, or are labels; their URLs are names of schemas and of servers that the provider
+/// Members that describe tools and response formats, or are labels. Their URLs identify schemas, or servers that the provider
 /// calls.
 const STRUCTURES: [&str; 12] = [
     "tools",

@@ -1,13 +1,13 @@
-//! `POST /graphql`: what a query asks for, the query that is sent in its place, and what of the answer is given on.
+//! `POST /graphql`: the resources that a query reads, the query that is sent to MLflow instead, and the filtered response.
 //!
-//! Pure. [`Query::parse`] reads the chosen operation down to plain fields: fragments are put in place, variables
-//! replaced by their values, `@skip` and `@include` carried out. [`Query::rewrite`] writes one operation without
-//! variables from what was allowed: what is authorised is what is sent, whatever another parser makes of the original.
-//! [`Query::answer`] puts `null` where a field was not allowed, and leaves out the versions of models that may not be
-//! read. A denial is `null` with status 200, never an entry in `errors`, as MLflow has it.
+//! Pure. [`Query::parse`] reduces the selected operation to plain fields: it inlines fragments, substitutes variables and
+//! evaluates `@skip` and `@include`. [`Query::rewrite`] writes one operation without variables from the allowed fields. What is
+//! authorised is therefore exactly what is sent, however another parser reads the original. [`Query::answer`] writes `null` for
+//! denied fields and removes model versions that the caller is not allowed to read. A denial is `null` with status 200, never
+//! an entry in `errors`, as in MLflow.
 //!
-//! Only what is known is passed on: the fields at the root, their arguments, and below them the fields that lead
-//! further. MLflow validates the rest. Facts: `mlflow.server.graphql`, `GraphQLAuthorizationMiddleware`.
+//! Only known elements are forwarded: the root fields, their arguments, and below them the fields that lead to other resources.
+//! MLflow validates the rest. Source: `mlflow.server.graphql`, `GraphQLAuthorizationMiddleware`.
 
 mod document;
 
@@ -21,7 +21,7 @@ use super::locate::{is_experiment_id, is_opaque_id};
 use super::{Json, JsonError};
 use document::{Literal, Selected};
 
-/// One operation that a client asks for.
+/// One operation that a client requests.
 #[derive(Clone, Debug)]
 pub struct Query {
     keyword: &'static str,
@@ -31,39 +31,39 @@ pub struct Query {
 /// One field at the root of the operation.
 #[derive(Clone, Debug)]
 pub struct RootField {
-    /// What the field is called in the answer.
+    /// The key of the field in the response.
     pub key: String,
     pub ask: Ask,
     selected: Selected,
 }
 
-/// What a root field is about; each takes READ.
+/// The resources that a root field reads. Each requires READ.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Ask {
-    /// Nothing that belongs to anybody: the schema, an echo.
+    /// Not specific to any resource: the schema, or an echo.
     Open,
     Experiment(String),
     Run(String),
-    /// Every one of them.
+    /// Several runs, all of which must be readable.
     Runs(Vec<String>),
-    /// A search, cut down to what may be read.
+    /// A search, reduced to readable experiments.
     Experiments(Vec<String>),
-    /// Versions of registered models, whose names are seen in the answer only; the search's filter.
+    /// Versions of registered models, whose names are known only from the response. Contains the filter of the search.
     Versions(String),
-    /// It names nothing, or nothing that could exist; its answer is `null`.
+    /// No resource, or one that cannot exist. The response is `null`.
     Nothing,
 }
 
-/// What is decided on a root field.
+/// The decision on a root field.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Verdict {
     Keep,
     Drop,
-    /// Keep an [`Ask::Experiments`] with these.
+    /// Keep an [`Ask::Experiments`], reduced to these.
     Experiments(Vec<String>),
 }
 
-/// Why a request is not accepted.
+/// The reason why a request is refused.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum GraphqlError {
     #[error(transparent)]
@@ -95,9 +95,10 @@ pub enum GraphqlError {
 const MAX_QUERY: usize = 64 * 1024;
 
 impl Query {
-    /// Reads a request's body.
+    /// Parses the body of a request.
     ///
     /// # Errors
+    ///
     /// See [`GraphqlError`].
     pub fn parse(body: &[u8]) -> Result<Self, GraphqlError> {
         let body = canonical(body)?;
@@ -122,8 +123,8 @@ impl Query {
         &self.fields
     }
 
-    /// The body to send, with what was allowed; `None` when nothing was. One verdict for each of [`Self::fields`], in
-    /// their order; what has none is dropped.
+    /// Returns the body to send, with the allowed fields; `None` if no field is allowed. `verdicts` has one entry for each of
+    /// [`Self::fields`], in order; fields without a verdict are dropped.
     #[must_use]
     pub fn rewrite(&self, verdicts: &[Verdict]) -> Option<Vec<u8>> {
         let mut text = format!("{}{{", self.keyword);
@@ -139,11 +140,12 @@ impl Query {
         (kept > 0).then(|| query.to_bytes())
     }
 
-    /// The answer to give: MLflow's with `null` for what was dropped and without the versions whose model's name
-    /// `keep` does not take. `None` for MLflow's answer when there was nothing to ask.
+    /// Returns the response for the client: MLflow's response with `null` for dropped fields, and without the model versions
+    /// whose model name `keep` rejects. `None` stands for the response when nothing was sent.
     ///
     /// # Errors
-    /// MLflow's answer is not understood.
+    ///
+    /// MLflow's response has an unexpected form.
     pub fn answer(
         &self,
         verdicts: &[Verdict],
@@ -197,12 +199,12 @@ impl RootField {
         Ok(Self { key: selected.key.clone(), ask, selected })
     }
 
-    /// What is sent for it, if anything.
+    /// Returns the field to send for a verdict, if any.
     fn sent(&self, verdict: Option<&Verdict>) -> Option<Cow<'_, Selected>> {
         match (verdict?, &self.ask) {
             (Verdict::Drop, _) | (Verdict::Keep | Verdict::Experiments(_), Ask::Nothing) => None,
             (Verdict::Experiments(ids), Ask::Experiments(asked)) => {
-                // Only ever fewer than the client asked for.
+                // The result is always a subset of what the client requested.
                 let kept: Vec<Literal> =
                     asked.iter().filter(|id| ids.contains(id)).cloned().map(Literal::String).collect();
                 let mut sent = self.selected.clone();
@@ -215,20 +217,20 @@ impl RootField {
     }
 }
 
-/// What anybody may ask.
+/// Root fields that every caller is allowed to query.
 const OPEN: [&str; 5] = ["__typename", "__schema", "__type", "test", "testMutation"];
 
-/// How a value is written in a field of an `input`.
+/// The syntax of a value in a field of an `input`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Kind {
     Text,
     Texts,
-    /// A number; where MLflow wants a long one, variables may hold it as a string.
+    /// A number. Variables are allowed to contain it as a string where MLflow expects a long integer.
     Number,
     Word,
 }
 
-/// The fields of each root field's `input`, and their kinds.
+/// Returns the fields of a root field's `input`, and their kinds.
 fn inputs(name: &str) -> Option<&'static [(&'static str, Kind)]> {
     Some(match name {
         "mlflowGetExperiment" => &[("experimentId", Kind::Text)],
@@ -295,7 +297,7 @@ fn ask(name: &str, input: &[(String, Literal)]) -> Ask {
     }
 }
 
-/// The members of an object, their values unread.
+/// Returns the members of an object, with unparsed values.
 fn members(text: &str) -> Result<BTreeMap<Cow<'_, str>, &RawValue>, GraphqlError> {
     serde_json::from_str(text).map_err(|_| GraphqlError::Answer)
 }
@@ -306,7 +308,7 @@ fn write_members(out: &mut String, members: &[(&str, String)]) {
         if index > 0 {
             out.push(',');
         }
-        // Keys are GraphQL names: letters, digits and `_`.
+        // Keys are GraphQL names (letters, digits and `_`), so they need no escaping.
         out.push('"');
         out.push_str(key);
         out.push_str("\":");
@@ -316,7 +318,7 @@ fn write_members(out: &mut String, members: &[(&str, String)]) {
 }
 
 impl Selected {
-    /// Writes the answer's value again without what the client did not ask for and may not see.
+    /// Rewrites a value of the response without the fields that the client did not request or is not allowed to read.
     fn edit(&self, text: &str, keep: &mut impl FnMut(&str) -> bool) -> Result<String, GraphqlError> {
         if !self.is_edited() || text == "null" {
             return Ok(text.to_owned());

@@ -1,12 +1,12 @@
-//! JSON in its one accepted spelling: read strictly, and what is sent is our own re-serialisation.
+//! JSON in canonical form: parsed strictly, and serialised again before it is sent.
 //!
-//! Numbers keep their exact text. Refused: anything but UTF-8, a byte-order mark, duplicate keys at any depth, keys that
-//! start with `[` (protobuf extensions), nesting beyond [`MAX_DEPTH`], bare `NaN` and `Infinity`.
+//! Numbers keep their exact text. Refused are encodings other than UTF-8, a byte-order mark, duplicate keys at any depth, keys
+//! that start with `[` (protobuf extensions), nesting beyond [`MAX_DEPTH`], and bare `NaN` and `Infinity`.
 //!
-//! No tree is built, because one costs many times the size of its text. [`Reader`] walks over the text of a body once and
-//! writes its canonical text. [`Json`] then opens that text, one level at a time and only where something is looked at: lists
-//! stay text, an object is opened if it has at most [`MAX_MEMBERS`] members. So a body costs its own text, its canonical
-//! text, and what replaces parts of that.
+//! No tree is built, because a tree requires many times the memory of its text. [`Reader`] passes over the text of a body once
+//! and writes its canonical text. [`Json`] then opens that text one level at a time, only where a value is read: lists stay
+//! text, and an object is opened if it has at most [`MAX_MEMBERS`] members. A body therefore costs its own text, its canonical
+//! text, and the replacements for parts of it.
 
 mod text;
 
@@ -17,20 +17,20 @@ pub(super) use text::{
     chars as chars_of, has_escape, items as items_of, keys_anywhere, members as members_of, unescape as text_of,
 };
 
-/// How deep objects and arrays may nest.
+/// Maximum nesting depth of objects and arrays.
 pub const MAX_DEPTH: usize = 64;
 
-/// Members of an object whose members are looked at one by one. Free-form JSON has no such limit.
+/// Maximum number of members of an object that is opened. Free-form JSON has no such limit.
 pub const MAX_MEMBERS: usize = 1024;
 
-/// Members of most messages, and one that is set.
+/// Initial capacity for the members of an object: those of most messages, and one that is set.
 const USUAL_MEMBERS: usize = 8;
 
-/// A large body may be nested this deep throughout; a small one up to [`MAX_DEPTH`].
+/// Nesting depth that a large body can have throughout; a small body can reach [`MAX_DEPTH`].
 const LEVELS_PAID: usize = 8;
 const FREE_BYTES: usize = 64 * 1024;
 
-/// Why a text is not accepted as JSON.
+/// The reason why a text is refused as JSON.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum JsonError {
     #[error("The request body is not UTF-8 text.")]
@@ -59,7 +59,7 @@ pub enum Json<'a> {
     String(Cow<'a, str>),
     Array(List<'a>),
     Object(Vec<(Cow<'a, str>, Self)>),
-    /// An object that was not opened.
+    /// An object that has not been opened.
     Closed(&'a str),
 }
 
@@ -67,9 +67,10 @@ pub enum Json<'a> {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct List<'a>(Cow<'a, str>);
 
-/// Returns the canonical text of a request body that must be an object.
+/// Returns the canonical text of a request body, which must be an object.
 ///
 /// # Errors
+///
 /// See [`JsonError`].
 pub fn canonical(bytes: &[u8]) -> Result<String, JsonError> {
     let (text, mut reader) = Reader::of_object(bytes)?;
@@ -97,9 +98,10 @@ fn write_canonical(text: &str, reader: &mut Reader) -> Result<String, JsonError>
 }
 
 impl<'a> Json<'a> {
-    /// Opens canonical text; an object by one level.
+    /// Opens canonical text. An object is opened by one level.
     ///
     /// # Errors
+    ///
     /// [`JsonError::TooManyMembers`].
     pub fn open(text: &'a str) -> Result<Self, JsonError> {
         let mut json = Self::of(text)?;
@@ -116,9 +118,10 @@ impl<'a> Json<'a> {
         })
     }
 
-    /// Opens an object that was not opened yet.
+    /// Opens an object that has not been opened yet.
     ///
     /// # Errors
+    ///
     /// [`JsonError::TooManyMembers`].
     pub fn open_closed(&mut self) -> Result<(), JsonError> {
         let Self::Closed(text) = *self else { return Ok(()) };
@@ -133,14 +136,14 @@ impl<'a> Json<'a> {
         Ok(())
     }
 
-    /// The value of a key of an opened object; `None` when absent, `null`, or when this is no object.
+    /// Returns the value of a key of an opened object; `None` if the key is absent or `null`, or if this is not an object.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&Self> {
         let Self::Object(members) = self else { return None };
         members.iter().find(|(name, _)| name == key).map(|(_, value)| value).filter(|value| !value.is_null())
     }
 
-    /// The value of a key as text; `None` when absent or not a string.
+    /// Returns the value of a key as text; `None` if the key is absent or the value is not a string.
     #[must_use]
     pub fn text(&self, key: &str) -> Option<&str> {
         match self.get(key)? {
@@ -149,7 +152,7 @@ impl<'a> Json<'a> {
         }
     }
 
-    /// Sets the value of a key, replacing one that is there. Does nothing when this is no opened object.
+    /// Sets the value of a key, replacing an existing one. Does nothing if this is not an opened object.
     pub fn set(&mut self, key: &str, value: Self) {
         let Self::Object(members) = self else { return };
         match members.iter_mut().find(|(name, _)| name == key) {
@@ -158,7 +161,7 @@ impl<'a> Json<'a> {
         }
     }
 
-    /// Calls `take` like [`each_string`], for a value that may be opened.
+    /// Calls `take` as [`each_string`] does, for a value that may have been opened.
     pub(super) fn each_string(&self, enter: &impl Fn(&str, bool) -> bool, take: &mut impl FnMut(Option<&str>, &str)) {
         self.each_string_at(None, enter, take);
     }
@@ -184,13 +187,13 @@ impl<'a> Json<'a> {
         }
     }
 
-    /// Whether this is `null`.
+    /// Returns true if this is `null`.
     #[must_use]
     pub fn is_null(&self) -> bool {
         matches!(self, Self::Scalar("null"))
     }
 
-    /// The size of its parts, roughly; for an opened object of what is directly in it.
+    /// Returns the approximate size in bytes of the value's own parts; for an opened object, of its direct members.
     #[must_use]
     pub fn size(&self) -> usize {
         match self {
@@ -210,13 +213,13 @@ impl<'a> Json<'a> {
         }
     }
 
-    /// The canonical text.
+    /// Returns the canonical text.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         self.to_text().into_bytes()
     }
 
-    /// The canonical text.
+    /// Returns the canonical text.
     #[must_use]
     pub fn to_text(&self) -> String {
         let mut out = Out::counting();
@@ -247,7 +250,7 @@ impl<'a> Json<'a> {
     }
 }
 
-/// What [`List::rewrite`] does with an item.
+/// The decision of [`List::rewrite`] on an item.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Keep {
     Yes,
@@ -255,7 +258,7 @@ pub enum Keep {
 }
 
 impl<'a> List<'a> {
-    /// A list of strings.
+    /// Creates a list of strings.
     pub fn of_strings<'s>(strings: impl IntoIterator<Item = &'s str>) -> Self {
         let mut out = Out::default();
         out.push("[");
@@ -269,17 +272,17 @@ impl<'a> List<'a> {
         Self(Cow::Owned(out.text))
     }
 
-    /// The items, objects among them opened by one level.
+    /// Returns the items. Objects among them are opened by one level.
     pub fn iter(&self) -> impl Iterator<Item = Result<Json<'_>, JsonError>> {
         items(&self.0).map(Json::open)
     }
 
-    /// The canonical texts of the items.
+    /// Returns the canonical texts of the items.
     pub(super) fn texts(&self) -> impl Iterator<Item = &str> {
         items(&self.0)
     }
 
-    /// The canonical text.
+    /// Returns the canonical text.
     pub(super) fn text(&self) -> &str {
         &self.0
     }
@@ -288,18 +291,20 @@ impl<'a> List<'a> {
         self.0.into_owned()
     }
 
-    /// Returns true if there is no item.
+    /// Returns true if the list is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0 == "[]"
     }
 
-    /// Rewrites every item, drops those for which `rewrite` says so, and adds `further` at the end.
+    /// Rewrites every item, drops those for which `rewrite` returns so, and appends `further`.
     ///
-    /// A long list is gone through twice, so that its new text is allocated once; `rewrite` must do the same both times.
+    /// A long list is processed twice, so that its new text is allocated once; `rewrite` must return the same result both
+    /// times.
     ///
     /// # Errors
-    /// The first error of `rewrite`, and an item that cannot be opened.
+    ///
+    /// The first error of `rewrite`, or an item that cannot be opened.
     pub fn rewrite<E: From<JsonError>>(
         &mut self,
         mut rewrite: impl FnMut(&mut Json<'_>) -> Result<Keep, E>,
@@ -322,7 +327,7 @@ impl<'a> List<'a> {
         rewrite: &mut impl FnMut(&mut Json<'_>) -> Result<Keep, E>,
         further: &[Json<'_>],
     ) -> Result<(), E> {
-        // What is added to every item must not make much of little.
+        // Bounds the growth of the text, because a rewrite adds text to every item.
         let most = self.0.len().saturating_mul(2).saturating_add(LARGE_BYTES);
         let mut separator = "[";
         for item in self.iter() {
@@ -355,14 +360,14 @@ impl Default for List<'_> {
     }
 }
 
-/// The value of a key in the canonical text of an object; `None` when absent or `null`.
+/// Returns the value of a key in the canonical text of an object; `None` if absent or `null`.
 pub(super) fn value_of<'t>(object: &'t str, key: &str) -> Option<&'t str> {
     let is_key = |token: &str| token.strip_prefix('"').and_then(|token| token.strip_suffix('"')) == Some(key);
     members(object).find(|(token, _)| is_key(token)).map(|(_, value)| value).filter(|value| *value != "null")
 }
 
-/// Calls `take` with every string of canonical text that is a value, and its key where it is a member. Members are passed over
-/// where `enter` refuses their key and whether their value is an object.
+/// Calls `take` with every string value of canonical text, and with its key if it is a member. Members for which `enter`
+/// returns false are skipped; `enter` receives the key and whether the value is an object.
 pub(super) fn each_string(text: &str, enter: &impl Fn(&str, bool) -> bool, take: &mut impl FnMut(Option<&str>, &str)) {
     each_string_at(None, text, enter, take);
 }
@@ -386,7 +391,7 @@ fn each_string_at(
     }
 }
 
-/// What a [`Reader`] comes by and others may want to check.
+/// An element that a [`Reader`] passes, for additional checks.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Part<'t> {
     /// A key, as a string token.
@@ -394,7 +399,7 @@ pub(super) enum Part<'t> {
     Number(&'t str),
 }
 
-/// Checks of text that go beyond its grammar, and the price of its depth.
+/// Checks beyond the grammar of JSON, and the budget for the depth of the text.
 #[derive(Clone, Debug)]
 pub(super) struct Reader {
     depth: usize,
@@ -402,7 +407,7 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// Starts at the object that `bytes` must be.
+    /// Creates a reader for `bytes`, which must be an object.
     pub(super) fn of_object(bytes: &[u8]) -> Result<(&str, Self), JsonError> {
         let text = trim(std::str::from_utf8(bytes).map_err(|_| JsonError::NotUtf8)?);
         let reader = Self::of_value(text)?;
@@ -411,28 +416,28 @@ impl Reader {
 
     fn of_value(text: &str) -> Result<Self, JsonError> {
         check_grammar(text)?;
-        // Every level reads its text once more: nesting is paid for, so that it cannot be used to keep a core busy.
+        // Every level of nesting reads its text again. The budget limits this work, so that deep nesting cannot occupy a core.
         let budget = text.len().saturating_mul(LEVELS_PAID).saturating_add(FREE_BYTES);
         Ok(Self { depth: 0, budget })
     }
 
-    /// Begins with a value.
+    /// Starts reading a value.
     pub(super) fn begin(&mut self, value: &str) -> Result<(), JsonError> {
         self.budget = self.budget.checked_sub(value.len()).ok_or(JsonError::TooDeep)?;
         if self.depth > MAX_DEPTH { Err(JsonError::TooDeep) } else { Ok(()) }
     }
 
-    /// Goes down into a list or an object.
+    /// Enters a list or an object.
     pub(super) fn down(&mut self) {
         self.depth += 1;
     }
 
-    /// Comes back from a list or an object.
+    /// Leaves a list or an object.
     pub(super) fn up(&mut self) {
         self.depth = self.depth.saturating_sub(1);
     }
 
-    /// Writes the canonical text of a value; without `out`, only checks it.
+    /// Writes the canonical text of a value. Without `out`, only checks it.
     pub(super) fn copy<E: From<JsonError>>(
         &mut self,
         value: &str,
@@ -490,7 +495,7 @@ fn token(token: &str, out: Option<&mut Out>) -> Result<(), JsonError> {
     }
 }
 
-/// The keys of an object as they come by: refuses one that stands twice, and one that starts with `[`.
+/// The keys of one object, in order. Refuses duplicates and keys that start with `[`.
 #[derive(Debug)]
 pub(super) struct Keys<'t> {
     few: [&'t str; FEW_KEYS],
@@ -513,7 +518,7 @@ impl<'t> Keys<'t> {
             token(key, None)?;
             self.has_escapes = true;
         }
-        // For the few keys of a message, comparing each with each costs less than a set.
+        // For the few keys of a message, pairwise comparison is cheaper than a set.
         if let Some((place, before)) = self.few.get_mut(..=self.count).and_then(<[_]>::split_last_mut) {
             *place = key;
             if before.iter().any(|other| if self.has_escapes { is_same(other, key) } else { *other == key }) {
@@ -524,13 +529,13 @@ impl<'t> Keys<'t> {
         Ok(())
     }
 
-    /// Ends with the object whose keys were added.
+    /// Completes the check of the object whose keys were added.
     pub(super) fn finish(&self, object: &str) -> Result<(), JsonError> {
         if self.count > FEW_KEYS { check_many_keys(object, self.count) } else { Ok(()) }
     }
 }
 
-/// Sorts the places of the keys, because a set of the keys would be many times as large as their text.
+/// Sorts the positions of the keys, because a set of the keys would require many times the memory of their text.
 fn check_many_keys(object: &str, count: usize) -> Result<(), JsonError> {
     let mut places: Vec<u32> = Vec::with_capacity(count);
     for (key, _) in members(object) {
@@ -559,14 +564,14 @@ fn order(one: &str, other: &str) -> std::cmp::Ordering {
     letters(one).cmp(letters(other))
 }
 
-/// The first characters of a string token, for a message.
+/// Returns the first characters of a string token, for an error message.
 fn shown(token: &str) -> String {
     chars(token).take(64).filter_map(Result::ok).collect()
 }
 
 const FEW_KEYS: usize = 12;
 
-/// Canonical text that is written, or only counted.
+/// Canonical text that is being written, or only measured.
 #[derive(Debug, Default)]
 pub(super) struct Out {
     text: String,
@@ -576,10 +581,10 @@ pub(super) struct Out {
 }
 
 impl Out {
-    /// Room for the canonical text of `text`. For a large one, count first.
+    /// Creates a buffer for the canonical text of `text`. A large text must be measured first.
     pub(super) fn for_text(text: &str) -> Self {
         let is_large = text.len() > LARGE_BYTES;
-        // Names in snake_case and the names of enums are longer than what they replace.
+        // The canonical names of fields and enums can be longer than the ones that they replace.
         let room = if is_large { 0 } else { text.len() + text.len() / 8 + 64 };
         Self { text: String::with_capacity(room), is_large, ..Self::default() }
     }
@@ -592,7 +597,7 @@ impl Out {
         self.is_large
     }
 
-    /// Room for exactly what was counted.
+    /// Creates a buffer of exactly the measured size.
     pub(super) fn measured(&self) -> Self {
         Self { text: String::with_capacity(self.counted), ..Self::default() }
     }
@@ -601,7 +606,7 @@ impl Out {
         self.text
     }
 
-    /// A place to come back to.
+    /// Returns the current position, to which the text can be truncated later.
     pub(super) const fn mark(&self) -> usize {
         if self.counts { self.counted } else { self.text.len() }
     }
@@ -639,5 +644,5 @@ impl Out {
     }
 }
 
-/// Beyond this, a text is measured before it is written: growing would take its size three times.
+/// Above this size, a text is measured before it is written, because growing the buffer would require three times its size.
 const LARGE_BYTES: usize = 64 * 1024;

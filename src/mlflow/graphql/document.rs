@@ -1,4 +1,4 @@
-//! A GraphQL document down to the plain fields of one operation, and those fields as text again.
+//! Reduces a GraphQL document to the plain fields of one operation, and writes such fields as text.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -9,38 +9,38 @@ use graphql_parser::query::{
 
 use super::{GraphqlError, Json, Kind};
 
-/// What MLflow allows by default (`mlflow.server.graphql.graphql_no_batching`).
+/// MLflow's default (`mlflow.server.graphql.graphql_no_batching`).
 const MAX_ROOT_FIELDS: usize = 10;
 const MAX_ALIASES: usize = 10;
 const MAX_DEPTH: usize = 10;
 const MAX_SELECTIONS: usize = 1000;
-/// More than any field takes.
+/// More arguments than any field has.
 const MAX_ARGUMENTS: usize = 10;
 const MAX_VARIABLES: usize = 100;
-/// What all values may take, in bytes, each as often as it stands somewhere: no more than a body that brings them.
+/// Total size of all values after substitution, in bytes; each occurrence counts. Equals the size limit of a request body.
 const MAX_VALUES: usize = 1024 * 1024;
 
-/// What the values of a request's variables may take, as read.
+/// Total size of a request's variables when parsed, in bytes.
 const MAX_GIVEN: usize = 256 * 1024;
 
-/// Names in the query that are ours.
+/// Prefix of the names that the proxy adds to a query.
 const PRIVATE: &str = "mlflowAuthProxy";
 
-/// The operation that was chosen.
+/// The selected operation.
 #[derive(Debug)]
 pub(super) struct Operation {
     pub(super) keyword: &'static str,
     pub(super) fields: Vec<Selected>,
 }
 
-/// One field with what is selected below it; nothing in it is conditional any more.
+/// One field with its selected children. It has no conditions or variables.
 #[derive(Clone, Debug)]
 pub(super) struct Selected {
     pub(super) key: String,
     pub(super) name: String,
     arguments: Vec<(String, Literal)>,
     pub(super) children: Vec<Self>,
-    /// The client did not ask for it.
+    /// True if the proxy added this field, and the client did not request it.
     pub(super) private: bool,
 }
 
@@ -56,13 +56,13 @@ pub(super) enum Literal {
     Object(Vec<(String, Self)>),
 }
 
-/// Reads a document and chooses the operation.
+/// Parses a document and selects the operation.
 pub(super) fn read(
     text: &str,
     name: Option<&str>,
     variables: &[(std::borrow::Cow<'_, str>, Json<'_>)],
 ) -> Result<Operation, GraphqlError> {
-    // Block strings are not needed here, and parsers disagree on them.
+    // Block strings are not needed here, and parsers interpret them differently.
     if text.contains("\"\"\"") {
         return Err(GraphqlError::Syntax("block strings are not supported"));
     }
@@ -86,7 +86,7 @@ pub(super) fn read(
     }
     let [operation] = chosen.as_slice() else { return Err(GraphqlError::Operation) };
     for directive in operation.directives {
-        // What the web UI marks its queries with.
+        // The directive with which the web UI marks its queries.
         if directive.name != "component" {
             return Err(GraphqlError::Directive(directive.name.to_owned()));
         }
@@ -138,9 +138,9 @@ impl<'d, 't> Parts<'d, 't> {
     }
 }
 
-/// The variables' values, and how much may still be put in their places.
+/// The values of the variables, and the remaining size for substitutions.
 struct Values<'t> {
-    /// One without a value and without a default has none.
+    /// `None`: a variable with neither a value nor a default.
     variables: HashMap<&'t str, Option<Literal>>,
     left: usize,
 }
@@ -173,12 +173,13 @@ impl<'t> Values<'t> {
         Ok(Self { variables, left: MAX_VALUES })
     }
 
-    /// What a default may refer to.
+    /// Returns an empty set of values, because a default value must not refer to variables.
     fn none() -> Self {
         Self { variables: HashMap::new(), left: MAX_VALUES }
     }
 
-    /// A value with its variables replaced. `None`: a variable that has no value, so that what it stands for is absent.
+    /// Substitutes the variables of a value. Returns `None` for a variable without a value: the element that it stands for is
+    /// absent.
     fn read(&mut self, value: &Value<'t, &'t str>) -> Result<Option<Literal>, GraphqlError> {
         let read = match value {
             Value::Variable(name) => {
@@ -215,13 +216,13 @@ impl<'t> Values<'t> {
 struct Reader<'d, 't> {
     fragments: HashMap<&'t str, &'d FragmentDefinition<'t, &'t str>>,
     values: Values<'t>,
-    /// The fragments that are being put in place, so that none contains itself.
+    /// The fragments that are being inlined, to detect recursion.
     open: Vec<&'t str>,
     left: usize,
 }
 
 impl<'d, 't> Reader<'d, 't> {
-    /// Adds what is selected to `fields`, as GraphQL collects fields: one entry for each key, in order of appearance.
+    /// Adds the selection to `fields` by GraphQL's field collection: one entry for each key, in order of appearance.
     fn collect(
         &mut self,
         set: &'d SelectionSet<'t, &'t str>,
@@ -250,14 +251,15 @@ impl<'d, 't> Reader<'d, 't> {
                     }
                     if !field.selection_set.items.is_empty() {
                         self.collect(&field.selection_set, &mut selected.children, depth + 1)?;
-                        // All of it was skipped; GraphQL wants something there.
+                        // All children were skipped, but GraphQL requires a selection here.
                         if selected.children.is_empty() {
                             selected.children.push(Selected::private("__typename"));
                         }
                     }
                 }
                 Selection::InlineFragment(fragment) if self.applies(&fragment.directives)? => {
-                    // Every type here is an object: a fragment on another one is not valid, and MLflow would not run it.
+                    // Every type here is an object type, so a fragment on another type is invalid and MLflow would not execute
+                    // it.
                     self.collect(&fragment.selection_set, fields, depth)?;
                 }
                 Selection::FragmentSpread(spread) if self.applies(&spread.directives)? => {
@@ -333,7 +335,7 @@ impl Selected {
         selected
     }
 
-    /// Puts the one argument `input` into its canonical form and returns its fields.
+    /// Converts the single argument `input` to its canonical form and returns its fields.
     pub(super) fn coerce_input(&mut self, kinds: &[(&str, Kind)]) -> Result<Vec<(String, Literal)>, GraphqlError> {
         let given = match self.arguments.as_slice() {
             [] => Vec::new(),
@@ -362,7 +364,7 @@ impl Selected {
         }
     }
 
-    /// Below a root field only known fields lead further, and none takes arguments.
+    /// Checks the fields below a root field: only known fields have children, and none has arguments.
     pub(super) fn check_below(&self) -> Result<(), GraphqlError> {
         for child in &self.children {
             if let Some((name, _)) = child.arguments.first() {
@@ -376,7 +378,7 @@ impl Selected {
         Ok(())
     }
 
-    /// Sees to it that every version of a model comes with the model's name.
+    /// Adds the model's name to every selected model version, so that the response can be filtered.
     pub(super) fn show_names(&mut self) {
         for child in &mut self.children {
             child.show_names();
@@ -384,14 +386,14 @@ impl Selected {
         if self.name == "modelVersions" && self.children.iter().all(|child| child.name != "name") {
             let mut name = Self::private("name");
             if self.children.iter().all(|child| child.key != "name") {
-                // MLflow counts aliases.
+                // MLflow counts aliases, so the added name has the key that it has in the schema.
                 "name".clone_into(&mut name.key);
             }
             self.children.push(name);
         }
     }
 
-    /// Whether the answer below it may have to change.
+    /// Returns true if the response below this field can require filtering.
     pub(super) fn is_edited(&self) -> bool {
         self.private || self.name == "modelVersions" || self.children.iter().any(Self::is_edited)
     }
@@ -418,8 +420,7 @@ impl Selected {
     }
 }
 
-/// The fields below the root that lead further; what they lead to belongs to what the root field is about, but for
-/// `modelVersions`.
+/// Fields below the root that have children. All of them belong to the resource of the root field, except `modelVersions`.
 const BRANCHES: [&str; 21] = [
     "apiError",
     "data",
@@ -445,7 +446,7 @@ const BRANCHES: [&str; 21] = [
 ];
 
 impl Literal {
-    /// Roughly the bytes that it takes.
+    /// Returns the approximate size in bytes.
     fn size(&self) -> usize {
         let inner = match self {
             Self::Null | Self::Boolean(_) | Self::Number(_) | Self::String(_) | Self::Word(_) => 0,
@@ -455,7 +456,7 @@ impl Literal {
         self.own_size() + inner
     }
 
-    /// The same without what is inside.
+    /// Returns the approximate size in bytes without nested values.
     fn own_size(&self) -> usize {
         size_of::<Self>()
             + match self {
@@ -465,7 +466,7 @@ impl Literal {
             }
     }
 
-    /// `room`: what all of them may take together.
+    /// Converts a JSON value. `room`: the remaining size for all values together.
     fn of_json(value: &Json<'_>, variable: &str, room: &mut usize) -> Result<Self, GraphqlError> {
         let read = match value {
             Json::Scalar("null") => Self::Null,
@@ -495,7 +496,7 @@ impl Literal {
         Ok(read)
     }
 
-    /// The value as a field of that kind is written.
+    /// Returns the value in the syntax of this kind, or `None` if it does not fit.
     fn coerce(self, kind: Kind) -> Option<Self> {
         match (kind, self) {
             (Kind::Text, text @ Self::String(_)) => Some(text),
@@ -546,7 +547,8 @@ fn write_named(fields: &[(String, Literal)], out: &mut String) {
     }
 }
 
-/// Control characters are escaped; everything else may stand as it is. Not every parser knows escaped surrogate pairs.
+/// Writes a string literal. Only control characters, quotes and backslashes are escaped, because not every parser supports
+/// escaped surrogate pairs.
 fn write_string(text: &str, out: &mut String) {
     out.push('"');
     for letter in text.chars() {
