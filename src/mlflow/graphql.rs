@@ -141,7 +141,7 @@ impl Query {
     }
 
     /// Returns the response for the client: MLflow's response with `null` for dropped fields, and without the model versions
-    /// whose model name `keep` rejects. `None` stands for the response when nothing was sent.
+    /// whose model name `keep` rejects. `answer` is `None` if nothing was sent.
     ///
     /// # Errors
     ///

@@ -1,9 +1,9 @@
-//! Serialized scorers and judges: which endpoints of the AI gateway they call, and with which parameters.
+//! Serialized scorers and judges: the endpoints of the AI gateway that they call, and the parameters of these calls.
 //!
-//! MLflow builds a scorer from this JSON in its own process and runs it with its own rights (`mlflow/genai/scorers/base.py`,
-//! `SerializedScorer`, 3.6 to 3.18). A judge's parameters are merged into the request to the model, where some of them
-//! choose another model, another host or another key. Therefore only known members are left: [`Judge::read`] rewrites
-//! the JSON.
+//! MLflow instantiates a scorer from this JSON in its own process and runs it with its own privileges
+//! (`mlflow/genai/scorers/base.py`, `SerializedScorer`, 3.6 to 3.18). A judge's parameters are merged into the model request,
+//! where some of them select another model, host or key. Therefore [`Judge::read`] rewrites the JSON and keeps only known
+//! members.
 
 use std::borrow::Cow;
 
@@ -12,28 +12,30 @@ use super::locate::{each_text, invalid, member};
 use super::provider::{AS_SERVER, Model, StoredSecret, is_ambient, is_word, privilege_of};
 use super::{Json, JsonError, LocateError};
 
-/// A serialized scorer, rebuilt from known members.
+/// A serialized scorer, reduced to known members.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Judge {
     /// JSON that replaces the client's text.
     pub written: String,
-    /// Endpoints of the AI gateway that it calls, by name.
+    /// Names of the AI gateway endpoints that it calls.
     pub endpoints: Vec<String>,
-    /// Addresses that MLflow connects to for the models that it names without an endpoint.
+    /// Addresses that MLflow connects to for models that are specified without an endpoint.
     pub addresses: Vec<String>,
-    /// The action that only administrators may do with the models that it names without an endpoint, if one needs it.
+    /// The privileged action that models specified without an endpoint require, if any. Only administrators are allowed to do
+    /// it.
     pub privilege: Option<&'static str>,
-    /// Traces that it takes examples from.
+    /// IDs of the traces that it takes examples from.
     pub traces: Vec<String>,
-    /// Its own name.
+    /// Name of the scorer.
     pub name: Option<String>,
 }
 
 impl Judge {
-    /// Reads a scorer, written as a string in the field called `field`.
+    /// Parses a scorer in the string field `field`.
     ///
     /// # Errors
-    /// No JSON object, a class that is no scorer, or a member of the wrong type.
+    ///
+    /// The text is not a JSON object, the class is not a scorer, or a member has the wrong type.
     pub fn read(field: &str, written: &str) -> Result<Self, LocateError> {
         let unreadable = || invalid(field, &Json::String(Cow::Borrowed(written)), "a string that holds a JSON object");
         if written.len() > MAX_WRITTEN {
@@ -49,7 +51,7 @@ impl Judge {
     }
 }
 
-/// Rebuilds an optimizer's settings: only known parameters of its model calls are left.
+/// Rebuilds the settings of an optimizer. Only known parameters of its model calls are kept.
 pub(super) fn optimizer(field: &str, written: &str) -> Result<Judge, LocateError> {
     let unreadable = || invalid(field, &Json::String(Cow::Borrowed(written)), "a string that holds a JSON object");
     if written.len() > MAX_WRITTEN {
@@ -79,7 +81,7 @@ fn scorer(json: &mut Json<'_>, judge: &mut Judge, depth: usize) -> Result<(), Lo
     }
     match json.get("builtin_scorer_class") {
         None => {}
-        // MLflow up to 3.17 takes anything of this name in a module, functions that open connections among it.
+        // MLflow up to 3.17 resolves any attribute of this name in a module, including functions that open connections.
         Some(Json::String(class)) if CLASSES.contains(&class.as_ref()) => {}
         Some(other) => return Err(invalid("builtin_scorer_class", other, "the name of a built-in scorer")),
     }
@@ -108,7 +110,7 @@ fn third_party(data: &mut Json<'_>) -> Result<(), LocateError> {
         Some(Json::String(module)) if is_third_party_module(module) => {}
         Some(other) => return Err(invalid("module", other, "a module of MLflow's third-party scorers")),
     }
-    // MLflow 3.12 to 3.16 calls whatever bears that name in the module, functions among them.
+    // MLflow 3.12 to 3.16 calls any attribute of this name in the module, including functions.
     for (name, is_class) in [("class", true), ("metric_name", false)] {
         match data.get(name) {
             None => {}
@@ -147,21 +149,21 @@ fn ensemble(data: &mut Json<'_>, judge: &mut Judge, depth: usize) -> Result<(), 
     }
 }
 
-/// The members of something that calls a model.
+/// Reduces an object that calls a model to its known members.
 fn model_call(data: &mut Json<'_>, known: &[&str]) -> Result<(), LocateError> {
     keep(data, known)?;
     keep_parameters(data, "inference_params")?;
     check_model(data, "model")
 }
 
-/// Leaves the known members of an object.
+/// Removes all but the known members of an object.
 fn keep(json: &mut Json<'_>, known: &[&str]) -> Result<(), LocateError> {
     let Json::Object(members) = json else { return Err(invalid("serialized_scorer", json, "an object")) };
     members.retain(|(key, _)| known.contains(&key.as_ref()));
     Ok(())
 }
 
-/// Leaves the parameters that shape a model's answer; others choose which model answers, and where.
+/// Keeps the parameters that shape a model's response. Others select the model that answers, or its host.
 fn keep_parameters(json: &mut Json<'_>, name: &str) -> Result<(), LocateError> {
     match member(json, name)? {
         None => Ok(()),
@@ -173,8 +175,8 @@ fn keep_parameters(json: &mut Json<'_>, name: &str) -> Result<(), LocateError> {
     }
 }
 
-/// Arguments of a third party's class: nested settings of model calls keep their known parameters, and no argument is left
-/// that chooses a host, a key or another model.
+/// Reduces the arguments of a third-party class: nested settings of model calls keep their known parameters, and arguments that
+/// select a host, a key or another model are removed.
 fn third_party_arguments(json: &mut Json<'_>) -> Result<(), JsonError> {
     json.open_closed()?;
     match json {
@@ -195,7 +197,7 @@ fn third_party_arguments(json: &mut Json<'_>) -> Result<(), JsonError> {
     }
 }
 
-/// `PROVIDER:/NAME`: MLflow looks the provider up, in part in a path of its model catalog.
+/// Checks a model of the form `PROVIDER:/NAME`. MLflow looks the provider up, partly as a path in its model catalog.
 fn check_model(json: &Json<'_>, name: &str) -> Result<(), LocateError> {
     match json.get(name) {
         None => Ok(()),
@@ -210,8 +212,8 @@ fn check_model(json: &Json<'_>, name: &str) -> Result<(), LocateError> {
 }
 
 impl Judge {
-    /// Notes the endpoints of the AI gateway that any text names as models, `gateway:/NAME`, and the addresses and the identity
-    /// that MLflow uses for the models in the members that hold models.
+    /// Records the AI gateway endpoints that any text specifies as a model (`gateway:/NAME`), and the addresses and the
+    /// identity that MLflow uses for the models in [`MODELS`].
     fn look_at_models(&mut self) {
         let written = std::mem::take(&mut self.written);
         each_string(&written, &|_, _| true, &mut |key, text| {
@@ -220,7 +222,7 @@ impl Judge {
             let names_ambient =
                 text.split_once(":/").is_some_and(|(provider, _)| is_word(provider) && is_ambient(provider));
             if names_ambient || key.is_some_and(|key| MODELS.contains(&key)) {
-                // `databricks` alone is a judge of its own.
+                // `databricks` without a model is a judge of its own.
                 let model = Model::of_uri(text).unwrap_or_default();
                 self.privilege = self.privilege.or_else(|| match model.provider.as_str() {
                     "" => is_ambient(text).then_some(AS_SERVER),
@@ -234,10 +236,10 @@ impl Judge {
     }
 }
 
-/// Members that hold a model's URI.
+/// Members that contain the URI of a model.
 const MODELS: [&str; 4] = ["model", "reflection_lm", "embedding_model", "reflection_model"];
 
-/// Returns true if an argument of LiteLLM or of a model's client chooses another host, key or model.
+/// Returns true if an argument of LiteLLM or of a model client selects another host, key or model.
 pub(super) fn steers(key: &str) -> bool {
     let key = key.trim().to_ascii_lowercase();
     const NAMES: [&str; 38] = [
@@ -290,10 +292,10 @@ pub(super) fn steers(key: &str) -> bool {
 
 const MAX_NESTING: usize = 8;
 
-/// Bytes of a serialized scorer; its parts are copied while it is rebuilt.
+/// Maximum size of a serialized scorer, in bytes. Its parts are copied while it is rebuilt.
 const MAX_WRITTEN: usize = 256 * 1024;
 
-/// Members of a serialized scorer.
+/// Known members of a serialized scorer.
 const SCORER: [&str; 17] = [
     "name",
     "aggregations",
@@ -314,7 +316,7 @@ const SCORER: [&str; 17] = [
     "ensemble_scorer_data",
 ];
 
-/// The scorers that come with MLflow (`mlflow/genai/scorers/builtin_scorers.py`, 3.6 to 3.18).
+/// Classes of MLflow's built-in scorers (`mlflow/genai/scorers/builtin_scorers.py`, 3.6 to 3.18).
 pub(super) const CLASSES: [&str; 24] = [
     "Completeness",
     "ConversationCompleteness",
@@ -342,7 +344,7 @@ pub(super) const CLASSES: [&str; 24] = [
     "UserFrustration",
 ];
 
-/// Fields of the built-in scorers, without `extra_headers` and `last_turn_scorer`, a scorer of any class.
+/// Known fields of built-in scorers. Excluded are `extra_headers` and `last_turn_scorer`, which is a scorer of any class.
 const BUILT_IN: [&str; 20] = [
     "name",
     "description",
@@ -381,11 +383,11 @@ const MEMORY: [&str; 7] = [
 
 const THIRD_PARTY: [&str; 5] = ["module", "class", "metric_name", "model", "kwargs"];
 
-/// Arguments of third parties' classes that choose a model beside `model`.
+/// Arguments of third-party classes that select a model, in addition to `model`.
 const CHOOSES_MODEL: [&str; 8] =
     ["metric_name", "model_uri", "llm", "embeddings", "embedding_model", "provider", "evaluator_llm", "judge"];
 
-/// Returns true if MLflow's scorers of third parties live in this module (`THIRD_PARTY_SCORER_ALLOWED_MODULES`, 3.17).
+/// Returns true if this module contains MLflow's third-party scorers (`THIRD_PARTY_SCORER_ALLOWED_MODULES`, 3.17).
 fn is_third_party_module(module: &str) -> bool {
     let below = module.strip_prefix("mlflow.genai.scorers.");
     below.is_some_and(|below| {
@@ -409,7 +411,7 @@ fn is_third_party_module(module: &str) -> bool {
     })
 }
 
-/// Returns true if Python could have a class, or anything, of this name.
+/// Returns true if this is a valid Python identifier, or class name if `is_class`.
 fn is_identifier(text: &str, is_class: bool) -> bool {
     let first = |byte: u8| byte.is_ascii_uppercase() || !is_class && byte.is_ascii_lowercase();
     text.bytes().next().is_some_and(first) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
@@ -417,7 +419,7 @@ fn is_identifier(text: &str, is_class: bool) -> bool {
 
 const ENSEMBLE: [&str; 2] = ["ensemble_fn", "scorers"];
 
-/// Parameters of a model's answer.
+/// Parameters that shape a model's response.
 const PARAMETERS: [&str; 17] = [
     "temperature",
     "top_p",
@@ -438,7 +440,7 @@ const PARAMETERS: [&str; 17] = [
     "drop_params",
 ];
 
-/// Arguments of `gepa.optimize` that are neither a model nor a place.
+/// Arguments of `gepa.optimize` that specify neither a model nor a location.
 const GEPA: [&str; 12] = [
     "candidate_selection_strategy",
     "frontier_type",

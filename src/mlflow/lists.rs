@@ -1,42 +1,42 @@
-//! The lists of which only readable rows are kept: how MLflow names, pages and writes them.
+//! The lists that are filtered to readable rows: their names, paging and JSON dialects in MLflow.
 
 use serde::Deserialize;
 
 use super::Filter;
 use crate::authz::{Resource, ResourceKind, scorer_key, skill_key};
 
-/// The facts about one list.
+/// The properties of one list.
 #[derive(Clone, Copy, Debug)]
 pub struct ListShape {
-    /// The name of the list in MLflow's answer.
+    /// Name of the list in MLflow's response.
     pub key: &'static str,
-    /// The kinds whose grants tell beforehand how much of the list is readable; `None` if only the rows tell.
+    /// The kinds whose grants determine in advance which part of the list is readable; `None` if only the rows do.
     pub kinds: Option<&'static [ResourceKind]>,
-    /// The kind of the rows, if each contains the actions that the caller is allowed.
+    /// The kind of the rows, if each row contains the actions that the caller is allowed.
     pub actions: Option<ResourceKind>,
-    /// Rows in an answer to a request without `max_results`.
+    /// Number of rows in a response to a request without `max_results`.
     pub default_rows: usize,
     pub dialect: ListDialect,
 }
 
-/// The JSON around the rows.
+/// The JSON structure around the rows.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ListDialect {
-    /// protobuf's JSON, which leaves out what is empty.
+    /// protobuf's JSON, which omits empty fields.
     Protobuf,
-    /// pydantic's JSON with `next_page_token`, `null` on the last page.
+    /// pydantic's JSON with `next_page_token`, which is `null` on the last page.
     Paged,
-    /// pydantic's JSON in one page.
+    /// pydantic's JSON in a single page.
     Whole,
-    /// The list of models of OpenAI's API.
+    /// The list of models in OpenAI's API.
     OpenAi,
 }
 
-/// MLflow returns these lists in one page.
+/// For lists that MLflow returns in one page.
 const ALL: usize = usize::MAX;
 
 impl Filter {
-    /// Returns the facts about this list. Page sizes are those of MLflow 3.17.
+    /// Returns the properties of this list. Page sizes are those of MLflow 3.17.
     #[must_use]
     pub const fn shape(self) -> ListShape {
         use ListDialect::{OpenAi, Paged, Protobuf, Whole};
@@ -46,7 +46,7 @@ impl Filter {
             Self::RegisteredModels => {
                 ListShape::new("registered_models", Some(&[Kind::RegisteredModel, Kind::Prompt]), 100, Protobuf)
             }
-            // MLflow's own default is 200,000, which is more than a page may cost here.
+            // MLflow's own default is 200,000 rows, which exceeds the limits of a page here.
             Self::ModelVersions => {
                 ListShape::new("model_versions", Some(&[Kind::RegisteredModel, Kind::Prompt]), 10_000, Protobuf)
             }
@@ -67,7 +67,7 @@ impl Filter {
         }
     }
 
-    /// Returns the tier of the rows below a kind, if they are in one.
+    /// Returns the tier of the rows below a resource of this kind, if they belong to one.
     #[must_use]
     pub fn tier(self, kind: ResourceKind) -> Option<ResourceKind> {
         let is_prompt = kind == ResourceKind::Prompt;
@@ -103,7 +103,7 @@ impl From<ExperimentRow> for Resource {
     }
 }
 
-/// A row of which only the name is read: a version of a model, or an MCP server.
+/// A row of which only the name is read: a model version, or an MCP server.
 #[derive(Deserialize)]
 pub(crate) struct NamedRow {
     pub(crate) name: String,
@@ -128,7 +128,7 @@ impl ScorerRow {
     }
 }
 
-/// MLflow writes the experiment of a scorer as a number.
+/// A string or a number. MLflow writes the experiment ID of a scorer as a number.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum TextOrNumber {

@@ -1,6 +1,7 @@
-//! Where a request names the things it is about.
+//! Finds the resources that a request refers to.
 //!
-//! Every id named anywhere is found, one spelling each; what could be read in two ways is refused as MLflow words it.
+//! Every ID in the request is found under one spelling. Requests that could be interpreted in two ways are refused with
+//! MLflow's wording.
 
 use std::collections::HashSet;
 
@@ -12,7 +13,7 @@ use crate::authz::{Permission, ResourceKind, scorer_key, skill_key};
 pub(super) use crate::authz::{is_experiment_id, is_opaque_id};
 use crate::http::{PathError, Query};
 
-/// The parts of a request in which fields stand. The body is there for operations that send JSON.
+/// The parts of a request that can contain fields. The body is present for operations that send JSON.
 #[derive(Debug)]
 pub struct Input<'i, 'b> {
     pub params: &'i [(&'i str, &'i str)],
@@ -22,14 +23,14 @@ pub struct Input<'i, 'b> {
 }
 
 impl<'b> Input<'_, 'b> {
-    /// The same request, to be read once more. What was found once stands in its canonical place.
+    /// Borrows the same input for another pass. Values that were found once are at their canonical position.
     pub fn again(&mut self) -> Input<'_, 'b> {
         let Self { params, headers, query, body } = self;
         Input { params, headers, query, body: body.as_deref_mut() }
     }
 }
 
-/// One thing a request is about, and the level it takes.
+/// One object that a request refers to, and the permission that it requires.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Located {
     pub permission: Permission,
@@ -38,7 +39,7 @@ pub struct Located {
 }
 
 impl Located {
-    /// Returns true if the requirement is one on the experiment whose id this is.
+    /// Returns true if the requirement is one on the experiment with this ID.
     #[must_use]
     pub const fn is_experiment(&self) -> bool {
         is_experiment(self.thing)
@@ -51,7 +52,7 @@ impl Located {
     }
 }
 
-/// Why a request's fields are not accepted; worded as MLflow does, because clients compare.
+/// The reason why the fields of a request are refused. The texts match MLflow's, because clients compare them.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum LocateError {
     #[error(
@@ -85,15 +86,18 @@ pub enum LocateError {
     Json(#[from] JsonError),
 }
 
-/// Each may take a look-up; MLflow's own bulk requests stop at 100 runs, its batches at 1000 metrics.
+/// Maximum number of objects in a request, each of which can require a look-up. MLflow's own bulk requests are limited to 100
+/// runs, its batches to 1000 metrics.
 pub(super) const MAX_THINGS: usize = 1000;
-/// An experiment's id takes none, and clients that search everything name every experiment they can read.
+/// Maximum number of experiments in a request. Experiment IDs require no look-up, and clients that search everything list all
+/// experiments that they can read.
 const MAX_EXPERIMENTS: usize = 20_000;
 
-/// Finds everything an operation's table row asks for.
+/// Finds all objects that the route table row of an operation refers to.
 ///
 /// # Errors
-/// A field is of the wrong type, ambiguous, or no id.
+///
+/// A field has the wrong type, is ambiguous, or is not an ID.
 pub fn locate(operation: &Operation, input: &mut Input<'_, '_>) -> Result<Found, LocateError> {
     agree_with_path(input)?;
     let (mut located, mut missing) = (Vec::<Located>::new(), None);
@@ -113,11 +117,11 @@ pub fn locate(operation: &Operation, input: &mut Input<'_, '_>) -> Result<Found,
         for value in each_once(values) {
             let id = check_id(*thing, field, value)?;
             if *thing == Thing::Artifact && field.source == Source::Query {
-                // What we read is what MLflow gets.
+                // Writes back the value that was checked, so that MLflow receives the same one.
                 input.query.set(field.name(), Some(&id));
             }
             let one = Located { permission: *permission, thing: *thing, id };
-            // Within one need, each value comes once already.
+            // The values of one need are distinct already.
             if !located.iter().take(before).any(|other| *other == one) {
                 located.push(one);
                 *count += 1;
@@ -130,12 +134,12 @@ pub fn locate(operation: &Operation, input: &mut Input<'_, '_>) -> Result<Found,
     Ok(Found { located, missing })
 }
 
-/// Returns true if the thing's requirement is one on the experiment whose id it is named by.
+/// Returns true if the object's requirement is one on the experiment whose ID identifies it.
 const fn is_experiment(thing: Thing) -> bool {
     matches!(thing, Thing::Experiment | Thing::TracesOf | Thing::AssessmentsOf)
 }
 
-/// In their order. A batch may name the same thing a million times.
+/// Removes duplicates and keeps the order. A batch can contain the same ID a million times.
 fn each_once(values: Vec<String>) -> Vec<String> {
     if values.len() < 2 {
         return values;
@@ -144,18 +148,19 @@ fn each_once(values: Vec<String>) -> Vec<String> {
     values.into_iter().filter(|value| seen.insert(value.clone())).collect()
 }
 
-/// What [`locate`] found.
+/// The result of [`locate`].
 #[derive(Debug)]
 pub struct Found {
     pub located: Vec<Located>,
-    /// A field that must be there and is not. For administrators MLflow decides what that means.
+    /// A required field that is missing. For administrators, MLflow decides how to respond to it.
     pub missing: Option<String>,
 }
 
-/// Returns a text field of the body; `None` when absent or `null`.
+/// Returns a text field of the body; `None` if absent or `null`.
 ///
 /// # Errors
-/// Not a string.
+///
+/// The value is not a string.
 pub fn text_field(body: &mut Json<'_>, name: &str) -> Result<Option<String>, LocateError> {
     match member(body, name)? {
         None => Ok(None),
@@ -164,7 +169,8 @@ pub fn text_field(body: &mut Json<'_>, name: &str) -> Result<Option<String>, Loc
     }
 }
 
-/// A field that stands in the path and again in the body or the query must be the same: MLflow acts on one or the other.
+/// Requires that a field which occurs in the path and again in the body or the query has the same value, because MLflow may use
+/// either.
 fn agree_with_path(input: &mut Input<'_, '_>) -> Result<(), LocateError> {
     for (name, value) in input.params {
         if input.query.all(name).any(|in_query| in_query != *value) {
@@ -180,7 +186,7 @@ fn agree_with_path(input: &mut Input<'_, '_>) -> Result<(), LocateError> {
     Ok(())
 }
 
-/// Two fields that are one key: both or none.
+/// Reads two fields that form one key. Both or none must be present.
 fn pair(thing: Thing, field: &Field, with: &str, input: &mut Input<'_, '_>) -> Result<Option<String>, LocateError> {
     let beside = |name: &str| {
         let mut steps = field.steps.clone();
@@ -243,7 +249,7 @@ fn values(field: &Field, input: &mut Input<'_, '_>) -> Result<Vec<String>, Locat
                 let value = input.query.only(name).map_err(|_| LocateError::Repeated(name.clone()))?;
                 found.extend(value.map(|value| (name.clone(), value.to_owned())));
             }
-            // MLflow reads an empty parameter as one that is not there, where it need not be.
+            // MLflow treats an empty optional parameter as absent.
             if field.optional {
                 found.retain(|(_, value)| !value.is_empty());
             }
@@ -258,7 +264,7 @@ fn values(field: &Field, input: &mut Input<'_, '_>) -> Result<Vec<String>, Locat
     }
 }
 
-/// Values in their order, each once: a batch may name the same thing a million times.
+/// Distinct values in their order. A batch can contain the same ID a million times.
 #[derive(Default)]
 struct Distinct {
     values: Vec<String>,
@@ -284,10 +290,10 @@ impl Distinct {
     }
 }
 
-/// For so many values, comparing each with each costs less than a set.
+/// Up to this number of values, pairwise comparison is cheaper than a set.
 const FEW: usize = 8;
 
-/// Goes down the steps of a field; what is not there names nothing.
+/// Follows the steps of a field into the body. Absent fields yield no values.
 fn in_body(field: &Field, steps: &[Step], object: &Json<'_>, found: &mut Distinct) -> Result<(), LocateError> {
     let Some((step, rest)) = steps.split_first() else { return Ok(()) };
     let name = step.names.first().map_or("", String::as_str);
@@ -301,7 +307,7 @@ fn in_body(field: &Field, steps: &[Step], object: &Json<'_>, found: &mut Distinc
     match object.get(name) {
         None => Ok(()),
         Some(Json::Array(items)) if step.each => items.texts().try_for_each(|item| match rest {
-            // The lists of a batch are long: their items are not opened.
+            // The lists of a batch are long, so their items are not opened.
             [last] if !last.each && item.starts_with('{') => {
                 of_object(field, |name| value_of(item, name).map(Json::open).transpose())?
                     .iter()
@@ -324,7 +330,7 @@ fn in_body(field: &Field, steps: &[Step], object: &Json<'_>, found: &mut Distinc
     }
 }
 
-/// Calls `take` with each text of a list in an opened object.
+/// Calls `take` with each string of a list in an opened object.
 pub(super) fn each_text(
     object: &Json<'_>,
     name: &str,
@@ -342,8 +348,9 @@ pub(super) fn each_text(
     }
 }
 
-/// MLflow keeps what stands before a field that it cannot read, and goes on without the rest: a search whose experiments
-/// came after it would be one of all of them. What was asked about therefore stands first.
+/// Moves a field to the front of an object. When MLflow cannot parse a field, it keeps the fields before it and ignores the
+/// rest: a search whose experiments came later would search all experiments. The fields that are authorised therefore come
+/// first.
 pub(super) fn to_front(object: &mut Json<'_>, name: &str) {
     let Json::Object(members) = object else { return };
     let at = members.iter().position(|(key, _)| key == name);
@@ -364,17 +371,18 @@ fn of_object<'j>(
             Some(other) => return Err(invalid(name, &other, "a string")),
         }
     }
-    // protobuf's default for an absent string is the empty one, and MLflow treats them alike where it is optional.
+    // protobuf's default for an absent string is the empty string, and MLflow treats both alike in optional fields.
     if field.optional {
         found.retain(|(_, value)| !value.is_empty());
     }
     one_of(found)
 }
 
-/// Returns a list of texts in the body, at most [`MAX_THINGS`]; empty when absent.
+/// Returns a list of strings in the body, at most [`MAX_THINGS`]; empty if absent.
 ///
 /// # Errors
-/// Not a list of strings.
+///
+/// The value is not a list of strings.
 pub(super) fn list_of(object: &Json<'_>, name: &str) -> Result<Vec<String>, LocateError> {
     let mut found = Vec::new();
     each_text(object, name, |text| {
@@ -384,7 +392,7 @@ pub(super) fn list_of(object: &Json<'_>, name: &str) -> Result<Vec<String>, Loca
     Ok(found)
 }
 
-/// Two names of one field may both be given when they say the same.
+/// Merges the values of two names of one field. Both are accepted if they are equal.
 fn one_of(found: Vec<(String, String)>) -> Result<Vec<String>, LocateError> {
     let mut found = found.into_iter();
     let Some((first_name, first)) = found.next() else { return Ok(Vec::new()) };
@@ -394,10 +402,11 @@ fn one_of(found: Vec<(String, String)>) -> Result<Vec<String>, LocateError> {
     }
 }
 
-/// The value of a field that is there and not `null`, opened. [`super::Schema`] has left one spelling of it.
+/// Returns the opened value of a field; `None` if absent or `null`. [`super::Schema`] has left one spelling of the field.
 ///
 /// # Errors
-/// It has too many members.
+///
+/// The value has too many members.
 pub(super) fn member<'j, 'b>(object: &'j mut Json<'b>, name: &str) -> Result<Option<&'j mut Json<'b>>, JsonError> {
     object.open_closed()?;
     let Json::Object(members) = object else { return Ok(None) };
@@ -410,7 +419,7 @@ pub(super) fn member<'j, 'b>(object: &'j mut Json<'b>, name: &str) -> Result<Opt
 fn check_id(thing: Thing, field: &Field, value: String) -> Result<String, LocateError> {
     let expected = match thing {
         Thing::Artifact => return Ok(ArtifactPath::parse(&value)?.as_str().to_owned()),
-        // Made of two checked parts.
+        // Composed of two parts that were checked.
         Thing::Scorer | Thing::ScorerVersion | Thing::ReviewQueueName => return Ok(value),
         Thing::Experiment | Thing::TracesOf | Thing::AssessmentsOf => {
             if is_experiment_id(&value) {
@@ -474,13 +483,13 @@ pub(super) fn invalid(name: &str, value: &Json<'_>, expected: &'static str) -> L
     }
 }
 
-/// The error for a value as it is written.
+/// Returns the error for a value, which it quotes.
 pub(super) fn refused(name: &str, value: &str, expected: &'static str) -> LocateError {
     let value = if is_secret(name) { "***".to_owned() } else { shown(value) };
     LocateError::Invalid { name: shown(name), value, expected }
 }
 
-/// Returns true if a field's value may be a key or a password, which no message repeats.
+/// Returns true if the value of a field can be a key or a password, which error messages must not quote.
 fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     ["secret", "key", "token", "password", "credential", "auth", "header"].iter().any(|word| name.contains(word))
@@ -490,10 +499,12 @@ pub(super) fn shown(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(64).collect()
 }
 
-/// Cuts a list of IDs in the query or in the body down to those that `keep` says may be read. `keep` may be asked twice.
+/// Reduces a list of IDs in the query or in the body to those for which `keep` returns true. `keep` can be called twice for an
+/// ID.
 ///
 /// # Errors
-/// Not a list of IDs, or an error of `keep`.
+///
+/// The value is not a list of IDs, or `keep` returns an error.
 pub fn narrow(
     list: &Narrow,
     query: &mut Query,
@@ -530,10 +541,10 @@ pub fn narrow(
     Ok(narrowed)
 }
 
-/// What is left of a search after [`narrow`].
+/// The result of [`narrow`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Narrowed {
     Some,
-    /// Nothing that may be searched: the answer is empty without asking MLflow.
+    /// No ID is left, so the response is empty and MLflow is not called.
     Nothing,
 }

@@ -1,23 +1,23 @@
-//! The requests with which the proxy asks MLflow where a thing belongs and whether it exists.
+//! The requests with which the proxy asks MLflow which resource an object belongs to and whether it exists.
 //!
-//! Each function returns the target of a GET: path and query. Routes of MLflow 2.10 to 3.18; an older server answers 404 to those
-//! that it lacks.
+//! Each function returns the target of a GET: path and query. Routes of MLflow 2.10 to 3.18; older servers respond with 404 to
+//! those that they lack.
 
 use super::PromptAt;
 use crate::authz::ResourceKind;
 use crate::http::Query;
 
-/// The target of a search of experiments; takes the same fields as the JSON body of a POST.
+/// The target of a search of experiments. Accepts the same fields as the JSON body of a POST.
 pub(crate) const EXPERIMENTS: &str = "/api/2.0/mlflow/experiments/search";
 /// The target of a search of registered models and prompts.
 pub(crate) const REGISTERED_MODELS: &str = "/api/2.0/mlflow/registered-models/search";
-/// Many traces at once (POST); 3.5 and later.
+/// Looks up several traces at once (POST); 3.5 and later.
 pub(crate) const TRACES: &str = "/api/3.0/mlflow/traces/batchGetInfos";
 pub(crate) const ENDPOINTS: &str = "/api/3.0/mlflow/gateway/endpoints/list";
 pub(crate) const SECRETS: &str = "/api/3.0/mlflow/gateway/secrets/list";
 pub(crate) const MODEL_DEFINITIONS: &str = "/api/3.0/mlflow/gateway/model-definitions/list";
 
-/// Changes that the proxy makes itself (POST).
+/// A change that the proxy makes on its own (POST).
 pub(crate) const RENAME_EXPERIMENT: &str = "/api/2.0/mlflow/experiments/update";
 pub(crate) const DELETE_EXPERIMENT: &str = "/api/2.0/mlflow/experiments/delete";
 pub(crate) const CHANGE_REVIEW_QUEUE: &str = "/api/3.0/mlflow/review-queues/update";
@@ -42,7 +42,7 @@ pub(crate) fn trace(id: &str) -> String {
     format!("/api/3.0/mlflow/traces/{id}")
 }
 
-/// The route of MLflow 2.14 to 2.22.
+/// Returns the route of MLflow 2.14 to 2.22.
 pub(crate) fn trace_v2(id: &str) -> String {
     format!("/api/2.0/mlflow/traces/{id}/info")
 }
@@ -63,7 +63,7 @@ pub(crate) fn prompt_jobs(experiment: &str) -> String {
     by("/api/3.0/mlflow/prompt-optimization/jobs/search", [("experiment_id", experiment)])
 }
 
-/// The experiments of a data set.
+/// Returns the experiments of a dataset.
 pub(crate) fn experiments_of_dataset(id: &str) -> String {
     format!("/api/3.0/mlflow/datasets/{id}/experiment-ids")
 }
@@ -72,7 +72,7 @@ pub(crate) fn datasets(experiment: &str) -> String {
     by("/api/3.0/mlflow/datasets/search", [("experiment_ids", experiment)])
 }
 
-/// The files of the artifact proxy below a path.
+/// Lists the files of the artifact proxy below a path.
 pub(crate) fn artifacts(path: &str) -> String {
     by("/api/2.0/mlflow-artifacts/artifacts", [("path", path)])
 }
@@ -89,7 +89,7 @@ pub(crate) fn model_versions(query: &Query) -> String {
     with("/api/2.0/mlflow/model-versions/search", query)
 }
 
-/// The location of a version's files.
+/// Returns the location of a version's files.
 pub(crate) fn download_uri(name: &str, version: &str) -> String {
     by("/api/2.0/mlflow/model-versions/get-download-uri", [("name", name), ("version", version)])
 }
@@ -109,13 +109,13 @@ pub(crate) fn scorer(query: &Query) -> String {
     with("/api/3.0/mlflow/scorers/get", query)
 }
 
-/// The scorer that grants call `key`: `EXPERIMENT/NAME`, the name percent-encoded.
+/// Returns the look-up of the scorer with the grant key `key`: `EXPERIMENT/NAME`, with the name percent-encoded.
 pub(crate) fn scorer_of_key(key: &str) -> String {
     let (experiment, name) = key.split_once('/').unwrap_or((key, ""));
     format!("/api/3.0/mlflow/scorers/get?experiment_id={experiment}&name={name}")
 }
 
-/// The configurations of online scoring of a scorer.
+/// Returns the configurations of online scoring of a scorer.
 pub(crate) fn online_scorers(id: &str) -> String {
     by("/api/3.0/mlflow/scorers/online-configs", [("scorer_ids", id)])
 }
@@ -156,7 +156,7 @@ pub(crate) fn skills(query: &Query) -> String {
     with("/api/3.0/mlflow/skills", query)
 }
 
-/// An MCP server or a skill. `None` for a key that none of them can have, and that could lead to another route.
+/// Returns the look-up of an MCP server or a skill. `None` for a key that none can have, and that could lead to another route.
 pub(crate) fn by_path(kind: ResourceKind, key: &str) -> Option<String> {
     let folder = if kind == ResourceKind::Skill { "skills" } else { "mcp-servers" };
     kind.has_key(key).then(|| format!("/api/3.0/mlflow/{folder}/{key}"))

@@ -1,6 +1,6 @@
-//! What MLflow is: its routes, where its requests name things, how it reads paths and JSON.
+//! A model of MLflow: its routes, the fields that identify resources, and its interpretation of paths and JSON.
 //!
-//! Pure: no I/O. Facts were verified on MLflow 3.17.2; what differs in other versions is said where it matters.
+//! Pure: no I/O. Facts were verified on MLflow 3.17.2; differences in other versions are noted where they matter.
 
 #![cfg_attr(not(test), warn(clippy::wildcard_enum_match_arm))]
 
@@ -53,5 +53,5 @@ pub use table::{
 #[cfg(test)]
 mod tests;
 
-/// The tag that makes a registered model a prompt (`mlflow.prompt.constants.IS_PROMPT_TAG_KEY`).
+/// The tag that marks a registered model as a prompt (`mlflow.prompt.constants.IS_PROMPT_TAG_KEY`).
 pub const PROMPT_TAG: &str = "mlflow.prompt.is_prompt";

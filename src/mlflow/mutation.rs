@@ -1,4 +1,4 @@
-//! The changes of resources that a request asks for, and what MLflow's answer says was created.
+//! Changes of resources that a request asks for, and the resources that MLflow's response reports as created.
 
 use serde::Deserialize;
 
@@ -6,13 +6,13 @@ use super::answers::RegisteredModel;
 use super::{Json, LocateError, Operation, Then, names_a_version, new_skills, text_field};
 use crate::authz::{Mutation, Resource, ResourceKind, scorer_key, skill_key};
 
-/// What the proxy does after MLflow has carried out a request.
+/// An action of the proxy after MLflow has carried out a request.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum FollowUp {
     Mutation(Mutation),
-    /// Gives a new review queue to the caller: MLflow stores the owner of a queue itself.
+    /// Makes the caller the owner of a new review queue. MLflow stores the owner of a queue itself.
     OwnQueue,
-    /// Creates versions of these MCP servers or skills. MLflow creates the parents that do not exist.
+    /// Creates versions of these MCP servers or skills. MLflow creates parents that do not exist.
     CreateVersions {
         kind: ResourceKind,
         parents: Vec<String>,
@@ -20,10 +20,11 @@ pub enum FollowUp {
 }
 
 impl FollowUp {
-    /// Reads the names from a request; `None` if nothing has to follow.
+    /// Reads the names from a request; returns `None` if no action has to follow.
     ///
     /// # Errors
-    /// A name is missing or no text.
+    ///
+    /// A name is missing or not a string.
     pub fn of(
         operation: &Operation,
         params: &[(&str, &str)],
@@ -51,7 +52,7 @@ impl FollowUp {
     }
 }
 
-/// The names in a request: those of the path go first.
+/// The names in a request. Those of the path take precedence.
 struct Names<'n, 'b> {
     params: &'n [(&'n str, &'n str)],
     body: &'n mut Json<'b>,
@@ -65,10 +66,10 @@ impl Names<'_, '_> {
         }
     }
 
-    /// Returns the name by which a new resource is found as long as its ID is not known.
+    /// Returns the name that identifies a new resource until its ID is known.
     fn of_new(&mut self, kind: ResourceKind) -> Result<String, LocateError> {
         match kind {
-            // A job is known by its ID only.
+            // A job is identified by its ID only.
             ResourceKind::Job => Ok(String::new()),
             ResourceKind::GatewaySecret => self.get("secret_name"),
             ResourceKind::Scorer | ResourceKind::Skill => self.key(kind),
@@ -91,7 +92,7 @@ impl Names<'_, '_> {
         }
     }
 
-    /// Returns the key of a resource that exists.
+    /// Returns the key of an existing resource.
     fn key(&mut self, kind: ResourceKind) -> Result<String, LocateError> {
         match kind {
             ResourceKind::Scorer => Ok(scorer_key(&self.get("experiment_id")?, &self.get("name")?)),
@@ -118,7 +119,7 @@ impl Names<'_, '_> {
     }
 }
 
-/// Returns the resource that MLflow's answer to a creation contains; `None` if it contains none.
+/// Returns the resource in MLflow's response to a creation; `None` if there is none.
 pub(crate) fn created(kind: ResourceKind, name: &str, body: &[u8]) -> Option<Resource> {
     let made = serde_json::from_slice::<Created>(body).ok()?;
     let key = match kind {
@@ -130,7 +131,7 @@ pub(crate) fn created(kind: ResourceKind, name: &str, body: &[u8]) -> Option<Res
         ResourceKind::GatewayEndpoint => made.endpoint.map(|endpoint| endpoint.endpoint_id),
         ResourceKind::GatewayModelDefinition => made.model_definition.map(|made| made.model_definition_id),
         ResourceKind::McpServer => made.name,
-        // Their keys are made of names in the request.
+        // Their keys consist of names from the request.
         ResourceKind::Scorer
         | ResourceKind::Skill
         | ResourceKind::Run
@@ -148,14 +149,14 @@ pub(crate) fn created(kind: ResourceKind, name: &str, body: &[u8]) -> Option<Res
     Some(Resource::new(kind, key?))
 }
 
-/// Returns the IDs of the jobs that MLflow's answer says were started; `None` if it is no such answer.
+/// Returns the IDs of the jobs that MLflow's response reports as started; `None` for a response of another form.
 pub(crate) fn created_jobs(body: &[u8]) -> Option<impl Iterator<Item = String>> {
     let made = serde_json::from_slice::<Created>(body).ok()?;
     let within = made.jobs.into_iter().chain(made.job).map(|job| job.job_id);
     Some(made.job_id.into_iter().chain(within))
 }
 
-/// Returns true if MLflow's answer to the registration of a scorer says that the scorer is new.
+/// Returns true if MLflow's response to the registration of a scorer shows that the scorer is new.
 pub(crate) fn is_first_version(body: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct Registered {
@@ -164,7 +165,7 @@ pub(crate) fn is_first_version(body: &[u8]) -> bool {
     serde_json::from_slice::<Registered>(body).is_ok_and(|registered| registered.version == Some(1))
 }
 
-/// Returns true if MLflow's answer says that a skill is new: the skill itself, or the first of its versions.
+/// Returns true if MLflow's response shows that a skill is new: the skill itself, or its first version.
 pub(crate) fn makes_skill(key: &str, body: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct Registered {
@@ -185,7 +186,7 @@ pub(crate) fn makes_skill(key: &str, body: &[u8]) -> bool {
     }
 }
 
-/// The answers to all creations, as far as they are read.
+/// The responses to all creations, limited to the fields that are read.
 #[derive(Deserialize)]
 struct Created {
     #[serde(default, deserialize_with = "text_only")]
@@ -201,7 +202,7 @@ struct Created {
     job: Option<CreatedJob>,
 }
 
-/// Scorers answer with a number here, which is not read.
+/// Reads a string and ignores a number, which MLflow returns for scorers here.
 fn text_only<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     Ok(serde_json::Value::deserialize(deserializer)?.as_str().map(str::to_owned))
 }

@@ -1,19 +1,20 @@
-//! What `POST /v1/traces` carries: spans in OpenTelemetry's protocol, and which traces of MLflow they go to.
+//! `POST /v1/traces`: spans in OpenTelemetry's protocol, and the MLflow traces to which they belong.
 //!
-//! Pure. [`read`] unpacks the body once, within a limit, and gives the bytes to forward: what was read is what is sent.
+//! Pure. [`read`] decompresses the body once, within a limit, and returns the bytes to forward, so that what was checked is
+//! what is sent.
 //!
-//! What matters in a span (`mlflow.server.otel_api`, `Span.from_otel_proto`, `SqlAlchemyStore.log_spans`):
-//! - `trace_id`: MLflow stores the span under `tr-` and the number in 32 hex digits. If that trace exists, the span goes
-//!   there, whatever experiment the header names. So every id must be checked: [`Spans::traces`].
-//! - attributes `mlflow.traceTag.X` of a root span become the trace's tag `X`. MLflow's SDK sends its own tags another
-//!   way; here they would say where artifacts and payloads lie, or who the author is. They are refused, wherever they
-//!   stand, but for the trace's name.
+//! Relevant elements of a span (`mlflow.server.otel_api`, `Span.from_otel_proto`, `SqlAlchemyStore.log_spans`):
+//! - `trace_id`: MLflow stores the span under `tr-` and the ID in 32 hex digits. If that trace exists, MLflow adds the span to
+//!   it, whatever experiment the header specifies. Therefore every ID must be checked: [`Spans::traces`].
+//! - attributes `mlflow.traceTag.X` of a root span become the trace's tag `X`. MLflow's SDK sends its own tags in another way;
+//!   here they would set the location of artifacts and payloads, or the author. They are refused on every span, except for the
+//!   name of the trace.
 //!
-//! What does not: `mlflow.traceRequestId` is overwritten, `mlflow.experimentId` is not read, attributes of the resource
-//! that start with `mlflow.` are skipped, links and `mlflow.gateway.linkedTraceId` are kept as text and not followed,
-//! `user.id` and `session.id` are about the traced application.
+//! Irrelevant elements: `mlflow.traceRequestId` is overwritten, `mlflow.experimentId` is not read, resource attributes that
+//! start with `mlflow.` are skipped, links and `mlflow.gateway.linkedTraceId` are stored as text and not followed, `user.id`
+//! and `session.id` concern the traced application.
 //!
-//! The header that links the traces to a run is the pipeline's.
+//! The pipeline handles the header that links the traces to a run.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -27,18 +28,18 @@ use super::{Schema, Unknown};
 
 mod wire;
 
-/// What one export carries.
+/// The content of one export.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Spans {
-    /// The traces that are written to, by the ids that MLflow gives them.
+    /// IDs of the traces that are written to, in MLflow's form.
     pub traces: BTreeSet<String>,
     pub spans: usize,
-    /// What is sent, without `Content-Encoding`.
+    /// The body to send, without `Content-Encoding`.
     pub body: Vec<u8>,
     pub content_type: &'static str,
 }
 
-/// Why an export is not accepted, worded as MLflow does.
+/// The reason why an export is refused. The texts match MLflow's.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum OtlpError {
     #[error("Invalid Content-Type: {0}. Expected: application/x-protobuf or application/json")]
@@ -83,15 +84,16 @@ impl OtlpError {
     }
 }
 
-/// Each takes a look-up.
+/// Each trace requires a look-up.
 const MAX_TRACES: usize = 1000;
 
 const PROTOBUF: &str = "application/x-protobuf";
 const JSON: &str = "application/json";
 
-/// Reads an export, and leaves the fields that OTLP has. `limit` holds for the body as it came and as it is unpacked.
+/// Reads an export, and keeps only the fields that OTLP defines. `limit` applies to the body both compressed and decompressed.
 ///
 /// # Errors
+///
 /// See [`OtlpError`].
 pub fn read(
     schema: &Schema,
@@ -121,21 +123,22 @@ pub fn read(
     Ok(Spans { traces: found.traces, spans: found.spans, body, content_type })
 }
 
-/// Returns the size of an export when it is unpacked, without unpacking it into memory.
+/// Returns the decompressed size of an export, without decompressing it into memory.
 ///
 /// # Errors
-/// It is larger than `limit`, or so much larger than `raw` that it was made for that, or cannot be unpacked.
+///
+/// The export is larger than `limit`, its compression ratio is suspiciously high, or it cannot be decompressed.
 pub fn unpacked_size(encoding: Option<&str>, raw: &[u8], limit: usize) -> Result<usize, OtlpError> {
     measure(encoding.unwrap_or_default(), raw, limit).map(|(_, size)| size)
 }
 
-/// How a body is compressed.
+/// Compression format of a body.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Format {
     Plain,
     Gzip,
     Zlib,
-    /// Some clients leave the zlib header out.
+    /// Deflate without the zlib header, which some clients omit.
     Bare,
 }
 
@@ -166,7 +169,7 @@ fn measure(encoding: &str, raw: &[u8], limit: usize) -> Result<(Format, usize), 
     }
 }
 
-/// Unpacks an export into memory that is allocated once.
+/// Decompresses an export into a buffer that is allocated once.
 fn unpack<'r>(encoding: &str, raw: &'r [u8], limit: usize) -> Result<Cow<'r, [u8]>, OtlpError> {
     let (format, size) = measure(encoding, raw, limit)?;
     if format == Format::Plain {
@@ -182,7 +185,7 @@ fn unpack<'r>(encoding: &str, raw: &'r [u8], limit: usize) -> Result<Cow<'r, [u8
 
 type Take<'t> = dyn FnMut(&[u8]) -> Result<(), OtlpError> + 't;
 
-/// Gives what is unpacked to `take`, piece by piece.
+/// Passes the decompressed data to `take`, piece by piece.
 fn inflate(format: Format, raw: &[u8], take: &mut Take<'_>) -> Result<(), OtlpError> {
     match format {
         Format::Plain => take(raw),
@@ -203,7 +206,7 @@ fn inflate(format: Format, raw: &[u8], take: &mut Take<'_>) -> Result<(), OtlpEr
     }
 }
 
-/// One whole stream; the reader of `flate2` would take the beginning of one for all of it.
+/// Decompresses one complete stream. The reader of `flate2` would accept a truncated stream.
 fn inflate_stream(mut stream: Decompress, raw: &[u8], take: &mut Take<'_>) -> Result<(), OtlpError> {
     let corrupt = OtlpError::Corrupt("deflate");
     let mut piece = vec![0; PIECE_BYTES];
@@ -224,9 +227,9 @@ fn inflate_stream(mut stream: Decompress, raw: &[u8], take: &mut Take<'_>) -> Re
 
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// An export may be so many times as large unpacked; spans of one kind repeat themselves, but not that often.
+/// Maximum compression ratio of an export. Spans of one kind repeat themselves, but not that often.
 const MAX_RATIO: usize = 100;
-/// What an export may unpack to whatever its ratio.
+/// Decompressed size that is accepted with any ratio, in bytes.
 const FREE_BYTES: usize = 256 * 1024;
 
 #[derive(Default)]
@@ -236,7 +239,8 @@ struct Found {
 }
 
 impl Found {
-    /// MLflow reads the bytes as one number and writes it in 32 digits. Longer ids than the protocol's are refused.
+    /// Checks the IDs of a span. MLflow reads the trace ID as a number and writes it in 32 hex digits. IDs longer than the
+    /// protocol's are refused.
     fn span(&mut self, trace_id: &[u8], span_id: &[u8], parent_id: &[u8]) -> Result<(), OtlpError> {
         if trace_id.is_empty() || trace_id.len() > 16 || span_id.is_empty() || span_id.len() > 8 || parent_id.len() > 8
         {
@@ -249,19 +253,20 @@ impl Found {
     }
 }
 
-/// Returns true if MLflow takes a model's provider from a span attribute of this key (`mlflow/tracing/otel/translation`, 3.17).
+/// Returns true if MLflow takes a model's provider from a span attribute with this key (`mlflow/tracing/otel/translation`,
+/// 3.17).
 fn names_provider(key: &str) -> bool {
     matches!(key, "mlflow.llm.provider" | "gen_ai.provider.name" | "gen_ai.system" | "llm.provider")
 }
 
-/// MLflow looks up prices by the provider, which becomes a part of a path below its model catalog. It may decode the text as JSON
-/// first, so a backslash could stand for any character.
+/// Checks the name of a provider. MLflow looks up prices by the provider, which becomes part of a path below its model catalog.
+/// MLflow may decode the text as JSON first, so a backslash could stand for any character.
 fn check_provider(key: &str, provider: &str) -> Result<(), OtlpError> {
     let leads_elsewhere = |letter: char| letter.is_control() || "/\\?#%".contains(letter);
     if provider.contains(leads_elsewhere) { Err(OtlpError::Provider(shown(key))) } else { Ok(()) }
 }
 
-/// Some databases compare keys without case.
+/// Refuses attributes that set tags of a trace. Some databases compare keys without case.
 fn check_attribute(key: &str) -> Result<(), OtlpError> {
     if key.contains(char::is_control) {
         return Err(OtlpError::Format);
@@ -271,7 +276,7 @@ fn check_attribute(key: &str) -> Result<(), OtlpError> {
     if reserved { Err(OtlpError::ReservedTag(shown(tag))) } else { Ok(()) }
 }
 
-/// The few fields of `opentelemetry/proto/trace/v1/trace.proto` that matter here, one span at a time.
+/// Reads the relevant fields of `opentelemetry/proto/trace/v1/trace.proto`, one span at a time.
 fn read_protobuf(body: &[u8], found: &mut Found) -> Result<(), OtlpError> {
     let mut resources = 0_usize;
     wire::each(body, RESOURCE_SPANS, &mut |resource| {
@@ -289,7 +294,7 @@ fn read_span(span: &[u8], found: &mut Found) -> Result<(), OtlpError> {
         if !names_provider(key) {
             return Ok(());
         }
-        // A message that comes twice is merged, so each occurrence counts.
+        // A message that occurs twice is merged, so each occurrence counts.
         wire::each(attribute, VALUE, &mut |value| {
             for nested in [ARRAY_VALUE, KEY_VALUE_LIST, BYTES_VALUE] {
                 wire::each(value, nested, &mut |_| Err(OtlpError::Provider(shown(key))))?;
@@ -313,9 +318,10 @@ const ARRAY_VALUE: u32 = 5;
 const KEY_VALUE_LIST: u32 = 6;
 const BYTES_VALUE: u32 = 7;
 
-/// In JSON the ids are hex. The schema has left lowerCamelCase names, which are the only ones that MLflow decodes.
+/// Reads an export in JSON, where the IDs are hex. The schema has kept lowerCamelCase names only, which are the only ones that
+/// MLflow decodes.
 ///
-/// Returns the export with its ids in lower case.
+/// Returns the export with its IDs in lower case.
 fn read_json(export: String, found: &mut Found) -> Result<Vec<u8>, OtlpError> {
     let mut ids: Vec<u32> = Vec::new();
     let mut upper = |id: &str| {
@@ -375,7 +381,7 @@ fn read_json_span(
     Ok(())
 }
 
-/// The items of a list in the canonical text of an object; none when absent.
+/// Returns the items of a list in the canonical text of an object; none if absent.
 fn list<'t>(object: &'t str, name: &str) -> Result<impl Iterator<Item = &'t str>, OtlpError> {
     match value_of(object, name) {
         None => Ok(items_of("[]")),
@@ -384,7 +390,7 @@ fn list<'t>(object: &'t str, name: &str) -> Result<impl Iterator<Item = &'t str>
     }
 }
 
-/// The bytes of an id. The protocol's have at most 16.
+/// Returns the bytes of an ID, of which the protocol allows at most 16.
 fn hex_id(text: &str) -> Result<Vec<u8>, OtlpError> {
     if text.len() > MAX_ID_DIGITS {
         return Err(if text.bytes().all(|byte| byte.is_ascii_hexdigit()) {

@@ -1,10 +1,10 @@
 //! The spellings of a path that MLflow's clients use.
 
-/// How the segments of a path are written.
+/// The encoding of the segments of a path.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum PathForm {
     Plain,
-    /// The path contains a name whose slash is encoded: MCP servers and the tags of skills. MLflow reads it as any other slash.
+    /// The path contains a name with an encoded slash: MCP servers and the tags of skills. MLflow treats it as any other slash.
     Names,
     /// The path ends with the name of a file in the artifact proxy.
     Artifact,

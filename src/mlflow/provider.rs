@@ -1,8 +1,8 @@
 //! Secrets and model definitions of MLflow's AI gateway: the addresses and the identity that MLflow uses for them.
 //!
-//! Facts: `mlflow/server/gateway_api.py` (`_build_endpoint_config`), `mlflow/gateway/providers/`, `mlflow/gateway/config.py`
-//! and `mlflow/utils/providers.py`, 3.9 to 3.18. Providers without code of their own go through LiteLLM, which takes every
-//! key of `auth_config` and `secret_value` as an argument; therefore only known keys are free to set.
+//! Sources: `mlflow/server/gateway_api.py` (`_build_endpoint_config`), `mlflow/gateway/providers/`, `mlflow/gateway/config.py`
+//! and `mlflow/utils/providers.py`, 3.9 to 3.18. Providers without their own implementation are called through LiteLLM, which
+//! accepts every key of `auth_config` and `secret_value` as an argument; therefore users are free to set only known keys.
 
 use super::address::looks_like_address;
 use super::json::canonical;
@@ -10,7 +10,7 @@ use super::locate::{member, shown, text_field};
 use super::rules::Demand;
 use super::{Json, LocateError};
 
-/// A stored secret, as `gateway/secrets/get` shows it: no value of `secret_value`, but its keys.
+/// A stored secret, as returned by `gateway/secrets/get`: the keys of `secret_value`, without the values.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct StoredSecret {
     pub provider: Option<String>,
@@ -18,14 +18,14 @@ pub struct StoredSecret {
     pub secret_keys: Vec<String>,
 }
 
-/// A model as an endpoint uses it: who provides it, and what it is called there.
+/// A model of an endpoint: its provider, and its name at the provider.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Model {
     pub provider: String,
     pub name: String,
 }
 
-/// The demands of a secret that is created or changed.
+/// Returns the demands of a secret that is created or changed.
 pub(super) fn of_secret(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateError> {
     let mut demands = Vec::new();
     let auth_config = entries(body, "auth_config")?;
@@ -54,9 +54,9 @@ pub(super) fn of_secret(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateError>
     }
     for (key, value) in entries(body, "secret_value")? {
         match key.as_str() {
-            // MLflow shows the keys of a stored secret only, so an empty value would pass for a credential.
+            // MLflow returns only the keys of a stored secret, so an empty value could not be told from a credential.
             _ if value.is_empty() => return Err(malformed(&key, "", "left out, or not empty")),
-            // MLflow 3.9 takes the name of an environment variable or a file in place of the key.
+            // MLflow 3.9 accepts the name of an environment variable or a file instead of the key.
             "api_key" if value.starts_with(['$', '/', '~', '.']) => {
                 return Err(malformed(&key, "***", "the key itself, not the name of a variable or a file"));
             }
@@ -74,7 +74,7 @@ pub(super) fn of_secret(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateError>
     Ok(demands)
 }
 
-/// The demands of a model definition that is created or changed.
+/// Returns the demands of a model definition that is created or changed.
 pub(super) fn of_definition(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateError> {
     let definition = text_field(body, "model_definition_id")?;
     let provider = text_field(body, "provider")?.filter(|provider| !provider.is_empty());
@@ -96,20 +96,21 @@ pub(super) fn of_definition(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateEr
 }
 
 impl Model {
-    /// Reads `PROVIDER:/NAME` (`mlflow/metrics/genai/model_utils.py`, `_parse_model_uri`).
+    /// Parses `PROVIDER:/NAME` (`mlflow/metrics/genai/model_utils.py`, `_parse_model_uri`).
     pub(super) fn of_uri(uri: &str) -> Option<Self> {
         let (provider, name) = uri.split_once(":/")?;
         Some(Self { provider: provider.to_owned(), name: name.trim_start_matches('/').to_owned() })
     }
 }
 
-/// The tag of a prompt's version that names its model (`mlflow/prompt/constants.py`).
+/// The tag of a prompt version that specifies its model (`mlflow/prompt/constants.py`).
 pub const PROMPT_MODEL_TAG: &str = "_mlflow_prompt_model_config";
 
-/// Reads the model in the value of [`PROMPT_MODEL_TAG`]; `None` when it names no provider.
+/// Parses the model in the value of [`PROMPT_MODEL_TAG`]; returns `None` if it specifies no provider.
 ///
 /// # Errors
-/// It is no JSON that every parser reads alike: MLflow would read a model that was not checked.
+///
+/// Parsers could interpret the JSON differently, so MLflow could read a model that was not checked.
 pub fn prompt_model(written: &str) -> Result<Option<Model>, LocateError> {
     #[derive(serde::Deserialize)]
     struct Config {
@@ -127,8 +128,8 @@ pub fn prompt_model(written: &str) -> Result<Option<Model>, LocateError> {
 }
 
 impl StoredSecret {
-    /// Every address that MLflow connects to for `model` with this secret, the provider's default one included. Those of a provider
-    /// that is not [known](privilege_of) are not known either.
+    /// Returns every address that MLflow connects to for `model` with this secret, including the provider's default. The
+    /// addresses of a provider that is not [known](privilege_of) cannot be determined.
     #[must_use]
     pub fn addresses(&self, model: &Model) -> Vec<String> {
         let mut addresses = Vec::new();
@@ -136,7 +137,7 @@ impl StoredSecret {
             match key.as_str() {
                 "api_base" if value.trim().is_empty() => {}
                 "api_base" => addresses.push(value.clone()),
-                // A region that is none becomes a part of the host.
+                // An invalid region becomes part of the host.
                 "aws_region_name" | "vertex_location" if !value.is_empty() && !is_label(value) => {
                     addresses.push(value.clone())
                 }
@@ -154,7 +155,7 @@ impl StoredSecret {
         if set("api_base").is_none() {
             addresses.extend(match family(&model.provider.to_ascii_lowercase()) {
                 "bedrock" => {
-                    // What is no region was added as an address above.
+                    // An invalid region was added as an address above.
                     let region = set("aws_region_name").filter(|region| is_label(region));
                     region.map(|region| format!("https://bedrock-runtime.{region}.amazonaws.com"))
                 }
@@ -169,7 +170,8 @@ impl StoredSecret {
         addresses
     }
 
-    /// The secret after a change: MLflow replaces each of the two parts whole, and keeps one that is empty.
+    /// Returns the secret after a change. MLflow replaces each of the two parts as a whole, and keeps one that is empty in the
+    /// request.
     #[must_use]
     pub fn changed(&self, auth_config: Vec<(String, String)>, secret_keys: Vec<String>) -> Self {
         let kept = self.clone();
@@ -180,13 +182,14 @@ impl StoredSecret {
         }
     }
 
-    /// Returns the action that only administrators may do with this secret and this provider, if the combination needs one.
+    /// Returns the privileged action that this secret requires with this provider, if any. Only administrators are allowed to
+    /// do it.
     #[must_use]
     pub fn privilege(&self, provider: &str) -> Option<&'static str> {
         let has = |key: &str| self.secret_keys.iter().any(|known| known == key);
         let set = |key: &str| self.auth_config.iter().any(|(known, value)| known == key && !value.is_empty());
         let mode = self.auth_config.iter().find(|(key, _)| key == "auth_mode").map(|(_, mode)| mode.as_str());
-        // MLflow takes every mode that it does not know for the identity of its own server.
+        // MLflow uses the identity of its own server for every unknown mode.
         let own = match (family(provider), mode) {
             ("bedrock", None | Some("api_key")) => has("api_key"),
             ("bedrock", Some("access_keys")) => has("aws_access_key_id") && has("aws_secret_access_key"),
@@ -196,7 +199,7 @@ impl StoredSecret {
             ("bedrock" | "vertex_ai" | "databricks", Some(_)) => false,
             (other, _) if is_ambient(other) => false,
             (other, _) if !is_known(other) => return Some(UNKNOWN_PROVIDER),
-            // Without a key LiteLLM takes the server's.
+            // Without a key, LiteLLM uses the key of the server.
             (other, None | Some("api_key")) => has("api_key") || is_self_hosted(other),
             (_, Some(_)) => false,
         };
@@ -208,18 +211,18 @@ impl StoredSecret {
     }
 }
 
-/// MLflow's aliases of one provider (`mlflow/utils/provider_filter.py`).
+/// Returns the canonical name of a provider, by MLflow's aliases (`mlflow/utils/provider_filter.py`).
 pub(super) fn family(provider: &str) -> &str {
     match provider {
         "amazon-bedrock" => "bedrock",
         "databricks-model-serving" => "databricks",
-        // `openai` with `api_type` is Azure's.
+        // `openai` with `api_type` is Azure OpenAI.
         "azure" => "openai",
         other => other,
     }
 }
 
-/// Returns true if a provider is called with the cloud identity of MLflow's own server unless something else is given.
+/// Returns true if a provider is called with the cloud identity of MLflow's own server unless other credentials are given.
 #[must_use]
 pub(super) fn is_ambient(provider: &str) -> bool {
     let provider = provider.to_ascii_lowercase();
@@ -228,7 +231,8 @@ pub(super) fn is_ambient(provider: &str) -> bool {
         .any(|ambient| provider.starts_with(ambient))
 }
 
-/// Returns the action that only administrators may do with a provider that is called without a secret, if it needs one.
+/// Returns the privileged action that a provider requires when it is called without a secret, if any. Only administrators are
+/// allowed to do it.
 #[must_use]
 pub fn privilege_of(provider: &str) -> Option<&'static str> {
     if is_ambient(provider) {
@@ -240,14 +244,14 @@ pub fn privilege_of(provider: &str) -> Option<&'static str> {
     }
 }
 
-/// Returns true if the proxy knows where MLflow connects to for a provider.
+/// Returns true if the proxy can determine the addresses that MLflow connects to for a provider.
 fn is_known(provider: &str) -> bool {
     // They have no default address: MLflow refuses them without `api_base`.
     let without_default = ["azure", "mlflow-model-serving", "huggingface-text-generation-inference"];
     default_address(provider).is_some() || without_default.contains(&provider)
 }
 
-/// The address that MLflow or LiteLLM takes for a provider, in lower case, when a secret has none.
+/// Returns the address, in lower case, that MLflow or LiteLLM uses for a provider if a secret has none.
 fn default_address(provider: &str) -> Option<&'static str> {
     let known = PUBLIC.iter().chain(&SELF_HOSTED).find(|(known, _)| *known == provider);
     known.map(|(_, address)| *address)
@@ -261,10 +265,10 @@ pub(super) const AS_SERVER: &str = "let MLflow use its own server's cloud identi
 const UNKNOWN_PROVIDER: &str = "use a model provider that this proxy does not know";
 const SERVER_IDENTITY: Demand = Demand::Privileged(AS_SERVER);
 
-/// The modes of authentication in which a secret brings its own credentials.
+/// Authentication modes in which a secret contains its own credentials.
 const OWN_CREDENTIALS: [&str; 5] = ["api_key", "access_keys", "service_account_json", "pat_token", "oauth_m2m"];
 
-/// Further keys of `auth_config` that MLflow's pages offer; none of them is part of an address.
+/// Further keys of `auth_config` that MLflow's pages offer. None of them is part of an address.
 const AUTH_CONFIG: [&str; 14] = [
     "auth_mode",
     "aws_region_name",
@@ -346,7 +350,7 @@ const SELF_HOSTED: [(&str, &str); 17] = [
     ("petals", "http://localhost:5000"),
 ];
 
-/// Google's service account: where its tokens come from is in the file itself.
+/// Returns the demands of a Google service account. Its key file contains the address of the token service.
 fn service_account(written: &str) -> Result<Vec<Demand>, LocateError> {
     let wrong = || malformed("vertex_credentials", "***", "the JSON of a Google service account");
     let written = canonical(written.as_bytes()).map_err(|_| wrong())?;
@@ -356,7 +360,7 @@ fn service_account(written: &str) -> Result<Vec<Demand>, LocateError> {
         Some(Json::String(text)) => Ok(Some(text.as_ref())),
         Some(_) => Err(wrong()),
     };
-    // Other types name programs to run and further addresses.
+    // Other types specify programs to run and further addresses.
     if text("type")?.is_some_and(|kind| kind != "service_account")
         || text("universe_domain")?.is_some_and(|domain| domain != "googleapis.com")
     {
@@ -365,7 +369,7 @@ fn service_account(written: &str) -> Result<Vec<Demand>, LocateError> {
     Ok(text("token_uri")?.map(|address| Demand::Address(address.to_owned())).into_iter().collect())
 }
 
-/// The entries of a map of strings; empty when absent.
+/// Returns the entries of a map of strings; empty if absent.
 fn entries(body: &mut Json<'_>, name: &str) -> Result<Vec<(String, String)>, LocateError> {
     let Some(Json::Object(members)) = member(body, name)? else { return Ok(Vec::new()) };
     let text = |value: &Json<'_>| match value {
@@ -379,7 +383,7 @@ fn malformed(name: &str, value: &str, expected: &'static str) -> LocateError {
     LocateError::Invalid { name: name.to_owned(), value: shown(&format!("'{value}'")), expected }
 }
 
-/// A label of a host's name.
+/// Returns true for a valid label of a host name.
 fn is_label(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     (1..=63).contains(&text.len()) && text.bytes().all(plain)
@@ -390,7 +394,7 @@ fn is_project(text: &str) -> bool {
     (1..=128).contains(&text.len()) && text.bytes().all(plain) && !text.contains("..")
 }
 
-/// A provider's name.
+/// Returns true for a valid provider name.
 pub(super) fn is_word(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     (1..=64).contains(&text.len()) && text.bytes().all(plain) && !text.starts_with('.') && !text.contains("..")

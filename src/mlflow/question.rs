@@ -1,22 +1,22 @@
-//! A question about permissions, in words: may somebody do this operation, or hold this level, on that resource?
+//! A question about permissions in text form: whether a user is allowed to do an operation, or holds a level, on a resource.
 //!
-//! Read from the route table, so that the answer is about what a request would meet.
+//! Evaluated with the route table, so that the answer matches the decision on a request.
 
 use super::{Need, Table};
 use crate::authz::{Permission, Requirement, Resource, ResourceKind};
 
-/// What is asked, in the terms of a decision.
+/// A question in the terms of a decision.
 #[derive(Clone, Debug)]
 pub struct Question {
     pub resource: Resource,
-    /// All of it must hold on the resource.
+    /// Requirements on the resource, all of which must be met.
     pub requirements: Vec<Requirement>,
-    /// What the operation needs on other things, in words.
+    /// Descriptions of what the operation requires on other resources.
     pub also: Vec<String>,
 }
 
 impl Question {
-    /// Says what the experiment is called that it is about: globs are compared with that.
+    /// Sets the name of the experiment that the question concerns. Globs are compared with it.
     pub fn is_called(&mut self, name: &std::sync::Arc<str>) {
         if self.resource.kind == ResourceKind::Experiment {
             self.resource.name = Some(std::sync::Arc::clone(name));
@@ -27,7 +27,7 @@ impl Question {
     }
 }
 
-/// Why a question is not understood.
+/// The reason why a question cannot be parsed.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum QuestionError {
     #[error("`{0}` is not a resource; write TYPE:ID or TYPE:NAME, such as experiment:12 or registered_model:fraud")]
@@ -41,9 +41,10 @@ pub enum QuestionError {
 }
 
 impl Question {
-    /// Reads a question. `operation` is an operation's name or a level; `resource` is `TYPE:KEY`.
+    /// Parses a question. `operation` is the name of an operation or a level; `resource` is `TYPE:KEY`.
     ///
     /// # Errors
+    ///
     /// See [`QuestionError`].
     pub fn parse(table: &Table, operation: &str, resource: &str) -> Result<Self, QuestionError> {
         let parts = resource.split_once(':').and_then(|(kind, key)| Some((kind.parse::<ResourceKind>().ok()?, key)));
@@ -90,7 +91,7 @@ impl Question {
     }
 }
 
-/// Names that contain this one or are contained in it, as the end of a sentence.
+/// Returns the names of similar operations (one contains the other), as the end of a sentence.
 fn like(table: &Table, operation: &str) -> String {
     let word = operation.replace(['-', '_', ' '], "").to_lowercase();
     let near = |name: &&str| {

@@ -1,16 +1,16 @@
-//! The step from a route's needs to authorisation requirements.
+//! Converts the needs of a route into authorisation requirements.
 //!
-//! The only place where a [`Need`] or a [`Thing`] becomes a [`Requirement`]: the pipeline, `explain` and the golden matrix
-//! all call it. Pure: what has to be asked of MLflow is returned as a [`Lookup`].
+//! The only place where a [`Need`] or a [`Thing`] becomes a [`Requirement`]: the pipeline, `explain` and the golden matrix all
+//! call it. Pure: questions to MLflow are returned as a [`Lookup`].
 
 use super::answers::ReviewQueue;
 use super::{Feature, Located, Need, Operation, QueuePart, Send, Thing};
 use crate::authz::{Permission, Requirement, Resource, ResourceKind, skill_key};
 
 impl Need {
-    /// Returns the requirement of a need that names no resource of the request; `None` for [`Need::Level`].
+    /// Returns the requirement of a need that does not depend on a resource in the request; `None` for [`Need::Level`].
     ///
-    /// [`Need::Blocked`] requires an administrator once its feature is open; see [`Operation::blocked_by`].
+    /// [`Need::Blocked`] requires an administrator if its feature is enabled; see [`Operation::blocked_by`].
     #[must_use]
     pub fn requirement(&self, operation: &Operation) -> Option<Requirement> {
         match self {
@@ -51,7 +51,7 @@ impl Operation {
         })
     }
 
-    /// Returns the feature that closes this operation to every caller, if the configuration has not opened it.
+    /// Returns the feature that blocks this operation for every caller, unless the configuration enables it.
     #[must_use]
     pub fn blocked_by(&self, opened: &[Feature]) -> Option<Feature> {
         self.needs.iter().find_map(|need| match need {
@@ -67,7 +67,7 @@ impl Operation {
     }
 }
 
-/// The kind of resource that a thing is or belongs to, whose grants decide, and the tier that the thing is in.
+/// The kind of resource whose grants decide about a thing (the resource itself or its parent), and the tier of the thing.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct OwnerKind {
     pub kind: ResourceKind,
@@ -83,7 +83,7 @@ impl OwnerKind {
         Self { tier: Some(tier), ..self }
     }
 
-    /// Returns the requirement of `permission` on `resource`, of this kind or one that shares its names.
+    /// Returns the requirement of `permission` on `resource`, which is of this kind or of one that shares its names.
     #[must_use]
     pub fn level(self, permission: Permission, resource: Resource) -> Requirement {
         match self.tier {
@@ -93,16 +93,16 @@ impl OwnerKind {
     }
 }
 
-/// How the resource that decides about a thing is found.
+/// The way to find the resource that decides about a thing.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Target {
-    /// The request names it by the key that grants use.
+    /// The request contains the key that grants use.
     Direct(OwnerKind),
-    /// MLflow has to be asked.
+    /// A look-up in MLflow is required.
     Lookup(Lookup),
 }
 
-/// A question to MLflow about the resource that a request names indirectly.
+/// A look-up in MLflow of the resource that a request refers to indirectly.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Lookup {
     ExperimentName,
@@ -115,13 +115,13 @@ pub enum Lookup {
     ReviewQueue,
     ReviewQueueName,
     OnlineScorer,
-    /// The MCP server or skill of a version that is about to be created, which may not exist yet.
+    /// The MCP server or skill of a version that is about to be created. It may not exist yet.
     NewVersion(ResourceKind),
-    /// A thing that belongs to one experiment, by ID.
+    /// An object in one experiment, by ID.
     Child(Child, Option<ResourceKind>),
 }
 
-/// A thing that belongs to one experiment.
+/// The kind of an object in one experiment.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Child {
     Run,
@@ -133,7 +133,7 @@ pub enum Child {
 }
 
 impl Child {
-    /// Its name in messages.
+    /// Returns its name for messages.
     #[must_use]
     pub const fn noun(self) -> &'static str {
         match self {
@@ -153,7 +153,7 @@ const SCORER: OwnerKind = OwnerKind::of(ResourceKind::Scorer);
 const MCP_SERVER: OwnerKind = OwnerKind::of(ResourceKind::McpServer);
 
 impl Thing {
-    /// Returns how the resource that decides about it is found.
+    /// Returns the way to find the resource that decides about it.
     #[must_use]
     pub const fn target(self) -> Target {
         use Target::{Direct, Lookup as Ask};
@@ -212,8 +212,8 @@ impl Thing {
 
     /// Returns the kinds of resources whose grants alone decide about it, and its tier.
     ///
-    /// `None` if something else may decide, such as membership of a review queue, or if MLflow's answer about a name that
-    /// does not exist comes first. A request for such a thing is never refused before its body is read.
+    /// `None` if other facts can decide, such as membership of a review queue, or if MLflow's response for a name that does not
+    /// exist takes precedence. A request for such a thing is never refused before its body is read.
     #[must_use]
     pub const fn granted_by(self) -> Option<(&'static [ResourceKind], Option<ResourceKind>)> {
         let OwnerKind { kind, tier } = self.owner_kind();
@@ -234,9 +234,10 @@ impl Thing {
 }
 
 impl Located {
-    /// Returns the requirement of a thing that the request names by the key that grants use.
+    /// Returns the requirement of a thing if the request contains the key that grants use.
     ///
     /// # Errors
+    ///
     /// The look-up that finds the key.
     pub fn requirement(&self) -> Result<Requirement, Lookup> {
         match self.thing.target() {

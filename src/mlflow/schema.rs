@@ -1,13 +1,13 @@
 //! The known fields of every request, and the rebuilding of requests from them.
 //!
-//! `requests.toml` holds MLflow's own descriptors: the protobuf messages of its Flask routes, the pydantic models and
-//! hand-read parameters of the others, merged over every supported release by `scripts/request-schema`. A request is
-//! reduced to these fields before any id in it is read, because MLflow's parsers are lenient: what they make of a field
-//! that is not in their schema is not ours to guess.
+//! `requests.toml` contains MLflow's own descriptors: the protobuf messages of its Flask routes, and the pydantic models and
+//! manually listed parameters of the others, merged over every supported release by `scripts/request-schema`. A request is
+//! reduced to these fields before any ID in it is read, because MLflow's parsers are lenient and their treatment of unknown
+//! fields cannot be predicted.
 //!
-//! [`Schema::rebuild_body`] and [`Schema::rebuild_query`] leave one spelling of each field, check every value against
-//! the field's type, and remove unknown fields. A value of the wrong type is an error, never dropped: protobuf's JSON
-//! parser stops at the first one, and MLflow goes on with the fields before it.
+//! [`Schema::rebuild_body`] and [`Schema::rebuild_query`] leave one spelling of each field, check every value against the
+//! field's type, and remove unknown fields. A value of the wrong type is an error and is never dropped: protobuf's JSON parser
+//! stops at the first one, and MLflow continues with the fields before it.
 
 mod load;
 mod value;
@@ -22,7 +22,7 @@ use super::locate::{invalid, shown};
 use super::{Json, JsonError, LocateError, MAX_MEMBERS, Step};
 use crate::http::Query;
 
-/// Every message, object and enum of `requests.toml`.
+/// All messages, objects and enums of `requests.toml`.
 #[derive(Debug)]
 pub struct Schema {
     messages: Vec<Message>,
@@ -36,13 +36,13 @@ pub struct Schema {
 /// The known fields of one operation's request.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct RequestFields {
-    /// `None`: MLflow reads no query parameter.
+    /// `None` if MLflow reads no query parameter.
     pub query: Option<MessageId>,
-    /// `None`: MLflow reads no field of a JSON body.
+    /// `None` if MLflow reads no field of a JSON body.
     pub body: Option<MessageId>,
 }
 
-/// A message of the [`Schema`] that it came from.
+/// A reference to a message of the [`Schema`] that returned it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct MessageId(usize);
 
@@ -54,13 +54,13 @@ pub struct Unknown {
 }
 
 impl Unknown {
-    /// Number of removed fields.
+    /// Returns the number of removed fields.
     #[must_use]
     pub const fn count(&self) -> u64 {
         self.count
     }
 
-    /// The first [`MAX_NAMES`] distinct names, without control characters, at most 64 characters each.
+    /// Returns the first [`MAX_NAMES`] distinct names, without control characters, at most 64 characters each.
     #[must_use]
     pub fn names(&self) -> &[String] {
         &self.names
@@ -85,16 +85,16 @@ struct Message {
     fields: Vec<Field>,
     /// Accepted spellings in order, each with the index of its field.
     names: Vec<(Box<str>, usize)>,
-    /// The type of further members, where MLflow takes any name.
+    /// The type of further members, if MLflow accepts any name.
     rest: Option<Kind>,
 }
 
 /// The parser that reads an object.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Dialect {
-    /// protobuf's JSON parser: `experiment_id` and `experimentId` are one field, and `null` is an absent one.
+    /// protobuf's JSON parser: `experiment_id` and `experimentId` are one field, and `null` means absent.
     Protobuf,
-    /// OTLP's JSON: lowerCamelCase only, ids in hex (OTLP 1.9, JSON Protobuf Encoding).
+    /// OTLP's JSON: lowerCamelCase only, IDs in hex (OTLP 1.9, JSON Protobuf Encoding).
     Otlp,
     /// Python's dictionaries and pydantic's models: one spelling, and `null` is a value.
     Plain,
@@ -103,10 +103,10 @@ enum Dialect {
 #[derive(Debug)]
 struct Field {
     name: Box<str>,
-    /// As it stands before a value: `"name":`.
+    /// The name as it precedes a value: `"name":`.
     key: Box<str>,
     kind: Kind,
-    /// The `oneof` that it is a member of; protobuf refuses two members of one.
+    /// The `oneof` that contains the field. protobuf refuses two members of one `oneof`.
     oneof: Option<u32>,
 }
 
@@ -124,26 +124,26 @@ enum Kind {
         most: f64,
     },
     Bool,
-    /// `null`, where a list of a plain object may hold one.
+    /// `null`, which a list in a plain object can contain.
     Null,
-    /// base64
+    /// A string in base64.
     Bytes,
     Enum(usize),
     Message(MessageId),
     Repeated(Box<Self>),
     Map(Box<Self>),
-    /// `google.protobuf.Struct`
+    /// `google.protobuf.Struct`.
     Struct,
-    /// `google.protobuf.Value`
+    /// `google.protobuf.Value`.
     Value,
-    /// `google.protobuf.ListValue`
+    /// `google.protobuf.ListValue`.
     List,
     Timestamp,
     Duration,
     FieldMask,
     /// JSON of any shape.
     Any,
-    /// JSON of any shape, written as a string.
+    /// JSON of any shape in a string.
     JsonText,
     OneOf(Vec<Self>),
 }
@@ -162,25 +162,25 @@ impl Message {
 }
 
 impl Schema {
-    /// The fields of an operation's request, by the operation's name.
+    /// Returns the fields of an operation's request, by the operation's name.
     #[must_use]
     pub fn of(&self, operation: &str) -> Option<RequestFields> {
         let at = self.operations.binary_search_by(|(known, _)| (**known).cmp(operation)).ok()?;
         self.operations.get(at).map(|(_, fields)| *fields)
     }
 
-    /// The message of an OpenTelemetry export of spans.
+    /// Returns the message of an OpenTelemetry export of spans.
     #[must_use]
     pub const fn spans(&self) -> Option<MessageId> {
         self.spans
     }
 
-    /// Every operation that has fields, in the order of their names.
+    /// Returns every operation that has fields, sorted by name.
     pub fn operations(&self) -> impl Iterator<Item = (&str, RequestFields)> {
         self.operations.iter().map(|(name, fields)| (name.as_ref(), *fields))
     }
 
-    /// Returns true if a message has the field that `steps` lead to, under one of each step's names, and `with` beside it.
+    /// Returns true if a message has the field at `steps`, under each name of each step, and `with` beside it.
     pub(super) fn has<'s, N>(
         &self,
         message: Option<MessageId>,
@@ -203,14 +203,15 @@ impl Schema {
         last.is_some_and(|message| with.is_none_or(|name| message.field(name).is_some()))
     }
 
-    /// Rebuilds a JSON body from the fields of `message`; without one, from none. Returns its canonical text.
+    /// Rebuilds a JSON body from the fields of `message`; without a message, no field is known. Returns the canonical text.
     ///
-    /// In every object, the fields that `fronts` lead to stand first: MLflow keeps what stands before a field that it cannot
-    /// read, and goes on without the rest. A search whose experiments came after it would be one of all of them.
+    /// In every object, the fields at the paths `fronts` come first. When MLflow cannot parse a field, it keeps the fields
+    /// before it and ignores the rest: a search whose experiments came later would search all experiments.
     ///
     /// # Errors
-    /// No JSON object, a value that is not of its field's type, a field in two spellings, two members of one `oneof`, or a
-    /// control character in a key.
+    ///
+    /// The body is not a JSON object, a value does not match its field's type, a field occurs in two spellings, two members of
+    /// one `oneof` occur, or a key contains a control character.
     pub fn rebuild_body(
         &self,
         message: Option<MessageId>,
@@ -236,12 +237,13 @@ impl Schema {
         Ok(rebuild.out.into_text())
     }
 
-    /// Rebuilds a query from the fields of `message`; without one, from none.
+    /// Rebuilds a query from the fields of `message`; without a message, no field is known.
     ///
-    /// Queries have MLflow's own spelling only. Fields that a query cannot hold, such as messages, are unknown there.
+    /// Queries use MLflow's own spelling only. Fields that a query cannot contain, such as messages, are unknown there.
     ///
     /// # Errors
-    /// A value that is not of its parameter's type, or a parameter given twice that is no list.
+    ///
+    /// A value does not match its parameter's type, or a parameter that is not a list occurs twice.
     pub fn rebuild_query(
         &self,
         message: Option<MessageId>,
@@ -286,7 +288,8 @@ impl Schema {
     /// Adds the fields of a GET's JSON body to its query, by the rules of [`Self::rebuild_body`].
     ///
     /// # Errors
-    /// The errors of [`Self::rebuild_body`], and a value that no query can hold.
+    ///
+    /// The errors of [`Self::rebuild_body`], or a value that no query can contain.
     pub fn fold_into_query(
         &self,
         message: Option<MessageId>,
@@ -328,13 +331,13 @@ struct Rebuild<'s, 'u> {
     reader: Reader,
     out: Out,
     unknown: &'u mut Unknown,
-    /// False the second time, when everything was checked that takes memory of its own.
+    /// False in the second pass, when the checks that allocate memory are complete.
     measures: bool,
 }
 
 /// A member that is kept.
 struct Kept<'s, 't> {
-    /// `None`: one of the further members of an object that takes any.
+    /// `None` for a further member of an object that accepts any name.
     field: Option<&'s Field>,
     key: &'t str,
     value: &'t str,
@@ -379,7 +382,7 @@ impl<'s> Rebuild<'s, '_> {
         Ok(())
     }
 
-    /// The members of an object that are kept, as they stand; notes the others.
+    /// Returns the members of an object that are kept, as written, and records the others.
     fn known<'t>(
         &mut self,
         message: &'s Message,
@@ -422,12 +425,12 @@ impl<'s> Rebuild<'s, '_> {
     }
 }
 
-/// The place of a member among others.
+/// The rank of a member in the order of an object.
 #[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
 enum Rank {
-    /// It names what is authorised.
+    /// The member identifies what is authorised.
     Named,
-    /// Something in it does.
+    /// The member contains one that does.
     Above,
     Other,
 }
@@ -444,7 +447,7 @@ impl Rank {
     }
 }
 
-/// Where the fronts lead below a field.
+/// Returns the remaining steps of `fronts` below a field.
 fn below<'f>(field: &Field, fronts: &[&'f [Step]]) -> Vec<&'f [Step]> {
     let inner = fronts.iter().filter_map(|steps| match steps.split_first() {
         Some((step, rest)) if step.is_called(&field.name) && !rest.is_empty() => Some(rest),
@@ -453,7 +456,7 @@ fn below<'f>(field: &Field, fronts: &[&'f [Step]]) -> Vec<&'f [Step]> {
     inner.collect()
 }
 
-/// Notes that a field was given; it may be given once, and one member of a `oneof`.
+/// Records that a field was given, and refuses a second occurrence and a second member of a `oneof`.
 fn once(
     message: &Message,
     seen: &mut Seen,
@@ -473,7 +476,8 @@ fn once(
     Ok(())
 }
 
-/// protobuf and some databases end a name at NUL; others drop or show control characters in ways of their own.
+/// Refuses control characters in a key. protobuf and some databases end a name at NUL; others drop or display control
+/// characters in various ways.
 fn check_key(key: &str) -> Result<(), LocateError> {
     let has_control =
         if key.is_ascii() { key.bytes().any(|byte| byte.is_ascii_control()) } else { key.contains(char::is_control) };
@@ -485,7 +489,7 @@ fn check_key(key: &str) -> Result<(), LocateError> {
 struct Seen(u128);
 
 impl Seen {
-    /// False when it was there already.
+    /// Adds an index. Returns false if it was present already.
     fn insert(&mut self, index: usize) -> bool {
         let bit = 1_u128.checked_shl(u32::try_from(index).unwrap_or(u32::MAX)).unwrap_or(0);
         let fresh = self.0 & bit == 0;

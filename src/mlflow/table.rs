@@ -1,6 +1,6 @@
-//! The route table: `routes.toml` read into types, and the look-up from method and path to operation.
+//! The route table: parses `routes.toml`, and maps method and path to an operation.
 //!
-//! Read once at start; a sentence that cannot be understood stops the start, it never becomes "allow".
+//! Parsed once at start. An entry that cannot be parsed prevents the start; it never grants access.
 
 use std::str::FromStr;
 
@@ -11,7 +11,7 @@ use super::{Author, LocateError, RequestFields, Schema, SchemaError, Unknown};
 use crate::authz::{Permission, ResourceKind, UnknownKind};
 use crate::http::Query;
 
-/// Where in a request a field stands.
+/// The part of a request that contains a field.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Source {
     Query,
@@ -20,23 +20,23 @@ pub enum Source {
     Header,
 }
 
-/// How to find one field, e.g. `body.metrics[].model_id?` or `query.experiment_id+name`.
+/// The location of one field, e.g. `body.metrics[].model_id?` or `query.experiment_id+name`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Field {
     pub source: Source,
-    /// The way there; one step, except in the body.
+    /// The path to the field; one step, except in the body.
     pub steps: Vec<Step>,
-    /// A second field beside the last step: together they are the key.
+    /// A second field beside the last step: both together are the key.
     pub with: Option<String>,
     pub optional: bool,
 }
 
-/// One name on the way to a field.
+/// One step on the path to a field.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Step {
-    /// Its names; MLflow renamed `run_uuid` to `run_id` and accepts both.
+    /// Its names. MLflow renamed `run_uuid` to `run_id` and accepts both.
     pub names: Vec<String>,
-    /// It is a list, and every entry counts.
+    /// True if the step is a list, all entries of which count.
     pub each: bool,
 }
 
@@ -48,13 +48,13 @@ impl Step {
 }
 
 impl Field {
-    /// The name a complaint about this field gives.
+    /// Returns the name of the field for error messages.
     #[must_use]
     pub fn name(&self) -> &str {
         self.last().names.first().map_or("", String::as_str)
     }
 
-    /// The step that names the field itself.
+    /// Returns the step of the field itself.
     #[must_use]
     pub fn last(&self) -> &Step {
         static NOWHERE: Step = Step { names: Vec::new(), each: false };
@@ -62,10 +62,10 @@ impl Field {
     }
 }
 
-/// A list in the request that is cut down to what the caller may read.
+/// A list in the request that is reduced to what the caller is allowed to read.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Narrow {
-    /// What its entries name: experiments or traces.
+    /// The kind of its entries: experiments or traces.
     pub thing: Thing,
     pub field: Field,
 }
@@ -84,32 +84,32 @@ impl FromStr for Narrow {
     }
 }
 
-/// What a field names.
+/// The kind of object that a field identifies.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Thing {
     Experiment,
     ExperimentName,
-    /// The traces of the experiment whose id the field holds.
+    /// The traces of the experiment with the ID in the field.
     TracesOf,
-    /// The assessments of the experiment whose id the field holds.
+    /// The assessments of the experiment with the ID in the field.
     AssessmentsOf,
     Run,
     LoggedModel,
     Trace,
-    /// The assessments of the trace whose id the field holds.
+    /// The assessments of the trace with the ID in the field.
     AssessmentOf,
     Dataset,
     Issue,
     LabelSchema,
     ReviewQueue,
-    /// The same by experiment and name.
+    /// A review queue, by experiment and name.
     ReviewQueueName,
     PromptJob,
-    /// A configuration of online scoring, by the scorer's id.
+    /// A configuration of online scoring, by the scorer's ID.
     OnlineScorer,
     /// A registered model or a prompt, by name.
     Model,
-    /// The versions of the model or prompt of that name.
+    /// The versions of the model or prompt with that name.
     VersionOf,
     Scorer,
     ScorerVersion,
@@ -117,33 +117,33 @@ pub enum Thing {
     Endpoint,
     EndpointName,
     ModelDefinition,
-    /// A guardrail, which shows and runs its scorer.
+    /// A guardrail, which displays and runs its scorer.
     Guardrail,
     McpServer,
     McpServerVersion,
-    /// A version to be made; its server may have to be made, too.
+    /// A version to be created. Its server may have to be created, too.
     NewMcpServerVersion,
-    /// A skill, by name and, where it has one, organization.
+    /// A skill, by name and, if it has one, organization.
     Skill,
-    /// A version to be made; its skill may have to be made, too.
+    /// A version to be created. Its skill may have to be created, too.
     NewSkill,
     Job,
-    /// A path of the artifact proxy; it belongs to the experiment in whose location it lies.
+    /// A path of the artifact proxy, which belongs to the experiment whose location contains it.
     Artifact,
 }
 
-/// One thing that must hold.
+/// One condition of an operation.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Need {
     Public,
     SignedIn,
     Admin,
-    /// Nobody, unless the configuration opens this feature to administrators.
+    /// No caller, unless the configuration enables this feature for administrators.
     Blocked(Feature),
     Create(ResourceKind),
-    /// No grant takes this tier away.
+    /// No grant denies this tier.
     NotDenied(ResourceKind),
-    /// This level on a tier, where a grant speaks of it.
+    /// This level on a tier, where a grant concerns the tier.
     Tier(Permission, ResourceKind),
     Level {
         permission: Permission,
@@ -152,7 +152,8 @@ pub enum Need {
     },
 }
 
-/// What MLflow does with the rights of its own process; closed unless the configuration opens it to administrators.
+/// An action that MLflow performs with the privileges of its own process. Blocked unless the configuration enables it for
+/// administrators.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq)]
 #[serde(rename_all = "kebab-case")]
 pub enum Feature {
@@ -164,7 +165,7 @@ pub enum Feature {
 }
 
 impl Feature {
-    /// The word for it in the table and in the configuration.
+    /// Returns its name in the table and in the configuration.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -177,7 +178,7 @@ impl Feature {
     }
 }
 
-/// What becomes of the request's body.
+/// The treatment of the request's body.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "kebab-case")]
 pub enum Send {
@@ -188,7 +189,7 @@ pub enum Send {
     Graphql,
 }
 
-/// A list in the answer of which only readable rows are kept.
+/// A list in the response that is filtered to readable rows.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub enum Filter {
@@ -207,7 +208,7 @@ pub enum Filter {
     Jobs,
 }
 
-/// What follows when MLflow said yes.
+/// The action that follows when MLflow has carried out a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Then {
     Own(ResourceKind),
@@ -215,16 +216,16 @@ pub enum Then {
     RenameModel,
     LearnRun,
     LearnTrace,
-    /// Its name is another one from now on.
+    /// An experiment has a new name.
     RenameExperiment,
-    /// Traces were deleted: where they were is no longer known.
+    /// Traces were deleted, so their cached experiments are invalid.
     ForgetTraces,
     OwnQueue,
-    /// The caller owns the MCP server or the skills that first versions made.
+    /// The caller becomes the owner of the MCP server or the skills that first versions created.
     OwnNew(ResourceKind),
 }
 
-/// A check that the columns of the table cannot say; see [`super::rules`].
+/// A check that the columns of the table cannot express; see [`super::rules`].
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rule {
@@ -260,37 +261,38 @@ pub enum Rule {
     WebhookUrl,
 }
 
-/// One row: what an MLflow endpoint does and needs.
+/// One row: the action of an MLflow endpoint and its requirements.
 #[derive(Debug)]
 pub struct Operation {
-    /// Bounded, so it may label metrics. The table lives as long as the process, and so do its names.
+    /// A bounded set of names, so usable as a metric label. `'static` because the table lives as long as the process.
     pub name: &'static str,
     pub needs: Vec<Need>,
     pub send: Send,
-    /// Its known fields; everything else is removed from a request.
+    /// Its known fields. All others are removed from a request.
     pub fields: RequestFields,
-    /// Its JSON may be as large as the configuration allows; that of all others is small.
+    /// True if its JSON can be as large as the configuration allows. That of other operations is small.
     pub large: bool,
-    /// The caller's own key for a provider may stand in `Authorization`; the proxy's credential then stands elsewhere.
+    /// True if `Authorization` can contain the caller's own key for a provider. The credentials for the proxy are then in
+    /// another header.
     pub provider_key: bool,
-    /// Where its body says who did it.
+    /// The location of the author in its body.
     pub author: Option<Author>,
     pub narrow: Option<Narrow>,
     pub filter: Option<Filter>,
-    /// Its answer is a resource of this kind, and shows what the caller may do with it.
+    /// Its response is a resource of this kind and contains the actions that the caller is allowed.
     pub actions: Option<ResourceKind>,
-    /// A field of the answer that only administrators see.
+    /// A field of the response that only administrators receive.
     pub hide: Option<String>,
-    /// What is answered while its feature is closed, where MLflow's pages ask without being asked to.
+    /// The response while its feature is blocked, for requests that MLflow's pages make on their own.
     pub closed: Option<&'static str>,
-    /// It is answered with nothing found when the request names nothing to look in.
+    /// True if the response is an empty result when the request specifies nothing to search.
     pub empty: bool,
     pub then: Option<Then>,
     pub rule: Option<Rule>,
 }
 
 impl Operation {
-    /// The ways to the fields of its body that name what is authorised.
+    /// Returns the paths to the fields of its body that identify what is authorised.
     fn fronts(&self) -> Vec<&[Step]> {
         let needed = self.needs.iter().filter_map(|need| match need {
             Need::Level { field, .. } => Some(field),
@@ -307,19 +309,19 @@ impl Operation {
         fields.map(|field| field.steps.as_slice()).collect()
     }
 
-    /// Whether it may be asked without signing in.
+    /// Returns true if it requires no sign-in.
     #[must_use]
     pub fn is_public(&self) -> bool {
         self.needs == [Need::Public]
     }
 
-    /// Returns true if the proxy may change known fields of its body, as it does for authors.
+    /// Returns true if the proxy can change known fields of its body, as it does for authors.
     #[must_use]
     pub const fn rewrites_body(&self) -> bool {
         self.author.is_some() || self.rule.is_some() || self.narrow.is_some()
     }
 
-    /// Returns true if it may create, delete or rename versions of models.
+    /// Returns true if it can create, delete or rename versions of models.
     #[must_use]
     pub fn changes_versions(&self) -> bool {
         let changes = |need: &Need| matches!(need, Need::Level { permission, thing: Thing::Model | Thing::VersionOf, .. } if *permission > Permission::Read);
@@ -327,7 +329,7 @@ impl Operation {
     }
 }
 
-/// Why the table cannot be used.
+/// The reason why the table cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
     #[error("routes.toml: {0}")]
@@ -338,20 +340,20 @@ pub enum TableError {
     Schema(#[from] SchemaError),
 }
 
-/// The answer of a look-up.
+/// The result of a look-up.
 #[derive(Debug)]
 pub enum Found<'t, 'p> {
     Operation {
         operation: &'t Operation,
         params: Vec<(&'t str, &'p str)>,
     },
-    /// The path is known, the method is not: 405 with these.
+    /// The path is known, but the method is not: 405 with these methods.
     OtherMethods(Vec<Method>),
     /// Not in the table: administrators only.
     Unlisted,
 }
 
-/// All rows, ready for look-up.
+/// All rows, indexed for look-up.
 #[derive(Debug)]
 pub struct Table {
     operations: Vec<Operation>,
@@ -360,18 +362,20 @@ pub struct Table {
 }
 
 impl Table {
-    /// The table this program was built with.
+    /// Returns the table that is built into the program.
     ///
     /// # Errors
-    /// A row that cannot be understood; a unit test reads it too, so a release never starts into this.
+    ///
+    /// A row cannot be parsed. A unit test parses the table, too, so no release has this error.
     pub fn built_in() -> Result<Self, TableError> {
         Self::parse(include_str!("routes.toml"), include_str!("requests.toml"))
     }
 
-    /// Reads a table: the text of `routes.toml`, and that of `requests.toml`.
+    /// Parses a table from the texts of `routes.toml` and `requests.toml`.
     ///
     /// # Errors
-    /// Anything that is not understood entirely, and a row whose request has no known fields or needs an unknown one.
+    ///
+    /// Anything that is not fully recognised, or a row whose request has no known fields or requires an unknown one.
     pub fn parse(routes: &str, requests: &str) -> Result<Self, TableError> {
         let schema = Schema::parse(requests)?;
         let rows: Rows = toml::from_str(routes)?;
@@ -421,7 +425,7 @@ impl Table {
         }
         let mut router = matchit::Router::new();
         for (path, mut entries) in paths {
-            // As Flask: a route that answers GET answers HEAD.
+            // As in Flask, a route that answers GET also answers HEAD.
             if let Some(&(_, index)) = entries.iter().find(|(method, _)| *method == Method::GET) {
                 entries.push((Method::HEAD, index));
             }
@@ -432,13 +436,13 @@ impl Table {
         Ok(Self { operations, schema, router })
     }
 
-    /// The known fields of all requests.
+    /// Returns the known fields of all requests.
     #[must_use]
     pub const fn schema(&self) -> &Schema {
         &self.schema
     }
 
-    /// Every row.
+    /// Returns all rows.
     #[must_use]
     pub fn operations(&self) -> &[Operation] {
         &self.operations
@@ -456,7 +460,7 @@ impl Table {
         unknown: &mut Unknown,
     ) -> Result<Option<String>, LocateError> {
         match operation.fields.query {
-            // MLflow reads no parameter there: a query is no part of the request.
+            // MLflow reads no parameter there, so the query is dropped.
             None => *query = Query::default(),
             message if !query.is_empty() => self.schema.rebuild_query(message, query, unknown)?,
             Some(_) => {}
@@ -466,7 +470,7 @@ impl Table {
         self.schema.rebuild_body(operation.fields.body, body, &fronts, unknown).map(Some)
     }
 
-    /// What a request is. `path` is canonical: [`crate::http::CanonicalPath::decoded`].
+    /// Returns the operation of a request. `path` is canonical: [`crate::http::CanonicalPath::decoded`].
     #[must_use]
     pub fn find<'t, 'p>(&'t self, method: &Method, path: &'p str) -> Found<'t, 'p> {
         let Ok(matched) = self.router.at(path) else { return Found::Unlisted };
@@ -507,7 +511,7 @@ struct Row {
     rule: Option<Rule>,
 }
 
-/// The known fields of a row's request. Each field that the row speaks of must be one of them.
+/// Returns the known fields of a row's request. Each field in the row must be one of them.
 fn known_fields(
     schema: &Schema,
     name: &str,
@@ -515,12 +519,12 @@ fn known_fields(
     needs: &[Need],
     narrow: Option<&Field>,
 ) -> Result<RequestFields, String> {
-    // Both are rebuilt by readers of their own.
+    // Both are rebuilt by separate parsers.
     if matches!(send, Send::Otlp | Send::Graphql) {
         return Ok(RequestFields::default());
     }
     let mut fields = schema.of(name).ok_or("requests.toml does not have its fields")?;
-    // One message in two places belongs to two rows: MLflow reads it from the query of a GET, else from the body.
+    // One message in both places is used by several rows: MLflow reads it from the query of a GET, else from the body.
     if send == Send::Json && fields.query == fields.body {
         fields.query = None;
     }

@@ -386,7 +386,7 @@ impl Selected {
         if self.name == "modelVersions" && self.children.iter().all(|child| child.name != "name") {
             let mut name = Self::private("name");
             if self.children.iter().all(|child| child.key != "name") {
-                // MLflow counts aliases, so the added name has the key that it has in the schema.
+                // MLflow limits the number of aliases, so none is used if the plain key is free.
                 "name".clone_into(&mut name.key);
             }
             self.children.push(name);

@@ -1,6 +1,6 @@
-//! Positions in JSON text: values, members and items without a tree.
+//! Positions in JSON text: values, members and items, without a tree.
 //!
-//! Everything here expects text of which [`check_grammar`] approved; on any other text it ends early and does not panic.
+//! All functions require text that [`check_grammar`] accepts; on any other text they end early and do not panic.
 
 use std::borrow::Cow;
 
@@ -13,18 +13,18 @@ pub(in crate::mlflow) fn check_grammar(text: &str) -> Result<(), JsonError> {
     serde_json::from_str::<IgnoredAny>(text).map(|_| ()).map_err(|error| JsonError::Syntax(error.to_string()))
 }
 
-/// Text without the white space of JSON around it.
+/// Returns the text without surrounding JSON white space.
 pub(in crate::mlflow) fn trim(text: &str) -> &str {
     text.trim_matches([' ', '\t', '\n', '\r'])
 }
 
-/// The members of an object: a key as a string token, and its value, both as they are written.
+/// Iterator over the members of an object: the key as a string token, and the value, both as written.
 #[derive(Clone, Debug)]
 pub(in crate::mlflow) struct Members<'t> {
     rest: &'t str,
 }
 
-/// Returns the members of `object`; none if it is something else.
+/// Returns the members of `object`; none if it is not an object.
 pub(in crate::mlflow) fn members(object: &str) -> Members<'_> {
     Members { rest: inside(object, '{', '}') }
 }
@@ -42,13 +42,13 @@ impl<'t> Iterator for Members<'t> {
     }
 }
 
-/// The items of a list, as they are written.
+/// Iterator over the items of a list, as written.
 #[derive(Clone, Debug)]
 pub(in crate::mlflow) struct Items<'t> {
     rest: &'t str,
 }
 
-/// Returns the items of `list`; none if it is something else.
+/// Returns the items of `list`; none if it is not a list.
 pub(in crate::mlflow) fn items(list: &str) -> Items<'_> {
     Items { rest: inside(list, '[', ']') }
 }
@@ -68,7 +68,7 @@ fn inside(text: &str, open: char, close: char) -> &str {
     text.strip_prefix(open).and_then(|text| text.strip_suffix(close)).unwrap_or_default()
 }
 
-/// Skips to the next value of a list or an object; `None` at its end.
+/// Skips to the next value of a list or an object; returns `None` at its end.
 fn next_value(rest: &str) -> Option<&str> {
     let rest = trim_start(rest);
     let rest = trim_start(rest.strip_prefix(',').unwrap_or(rest));
@@ -76,7 +76,7 @@ fn next_value(rest: &str) -> Option<&str> {
 }
 
 fn trim_start(text: &str) -> &str {
-    // Canonical text has no blanks.
+    // Canonical text contains no blanks between tokens.
     if text.as_bytes().first().is_some_and(|byte| *byte > b' ') {
         return text;
     }
@@ -85,7 +85,7 @@ fn trim_start(text: &str) -> &str {
     text.get(blanks..).unwrap_or_default()
 }
 
-/// The length of the value at the start of `bytes`.
+/// Returns the length of the value at the start of `bytes`.
 fn value_end(bytes: &[u8]) -> usize {
     match bytes.first() {
         Some(b'"') => string_end(bytes),
@@ -97,7 +97,7 @@ fn value_end(bytes: &[u8]) -> usize {
     }
 }
 
-/// The length of the list or object at the start of `bytes`.
+/// Returns the length of the list or object at the start of `bytes`.
 fn container_end(bytes: &[u8]) -> usize {
     let (mut at, mut depth) = (0, 0_usize);
     loop {
@@ -126,12 +126,12 @@ fn container_end(bytes: &[u8]) -> usize {
     }
 }
 
-/// The length of the string token at the start of `bytes`.
+/// Returns the length of the string token at the start of `bytes`.
 fn string_end(bytes: &[u8]) -> usize {
     let mut at = 1;
     loop {
         let rest = bytes.get(at..).unwrap_or_default();
-        // Keys and numbers in quotes are shorter than what a vectorised search takes to begin.
+        // Keys and quoted numbers are usually shorter than the setup cost of a vectorised search.
         let next = match rest.first_chunk().and_then(|word| first_of(u64::from_le_bytes(*word), b'"', b'\\')) {
             Some(next) => next,
             None => match memchr::memchr2(b'"', b'\\', rest) {
@@ -147,25 +147,25 @@ fn string_end(bytes: &[u8]) -> usize {
     }
 }
 
-/// The place of the first of two bytes in a little-endian word.
+/// Returns the position of the first occurrence of either byte in a little-endian word.
 const fn first_of(word: u64, one: u8, other: u8) -> Option<usize> {
     first_zero(zeros(word ^ repeated(one)) | zeros(word ^ repeated(other)))
 }
 
-/// The place of the first byte in a little-endian word for which [`is_mark`] holds.
+/// Returns the position of the first byte in a little-endian word for which [`is_mark`] is true.
 const fn first_mark(word: u64) -> Option<usize> {
     first_zero(zeros(word ^ repeated(b'"')) | zeros((word | repeated(!MARK_BITS)) ^ repeated(b'{' | !MARK_BITS)))
 }
 
-/// Returns true for a quote, a bracket and a brace, and for letters that cannot stand outside of strings.
+/// Returns true for quotes, brackets and braces, and for letters that cannot occur outside of strings.
 const fn is_mark(byte: u8) -> bool {
     byte == b'"' || byte & MARK_BITS == b'{' & MARK_BITS
 }
 
-/// The bits in which brackets and braces do not differ. `Y`, `_`, `y` and DEL have them too.
+/// Mask of the bits that brackets and braces have in common. `Y`, `_`, `y` and DEL match, too.
 const MARK_BITS: u8 = !0x26;
 
-/// Marks the highest bit of each byte that is zero. Marks above the lowest one may be wrong.
+/// Sets the highest bit of each zero byte. Bits above the lowest set one may be wrong.
 const fn zeros(word: u64) -> u64 {
     word.wrapping_sub(repeated(0x01)) & !word & repeated(0x80)
 }
@@ -178,24 +178,24 @@ const fn repeated(byte: u8) -> u64 {
     u64::from_le_bytes([byte; 8])
 }
 
-/// Returns true if a string token has an escape.
+/// Returns true if a string token contains an escape.
 pub(in crate::mlflow) fn has_escape(token: &str) -> bool {
     let (words, rest) = token.as_bytes().as_chunks();
     words.iter().any(|word| first_of(u64::from_le_bytes(*word), b'\\', b'\\').is_some()) || rest.contains(&b'\\')
 }
 
-/// The characters of a string token.
+/// Iterator over the characters of a string token.
 #[derive(Clone, Debug)]
 pub(in crate::mlflow) struct Chars<'t> {
     rest: std::str::Chars<'t>,
 }
 
-/// Returns the characters of `token`, which is a string.
+/// Returns the characters of `token`, which must be a string token.
 pub(in crate::mlflow) fn chars(token: &str) -> Chars<'_> {
     Chars { rest: unquoted(token).chars() }
 }
 
-/// A string token without its quotes.
+/// Returns a string token without its quotes.
 pub(in crate::mlflow) fn unquoted(token: &str) -> &str {
     token.strip_prefix('"').and_then(|token| token.strip_suffix('"')).unwrap_or_default()
 }
@@ -243,7 +243,7 @@ impl Chars<'_> {
     }
 }
 
-/// The text of a string token; borrowed if it has no escapes.
+/// Returns the text of a string token; borrowed if it contains no escapes.
 pub(in crate::mlflow) fn unescape(token: &str) -> Result<Cow<'_, str>, JsonError> {
     if !has_escape(token) {
         return Ok(Cow::Borrowed(unquoted(token)));
@@ -255,7 +255,7 @@ pub(in crate::mlflow) fn unescape(token: &str) -> Result<Cow<'_, str>, JsonError
     Ok(Cow::Owned(text))
 }
 
-/// Writes a character of a string as serde_json does.
+/// Writes a character of a string as `serde_json` does.
 pub(in crate::mlflow) fn escape(letter: char, push: &mut impl FnMut(&str)) {
     match letter {
         '"' => push("\\\""),
@@ -270,13 +270,13 @@ pub(in crate::mlflow) fn escape(letter: char, push: &mut impl FnMut(&str)) {
     }
 }
 
-/// The string token at a position of `text`.
+/// Returns the string token at a position of `text`.
 pub(in crate::mlflow) fn token_at(text: &str, place: usize) -> &str {
     let rest = text.get(place..).unwrap_or_default();
     rest.get(..string_end(rest.as_bytes())).unwrap_or_default()
 }
 
-/// The keys in JSON text of any shape, as string tokens: whatever string stands before a colon.
+/// Returns the keys in JSON text of any shape, as string tokens: every string that precedes a colon.
 pub(in crate::mlflow) fn keys_anywhere(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {

@@ -1,7 +1,6 @@
-//! The fields of OTLP's trace export on protobuf's wire, and the removal of all others.
+//! Protobuf encoding of OTLP's trace export, and the removal of unknown fields.
 //!
-//! Field numbers are those of `opentelemetry/proto/trace/v1/trace.proto`, `common.proto` and `resource.proto`,
-//! version 1.9.
+//! Field numbers are those of `opentelemetry/proto/trace/v1/trace.proto`, `common.proto` and `resource.proto`, version 1.9.
 
 use std::borrow::Cow;
 
@@ -14,14 +13,14 @@ use prost::encoding::{
 use super::super::Unknown;
 use super::OtlpError;
 
-/// A message's fields.
+/// The fields of a message.
 type Fields = &'static [Field];
 
-/// A field that OTLP has.
+/// A field that OTLP defines.
 struct Field {
     number: u32,
     wire: WireType,
-    /// The fields of the message in it.
+    /// The fields of the nested message, if the field contains one.
     inner: Option<&'static Fields>,
 }
 
@@ -86,13 +85,14 @@ static ANY_VALUE: Fields = &[
 static ARRAY_VALUE: Fields = &[message(1, &ANY_VALUE)];
 static KEY_VALUE_LIST: Fields = &[message(1, &KEY_VALUE)];
 
-/// protobuf's own limit in Python and in prost.
+/// The default limit of protobuf in Python and in prost.
 const MAX_DEPTH: usize = 100;
 
-/// Returns an export without the fields that OTLP does not have.
+/// Returns an export without the fields that OTLP does not define.
 ///
 /// # Errors
-/// [`OtlpError::Format`]: not protobuf, nested too deeply, or a known field of another wire type.
+///
+/// [`OtlpError::Format`]: the body is not protobuf, nested too deeply, or contains a known field of another wire type.
 pub(super) fn keep_known(body: Cow<'_, [u8]>, unknown: &mut Unknown) -> Result<Vec<u8>, OtlpError> {
     if is_known(EXPORT, &body, 0)? {
         return Ok(body.into_owned());
@@ -119,7 +119,7 @@ fn is_known(fields: Fields, mut bytes: &[u8], depth: usize) -> Result<bool, Otlp
     Ok(all)
 }
 
-/// Copies the known fields. [`is_known`] has bounded the depth.
+/// Copies the known fields. [`is_known`] has checked the depth.
 fn copy(fields: Fields, mut bytes: &[u8], out: &mut Vec<u8>, unknown: &mut Unknown) -> Result<(), OtlpError> {
     while bytes.has_remaining() {
         let (number, wire, known) = next(fields, &mut bytes)?;
@@ -145,7 +145,7 @@ fn copy(fields: Fields, mut bytes: &[u8], out: &mut Vec<u8>, unknown: &mut Unkno
     Ok(())
 }
 
-/// The size of what [`copy`] keeps. Measured and not copied, so that an export is in memory twice at most.
+/// Returns the size of the copy that [`copy`] makes. It is measured first, so that an export is in memory twice at most.
 fn kept_size(fields: Fields, mut bytes: &[u8]) -> Result<usize, OtlpError> {
     let mut size = 0;
     while bytes.has_remaining() {
@@ -167,7 +167,7 @@ fn kept_size(fields: Fields, mut bytes: &[u8]) -> Result<usize, OtlpError> {
     Ok(size)
 }
 
-/// Calls `take` with each field of this number, which holds bytes or a message.
+/// Calls `take` with each field of this number, which contains bytes or a message.
 pub(super) fn each<'b>(
     mut bytes: &'b [u8],
     wanted: u32,
@@ -184,7 +184,7 @@ pub(super) fn each<'b>(
     Ok(())
 }
 
-/// The last field of this number, which is the one that counts; empty when absent.
+/// Returns the last field of this number, which takes precedence; empty if absent.
 pub(super) fn last(bytes: &[u8], wanted: u32) -> Result<&[u8], OtlpError> {
     let mut last: &[u8] = &[];
     each(bytes, wanted, &mut |value| {
@@ -194,11 +194,11 @@ pub(super) fn last(bytes: &[u8], wanted: u32) -> Result<&[u8], OtlpError> {
     Ok(last)
 }
 
-/// Reads a field's key.
+/// Reads the key of a field.
 fn next(fields: Fields, bytes: &mut &[u8]) -> Result<(u32, WireType, Option<&'static Field>), OtlpError> {
     let (number, wire) = decode_key(bytes).map_err(|_| OtlpError::Format)?;
     let known = fields.iter().find(|field| field.number == number);
-    // MLflow passes a known field of another wire type over; no client writes one.
+    // MLflow skips a known field of another wire type. No client writes one.
     if known.is_some_and(|known| known.wire != wire) {
         return Err(OtlpError::Format);
     }

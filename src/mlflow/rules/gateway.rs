@@ -5,7 +5,7 @@ use super::super::locate::{Located, invalid, member, shown, text_field, to_front
 use super::super::{Json, LocateError, Thing, fetched};
 use super::Demand;
 
-/// Returns the demands of a call: no parameter steers it elsewhere, and every address it names is allowed.
+/// Returns the demands of an invocation: no parameter redirects it, and every address in it is allowed.
 pub(super) fn invocation(located: &[Located], body: &mut Json<'_>) -> Result<Vec<Demand>, LocateError> {
     if let Json::Object(members) = &*body
         && let Some((key, _)) = members.iter().find(|(key, _)| judge::steers(key))
@@ -26,14 +26,14 @@ pub(super) fn invocation(located: &[Located], body: &mut Json<'_>) -> Result<Vec
     Ok(demands)
 }
 
-/// Returns the demands of an endpoint that records its use in an experiment.
+/// Returns the demands of an endpoint that records its usage in an experiment.
 pub(super) fn usage(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateError> {
     to_front(body, "usage_tracking");
     let endpoint = text_field(body, "endpoint_id")?;
     let name = text_field(body, "name")?.filter(|name| !name.is_empty());
     let chosen = text_field(body, "experiment_id")?.is_some_and(|id| !id.is_empty());
     let tracks = match member(body, "usage_tracking")? {
-        // What MLflow does with a new endpoint; an old one stays as it is.
+        // MLflow's default for a new endpoint; an existing one keeps its setting.
         None => endpoint.is_none(),
         Some(Json::Scalar("true")) => true,
         Some(Json::Scalar("false")) => false,

@@ -7,14 +7,15 @@ use super::Demand;
 use super::scorers::uses;
 use crate::authz::Permission;
 
-/// Returns the demands of a tag of an experiment, which may hold the schedule.
+/// Returns the demands of a tag of an experiment, which can contain the schedule.
 pub(super) fn tag(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateError> {
     let key = text_field(body, "key")?.unwrap_or_default();
     let value = text_field(body, "value")?;
     schedule_tag(&key, value.as_deref())
 }
 
-/// Issue detection calls a model: an endpoint, or a provider with a secret or with the server's own key.
+/// Returns the demands of issue detection. It calls a model: an endpoint, or a provider with a secret or with the server's own
+/// key.
 pub(super) fn detection(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateError> {
     let mut text = |name| text_field(body, name).map(|text| text.filter(|text| !text.is_empty()));
     let choice = ModelChoice {
@@ -26,7 +27,7 @@ pub(super) fn detection(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateError>
     choice.demands()
 }
 
-/// A choice of model as issue detection has it (`mlflow/genai/discovery`, 3.13 to 3.18).
+/// The choice of a model for issue detection (`mlflow/genai/discovery`, 3.13 to 3.18).
 struct ModelChoice {
     provider: Option<String>,
     model: Option<String>,
@@ -58,7 +59,7 @@ impl ModelChoice {
             demands.extend(uses(model));
         }
         if let (Some(provider), None) = (&self.provider, &self.secret) {
-            // `gateway` names an endpoint, whose use is demanded above.
+            // `gateway` refers to an endpoint, for which USE is demanded above.
             let own = if provider.eq_ignore_ascii_case("gateway") { None } else { provider::privilege_of(provider) };
             demands.extend(own.map(Demand::Privileged));
             let model = provider::Model { provider: provider.clone(), name: self.model.clone().unwrap_or_default() };
@@ -79,22 +80,22 @@ impl ModelChoice {
     }
 }
 
-/// The tag by which an experiment's issues are detected on a schedule (`mlflow/genai/discovery/schedule.py`, 3.18), and the
-/// tags in which MLflow keeps how far it is.
+/// The tag that schedules issue detection for an experiment (`mlflow/genai/discovery/schedule.py`, 3.18), and the tags in which
+/// MLflow stores its progress.
 const SCHEDULE: &str = "mlflow.issueDetection.schedule";
 
 const SCHEDULERS_OWN: [&str; 4] = [
     "mlflow.issueDetection.scheduleState",
     "mlflow.issueDetection.checkpoint",
-    // Those of online scoring.
+    // The tags of online scoring.
     "mlflow.latestOnlineScoring.trace.checkpoint",
     "mlflow.latestOnlineScoring.session.checkpoint",
 ];
 
-/// The demands of setting a tag, or of deleting it without a value. MLflow's scheduler uses what the schedule names with its own
-/// rights.
+/// Returns the demands of setting a tag, or of deleting one if there is no value. MLflow's scheduler uses the resources in the
+/// schedule with its own privileges.
 pub(super) fn schedule_tag(key: &str, value: Option<&str>) -> Result<Vec<Demand>, LocateError> {
-    // Some databases compare keys without case and without blanks at the end.
+    // Some databases compare keys without case and trailing blanks.
     let is = |tag: &str| key.trim_end().eq_ignore_ascii_case(tag);
     if SCHEDULERS_OWN.iter().any(|tag| is(tag)) {
         return Ok(vec![Demand::Privileged("set or delete the state of MLflow's schedulers")]);

@@ -1,6 +1,6 @@
-//! The checks that the columns of the route table cannot say, one arm each.
+//! Checks that the columns of the route table cannot express, one match arm each.
 //!
-//! A rule reads the canonical request and answers with further demands; it decides nothing itself.
+//! A rule reads the canonical request and returns further demands. It makes no decisions.
 
 mod gateway;
 mod issues;
@@ -21,54 +21,55 @@ pub use scorers::names_a_version;
 pub use sources::SourceUri;
 pub use traces::{keep_assessment_ids, names_assessments, started_trace};
 
-/// What a rule asks for beside the row's needs.
+/// A demand of a rule, in addition to the needs of the row.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Demand {
-    /// One more thing the request is about.
+    /// A further object that the request refers to.
     Located(Located),
-    /// Nobody took this name's permissions away from the caller.
+    /// No permission on this name was revoked from the caller.
     NameIsFree { kind: ResourceKind, name: String },
-    /// EDIT on these skills; those that are not there may be made by the caller.
+    /// EDIT on these skills; the caller is allowed to create those that do not exist.
     NewSkills(Vec<String>),
-    /// Nobody took this name's permissions away from the caller; and where permissions follow names, renaming is sharing.
+    /// No permission on this name was revoked from the caller. Where permissions follow names, renaming also requires the right
+    /// to share.
     ExperimentName { renamed: Option<String>, name: String },
-    /// Only administrators may do this; the words complete "Only an administrator may …".
+    /// An administrator. The text completes "Only an administrator may …".
     Privileged(&'static str),
-    /// Only administrators, or anybody below one of the configured prefixes.
+    /// An administrator, or any user for a location below one of the configured prefixes.
     ArtifactLocation(String),
-    /// The URI lies inside the artifacts of this run or logged model, which the request names too.
+    /// The URI is inside the artifacts of this run or logged model, which the request also contains.
     Inside { uri: String, run: Option<String>, model: Option<String> },
-    /// A trace of this id is in this experiment or not there yet.
+    /// A trace with this ID is in this experiment or does not exist yet.
     TraceIn { trace: String, experiment: String },
-    /// No user is called so: everybody's personal review queue bears their name.
+    /// No user has this name. The personal review queue of a user has the user's name.
     NoUsersName(String),
-    /// The experiment in which MLflow would keep what passes through an endpoint is the caller's to change, or not there
-    /// yet. The endpoint's new name, and its id when it has one.
+    /// EDIT on the experiment in which MLflow would record the traffic of an endpoint, unless it does not exist yet. `name`:
+    /// the new name of the endpoint; `endpoint`: its ID, if it has one.
     UsageExperiment { name: Option<String>, endpoint: Option<String> },
     /// The caller's part in a review queue.
     Queue { queue: Located, part: QueuePart },
-    /// MLflow will connect to this URL for a model provider; `authz.provider_hosts` must allow it.
+    /// `authz.provider_hosts` allows this URL, to which MLflow will connect for a model provider.
     Address(String),
-    /// MLflow will connect to this URL, which an administrator chose; it must be public or allowed.
+    /// This URL, to which MLflow will connect and which an administrator chose, is public or allowed.
     PublicAddress(String),
-    /// Every address that MLflow connects to for this endpoint of the AI gateway, by name, must be allowed.
+    /// Every address that MLflow connects to for this AI gateway endpoint, given by name, is allowed.
     Endpoint(String),
-    /// Every URL that a request to this endpoint of the AI gateway names must be allowed, if MLflow itself would fetch it.
+    /// Every URL in a request to this AI gateway endpoint is allowed, if MLflow itself would fetch it.
     Fetched { endpoint: String, urls: Vec<String> },
-    /// Every address that MLflow connects to for this secret of the AI gateway, by ID, must be allowed for this provider.
+    /// Every address that MLflow connects to for this AI gateway secret, given by ID, is allowed for this provider.
     Secret { id: String, provider: String },
-    /// A secret of the AI gateway after a change must fit every model definition that uses it. Empty: that part stays.
+    /// An AI gateway secret is valid, after the change, for every model definition that uses it. An empty part stays unchanged.
     SecretChange { id: String, auth_config: Vec<(String, String)>, secret_keys: Vec<String> },
-    /// A model definition of the AI gateway: its provider and its secret, after the change, must fit each other.
+    /// The provider and the secret of an AI gateway model definition are valid together after the change.
     Definition { definition: Option<String>, provider: Option<String>, secret: Option<String> },
-    /// A scorer that MLflow will run. `version`: the latest when absent.
+    /// The requirements of a registered scorer that MLflow will run. `version`: the latest if absent.
     StoredScorer { experiment: String, name: String, version: Option<String> },
-    /// MLflow's jobs call the model that this version of a prompt names.
+    /// The requirements of the model that this prompt version specifies, which MLflow's jobs call.
     PromptModel { name: String, at: PromptAt },
-    /// A version of a prompt is to name this model, the value of [`PROMPT_MODEL_TAG`](super::PROMPT_MODEL_TAG). It must be allowed
-    /// while MLflow's jobs may read it.
+    /// A prompt version is about to specify this model, the value of [`PROMPT_MODEL_TAG`](super::PROMPT_MODEL_TAG). It must be
+    /// allowed while MLflow's jobs may read it.
     PromptModelTag { name: String, written: String },
-    /// No optimization of a prompt of this name was started within the last day, or the caller is an administrator.
+    /// No optimization of a prompt with this name was started within the last day, or the caller is an administrator.
     NotOptimized(String),
     /// USE on everything that a guardrail calls, by the guardrail's ID.
     Guardrail(String),
@@ -96,23 +97,25 @@ pub enum PromptAt {
     Alias(String),
 }
 
-/// What somebody must be to a review queue (`mlflow.server.auth`, 3.17.2); whoever holds MANAGE on the experiment is all.
+/// The role that a review queue requires of the caller (`mlflow.server.auth`, 3.17.2). MANAGE on the experiment includes all of
+/// them.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum QueuePart {
-    /// A member, or its owner with EDIT.
+    /// A member, or the owner with EDIT.
     Reader,
     /// A member.
     Member,
     /// Its owner.
     Owner,
-    /// The owner of a queue that is not somebody's personal one.
+    /// The owner of a queue that is not a user's personal queue.
     CustomOwner,
 }
 
-/// Returns the further demands of an operation's rule. `located` is what the row's needs found.
+/// Returns the further demands of an operation's rule. `located`: the objects that the needs of the row found.
 ///
 /// # Errors
-/// A field that the rule reads is of the wrong type or missing.
+///
+/// A field that the rule reads has the wrong type or is missing.
 pub fn demands(
     operation: &Operation,
     located: &[Located],
@@ -156,7 +159,7 @@ pub fn demands(
     }
 }
 
-/// Refuses a request that names nothing; its row says what it could name.
+/// Refuses a request that contains none of the objects in its row.
 fn one_named(operation: &Operation, located: &[Located]) -> Result<Vec<Demand>, LocateError> {
     let mut names = operation.needs.iter().filter_map(|need| match need {
         Need::Level { field, .. } => Some(field.name()),

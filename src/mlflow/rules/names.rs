@@ -1,4 +1,4 @@
-//! Names that a request gives to something new.
+//! Names of new resources.
 
 use super::super::locate::{Located, SKILL_NAME, invalid, member, shown, text_field};
 use super::super::{Json, LocateError, Operation, Then};
@@ -34,7 +34,7 @@ pub(super) fn new_name(operation: &Operation, body: &mut Json<'_>) -> Result<Vec
     let kind = if let Some(Then::Own(kind)) = operation.then { kind } else { ResourceKind::RegisteredModel };
     let name = if kind == ResourceKind::Skill { skill(body, &name)? } else { name };
     if name == "*" {
-        // In grants and lists, that is all of them. MLflow 3.18 refuses it, too.
+        // In grants and lists, this name stands for all resources. MLflow 3.18 refuses it, too.
         let (value, expected) = (format!("'{name}'"), "another name than the one that stands for all in grants");
         return Err(LocateError::Invalid { name: field.to_owned(), value, expected });
     }
@@ -46,7 +46,7 @@ pub(super) fn new_name(operation: &Operation, body: &mut Json<'_>) -> Result<Vec
     Ok(demands)
 }
 
-/// Returns the demands of a status of a skill's version: one of them deletes it.
+/// Returns the demands of a new status of a skill version. One of the statuses deletes the version.
 pub(super) fn skill_status(located: &[Located], body: &mut Json<'_>) -> Result<Vec<Demand>, LocateError> {
     let status = text_field(body, "status")?.unwrap_or_default();
     let whole = |one: &Located| Demand::Located(Located { permission: Permission::Manage, ..one.clone() });
@@ -54,10 +54,11 @@ pub(super) fn skill_status(located: &[Located], body: &mut Json<'_>) -> Result<V
     Ok(if deletes { located.iter().map(whole).collect() } else { Vec::new() })
 }
 
-/// The key of the skill that a request is to make: `organization` stands in the body.
+/// Returns the key of the skill that a request creates. `organization` is in the body.
 ///
 /// # Errors
-/// No skill can be called so.
+///
+/// The name is not valid for a skill.
 fn skill(body: &mut Json<'_>, name: &str) -> Result<String, LocateError> {
     let organization = text_field(body, "organization")?.unwrap_or_default();
     let key = skill_key(&organization, name);
@@ -67,10 +68,12 @@ fn skill(body: &mut Json<'_>, name: &str) -> Result<String, LocateError> {
     Err(LocateError::Invalid { name: "name".to_owned(), value: shown(&format!("'{key}'")), expected: SKILL_NAME })
 }
 
-/// The skills of a request that registers versions of many.
+/// Returns the skills in a request that registers versions of several skills.
 ///
 /// # Errors
-/// The body is not of the operation's types; a name that no skill can have; more than MLflow accepts at once.
+///
+/// The body does not match the operation's types, a name is not valid for a skill, or there are more skills than MLflow accepts
+/// at once.
 pub fn new_skills(body: &mut Json<'_>) -> Result<Vec<String>, LocateError> {
     let organization = text_field(body, "organization")?.unwrap_or_default();
     let mut keys = Vec::new();
@@ -96,5 +99,5 @@ pub fn new_skills(body: &mut Json<'_>) -> Result<Vec<String>, LocateError> {
     if keys.is_empty() { Err(LocateError::Missing("skills".to_owned())) } else { Ok(keys) }
 }
 
-/// `mlflow.utils.validation._MAX_BULK_REGISTER_SKILLS`, 3.18.
+/// Equals `mlflow.utils.validation._MAX_BULK_REGISTER_SKILLS`, 3.18.
 const MAX_SKILLS: usize = 500;

@@ -1,4 +1,4 @@
-//! Prompts: their tags, the models that they name, and their optimization.
+//! Prompts: their tags, the models that they specify, and their optimization.
 
 use std::borrow::Cow;
 
@@ -20,7 +20,7 @@ pub(super) fn optimization(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateErr
         value: shown(&uri),
         expected: "prompts:/NAME/VERSION or prompts:/NAME@ALIAS",
     })?;
-    // What comes of it is a further version of that prompt.
+    // The result is a further version of that prompt.
     let version = Located { permission: Permission::Edit, thing: Thing::VersionOf, id: name.clone() };
     let mut demands = vec![Demand::Located(version), Demand::PromptModel { name, at }];
     let experiment = text_field(body, "experiment_id")?.unwrap_or_default();
@@ -30,22 +30,23 @@ pub(super) fn optimization(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateErr
             demands.extend(calls(&optimizer));
             config.set("optimizer_config_json", Json::String(Cow::Owned(optimizer.written)));
         }
-        // A name is a built-in scorer's or a registered one's; MLflow tries both.
+        // A name can be that of a built-in scorer or of a registered one; MLflow tries both.
         let names = list_of(config, "scorers")?.into_iter();
         demands.extend(names.map(|name| stored(&experiment, name, None)));
     }
     Ok(demands)
 }
 
-/// A prompt and a model carry different grants: only an administrator moves one among the other's.
+/// Returns the demands of a tag of a model or prompt.
 pub(super) fn tag(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateError> {
     let key = text_field(body, "key")?.ok_or_else(|| LocateError::Missing("key".to_owned()))?;
-    // A prompt and a model carry different grants; this tag would move one among the other's.
+    // Models and prompts have separate grants, and this tag turns one into the other. Only administrators are allowed to set
+    // it.
     let moves = key.trim_end().eq_ignore_ascii_case(PROMPT_TAG);
     Ok(moves.then_some(Demand::Privileged("set or delete the tag `mlflow.prompt.is_prompt`")).into_iter().collect())
 }
 
-/// Returns the demands of a tag of a version, which may name a model.
+/// Returns the demands of a tag of a version, which can specify a model.
 pub(super) fn version_tag(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateError> {
     let (name, key) = (text_field(body, "name")?.unwrap_or_default(), text_field(body, "key")?.unwrap_or_default());
     let value = text_field(body, "value")?.unwrap_or_default();
@@ -57,14 +58,13 @@ pub(super) fn model_tag(name: &str, key: &str, value: &str) -> Option<Demand> {
     is_prompt_model_tag(key).then(demand)
 }
 
-/// Returns true if a tag of a prompt's version names its model. Some databases compare keys without case and without spaces at the
-/// end.
+/// Returns true if a tag of a prompt version specifies its model. Some databases compare keys without case and trailing spaces.
 #[must_use]
 pub fn is_prompt_model_tag(key: &str) -> bool {
     key.trim_end().eq_ignore_ascii_case(provider::PROMPT_MODEL_TAG)
 }
 
-/// The name of a prompt, and which of its versions.
+/// Parses the name of a prompt and the reference to one of its versions.
 fn prompt_version(uri: &str) -> Option<(String, PromptAt)> {
     let path = one_slash(uri.strip_prefix("prompts:")?)?;
     if !is_plain(path) {
@@ -77,15 +77,17 @@ fn prompt_version(uri: &str) -> Option<(String, PromptAt)> {
     }
 }
 
-/// Returns the name and the version that a request to optimize a prompt names.
+/// Returns the name and the version in a request to optimize a prompt.
 ///
 /// # Errors
-/// The body is not of the operation's types.
+///
+/// The body does not match the operation's types.
 pub fn optimized_prompt(body: &mut Json<'_>) -> Result<Option<(String, PromptAt)>, LocateError> {
     Ok(text_field(body, "source_prompt_uri")?.as_deref().and_then(prompt_version))
 }
 
-/// Replaces the alias in a request to optimize a prompt by the version that was checked: an alias may move before the job runs.
+/// Replaces the alias in a request to optimize a prompt with the version that was checked, because an alias can move before the
+/// job runs.
 pub fn pin_prompt(body: &mut Json<'_>, name: &str, version: &str) {
     body.set("source_prompt_uri", Json::String(Cow::Owned(format!("prompts:/{name}/{version}"))));
 }

@@ -5,7 +5,7 @@ use super::super::{Json, LocateError, Thing};
 use super::{Demand, QueuePart};
 use crate::authz::Permission;
 
-/// Returns the demands on the name of a queue: not a user's, unless the queue is personal.
+/// Returns the demands on the name of a queue: it must not be a user's name, unless the queue is personal.
 pub(super) fn name(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateError> {
     let personal = text_field(body, "queue_type")?.is_some_and(|kind| kind == "USER");
     let name = text_field(body, "name")?.filter(|_| !personal);

@@ -9,9 +9,9 @@ use super::super::{Json, LocateError, Thing};
 use super::Demand;
 use crate::authz::{Permission, ResourceKind, scorer_key};
 
-/// Deleting one version of a scorer requires less than deleting all of them.
+/// Returns the demands of a deletion. Deleting one version of a scorer requires less than deleting all of them.
 pub(super) fn delete(located: &[Located], body: &mut Json<'_>) -> Result<Vec<Demand>, LocateError> {
-    // MLflow reads a version that is no whole number as none, and deletes them all.
+    // MLflow treats a version that is not a whole number as absent, and deletes all versions.
     let whole_number = |version: &Json<'_>| match version {
         Json::Scalar(text) => is_whole_number(text),
         Json::String(text) => is_whole_number(text),
@@ -32,15 +32,15 @@ pub(super) fn online(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateError> {
     Ok(text_field(body, "name")?.map(|name| stored(&experiment, name, None)).into_iter().collect())
 }
 
-/// The demands of calling an endpoint of the AI gateway, by name. MLflow calls it itself, with its own rights.
+/// Returns the demands of calls to an AI gateway endpoint, by name. MLflow calls it with its own privileges.
 pub(super) fn uses(endpoint: &str) -> [Demand; 2] {
-    // The leading slashes of `gateway://NAME` are none of the name.
+    // The leading slashes of `gateway://NAME` are not part of the name.
     let id = endpoint.trim_start_matches('/').to_owned();
     let located = Located { permission: Permission::Use, thing: Thing::EndpointName, id: id.clone() };
     [Demand::Located(located), Demand::Endpoint(id)]
 }
 
-/// The demands of what a scorer or an optimizer calls.
+/// Returns the demands of all calls of a scorer or an optimizer.
 pub(super) fn calls(judge: &Judge) -> Vec<Demand> {
     let endpoints = judge.endpoints.iter().flat_map(|endpoint| uses(endpoint));
     let addresses = judge.addresses.iter().cloned().map(Demand::Address);
@@ -51,7 +51,7 @@ pub(super) fn stored(experiment: &str, name: String, version: Option<String>) ->
     Demand::StoredScorer { experiment: experiment.to_owned(), name, version }
 }
 
-/// The scorers that a request brings or names; those that it brings are rebuilt from known members.
+/// Returns the demands of the scorers that a request contains or refers to. Contained scorers are reduced to known members.
 pub(super) fn judges(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateError> {
     let experiment = text_field(body, "experiment_id")?.unwrap_or_default();
     let read = |id| Demand::Located(Located { permission: Permission::Read, thing: Thing::ScorerVersion, id });
@@ -114,7 +114,7 @@ fn is_whole_number(text: &str) -> bool {
     !text.is_empty() && text.len() <= 9 && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Whether a request to delete a scorer means one version of it.
+/// Returns true if a request to delete a scorer refers to one version of it.
 #[must_use]
 pub fn names_a_version(body: &Json<'_>) -> bool {
     body.get("version").is_some()

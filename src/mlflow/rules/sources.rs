@@ -1,4 +1,4 @@
-//! Sources of versions of models.
+//! Sources of model versions.
 
 use super::super::locate::{Located, is_opaque_id, shown, text_field};
 use super::super::{ArtifactPath, Json, LocateError, Thing};
@@ -6,7 +6,7 @@ use super::Demand;
 use super::prompts;
 use crate::authz::Permission;
 
-/// What prompts have in place of a source (`mlflow.prompt.constants`).
+/// Values that prompts have instead of a source (`mlflow.prompt.constants`).
 const PROMPT_SOURCES: [&str; 2] = ["dummy-source", "prompt-template"];
 
 /// Returns the demands of the source of a new version.
@@ -23,7 +23,7 @@ pub(super) fn version(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateError> {
             demands.extend(prompts::model_tag(&name, key, value));
         }
     }
-    // MLflow takes these for prompts only.
+    // MLflow accepts these for prompts only.
     if PROMPT_SOURCES.contains(&source.as_str()) {
         return Ok(demands);
     }
@@ -48,7 +48,7 @@ fn demand_on(source: SourceUri, uri: String, run: Option<String>, model: Option<
     }
 }
 
-/// What the `source` of a model version points to.
+/// The target of the `source` of a model version.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum SourceUri {
     /// `models:/NAME/VERSION` or `models:/NAME@ALIAS`
@@ -59,17 +59,18 @@ pub enum SourceUri {
     Run(String),
     /// `mlflow-artifacts:/…`
     Artifact(ArtifactPath),
-    /// A bucket, a file: MLflow reads it with its own credentials.
+    /// A bucket or a file, which MLflow reads with its own credentials.
     Elsewhere,
 }
 
 impl SourceUri {
-    /// Reads a source as `mlflow.store.artifact.utils.models._parse_model_uri` and its siblings do.
+    /// Parses a source as `mlflow.store.artifact.utils.models._parse_model_uri` and related functions do.
     ///
     /// # Errors
-    /// An artifact path that could be read in two ways.
+    ///
+    /// The artifact path could be interpreted in two ways.
     pub fn parse(source: &str) -> Result<Self, LocateError> {
-        // Python's urlparse lower-cases schemes.
+        // Python's `urlparse` converts schemes to lower case.
         let (scheme, rest) = source.split_once(':').unwrap_or(("", source));
         let scheme = scheme.to_ascii_lowercase();
         if matches!(scheme.as_str(), "models" | "runs" | "mlflow-artifacts") && !is_plain(rest) {
@@ -92,7 +93,7 @@ impl SourceUri {
                 let path = one_slash(rest).ok_or_else(|| unclear(source))?;
                 Ok(Self::Run(path.split('/').next().unwrap_or_default().to_owned()))
             }
-            // `mlflow-artifacts://HOST/PATH`: clients connect to that host, and show it their credentials.
+            // `mlflow-artifacts://HOST/PATH`: clients connect to that host and send it their credentials.
             "mlflow-artifacts" if rest.starts_with("//") && !rest.starts_with("///") => Ok(Self::Elsewhere),
             "mlflow-artifacts" => {
                 let path = rest.trim_start_matches('/');
@@ -104,12 +105,13 @@ impl SourceUri {
     }
 }
 
-/// After the scheme: `/PATH`. With two slashes a host would stand there, which MLflow skips.
+/// Returns the part after the scheme if it has the form `/PATH`. Two slashes would introduce a host, which MLflow skips.
 pub(super) fn one_slash(rest: &str) -> Option<&str> {
     rest.strip_prefix('/').filter(|path| !path.starts_with('/') && !path.is_empty())
 }
 
-/// Python's urlparse drops tabs and line ends, trims, and cuts at `?`: what it would change is not accepted.
+/// Returns true if Python's `urlparse` leaves the text unchanged. It drops tabs and line ends, trims the text and cuts it at
+/// `?`.
 pub(super) fn is_plain(rest: &str) -> bool {
     let changed = rest.contains(char::is_control) || rest.contains(['?', '#', '\\', '%', ';']);
     !changed && rest.split(['/', '@']).all(|part| part.trim() == part)

@@ -9,7 +9,7 @@ use super::Demand;
 use super::inner;
 use crate::authz::Permission;
 
-/// Returns the demands of a trace that a request starts: it stays in its experiment, and so do its assessments.
+/// Returns the demands of a trace that a request starts: the trace and its assessments stay in its experiment.
 pub(super) fn start(located: &[Located], body: &mut Json<'_>) -> Result<Vec<Demand>, LocateError> {
     let mut demands = tags_of(body, &["trace", "trace_info"])?;
     if let Some(trace) = started_trace(body)? {
@@ -37,7 +37,8 @@ pub(super) fn tag(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateError> {
     Ok(is_location_tag(&key).then_some(CHOOSES_ARTIFACTS).into_iter().collect())
 }
 
-/// MLflow 3.9 to 3.16 puts an assessment on the trace that it names itself.
+/// Requires that assessments refer to the trace itself. MLflow 3.9 to 3.16 adds an assessment to the trace that the assessment
+/// refers to.
 fn assessments_stay(body: &mut Json<'_>, trace: &str) -> Result<(), LocateError> {
     let Some(assessments) = assessments_of(body)? else { return Ok(()) };
     for one in assessments.iter() {
@@ -49,16 +50,17 @@ fn assessments_stay(body: &mut Json<'_>, trace: &str) -> Result<(), LocateError>
     Ok(())
 }
 
-/// Returns the ID of the trace that a request starts (`StartTraceV3`); `None` when MLflow chooses it.
+/// Returns the ID of the trace that a request starts (`StartTraceV3`); `None` if MLflow chooses it.
 ///
 /// # Errors
-/// The body is not of the operation's types.
+///
+/// The body does not match the operation's types.
 pub fn started_trace(body: &mut Json<'_>) -> Result<Option<String>, LocateError> {
     let Some(info) = inner(body, &["trace", "trace_info"])? else { return Ok(None) };
     Ok(text_field(info, "trace_id")?.filter(|trace| !trace.is_empty()))
 }
 
-/// The assessments in a request that starts a trace (`StartTraceV3`).
+/// Returns the assessments in a request that starts a trace (`StartTraceV3`).
 fn assessments_of<'j, 'b>(body: &'j mut Json<'b>) -> Result<Option<&'j mut List<'b>>, LocateError> {
     Ok(match inner(body, &["trace", "trace_info", "assessments"])? {
         Some(Json::Array(assessments)) => Some(assessments),
@@ -66,10 +68,11 @@ fn assessments_of<'j, 'b>(body: &'j mut Json<'b>) -> Result<Option<&'j mut List<
     })
 }
 
-/// Returns true if a request that starts a trace gives its assessments IDs.
+/// Returns true if a request that starts a trace specifies the IDs of its assessments.
 ///
 /// # Errors
-/// The body is not of the operation's types.
+///
+/// The body does not match the operation's types.
 pub fn names_assessments(body: &mut Json<'_>) -> Result<bool, LocateError> {
     let Some(assessments) = assessments_of(body)? else { return Ok(false) };
     for one in assessments.iter() {
@@ -80,13 +83,15 @@ pub fn names_assessments(body: &mut Json<'_>) -> Result<bool, LocateError> {
     Ok(false)
 }
 
-/// Removes the IDs of assessments, except of those in `stored`, from a request that starts a trace. MLflow then chooses new ones.
+/// Removes the IDs of assessments, except of those in `stored`, from a request that starts a trace. MLflow then chooses new
+/// IDs.
 ///
 /// MLflow up to 3.17 merges the assessments of a started trace by ID alone: the ID of another trace's assessment moves that
 /// assessment here and overwrites it.
 ///
 /// # Errors
-/// The body is not of the operation's types.
+///
+/// The body does not match the operation's types.
 pub fn keep_assessment_ids(body: &mut Json<'_>, stored: &HashSet<String>) -> Result<(), LocateError> {
     let Some(assessments) = assessments_of(body)? else { return Ok(()) };
     assessments.rewrite::<LocateError>(
@@ -102,17 +107,17 @@ pub fn keep_assessment_ids(body: &mut Json<'_>, stored: &HashSet<String>) -> Res
     )
 }
 
-/// The tags in which MLflow keeps where a trace's artifacts and its archived spans are (`mlflow.tracing.constant`): it
-/// reads there, and deletes there along with the trace.
+/// The tags in which MLflow stores the location of a trace's artifacts and of its archived spans (`mlflow.tracing.constant`).
+/// MLflow reads from there, and deletes the files there along with the trace.
 const LOCATION_TAGS: [&str; 2] = ["mlflow.artifactLocation", "mlflow.trace.archiveLocation"];
 const CHOOSES_ARTIFACTS: Demand = Demand::Privileged("choose where a trace's artifacts are");
 
-/// Some databases compare keys without case and without spaces at the end.
+/// Returns true for a tag in [`LOCATION_TAGS`]. Some databases compare keys without case and trailing spaces.
 fn is_location_tag(key: &str) -> bool {
     LOCATION_TAGS.iter().any(|tag| key.trim_end().eq_ignore_ascii_case(tag))
 }
 
-/// Tags as a list of `key` and `value`, or as an object, in the object that the path leads to.
+/// Returns the demands of the tags in the object at `path`, given as a list of `key` and `value` or as an object.
 pub(super) fn tags_of(body: &mut Json<'_>, path: &[&str]) -> Result<Vec<Demand>, LocateError> {
     let Some(object) = inner(body, path)? else { return Ok(Vec::new()) };
     let mut chooses = false;

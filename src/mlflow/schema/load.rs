@@ -1,4 +1,4 @@
-//! `requests.toml` read into types.
+//! Parses `requests.toml`.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::{Dialect, Enum, Field, Kind, MAX_FIELDS, Message, MessageId, RequestFields, Schema};
 
-/// Why the file cannot be used.
+/// The reason why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
     #[error("requests.toml: {0}")]
@@ -35,7 +35,7 @@ struct Places {
     body: Option<String>,
 }
 
-/// Names to indices, while types are read.
+/// Indices of names, while types are read.
 struct Names<'f> {
     enums: BTreeMap<&'f str, usize>,
     messages: BTreeMap<&'f str, MessageId>,
@@ -44,13 +44,14 @@ struct Names<'f> {
 }
 
 impl Schema {
-    /// Reads a schema.
+    /// Parses a schema.
     ///
     /// # Errors
-    /// Anything that is not understood entirely.
+    ///
+    /// The text contains anything that is not fully recognised.
     pub fn parse(text: &str) -> Result<Self, SchemaError> {
         let file: File = toml::from_str(text)?;
-        // Spans are messages in MLflow's own requests, and have a dialect of their own in an export.
+        // Spans also occur as messages in MLflow's own requests, but use another dialect in an export.
         let exported = file.messages.iter().filter(|(name, _)| name.starts_with("otlp."));
         let objects: Vec<_> = (file.messages.iter().map(|entry| (Dialect::Protobuf, entry)))
             .chain(exported.map(|entry| (Dialect::Otlp, entry)))
@@ -190,7 +191,7 @@ impl Names<'_> {
     }
 }
 
-/// protobuf's JSON name of a field (`google/protobuf/descriptor.proto`, `json_name`).
+/// Returns protobuf's JSON name of a field (`google/protobuf/descriptor.proto`, `json_name`).
 fn lower_camel(name: &str) -> String {
     let mut out = String::with_capacity(name.len());
     let mut upper = false;

@@ -1,4 +1,4 @@
-//! Checks of single values against their type.
+//! Type checks of single values.
 
 use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, UtcOffset};
@@ -9,7 +9,7 @@ use super::super::{JsonError, LocateError, Step};
 use super::{Enum, Kind, Rebuild, Schema, check_key};
 
 impl<'s> Rebuild<'s, '_> {
-    /// Checks a value of the body, and writes it in its one spelling.
+    /// Checks a value of the body, and writes it in canonical form.
     pub(super) fn value(
         &mut self,
         kind: &'s Kind,
@@ -93,7 +93,7 @@ impl<'s> Rebuild<'s, '_> {
         Ok(())
     }
 
-    /// JSON of any shape: its keys hold no control characters.
+    /// Checks JSON of any shape. Its keys must not contain control characters.
     fn free(&mut self, name: &str, value: &str, numbers: Numbers) -> Result<(), LocateError> {
         self.reader.copy(value, Some(&mut self.out), &mut |part| match part {
             Part::Key(key) => check_key_token(key),
@@ -104,7 +104,7 @@ impl<'s> Rebuild<'s, '_> {
         })
     }
 
-    /// Writes the name of an enum's value, whether the name or the number was given.
+    /// Writes the name of an enum's value, for a given name or number.
     fn enumerated(&mut self, index: usize, name: &str, value: &str) -> Result<(), LocateError> {
         let schema = self.schema;
         let text = if value.starts_with('"') { Some(text_of(value)?) } else { None };
@@ -164,12 +164,12 @@ impl<'s> Rebuild<'s, '_> {
         Ok(self.out.push_token(value)?)
     }
 
-    /// A number, `true`, `false` or `null`; or a list or an object, which no scalar is.
+    /// Checks a number, `true`, `false` or `null`. Lists and objects are refused, because they are not scalars.
     fn literal(&mut self, kind: &Kind, name: &str, value: &str) -> Result<(), LocateError> {
         let is_scalar = !value.starts_with(['{', '[']);
         let (fits, expected, sent) = match kind {
             Kind::Integer { least, most } => {
-                // Python's JSON module writes a whole float so.
+                // Python's JSON module writes an integral float with `.0`.
                 let whole = value.strip_suffix(".0").unwrap_or(value);
                 (is_integer(whole, *least, *most), "an integer", whole)
             }
@@ -278,15 +278,15 @@ impl Enum {
     }
 }
 
-/// MLflow up to 3.12 makes a list of the value under this key wherever it stands (`_stringify_all_experiment_ids`), and its
-/// parser then stops at the map.
+/// MLflow up to 3.12 converts the value under this key to a list at any depth (`_stringify_all_experiment_ids`), and its parser
+/// then stops at the map.
 const TAKEN_FOR_A_LIST: &str = "experiment_ids";
 
-/// Which numbers a free-form value may hold.
+/// The numbers that a free-form value is allowed to contain.
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Numbers {
     All,
-    /// protobuf refuses those that a double cannot hold.
+    /// protobuf refuses numbers that a double cannot represent.
     Finite,
 }
 
@@ -295,7 +295,7 @@ const TIMESTAMP: &str = "a time such as 2026-01-31T23:59:59.5Z";
 const DURATION: &str = "a duration such as 1.5s";
 const FIELD_MASK: &str = "names in lowerCamelCase, separated by commas";
 
-/// Decimal digits as every parser reads them: no sign but `-`, no leading zero, no spaces.
+/// Returns true for decimal digits that every parser reads alike: no sign but `-`, no leading zero, no spaces.
 fn is_integer(text: &str, least: i128, most: i128) -> bool {
     let digits = text.strip_prefix('-').unwrap_or(text);
     let plain = !digits.is_empty() && digits.len() <= 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
@@ -303,52 +303,56 @@ fn is_integer(text: &str, least: i128, most: i128) -> bool {
     if !canonical {
         return false;
     }
-    // 128 bits are for the borders of 64.
+    // 128 bits represent the limits of all 64-bit types.
     match text.len() {
         ..=18 => text.parse::<i64>().is_ok_and(|number| (least..=most).contains(&number.into())),
         _ => text.parse::<i128>().is_ok_and(|number| (least..=most).contains(&number)),
     }
 }
 
-/// A number of the body that is so short that every type of number holds it. The JSON reader has checked its grammar.
+/// Returns true for a number of the body that is so short that every numeric type can represent it. The JSON reader has checked
+/// its grammar.
 fn is_plain_number(text: &str) -> bool {
     text.len() <= 38 && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.' || byte == b'-')
 }
 
-/// A number in JSON's grammar, no larger than `most`; protobuf's parser stops at one that its field cannot hold.
+/// Returns true for a number in JSON's grammar, no larger than `most`. protobuf's parser stops at a number that its field
+/// cannot represent.
 fn is_number(text: &str, most: f64) -> bool {
     let plain = text.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte));
     plain && serde_json::from_str::<f64>(text).is_ok_and(|number| number.abs() <= most)
 }
 
-/// base64 in either alphabet, with or without padding.
+/// Returns true for base64 in either alphabet, with or without padding.
 fn is_base64(text: &str) -> bool {
     let digits = text.strip_suffix("==").or_else(|| text.strip_suffix('=')).unwrap_or(text);
     digits.len() % 4 != 1 && digits.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+/-_".contains(&byte))
 }
 
-/// RFC 3339 as protobuf's JSON mapping has it: upper-case `T` and `Z`, at most nine digits of a second.
+/// Returns true for a timestamp of RFC 3339 as restricted by protobuf's JSON mapping: upper-case `T` and `Z`, at most nine
+/// fractional digits.
 fn is_timestamp(text: &str) -> bool {
     let plain = text.len() <= 40 && text.bytes().all(|byte| byte.is_ascii_digit() || b"-:.+TZ".contains(&byte));
     let (_, fraction) = text.split_once('.').unwrap_or_default();
     let digits = fraction.bytes().take_while(u8::is_ascii_digit).count();
-    // Python knows no leap second.
+    // Python does not support leap seconds.
     plain && digits <= 9 && !text.contains(":60") && is_in_protobufs_range(text)
 }
 
-/// Years 1 to 9999 in UTC (`google/protobuf/timestamp.proto`).
+/// Returns true for the years 1 to 9999 in UTC (`google/protobuf/timestamp.proto`).
 fn is_in_protobufs_range(text: &str) -> bool {
     let in_utc = |time: OffsetDateTime| time.checked_to_offset(UtcOffset::UTC);
     OffsetDateTime::parse(text, &Rfc3339).ok().and_then(in_utc).is_some_and(|time| (1..=9999).contains(&time.year()))
 }
 
-/// Seconds with `s`, at most nine digits after the point, at most 10,000 years (`google/protobuf/duration.proto`).
+/// Returns true for seconds with the suffix `s`, at most nine fractional digits, and at most 10,000 years
+/// (`google/protobuf/duration.proto`).
 fn is_duration(text: &str) -> bool {
     const MOST: i128 = 315_576_000_000;
     let Some(seconds) = text.strip_suffix('s') else { return false };
     let (whole, fraction) = seconds.split_once('.').unwrap_or((seconds, "0"));
     let digits = (1..=9).contains(&fraction.len()) && fraction.bytes().all(|byte| byte.is_ascii_digit());
-    // `-0.5s` is half a second back.
+    // `-0.5s` is a negative half second, although its integer part is 0.
     digits && (whole == "-0" || is_integer(whole, -MOST, MOST))
 }
 
@@ -356,7 +360,7 @@ fn is_field_mask(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".,".contains(&byte))
 }
 
-/// Checks the keys of JSON that is written as a string. A text that is no JSON is MLflow's to refuse.
+/// Checks the keys of JSON in a string. MLflow itself refuses a text that is not JSON.
 fn check_written(text: &str) -> Result<(), LocateError> {
     if !text.trim_start().starts_with(['{', '[']) {
         return Ok(());
@@ -364,7 +368,7 @@ fn check_written(text: &str) -> Result<(), LocateError> {
     keys_anywhere(text).try_for_each(check_key_token)
 }
 
-/// The same as [`check_key`], of a string token.
+/// Checks a key as [`check_key`] does, given as a string token.
 fn check_key_token(key: &str) -> Result<(), LocateError> {
     if !has_escape(key) {
         return check_key(key);
