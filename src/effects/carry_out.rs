@@ -1,4 +1,4 @@
-//! One mutation from the intent to the answer.
+//! Carries out one mutation, from the intent to the response.
 
 use std::pin::pin;
 
@@ -53,13 +53,13 @@ impl Parts {
         let response = match answer {
             Ok(response) => response,
             Err(error @ upstream::Error::Connect(_)) => {
-                // It provably never arrived. If forgetting fails too, the intent is settled later.
+                // The request certainly did not arrive. If the intent cannot be removed either, it is settled later.
                 for (intent, _) in begun {
                     let _ = self.store.abandon(intent).await;
                 }
                 return Err(error.into());
             }
-            // It may have arrived: the intent stays until somebody can look.
+            // The request may have arrived, so the intent stays until MLflow can be asked.
             Err(error) => return Err(error.into()),
         };
         let (head, body) = response.into_parts();
@@ -112,10 +112,10 @@ impl Parts {
             Mutation::Create { kind: ResourceKind::Scorer, name }
                 if !is_first_version(body) && self.has_owner(ResourceKind::Scorer, name).await? =>
             {
-                // A further version of somebody's scorer.
+                // The response shows a further version of an existing scorer.
                 store.abandon(intent).await
             }
-            // It was there after all: made beside this process.
+            // The skill existed already: another process or client created it.
             Mutation::Create { kind: ResourceKind::Skill, name } if !makes_skill(name, body) => {
                 store.abandon(intent).await
             }
@@ -150,8 +150,9 @@ impl Parts {
         finished.map_err(EffectError::NotFinished)
     }
 
-    /// Renames and deletes a new experiment if a purged one of the same ID left data sets, jobs or artifacts: they would be
-    /// its owner's. SQLite gives the highest ID again. The name is free afterwards. Returns true if it was done.
+    /// Renames and deletes a new experiment if a purged one of the same ID left datasets, jobs or artifacts, which the new
+    /// owner could otherwise access. SQLite reuses the highest ID. The name is free afterwards. Returns true if the experiment
+    /// was deleted.
     pub(super) async fn put_aside(&self, resource: &Resource) -> Result<bool, resolve::Error> {
         if resource.kind != ResourceKind::Experiment {
             return Ok(false);
@@ -173,7 +174,7 @@ impl Parts {
         Ok(true)
     }
 
-    /// With whom the policy shares what somebody makes.
+    /// Returns the grants that the policy gives to others on a resource that a user creates.
     pub(super) async fn shared(&self, kind: ResourceKind, maker: &Maker) -> store::Result<Vec<OnCreate>> {
         let policy = self.authn.policies().enforced();
         if !policy.grants_on_create() {
@@ -187,7 +188,7 @@ impl Parts {
         let member = standing.member(name, home, &maker.groups);
         let mut shared = Vec::new();
         for rule in policy.on_create(kind, &member) {
-            // The account that has the name may be another than the one that is meant.
+            // The account with this name may be another than the intended one.
             let named = match &rule.to {
                 Whom::User(name) => self.store.user_by_name(name).await?,
                 Whom::Everybody | Whom::Group(_) | Whom::Role(_) => None,

@@ -1,7 +1,8 @@
-//! Follow-up of mutations: the creator gets MANAGE, a deletion drops grants, a renaming moves them.
+//! Follow-up of mutations: the creator receives MANAGE, a deletion removes grants, a renaming moves them.
 //!
-//! The intent is written before MLflow is asked, the grants change before the client gets the answer, and all of it runs on a
-//! tracked task, so a client that hangs up changes nothing. [`Effects::reconcile`] settles what a crash interrupts.
+//! The intent is stored before MLflow is called, and the grants change before the client receives the response. All of it runs
+//! on a tracked task, so a client that disconnects has no influence. [`Effects::reconcile`] settles mutations that a crash
+//! interrupts.
 
 mod carry_out;
 mod reissued;
@@ -30,18 +31,18 @@ use crate::resolve::{self, Resolver};
 use crate::store::{self, Actor, Store, User};
 use crate::upstream::{self, Outgoing, Upstream};
 
-/// Why it did not come to a good end.
+/// The reason why a mutation or its follow-up failed.
 #[derive(Debug, thiserror::Error)]
 pub enum EffectError {
-    /// MLflow was not asked.
+    /// MLflow was not called.
     #[error("the store cannot take the change: {0}")]
     NotBegun(#[source] store::Error),
     #[error(transparent)]
     Upstream(#[from] upstream::Error),
-    /// An earlier effect on the same name was interrupted and cannot be settled now. MLflow was not asked.
+    /// An earlier effect on the same name was interrupted and cannot be settled now. MLflow was not called.
     #[error("an interrupted change of the same name cannot be settled now: {0}")]
     Unsettled(#[source] resolve::Error),
-    /// Another request made or deleted the same thing after this one was decided. MLflow was not asked.
+    /// Another request created or deleted the same resource after this one was decided. MLflow was not called.
     #[error("another request changed the same name at the same time")]
     Changed,
     /// Another request is changing the same thing and did not come to its end in time. MLflow was not asked.
@@ -53,10 +54,11 @@ pub enum EffectError {
     /// MLflow did it, our part is missing; the intent stays and is finished later.
     #[error("MLflow did it, but the permissions could not be written: {0}")]
     NotFinished(#[source] store::Error),
-    /// MLflow made an experiment, and cannot be asked now whether its ID was used before; the intent stays and is finished later.
+    /// MLflow created an experiment, but cannot be asked now whether its ID was used before. The intent stays and is completed
+    /// later.
     #[error("MLflow made the experiment, but what is left under its ID cannot be looked at: {0}")]
     Unchecked(#[source] resolve::Error),
-    /// MLflow gave a new experiment an ID under which data of a purged one is left. It was renamed and deleted again.
+    /// MLflow gave a new experiment an ID under which data of a purged one is left. The new experiment was renamed and deleted.
     #[error("the ID {0} of the new experiment was used before, and data is left under it")]
     UsedId(String),
     #[error("the task that carries out the effect failed")]
@@ -79,7 +81,7 @@ pub enum Answer {
     Streams(Incoming),
 }
 
-/// Carries effects out.
+/// Carries out mutations with their follow-up.
 #[derive(Clone, Debug)]
 pub struct Effects {
     parts: Arc<Parts>,
@@ -99,7 +101,7 @@ struct Parts {
 }
 
 impl Effects {
-    /// Effects whose tasks run on `tracker`, which is drained on shutdown.
+    /// Creates effects whose tasks run on `tracker`, which is drained on shutdown.
     #[must_use]
     pub fn new(
         store: Arc<Store>,
@@ -138,6 +140,7 @@ impl Effects {
     /// A caller that leaves before its turn has come changes nothing. `share`: for the answer.
     ///
     /// # Errors
+    ///
     /// See [`EffectError`]; only [`EffectError::NotFinished`] leaves a change behind in MLflow.
     #[expect(clippy::too_many_arguments, reason = "what a request is made of, and what it holds")]
     pub async fn carry_out(
@@ -234,7 +237,7 @@ impl From<&User> for Maker {
     }
 }
 
-/// Who did it, for the audit.
+/// Returns the actor for the audit log.
 pub(crate) fn actor(who: &Identity, address: IpAddr) -> Actor {
     Actor { name: who.name.to_string(), token: who.scheme.token(), address: Some(address) }
 }

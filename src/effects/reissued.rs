@@ -1,22 +1,25 @@
-//! Finds resources that MLflow made anew outside this proxy under an earlier ID or name, and drops the grants of the earlier ones.
+//! Finds resources that MLflow created outside this proxy under an earlier ID or name, and removes the grants of the earlier
+//! ones.
 //!
-//! SQLite gives the ID of an experiment again after `mlflow gc` removed the newest ones, and every name is free after a deletion. What
-//! is created through the proxy loses older grants at once (`Store::finish_create`); this task covers what was created beside it.
+//! SQLite reuses the ID of an experiment after `mlflow gc` has removed the newest ones, and every name is free after a
+//! deletion. Resources that are created through the proxy lose older grants at once (`Store::finish_create`); this task covers
+//! those that are created outside it.
 
 use super::{Effects, ReconcileError};
 use crate::authz::ResourceKind;
 
-/// Resources whose creation times are asked for in one pass, one look-up each.
+/// Number of resources whose creation times are requested in one pass, with one look-up each.
 const DATED_AT_ONCE: u32 = 200;
 
 impl Effects {
-    /// Compares what MLflow created since the last pass with the grants, and dates grants that are not dated yet.
+    /// Compares the resources that MLflow created since the last pass with the grants, and adds the date to grants without one.
     ///
     /// `after` is the position in the undated grants, kept between passes: those on resources that do not exist stay undated.
-    /// Returns how many grants were dropped.
+    /// Returns the number of removed grants.
     ///
     /// # Errors
-    /// The store or MLflow does not answer; the next pass starts where this one did.
+    ///
+    /// The store or MLflow does not respond; the next pass starts where this one did.
     pub async fn drop_reissued(&self, after: &mut i64) -> Result<u64, ReconcileError> {
         let (store, resolver) = (&self.parts.store, &self.parts.resolver);
         let mut dropped = 0;

@@ -1,4 +1,4 @@
-//! Settling of mutations that a crash or an unwritable store interrupted.
+//! Settles mutations that a crash or an unwritable store interrupted.
 
 use super::turns::Key;
 use super::{EffectError, Effects, Maker, Parts};
@@ -9,11 +9,12 @@ use crate::store::{self, Actor, Intent};
 use crate::upstream::impatiently;
 
 impl Effects {
-    /// Finishes or drops what a crash or an unwritable store left behind and was begun before `before`.
-    /// Returns how many intents were settled.
+    /// Completes or drops mutations that began before `before` and that a crash or an unwritable store interrupted. Returns the
+    /// number of settled intents.
     ///
     /// # Errors
-    /// The store or MLflow does not answer; whatever is left is tried again next time.
+    ///
+    /// The store or MLflow does not respond; the remaining intents are tried again next time.
     pub async fn reconcile(&self, before: Timestamp) -> Result<usize, ReconcileError> {
         let mut settled = 0;
         for intent in self.parts.store.intents().await?.into_iter().filter(|intent| intent.created < before) {
@@ -22,7 +23,7 @@ impl Effects {
             let id = intent.id;
             match impatiently(self.parts.settle(intent)).await {
                 Ok(()) => settled += 1,
-                // One that cannot be settled must not keep the others waiting.
+                // An intent that cannot be settled must not block the others.
                 Err(error) => tracing::warn!(intent = id, %error, "an interrupted effect cannot be settled yet"),
             }
         }
@@ -30,7 +31,7 @@ impl Effects {
     }
 }
 
-/// Why unfinished effects could not be settled now.
+/// The reason why interrupted mutations could not be settled now.
 #[derive(Debug, thiserror::Error)]
 pub enum ReconcileError {
     #[error(transparent)]
@@ -40,8 +41,9 @@ pub enum ReconcileError {
 }
 
 impl Parts {
-    /// A name that is about to change hands must not carry an unfinished effect: its old grants would open the new
-    /// thing. Under the name's lock none can be under way, so what is found was interrupted.
+    /// Settles the intents on the names of a mutation before a name changes its owner, because grants of the interrupted
+    /// mutation would apply to the new resource. Under the lock of the name no request can be in progress, so every intent was
+    /// interrupted.
     pub(super) async fn settle_names_of(&self, mutation: &Mutation) -> Result<(), EffectError> {
         let names = Key::of(mutation);
         for intent in self.store.intents().await.map_err(EffectError::NotBegun)? {
@@ -67,7 +69,7 @@ impl Parts {
 
     async fn settle_create(&self, intent: &Intent, kind: ResourceKind, name: &str) -> Result<(), ReconcileError> {
         let found = self.resolver.born(kind, name).await?;
-        // An older resource of that name is not the one that was to be created.
+        // An older resource with that name is not the one that was to be created.
         let new = found.filter(|(_, created)| *created >= intent.created.0 - CLOCK_SKEW_MS);
         let (Some((resource, _)), Some(user)) = (new, intent.user) else {
             return Ok(self.store.abandon(intent.id).await?);
@@ -86,7 +88,8 @@ impl Parts {
     }
 
     async fn settle_delete(&self, intent: &Intent, kind: ResourceKind, key: &str) -> Result<(), ReconcileError> {
-        // A younger resource of that name is another one: the old one is gone, and so must its grants be.
+        // A younger resource with that name is another one: the old one does not exist any more, and its grants must be
+        // removed.
         let still_exists = if kind.sharing_names().contains(&ResourceKind::RegisteredModel) {
             self.is_older_than(intent, kind, key).await?
         } else {
@@ -115,11 +118,11 @@ impl Parts {
         }
     }
 
-    /// Returns true if the resource of this name was created before the intent was written.
+    /// Returns true if the resource with this name was created before the intent was stored.
     async fn is_older_than(&self, intent: &Intent, kind: ResourceKind, name: &str) -> Result<bool, resolve::Error> {
         Ok(self.resolver.born(kind, name).await?.is_some_and(|(_, created)| created < intent.created.0))
     }
 }
 
-/// The most by which MLflow's clock may be behind the proxy's when a resource is compared with the intent to create it.
+/// Maximum time by which MLflow's clock can be behind the proxy's when a resource is compared with the intent to create it.
 const CLOCK_SKEW_MS: i64 = 5_000;

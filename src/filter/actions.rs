@@ -1,6 +1,6 @@
-//! `allowed_actions` in MLflow's answers: what the caller may do with an MCP server or a skill.
+//! `allowed_actions` in MLflow's responses: the actions on an MCP server or a skill that the caller is allowed.
 //!
-//! MLflow's pages show and hide their buttons by it. A server without auth allows everything to every caller.
+//! MLflow's pages show and hide their buttons by this field. A server without auth allows all actions to every caller.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,8 @@ use serde_json::value::RawValue;
 use crate::authz::{Identity, Permission, Policy, Resource, ResourceKind, may};
 use crate::mlflow::skill_key;
 
-/// MLflow's word for each action, and the level that it requires (`mlflow.server.auth._permission_to_allowed_actions`, 3.17).
+/// MLflow's name of each action, and the permission that it requires (`mlflow.server.auth._permission_to_allowed_actions`,
+/// 3.17).
 const ACTIONS: [(&str, Permission); 4] = [
     ("USE", Permission::Use),
     ("UPDATE", Permission::Edit),
@@ -17,7 +18,7 @@ const ACTIONS: [(&str, Permission); 4] = [
     ("MANAGE", Permission::Manage),
 ];
 
-/// Writes into one resource of this kind, as MLflow answers it, what `who` may do with it. `None` for anything else.
+/// Adds the actions that `who` is allowed to one resource of this kind in MLflow's form. Returns `None` for any other text.
 #[must_use]
 pub fn with_actions(who: &Identity, policy: Policy, kind: ResourceKind, row: &str) -> Option<String> {
     rewritten(row, |members| {
@@ -40,7 +41,7 @@ pub fn with_actions(who: &Identity, policy: Policy, kind: ResourceKind, row: &st
     })
 }
 
-/// Writes into a resource that its creator may do everything with it.
+/// Adds all actions to a resource, for its creator.
 #[must_use]
 pub fn with_all_actions(row: &str) -> Option<String> {
     rewritten(row, |_| Some(ACTIONS.iter().map(|(action, _)| *action).collect()))

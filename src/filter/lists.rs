@@ -1,7 +1,8 @@
-//! Lists of which only readable rows are kept.
+//! Lists that are filtered to readable rows.
 //!
-//! MLflow pages before we filter, so a page is refilled from the next ones until it is full. Our page tokens are sealed:
-//! MLflow's own would tell how many rows were hidden. Work per call is bounded; what is left comes with the next token.
+//! MLflow pages before the proxy filters, so a page is refilled from the next ones until it is full. The proxy's page tokens
+//! are sealed, because MLflow's own would reveal how many rows were hidden. The work per call is bounded; the next token
+//! continues with the rest.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use crate::mlflow::lists::{
 use crate::resolve::{self, Resolver};
 use crate::upstream::{self, Upstream};
 
-/// Why a list could not be answered.
+/// The reason why the proxy could not respond with a list.
 #[derive(Debug, thiserror::Error)]
 pub enum ListError {
     #[error("The page token is not one of this list's. Start again without a page token.")]
@@ -40,7 +41,7 @@ pub enum ListError {
         .0 / (1024 * 1024)
     )]
     RowTooLarge(usize),
-    /// Other answers take the memory.
+    /// Other responses use the memory.
     #[error("too many large answers are being filtered or sent")]
     NoRoom(Full),
     #[error(transparent)]
@@ -49,14 +50,14 @@ pub enum ListError {
     Resolve(#[from] resolve::Error),
 }
 
-/// What to answer: MLflow's status (its own words when it refused) and body.
+/// The response: MLflow's status (with its own body if it refused the request) and body.
 #[derive(Debug)]
 pub struct ListAnswer {
     pub status: StatusCode,
     pub body: Bytes,
 }
 
-/// Answers filtered lists.
+/// Filters lists.
 #[derive(Debug)]
 pub struct Lists {
     upstream: Upstream,
@@ -64,29 +65,29 @@ pub struct Lists {
     sealer: Sealer,
 }
 
-/// Where the next page starts: inside MLflow's page of that token, after so many rows.
+/// The start of the next page: MLflow's page of this token, after this number of rows.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 struct Position {
     token: Option<String>,
     skip: usize,
-    /// Inside the list that MLflow narrowed for us, which has other tokens than the whole one.
+    /// True if the token belongs to the list that MLflow itself filtered, whose tokens differ from those of the whole list.
     #[serde(default)]
     pushed: bool,
 }
 
-/// How far a call has come, and how it goes on.
+/// The progress of one call.
 #[derive(Debug)]
 struct Walk {
     position: Position,
-    /// The next request is as the client sized it, so that MLflow's own complaints reach the client.
+    /// True if the next request has the client's page size, so that the client receives MLflow's own errors.
     as_asked: bool,
-    /// What the client asked for, until MLflow has accepted it together with the condition.
+    /// The client's original request, until MLflow has accepted it together with the condition.
     fallback: Option<Asked>,
     at_most: usize,
 }
 
 impl Walk {
-    /// How many rows to ask for.
+    /// Returns the number of rows to request.
     fn size(&self, page: usize, wanted: Option<usize>, rows_wanted: usize) -> Option<usize> {
         if self.at_most < REFILL_ROWS {
             return Some(self.at_most);
@@ -98,7 +99,7 @@ impl Walk {
         Some((rows_wanted.saturating_add(skip) << page.min(8)).clamp(1, REFILL_ROWS.max(skip + 1)))
     }
 
-    /// Goes on without the condition when it may be what was refused: a gateway or a database has limits of its own.
+    /// Continues without the condition if that may be the reason for a refusal: a gateway or a database has limits of its own.
     fn falls_back(&mut self, answer: &Result<ListAnswer, ListError>, request: &mut ListRequest<'_, '_>) -> bool {
         let Some(theirs) = self.fallback.take().filter(|_| refused(answer)) else { return false };
         request.ask(&theirs);
@@ -106,7 +107,7 @@ impl Walk {
         true
     }
 
-    /// Returns true if fewer rows than these can be asked for, which is what comes next.
+    /// Reduces the number of rows for the next request. Returns false if it cannot be reduced further.
     fn asks_for_fewer(&mut self, asked: usize) -> bool {
         let asked = asked.min(self.at_most);
         self.at_most = (asked / 4).max(self.position.skip + 1);
@@ -114,25 +115,26 @@ impl Walk {
     }
 }
 
-/// What one call may cost: rows looked at and requests to MLflow.
+/// Maximum number of rows and of MLflow requests for one call.
 const MAX_ROWS: usize = 20_000;
 const MAX_PAGES: usize = 30;
-/// Rows asked for at once when refilling; MLflow's own limit for registered models.
+/// Number of rows requested at once for a refill: MLflow's limit for registered models.
 const REFILL_ROWS: usize = 1000;
-/// MLflow's page, and what is kept of all pages; less where the budget is small.
+/// Maximum size of MLflow's page, and of the kept rows of all pages; less if the budget is small.
 const PAGE_BYTES: usize = 64 * 1024 * 1024;
 
 impl Lists {
-    /// A filter that asks `upstream` and seals page tokens with `sealer`.
+    /// Creates a filter that requests lists from `upstream` and seals page tokens with `sealer`.
     #[must_use]
     pub fn new(upstream: Upstream, resolver: Arc<Resolver>, sealer: Sealer) -> Self {
         Self { upstream, resolver, sealer }
     }
 
-    /// One page of what `who` may read. Its body holds its share of the budget until it is sent.
+    /// Returns one page of the rows that `who` is allowed to read. Its body holds its share of the budget until it is sent.
     ///
     /// # Errors
-    /// A page token that is not ours, no memory, or MLflow does not answer.
+    ///
+    /// The page token is not valid, there is no memory, or MLflow does not respond.
     pub async fn page(
         &self,
         who: &Identity,
@@ -159,7 +161,7 @@ impl Lists {
         let wanted = request.max_results()?;
         let rows_wanted = wanted.unwrap_or(filter.shape().default_rows);
         let mut walk = self.begin(who, filter, visible, request)?;
-        // Two of them fit into a share, so that a list that is read page by page does not wait for other requests.
+        // Two pages fit into a share, so that a client that reads a list page by page does not wait for other requests.
         let limit = PAGE_BYTES.min(request.share.most() / ANSWER_COST / 2);
         let mut rows: Vec<Box<RawValue>> = Vec::new();
         let (mut kept, mut looked_at) = (0, 0);
@@ -173,12 +175,12 @@ impl Lists {
                 continue;
             }
             let answer = match answer {
-                // Rows with very long texts: fewer of them at a time.
+                // The rows contain very long texts, so fewer of them are requested at a time.
                 Err(ListError::Upstream(upstream::Error::Unreadable(ReadError::TooLarge { .. }))) => {
                     if walk.asks_for_fewer(size.unwrap_or(rows_wanted)) {
                         continue;
                     }
-                    // It is one row. What comes before it is answered; whoever goes on hears of it.
+                    // A single row is too large. The rows before it are returned; the request for the next page fails.
                     if rows.is_empty() {
                         return Err(ListError::RowTooLarge(limit));
                     }
@@ -200,7 +202,7 @@ impl Lists {
                     continue;
                 }
                 if rows.len() == rows_wanted || kept + row.get().len() > limit && !rows.is_empty() {
-                    // One more is readable, so there is a next page, and it starts here.
+                    // One more row is readable, so there is a next page, and it starts here.
                     walk.position.skip = index;
                     return Ok(self.answer(who, filter, &rows, Some(&walk.position)));
                 }
@@ -213,7 +215,7 @@ impl Lists {
                 None => return Ok(self.answer(who, filter, &rows, None)),
                 Some(next) => walk.position = Position { token: Some(next), skip: 0, pushed },
             }
-            // MLflow gives a token when there are more of them, and nothing of it is hidden.
+            // MLflow's token shows whether there are more rows, and none of them is hidden.
             if looked_at >= MAX_ROWS || pushed && rows.len() >= rows_wanted {
                 break;
             }
@@ -221,7 +223,7 @@ impl Lists {
         Ok(self.answer(who, filter, &rows, Some(&walk.position)))
     }
 
-    /// Where to start, and with which filter.
+    /// Returns the start position and the filter.
     fn begin(
         &self,
         who: &Identity,
@@ -242,13 +244,13 @@ impl Lists {
         Ok(Walk { position, as_asked, fallback, at_most: REFILL_ROWS })
     }
 
-    /// An answer without rows, for whoever may read nothing: MLflow need not be asked.
+    /// Returns a response without rows, for callers who are not allowed to read any. MLflow is not called.
     #[must_use]
     pub fn nothing(&self, who: &Identity, filter: Filter) -> ListAnswer {
         self.answer(who, filter, &[], None)
     }
 
-    /// Where a page token says to go on; `None` without one.
+    /// Returns the position in a page token; `None` without one.
     fn position(
         &self,
         who: &Identity,
@@ -260,7 +262,8 @@ impl Lists {
         serde_json::from_slice(&opened).map(Some).map_err(|_| ListError::PageToken)
     }
 
-    /// Narrows the request to what may be read, where this MLflow can; see [`push_down`].
+    /// Adds a condition to the request for the rows that the caller is allowed to read, if this MLflow supports it; see
+    /// [`push_down`].
     fn push_down(&self, filter: Filter, visible: &[Visibility], request: &mut ListRequest<'_, '_>) -> bool {
         let theirs = request.asked();
         if filter == Filter::Skills {
@@ -271,7 +274,7 @@ impl Lists {
             let Some(both) = push_down::conjunction(theirs.filter.as_deref(), &condition) else { return false };
             request.set_filter(Some(&both));
         }
-        // A query is a part of the head; MLflow's limits of a body are far away.
+        // A query is part of the head, whose size MLflow's server limits. Its limits for bodies are much larger.
         let fits = request.body.is_some() || push_down::head_fits(&request.target(), &request.headers);
         if !fits {
             request.ask(&theirs);
@@ -329,7 +332,7 @@ impl Lists {
             None => self.upstream.refill(outgoing).await?,
         };
         let status = response.status();
-        // What is kept stands in the answer once more.
+        // The kept rows are copied once more into the response.
         let beside = kept.saturating_mul(2);
         let body = read_answer(response.into_body(), limit, beside, &mut request.share).await;
         let body = body.map_err(|error| match error {
@@ -356,7 +359,7 @@ impl Lists {
                 if let Some(known) = versions_readable(who, policy, &row.name) {
                     return Ok(known);
                 }
-                // Only names that the caller holds a grant on come here: the cost follows what they may read.
+                // Only names on which the caller holds a grant occur here, so the cost depends on the number of readable rows.
                 if let Some(known) = kinds.0.get(&row.name) {
                     return Ok(*known);
                 }
@@ -402,7 +405,7 @@ impl Lists {
 }
 
 impl Lists {
-    /// Looks up together what the rows of a page would be looked up for one by one.
+    /// Looks up at once what the rows of a page would require one by one.
     async fn prefetch<'a>(
         &self,
         who: &Identity,
@@ -454,7 +457,7 @@ impl Lists {
         Ok(())
     }
 
-    /// The experiment under its name, for those whose globs ask for it.
+    /// Adds the name to an experiment, for callers whose globs require it.
     async fn named(&self, who: &Identity, mut experiment: Resource) -> Result<Resource, ListError> {
         if who.needs_names() {
             self.resolver.name(&mut experiment).await?;
@@ -463,31 +466,32 @@ impl Lists {
     }
 }
 
-/// Returns true if the versions of this name are readable, whether it is a model or a prompt; `None` when that matters.
+/// Returns true if the versions of this name are readable, regardless of whether it is a model or a prompt; `None` if the kind
+/// matters.
 fn versions_readable(who: &Identity, policy: Policy, name: &str) -> Option<bool> {
     let read = |kind| holds(who, policy, &Requirement::version(Permission::Read, Resource::new(kind, name))).is_ok();
     let as_model = read(ResourceKind::RegisteredModel);
     (as_model == read(ResourceKind::Prompt)).then_some(as_model)
 }
 
-/// The row as `who` sees it.
+/// Returns the row in the form that `who` is allowed to read.
 fn shown(who: &Identity, policy: Policy, filter: Filter, row: &RawValue) -> Result<Box<RawValue>, ListError> {
     let Some(kind) = filter.shape().actions else { return Ok(row.to_owned()) };
     let row = with_actions(who, policy, kind, row.get()).and_then(|row| RawValue::from_string(row).ok());
     row.ok_or(ListError::Upstream(upstream::Error::NotUnderstood))
 }
 
-/// Returns true if MLflow did not answer a request with rows.
+/// Returns true if MLflow's response to a request contains no rows.
 fn refused(answer: &Result<ListAnswer, ListError>) -> bool {
     match answer {
         Ok(answer) => answer.status != StatusCode::OK,
-        // A server that finds the head too long closes the connection.
+        // A server that refuses the size of the head closes the connection.
         Err(ListError::Upstream(upstream::Error::Broken(_))) => true,
         Err(_) => false,
     }
 }
 
-/// Names already looked up for this page.
+/// The names that were already looked up for this page.
 #[derive(Debug, Default)]
 struct NameKinds(HashMap<String, bool>);
 

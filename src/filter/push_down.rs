@@ -1,7 +1,7 @@
-//! A list of what somebody may read, asked of MLflow as such: `AND experiment_id IN ('1', '2')`.
+//! Restricts a list in MLflow's own query to readable rows: `AND experiment_id IN ('1', '2')`.
 //!
-//! MLflow 3.17 on finds the rows by their index, so a page costs what the caller may read and not what exists. Every row
-//! of the answer is still checked: a filter of the client's that defeats the condition gains slowness only.
+//! MLflow 3.17 and later find the rows by index, so the cost of a page depends on the readable rows and not on all rows. Every
+//! row of the response is still checked: a client filter that defeats the condition only makes the request slower.
 //!
 //! MLflow's parsers have limits. A condition that would exceed one is not sent, and the list is refilled page by page.
 
@@ -11,23 +11,24 @@ use crate::authz::Visibility;
 use crate::mlflow::Filter;
 use crate::upstream::Version;
 
-/// MLflow's SQL parser (sqlparse) stops at this many tokens. A key in the list is two of them: a literal and a comma.
+/// Token limit of MLflow's SQL parser (sqlparse). A key in the list counts as two: a literal and a comma.
 const MAX_TOKENS: usize = 10_000;
-/// What else the condition consists of: `AND experiment_id IN (` and `)` with the whitespace between.
+/// Number of other tokens in the condition: `AND experiment_id IN (` and `)` with the whitespace between.
 const OTHER_TOKENS: usize = 16;
-/// The HTTP parser of MLflow's server (h11 under uvicorn) stops at a request head of 64 KiB.
+/// Limit below that of the HTTP parser of MLflow's server (h11 under uvicorn), which refuses request heads of more than 64 KiB.
 const MAX_HEAD_BYTES: usize = 60 * 1024;
 const SINCE: Version = Version::release(3, 17);
 
-/// A condition that selects what may be read.
+/// A condition that selects readable rows.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) struct Condition {
     text: String,
-    /// An upper bound of the tokens that MLflow's SQL parser reads in it.
+    /// An upper bound of the number of tokens that MLflow's SQL parser reads in it.
     tokens: usize,
 }
 
-/// Builds the condition for what `visible` names, one for each of the filter's kinds; `None` when it cannot be asked so.
+/// Builds the condition for `visible`, which has one entry for each of the filter's kinds; returns `None` if it cannot be
+/// expressed.
 pub(super) fn condition(filter: Filter, version: Option<Version>, visible: &[Visibility]) -> Option<Condition> {
     version.filter(|version| *version >= SINCE)?;
     let column = match filter {
@@ -62,13 +63,14 @@ pub(super) fn condition(filter: Filter, version: Option<Version>, visible: &[Vis
     if keys.is_empty() || tokens > MAX_TOKENS || !keys.iter().all(plain) {
         return None;
     }
-    // No space after the comma: it would be a third token.
+    // No space after the comma, because it would be a third token.
     Some(Condition { text: format!("{column} IN ('{}')", keys.join("','")), tokens })
 }
 
-/// The skills to ask for: those that may be read, of those that the client names or of all. `None` when it cannot be asked so.
+/// Returns the skills to request: the readable ones of those that the client specifies, or of all. `None` if they cannot be
+/// requested so.
 ///
-/// A list of nothing but an empty text selects none.
+/// A list of only an empty text selects none.
 pub(super) fn identities(theirs: &[String], visible: &[Visibility]) -> Option<Vec<String>> {
     let [Visibility::Only(only)] = visible else { return None };
     let asked = |key: &&String| theirs.is_empty() || theirs.contains(key);
@@ -79,8 +81,8 @@ pub(super) fn identities(theirs: &[String], visible: &[Visibility]) -> Option<Ve
     Some(both)
 }
 
-/// The client's filter and the condition. `None` when it is not certain that both are read as they stand: then the
-/// client's filter goes alone, and MLflow's own complaint about it reaches the client.
+/// Returns the conjunction of the client's filter and the condition. Returns `None` if MLflow may not parse both as written:
+/// then only the client's filter is sent, and the client receives MLflow's own error about it.
 pub(super) fn conjunction(theirs: Option<&str>, condition: &Condition) -> Option<String> {
     let theirs = theirs.unwrap_or_default().trim();
     if theirs.is_empty() {
@@ -92,7 +94,7 @@ pub(super) fn conjunction(theirs: Option<&str>, condition: &Condition) -> Option
     (!odd && fits && is_balanced(theirs)).then(|| format!("{theirs} AND {}", condition.text))
 }
 
-/// Returns true if MLflow's server reads a request head of this size.
+/// Returns true if MLflow's server accepts a request head of this size.
 pub(super) fn head_fits(target: &str, headers: &HeaderMap) -> bool {
     let headers = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());
     target.len() + headers.sum::<usize>() <= MAX_HEAD_BYTES

@@ -1,4 +1,4 @@
-//! The request for a list: its filter and its page stand in the query or in the JSON body.
+//! The request for a list, whose filter and page are in the query or in the JSON body.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
@@ -9,7 +9,7 @@ use crate::http::{Body, Query};
 use crate::mlflow::Json;
 use crate::upstream::Outgoing;
 
-/// The canonical request for a list: the page parameters stand in the query or in the JSON body.
+/// The canonical request for a list. The page parameters are in the query or in the JSON body.
 #[derive(Debug)]
 pub struct ListRequest<'r, 'b> {
     pub method: Method,
@@ -17,19 +17,19 @@ pub struct ListRequest<'r, 'b> {
     pub headers: HeaderMap,
     pub query: &'r mut Query,
     pub body: Option<&'r mut Json<'b>>,
-    /// The memory of its answer.
+    /// The memory for its response.
     pub share: Share,
 }
 
-/// What the client wants of a list.
+/// The parameters that the client sent for a list.
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) filter: Option<String>,
-    /// Of skills, which ones.
+    /// The requested skills, for a list of skills.
     pub(super) identities: Vec<String>,
 }
 
-/// The parameter of a list of skills that names them; one empty value selects none (3.18).
+/// The parameter of a list of skills that selects them. A single empty value selects none (3.18).
 const IDENTITIES: &str = "include_skill_identities";
 
 impl ListRequest<'_, '_> {
@@ -126,7 +126,7 @@ impl ListRequest<'_, '_> {
                 Body::from(bytes)
             }
         };
-        // The answer is read here, so it must come as it is.
+        // The response is parsed here, so it must not be compressed.
         headers.remove(header::ACCEPT_ENCODING);
         Outgoing { method: self.method.clone(), target, headers, body }
     }

@@ -1,4 +1,4 @@
-//! One body type for everything we answer: nothing, bytes, or MLflow's stream passed through.
+//! The body type of all responses: nothing, bytes, or MLflow's stream.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +12,7 @@ use pin_project_lite::pin_project;
 use tokio::sync::oneshot;
 
 pin_project! {
-    /// The body of a response or of a forwarded request. Streams are polled only when the other side wants more.
+    /// The body of a response or of a forwarded request. Streams are polled only when the receiver requests more.
     #[derive(Debug)]
     #[project = BodyProjection]
     pub enum Body {
@@ -23,23 +23,23 @@ pin_project! {
     }
 }
 
-/// Learns what became of a stream. Dropped when the stream is: without [`Watcher::complete`] before, it broke off.
+/// Observes a stream. Dropped together with the stream: if [`Watcher::complete`] was not called before, the stream was aborted.
 pub trait Watcher: std::fmt::Debug + Send + Sync {
-    /// So many bytes were handed on.
+    /// Reports the number of bytes that were passed on.
     fn sent(&mut self, bytes: usize);
-    /// The stream came to its end.
+    /// Reports the end of the stream.
     fn complete(&mut self);
-    /// Its source broke off.
+    /// Reports an error of the source.
     fn broke(&mut self);
 
-    /// Polled while the source has nothing to give; ready when its sender has run out of time.
+    /// Polled while the source has no data; ready when the sender has exceeded its time limit.
     fn poll_late(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
         Poll::Pending
     }
 }
 
 impl Body {
-    /// A stream that somebody watches.
+    /// Wraps a stream with a watcher.
     #[must_use]
     pub fn watched(incoming: Incoming, watcher: Box<dyn Watcher>) -> Self {
         Self::Streamed { incoming, watcher: Some(watcher), gate: None }
@@ -59,7 +59,7 @@ impl Body {
         Self::Lent { lent: Lent { shelf, taken: None } }
     }
 
-    /// Counts the pieces that pass through a stream from now on; `None` for a body in memory.
+    /// Counts the pieces of a stream from now on; returns `None` for a body in memory.
     pub fn count_pieces(&mut self) -> Option<Arc<AtomicU64>> {
         let Self::Streamed { watcher, .. } = self else { return None };
         let count = Arc::<AtomicU64>::default();
@@ -227,7 +227,7 @@ impl Watcher for Counted {
     }
 }
 
-/// Why a body ended early.
+/// The reason why a body ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
     #[error("the body broke off: {0}")]
@@ -291,7 +291,7 @@ impl From<Incoming> for Body {
     }
 }
 
-/// Why a bounded body could not be read.
+/// The reason why a bounded body could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     #[error("the body is larger than {limit} bytes")]
@@ -300,10 +300,11 @@ pub enum ReadError {
     Broken,
 }
 
-/// Reads a body that we must look into. Everything else streams through untouched.
+/// Reads a body that is inspected. All others are streamed.
 ///
 /// # Errors
-/// More than `limit` bytes, announced or sent, or the sender broke off.
+///
+/// The announced or actual size exceeds `limit` bytes, or the sender aborted the stream.
 pub async fn read_bounded<B>(body: B, limit: usize) -> Result<Bytes, ReadError>
 where
     B: HttpBody<Data = Bytes>,
@@ -319,7 +320,7 @@ where
     }
 }
 
-/// Reads and throws away, up to `limit` bytes or the end.
+/// Reads and discards up to `limit` bytes.
 pub async fn discard(mut body: Incoming, limit: usize) {
     let mut seen = 0;
     while let Some(Ok(frame)) = http_body_util::BodyExt::frame(&mut body).await {

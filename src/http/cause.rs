@@ -1,7 +1,7 @@
-//! Why something failed, for logs.
+//! The causes of errors, for logs.
 
-/// What happened in the end: the words around it, hyper's, are "client error (Connect)". One line of at most 300
-/// characters, for a peer may have chosen some of them.
+/// Returns the innermost cause of an error, because hyper's outer texts are as general as "client error (Connect)". One line of
+/// at most 300 characters, because a peer can influence the text.
 #[must_use]
 pub fn cause(error: &(dyn std::error::Error + 'static)) -> String {
     let mut cause = error;

@@ -1,19 +1,19 @@
-//! The cookies of a request, and those that we set.
+//! Cookies of requests, and cookies that the proxy sets.
 //!
-//! Names and values as they stand (RFC 6265 §5.4); nothing is decoded, so two spellings are two values. Ours are all of one
-//! kind: to this very host, out of scripts' reach, and not sent along with what other sites make a browser send.
+//! Names and values are used as sent (RFC 6265 §5.4) and not decoded, so two spellings are two values. The proxy's cookies are
+//! limited to its host, are not accessible to scripts, and are not sent with cross-site requests.
 
 use cookie::{Cookie, SameSite};
 use http::{HeaderMap, HeaderValue, header};
 
-/// The value of the cookie of this name. Two of it are as good as none: no browser sends that.
+/// Returns the value of the cookie with this name. Returns `None` if it occurs twice, which no browser sends.
 #[must_use]
 pub fn only_cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     let mut values = all_cookies(headers).filter_map(|(found, value)| (found == name).then_some(value));
     values.next().filter(|_| values.next().is_none())
 }
 
-/// Every cookie, with its name.
+/// Returns all cookies with their names.
 pub fn all_cookies(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
     let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
     lines.flat_map(|line| line.split(';')).filter_map(|pair| {
@@ -22,18 +22,18 @@ pub fn all_cookies(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// How long the browser keeps a cookie of ours.
+/// The lifetime of a cookie in the browser.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Keep {
-    /// Until it is closed; sessions end here by themselves.
+    /// Until the browser is closed. Sessions expire in the store.
     WhileOpen,
     Seconds(i64),
-    /// Not at all: what it had under this name goes.
+    /// Deletes the cookie.
     No,
 }
 
-/// A `Set-Cookie` line. `name` starts with `__Host-`, which browsers take only with these attributes; so deleting needs
-/// them as well.
+/// Returns a `Set-Cookie` header. `name` starts with `__Host-`, which browsers accept only with these attributes; a deletion
+/// requires them, too.
 #[must_use]
 pub fn set_cookie(name: &str, value: &str, keep: Keep) -> Option<HeaderValue> {
     let cookie = Cookie::build((name, value)).path("/").secure(true).http_only(true).same_site(SameSite::Lax);

@@ -1,14 +1,14 @@
-//! Which headers go on, in both directions, and whose address the client has.
+//! The headers that are forwarded in both directions, and the client's address.
 //!
-//! Towards MLflow an allow-list: what is not named here stays out, under whatever spelling it came.
+//! Towards MLflow an allow-list applies: a header that is not listed is dropped in any spelling.
 
 use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use ipnet::IpNet;
 
-/// What a client may say to MLflow. Names not listed (credentials, cookies, `Origin`, everything forwarded or of
-/// identity) never arrive there.
+/// Headers that are forwarded from a client to MLflow. All others (credentials, cookies, `Origin`, forwarding and identity
+/// headers) are dropped.
 const TO_UPSTREAM: [HeaderName; 16] = [
     header::ACCEPT,
     header::ACCEPT_ENCODING,
@@ -30,8 +30,8 @@ const TO_UPSTREAM: [HeaderName; 16] = [
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// The headers of the request to MLflow, but for those that describe its body: the client's, less all that is not on
-/// the list, with `Host` and the client's address as we know them.
+/// Returns the headers of the request to MLflow, except those that describe its body: the client's listed headers, with `Host`
+/// and the client's address as determined by the proxy.
 #[must_use]
 pub fn to_upstream(mut headers: HeaderMap, upstream: &HeaderValue, client: IpAddr) -> HeaderMap {
     let others: Vec<HeaderName> = headers.keys().filter(|name| !TO_UPSTREAM.contains(name)).cloned().collect();
@@ -39,17 +39,17 @@ pub fn to_upstream(mut headers: HeaderMap, upstream: &HeaderValue, client: IpAdd
         headers.remove(name);
     }
     headers.insert(header::HOST, upstream.clone());
-    // Exactly one, and ours: MLflow trusts loopback peers with it, and treats requests without it as local.
+    // Exactly one, set by the proxy: MLflow trusts it from loopback peers, and treats requests without it as local.
     if let Ok(client) = HeaderValue::try_from(client.to_string()) {
         headers.insert(X_FORWARDED_FOR, client);
     }
     headers
 }
 
-/// Removes from MLflow's answer what concerns only our connection to it, and names no one should see.
+/// Removes headers from MLflow's response that concern only the connection to MLflow, or that reveal internal names.
 pub fn from_upstream(headers: &mut HeaderMap, upstream: &http::uri::Authority) {
-    // hyper writes one Date; MLflow's Flask routes send two.
-    // Which pages may read an answer is decided here, and MLflow answers about origins unasked.
+    // hyper writes one Date; MLflow's Flask routes send two. The proxy decides about CORS, and MLflow sends CORS headers
+    // unconditionally.
     let not_ours = |name: &&HeaderName| {
         HOP_BY_HOP.contains(name)
             || **name == header::DATE
@@ -86,7 +86,7 @@ fn without_origin(location: &HeaderValue, upstream: &http::uri::Authority) -> Op
     HeaderValue::try_from(uri.path_and_query()?.as_str()).ok()
 }
 
-/// The client's address: the peer's, or, behind trusted proxies, the rightmost address that is not one of them.
+/// Returns the client's address: the peer's or, behind trusted proxies, the rightmost address that is not one of them.
 #[must_use]
 pub fn client_address(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
     let is_trusted = |address: IpAddr| trusted.iter().any(|net| net.contains(&address));
@@ -98,7 +98,7 @@ pub fn client_address(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> I
     let values: Vec<&str> =
         headers.get_all(X_FORWARDED_FOR).iter().flat_map(|value| value.to_str().unwrap_or("?").split(',')).collect();
     for text in values.into_iter().rev() {
-        // Something unreadable: whoever wrote it is as far as we can see.
+        // The entry cannot be parsed, so the last known address counts as the client's.
         let Some(address) = parse_address(text.trim()) else { return client };
         client = address;
         if !is_trusted(address) {
@@ -108,7 +108,7 @@ pub fn client_address(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> I
     client
 }
 
-/// `1.2.3.4`, `1.2.3.4:80`, `::1`, `[::1]`, `[::1]:80`.
+/// Parses `1.2.3.4`, `1.2.3.4:80`, `::1`, `[::1]` or `[::1]:80`.
 fn parse_address(text: &str) -> Option<IpAddr> {
     let bare = text.trim_start_matches('[').trim_end_matches(']');
     bare.parse::<IpAddr>()

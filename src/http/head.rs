@@ -1,13 +1,13 @@
-//! The strict edge: request heads that two servers could read differently are refused before anyone is asked who it is.
+//! The strict edge: refuses request heads that two servers could interpret differently, before authentication.
 //!
-//! Sources: RFC 9110 §7, RFC 9112 §3 and §6, and the advisories of other proxies of the last years.
+//! Sources: RFC 9110 §7, RFC 9112 §3 and §6, and recent advisories of other proxies.
 
 use std::net::Ipv6Addr;
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method, Version, header};
 
-/// Why a head is refused.
+/// The reason why a head is refused.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum HeadError {
     #[error("The method `{0}` is not supported.")]
@@ -35,7 +35,7 @@ pub enum HeadError {
 }
 
 impl HeadError {
-    /// A bounded word for logs and metrics.
+    /// Returns a bounded word for logs and metrics.
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {
@@ -53,7 +53,7 @@ impl HeadError {
     }
 }
 
-/// Headers of which a second one would leave it open which of the two counts.
+/// Headers that must not be repeated, because servers would use different ones.
 const ONCE: [HeaderName; 6] = [
     header::HOST,
     header::AUTHORIZATION,
@@ -63,8 +63,8 @@ const ONCE: [HeaderName; 6] = [
     header::ORIGIN,
 ];
 
-/// Headers that the proxy gives a meaning to, beside those of [`ONCE`]. One under a name that some servers read as its own, or
-/// one that `Connection` takes away, is an attempt on a neighbour: no client sends that by mistake.
+/// Headers with a meaning for the proxy, in addition to [`ONCE`]. A header that some servers would read as one of these, or one
+/// that `Connection` removes, indicates an attack on a server behind the proxy: no client sends it by mistake.
 const MEANT: [HeaderName; 14] = [
     header::CONNECTION,
     header::COOKIE,
@@ -86,15 +86,16 @@ fn is_meant(name: &HeaderName) -> bool {
     ONCE.contains(name) || MEANT.contains(name)
 }
 
-/// Checks a request head, and removes the headers that are neither refused nor of any use: names with `_` or `.`, and those
-/// that `Connection` says are for this hop only (RFC 9110 §7.6.1). Everything else that is odd is refused with 400 (a method
-/// with 405) and never forwarded.
+/// Checks a request head, and removes headers that are neither refused nor useful: names with `_` or `.`, and those that
+/// `Connection` declares as hop-by-hop (RFC 9110 §7.6.1). All other anomalies are refused with 400 (a method with 405) and
+/// never forwarded.
 ///
 /// # Errors
-/// The first thing that is wrong.
+///
+/// The first problem that is found.
 pub fn check(head: &mut Parts, has_body: bool) -> Result<(), HeadError> {
     check_method(&head.method)?;
-    // Absolute-form is for proxies of the client's own; CONNECT and `*` have no path.
+    // Absolute-form is for forward proxies; CONNECT and `*` have no path.
     if head.version < Version::HTTP_2 && head.uri.authority().is_some() || !head.uri.path().starts_with('/') {
         return Err(HeadError::Target);
     }
@@ -115,10 +116,11 @@ fn check_method(method: &Method) -> Result<(), HeadError> {
     }
 }
 
-/// The `Host` header (HTTP/1) or `:authority` (HTTP/2), lower-cased, without port.
+/// Returns the `Host` header (HTTP/1) or `:authority` (HTTP/2) in lower case, without port.
 ///
 /// # Errors
-/// None, several, or not a host.
+///
+/// The host is missing, repeated or not valid.
 pub fn host(head: &Parts) -> Result<String, HeadError> {
     let authority = match head.uri.authority() {
         Some(authority) => authority.clone(),
@@ -134,7 +136,7 @@ pub fn host(head: &Parts) -> Result<String, HeadError> {
 fn check_host(head: &Parts) -> Result<(), HeadError> {
     let hosts = head.headers.get_all(header::HOST).iter().count();
     match head.uri.authority() {
-        // HTTP/2: `:authority` counts; a Host beside it must say the same (RFC 9113 §8.3.1).
+        // HTTP/2: `:authority` takes precedence, and a Host header must be equal to it (RFC 9113 §8.3.1).
         Some(authority) if !is_host(authority.as_str().as_bytes()) => Err(HeadError::BadHost),
         Some(authority) => match head.headers.get(header::HOST) {
             None => Ok(()),
@@ -149,7 +151,7 @@ fn check_host(head: &Parts) -> Result<(), HeadError> {
     }
 }
 
-/// Whether a browser opens a page, as far as headers say; what a page's script asks for is not that.
+/// Returns true if a browser opens a page, judged by the headers. Requests of a page's script do not count.
 #[must_use]
 pub fn navigates(headers: &HeaderMap) -> bool {
     headers.get("sec-fetch-mode").is_none_or(|mode| mode.as_bytes() == b"navigate")
@@ -160,8 +162,8 @@ fn is_host(text: &[u8]) -> bool {
     host_name(text).is_some()
 }
 
-/// The host of a `Host` header: a name, an IPv4 address, or an IPv6 address in brackets, with an optional port of 1 to 65535
-/// (RFC 9110 §7.2). `None` for anything else.
+/// Returns the host in a `Host` header: a name, an IPv4 address, or an IPv6 address in brackets, with an optional port of 1 to
+/// 65535 (RFC 9110 §7.2). Returns `None` for any other text.
 #[must_use]
 pub fn host_name(text: &[u8]) -> Option<&str> {
     let text = str::from_utf8(text).ok()?;
@@ -174,7 +176,7 @@ pub fn host_name(text: &[u8]) -> Option<&str> {
         None => {
             let end = text.bytes().position(|byte| byte == b':').unwrap_or(text.len());
             let (name, port) = text.split_at_checked(end)?;
-            // One dot may end a name, which is then fully qualified.
+            // A name can end with one dot, which makes it fully qualified.
             let mut before = b'.';
             for byte in name.bytes() {
                 if !matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_')
@@ -202,7 +204,7 @@ const MAX_HOST_BYTES: usize = 255;
 
 fn check_headers(headers: &mut HeaderMap) -> Result<(), HeadError> {
     let mut useless = Vec::new();
-    // One pass; what is looked at closely is rare.
+    // A single pass over the headers, because only few of them need a closer look.
     for (name, value) in &*headers {
         let text = name.as_str();
         if memchr::memchr2(b'_', b'.', text.as_bytes()).is_some() {
@@ -252,7 +254,7 @@ fn check_connection(headers: &HeaderMap, nominated: &mut Vec<HeaderName>) -> Res
             }
         }
     }
-    // `Upgrade: h2c` is an offer that some clients always make and that a server may ignore (RFC 9110 §7.8).
+    // `Upgrade: h2c` is an offer that some clients always send and that a server is allowed to ignore (RFC 9110 §7.8).
     let offers = headers.get_all(header::UPGRADE);
     if offers.iter().any(|offer| !offer.as_bytes().eq_ignore_ascii_case(b"h2c")) {
         return Err(HeadError::Upgrade);

@@ -1,6 +1,6 @@
-//! The vocabulary of HTTP that every module shares: canonical paths and queries, headers, bodies, replies.
+//! HTTP types that all modules share: canonical paths and queries, headers, bodies, replies.
 //!
-//! Pure, but for reading a bounded body.
+//! Pure, except for reading a bounded body.
 
 mod body;
 mod cause;
@@ -27,7 +27,7 @@ pub use return_path::ReturnPath;
 #[cfg(test)]
 mod tests;
 
-/// A request as hyper hands it over.
+/// A request as received from hyper.
 pub type Request = http::Request<hyper::body::Incoming>;
-/// What we answer.
+/// A response of the proxy.
 pub type Response = http::Response<Body>;

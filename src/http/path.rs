@@ -1,13 +1,13 @@
-//! One spelling per path: decoded once, refused when two parsers could read it differently.
+//! Canonical paths: decoded once, and refused if two parsers could interpret them differently.
 //!
-//! What is matched and authorised is [`CanonicalPath::decoded`]; what is sent is re-encoded from that very text.
+//! [`CanonicalPath::decoded`] is matched and authorised; the path that is sent is re-encoded from that text.
 
 use std::borrow::Cow;
 
 use http::uri::PathAndQuery;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
-/// Why a path is refused. MLflow's clients know the words `Invalid path`.
+/// The reason why a path is refused. MLflow's clients recognise the words `Invalid path`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum PathError {
     #[error("Invalid path: it must start with `/`.")]
@@ -26,10 +26,10 @@ pub enum PathError {
     EncodedTwice,
 }
 
-/// A path in its one accepted spelling.
+/// A path in canonical form.
 ///
 /// INVARIANT: starts with `/`; no empty, `.` or `..` segment; valid UTF-8. Except in an artifact path
-/// ([`CanonicalPath::parse_artifact`]), no backslash and no control character. A `%` may be left (a name that was encoded
+/// ([`CanonicalPath::parse_artifact`]), no backslash and no control character. A `%` can remain (a name that was encoded
 /// twice); only artifact paths accept that, see `mlflow::artifact`.
 #[derive(Clone, Debug)]
 pub struct CanonicalPath {
@@ -38,33 +38,36 @@ pub struct CanonicalPath {
 
 #[derive(Clone, Debug)]
 enum Text {
-    /// Came in its canonical spelling: nothing is copied.
+    /// Received in canonical form, so no copy is needed.
     AsSent(PathAndQuery),
     Decoded(String),
 }
 
 impl CanonicalPath {
-    /// Reads the path of a request target.
+    /// Parses the path of a request target.
     ///
     /// # Errors
-    /// Whenever another parser could see another path; see [`PathError`].
+    ///
+    /// Another parser could read another path; see [`PathError`].
     pub fn parse(target: &PathAndQuery) -> Result<Self, PathError> {
         Self::read(target, Dialect::Strict)
     }
 
-    /// The same where clients encode a name whose own slashes count as slashes: `%2F` is read and sent as `/`.
+    /// Parses a path in which clients encode a name that contains slashes: `%2F` is read and sent as `/`.
     ///
     /// # Errors
-    /// As [`CanonicalPath::parse`].
+    ///
+    /// See [`CanonicalPath::parse`].
     pub fn parse_names(target: &PathAndQuery) -> Result<Self, PathError> {
         Self::read(target, Dialect::Names)
     }
 
-    /// Reads a path that ends with the name of an artifact: it may hold `;`, and encoded any character but a slash and a line
-    /// feed, which MLflow's routes do not match. `mlflow::ArtifactPath` says which names are accepted.
+    /// Parses a path that ends with the name of an artifact. The name can contain `;` and, encoded, any character but a slash
+    /// and a line feed, which MLflow's routes do not match. `mlflow::ArtifactPath` determines which names are accepted.
     ///
     /// # Errors
-    /// As [`CanonicalPath::parse`].
+    ///
+    /// See [`CanonicalPath::parse`].
     pub fn parse_artifact(target: &PathAndQuery) -> Result<Self, PathError> {
         Self::read(target, Dialect::Artifact)
     }
@@ -75,16 +78,16 @@ impl CanonicalPath {
             check_segments(raw)?;
             return Ok(Self { text: Text::AsSent(target.clone()) });
         }
-        // A browser reads a backslash as a slash, a control character as nothing; encoded they stand for themselves.
+        // Browsers treat a backslash as a slash and drop control characters. If they are encoded, they are literal.
         let odd = |byte: u8| byte == b'\\' || !byte.is_ascii() || byte.is_ascii_control();
         let artifact = dialect == Dialect::Artifact;
         if raw.bytes().any(|byte| odd(byte) || byte == b';' && !artifact) {
             return Err(PathError::ForbiddenCharacter);
         }
-        // Before decoding: an encoded separator must not become a segment border unawares.
+        // Before decoding, because an encoded separator must not become a segment border unnoticed.
         check_segments(raw)?;
         let decoded = match percent_decode_str(raw) {
-            // A client that does not encode a `%` before hex digits sends bytes that are no text; MLflow replaces them.
+            // A client that does not encode a `%` before hex digits sends bytes that are not UTF-8; MLflow replaces them.
             bytes if artifact => bytes.decode_utf8_lossy(),
             bytes => bytes.decode_utf8().map_err(|_| PathError::NotText)?,
         };
@@ -98,16 +101,17 @@ impl CanonicalPath {
         Ok(Self { text: Text::Decoded(decoded.into_owned()) })
     }
 
-    /// Wraps a part of a path that was already read, or an artifact path that was decoded until it was stable.
+    /// Wraps a part of a path that was already parsed, or an artifact path that was decoded until it was stable.
     ///
     /// # Errors
-    /// An empty, `.` or `..` segment.
+    ///
+    /// The path contains an empty, `.` or `..` segment.
     pub fn from_decoded(decoded: String) -> Result<Self, PathError> {
         check_segments(&decoded)?;
         Ok(Self { text: Text::Decoded(decoded) })
     }
 
-    /// The path as text: what routes are matched against.
+    /// Returns the path as text, against which routes are matched.
     #[must_use]
     pub fn decoded(&self) -> &str {
         match &self.text {
@@ -116,7 +120,7 @@ impl CanonicalPath {
         }
     }
 
-    /// The path as it is sent: percent-encoded from [`CanonicalPath::decoded`], nothing else.
+    /// Returns the path as it is sent: [`CanonicalPath::decoded`], percent-encoded.
     #[must_use]
     pub fn encoded(&self) -> Cow<'_, str> {
         match &self.text {
@@ -126,7 +130,7 @@ impl CanonicalPath {
     }
 }
 
-/// Which characters a path may hold beside the plain ones.
+/// The characters that a path can contain in addition to the plain ones.
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Dialect {
     Strict,
@@ -135,7 +139,7 @@ enum Dialect {
     Artifact,
 }
 
-/// Everything but unreserved characters, `/` and the sub-delimiters that MLflow's clients send as they are.
+/// All characters except the unreserved ones, `/` and the sub-delimiters that MLflow's clients send unencoded.
 const NOT_IN_PATH: &AsciiSet = &CONTROLS
     .add(b' ')
     .add(b'"')
@@ -182,10 +186,11 @@ fn check_segments(path: &str) -> Result<(), PathError> {
     Ok(())
 }
 
-/// Decodes a text until nothing changes: how MLflow's `validate_path_is_safe` reads artifact paths.
+/// Decodes a text until it no longer changes, as MLflow's `validate_path_is_safe` does for artifact paths.
 ///
 /// # Errors
-/// Not UTF-8 at some step, or still changing after eight.
+///
+/// A step yields invalid UTF-8, or the text still changes after eight steps.
 pub fn decode_until_stable(text: &str) -> Result<String, PathError> {
     let mut current = text.to_owned();
     for _ in 0..8 {

@@ -1,21 +1,21 @@
-//! `Cache-Control` of answers that depend on the caller.
+//! `Cache-Control` of responses that depend on the caller.
 //!
-//! Source: RFC 9111. Answers to requests with `Authorization` are not kept by shared caches by default, answers to
-//! requests with a session cookie are.
+//! Source: RFC 9111. By default, shared caches do not store responses to requests with `Authorization`, but store responses to
+//! requests with a session cookie.
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
-/// No cache may keep the answer.
+/// No cache is allowed to store the response.
 pub const NOT_STORED: HeaderValue = HeaderValue::from_static("private, no-store");
 
-/// The client may keep the answer, and asks before each use. Then the request is authorised again.
+/// The client is allowed to store the response, and must revalidate it before each use. The request is then authorised again.
 const REVALIDATED: HeaderValue = HeaderValue::from_static("private, no-cache");
 
-/// What the answer depends on, for the one cache that may keep it.
+/// Request headers on which the response depends, for the one cache that is allowed to store it.
 const CREDENTIALS: HeaderValue = HeaderValue::from_static("Authorization, Cookie");
 
-/// Marks an answer as meant for its caller only, whatever MLflow said of it. An answer with a validator, such as an artifact
-/// that a page shows, may stay in the browser.
+/// Marks a response as private to its caller, regardless of MLflow's headers. A response with a validator, such as an artifact
+/// that a page displays, can stay in the browser's cache.
 pub fn keep_private(status: StatusCode, headers: &mut HeaderMap) {
     let kept = matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED)
         && (headers.contains_key(header::ETAG) || headers.contains_key(header::LAST_MODIFIED))

@@ -1,12 +1,12 @@
-//! One spelling per query: parsed once, rebuilt from the parsed pairs.
+//! Canonical queries: parsed once, and rebuilt from the parsed pairs.
 //!
-//! Reads as MLflow does (`&` only, `+` is a space, names letter for letter) and refuses what is not UTF-8.
+//! Parsed as in MLflow (`&` only, `+` is a space, names are case-sensitive). Invalid UTF-8 is refused.
 
 use std::fmt::Write as _;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-/// Why a query is refused.
+/// The reason why a query is refused.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum QueryError {
     #[error("the query string's percent-encoding is not UTF-8 text")]
@@ -15,20 +15,21 @@ pub enum QueryError {
     Nul,
 }
 
-/// The pairs of a query in their order. Names may repeat; whoever reads an id must use [`Query::only`].
+/// The pairs of a query in their order. Names can repeat; code that reads an ID must use [`Query::only`].
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Query {
     pairs: Vec<(String, String)>,
 }
 
-/// A name that must stand once stood more than once.
+/// A name that must not repeat occurs more than once.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Repeated;
 
 impl Query {
-    /// Reads the part after `?`.
+    /// Parses the part after `?`.
     ///
     /// # Errors
+    ///
     /// Percent-encoding that is not UTF-8, or a NUL.
     pub fn parse(text: &str) -> Result<Self, QueryError> {
         let mut pairs = Vec::new();
@@ -39,20 +40,21 @@ impl Query {
         Ok(Self { pairs })
     }
 
-    /// Every name with its value, in order.
+    /// Returns all names with their values, in order.
     pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
         self.pairs.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// Every value of a name, in order.
+    /// Returns all values of a name, in order.
     pub fn all<'q>(&'q self, name: &'q str) -> impl Iterator<Item = &'q str> {
         self.pairs.iter().filter(move |(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
-    /// The value of a name that may stand at most once.
+    /// Returns the value of a name that must not repeat.
     ///
     /// # Errors
-    /// It stands more than once: MLflow would take the first, another reader the last.
+    ///
+    /// The name occurs more than once: MLflow would use the first value, another parser the last.
     pub fn only(&self, name: &str) -> Result<Option<&str>, Repeated> {
         let mut values = self.pairs.iter().filter(|(n, _)| n == name).map(|(_, value)| value.as_str());
         match (values.next(), values.next()) {
@@ -61,7 +63,7 @@ impl Query {
         }
     }
 
-    /// Replaces every value of a name by this one; `None` removes it.
+    /// Replaces all values of a name with this one; `None` removes the name.
     pub fn set(&mut self, name: &str, value: Option<&str>) {
         self.pairs.retain(|(n, _)| n != name);
         if let Some(value) = value {
@@ -92,13 +94,13 @@ impl Query {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Whether there is nothing to send.
+    /// Returns true if the query has no pairs.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.pairs.is_empty()
     }
 
-    /// The canonical text, without `?`.
+    /// Returns the canonical text, without `?`.
     #[must_use]
     pub fn encoded(&self) -> String {
         let mut text = String::with_capacity(self.pairs.iter().map(|(n, v)| n.len() + v.len() + 2).sum());
@@ -109,8 +111,8 @@ impl Query {
             // Writing to a `String` cannot fail.
             let _ = write!(text, "{}={}", utf8_percent_encode(name, ENCODED), utf8_percent_encode(value, ENCODED));
         }
-        // MLflow 2.10 replaces `%5B%5D` by `%5B0%5D` everywhere in a query, values included. The other case of the same
-        // digits means the same to every parser (RFC 3986 section 2.1).
+        // MLflow 2.10 replaces `%5B%5D` with `%5B0%5D` everywhere in a query, including values. Hex digits in lower case are
+        // equivalent for every parser (RFC 3986 section 2.1).
         if text.contains("%5B%5D") { text.replace("%5B%5D", "%5b%5d") } else { text }
     }
 }

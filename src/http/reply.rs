@@ -1,12 +1,12 @@
-//! What we say when we refuse: MLflow's JSON shape `{"error_code","message"}`, everywhere.
+//! Refusals of the proxy in MLflow's JSON form `{"error_code","message"}`.
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
 use super::{Body, NOT_STORED, Response};
 
-/// MLflow's names of errors (`mlflow.protos.databricks_pb2.ErrorCode`) that we use. An unknown name makes its Python
-/// client warn about "a proxy server", so we invent none.
+/// MLflow's error codes (`mlflow.protos.databricks_pb2.ErrorCode`) that the proxy uses. An unknown code makes MLflow's Python
+/// client warn about "a proxy server", so the proxy defines none of its own.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ErrorCode {
     BadRequest,
@@ -23,7 +23,7 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
-    /// MLflow's spelling.
+    /// Returns MLflow's spelling.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -42,41 +42,41 @@ impl ErrorCode {
     }
 }
 
-/// An answer of our own that says no.
+/// A refusal by the proxy.
 #[derive(Clone, Debug)]
 pub struct Reply {
     pub status: StatusCode,
     pub code: ErrorCode,
-    /// A sentence that says what to do. Never holds a secret.
+    /// A message that tells the client what to do. Never contains a secret.
     pub message: String,
     pub headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Reply {
-    /// A refusal with this status, MLflow error code and sentence.
+    /// Creates a refusal with this status, MLflow error code and message.
     pub fn new(status: StatusCode, code: ErrorCode, message: impl Into<String>) -> Self {
         Self { status, code, message: message.into(), headers: Vec::new() }
     }
 
-    /// 400 `INVALID_PARAMETER_VALUE`: what MLflow answers to a request it cannot accept.
+    /// Creates 400 `INVALID_PARAMETER_VALUE`, MLflow's response to a request that it cannot accept.
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, ErrorCode::InvalidParameterValue, message)
     }
 
-    /// The same with one more header.
+    /// Adds a header.
     #[must_use]
     pub fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.push((name, value));
         self
     }
 
-    /// As a response.
+    /// Converts the refusal to a response.
     #[must_use]
     pub fn into_response(self) -> Response {
         self.into_whole().map(Body::from)
     }
 
-    /// As a response with its body in memory.
+    /// Converts the refusal to a response with its body in memory.
     #[must_use]
     pub fn into_whole(self) -> http::Response<Bytes> {
         let text = serde_json::json!({ "error_code": self.code.as_str(), "message": self.message }).to_string();

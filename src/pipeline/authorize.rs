@@ -1,4 +1,4 @@
-//! Authorisation: every ID that a request names, the resource that each belongs to, and the decision.
+//! Authorisation: the IDs in a request, the resource that each belongs to, and the decision.
 
 use super::bodies;
 use super::{Error, Proxy, gateway};
@@ -9,7 +9,7 @@ use crate::authz::{
 use crate::mlflow::{Demand, Input, Json, LocateError, Located, Need, Operation, Thing, demands, locate};
 
 impl Proxy {
-    /// Steps 7 to 9: every id the request names, the resource each belongs to, and the decision.
+    /// Performs steps 7 to 9: finds the IDs in the request and the resource that each belongs to, and decides.
     pub(super) async fn permit(
         &self,
         identity: &Identity,
@@ -18,7 +18,7 @@ impl Proxy {
     ) -> Result<Permit, Error> {
         let params = input.params;
         let decided = self.decide_beside(identity, operation, input).await;
-        // Names are no secret: the client registers a server when it hears that there is none.
+        // Names are not confidential: a client registers a server after the response that it does not exist.
         if let (Err(Error::Denied(_)), None) = (&decided, operation.then)
             && let Some((kind, name)) = operation.named_by_path(params)
             && !Box::pin(self.resolver.is_there(kind, &name)).await?
@@ -38,7 +38,7 @@ impl Proxy {
         if let Some(feature) = operation.blocked_by(&self.authz.opened) {
             return Err(Error::Blocked(feature));
         }
-        // Everything may be done; MLflow itself says what does not exist.
+        // Unlimited administrators are allowed everything. MLflow itself reports objects that do not exist.
         let unlimited = identity.admin && identity.limits.is_unlimited();
         let size = input.body.as_deref().map_or(0, Json::size);
         let found = bodies::aside(size, || locate(operation, &mut input))?;
@@ -71,11 +71,12 @@ impl Proxy {
         Ok(authorize(identity, self.policy, &requirements.all)?)
     }
 
-    /// Refuses a request before its body is read if the caller holds nothing that the operation needs.
+    /// Refuses a request before its body is read if the caller has no grant that the operation requires.
     ///
-    /// Only what no body can change: all other requests are decided by [`Proxy::permit`], with the same answers as ever.
+    /// Covers only conditions that no body can change. All other requests are decided by [`Proxy::permit`], with the same
+    /// responses.
     pub(super) fn could_be_allowed(&self, identity: &Identity, operation: &Operation) -> Result<(), Error> {
-        // Under a shadow policy every request is decided twice, to its end.
+        // Under a shadow policy, every request is decided twice and completely.
         if identity.admin || identity.shadow.is_some() || operation.empty {
             return Ok(());
         }
@@ -89,7 +90,7 @@ impl Proxy {
                 && !field.optional
                 && let Some((kinds, tier)) = thing.granted_by()
             {
-                // With a grant on the tier, READ on the resource is enough.
+                // With a grant on the tier, READ on the resource is sufficient.
                 let least = if tier.is_some() { Permission::Read } else { *permission };
                 if !kinds.iter().any(|kind| may_any(identity, self.policy, least, *kind)) {
                     let kind = kinds.first().copied().unwrap_or(ResourceKind::Experiment);
@@ -100,7 +101,7 @@ impl Proxy {
         Ok(())
     }
 
-    /// Adds what the located things come to.
+    /// Adds the requirements of located things.
     async fn require_all(&self, requirements: &mut Requirements<'_>, located: Vec<Located>) -> Result<(), Error> {
         let identity = requirements.identity;
         let traces = located.iter().filter(|one| matches!(one.thing, Thing::Trace | Thing::AssessmentOf));
@@ -145,7 +146,7 @@ impl Proxy {
 
     /// Adds what a located thing comes to.
     async fn require(&self, requirements: &mut Requirements<'_>, located: Located) -> Result<(), Error> {
-        // An experiment's own ID needs no look-up.
+        // The ID of an experiment requires no look-up.
         match self.resolver.at_hand(&located) {
             Some(requirement) => self.add(requirements, requirement).await,
             None => {
@@ -157,7 +158,8 @@ impl Proxy {
         }
     }
 
-    /// Returns a requirement that holds, when the file at this path is one of a model version that the caller may read.
+    /// Returns a requirement that is met if the file at this path belongs to a model version that the caller is allowed to
+    /// read.
     async fn version_with_file(&self, identity: &Identity, path: &str) -> Result<Option<Requirement>, Error> {
         let readable = |kind| Visibility::of(identity, self.policy, kind) != Visibility::Only(Vec::new());
         if ![ResourceKind::RegisteredModel, ResourceKind::Prompt].into_iter().any(readable) {
@@ -178,7 +180,7 @@ impl Proxy {
         Ok(None)
     }
 
-    /// Adds one requirement, with the names that globs of the caller's ask for. Nobody else's request takes a look-up.
+    /// Adds one requirement, with the resource names that the caller's globs require. Callers without globs cause no look-up.
     async fn add(&self, requirements: &mut Requirements<'_>, mut requirement: Requirement) -> Result<(), Error> {
         if requirements.identity.needs_names() {
             Box::pin(self.name_all(&mut requirement)).await?;
@@ -186,7 +188,7 @@ impl Proxy {
         requirements.add(requirement)
     }
 
-    /// Says what the experiments are called that it is about.
+    /// Adds the names of the experiments in a requirement.
     pub(super) async fn name_all(&self, requirement: &mut Requirement) -> Result<(), Error> {
         for experiment in requirement.experiments_mut() {
             self.resolver.name(experiment).await?;
@@ -229,7 +231,7 @@ impl Proxy {
             }
             Demand::Queue { queue, part } => {
                 let queue = self.resolver.queue(queue.thing, &queue.id).await?;
-                // A queue that does not exist was refused by the row's own need.
+                // The need of the row already refused a queue that does not exist.
                 queue.map(|queue| queue.requirement(part)).into_iter().collect()
             }
             Demand::Address(_)
@@ -247,20 +249,21 @@ impl Proxy {
         })
     }
 
-    /// Returns what a new name of an experiment requires; `renamed` is the ID of one that exists.
+    /// Returns the requirements of a new name of an experiment; `renamed` is the ID of an existing one.
     async fn new_name(&self, renamed: Option<String>, name: &str) -> Result<Vec<Requirement>, Error> {
         let mut needed = vec![Requirement::NotRefused(Resource::experiment(name, name))];
         if let Some(id) = renamed
             && self.authn.names_experiments().await?
         {
-            // The new name may open it to others, and to the caller.
+            // The new name can match the globs of other users, and of the caller.
             let experiment = Resource::new(ResourceKind::Experiment, id);
             needed.push(Requirement::level(Permission::Manage, experiment));
         }
         Ok(needed)
     }
 
-    /// Returns what an artifact location of the caller's choice requires: nothing below a configured prefix that is not in use.
+    /// Returns the requirements of an artifact location that the caller chose: none below a configured prefix, if the location
+    /// is not in use.
     async fn chosen_location(&self, location: &str) -> Result<Vec<Requirement>, Error> {
         let is_plain = !location.contains(['%', '\\', '?', '#']) && !location.split('/').any(|part| part == "..");
         let is_below = |prefix: &String| {
@@ -286,8 +289,8 @@ impl Proxy {
     }
 }
 
-/// Requirements in the order in which they are found, none of them after one that does not hold: a refusal must not cost
-/// the look-ups for the rest.
+/// Requirements in the order in which they are found. After the first one that is not met, no more are added, so that a denial
+/// does not cost the remaining look-ups.
 struct Requirements<'r> {
     identity: &'r Identity,
     policy: Policy,

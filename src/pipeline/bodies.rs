@@ -1,8 +1,8 @@
-//! Request bodies that are read into memory: their size, their pace, and the memory they share.
+//! Request bodies that are read into memory: their size, their pace, and the memory that they share.
 //!
-//! Every body that is inspected comes through [`Bodies::read`]; all others stream. Reading and rebuilding a body takes at
-//! most [`INSPECTION_COST`] times its size (`mlflow::json`), and that much of the budget is reserved as its bytes arrive, so
-//! that a client reserves nothing by announcing a length.
+//! Every body that is inspected is read through [`Bodies::read`]; all others are streamed. Reading and rebuilding a body
+//! requires at most [`INSPECTION_COST`] times its size (`mlflow::json`). That part of the budget is reserved as the bytes
+//! arrive, so that a client cannot reserve memory by announcing a length.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -20,10 +20,10 @@ use crate::clock::Stopwatch;
 use crate::config::{self, INSPECTION_COST};
 use crate::http::{Body, ReadError, Watcher};
 
-/// The first allocation for a body that comes in several pieces.
+/// Size of the first allocation for a body that arrives in several pieces.
 const FIRST_BYTES: usize = 64 * 1024;
 
-/// Why a body was not read.
+/// The reason why a body was not read.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
     #[error(transparent)]
@@ -31,13 +31,13 @@ pub enum BodyError {
     /// The client sends more slowly than the configuration allows.
     #[error("the body arrives too slowly")]
     TooSlow,
-    /// The budget is used up by everybody's bodies, or by this caller's.
+    /// The bodies of all callers, or those of this caller, use up the budget.
     #[error("too many bodies are being inspected")]
     NoRoom(Full),
 }
 
 impl BodyError {
-    /// A bounded word for logs and metrics.
+    /// Returns a bounded word for logs and metrics.
     pub(super) const fn reason(&self) -> &'static str {
         match self {
             Self::Read(ReadError::TooLarge { .. }) => "body_too_large",
@@ -49,14 +49,14 @@ impl BodyError {
     }
 }
 
-/// Reads request bodies within the limits of the configuration.
+/// Reads request bodies within the configured limits.
 #[derive(Debug)]
 pub struct Bodies {
     budget: Arc<Budget>,
     pace: Pace,
 }
 
-/// A body in memory, and its share of the budget until it is dropped.
+/// A body in memory. Holds its share of the budget until it is dropped.
 #[derive(Debug)]
 pub struct Held {
     pub bytes: Bytes,
@@ -64,7 +64,7 @@ pub struct Held {
 }
 
 impl Bodies {
-    /// Limits of this configuration; `reserved` shows the memory that is in use.
+    /// Creates the limits of this configuration. `reserved` shows the memory in use.
     #[must_use]
     pub fn new(server: &config::Server, reserved: IntGauge) -> Self {
         let pace = Pace {
@@ -75,8 +75,8 @@ impl Bodies {
         Self { budget: Arc::new(Budget::new(server.inspection_budget_bytes, reserved)), pace }
     }
 
-    /// Returns the body of a request that is forwarded as a stream. It breaks off with an error when its sender falls behind
-    /// the least pace, because some servers have no more than a few workers, and each reads one body at a time.
+    /// Returns the body of a request that is forwarded as a stream. The stream ends with an error when its sender falls below
+    /// the minimum pace, because some servers have only a few workers, each of which reads one body at a time.
     pub(super) fn streamed(&self, incoming: Incoming) -> Body {
         let Pace { first, bytes_per_second, .. } = self.pace;
         Body::watched(
@@ -88,7 +88,8 @@ impl Bodies {
     /// Reads a body of at most `limit` bytes.
     ///
     /// # Errors
-    /// It is too large or too slow, it broke off, or there is no memory for it.
+    ///
+    /// The body is too large or too slow, its stream failed, or there is no memory for it.
     pub async fn read<B>(&self, body: Option<&mut B>, owner: Owner, limit: usize) -> Result<Held, BodyError>
     where
         B: http_body::Body<Data = Bytes> + Unpin,
@@ -103,7 +104,7 @@ impl Bodies {
         let (mut watch, mut waited) = (None, Duration::ZERO);
         let mut pieces = Pieces::default();
         while !body.is_end_stream() {
-            // What is there already needs no clock.
+            // Data that has already arrived needs no timer.
             let frame = match at_once(body.frame()) {
                 Poll::Ready(frame) => frame,
                 Poll::Pending => {
@@ -137,49 +138,50 @@ impl Bodies {
     }
 }
 
-/// Polls a future once. One that is not ready is dropped, and must have lost nothing.
+/// Polls a future once. A future that is not ready is dropped, so it must be cancel-safe.
 fn at_once<F: Future>(future: F) -> Poll<F::Output> {
     pin!(future).poll(&mut Context::from_waker(Waker::noop()))
 }
 
-/// Runs `work` on a body of `size` bytes; for a large one, other tasks of this thread move to another first.
+/// Runs `work` on a body of `size` bytes. For a large body, the runtime first moves other tasks of this thread to another
+/// thread.
 pub(super) fn aside<T>(size: usize, work: impl FnOnce() -> T) -> T {
     if size > INLINE_BYTES { tokio::task::block_in_place(work) } else { work() }
 }
 
-/// Up to this size, a body is inspected within a few hundred microseconds.
+/// Up to this size, the inspection of a body takes at most a few hundred microseconds.
 const INLINE_BYTES: usize = 64 * 1024;
 
 /// The pace at which a body must arrive.
 #[derive(Clone, Copy, Debug)]
 struct Pace {
-    /// For the first byte; also what a client may fall behind later.
+    /// Time limit for the first byte. Also the tolerance for later delays.
     first: Duration,
-    /// For all of it.
+    /// Time limit for the whole body.
     whole: Duration,
     bytes_per_second: u32,
 }
 
 impl Pace {
-    /// The time by which the next byte must arrive, counted from the start.
+    /// Returns the time by which the next byte must arrive, counted from the start.
     fn allowed(self, seen: usize) -> Duration {
         let seen = Duration::from_secs(seen as u64) / self.bytes_per_second.max(1);
         self.first.saturating_add(seen).min(self.whole)
     }
 }
 
-/// Measures the pace of a streamed body. Only the time counts in which the sender is waited for: a slow receiver costs the
-/// sender nothing.
+/// Measures the pace of a streamed body. Only time spent waiting for the sender counts, so a slow receiver does not affect the
+/// sender.
 #[derive(Debug)]
 struct Streaming {
-    /// The longest time that the sender is waited for; what a fast sender saves up is bounded by it.
+    /// The maximum time to wait for the sender. Limits the credit that a fast sender accumulates.
     most: Duration,
-    /// The time for which the sender is waited for from now on.
+    /// The remaining time to wait for the sender.
     left: Duration,
     bytes_per_second: u32,
-    /// Runs while the sender is waited for.
+    /// Runs while waiting for the sender.
     wait: Option<Stopwatch>,
-    /// Ends when `left` is over. Kept from one wait to the next, so that a wait allocates nothing.
+    /// Fires when `left` has passed. Reused for each wait, so that a wait allocates nothing.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -213,7 +215,7 @@ impl Watcher for Streaming {
     }
 }
 
-/// A body as it arrives. The only piece of a small body is kept as it is.
+/// A body as it arrives. The only piece of a small body is kept without a copy.
 #[derive(Debug, Default)]
 struct Pieces {
     only: Bytes,
@@ -225,7 +227,7 @@ impl Pieces {
         self.only.len() + self.all.len()
     }
 
-    /// The size to grow to before `more` bytes are pushed; `None` if there is room. Doubles, up to `expected`.
+    /// Returns the capacity to grow to before `more` bytes are added; `None` if there is room. Doubles, up to `expected`.
     fn room_for(&self, more: usize, expected: usize) -> Option<usize> {
         let needed = self.len() + more;
         if self.len() == 0 {
@@ -241,7 +243,7 @@ impl Pieces {
         if self.len() == 0 {
             return;
         }
-        // A new allocation of exactly this size: `reserve` would round up.
+        // Allocates exactly this size, because `reserve` would round up.
         let mut larger = BytesMut::with_capacity(room);
         larger.extend_from_slice(&self.only);
         larger.extend_from_slice(&self.all);
@@ -257,7 +259,7 @@ impl Pieces {
         if self.all.is_empty() {
             return self.only;
         }
-        // A body of unknown length may have left half of the room empty.
+        // Up to half of the buffer of a body of unknown length may be empty.
         if self.all.len() < self.all.capacity() - self.all.capacity() / 8 {
             return Bytes::copy_from_slice(&self.all);
         }

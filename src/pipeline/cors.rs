@@ -1,23 +1,23 @@
-//! Pages of other origins that may read answers: the CORS protocol of the Fetch standard.
+//! Cross-origin requests by the CORS protocol of the Fetch standard.
 //!
-//! Only origins that the configuration names, and never for `/auth/...`, where users sign in and create tokens. MLflow has
-//! no part in it: it does not receive `Origin`, and what it answers about origins is removed.
+//! Only configured origins are allowed, and never for `/auth/...`, where users sign in and create tokens. MLflow takes no part
+//! in CORS: it does not receive `Origin`, and its CORS response headers are removed.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::config;
 use crate::http::{Body, Response};
 
-/// A listed origin, as the request names it.
+/// A configured origin, in the spelling of the request.
 #[derive(Clone, Debug)]
 pub(super) struct Foreign {
     origin: HeaderValue,
-    /// Whether its pages act with the session of the user who looks at them.
+    /// True if its pages can use the session of the signed-in user.
     pub(super) credentials: bool,
 }
 
 impl Foreign {
-    /// The origin of the page that sends this request, if it is listed. `path`: below MLflow's static prefix.
+    /// Returns the origin of the page that sends this request, if it is configured. `path`: below MLflow's static prefix.
     pub(super) fn of(cors: &config::Cors, headers: &HeaderMap, path: &str) -> Option<Self> {
         if cors.origins.is_empty() {
             return None;
@@ -28,7 +28,7 @@ impl Foreign {
         listed.then(|| Self { origin: origin.clone(), credentials: cors.credentials })
     }
 
-    /// Marks an answer as readable for the page.
+    /// Marks a response as readable for the page.
     pub(super) fn allow(&self, headers: &mut HeaderMap) {
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, self.origin.clone());
         headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
@@ -38,17 +38,18 @@ impl Foreign {
     }
 }
 
-/// Whether no page of another origin may call this path, below MLflow's static prefix.
+/// Returns true if no page of another origin is allowed to call this path, which is below MLflow's static prefix.
 pub(super) fn is_closed(path: &str) -> bool {
     path == "/auth" || path.starts_with("/auth/") || path == "/signup"
 }
 
-/// Whether a browser asks what a page may send. It does so without credentials.
+/// Returns true for a preflight request, which browsers send without credentials.
 pub(super) fn is_preflight(head: &http::request::Parts) -> bool {
     head.method == Method::OPTIONS && head.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-/// The answer to a listed origin's preflight. The real request is authenticated and authorised as any other.
+/// Returns the response to the preflight request of a configured origin. The actual request is authenticated and authorised as
+/// any other.
 pub(super) fn preflight(asked: &HeaderMap) -> Response {
     let mut response = Response::new(Body::Empty);
     *response.status_mut() = StatusCode::NO_CONTENT;
@@ -56,7 +57,7 @@ pub(super) fn preflight(asked: &HeaderMap) -> Response {
     headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(METHODS));
     let wanted = asked.get_all(header::ACCESS_CONTROL_REQUEST_HEADERS).iter().filter_map(|names| names.to_str().ok());
     let names = wanted.flat_map(|names| names.split(',')).map(str::trim);
-    // Any header may come: those that mean nothing here go no further.
+    // All headers are allowed, because those without a meaning here are not forwarded.
     let names: Vec<_> = names.filter_map(|name| HeaderName::try_from(name).ok()).collect();
     let names: Vec<_> = names.iter().map(HeaderName::as_str).collect();
     if let Some(names) = HeaderValue::try_from(names.join(", ")).ok().filter(|names| !names.is_empty()) {
@@ -68,5 +69,5 @@ pub(super) fn preflight(asked: &HeaderMap) -> Response {
 
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE";
 
-/// What scripts may read beside the headers that the standard lets them read.
+/// Response headers that scripts can read in addition to those that the standard allows.
 const EXPOSED: &str = "Content-Disposition, Content-Range, ETag, Retry-After, X-Request-Id";

@@ -1,4 +1,4 @@
-//! The strict edge: what two parsers could read differently ends here.
+//! The strict edge: refuses requests that two parsers could interpret differently.
 
 use http::{HeaderValue, Method, header};
 use hyper::body::Incoming;
@@ -11,7 +11,7 @@ use crate::mlflow::PathForm;
 use crate::server::{EdgeRefusal, Peer};
 
 impl Proxy {
-    /// Steps 1 to 3: whatever two parsers could read differently ends here.
+    /// Performs steps 1 to 3: refuses requests that two parsers could interpret differently.
     pub(super) fn check<'b>(
         &self,
         mut head: http::request::Parts,
@@ -43,14 +43,14 @@ impl Proxy {
         let query = Query::parse(target.query().unwrap_or_default())?;
         match foreign {
             None => self.check_origin(&head)?,
-            // Under a spelling that only decodes to one of them.
+            // The path has a spelling that only decodes to a closed path.
             Some(_) if cors::is_closed(path.decoded()) => return Err(Error::CrossOrigin),
             Some(_) => {}
         }
         Ok(Checked { head, body, path, query, address, provider_key: None, parent_trace: None, asking: None })
     }
 
-    /// Grants speak of the default workspace only; an MLflow without workspaces knows none.
+    /// Refuses other workspaces. Grants apply to the default workspace only; an MLflow without workspaces has no others.
     fn one_workspace(head: &mut http::request::Parts) -> Result<(), Error> {
         let default = |value: &HeaderValue| matches!(value.as_bytes().trim_ascii(), b"" | b"default");
         if !head.headers.get_all(WORKSPACE).iter().all(default) {
@@ -60,8 +60,8 @@ impl Proxy {
         Ok(())
     }
 
-    /// The path below MLflow's static prefix, where the proxy's own pages are, too. Those also keep the addresses that they
-    /// have without a prefix: identity providers know them.
+    /// Returns the path below MLflow's static prefix, where the proxy's own pages are located, too. These pages also remain
+    /// available without the prefix, because identity providers are configured with those addresses.
     fn below_prefix(&self, head: &http::request::Parts, path: CanonicalPath) -> Result<CanonicalPath, Error> {
         if self.static_prefix.is_empty() {
             return Ok(path);
@@ -73,7 +73,7 @@ impl Proxy {
             Some(_) | None if path.decoded() == "/" => {}
             Some(_) | None => return Err(Error::OutsidePrefix(self.static_prefix.clone())),
         }
-        // As MLflow, which answers only with the slash at the end.
+        // As in MLflow, which responds only with the trailing slash.
         let query = head.uri.query().map_or_else(String::new, |query| format!("?{query}"));
         match HeaderValue::try_from(format!("{}/{query}", self.static_prefix)) {
             Ok(home) if matches!(head.method, Method::GET | Method::HEAD) => Err(Error::Moved(home)),
@@ -81,7 +81,8 @@ impl Proxy {
         }
     }
 
-    /// Known by configuration, never by what the client says; without a public URL there is nothing to compare with.
+    /// Returns true if the proxy serves this host. Determined by the configuration only, never by the client; without a public
+    /// URL there is nothing to compare with.
     fn answers_to(&self, head: &http::request::Parts) -> Result<bool, Error> {
         let Some(public) = self.server.public_url.as_ref().and_then(Url::host_str) else { return Ok(true) };
         let host = crate::http::host(head)?;
@@ -90,7 +91,7 @@ impl Proxy {
         Ok(ours.chain(loopback).any(|ours| ours.eq_ignore_ascii_case(&host)))
     }
 
-    /// A browser that remembers a password sends it along from any page; only our own pages may change things.
+    /// Refuses changes from pages of other origins. A browser that has stored a password sends it with requests from any page.
     fn check_origin(&self, head: &http::request::Parts) -> Result<(), Error> {
         if matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS) {
             return Ok(());
@@ -103,7 +104,7 @@ impl Proxy {
         let origin = origin.to_str().unwrap_or_default();
         let ours =
             self.server.public_url.as_ref().is_some_and(|public| public.origin().ascii_serialization() == origin);
-        // Host and port; browsers leave the scheme's own port out of both headers.
+        // Compares host and port. Browsers omit the scheme's default port from both headers.
         let host = head.uri.authority().map(http::uri::Authority::as_str);
         let host = host.or_else(|| head.headers.get(header::HOST)?.to_str().ok());
         let same = origin
@@ -112,9 +113,10 @@ impl Proxy {
         if ours || same { Ok(()) } else { Err(Error::CrossOrigin) }
     }
 
-    /// A browser sends its session along with whatever a page makes it send: only pages of ours may change things.
+    /// Refuses changes from pages of other sites, because a browser sends its session cookie with every request that a page
+    /// causes.
     ///
-    /// Stricter than [`Proxy::check_origin`], which knows no scheme and believes what it does not know.
+    /// Stricter than [`Proxy::check_origin`], which does not compare schemes and accepts origins that it cannot determine.
     pub(super) fn check_site(&self, head: &http::request::Parts, foreign: Option<&Foreign>) -> Result<(), Error> {
         let credentials = foreign.is_some_and(|foreign| foreign.credentials);
         if credentials || matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS) {
@@ -127,7 +129,8 @@ impl Proxy {
         let (Some(origin), Some(public)) = (head.headers.get(header::ORIGIN), &self.server.public_url) else {
             return Ok(());
         };
-        // Under the public name there is one origin; under another, such as this machine's, the host was compared already.
+        // Under the public name there is only one origin. Under another name, such as this machine's, the host was compared
+        // already.
         let host = crate::http::host(head)?;
         let is_public = public.host_str().is_some_and(|public| public.eq_ignore_ascii_case(&host));
         let ours = origin.as_bytes() == public.origin().ascii_serialization().as_bytes();

@@ -1,6 +1,6 @@
-//! Every way a request can end without MLflow's answer, and the one place where each becomes a status and a sentence.
+//! All errors that end a request without MLflow's response, and the only place that maps each to a status and a message.
 //!
-//! Nothing internal slips into a sentence: causes go to the log, once, here.
+//! Messages contain no internal details. Causes are logged here, once.
 
 use std::borrow::Cow;
 
@@ -19,7 +19,7 @@ use crate::resolve;
 use crate::server::EdgeRefusal;
 use crate::upstream;
 
-/// Why a request ends here.
+/// The reason why a request ends without MLflow's response.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("refused at the edge: {0:?}")]
@@ -36,15 +36,15 @@ pub enum Error {
     Query(#[from] QueryError),
     #[error(transparent)]
     Authn(#[from] authn::Error),
-    /// A browser that is sent to sign in, and where.
+    /// A redirect of a browser to the sign-in page.
     #[error("not signed in")]
     SignIn(HeaderValue),
-    /// MLflow's first page is elsewhere.
+    /// A redirect to MLflow's first page.
     #[error("below the static prefix")]
     Moved(HeaderValue),
     #[error(transparent)]
     Spans(#[from] OtlpError),
-    /// What an export of spans must say and does not: 422, as MLflow answers.
+    /// An export of spans lacks a required field: 422, as in MLflow.
     #[error(transparent)]
     SpansLack(LocateError),
     #[error(transparent)]
@@ -110,7 +110,7 @@ impl From<EffectError> for Error {
 }
 
 impl Error {
-    /// A header that an export of spans needs and does not have.
+    /// Converts the error for a missing header of an export of spans.
     pub(super) fn in_spans(self) -> Self {
         if let Self::Locate(error @ LocateError::Missing(_)) = self { Self::SpansLack(error) } else { self }
     }
@@ -130,7 +130,7 @@ impl Error {
         } else {
             self.reply().into_response()
         };
-        // INVARIANT: 503 with Retry-After means that MLflow was not asked to do what the client wants.
+        // INVARIANT: 503 with Retry-After means that the request was not sent to MLflow.
         let unsent = response.status() == StatusCode::SERVICE_UNAVAILABLE;
         if unsent && response.headers().contains_key(header::RETRY_AFTER) && record.resends_only_after_429() {
             *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
@@ -138,8 +138,8 @@ impl Error {
         response
     }
 
-    /// Heading and sentence for a browser that opens a page; `None` where it is sent elsewhere. Users are not told the
-    /// configuration keys that the JSON answer names for the operator.
+    /// Returns heading and message for a browser that opens a page; `None` for redirects. Users do not see the configuration
+    /// keys that the JSON response contains for the operator.
     pub(super) fn page(&self) -> Option<(&'static str, Cow<'static, str>)> {
         const LATER: &str = "Try again later";
         let (heading, words) = match self {
@@ -206,12 +206,12 @@ impl Error {
         Some((heading, words))
     }
 
-    /// Returns false if the rest of the request's body is not worth waiting for.
+    /// Returns false if the rest of the request's body need not be read.
     pub(super) const fn is_worth_reading_on(&self) -> bool {
         !matches!(self, Self::Body(BodyError::TooSlow | BodyError::Read(ReadError::Broken)))
     }
 
-    /// A bounded word for logs and metrics.
+    /// Returns a bounded word for logs and metrics.
     pub(super) fn reason(&self) -> &'static str {
         match self {
             Self::Edge(refusal) => refusal.as_str(),
@@ -268,7 +268,7 @@ impl Error {
                 Reply::new(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::BadRequest, error.to_string())
             }
             Self::Head(error) => {
-                // Whatever follows on this connection may be part of the same trick.
+                // The remaining data on this connection may be part of the same attack.
                 Reply::invalid(error.to_string()).with(header::CONNECTION, HeaderValue::from_static("close"))
             }
             Self::UnknownHost => Reply::new(StatusCode::MISDIRECTED_REQUEST, ErrorCode::BadRequest, UNKNOWN_HOST),
@@ -327,7 +327,7 @@ impl Error {
 }
 
 fn not_granted(denied: &Denied) -> Reply {
-    // A caller who knows the resource is allowed to ask what is granted on it.
+    // A caller with access to the resource is allowed to query the grants on it.
     let more = match denied {
         Denied::Missing { .. } | Denied::MissingTier { .. } => " GET /auth/api/v1/explain says what is granted.",
         Denied::NotAdmin
@@ -365,7 +365,7 @@ fn list(error: &ListError) -> Reply {
         ListError::Upstream(error) => unavailable(error),
         ListError::Resolve(error) => resolve(error),
         ListError::PageToken | ListError::MaxResults => Reply::invalid(error.to_string()),
-        // Not 502: clients would ask again and again.
+        // Not 502, because clients would retry repeatedly.
         ListError::NoRoom(full) => no_room(*full),
         ListError::RowTooLarge(_) => {
             Reply::new(StatusCode::UNPROCESSABLE_ENTITY, ErrorCode::InvalidParameterValue, error.to_string())
@@ -415,7 +415,7 @@ fn effect(error: EffectError) -> Reply {
     }
 }
 
-/// 503: other bodies take the memory.
+/// Returns 503: other bodies use the memory.
 fn no_room(full: Full) -> Reply {
     let message = match full {
         Full::Everybodys => {
@@ -431,7 +431,7 @@ fn no_room(full: Full) -> Reply {
         .with(header::RETRY_AFTER, HeaderValue::from_static("2"))
 }
 
-/// MLflow's own clients match `Permission denied.` with the full stop.
+/// Returns 403. MLflow's own clients match `Permission denied.` with the full stop.
 fn refused(why: impl std::fmt::Display) -> Reply {
     Reply::new(StatusCode::FORBIDDEN, ErrorCode::PermissionDenied, format!("Permission denied. {why}"))
 }
@@ -442,7 +442,7 @@ fn resolve(error: &resolve::Error) -> Reply {
             Reply::new(StatusCode::NOT_FOUND, ErrorCode::ResourceDoesNotExist, what.clone())
         }
         resolve::Error::Upstream(error) => match &**error {
-            // The look-up may have arrived. The request that needs it was not sent.
+            // The look-up may have arrived, but the request that requires it was not sent.
             upstream::Error::TimedOut(_)
             | upstream::Error::Broken(_)
             | upstream::Error::Unreadable(_)

@@ -1,4 +1,4 @@
-//! Forwarding: a request is rebuilt from its known fields, authorised, and sent, by the kind of its body.
+//! Forwarding: rebuilds a request from its known fields, authorises it, and sends it, depending on the kind of its body.
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, header};
@@ -19,7 +19,7 @@ use crate::mlflow::{
 use crate::upstream::impatiently;
 
 impl Proxy {
-    /// Health, version of the API, static files: nobody has to sign in.
+    /// Forwards requests that require no sign-in: health, API version and static files.
     pub(super) async fn forward_public(
         &self,
         mut checked: Checked<'_>,
@@ -30,12 +30,12 @@ impl Proxy {
         self.keep_known_fields(operation, &mut query, None)?;
         let outgoing = self.outgoing(&mut checked, &query, Body::Empty);
         record.public();
-        // Callers who are not signed in must not take the places of those who are.
+        // Anonymous callers must not occupy the slots of authenticated ones.
         let response = self.upstream.forward_at_once(open_to_all(), outgoing).await?;
         Ok(self.answered(response, record))
     }
 
-    /// Rebuilds a request from the fields that MLflow has for this operation: what is left is what is authorised and sent.
+    /// Rebuilds a request from the known fields of its operation. The remaining fields are authorised and sent.
     pub(super) fn keep_known_fields(
         &self,
         operation: &Operation,
@@ -49,7 +49,7 @@ impl Proxy {
         Ok(body)
     }
 
-    /// Counts the fields that were removed, and refuses them where the configuration says so.
+    /// Counts removed fields, and refuses them if the configuration requires it.
     pub(super) fn report_unknown(&self, operation: &Operation, unknown: &Unknown) -> Result<(), Error> {
         let Some(first) = unknown.names().first() else { return Ok(()) };
         self.telemetry.unknown_fields(operation.name, unknown.count(), unknown.names());
@@ -84,7 +84,7 @@ impl Proxy {
         }
         let rewritten = operation.filter.is_some() || operation.hide.is_some() || operation.actions.is_some();
         if checked.head.method == Method::HEAD && rewritten {
-            // MLflow's length would be that of the answer before anything is left out of it.
+            // With HEAD, MLflow would return the length of the unfiltered response.
             checked.head.method = Method::GET;
         }
         if let Some(filter) = operation.filter {
@@ -178,7 +178,7 @@ impl Proxy {
         let rewritten = body.filter(|body| is_rewritten(operation, body, text.as_deref())).map(|body| written(&body));
         let bytes = rewritten.or_else(|| text.map(Bytes::from));
         let outgoing = self.outgoing_json(&mut checked, &query, bytes);
-        // Before as well, because a look-up may come between MLflow's change and its answer.
+        // Also before the request, because a look-up can occur between MLflow's change and its response.
         self.forget_changed(operation, renamed.as_deref()).await;
         let answer = if follow_up.is_some() || turn.is_some() {
             let share = Share::of(&self.answers, Owner::User(identity.user));
@@ -215,7 +215,7 @@ impl Proxy {
         })
     }
 
-    /// Changes the fields of a body that the proxy decides: others' assessments, the version of a prompt, the author.
+    /// Changes the fields of a body that the proxy controls: assessments of other traces, the version of a prompt, the author.
     async fn rewrite(&self, identity: &Identity, operation: &Operation, body: &mut Json<'_>) -> Result<(), Error> {
         match operation.rule {
             Some(Rule::TraceStays) => Box::pin(self.keep_own_assessments(identity, body)).await?,
@@ -228,7 +228,7 @@ impl Proxy {
         Ok(())
     }
 
-    /// Forgets what an operation changes, whether or not MLflow's answer says so: the answer may be lost.
+    /// Clears the cached facts that an operation changes, regardless of MLflow's response, which may be lost.
     async fn forget_changed(&self, operation: &Operation, renamed_experiment: Option<&str>) {
         if operation.changes_versions() {
             self.resolver.forget_versions();
@@ -241,7 +241,8 @@ impl Proxy {
         }
     }
 
-    /// Replaces the name in a deletion or a renaming by the one that MLflow holds, which may differ from the request's spelling.
+    /// Replaces the name in a deletion or a renaming with the one that MLflow stores, which may differ from the request's
+    /// spelling.
     async fn name_as_stored(&self, mutation: &mut Mutation) -> Result<(), Error> {
         let (kind, key) = match mutation {
             Mutation::Create { .. } => return Ok(()),
@@ -279,7 +280,8 @@ impl Proxy {
         self.done(identity, done, operation).await
     }
 
-    /// Spans in OpenTelemetry's protocol. Every trace they go to is new or in the experiment that the header names.
+    /// Forwards spans in OpenTelemetry's protocol. Every trace in the export must be new or in the experiment that the header
+    /// specifies.
     pub(super) async fn forward_spans(
         &self,
         mut checked: Checked<'_>,
@@ -329,7 +331,8 @@ impl Proxy {
         Ok(response)
     }
 
-    /// What the table does not know is refused, or for administrators where the configuration says so, as it came.
+    /// Refuses requests that are not in the route table. For administrators, forwards them unchanged if the configuration
+    /// allows it.
     pub(super) async fn forward_unlisted(
         &self,
         mut checked: Checked<'_>,
@@ -374,7 +377,7 @@ impl Proxy {
             Some(kinds) => kinds
                 .iter()
                 .map(|kind| match filter.tier(*kind) {
-                    // Of what lies below them, none.
+                    // Excludes all objects of a denied tier.
                     Some(tier) if holds(identity, self.policy, &Requirement::NotDenied(tier)).is_err() => {
                         Visibility::Only(Vec::new())
                     }
@@ -407,7 +410,7 @@ impl Proxy {
     }
 }
 
-/// Returns true if a body must be written again; otherwise `text`, which it was opened from, is sent as it is.
+/// Returns true if a body must be serialised again. Otherwise `text`, from which it was opened, is sent unchanged.
 fn is_rewritten(operation: &Operation, body: &Json<'_>, text: Option<&str>) -> bool {
     debug_assert!(operation.rewrites_body() || text == Some(&body.to_text()), "{} changes its body", operation.name);
     operation.rewrites_body()
@@ -417,8 +420,8 @@ pub(super) fn written(body: &Json<'_>) -> Bytes {
     bodies::aside(body.size(), || Bytes::from(body.to_bytes()))
 }
 
-/// Artifact paths may come in a spelling that MLflow reads as another one; what is sent is what was authorised. All others
-/// must come decoded.
+/// Makes an artifact path canonical. Clients can send artifact paths in a spelling that MLflow would decode further, so the
+/// authorised path is sent instead. All other paths must arrive fully decoded.
 fn canonical_artifact_path(checked: &mut Checked<'_>, params: &[(&str, &str)]) -> Result<(), Error> {
     use crate::mlflow::ArtifactPath;
     let Some((_, raw)) = params.iter().find(|(name, _)| *name == "artifact_path") else {
@@ -434,11 +437,13 @@ fn canonical_artifact_path(checked: &mut Checked<'_>, params: &[(&str, &str)]) -
     Ok(())
 }
 
-/// An empty answer of a protobuf message.
+/// An empty protobuf message as a response.
 const EMPTY: Bytes = Bytes::from_static(b"{}");
 
-/// The JSON body of a GET: its fields become a query, and MLflow's server reads at most 64 KiB of request line.
+/// Maximum size of the JSON body of a GET. Its fields become a query, and MLflow's server accepts at most 64 KiB of request
+/// line.
 const QUERY_BODY_BYTES: usize = 16 * 1024;
 
-/// A JSON body that is no batch: names, tags, descriptions. MLflow repeats them in every list, so they must stay small.
+/// Maximum size of a JSON body that is not a batch: names, tags, descriptions. MLflow repeats them in every list, so they must
+/// stay small.
 pub(super) const SMALL_BODY_BYTES: usize = 1024 * 1024;

@@ -1,4 +1,4 @@
-//! The demands of whatever makes MLflow open a connection: to model providers, and to itself for its AI gateway.
+//! Demands of operations that make MLflow open a connection: to model providers, or to itself for its AI gateway.
 
 use http::{HeaderMap, HeaderValue};
 
@@ -11,10 +11,11 @@ use crate::mlflow::{
 };
 
 impl Proxy {
-    /// Returns the requirements of a demand about addresses, secrets and scorers.
+    /// Returns the requirements of a demand on addresses, secrets and scorers.
     ///
     /// # Errors
-    /// An address that is not allowed, for administrators too; MLflow could not be asked.
+    ///
+    /// An address is not allowed, which applies to administrators, too, or MLflow could not be asked.
     pub(super) async fn connection(&self, demand: Demand) -> Result<Vec<Requirement>, Error> {
         let hosts = &self.authz.provider_hosts;
         match demand {
@@ -43,13 +44,13 @@ impl Proxy {
             Demand::StoredScorer { experiment, name, version } => {
                 return match self.resolver.scorer(&experiment, &name, version.as_deref()).await? {
                     Some(written) => self.judge(&written).await,
-                    // Without a version, the name may be a built-in scorer's, which calls nothing.
+                    // Without a version, the name can be that of a built-in scorer, which calls nothing.
                     None if version.is_none() => Ok(Vec::new()),
                     None => Err(crate::resolve::Error::NoSuchName(format!("Scorer with name={name} not found")).into()),
                 };
             }
             Demand::PromptModel { name, at } => {
-                // First: what is written from now on is checked, too.
+                // Recorded first, so that tags written from now on are checked, too.
                 self.resolver.note_optimization(&name).await;
                 let version = self.resolver.prompt_version(&name, &at).await?;
                 return version.model.map_or(Ok(Vec::new()), |written| self.prompt_model(&written));
@@ -78,8 +79,9 @@ impl Proxy {
         Ok(Vec::new())
     }
 
-    /// The header `traceparent` (W3C Trace Context) of an invocation, if the caller may write to the trace that it names: the
-    /// AI gateway adds spans there. Every HTTP client that is traced sends it, so without that right it is left out.
+    /// Returns the header `traceparent` (W3C Trace Context) of an invocation if the caller has EDIT on the trace in it, because
+    /// the AI gateway adds spans there. Every traced HTTP client sends the header, so it is dropped otherwise instead of
+    /// refused.
     pub(super) async fn parent_trace(
         &self,
         identity: &Identity,
@@ -89,7 +91,7 @@ impl Proxy {
         let mut values = headers.get_all(PARENT_TRACE).iter();
         let (Some(value), None) = (values.next(), values.next()) else { return Ok(None) };
         let Some(trace) = trace_of(value).filter(|_| operation.rule == Some(Rule::Invocation)) else { return Ok(None) };
-        // MLflow would make a trace that is not there yet in its default experiment.
+        // MLflow would create a trace that does not exist yet in its default experiment.
         let Some(experiment) = Box::pin(self.resolver.experiment_of_trace(&trace)).await? else { return Ok(None) };
         let mut resource = Resource::new(ResourceKind::Experiment, &*experiment);
         if identity.needs_names() {
@@ -100,7 +102,7 @@ impl Proxy {
         Ok(holds(identity, self.policy, &edit).is_ok().then(|| value.clone()))
     }
 
-    /// Returns what the use of a guardrail requires: that of its scorer and of its endpoint.
+    /// Returns the requirements of the use of a guardrail: those of its scorer and of its endpoint.
     async fn guardrail(&self, id: &str) -> Result<Vec<Requirement>, Error> {
         let guardrail = self.resolver.guardrail(id).await?;
         let missing = || crate::resolve::Error::NoSuchName(format!("Guardrail with id={id} not found"));
@@ -112,7 +114,7 @@ impl Proxy {
         Ok(requirements)
     }
 
-    /// A secret after a change, with every model that uses it.
+    /// Checks a secret after a change with every model that uses it.
     async fn secret_change(
         &self,
         id: &str,
@@ -127,7 +129,7 @@ impl Proxy {
         let mut requirements = Vec::new();
         for model in models {
             self.check_addresses(changed.addresses(&model))?;
-            // An administrator made it so before.
+            // An administrator allowed this combination earlier.
             if stored.privilege(&model.provider).is_none() {
                 requirements.extend(changed.privilege(&model.provider).map(Requirement::Privileged));
             }
@@ -135,14 +137,14 @@ impl Proxy {
         Ok(requirements)
     }
 
-    /// Returns the requirements of a model that a prompt names, and that MLflow's jobs call.
+    /// Returns the requirements of the model of a prompt, which MLflow's jobs call.
     fn prompt_model(&self, written: &str) -> Result<Vec<Requirement>, Error> {
         let Some(model) = prompt_model(written)? else { return Ok(Vec::new()) };
         self.check_addresses(StoredSecret::default().addresses(&model))?;
         Ok(privilege_of(&model.provider).map(Requirement::Privileged).into_iter().collect())
     }
 
-    /// Names the version in a request to optimize a prompt that names an alias.
+    /// Replaces the alias in a request to optimize a prompt with a version.
     pub(super) async fn pin_prompt(&self, identity: &Identity, body: &mut Json<'_>) -> Result<(), Error> {
         if let Some((name, at @ PromptAt::Alias(_))) = optimized_prompt(body)? {
             let version = self.resolver.prompt_version(&name, &at).await?;
@@ -156,7 +158,7 @@ impl Proxy {
         Ok(())
     }
 
-    /// A model definition after a change: what is not given stays as it is.
+    /// Checks a model definition after a change. Fields that are not given stay unchanged.
     async fn definition(
         &self,
         id: Option<String>,
@@ -170,21 +172,21 @@ impl Proxy {
         let provider = provider.or_else(|| stored.as_ref().map(|stored| stored.model.provider.clone()));
         let secret = secret.or_else(|| stored.map(|stored| stored.secret)).unwrap_or_default();
         let Some(provider) = provider else { return Ok(Vec::new()) };
-        // MLflow says what a secret that is not there means.
+        // MLflow itself reports a secret that does not exist.
         let Some(secret) = self.resolver.secret(&secret).await? else { return Ok(Vec::new()) };
         let privilege = secret.privilege(&provider).map(Requirement::Privileged);
         self.check_addresses(secret.addresses(&ProviderModel { provider, name: String::new() }))?;
         Ok(privilege.into_iter().collect())
     }
 
-    /// Returns the requirements of everything that a stored scorer calls and reads with the rights of MLflow's own process.
+    /// Returns the requirements of everything that a stored scorer calls and reads with the privileges of MLflow's own process.
     async fn judge(&self, written: &str) -> Result<Vec<Requirement>, Error> {
         let judge = Judge::read("serialized_scorer", written)?;
         let located = |thing, permission, id| Located { thing, permission, id };
         let mut requirements: Vec<_> = judge.privilege.map(Requirement::Privileged).into_iter().collect();
         self.check_addresses(judge.addresses)?;
         for name in judge.endpoints {
-            // MLflow stores an endpoint's id in place of its name, and shows either.
+            // MLflow stores the ID of an endpoint instead of its name, and returns either.
             if self.resolver.recent_endpoint(&name).await?.is_none() {
                 requirements.push(self.use_of_endpoint(name).await?);
                 continue;
@@ -199,7 +201,7 @@ impl Proxy {
         Ok(requirements)
     }
 
-    /// USE on an endpoint by its id, whose addresses must be allowed.
+    /// Returns the requirement of USE on an endpoint by its ID, and checks its addresses.
     async fn use_of_endpoint(&self, id: String) -> Result<Requirement, Error> {
         let found = self.resolver.addresses_of_endpoint_id(&id).await?;
         let owner = found.as_ref().map(|_| Resource::new(ResourceKind::GatewayEndpoint, id.as_str()));
@@ -207,13 +209,13 @@ impl Proxy {
         Ok(Requirement::Belonging { permission: Permission::Use, noun: "endpoint", id, owner, tier: None })
     }
 
-    /// Checks that MLflow may connect to each of these for a model provider.
+    /// Checks that MLflow is allowed to connect to each of these addresses for a model provider.
     fn check_addresses(&self, addresses: impl IntoIterator<Item = String>) -> Result<(), Error> {
         addresses.into_iter().try_for_each(|address| Ok(self.authz.provider_hosts.check(&address)?))
     }
 }
 
-/// MLflow's ID of the trace that a `traceparent` names.
+/// Returns MLflow's ID of the trace in a `traceparent`.
 fn trace_of(value: &HeaderValue) -> Option<String> {
     let parts: Vec<&str> = value.to_str().ok()?.split('-').collect();
     let hex = |text: &str, length| {
@@ -229,8 +231,8 @@ fn trace_of(value: &HeaderValue) -> Option<String> {
     }
 }
 
-/// Returns true if a demand holds for administrators too: it keeps MLflow's data together, or MLflow away from its
-/// neighbours.
+/// Returns true if a demand applies to administrators, too, because it protects the consistency of MLflow's data or the servers
+/// in MLflow's network.
 pub(super) fn holds_for_everybody(demand: &Demand) -> bool {
     match demand {
         Demand::TraceIn { .. }

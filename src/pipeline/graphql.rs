@@ -1,6 +1,6 @@
-//! `POST /graphql`: every field of a query is decided on its own.
+//! `POST /graphql`: every root field of a query is decided separately.
 //!
-//! What is sent is written anew from what was allowed; a field that was not is `null` in the answer, as MLflow has it.
+//! The query that is sent is rewritten from the allowed fields; a denied field is `null` in the response, as in MLflow.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +17,7 @@ use crate::mlflow::{Ask, GraphqlQuery, Located, Thing, Verdict};
 use crate::resolve;
 
 impl Proxy {
-    /// Answers a GraphQL query with what `identity` may read.
+    /// Responds to a GraphQL query with the fields that `identity` is allowed to read.
     pub(super) async fn forward_graphql(
         &self,
         mut checked: Checked<'_>,
@@ -110,7 +110,7 @@ impl Proxy {
         self.read_answer(identity, response.into_body(), limit).await
     }
 
-    /// Of the models whose versions the answer lists, those that may be read.
+    /// Returns those models whose versions the response lists and that the caller is allowed to read.
     async fn readable_names(
         &self,
         identity: &Identity,
@@ -153,5 +153,5 @@ impl Proxy {
     }
 }
 
-/// A search of runs with many metrics is the largest.
+/// The largest response is that to a search of runs with many metrics.
 const ANSWER_BYTES: usize = 64 * 1024 * 1024;

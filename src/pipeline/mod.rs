@@ -1,6 +1,6 @@
-//! The life of a request, one readable function.
+//! The life of a request in one readable function.
 //!
-//! Start at [`Proxy::handle`]. Every step can say no; only the last two speak to MLflow.
+//! Start at [`Proxy::handle`]. Every step can refuse the request; only the last two communicate with MLflow.
 
 #![cfg_attr(not(test), warn(clippy::wildcard_enum_match_arm))]
 
@@ -49,13 +49,13 @@ use crate::telemetry::Telemetry;
 use crate::upstream::{self, Upstream};
 use crate::web::{Access, Web};
 
-/// Everything a request may touch. Built once in `app`, then only borrowed.
+/// The state that requests use. Built once in `app`, then only borrowed.
 #[derive(Debug)]
 pub struct Proxy {
     pub server: config::Server,
     pub policy: Policy,
     pub authz: config::Authz,
-    /// Below which MLflow, and we in front of it, answer.
+    /// Path prefix under which MLflow, and the proxy in front of it, respond.
     pub static_prefix: String,
     pub table: Arc<Table>,
     pub authn: Arc<Authn>,
@@ -67,23 +67,23 @@ pub struct Proxy {
     pub telemetry: Arc<Telemetry>,
     /// Reads the bodies that are inspected.
     pub bodies: Bodies,
-    /// The memory of MLflow's answers that are read whole.
+    /// The memory for MLflow's responses that are read completely.
     pub answers: Arc<Budget>,
-    /// Tasks that nobody waits for.
+    /// Background tasks, which no request waits for.
     pub background: TaskTracker,
 }
 
 /// A request that passed the strict edge: one spelling, one host, one client address.
 struct Checked<'b> {
     head: http::request::Parts,
-    /// Still there when nobody needed it.
+    /// The body, until a step takes it.
     body: &'b mut Option<Incoming>,
     path: CanonicalPath,
     query: Query,
     address: IpAddr,
-    /// The caller's own key for a model provider, which the AI gateway passes on.
+    /// The caller's own key for a model provider, which the AI gateway forwards.
     provider_key: Option<HeaderValue>,
-    /// `traceparent`, where the AI gateway may add spans to the trace that it names.
+    /// The header `traceparent`, if the AI gateway is allowed to add spans to the trace in it.
     parent_trace: Option<HeaderValue>,
     /// The caller, once they are known.
     asking: Option<Arc<Asking>>,
@@ -96,7 +96,7 @@ impl Checked<'_> {
 }
 
 impl Proxy {
-    /// The life of one request. Start reading here.
+    /// Handles one request from its arrival to its response. Start reading here.
     pub async fn handle(&self, request: Request, peer: Peer, edge: Option<EdgeRefusal>) -> Response {
         let (head, body) = request.into_parts();
         let path = head.uri.path();
@@ -131,7 +131,8 @@ impl Proxy {
         record.finish(answer)
     }
 
-    /// Many clients send their whole body before they read the answer: read on for a while, so that they get to see it.
+    /// Reads and discards the rest of a body in the background, because many clients send their whole body before they read the
+    /// response.
     fn discard(&self, body: Option<Incoming>) {
         let Some(body) = body.filter(|body| !http_body::Body::is_end_stream(body)) else { return };
         let limit = self.server.head_timeout;
@@ -248,7 +249,7 @@ impl Proxy {
     }
 }
 
-/// Replaces a body in memory by its length. hyper sends a body that it is given also to HEAD, on HTTP/2.
+/// Removes the body from the response and keeps its length. On HTTP/2, hyper would send the body in response to HEAD, too.
 fn without_body(mut response: Response) -> Response {
     if let Body::Full { bytes: Some(bytes) } = response.body() {
         let length = HeaderValue::from(bytes.len());
@@ -258,14 +259,15 @@ fn without_body(mut response: Response) -> Response {
     response
 }
 
-/// Where MLflow's AI gateway passes `Authorization` on to the provider, the credential for the proxy may stand in
-/// `X-MLflow-Authorization` (as with MLflow's own auth, 3.9 on). Then `Authorization` is not ours.
+/// Takes the caller's key for a provider from `Authorization`. On routes where MLflow's AI gateway forwards this header to the
+/// provider, `X-MLflow-Authorization` can contain the credentials for the proxy (as in MLflow's own auth, 3.9 and later).
+/// `Authorization` is then not for the proxy.
 fn take_provider_key(checked: &mut Checked<'_>) {
     let Some(credential) = checked.head.headers.remove("x-mlflow-authorization") else { return };
     checked.provider_key = checked.head.headers.insert(header::AUTHORIZATION, credential);
 }
 
-/// What the request shows of who sends it.
+/// Returns the credentials in a request.
 fn shown(headers: &http::HeaderMap) -> Shown<'_> {
     let authorization = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
     Shown { authorization, session: crate::http::only_cookie(headers, SESSION_COOKIE) }

@@ -1,4 +1,4 @@
-//! Lists in requests that are cut down to what the caller may read: the experiments of a search, the traces of a batch.
+//! Reduces lists in requests to what the caller is allowed to read: the experiments of a search, the traces of a batch.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -7,16 +7,17 @@ use crate::authz::{Identity, Permission, Requirement, Resource, ResourceKind, Vi
 use crate::http::Query;
 use crate::mlflow::{Json, Keep, LocateError, Narrow, Narrowed, Thing, narrow};
 
-/// Experiments of one search whose names are looked up.
+/// Maximum number of experiments in one search whose names are looked up.
 const MAX_NAMED: usize = 20_000;
-/// Traces of one batch, each of which may take a look-up.
+/// Maximum number of traces in one batch, each of which can require a look-up.
 const MAX_TRACES: usize = 1000;
 
 impl Proxy {
-    /// Cuts the list of a request down.
+    /// Reduces the list in a request.
     ///
     /// # Errors
-    /// The list is missing or contains anything but IDs; MLflow could not be asked.
+    ///
+    /// The list is missing or contains values other than IDs, or MLflow could not be asked.
     pub(super) async fn narrow(
         &self,
         identity: &Identity,
@@ -54,7 +55,8 @@ impl Proxy {
         Ok(narrow(list, query, body, |id| Ok(keep(readable.contains(id))))?)
     }
 
-    /// As MLflow 3.18's own auth does it: a trace that is not there, or in an experiment that may not be read, is left out.
+    /// Removes traces that do not exist, or that are in an experiment that the caller is not allowed to read, as in MLflow
+    /// 3.18's own auth.
     async fn narrow_traces(
         &self,
         identity: &Identity,
@@ -81,7 +83,8 @@ impl Proxy {
         Ok(narrow(list, query, body, |id| Ok(keep(is_readable(id))))?)
     }
 
-    /// Returns those experiments that the caller may read, or whose resources of the kind `tier` the caller may read.
+    /// Returns those experiments that the caller is allowed to read, or whose resources of the kind `tier` the caller is
+    /// allowed to read.
     pub(super) async fn readable_experiments<'i>(
         &self,
         identity: &Identity,

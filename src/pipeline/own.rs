@@ -1,6 +1,6 @@
-//! Answers of our own: the pages and API below `/auth`, MLflow's auth API, 401 and its relatives.
+//! Responses of the proxy itself: the pages and API below `/auth`, MLflow's auth API, and 401.
 //!
-//! MLflow's words where clients compare them (`mlflow.server.auth.make_basic_auth_response`, MLflow 3.17.2).
+//! Uses MLflow's texts where clients compare them (`mlflow.server.auth.make_basic_auth_response`, MLflow 3.17.2).
 
 use std::sync::Arc;
 
@@ -15,18 +15,18 @@ use crate::authz::Identity;
 use crate::budget::Owner;
 use crate::http::{Body, ErrorCode, HeadError, Reply, Response};
 
-/// What MLflow says to whoever is not signed in.
+/// MLflow's message for requests without authentication.
 pub(super) const NOT_AUTHENTICATED: &str = "You are not authenticated. Please see \
     https://www.mlflow.org/docs/latest/auth/index.html#authenticating-to-mlflow on how to authenticate.";
 
-/// Headings and sentences of pages that refuse something.
+/// Headings and messages of pages for refused requests.
 pub(super) const NOT_FOUND: &str = "Page not found";
 pub(super) const NO_PAGE: &str = "There is no page at this address.";
 pub(super) const DENIED: &str = "Permission denied";
 pub(super) const NOT_PROCESSED: &str = "Request not processed";
 
 impl Proxy {
-    /// Management requests are answered here; MLflow never sees them.
+    /// Responds to management requests, which MLflow never receives.
     pub(super) async fn answer_ourselves(
         &self,
         mut checked: Checked<'_>,
@@ -44,7 +44,7 @@ impl Proxy {
         Ok(self.for_whom(response, record))
     }
 
-    /// A refusal that a browser would show as JSON becomes a page.
+    /// Converts a refusal to a page if a browser would display it as JSON.
     fn for_whom(&self, response: http::Response<Bytes>, record: &Record) -> Response {
         let words = if record.is_navigation() { refusal_of(&response) } else { None };
         let response = response.map(Body::from);
@@ -57,7 +57,7 @@ impl Proxy {
         self.web.show_refusal(response, heading, &words, record.is_signed_in())
     }
 
-    /// Pages for whoever is not signed in: signing in and out. Only a session says here who it is.
+    /// Responds to pages that require no identity: sign-in and sign-out. Only a session identifies the user here.
     pub(super) async fn answer_visitor(
         &self,
         mut checked: Checked<'_>,
@@ -95,7 +95,7 @@ impl Proxy {
         self.read(checked, owner, MAX_BODY_BYTES).await
     }
 
-    /// Somebody at a browser who opens a page is sent to sign in; a program or a script hears that it must.
+    /// Redirects a browser that opens a page to the sign-in page. Programs and scripts receive 401.
     pub(super) fn perhaps_sign_in(&self, checked: &Checked<'_>, error: authn::Error, record: &Record) -> Error {
         let head = &checked.head;
         let nobody = match &error {
@@ -109,7 +109,7 @@ impl Proxy {
         if !nobody || !self.web.can_sign_in() || head.method != Method::GET || !record.is_navigation() {
             return error.into();
         }
-        // As the browser has it, with MLflow's static prefix.
+        // The path as the browser sent it, with MLflow's static prefix.
         let wanted = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
         let wanted: String = url::form_urlencoded::byte_serialize(wanted.as_bytes()).collect();
         match HeaderValue::try_from(format!("{}/auth/login?return_to={wanted}", self.static_prefix)) {
@@ -119,7 +119,7 @@ impl Proxy {
     }
 }
 
-/// The sentence of a refusal in MLflow's JSON shape, which is in memory.
+/// Returns the message of a refusal in MLflow's JSON, whose body is in memory.
 fn refusal_of(response: &http::Response<Bytes>) -> Option<String> {
     #[derive(serde::Deserialize)]
     struct Refusal {
@@ -131,7 +131,7 @@ fn refusal_of(response: &http::Response<Bytes>) -> Option<String> {
     Some(refusal.message)
 }
 
-/// Puts the canonical path into the request, below MLflow's static prefix: by it the pages choose their answer.
+/// Sets the canonical path, below MLflow's static prefix, by which the router of the pages selects its handler.
 fn address_pages(checked: &mut Checked<'_>) -> Result<(), Error> {
     let mut target = checked.path.encoded().into_owned();
     if let Some(query) = checked.head.uri.query() {
@@ -144,7 +144,7 @@ fn address_pages(checked: &mut Checked<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// 302. The browser carries what stands behind `#` along.
+/// Returns 302. The browser keeps the fragment after `#`.
 pub(super) fn found(location: HeaderValue) -> Response {
     let mut response = Response::new(Body::Empty);
     *response.status_mut() = StatusCode::FOUND;
@@ -153,8 +153,8 @@ pub(super) fn found(location: HeaderValue) -> Response {
     response
 }
 
-/// 401 in MLflow's text form with a Basic challenge; for the browser's own XHR in JSON and without, or it would pop up a
-/// log-in box over the page.
+/// Returns 401 in MLflow's text form with a Basic challenge. Requests of a page's script receive JSON without a challenge,
+/// because the browser would open a log-in dialog over the page.
 pub(super) fn unauthenticated(error: &authn::Error, account: &str, browser_xhr: bool) -> Response {
     match error {
         authn::Error::Missing => nobody(NOT_AUTHENTICATED.to_owned(), browser_xhr),
@@ -199,7 +199,7 @@ fn nobody(message: String, browser_xhr: bool) -> Response {
     response
 }
 
-/// The reason, for callers who proved a secret that was valid once. Holds nothing from the request.
+/// Returns the reason for callers who presented a secret that was valid once. Contains nothing from the request.
 fn told(reason: Reason, account: &str) -> Option<String> {
     if !reason.is_told() {
         return None;
@@ -232,7 +232,7 @@ fn told(reason: Reason, account: &str) -> Option<String> {
     })
 }
 
-/// 503: when we cannot look, the answer is no.
+/// Returns 503: if the store is unavailable, the request is denied.
 pub(super) fn store_unavailable() -> Reply {
     Reply::new(
         StatusCode::SERVICE_UNAVAILABLE,
@@ -242,21 +242,22 @@ pub(super) fn store_unavailable() -> Reply {
     .with(header::RETRY_AFTER, HeaderValue::from_static("5"))
 }
 
-/// 200 with a JSON body.
+/// Returns 200 with a JSON body.
 pub(super) fn json(body: Bytes) -> Response {
     let mut response = Response::new(Body::from(body));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
-/// Whether the body says of itself that it is JSON.
+/// Returns true if the headers declare a JSON body.
 pub(super) fn is_json(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return false };
     let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
     essence.trim_ascii().eq_ignore_ascii_case(b"application/json")
 }
 
-/// A JSON body may come without Content-Type (some clients' DELETE), never under another one, never compressed.
+/// Checks the headers of a JSON body. It can lack Content-Type (DELETE of some clients), but must not have another type or be
+/// compressed.
 pub(super) fn check_json_head(headers: &HeaderMap) -> Result<(), Error> {
     check_encoding(headers)?;
     let has_body = headers.get(header::CONTENT_LENGTH).is_none_or(|length| length.as_bytes() != b"0");

@@ -1,6 +1,7 @@
-//! What one request leaves behind: one access line, metrics, and for a denial an audit row.
+//! The record of one request: one access log line, metrics, and an audit row for a denial.
 //!
-//! Filled in as the steps are taken; written once, when the answer's last byte is handed over or the client is gone.
+//! Filled in during the steps of a request; written once, when the last byte of the response has been passed on or the client
+//! has disconnected.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -44,7 +45,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// `path`: below MLflow's static prefix.
+    /// Starts a record. `path`: below MLflow's static prefix.
     pub(super) fn start(telemetry: Arc<Telemetry>, head: &http::request::Parts, path: &str, peer: Peer) -> Self {
         Self {
             at: telemetry.clock.now(),
@@ -116,7 +117,7 @@ impl Record {
         self.identity.is_some()
     }
 
-    /// The answer is the same for everybody.
+    /// Marks the response as public: it does not depend on the caller.
     pub(super) fn public(&mut self) {
         self.public = true;
     }
@@ -125,17 +126,17 @@ impl Record {
         self.public
     }
 
-    /// Whether a page's script asks, so that a Basic challenge would pop up over the page.
+    /// Returns true if the script of a page sent the request, so that a Basic challenge would open a dialog over the page.
     pub(super) const fn is_browser_xhr(&self) -> bool {
         self.browser_xhr
     }
 
-    /// Whether the client repeats this request after 429 and after no 5xx.
+    /// Returns true if the client repeats this request after 429 but after no 5xx.
     pub(super) const fn resends_only_after_429(&self) -> bool {
         self.resends_only_after_429
     }
 
-    /// Counts and logs, once, why there is no answer of MLflow's.
+    /// Counts and logs, once, the reason why there is no response from MLflow.
     pub(super) fn failed(&mut self, error: &Error) {
         let reason = error.reason();
         self.public = false;
@@ -143,10 +144,10 @@ impl Record {
         self.kind = RequestKind::Refused;
         let metrics = &self.telemetry.metrics;
         match error {
-            // The server counted it already.
+            // The server has counted it already.
             Error::Edge(_) => {}
             Error::Head(_) | Error::UnknownHost | Error::Path(_) | Error::Query(_) => metrics.edge_refused(reason),
-            // Before anybody is known it costs nothing to send, so it must cost nothing to keep.
+            // Requests before authentication cost their sender nothing, so they must not fill the audit log.
             Error::CrossOrigin if self.identity.is_none() => metrics.denied(reason),
             Error::CrossOrigin
             | Error::Denied(_)
@@ -189,14 +190,14 @@ impl Record {
         }
     }
 
-    /// A 403 of the pages, which have their own words for it.
+    /// Records a 403 of the pages, which log their own reasons.
     pub(super) fn denied(&mut self, reason: &'static str) {
         self.denied = Some(reason);
         self.telemetry.metrics.denied(reason);
         self.audit(format!("refused: {reason}"));
     }
 
-    /// Somebody signed in or out, or could not. What changed the store is in its audit log already.
+    /// Records a sign-in or sign-out, or a failed attempt. The audit log already contains those that changed the store.
     pub(super) fn sign_in_event(&mut self, event: &SignInEvent) {
         let metrics = &self.telemetry.metrics;
         match event {
@@ -234,7 +235,7 @@ impl Record {
         });
     }
 
-    /// Hands the record to the answer, which writes it when it is over.
+    /// Attaches the record to the response, which writes it at its end.
     pub(super) fn finish(self, response: Response) -> Response {
         let (head, body) = response.into_parts();
         let mut finishing = Finishing { record: self, status: head.status, sent: 0, outcome: Outcome::Aborted };
@@ -278,7 +279,7 @@ impl Record {
     }
 }
 
-/// Writes the record when the answer is over, however it ends.
+/// Writes the record when the response ends, for any reason.
 #[derive(Debug)]
 struct Finishing {
     record: Record,
@@ -307,14 +308,14 @@ impl Drop for Finishing {
     }
 }
 
-/// MLflow's Python client from 3.18 on repeats a POST that is not idempotent only after 408 and 429
-/// (`mlflow.utils.rest_utils`), and all other requests after 429 as well. Earlier ones repeat every request after 503, as do other
-/// clients that repeat at all.
+/// Returns true if the client repeats this request after 429 but after no 5xx. MLflow's Python client from 3.18 on repeats a
+/// POST that is not idempotent only after 408 and 429 (`mlflow.utils.rest_utils`), and all other requests after 429 as well.
+/// Earlier versions repeat every request after 503, as do other clients that repeat requests.
 fn resends_only_after_429(head: &http::request::Parts) -> bool {
     if head.method != Method::POST {
         return false;
     }
-    // Header providers of the client's plugins add words after a space.
+    // Header providers of client plugins add words after a space.
     let product = |value: &HeaderValue| {
         let (_, rest) = value.to_str().ok()?.split_once("mlflow-python-client/")?;
         rest.split(' ').next()?.parse::<upstream::Version>().ok()
@@ -323,16 +324,16 @@ fn resends_only_after_429(head: &http::request::Parts) -> bool {
     version.is_some_and(|version| version >= upstream::Version::release(3, 18))
 }
 
-/// The client's own word for the request, when it is short and plain enough to be written down.
+/// Returns the client's ID of the request, if it is short and plain enough to be logged.
 fn request_id(headers: &HeaderMap) -> Option<Box<str>> {
     let id = headers.get("x-request-id")?.to_str().ok()?;
     (id.len() <= 64).then(|| id.into())
 }
 
-/// Whether a browser opens a page or sends a form. Paths of an API are read by programs, also where a browser shows them.
+/// Returns true if a browser opens a page or submits a form. API paths are for programs, even if a browser displays them.
 fn is_navigation(head: &http::request::Parts, path: &str) -> bool {
     let html = |accept: &HeaderValue| memchr::memmem::find(accept.as_bytes(), b"text/html").is_some();
-    // Programs rarely ask for HTML, so most requests end here.
+    // Programs rarely request HTML, so most requests end here.
     head.headers.get_all(header::ACCEPT).iter().any(html)
         && matches!(head.method, Method::GET | Method::HEAD | Method::POST)
         && navigates(&head.headers)

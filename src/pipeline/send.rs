@@ -1,4 +1,4 @@
-//! The last step: what is sent to MLflow, and how its answer becomes the client's.
+//! The last step: sends the request to MLflow, and converts its response to the client's.
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, header};
@@ -32,7 +32,7 @@ impl Proxy {
         Response::from_parts(head, Body::from(body))
     }
 
-    /// Sends. What MLflow says of an MCP server or a skill gets what the caller may do with it.
+    /// Sends a request, and adds the caller's allowed actions to an MCP server or a skill in the response.
     pub(super) async fn send_with_actions(
         &self,
         permit: Permit,
@@ -50,7 +50,7 @@ impl Proxy {
         }
     }
 
-    /// Sends, and changes the JSON of MLflow's success.
+    /// Sends a request, and rewrites the JSON of a successful response.
     pub(super) async fn send_and_rewrite(
         &self,
         permit: Permit,
@@ -127,7 +127,7 @@ impl Proxy {
         response
     }
 
-    /// Reads an answer of MLflow whole, in the caller's share of the memory for answers.
+    /// Reads a response from MLflow completely, within the caller's share of the memory for responses.
     pub(super) async fn read_answer(
         &self,
         identity: &Identity,
@@ -153,7 +153,7 @@ impl Proxy {
         self.read(checked, Owner::User(identity.user), limit.min(self.server.max_body_bytes)).await
     }
 
-    /// Reads the body of a request into memory. A body that was not read before stays where it is.
+    /// Reads the body of a request into memory. A body that was already taken is not read again.
     pub(super) async fn read(&self, checked: &mut Checked<'_>, owner: Owner, limit: usize) -> Result<Held, Error> {
         Ok(self.bodies.read(checked.body.as_mut(), owner, limit).await?)
     }
@@ -179,7 +179,7 @@ impl Proxy {
             outgoing.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
         let bytes = body.unwrap_or_default();
-        // MLflow's Flask routes see a chunked body as empty.
+        // MLflow's Flask routes treat a chunked body as empty.
         outgoing.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
         outgoing.body = Body::from(bytes);
         outgoing
@@ -212,7 +212,8 @@ pub(super) async fn kept(share: Share, body: Bytes) -> Result<Bytes, Error> {
 /// The JSON of MLflow's answer after `rewrite`.
 ///
 /// # Errors
-/// It is not what its API promises.
+///
+/// The response does not match MLflow's API.
 pub(super) fn rewritten(body: &[u8], rewrite: impl FnOnce(&str) -> Option<String>) -> Result<Bytes, Error> {
     let told = std::str::from_utf8(body).ok().and_then(rewrite);
     Ok(told.ok_or(crate::upstream::Error::NotUnderstood)?.into())

@@ -1,13 +1,13 @@
-//! The shadow policy: what would be decided if it were enforced, beside what is.
+//! The shadow policy: evaluates an alternative policy next to the enforced one.
 //!
-//! Logged and counted where the two differ. Nothing here can change an answer.
+//! Differences are logged and counted. This module cannot change a response.
 
 use super::{Error, Proxy};
 use crate::authz::{Denied, Identity, Permit};
 use crate::mlflow::{Ask, Input, Operation, Verdict};
 
 impl Proxy {
-    /// Decides as [`Proxy::permit`] does, and again under the shadow policy where there is one.
+    /// Decides as [`Proxy::permit`] does, and again under the shadow policy, if there is one.
     pub(super) async fn decide_beside(
         &self,
         identity: &Identity,
@@ -21,7 +21,7 @@ impl Proxy {
         let enforced = match &decided {
             Ok(_) => None,
             Err(Error::Denied(denied)) => Some(denied),
-            // A request that makes no sense is nobody's to allow.
+            // An invalid request cannot be allowed under any policy.
             Err(_) => return decided,
         };
         let would = Box::pin(self.decide(&shadow, operation, input)).await.map(drop);
@@ -35,7 +35,7 @@ impl Proxy {
         decided
     }
 
-    /// The same for one field of a GraphQL query.
+    /// Decides one field of a GraphQL query under the shadow policy, too.
     pub(super) async fn ask_beside(&self, identity: &Identity, ask: &Ask, verdict: &Verdict) {
         let Some(shadow) = identity.in_the_shadow() else { return };
         let outcome = match (verdict, self.verdict(&shadow, ask, &mut Vec::new()).await) {

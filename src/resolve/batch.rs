@@ -1,7 +1,7 @@
-//! Look-ups of many names at once, so that a page of a list does not cost a request for each of its rows.
+//! Look-ups of many names at once, so that a page of a list does not require one request for each row.
 //!
-//! What is not found here is looked up alone later: MLflow before 3.17 does not have `IN` for names, and a name with a
-//! quote cannot be written in a filter.
+//! Names that are not found here are looked up one by one later: MLflow before 3.17 does not support `IN` for names, and a name
+//! with a quote cannot be written in a filter.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -15,16 +15,17 @@ use crate::http::Query;
 use crate::mlflow::answers::{EndpointList, ExperimentId, RegisteredModel};
 use crate::mlflow::{PROMPT_TAG, lookups};
 
-/// How much of the names one look-up has at most: MLflow's server reads a request head of 64 KiB, its SQL parser 10,000
-/// tokens, and a page of its lists has 1000 rows.
+/// Maximum total size of the names in one look-up, in bytes. MLflow's server accepts a request head of 64 KiB, its SQL parser
+/// 10,000 tokens, and a page of its lists has 1000 rows.
 const NAME_BYTES: usize = 16 * 1024;
 const NAMES: usize = 1000;
 
 impl Resolver {
-    /// Finds the model or prompt behind each of these names, under the name MLflow returns. Names that are not in the
-    /// result have to be looked up alone.
+    /// Finds the model or prompt behind each of these names, under the name that MLflow returns. Names that are missing from
+    /// the result have to be looked up one by one.
     ///
     /// # Errors
+    ///
     /// MLflow could not be asked.
     pub async fn models(&self, names: &BTreeSet<String>) -> Result<HashMap<String, Resource>, Error> {
         let mut found = HashMap::new();
@@ -33,7 +34,7 @@ impl Resolver {
         }
         let is_prompt = format!("tags.`{PROMPT_TAG}` = 'true'");
         for batch in batches(names.iter().map(String::as_str)) {
-            // A search without that tag leaves prompts out.
+            // A search without that tag excludes prompts.
             for more in [None, Some(is_prompt.as_str())] {
                 let missing: Vec<&str> = batch.iter().copied().filter(|name| !found.contains_key(*name)).collect();
                 if missing.is_empty() {
@@ -61,7 +62,8 @@ impl Resolver {
         Ok(answer.map(|answer| answer.registered_models))
     }
 
-    /// Looks up what these experiments are called. What is not found, or not now, is asked for one by one later.
+    /// Looks up the names of these experiments. Names that are not found, or cannot be looked up now, are requested one by one
+    /// later.
     pub async fn prefetch_names<'i>(&self, ids: impl Iterator<Item = &'i str>) {
         let mut unknown = BTreeSet::new();
         for id in ids {
@@ -88,8 +90,8 @@ impl Resolver {
         }
     }
 
-    /// Looks up the endpoints of the AI gateway, when several of these are not known. What is not found, or not now, is
-    /// asked for one by one later.
+    /// Looks up the endpoints of the AI gateway if several of these are not cached. Endpoints that are not found, or cannot be
+    /// looked up now, are requested one by one later.
     pub async fn prefetch_endpoints<'i>(&self, names: impl Iterator<Item = &'i str>) {
         if names.filter(|name| !self.endpoints.contains_key(*name)).take(2).count() < 2 {
             return;
@@ -102,7 +104,7 @@ impl Resolver {
     }
 }
 
-/// Cuts names into what one filter can hold. Names that cannot be written there are left out.
+/// Splits names into batches, each of which fits into one filter. Names that cannot be written in a filter are omitted.
 fn batches<'n>(names: impl Iterator<Item = &'n str>) -> Vec<Vec<&'n str>> {
     let plain = |name: &&str| {
         let other = |c: char| matches!(c, ' ' | '-' | '_' | '.' | '/' | ':' | '@' | '+');
@@ -111,7 +113,7 @@ fn batches<'n>(names: impl Iterator<Item = &'n str>) -> Vec<Vec<&'n str>> {
     let mut batches: Vec<Vec<&str>> = Vec::new();
     let mut bytes = NAME_BYTES;
     for name in names.filter(plain) {
-        // Percent-encoded, a byte that is not ASCII becomes three.
+        // Percent-encoding turns a byte that is not ASCII into three.
         bytes += name.len() + "%27%2C%27".len();
         match batches.last_mut() {
             Some(batch) if bytes <= NAME_BYTES && batch.len() < NAMES => batch.push(name),

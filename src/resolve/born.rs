@@ -15,10 +15,11 @@ use crate::mlflow::answers::{
 use crate::mlflow::{PROMPT_TAG, lookups};
 
 impl Resolver {
-    /// Which resource the thing of this kind and name is, and when it was created in MLflow (Unix ms; 0 when MLflow does
-    /// not say); `None` when it is not there.
+    /// Returns the resource with this kind and name, and its creation time in MLflow (Unix ms; 0 if MLflow does not return it);
+    /// `None` if it does not exist.
     ///
     /// # Errors
+    ///
     /// MLflow could not be asked.
     pub async fn born(&self, kind: ResourceKind, name: &str) -> Result<Option<(Resource, i64)>, Error> {
         let at = |key: &str, born: i64| Some((Resource::new(kind, key), born));
@@ -57,7 +58,7 @@ impl Resolver {
                 found.and_then(|found| at(name, found.creation_timestamp.unwrap_or_default()))
             }
             ResourceKind::Scorer => self.is_there(kind, name).await?.then(|| (Resource::new(kind, name), 0)),
-            // Nothing of these kinds is found by a name.
+            // Resources of these kinds cannot be found by name.
             ResourceKind::Run
             | ResourceKind::Trace
             | ResourceKind::Assessment
@@ -72,16 +73,17 @@ impl Resolver {
         })
     }
 
-    /// Returns when MLflow created the resource that grants call `key` (Unix ms); for a scorer, its experiment. `None` when it does
-    /// not exist or MLflow does not tell.
+    /// Returns the time at which MLflow created the resource with the grant key `key` (Unix ms); for a scorer, that of its
+    /// experiment. Returns `None` if the resource does not exist or MLflow does not return the time.
     ///
     /// # Errors
+    ///
     /// MLflow could not be asked.
     pub async fn created(&self, kind: ResourceKind, key: &str) -> Result<Option<i64>, Error> {
         let created = match kind {
             ResourceKind::RegisteredModel | ResourceKind::Prompt => {
                 let found = self.find::<ModelAnswer>(lookups::registered_model(key)).await?;
-                // A database that ignores case finds another resource than the one that grants name.
+                // A database that ignores case can return another resource than the one in the grant.
                 found
                     .map(|answer| answer.registered_model)
                     .filter(|found| found.name == key)
@@ -97,10 +99,11 @@ impl Resolver {
         Ok(created.filter(|created| *created > 0))
     }
 
-    /// Returns the experiments, or the registered models and prompts, that MLflow created at or after `since` (Unix ms). Models that
-    /// changed since then are among them: MLflow orders models by their last change only.
+    /// Returns the experiments, or the registered models and prompts, that MLflow created at or after `since` (Unix ms).
+    /// Includes models that were changed since then, because MLflow sorts models by their last change only.
     ///
     /// # Errors
+    ///
     /// MLflow could not be asked.
     pub async fn newest(&self, kind: ResourceKind, since: i64) -> Result<Vec<Dated>, Error> {
         let mut found = Vec::new();
@@ -113,7 +116,7 @@ impl Resolver {
             self.experiments_since(since, |experiment| found.push(dated(experiment))).await?;
         } else {
             let prompts = format!("tags.`{PROMPT_TAG}` = 'true'");
-            // Unless it is asked for them, MLflow 2.21 and later leaves prompts out.
+            // MLflow 2.21 and later excludes prompts unless the filter includes them.
             for filter in [None, Some(prompts.as_str())] {
                 let mut query = Query::default();
                 query.set("order_by", Some("last_updated_timestamp DESC"));
@@ -137,10 +140,11 @@ impl Resolver {
         Ok(found)
     }
 
-    /// Returns the key under which MLflow holds the resource that a request calls `key`. Databases may ignore case and trailing
-    /// spaces. A resource that does not exist keeps the key of the request.
+    /// Returns the key under which MLflow stores the resource that a request refers to as `key`. Databases may ignore case and
+    /// trailing spaces. A resource that does not exist keeps the key of the request.
     ///
     /// # Errors
+    ///
     /// MLflow could not be asked.
     pub async fn stored_key(&self, kind: ResourceKind, key: String) -> Result<String, Error> {
         let stored = match kind {
@@ -160,8 +164,8 @@ impl Resolver {
         Ok(stored.unwrap_or(key))
     }
 
-    /// Returns whether a selector names one thing that MLflow does not have, or has as another kind. Not known, and so false, for
-    /// patterns, for kinds that cannot be looked up, and when MLflow does not answer soon.
+    /// Returns true if a selector identifies one resource that MLflow does not have, or has as another kind. Returns false for
+    /// patterns, for kinds that cannot be looked up, and if MLflow does not respond in time.
     pub async fn lacks(&self, kind: ResourceKind, selector: &Selector) -> bool {
         let Selector::Exact(key) = selector else { return false };
         let found = async {
@@ -194,9 +198,10 @@ impl Resolver {
         matches!(tokio::time::timeout(PATIENCE, found).await, Ok(Ok(false)))
     }
 
-    /// Whether the thing that grants call `key` is there.
+    /// Returns true if the resource with the grant key `key` exists.
     ///
     /// # Errors
+    ///
     /// MLflow could not be asked.
     pub async fn is_there(&self, kind: ResourceKind, key: &str) -> Result<bool, Error> {
         let target = match kind {
@@ -227,7 +232,7 @@ impl Resolver {
 }
 
 impl Resolver {
-    /// The MCP server or skill of this name.
+    /// Returns the MCP server or skill with this name.
     async fn named(&self, kind: ResourceKind, key: &str) -> Result<Option<Named>, Error> {
         match lookups::by_path(kind, key) {
             Some(target) => self.find::<Named>(target).await,
@@ -236,7 +241,7 @@ impl Resolver {
     }
 }
 
-/// How long a command or a request waits to learn whether what it grants exists.
+/// Maximum time that a command or a request waits for the check that the resource in its grant exists.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A resource and its creation time.
@@ -245,7 +250,7 @@ pub struct Dated {
     pub key: String,
     /// Unix ms.
     pub created: i64,
-    /// The time by which MLflow orders the list (Unix ms).
+    /// The time by which MLflow sorts the list (Unix ms).
     pub position: i64,
 }
 

@@ -1,4 +1,5 @@
-//! The AI gateway's objects, as far as their use must be allowed: what an endpoint, a secret or a scorer makes MLflow call.
+//! Look-ups of AI gateway objects: the models, addresses and scorers that an endpoint, a secret or a guardrail makes MLflow
+//! call.
 
 use std::sync::Arc;
 
@@ -10,16 +11,16 @@ use crate::mlflow::answers::{
 };
 use crate::mlflow::{PromptAt, ProviderModel, StoredSecret, is_prompt_model_tag, lookups};
 
-/// An endpoint by its name.
+/// An endpoint, found by name.
 #[derive(Debug)]
 pub(super) struct KnownEndpoint {
     pub(super) id: Arc<str>,
-    /// Every model that it may call: primary ones and fallbacks.
+    /// Every model that it can call: primary models and fallbacks.
     models: Vec<ModelDefinition>,
 }
 
 impl KnownEndpoint {
-    /// Returns an endpoint's name and what is remembered of it.
+    /// Returns the name of an endpoint and the facts to cache.
     pub(super) fn of(endpoint: Endpoint) -> (String, Self) {
         let models = endpoint.model_mappings.into_iter().filter_map(|mapping| mapping.model_definition).collect();
         (endpoint.name, Self { id: endpoint.endpoint_id.into(), models })
@@ -30,16 +31,16 @@ impl KnownEndpoint {
 #[derive(Clone, Debug)]
 pub struct Definition {
     pub model: ProviderModel,
-    /// Empty when it has none.
+    /// ID of its secret; empty if it has none.
     pub secret: String,
 }
 
-/// A guardrail of the AI gateway, as far as it calls models.
+/// The parts of an AI gateway guardrail that call models.
 #[derive(Clone, Debug)]
 pub struct GuardrailCalls {
-    /// Its scorer, serialized.
+    /// The serialized scorer.
     pub scorer: String,
-    /// The endpoint that rewrites answers, by its id.
+    /// ID of the endpoint that rewrites responses.
     pub endpoint: Option<String>,
 }
 
@@ -47,21 +48,23 @@ pub struct GuardrailCalls {
 #[derive(Clone, Debug)]
 pub struct PromptVersion {
     pub version: String,
-    /// The value of the tag that names its model.
+    /// The value of the tag that specifies its model.
     pub model: Option<String>,
 }
 
 impl Resolver {
-    /// The id of an endpoint of the AI gateway, as it was a moment ago: enough to list it, not to allow its use.
+    /// Returns the ID of an AI gateway endpoint, possibly from the cache. That suffices to list the endpoint, but not to allow
+    /// its use.
     ///
     /// # Errors
+    ///
     /// MLflow could not be asked.
     pub async fn recent_endpoint(&self, name: &str) -> Result<Option<Arc<str>>, Error> {
         Ok(self.recently_known(name).await?.map(|known| Arc::clone(&known.id)))
     }
 
-    /// An endpoint of the AI gateway. Asked every time: names move between endpoints, and what was remembered would allow
-    /// the use of another owner's. Beside the provider's answer the look-up takes no time.
+    /// Looks up an AI gateway endpoint without the cache: names move between endpoints, and a stale entry would allow the use
+    /// of another owner's endpoint. The duration of the look-up is negligible compared to the provider's response.
     pub(super) async fn endpoint(&self, name: &str) -> Result<Option<Arc<KnownEndpoint>>, Error> {
         self.metrics.resources.misses.inc();
         let found = self.find::<EndpointAnswer>(lookups::endpoint_by_name(name)).await?;
@@ -79,10 +82,11 @@ impl Resolver {
         self.endpoint(name).await
     }
 
-    /// Every address that MLflow connects to for an endpoint, by name, beside its providers' public ones. None for an
-    /// endpoint that is not there.
+    /// Returns every address that MLflow connects to for an endpoint, by name, in addition to the public addresses of its
+    /// providers. Returns none for an endpoint that does not exist.
     ///
     /// # Errors
+    ///
     /// MLflow could not be asked.
     pub async fn addresses_of_endpoint(&self, name: &str) -> Result<Vec<String>, Error> {
         match self.endpoint(name).await? {
@@ -91,18 +95,21 @@ impl Resolver {
         }
     }
 
-    /// Returns the providers of every model that an endpoint may call, by name. None for an endpoint that is not there.
+    /// Returns the providers of every model that an endpoint can call, by name. Returns none for an endpoint that does not
+    /// exist.
     ///
     /// # Errors
+    ///
     /// MLflow could not be asked.
     pub async fn providers_of_endpoint(&self, name: &str) -> Result<Vec<String>, Error> {
         let known = self.endpoint(name).await?;
         Ok(known.iter().flat_map(|known| known.models.iter().map(|model| model.provider.clone())).collect())
     }
 
-    /// Every address that MLflow connects to for an endpoint, by id; `None` when it is not there.
+    /// Returns every address that MLflow connects to for an endpoint, by ID; `None` if it does not exist.
     ///
     /// # Errors
+    ///
     /// MLflow could not be asked.
     pub async fn addresses_of_endpoint_id(&self, id: &str) -> Result<Option<Vec<String>>, Error> {
         let target = lookups::endpoint(id);
@@ -111,9 +118,11 @@ impl Resolver {
         self.addresses(&models.collect::<Vec<_>>()).await.map(Some)
     }
 
-    /// Every address that a stored secret or endpoint of the AI gateway leads to, with what leads there.
+    /// Returns every address that stored secrets and endpoints of the AI gateway lead to, each with a description of its
+    /// source.
     ///
     /// # Errors
+    ///
     /// MLflow could not be asked.
     pub async fn stored_addresses(&self) -> Result<Vec<(String, String)>, Error> {
         let mut found = Vec::new();
@@ -143,9 +152,11 @@ impl Resolver {
         Ok(addresses)
     }
 
-    /// A secret by its id; `None` when it is not there. Never cached: what is checked against it may be used at once.
+    /// Returns a secret by its ID; `None` if it does not exist. Never cached, because values that are checked against it may be
+    /// used at once.
     ///
     /// # Errors
+    ///
     /// MLflow could not be asked.
     pub async fn secret(&self, id: &str) -> Result<Option<StoredSecret>, Error> {
         if id.is_empty() {
@@ -155,9 +166,10 @@ impl Resolver {
         Ok(found.map(|answer| StoredSecret::from(answer.secret)))
     }
 
-    /// The models of all definitions that use a secret. Never cached.
+    /// Returns the models of all definitions that use a secret. Never cached.
     ///
     /// # Errors
+    ///
     /// MLflow could not be asked.
     pub async fn models_of_secret(&self, id: &str) -> Result<Vec<ProviderModel>, Error> {
         let target = lookups::model_definitions(id);
@@ -167,9 +179,10 @@ impl Resolver {
         Ok(listed.filter(|one| one.secret_id == id).map(model).collect())
     }
 
-    /// A model definition by its id. Never cached: a change is compared with it.
+    /// Returns a model definition by its ID. Never cached, because a change is compared with it.
     ///
     /// # Errors
+    ///
     /// MLflow could not be asked.
     pub async fn definition(&self, id: &str) -> Result<Option<Definition>, Error> {
         let target = lookups::model_definition(id);
@@ -180,10 +193,11 @@ impl Resolver {
         }))
     }
 
-    /// Returns a version of a prompt: its number, and the tag that names its model. Never cached.
+    /// Returns a version of a prompt: its number, and the tag that specifies its model. Never cached.
     ///
     /// # Errors
-    /// It does not exist, or MLflow could not be asked.
+    ///
+    /// The version does not exist, or MLflow could not be asked.
     pub async fn prompt_version(&self, name: &str, at: &PromptAt) -> Result<PromptVersion, Error> {
         let found = self.find::<ModelVersionAnswer>(lookups::prompt_version(name, at)).await?;
         let (key, value) = match at {
@@ -196,7 +210,7 @@ impl Resolver {
         Ok(PromptVersion { version: found.version, model: tag.map(|tag| tag.value) })
     }
 
-    /// Notes that MLflow optimizes a prompt: its job reads the prompt's model at a time that the proxy does not know.
+    /// Records that MLflow optimizes a prompt. Its job reads the prompt's model at a time that the proxy cannot determine.
     pub async fn note_optimization(&self, prompt: &str) {
         self.optimized.insert(folded(prompt), ()).await;
     }
@@ -207,9 +221,10 @@ impl Resolver {
         self.optimized.contains_key(&folded(prompt))
     }
 
-    /// The serialized form of a registered scorer; `None` when it is not there.
+    /// Returns the serialized form of a registered scorer; `None` if it does not exist.
     ///
     /// # Errors
+    ///
     /// MLflow could not be asked.
     pub async fn scorer(&self, experiment: &str, name: &str, version: Option<&str>) -> Result<Option<String>, Error> {
         let mut query = Query::default();
@@ -220,9 +235,10 @@ impl Resolver {
         Ok(self.find::<ScorerAnswer>(target).await?.map(|answer| answer.scorer.serialized_scorer))
     }
 
-    /// The scorer and the endpoint of a guardrail; `None` when it is not there.
+    /// Returns the scorer and the endpoint of a guardrail; `None` if it does not exist.
     ///
     /// # Errors
+    ///
     /// MLflow could not be asked.
     pub async fn guardrail(&self, id: &str) -> Result<Option<GuardrailCalls>, Error> {
         let target = lookups::guardrail(id);

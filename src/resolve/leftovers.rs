@@ -1,7 +1,7 @@
-//! What `mlflow gc` leaves under the ID of an experiment that it purges.
+//! Data that `mlflow gc` leaves under the ID of an experiment that it purges.
 //!
-//! It deletes the experiment's row with its runs, traces, models and scorers. Data sets and jobs keep the ID, and of the files
-//! below it only those of runs go (`mlflow/cli/__init__.py` `gc`, 2.10 to 3.18).
+//! `mlflow gc` deletes the experiment's row with its runs, traces, models and scorers. Datasets and jobs keep the ID, and of
+//! the files below it only those of runs are deleted (`mlflow/cli/__init__.py` `gc`, 2.10 to 3.18).
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -10,9 +10,10 @@ use super::{Error, Resolver};
 use crate::mlflow::lookups;
 
 impl Resolver {
-    /// Returns what is left under the ID of an experiment that was just created; `None` if there is nothing.
+    /// Returns a description of the data under the ID of an experiment that was just created; `None` if there is none.
     ///
     /// # Errors
+    ///
     /// MLflow could not be asked.
     pub async fn left_under(&self, experiment: &str) -> Result<Option<&'static str>, Error> {
         let jobs = lookups::prompt_jobs(experiment);
@@ -29,7 +30,7 @@ impl Resolver {
         }
         match files {
             Ok(found) => Ok((!found.unwrap_or_default().files.is_empty()).then_some("artifacts")),
-            // MLflow does not serve artifacts, or its storage fails; experiments are created all the same.
+            // MLflow does not serve artifacts, or its storage fails. Experiments can be created nevertheless.
             Err(error) => {
                 tracing::debug!(experiment, %error, "artifacts of a new experiment cannot be listed");
                 Ok(None)

@@ -1,8 +1,9 @@
-//! Which experiment owns a path of the artifact proxy: the one whose `artifact_location` it lies in, most specifically.
+//! Finds the experiment that owns a path of the artifact proxy: the one with the most specific `artifact_location` that
+//! contains the path.
 //!
-//! Nearly every experiment is stored at `mlflow-artifacts:/ID`, so only the others are kept, and a path of the former kind
-//! is decided without a look-up. MLflow never changes a location, so new experiments are enough to look for; everything is
-//! read again from time to time, because `mlflow gc` frees ids.
+//! Nearly every experiment is stored at `mlflow-artifacts:/ID`. Only the others are cached, and a path of the former kind
+//! requires no look-up. MLflow never changes a location, so a refresh reads new experiments only; all experiments are read
+//! again periodically, because `mlflow gc` frees IDs.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -18,34 +19,34 @@ use crate::authz::{Permission, Requirement, Resource, ResourceKind};
 use crate::mlflow::answers::ExperimentId;
 use crate::mlflow::{ArtifactPath, artifact_tier};
 
-/// What is known of locations, and how old it is.
+/// Cached locations and their age.
 #[derive(Debug)]
 pub(super) struct Locations {
     known: ArcSwapOption<Index>,
-    /// Set when an experiment was created through us, until that has been read.
+    /// Set when an experiment was created through the proxy, until that experiment has been read.
     stale: AtomicBool,
     created: AtomicU64,
-    /// Set when a path was asked for since the last refresh.
+    /// Set when a path was looked up since the last refresh.
     used: AtomicBool,
     recent: Cache<(), ()>,
     whole: Cache<(), ()>,
-    /// One refresh at a time.
+    /// Allows one refresh at a time.
     turn: Mutex<()>,
 }
 
-/// A path that no experiment owns may be a new one's: it is looked for again after this time.
+/// A path without an owner may belong to a new experiment, so it is looked up again after this time.
 const RECENT: Duration = Duration::from_secs(5);
-/// How often every experiment is read again.
+/// Interval at which all experiments are read again.
 const WHOLE: Duration = Duration::from_secs(600);
-/// How far the clocks of several MLflow servers may differ.
+/// Maximum difference between the clocks of several MLflow servers.
 const CLOCK_SKEW_MS: i64 = 60_000;
 
-/// Experiments that are stored elsewhere than at `mlflow-artifacts:/ID`.
+/// Experiments that are not stored at `mlflow-artifacts:/ID`.
 #[derive(Clone, Debug, Default)]
 struct Index {
-    /// Where they are; `None` for what is not in the artifact proxy, or could be read in two ways.
+    /// Their locations; `None` for a location outside the artifact proxy, or one that could be interpreted in two ways.
     moved: HashMap<Arc<str>, Option<ArtifactPath>>,
-    /// The experiments at each path; more than one cannot be told apart.
+    /// The experiments at each path. With more than one, the owner is ambiguous.
     owners: BTreeMap<String, Vec<Arc<str>>>,
     newest: i64,
 }
@@ -82,7 +83,7 @@ impl Index {
         self.moved.insert(id, location);
     }
 
-    /// `None` when no experiment owns the path, or when it is not clear which.
+    /// Returns the owner of a path; `None` if no experiment owns it, or if the owner is ambiguous.
     fn place<'p>(&self, path: &'p ArtifactPath) -> Option<Place<'p>> {
         let whole = path.ancestors().next()?;
         let at = |experiment: Arc<str>, root: &'p str| {
@@ -92,7 +93,7 @@ impl Index {
         for root in path.ancestors().filter(|_| !self.owners.is_empty()) {
             match self.owners.get(root).map(Vec::as_slice) {
                 None | Some([]) => {}
-                // The default location of the experiment of this id is the same path.
+                // The default location of the experiment with this ID is the same path.
                 Some([_]) if path.experiment() == Some(root) && !self.moved.contains_key(root) => return None,
                 Some([owner]) => return at(Arc::clone(owner), root),
                 Some(_) => return None,
@@ -102,7 +103,7 @@ impl Index {
         at(id.into(), id)
     }
 
-    /// The experiments that are stored below the path.
+    /// Returns the experiments that are stored below the path.
     fn inside(&self, path: &ArtifactPath) -> impl Iterator<Item = &Arc<str>> {
         let prefix = path.ancestors().next().map(|path| format!("{path}/")).unwrap_or_default();
         let from = self.owners.range(prefix.clone()..);
@@ -116,7 +117,7 @@ impl Index {
             Requirement::Level { permission, resource, tier }
         };
         let mut requirements = vec![level(&place.experiment, artifact_tier(place.below))];
-        // Deleting a folder deletes what others keep in it.
+        // Deleting a folder also deletes the files of experiments that are stored in it.
         requirements.extend(self.inside(path).map(|id| level(id, None)));
         Some(requirements)
     }
@@ -128,7 +129,7 @@ impl Locations {
             known: ArcSwapOption::empty(),
             stale: AtomicBool::new(true),
             created: AtomicU64::new(0),
-            // A new process reads them before the first request.
+            // True, so that a new process reads the locations before the first request.
             used: AtomicBool::new(true),
             recent: Cache::builder().time_to_live(RECENT).build(),
             whole: Cache::builder().time_to_live(WHOLE).build(),
@@ -136,7 +137,7 @@ impl Locations {
         }
     }
 
-    /// The requirement of a path, where what is known decides it.
+    /// Returns the requirement of a path, if the cache determines it.
     pub(super) fn at_hand(&self, permission: Permission, path: &ArtifactPath) -> Option<Requirement> {
         self.used.store(true, Ordering::Relaxed);
         if self.stale.load(Ordering::Acquire) {
@@ -155,7 +156,7 @@ impl Locations {
 }
 
 impl Resolver {
-    /// The requirements of a path of the artifact proxy.
+    /// Returns the requirements of a path of the artifact proxy.
     pub(super) async fn owner_of(
         &self,
         permission: Permission,
@@ -164,18 +165,18 @@ impl Resolver {
         let mut known = self.known_locations(Age::Any).await?;
         let mut found = known.requirements(permission, path);
         if found.is_none() {
-            // A new experiment's, perhaps.
+            // The path may belong to a new experiment.
             known = self.known_locations(Age::Recent).await?;
             found = known.requirements(permission, path);
         }
-        // MLflow itself lets no caller change the files of a skill.
+        // MLflow itself does not let callers change the files of a skill.
         let of_skill = |key: &str| Requirement::level(permission, Resource::new(ResourceKind::Skill, key));
         let skill = path.skill().filter(|_| permission == Permission::Read).map(of_skill);
         let what = "use artifact paths outside the artifact locations of experiments";
         Ok(found.unwrap_or_else(|| vec![skill.unwrap_or(Requirement::Privileged(what))]))
     }
 
-    /// The location of the experiment that owns the path, and the rest of the path.
+    /// Returns the location of the experiment that owns the path, and the rest of the path.
     pub(super) async fn place<'p>(&self, path: &'p ArtifactPath) -> Result<Option<Place<'p>>, Error> {
         Ok(self.known_locations(Age::Any).await?.place(path))
     }
@@ -187,7 +188,7 @@ impl Resolver {
     pub async fn is_location_free(&self, location: &str) -> Result<bool, Error> {
         let scheme = location.split(':').next().unwrap_or_default().to_ascii_lowercase();
         let Some(path) = ArtifactPath::of_location(location) else {
-            // A bucket is no path of the proxy; another spelling of one may be.
+            // A bucket is outside the artifact proxy, but another spelling of `mlflow-artifacts` may not be.
             return Ok(scheme != "mlflow-artifacts" && !location.contains("mlflow-artifacts"));
         };
         if path.experiment().is_some() || path.is_of_skills() {
@@ -198,15 +199,16 @@ impl Resolver {
         Ok(!taken && known.inside(&path).next().is_none())
     }
 
-    /// Forgets that the locations are known, because an experiment was just created through us.
+    /// Invalidates the cached locations, because an experiment was just created through the proxy.
     pub fn forget_locations(&self) {
         self.locations.created.fetch_add(1, Ordering::AcqRel);
         self.locations.stale.store(true, Ordering::Release);
     }
 
-    /// Looks for new experiments when artifact paths were asked for since the last time, so that no request has to.
+    /// Reads new experiments if artifact paths were looked up since the last refresh, so that requests need not do so.
     ///
     /// # Errors
+    ///
     /// MLflow could not be asked.
     pub async fn refresh_locations(&self) -> Result<(), Error> {
         if self.locations.used.swap(false, Ordering::Relaxed) {
@@ -244,7 +246,7 @@ impl Resolver {
         if whole {
             locations.whole.insert((), ());
         }
-        // What was created in the meantime may not have been read.
+        // Experiments that were created in the meantime may not have been read.
         if locations.created.load(Ordering::Acquire) == created {
             locations.stale.store(false, Ordering::Release);
             if locations.created.load(Ordering::Acquire) != created {
@@ -255,10 +257,10 @@ impl Resolver {
     }
 }
 
-/// How old an answer may be.
+/// The maximum age of a result.
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Age {
-    /// Older than the last experiment that was created through us it never is.
+    /// Any age, but never older than the last experiment that was created through the proxy.
     Any,
     Recent,
 }

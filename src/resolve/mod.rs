@@ -1,7 +1,7 @@
-//! Which resource does a thing belong to? Run -> experiment, trace -> experiment, name -> model or prompt.
+//! Finds the resource that an object belongs to: run -> experiment, trace -> experiment, name -> model or prompt.
 //!
-//! Cache first, then one fixed look-up in MLflow, shared by everyone who waits for it. When we cannot look, the answer
-//! is an error, and an error is a no.
+//! Looks in the cache first, then sends one fixed request to MLflow, which all concurrent callers share. If the look-up is
+//! impossible, the result is an error, and the request is denied.
 
 mod batch;
 mod born;
@@ -35,44 +35,45 @@ use crate::mlflow::{ArtifactPath, Child, Located, Lookup, Thing, lookups};
 use crate::telemetry::Metrics;
 use crate::upstream::{self, Upstream};
 
-/// Why a thing could not be resolved.
+/// The reason why a resource could not be found.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// A name that MLflow does not know. Names are no secret: creating one tells.
+    /// MLflow has no resource with this name. Names are not confidential, because creating one reveals whether it exists.
     #[error("{0}")]
     NoSuchName(String),
     #[error(transparent)]
     Upstream(Arc<upstream::Error>),
 }
 
-/// Finds the resource behind ids and names.
+/// Finds the resource behind IDs and names.
 #[derive(Debug)]
 pub struct Resolver {
     upstream: Upstream,
     metrics: Arc<Metrics>,
-    /// Immutable in MLflow: a run never changes its experiment.
+    /// Experiments of runs. Immutable in MLflow: a run never changes its experiment.
     runs: Cache<String, Home>,
     logged_models: Cache<String, Home>,
-    /// What else lies in one experiment. Short-lived: before MLflow 3.18 a trace could move.
+    /// Experiments of other objects. Short-lived, because before MLflow 3.18 a trace could move.
     others: Cache<(Child, String), Home>,
-    /// An endpoint of the AI gateway is called by its name and granted by its id.
+    /// Endpoints of the AI gateway, which are called by name and granted by ID.
     endpoints: Cache<String, Arc<KnownEndpoint>>,
-    /// A name is a model or a prompt; short-lived, because other writers exist.
+    /// Models and prompts by name. Short-lived, because there can be other writers.
     names: Cache<String, Resource>,
     /// Prompts for which an optimization was started.
     optimized: Cache<String, ()>,
-    /// What experiments are called, for globs. Short-lived: others may rename them.
+    /// Names of experiments, for globs. Short-lived, because other writers can rename them.
     experiments: Cache<String, Arc<str>>,
-    /// Where experiments keep their artifacts.
+    /// Artifact locations of experiments.
     locations: Locations,
-    /// The versions that name a run or logged model, and where their files are. Short-lived: others may delete them.
+    /// The versions that refer to a run or logged model, and the locations of their files. Short-lived, because other writers
+    /// can delete them.
     versions: Cache<String, Arc<[ModelVersionKey]>>,
     version_locations: Cache<ModelVersionKey, Option<Arc<ArtifactPath>>>,
-    /// Ids that were not found, so that guessing does not load MLflow.
+    /// IDs that were not found, so that guessing IDs does not cause load on MLflow.
     absent: Cache<(Child, String), ()>,
 }
 
-/// Where a run or logged model lives.
+/// The experiment of a run or logged model.
 #[derive(Clone, Debug)]
 struct Home {
     experiment: Arc<str>,
@@ -86,18 +87,18 @@ impl Home {
 }
 
 const ENTRIES: u64 = 1_000_000;
-/// The ID of a deleted trace may come again in another experiment, beside this proxy or through another replica.
+/// The ID of a deleted trace can be reused in another experiment, outside this proxy or through another replica.
 const HOME_TTL: Duration = Duration::from_secs(5);
 const NAME_TTL: Duration = Duration::from_secs(5);
 /// Longer than jobs wait in MLflow's queue.
 const OPTIMIZATION_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 const TITLE_TTL: Duration = Duration::from_secs(30);
-/// How many traces are asked for at once.
+/// Number of traces in one look-up.
 const BATCH: usize = 100;
 const ABSENT_TTL: Duration = Duration::from_secs(2);
 
 impl Resolver {
-    /// A resolver with empty caches.
+    /// Creates a resolver with empty caches.
     #[must_use]
     pub fn new(upstream: Upstream, metrics: Arc<Metrics>) -> Self {
         Self {
@@ -117,7 +118,7 @@ impl Resolver {
         }
     }
 
-    /// Returns the requirement of a located thing if it is known without asking MLflow.
+    /// Returns the requirement of a located thing if it can be determined without asking MLflow.
     #[must_use]
     pub fn at_hand(&self, located: &Located) -> Option<Requirement> {
         match located.requirement() {
@@ -130,10 +131,11 @@ impl Resolver {
         }
     }
 
-    /// Returns the requirements of a located thing: more than one when it belongs to several experiments.
+    /// Returns the requirements of a located thing: more than one if it belongs to several experiments.
     ///
     /// # Errors
-    /// A name that does not exist, or MLflow could not be asked.
+    ///
+    /// The name does not exist, or MLflow could not be asked.
     pub async fn requirements(&self, located: Located) -> Result<Vec<Requirement>, Error> {
         let lookup = match located.requirement() {
             Ok(requirement) => return Ok(vec![requirement]),
@@ -184,9 +186,10 @@ impl Resolver {
         }
     }
 
-    /// Whether a URI lies inside the artifacts of the run or logged model that goes with it.
+    /// Returns true if a URI is inside the artifacts of the given run or logged model.
     ///
     /// # Errors
+    ///
     /// MLflow could not be asked.
     pub async fn is_inside(&self, uri: &str, run: Option<&str>, model: Option<&str>) -> Result<bool, Error> {
         if uri.contains(['%', '\\', '?', '#']) || uri.split('/').any(|segment| segment == ".." || segment == ".") {
@@ -207,7 +210,7 @@ impl Resolver {
         Ok(run.iter().chain(model.iter()).any(inside))
     }
 
-    /// Notes a run's experiment from an answer that passed through, so that its first metric needs no look-up.
+    /// Caches a run's experiment from a response that was forwarded, so that the run's first metric requires no look-up.
     pub async fn learn_run(&self, create_run_answer: &[u8]) {
         if let Ok(answer) = serde_json::from_slice::<RunAnswer>(create_run_answer) {
             let id = answer.run.info.run_id.clone();
@@ -215,7 +218,7 @@ impl Resolver {
         }
     }
 
-    /// The same for a trace.
+    /// Caches a trace's experiment from a response that was forwarded.
     pub async fn learn_trace(&self, start_trace_answer: &[u8]) {
         if let Ok(answer) = serde_json::from_slice::<TraceAnswer>(start_trace_answer)
             && let Some((id, home)) = home_of_trace(answer.trace.trace_info)
@@ -224,8 +227,8 @@ impl Resolver {
         }
     }
 
-    /// Looks up many traces at once, so that a batch does not cost a request for each. What is not found, or not now,
-    /// is asked for one by one later.
+    /// Looks up many traces at once, so that a batch does not require one request for each. Traces that are not found, or
+    /// cannot be looked up now, are requested one by one later.
     pub async fn prefetch_traces<'i>(&self, ids: impl Iterator<Item = &'i str>) {
         let mut unknown: Vec<&str> = Vec::new();
         for id in ids {
@@ -244,9 +247,11 @@ impl Resolver {
         }
     }
 
-    /// The experiment in which a trace of this id already is. Never a remembered "nowhere": asked before one is made.
+    /// Returns the experiment that already contains a trace with this ID. Ignores cached negative results, because the result
+    /// decides about the creation of the trace.
     ///
     /// # Errors
+    ///
     /// MLflow could not be asked.
     pub async fn experiment_of_trace(&self, id: &str) -> Result<Option<Arc<str>>, Error> {
         if let Some(known) = self.others.get(&(Child::Trace, id.to_owned())).await {
@@ -257,14 +262,15 @@ impl Resolver {
         Ok(Some(home.experiment))
     }
 
-    /// Forgets in which experiments traces are, because some were deleted through the proxy.
+    /// Clears the cached experiments of traces, because some traces were deleted through the proxy.
     pub fn forget_traces(&self) {
         self.others.invalidate_all();
     }
 
-    /// Returns the IDs of the assessments that a trace has now; none when the trace does not exist. Never cached.
+    /// Returns the IDs of a trace's current assessments; none if the trace does not exist. Never cached.
     ///
     /// # Errors
+    ///
     /// MLflow could not be asked.
     pub async fn assessments_of_trace(&self, id: &str) -> Result<HashSet<String>, Error> {
         // INVARIANT: `mlflow::demands` accepts letters, digits, `-` and `_` only, so the ID is one path segment.
@@ -273,9 +279,10 @@ impl Resolver {
         Ok(assessments.into_iter().map(|assessment| assessment.assessment_id).collect())
     }
 
-    /// Whether every one of these traces is in the experiment or nowhere yet. Never a remembered "nowhere".
+    /// Returns true if every one of these traces is in the experiment or does not exist yet. Ignores cached negative results.
     ///
     /// # Errors
+    ///
     /// MLflow could not be asked.
     pub async fn traces_fit(&self, ids: &BTreeSet<String>, experiment: &str) -> Result<bool, Error> {
         let mut unknown: Vec<&str> = Vec::new();
@@ -293,7 +300,7 @@ impl Resolver {
                         return Ok(false);
                     }
                 }
-                // MLflow before 3.13 takes one at a time.
+                // MLflow before 3.13 supports only look-ups of single traces.
                 None => {
                     for id in ids {
                         if self.ask_trace(id).await?.is_some_and(|home| *home.experiment != *experiment) {
@@ -306,9 +313,11 @@ impl Resolver {
         Ok(true)
     }
 
-    /// Where these traces are; those that are nowhere are left out. Costs a look-up per hundred that are not known.
+    /// Returns the experiments of these traces; traces that do not exist are omitted. Requires one look-up for each hundred
+    /// traces that are not cached.
     ///
     /// # Errors
+    ///
     /// MLflow could not be asked.
     pub async fn homes_of_traces(&self, ids: BTreeSet<String>) -> Result<HashMap<String, Arc<str>>, Error> {
         let (mut homes, mut unknown) = (HashMap::new(), Vec::new());
@@ -324,7 +333,7 @@ impl Resolver {
             let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
             let found = match self.batch_of_traces(&ids).await? {
                 Some(found) => found,
-                // MLflow before 3.13 takes one at a time.
+                // MLflow before 3.13 supports only look-ups of single traces.
                 None => {
                     let mut found = Vec::new();
                     for id in ids {
@@ -341,14 +350,14 @@ impl Resolver {
         Ok(homes)
     }
 
-    /// Notes where traces are that MLflow just took.
+    /// Caches the experiment of traces that MLflow has just accepted.
     pub async fn learn_traces(&self, ids: BTreeSet<String>, experiment: &str) {
         for id in ids {
             self.others.insert((Child::Trace, id), Home::of(experiment.to_owned())).await;
         }
     }
 
-    /// Those of these traces that are somewhere; `None` when this MLflow cannot be asked so.
+    /// Looks up these traces at once and returns those that exist; `None` if this MLflow does not support the request.
     async fn batch_of_traces(&self, ids: &[&str]) -> Result<Option<Vec<(String, Home)>>, Error> {
         let body = serde_json::json!({ "trace_ids": ids }).to_string();
         let path = lookups::TRACES;
@@ -361,9 +370,10 @@ impl Resolver {
         Ok(found.map(|batch| batch.trace_infos.into_iter().filter_map(home_of_trace).collect()))
     }
 
-    /// A review queue by its id, or by `EXPERIMENT/NAME`. Its members change: never cached.
+    /// Returns a review queue by its ID, or by `EXPERIMENT/NAME`. Never cached, because its members change.
     ///
     /// # Errors
+    ///
     /// MLflow could not be asked.
     pub async fn queue(&self, thing: Thing, id: &str) -> Result<Option<ReviewQueue>, Error> {
         let target = match id.split_once('/') {
@@ -375,10 +385,11 @@ impl Resolver {
         Ok(self.find::<QueueAnswer>(target).await?.map(|answer| answer.review_queue))
     }
 
-    /// The experiment that MLflow would take for what passes through an endpoint that was given none: by its name, and made
-    /// when it is not there. Never cached.
+    /// Returns the experiment in which MLflow would record the traffic of an endpoint that specifies none. MLflow finds it by
+    /// name, and creates it if it does not exist. Never cached.
     ///
     /// # Errors
+    ///
     /// MLflow could not be asked.
     pub async fn usage_experiment(
         &self,
@@ -403,9 +414,10 @@ impl Resolver {
         }
     }
 
-    /// Says what this experiment is called; one that is not there, and anything else, stays as it is.
+    /// Adds the name to an experiment. Experiments that do not exist, and resources of other kinds, stay unchanged.
     ///
     /// # Errors
+    ///
     /// MLflow could not be asked.
     pub async fn name(&self, resource: &mut Resource) -> Result<(), Error> {
         if resource.kind != ResourceKind::Experiment || resource.name.is_some() {
@@ -433,20 +445,21 @@ impl Resolver {
         Ok(())
     }
 
-    /// Forgets what an experiment is called, because it was just renamed through us.
+    /// Removes the cached name of an experiment, because it was just renamed through the proxy.
     pub async fn forget_experiment(&self, id: &str) {
         self.experiments.invalidate(id).await;
     }
 
-    /// Forgets what a name stands for, because it was just created, deleted or renamed through us.
+    /// Removes the cached resource of a name, because it was just created, deleted or renamed through the proxy.
     pub async fn forget_name(&self, name: &str) {
         self.names.invalidate(name).await;
     }
 
-    /// The model or prompt of this name, under the name MLflow returns.
+    /// Returns the model or prompt with this name, under the name that MLflow returns.
     ///
     /// # Errors
-    /// No such name, or MLflow could not be asked.
+    ///
+    /// The name does not exist, or MLflow could not be asked.
     pub async fn model(&self, name: &str) -> Result<Resource, Error> {
         if let Some(known) = self.names.get(name).await {
             self.metrics.resources.hits.inc();
@@ -464,7 +477,7 @@ impl Resolver {
     }
 
     async fn experiment_by_name(&self, name: &str) -> Result<Resource, Error> {
-        // Names move between experiments: never cached.
+        // Names move between experiments, so they are never cached.
         let target = lookups::experiment_by_name(name);
         match self.upstream.lookup(target).await.map_err(failed)? {
             Some(bytes) => {
@@ -486,7 +499,7 @@ impl Resolver {
 
     async fn logged_model(&self, id: &str) -> Result<Option<Home>, Error> {
         let ask = async || {
-            // INVARIANT: `locate` accepts letters, digits, `-` and `_` only, so the id is one path segment.
+            // INVARIANT: `locate` accepts letters, digits, `-` and `_` only, so the ID is one path segment.
             let found = self.find::<LoggedModelAnswer>(lookups::logged_model(id)).await?;
             Ok(found.map(|answer| answer.model.into()))
         };
@@ -502,7 +515,7 @@ impl Resolver {
         if let Some((_, home)) = found.and_then(|answer| home_of_trace(answer.trace.trace_info)) {
             return Ok(Some(home));
         }
-        // MLflow 2.14 to 2.22 has the older route only.
+        // MLflow 2.14 to 2.22 has only the older route.
         let found = self.find::<TraceAnswerV2>(lookups::trace_v2(id)).await?;
         Ok(found.map(|answer| Home::of(answer.trace_info.experiment_id)))
     }
@@ -532,7 +545,8 @@ impl Resolver {
         self.other(Child::PromptJob, id, ask).await
     }
 
-    /// Clients ask for every scorer's configuration; MLflow leaves out what there is none of. One may come: never cached.
+    /// Returns the requirements of a configuration of online scoring. Clients request the configuration of every scorer, and
+    /// MLflow omits those that do not exist. Never cached, because a configuration can be created at any time.
     async fn online_scorer(&self, permission: Permission, id: String) -> Result<Vec<Requirement>, Error> {
         let target = lookups::online_scorers(&id);
         let found = self.find::<OnlineScorers>(target).await?.unwrap_or_default().configs;
@@ -543,9 +557,10 @@ impl Resolver {
         Ok(found.into_iter().map(belonging).collect())
     }
 
-    /// The scorers whose configurations of online scoring have this ID. Never cached.
+    /// Returns the scorers whose configurations of online scoring have this ID. Never cached.
     ///
     /// # Errors
+    ///
     /// MLflow could not be asked.
     pub async fn scorers_of(&self, id: &str) -> Result<Vec<Resource>, Error> {
         let configs = lookups::online_scorers(id);
@@ -563,7 +578,8 @@ impl Resolver {
         Ok(scorers)
     }
 
-    /// All experiments of a dataset must allow it; one without any is nobody's. They change: never cached.
+    /// Returns the requirements of a dataset: all of its experiments must allow the access, and a dataset without an experiment
+    /// has no owner. Never cached, because the experiments change.
     async fn dataset(&self, permission: Permission, id: String) -> Result<Vec<Requirement>, Error> {
         let target = lookups::experiments_of_dataset(&id);
         let found = self.find::<DatasetAnswer>(target).await?.unwrap_or_default().experiment_ids;
@@ -594,7 +610,7 @@ impl Resolver {
         self.or_absent(key, found).await
     }
 
-    /// One fixed question; `None` when there is no such thing.
+    /// Sends one fixed request; returns `None` if the object does not exist.
     async fn find<T: for<'a> Deserialize<'a>>(&self, target: String) -> Result<Option<T>, Error> {
         let found = self.upstream.lookup(target).await.map_err(failed)?;
         found.map(|bytes| parse::<T>(&bytes)).transpose()
@@ -657,7 +673,7 @@ fn experiment(home: &Home) -> Resource {
     Resource::new(ResourceKind::Experiment, &*home.experiment)
 }
 
-/// A name as databases that ignore case and trailing spaces compare it.
+/// Returns a name in the form in which databases that ignore case and trailing spaces compare it.
 pub fn folded(name: &str) -> String {
     name.trim_end().to_lowercase()
 }

@@ -1,4 +1,4 @@
-//! New versions of MCP servers and skills, which MLflow makes along where they are not there. Never cached.
+//! Requirements of new versions of MCP servers and skills. MLflow creates parents that do not exist. Never cached.
 
 use std::collections::HashSet;
 
@@ -9,18 +9,19 @@ use crate::authz::{Permission, Requirement, Resource, ResourceKind, skill_key};
 use crate::http::Query;
 use crate::mlflow::lookups;
 
-/// What it takes to register versions, at this moment.
+/// The current requirements of registering versions.
 #[derive(Clone, Debug)]
 pub struct NewVersions {
     pub requirements: Vec<Requirement>,
-    /// What MLflow would make along.
+    /// Keys of the parents that MLflow would create.
     pub absent: Vec<String>,
 }
 
 impl Resolver {
-    /// What it takes to register versions of these MCP servers or skills.
+    /// Returns the requirements of registering versions of these MCP servers or skills.
     ///
     /// # Errors
+    ///
     /// MLflow could not be asked.
     pub async fn new_versions(&self, kind: ResourceKind, keys: &[String]) -> Result<NewVersions, Error> {
         let there = match keys {
@@ -41,7 +42,7 @@ impl Resolver {
         Ok(NewVersions { requirements: create.into_iter().chain(keys.iter().map(requirement)).collect(), absent })
     }
 
-    /// Those of these skills that are there.
+    /// Returns those of these skills that exist.
     async fn skills(&self, keys: &[String]) -> Result<HashSet<String>, Error> {
         let mut there = HashSet::new();
         for keys in keys.chunks(AT_ONCE) {
@@ -52,14 +53,14 @@ impl Resolver {
             }
             match self.find::<Skills>(lookups::skills(&query)).await? {
                 Some(found) => there.extend(found.skills.iter().map(|one| skill_key(&one.organization, &one.name))),
-                // A search that MLflow does not accept says nothing about what is there.
+                // A search that MLflow refuses does not show which skills exist.
                 None => there.extend(self.each(ResourceKind::Skill, keys).await?),
             }
         }
         Ok(there)
     }
 
-    /// The same with a look-up for each.
+    /// Returns those that exist, with one look-up for each.
     async fn each(&self, kind: ResourceKind, keys: &[String]) -> Result<HashSet<String>, Error> {
         let mut there = HashSet::new();
         for key in keys {

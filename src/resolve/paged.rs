@@ -1,4 +1,4 @@
-//! Lists of MLflow's that are read to their end, or to where they are known already.
+//! MLflow lists that are read to their end, or to the first row that is already known.
 
 use std::ops::ControlFlow;
 
@@ -10,22 +10,23 @@ use crate::mlflow::answers::ExperimentId;
 use crate::mlflow::lookups;
 use crate::upstream;
 
-/// Rows per page, the most that MLflow gives of registered models.
+/// Rows per page: the maximum that MLflow allows for registered models.
 const ROWS: &str = "1000";
-/// Pages read at most: a list of five million.
+/// Maximum number of pages, sufficient for a list of five million rows.
 const PAGES: usize = 5000;
 
 /// A page of a list.
 pub(super) trait Page: for<'a> Deserialize<'a> {
-    /// Takes the token of the next page; none or an empty one after the last page.
+    /// Takes the token of the next page; `None` or empty on the last page.
     fn next_page_token(&mut self) -> Option<String>;
 }
 
 impl Resolver {
-    /// Gives the pages of a list to `take`, until it breaks off or no page is left.
+    /// Passes the pages of a list to `take`, until it breaks or no page is left.
     ///
     /// # Errors
-    /// MLflow could not be asked, or does not accept the query.
+    ///
+    /// MLflow could not be asked, or refuses the query.
     pub(super) async fn each_page<P: Page>(
         &self,
         path: &str,
@@ -48,10 +49,11 @@ impl Resolver {
         Err(failed(upstream::Error::NotUnderstood))
     }
 
-    /// Gives every experiment, deleted ones too, that MLflow created at or after `since` (Unix ms) to `take`.
+    /// Passes every experiment that MLflow created at or after `since` (Unix ms) to `take`, including deleted ones.
     ///
     /// # Errors
-    /// As [`Self::each_page`].
+    ///
+    /// MLflow could not be asked, or refuses the query.
     pub(super) async fn experiments_since(&self, since: i64, mut take: impl FnMut(ExperimentId)) -> Result<(), Error> {
         let mut query = Query::default();
         query.set("view_type", Some("ALL"));

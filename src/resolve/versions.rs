@@ -1,8 +1,8 @@
-//! Which model versions a file of the artifact proxy belongs to.
+//! Finds the model versions that a file of the artifact proxy belongs to.
 //!
-//! Clients load `models:/NAME/VERSION` from where the version's files are, below the experiment that trained it. A reader of
-//! the model may read these files and no others: a version whose files would be all artifacts of a run, or more, counts
-//! for nothing here.
+//! Clients load `models:/NAME/VERSION` from the location of the version's files, below the experiment that trained it. READ on
+//! the model grants access to these files and no others. A version whose files would be all artifacts of a run, or more, is
+//! ignored here.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,15 +20,17 @@ pub struct ModelVersionKey {
     pub version: String,
 }
 
-/// How many versions of one run or logged model are looked at.
+/// Maximum number of versions of one run or logged model that are considered.
 const MAX_VERSIONS: usize = 200;
-/// How many of them are followed to versions that were copied from them.
+/// Maximum number of these versions whose copies are looked up.
 const MAX_COPIED: usize = 20;
 
 impl Resolver {
-    /// The model versions whose files may include this one: those that name its run or logged model, and their copies.
+    /// Returns the model versions whose files can include this one: those that refer to its run or logged model, and their
+    /// copies.
     ///
     /// # Errors
+    ///
     /// MLflow could not be asked.
     pub async fn versions_near(&self, path: &str) -> Result<Arc<[ModelVersionKey]>, Error> {
         let Ok(path) = ArtifactPath::parse(path) else { return Ok(Arc::default()) };
@@ -38,9 +40,10 @@ impl Resolver {
         found.await.map_err(|error| Error::clone(&error))
     }
 
-    /// Returns true if the file is one of this version's.
+    /// Returns true if the file belongs to this version.
     ///
     /// # Errors
+    ///
     /// MLflow could not be asked.
     pub async fn is_file_of(&self, path: &str, version: &ModelVersionKey) -> Result<bool, Error> {
         let Ok(path) = ArtifactPath::parse(path) else { return Ok(false) };
@@ -55,19 +58,19 @@ impl Resolver {
         let (Some(of_file), Some(of_version)) = (self.place(&path).await?, self.place(&root).await?) else {
             return Ok(false);
         };
-        // Another experiment may be stored inside, and the version may be of more than a model's folder.
+        // Another experiment may be stored inside, and the version may contain more than the folder of a model.
         let files = ModelFiles::at(of_version.below);
         Ok(of_file.root == of_version.root && files.is_some() && files == ModelFiles::at(of_file.below))
     }
 
-    /// Forgets the versions, because one was just created or deleted through us.
+    /// Clears the cached versions, because one was just created or deleted through the proxy.
     pub fn forget_versions(&self) {
         self.versions.invalidate_all();
         self.version_locations.invalidate_all();
     }
 
     async fn search_versions(&self, files: ModelFiles<'_>) -> Result<Arc<[ModelVersionKey]>, Error> {
-        // INVARIANT: letters, digits, `-` and `_` only, so the id is plain text in a filter.
+        // INVARIANT: the ID contains letters, digits, `-` and `_` only, so it needs no escaping in a filter.
         let id = files.id();
         let mut found = BTreeSet::new();
         let mut to_follow = self.versions_where(&format!("source_path LIKE '%{id}%'"), &mut found).await?;
@@ -86,7 +89,7 @@ impl Resolver {
         Ok(found.into_iter().collect())
     }
 
-    /// Adds what is found; returns those that are new.
+    /// Adds the versions that match, and returns those that are new.
     async fn versions_where(
         &self,
         filter: &str,

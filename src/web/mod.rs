@@ -1,7 +1,7 @@
-//! What the proxy answers itself: its web pages, and below [`routes`] the REST APIs of `api`.
+//! The web pages of the proxy, and the router (in [`routes`]) of these pages and of the REST APIs of `api`.
 //!
-//! The pages are for users at a browser: sign-in, sign-out, the account page, and the page that shows an error. Requests of programs
-//! are refused in MLflow's JSON.
+//! The pages are for users at a browser: sign-in, sign-out, the account page, and the page that shows an error. Requests of
+//! programs are refused in MLflow's JSON.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -66,7 +66,7 @@ impl FromRef<Site> for Arc<Context> {
 pub struct SignIn {
     pub providers: Arc<Providers>,
     pub session: config::Session,
-    /// Whether the sign-in page offers user name and password.
+    /// True if the sign-in page offers user name and password.
     pub password_form: bool,
     /// Path to return to after a sign-in that was not started from a page.
     pub home: String,

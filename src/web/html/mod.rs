@@ -21,7 +21,7 @@ pub(in crate::web) struct SignInPage<'p> {
     /// MLflow's static prefix, which precedes the paths of all links. Every page has this field.
     pub(in crate::web) base: &'p str,
     pub(in crate::web) choices: Vec<Choice<'p>>,
-    /// Whether the page's script redirects to the only provider at once.
+    /// True to let the page's script redirect to the only provider at once.
     pub(in crate::web) at_once: bool,
     pub(in crate::web) password_form: bool,
     pub(in crate::web) return_to: &'p str,
@@ -61,7 +61,7 @@ pub(in crate::web) struct DeniedPage<'p> {
 #[derive(Debug)]
 pub(in crate::web) struct AllowedGroup<'p> {
     pub(in crate::web) name: &'p str,
-    /// Whether groups below it are allowed, too.
+    /// True if groups below it are allowed, too.
     pub(in crate::web) below: bool,
 }
 
@@ -84,11 +84,11 @@ pub(in crate::web) struct ErrorPage<'p> {
     pub(in crate::web) words: &'p str,
     /// Address of MLflow's first page.
     pub(in crate::web) home: &'p str,
-    /// Whether to link to the sign-in page.
+    /// True to link to the sign-in page.
     pub(in crate::web) sign_in: bool,
-    /// Whether to link to the account page.
+    /// True to link to the account page.
     pub(in crate::web) account: bool,
-    /// Whether to link to the sign-out page.
+    /// True to link to the sign-out page.
     pub(in crate::web) sign_out: bool,
 }
 
@@ -119,9 +119,9 @@ pub(in crate::web) struct AccountPage<'p> {
     pub(in crate::web) groups: &'p [String],
     pub(in crate::web) tokens: Vec<TokenRow>,
     pub(in crate::web) sessions: Vec<SessionRow>,
-    /// Whether there are sessions other than this one.
+    /// True if there are sessions other than this one.
     pub(in crate::web) has_others: bool,
-    /// Whether the credential in use allows changes to the account.
+    /// True if the credential in use allows changes to the account.
     pub(in crate::web) can_change: bool,
     /// Lifetimes on offer, in days.
     pub(in crate::web) expiries: Vec<u32>,
@@ -133,7 +133,7 @@ pub(in crate::web) struct AccountPage<'p> {
     pub(in crate::web) notice: Option<String>,
     /// Fields of the token form, after an error.
     pub(in crate::web) form: TokenForm,
-    /// Whether the account has a password that can be changed.
+    /// True if the account has a password that can be changed.
     pub(in crate::web) has_password: bool,
 }
 
