@@ -215,7 +215,7 @@ impl Lists {
                 None => return Ok(self.answer(who, filter, &rows, None)),
                 Some(next) => walk.position = Position { token: Some(next), skip: 0, pushed },
             }
-            // MLflow's token shows whether there are more rows, and none of them is hidden.
+            // In a list that MLflow itself filtered, its token shows whether there are more readable rows.
             if looked_at >= MAX_ROWS || pushed && rows.len() >= rows_wanted {
                 break;
             }

@@ -247,7 +247,8 @@ fn sign_assessment(assessment: &mut Json<'_>, name: &str) -> Result<(), LocateEr
     Ok(())
 }
 
-/// Sets the user who completed a review. MLflow stores no name for a review that is reopened, and refuses one.
+/// Sets the user who completed a review, or removes it when the review is reopened: MLflow then stores no name, and refuses
+/// one.
 fn sign_completion(body: &mut Json<'_>, name: &str) {
     let open = matches!(body.text("status"), None | Some("PENDING" | "REVIEW_STATUS_UNSPECIFIED"));
     match body {

@@ -81,7 +81,8 @@ fn scorer(json: &mut Json<'_>, judge: &mut Judge, depth: usize) -> Result<(), Lo
     }
     match json.get("builtin_scorer_class") {
         None => {}
-        // MLflow up to 3.17 resolves any attribute of this name in a module, including functions that open connections.
+        // MLflow up to 3.17 resolves any attribute of this name in a module, including functions that open connections, so
+        // only the names of built-in scorers are accepted.
         Some(Json::String(class)) if CLASSES.contains(&class.as_ref()) => {}
         Some(other) => return Err(invalid("builtin_scorer_class", other, "the name of a built-in scorer")),
     }

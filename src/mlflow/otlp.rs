@@ -6,9 +6,9 @@
 //! Relevant elements of a span (`mlflow.server.otel_api`, `Span.from_otel_proto`, `SqlAlchemyStore.log_spans`):
 //! - `trace_id`: MLflow stores the span under `tr-` and the ID in 32 hex digits. If that trace exists, MLflow adds the span to
 //!   it, whatever experiment the header specifies. Therefore every ID must be checked: [`Spans::traces`].
-//! - attributes `mlflow.traceTag.X` of a root span become the trace's tag `X`. MLflow's SDK sends its own tags in another way;
-//!   here they would set the location of artifacts and payloads, or the author. They are refused on every span, except for the
-//!   name of the trace.
+//! - attributes `mlflow.traceTag.X` of a root span become the trace's tag `X`. MLflow's SDK sends its own `mlflow.` tags in
+//!   another way; here they would set the location of artifacts and payloads, or the author. They are refused on every span,
+//!   except for the name of the trace.
 //!
 //! Irrelevant elements: `mlflow.traceRequestId` is overwritten, `mlflow.experimentId` is not read, resource attributes that
 //! start with `mlflow.` are skipped, links and `mlflow.gateway.linkedTraceId` are stored as text and not followed, `user.id`
@@ -266,7 +266,7 @@ fn check_provider(key: &str, provider: &str) -> Result<(), OtlpError> {
     if provider.contains(leads_elsewhere) { Err(OtlpError::Provider(shown(key))) } else { Ok(()) }
 }
 
-/// Refuses attributes that set tags of a trace. Some databases compare keys without case.
+/// Refuses attributes that set reserved tags of a trace. Some databases compare keys without case.
 fn check_attribute(key: &str) -> Result<(), OtlpError> {
     if key.contains(char::is_control) {
         return Err(OtlpError::Format);

@@ -76,7 +76,7 @@ pub struct Proxy {
 /// A request that passed the strict edge: one spelling, one host, one client address.
 struct Checked<'b> {
     head: http::request::Parts,
-    /// The body, until a step takes it.
+    /// The body. It stays here while it is read, so that a refusal can discard the rest.
     body: &'b mut Option<Incoming>,
     path: CanonicalPath,
     query: Query,

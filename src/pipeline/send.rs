@@ -153,7 +153,7 @@ impl Proxy {
         self.read(checked, Owner::User(identity.user), limit.min(self.server.max_body_bytes)).await
     }
 
-    /// Reads the body of a request into memory. A body that was already taken is not read again.
+    /// Reads the body of a request into memory. What is not read stays in `checked`, where a refusal can discard it.
     pub(super) async fn read(&self, checked: &mut Checked<'_>, owner: Owner, limit: usize) -> Result<Held, Error> {
         Ok(self.bodies.read(checked.body.as_mut(), owner, limit).await?)
     }

@@ -228,6 +228,7 @@ impl Resolver {
             return Ok(known);
         }
         let _turn = locations.turn.lock().await;
+        // Another task may have completed a refresh while this one waited.
         if let Some(known) = current() {
             return Ok(known);
         }
@@ -249,6 +250,7 @@ impl Resolver {
         // Experiments that were created in the meantime may not have been read.
         if locations.created.load(Ordering::Acquire) == created {
             locations.stale.store(false, Ordering::Release);
+            // A creation between the check and the store above has set `stale` before it was cleared.
             if locations.created.load(Ordering::Acquire) != created {
                 locations.stale.store(true, Ordering::Release);
             }
