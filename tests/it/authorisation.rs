@@ -503,8 +503,11 @@ fn a_denied_scorer_is_neither_registered_anew_nor_reached_under_another_spelling
         get.then(|| (200, format!(r#"{{"scorer":{{"scorer_name":"{name}","serialized_scorer":"{{}}"}}}}"#)))
     });
     let proxy = Proxy::before(mlflow.address);
-    let grants =
-        [(ResourceKind::Experiment, "5", Permission::Manage), (ResourceKind::Scorer, "5/Judge", Permission::Deny)];
+    let grants = [
+        (ResourceKind::Experiment, "5", Permission::Manage),
+        (ResourceKind::Scorer, "5/Judge", Permission::Deny),
+        (ResourceKind::Scorer, "5/other", Permission::Manage),
+    ];
     let bob = proxy.user("bob", &grants);
     let written = r#"{\"builtin_scorer_class\":\"Safety\",\"builtin_scorer_pydantic_data\":{\"name\":\"x\"}}"#;
     for (name, refused) in [("Judge", true), ("JUDGE", true), ("other", false)] {
