@@ -527,6 +527,7 @@ async fn a_form_that_is_refused_keeps_its_fields() {
     let no_name = format!("form_token={token}&name=&expires_in_days=7&only=experiment%3A1");
     let page = world.ask_from(&alice, "POST /auth/account/tokens", &no_name).await;
     assert!(text(&page).contains(">experiment:1</textarea>"));
+    assert!(text(&page).contains("The name "), "the page's words, not the API's: {}", text(&page));
 }
 
 #[tokio::test]

@@ -77,7 +77,7 @@ def test_who_is_in_no_allowed_group_is_told_what_is_missing(front, keycloak):
     visitor = Visitor(front.url, keycloak)
     end = visitor.sign_in(keycloak.fresh_person())
     assert end.status_code == 403
-    assert "/ml/" in end.text
+    assert "<code>/ml</code> or a group below it" in end.text
     assert visitor.me() is None
 
 
