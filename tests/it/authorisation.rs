@@ -518,13 +518,14 @@ fn a_denied_scorer_is_neither_registered_anew_nor_reached_under_another_spelling
         };
         let named = format!(r#","name":"{name}""#);
         ask("POST", &format!("{SCORERS}/register"), &format!(r#"{named},"serialized_scorer":"{written}""#));
-        ask("DELETE", &format!("{SCORERS}/delete"), &named);
         ask("PUT", &format!("{SCORERS}/online-config"), &format!(r#"{named},"sample_rate":0"#));
         for path in ["get", "versions"] {
             let target = format!("{SCORERS}/{path}?experiment_id=5&name={name}");
             let answer = proxy.ask(get(&target, &bob)).expect("an answer");
             assert_eq!(answer.status == 403, refused, "{path} {name}: {}", answer.status);
         }
+        // Last, because it drops the grants.
+        ask("DELETE", &format!("{SCORERS}/delete"), &named);
     }
 }
 
