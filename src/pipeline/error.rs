@@ -140,6 +140,7 @@ impl Error {
 
     /// Returns heading and message for a browser that opens a page; `None` for redirects. Users do not see the configuration
     /// keys that the JSON response contains for the operator.
+    #[expect(clippy::too_many_lines, reason = "one arm for each kind of error")]
     pub(super) fn page(&self) -> Option<(&'static str, Cow<'static, str>)> {
         const LATER: &str = "Try again later";
         let (heading, words) = match self {

@@ -120,6 +120,7 @@ impl Proxy {
         self.report_unknown(operation, &unknown)
     }
 
+    #[expect(clippy::too_many_lines, reason = "the steps of one request in their order; to be split")]
     pub(super) async fn forward_json(
         &self,
         mut checked: Checked<'_>,
