@@ -55,9 +55,9 @@ struct Used {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Account {
-    /// Of the budget.
+    /// Bytes of the budget.
     held: usize,
-    /// Of the allowance for small answers.
+    /// Bytes of the allowance for small answers.
     small: usize,
 }
 
@@ -148,17 +148,17 @@ impl Share {
         Self { budget: Arc::clone(budget), owner, own: Account::default() }
     }
 
-    /// The memory that this share reserves.
+    /// Returns the memory that this share reserves.
     #[must_use]
     pub const fn held(&self) -> usize {
         self.own.held + self.own.small
     }
 
-    /// Bytes that hold this share until the last of them is dropped, as when they were sent. Up to [`TINY_BYTES`] they hold none:
-    /// the number of a connection's streams bounds those.
+    /// Returns the bytes tied to this share, which is released when the last of them is dropped, as after sending. Up to
+    /// [`TINY_BYTES`] they are tied to none, because the number of a connection's streams bounds them.
     ///
     /// # Errors
-    /// The part of the budget that was still used up after a moment.
+    /// The limit that was still exceeded after the wait.
     pub async fn keep(mut self, mut bytes: Bytes) -> Result<Bytes, Full> {
         // A piece of a connection's buffer keeps all of it in memory.
         if bytes.len() < BUFFER_BYTES && !bytes.is_unique() {
@@ -172,7 +172,8 @@ impl Share {
         Ok(Bytes::from_owner(Kept { bytes, _share: self }))
     }
 
-    /// As [`Share::grow`]; up to [`FREE_BYTES`] from the owner's allowance for small answers, as long as that has room.
+    /// Reserves memory like [`Share::grow`]; up to [`FREE_BYTES`] from the owner's allowance for small answers while that has
+    /// room.
     ///
     /// # Errors
     /// As [`Share::grow`].
@@ -259,8 +260,8 @@ pub enum AnswerError {
     NoRoom(Full),
 }
 
-/// Reads an answer of at most `limit` bytes whole. `share` grows to `beside`, what its request holds already, and
-/// [`ANSWER_COST`] times the answer; up to [`FREE_BYTES`] it needs none until it is kept for its client.
+/// Reads a response of at most `limit` bytes completely. `share` grows to `beside`, which its request holds already, plus
+/// [`ANSWER_COST`] times the response. Up to [`FREE_BYTES`], a response needs no share until it is kept for its client.
 ///
 /// # Errors
 /// See [`AnswerError`].
@@ -301,14 +302,14 @@ where
 /// body, or later the body, the rows that are kept, and the filtered response.
 pub const ANSWER_COST: usize = 3;
 
-/// Answers up to this size are not counted while they are read, and then have an allowance beside the budget: users still see
-/// their small lists when the budget is used up.
+/// Size up to which answers are not counted while they are read. They then have an allowance beside the budget, so that users
+/// receive their small lists when the budget is used up.
 pub const FREE_BYTES: usize = 256 * 1024;
 
-/// What small answers of one owner may hold beside the budget.
+/// Allowance of one owner for small answers, beside the budget.
 const SMALL_BYTES_PER_OWNER: usize = 8 * 1024 * 1024;
 
-/// Answers up to this size are never counted. A client that reads none of them holds one for each of its connection's streams.
+/// Size up to which answers are never counted. A client that reads none of them holds one for each stream of its connection.
 pub const TINY_BYTES: usize = 4 * 1024;
 
 /// The buffer of a connection to MLflow, of which an answer in one piece is a part.

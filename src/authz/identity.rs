@@ -110,7 +110,7 @@ impl Identity {
             && (name, groups, limits, grants) == (&other.name, &other.groups, &other.limits, &other.grants)
     }
 
-    /// The same person under the shadow policy, where there is one and it can make a difference.
+    /// Returns this identity under the shadow policy; `None` if there is no such policy, or for administrators.
     #[must_use]
     pub fn in_the_shadow(&self) -> Option<Self> {
         let shadow = self.shadow.as_ref().filter(|_| !self.admin)?;

@@ -2,7 +2,6 @@
 
 use std::pin::pin;
 
-use http::header::CONTENT_LENGTH;
 use hyper::body::Incoming;
 
 use super::turns::Key;
@@ -24,13 +23,24 @@ impl Parts {
         mutation: Mutation,
         allowed: Allowed,
     ) -> Result<Done, EffectError> {
+        self.run_all(actor, maker, vec![mutation], allowed).await
+    }
+
+    /// Carries out mutations that one request makes, all of them or none. The caller has the turns of their names.
+    async fn run_all(
+        &self,
+        actor: Actor,
+        maker: Maker,
+        mutations: Vec<Mutation>,
+        allowed: Allowed,
+    ) -> Result<Done, EffectError> {
         let Allowed { permit, outgoing, share } = allowed;
-        let begun = self.begin(&maker, vec![mutation]).await?;
+        let begun = self.begin(&maker, mutations).await?;
         let answer = self.upstream.forward(permit, outgoing).await;
         self.finish(&actor, &maker, begun, answer, share).await
     }
 
-    /// Writes down the mutations that one request makes, all of them or none. The caller has the turns of their names.
+    /// Stores the intents of mutations, before MLflow is called.
     async fn begin(&self, maker: &Maker, mutations: Vec<Mutation>) -> Result<Vec<(i64, Mutation)>, EffectError> {
         let mut begun = Vec::with_capacity(mutations.len());
         for mutation in mutations {
@@ -41,7 +51,7 @@ impl Parts {
         Ok(begun)
     }
 
-    /// Does what follows MLflow's answer to mutations that were written down.
+    /// Completes the follow-up after MLflow's answer to mutations whose intents are stored.
     async fn finish(
         &self,
         actor: &Actor,
@@ -72,7 +82,7 @@ impl Parts {
         } else if begun.iter().any(|(_, mutation)| mutation.needs_answer()) {
             let body = self.upstream.read(body, share.held().max(ANSWER_BYTES)).await?;
             self.follow_all(actor, maker, &begun, &body).await?;
-            return Ok(Done { status: head.status, headers: head.headers, answer: Answer::Read(body, share) });
+            return Ok(Done { head, answer: Answer::Read(body, share) });
         } else {
             // What follows a deletion or a renaming does not wait for the answer's body, which may be of any size.
             self.follow_all(actor, maker, &begun, &[]).await?;
@@ -206,10 +216,10 @@ impl Parts {
         Ok(on.iter().any(|grant| grant.permission == Permission::Manage))
     }
 
-    /// An MLflow without auth does not know who creates a queue; its next request tells it.
+    /// Creates a review queue and sets its owner in a second request, because an MLflow without auth does not know the caller.
     pub(super) async fn create_queue(&self, name: &str, allowed: Allowed) -> Result<Done, EffectError> {
         let Allowed { permit, outgoing, share } = allowed;
-        let (mut head, body) = self.upstream.forward(permit, outgoing).await?.into_parts();
+        let (head, body) = self.upstream.forward(permit, outgoing).await?.into_parts();
         if !head.status.is_success() {
             return Ok(streams(http::Response::from_parts(head, body)));
         }
@@ -221,14 +231,13 @@ impl Parts {
             let changed = self.upstream.ask(lookups::CHANGE_REVIEW_QUEUE, change).await;
             if let Some(changed) = changed.map_err(upstream::Error::half_way)? {
                 body = changed;
-                // It was the first answer's.
-                head.headers.remove(CONTENT_LENGTH);
             }
         }
-        Ok(Done { status: head.status, headers: head.headers, answer: Answer::Read(body, share) })
+        Ok(Done { head, answer: Answer::Read(body, share) })
     }
 
-    /// Decides once more in the turns of the names: whether something is there, and so what it takes, may have changed since.
+    /// Creates versions after a second decision in the turns of their names: a parent can have been created or deleted since the
+    /// first one, which changes the requirement.
     pub(super) async fn create_versions(
         &self,
         actor: Actor,
@@ -237,12 +246,8 @@ impl Parts {
         parents: Vec<String>,
         allowed: Allowed,
     ) -> Result<Done, EffectError> {
-        let Allowed { permit, outgoing, share } = allowed;
-        let maker = Maker::from(who);
         let makes = self.decide_again(who, kind, &parents).await?;
-        let begun = self.begin(&maker, makes).await?;
-        let answer = self.upstream.forward(permit, outgoing).await;
-        self.finish(&actor, &maker, begun, answer, share).await
+        self.run_all(actor, Maker::from(who), makes, allowed).await
     }
 
     /// Sends an upload without its last piece. When that has arrived, takes the turns of the names, decides once more, and
@@ -276,7 +281,7 @@ impl Parts {
         self.finish(&actor, &maker, begun, answer.await, share).await
     }
 
-    /// Returns what registering versions of these makes along.
+    /// Decides again and returns the parents that the registration of their versions creates.
     async fn decide_again(
         &self,
         who: &Identity,
@@ -298,10 +303,10 @@ impl Parts {
 
 fn streams(answer: http::Response<Incoming>) -> Done {
     let (head, body) = answer.into_parts();
-    Done { status: head.status, headers: head.headers, answer: Answer::Streams(body) }
+    Done { head, answer: Answer::Streams(body) }
 }
 
-/// The largest answer to a creation, where the request is not larger.
+/// Maximum size of an answer to a creation, unless the request is larger.
 const ANSWER_BYTES: usize = 2 * 1024 * 1024;
 
 fn not_understood() -> EffectError {

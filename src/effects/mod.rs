@@ -14,7 +14,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 
@@ -45,13 +44,13 @@ pub enum EffectError {
     /// Another request created or deleted the same resource after this one was decided. MLflow was not called.
     #[error("another request changed the same name at the same time")]
     Changed,
-    /// Another request is changing the same thing and did not come to its end in time. MLflow was not asked.
+    /// Another request is changing the same resource and did not finish in time. MLflow was not called.
     #[error("another request is changing the same thing")]
     Taken,
-    /// There is no memory for MLflow's answer. MLflow was not asked.
+    /// There is no memory for MLflow's answer. MLflow was not called.
     #[error("too many answers are being read or wait to be read")]
     NoRoom(Full),
-    /// MLflow did it, our part is missing; the intent stays and is finished later.
+    /// MLflow carried out the change, but the grants could not be written. The intent stays and is completed later.
     #[error("MLflow did it, but the permissions could not be written: {0}")]
     NotFinished(#[source] store::Error),
     /// MLflow created an experiment, but cannot be asked now whether its ID was used before. The intent stays and is completed
@@ -65,18 +64,17 @@ pub enum EffectError {
     Lost,
 }
 
-/// MLflow's answer, with our part done.
+/// MLflow's answer, after the grants have changed.
 #[derive(Debug)]
 pub struct Done {
-    pub status: StatusCode,
-    pub headers: HeaderMap,
+    pub head: http::response::Parts,
     pub answer: Answer,
 }
 
 /// The body of MLflow's answer.
 #[derive(Debug)]
 pub enum Answer {
-    /// It was read, because what follows depends on it, and the memory that was reserved for it.
+    /// The body, which was read because the follow-up depends on it, with its reservation.
     Read(Bytes, Share),
     Streams(Incoming),
 }
@@ -95,8 +93,8 @@ struct Parts {
     upstream: Upstream,
     resolver: Arc<Resolver>,
     policy: Policy,
-    /// One writer per name: a model cannot be made again before the grants of the deleted one are gone. One change of the AI
-    /// gateway's secrets and model definitions, and one experiment with a location of its own.
+    /// One writer per name, so that a model cannot be created again before the grants of the deleted one are removed. Also one
+    /// change at a time of the AI gateway's secrets and model definitions, and one new experiment with a chosen location.
     turns: Turns,
 }
 
@@ -122,27 +120,27 @@ impl Effects {
     /// MLflow's answer, in this process.
     ///
     /// # Errors
-    /// It did not come in time.
+    /// [`EffectError::Taken`].
     pub async fn gateway_turn(&self, who: &Identity) -> Result<Turn, EffectError> {
         self.parts.turn(who.user, [Key::Gateway].into()).await
     }
 
-    /// Waits for the turn to create an experiment at a location of the caller's choice, because two at once would both find it free.
-    /// Held as [`Effects::gateway_turn`] is.
+    /// Waits for the turn to create an experiment at a location of the caller's choice, because two requests at once would both
+    /// find it unused. It is held like [`Effects::gateway_turn`].
     ///
     /// # Errors
-    /// It did not come in time.
+    /// [`EffectError::Taken`].
     pub async fn location_turn(&self, who: &Identity) -> Result<Turn, EffectError> {
         self.parts.turn(who.user, [Key::Location].into()).await
     }
 
-    /// Sends an allowed request and does what follows, to the end, even if the caller stops waiting. `turn` ends with it.
-    /// A caller that leaves before its turn has come changes nothing. `share`: for the answer.
+    /// Sends an allowed request and completes its follow-up, even if the client disconnects. Then `turn` is released.
+    /// A client that disconnects before its turn has come changes nothing. `share`: memory for the answer.
     ///
     /// # Errors
     ///
     /// See [`EffectError`]; only [`EffectError::NotFinished`] leaves a change behind in MLflow.
-    #[expect(clippy::too_many_arguments, reason = "what a request is made of, and what it holds")]
+    #[expect(clippy::too_many_arguments, reason = "the parts of a request and its reservations")]
     pub async fn carry_out(
         &self,
         who: &Identity,
@@ -162,7 +160,7 @@ impl Effects {
             Some(FollowUp::CreateVersions { kind, parents }) if !is_upload => {
                 parents.iter().map(|name| Key::name(*kind, name)).collect()
             }
-            // The names of an upload are taken when it is there.
+            // The turns of an upload's names are taken when it has arrived.
             Some(FollowUp::CreateVersions { .. } | FollowUp::OwnQueue) | None => BTreeSet::new(),
         };
         let reads_answer = match &follow_up {
@@ -171,7 +169,7 @@ impl Effects {
             None => false,
         };
         if reads_answer {
-            // Before MLflow is asked, because afterwards it is too late to refuse.
+            // Before MLflow is called, because afterwards it is too late to refuse.
             share.reserve(expected_answer(&outgoing.body)).await.map_err(EffectError::NoRoom)?;
         }
         let names = parts.turn(who.user, names).await?;
@@ -194,7 +192,8 @@ impl Effects {
     }
 }
 
-/// The memory that MLflow's answer to a creation takes: it repeats the request, with every character escaped and indented.
+/// Returns the memory to reserve for MLflow's answer to a creation, which repeats the request with every character escaped and
+/// indented.
 fn expected_answer(request: &Body) -> usize {
     let sent = match request {
         Body::Full { bytes } => bytes.as_ref().map_or(0, Bytes::len),
@@ -209,7 +208,7 @@ impl Parts {
     }
 }
 
-/// An allowed request, and the memory for its answer.
+/// An allowed request, with the memory for its answer.
 #[derive(Debug)]
 struct Allowed {
     permit: Permit,
@@ -217,7 +216,7 @@ struct Allowed {
     share: Share,
 }
 
-/// Who makes something, as policies know them.
+/// The creator of a resource, as policies refer to them.
 #[derive(Clone, Debug)]
 struct Maker {
     user: UserId,

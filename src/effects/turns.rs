@@ -1,4 +1,4 @@
-//! Turns: a task that has taken one is alone with what it names, in this process.
+//! Turns: locks of names, within this process.
 //!
 //! A turn is never held while a client sends or reads: an upload takes it when its last piece has arrived
 //! (`carry_out::upload_versions`). It is held while MLflow answers, which `upstream.response_timeout` bounds.
@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use crate::authz::{Mutation, ResourceKind, UserId};
 use crate::resolve::folded;
 
-/// What a turn is taken of. Turns of several are taken in this order, so that two requests cannot wait for each other.
+/// Key of a turn. Several turns are taken in this order, so that two requests cannot wait for each other.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(super) enum Key {
     /// The AI gateway's secrets and model definitions, see [`super::Effects::gateway_turn`].
@@ -29,27 +29,27 @@ impl Key {
         Self::Name(kind.sharing_names().first().copied().unwrap_or(kind), folded(name))
     }
 
-    /// Returns the names that change hands with a mutation.
+    /// Returns the keys of the names that a mutation changes.
     pub(super) fn of(mutation: &Mutation) -> BTreeSet<Self> {
         mutation.names().into_iter().map(|name| Self::name(mutation.kind(), name)).collect()
     }
 }
 
-/// Turns that were taken, until they are dropped.
+/// Turns that are held until this is dropped.
 #[derive(Debug)]
 pub struct Turn {
     _held: Vec<OwnedMutexGuard<()>>,
 }
 
-/// The turn did not come in time.
+/// Error: the turn did not come in time.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Late;
 
-/// The time that a request waits for its turn. MLflow answers most changes within a fraction of it.
+/// Time that a request waits for its turn. MLflow answers most changes within a fraction of it.
 const WAIT: Duration = Duration::from_secs(5);
 
-/// The turns that are taken or waited for. With a user: the place of that user in the queue. One request of each user waits
-/// there at a time, so that a user with many requests delays another user's request by no more than one of them.
+/// Turns that are held or waited for. An entry with a user is that user's place in the queue: only one request of each user waits
+/// in the queue at a time, so that a user with many requests delays another user's request by one of them at most.
 #[derive(Debug)]
 pub(super) struct Turns {
     table: std::sync::Mutex<Table>,
@@ -68,7 +68,7 @@ impl Turns {
     /// Waits for the turns of these keys.
     ///
     /// # Errors
-    /// They did not come in time. None is held.
+    /// [`Late`]; then none is held.
     pub(super) async fn take(&self, user: UserId, keys: BTreeSet<Key>) -> Result<Turn, Late> {
         let wait = async {
             let mut held = Vec::with_capacity(2 * keys.len());
@@ -82,7 +82,7 @@ impl Turns {
         timeout(self.wait, wait).await.map_err(|_| Late)
     }
 
-    /// `None` if one of them is taken.
+    /// Takes the turns if all are free; `None` otherwise.
     pub(super) fn try_take(&self, keys: BTreeSet<Key>) -> Option<Turn> {
         let held = keys.into_iter().map(|key| self.of(key, None).try_lock_owned().ok()).collect::<Option<_>>()?;
         Some(Turn { _held: held })
@@ -90,7 +90,7 @@ impl Turns {
 
     fn of(&self, key: Key, user: Option<UserId>) -> Arc<Mutex<()>> {
         let mut turns = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        // Those that no task has or waits for go before the table grows.
+        // Unused entries are removed before the table grows.
         if turns.len() == turns.capacity() {
             turns.retain(|_, turn| turn.strong_count() > 0);
         }

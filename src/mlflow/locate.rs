@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use http::HeaderMap;
 
 use super::json::{Keep, value_of};
-use super::{ArtifactPath, Field, Json, JsonError, Narrow, Need, Operation, Source, Step, Thing};
+use super::{ArtifactPath, Field, Json, JsonError, Narrow, Operation, Source, Step, Thing};
 use crate::authz::{Permission, ResourceKind, scorer_key, skill_key};
 pub(super) use crate::authz::{is_experiment_id, is_opaque_id};
 use crate::http::{PathError, Query};
@@ -102,25 +102,24 @@ pub fn locate(operation: &Operation, input: &mut Input<'_, '_>) -> Result<Found,
     agree_with_path(input)?;
     let (mut located, mut missing) = (Vec::<Located>::new(), None);
     let (mut experiments, mut others) = (0, 0);
-    for need in &operation.needs {
-        let Need::Level { permission, thing, field } = need else { continue };
+    for (permission, thing, field) in operation.named() {
         let (count, limit) =
-            if is_experiment(*thing) { (&mut experiments, MAX_EXPERIMENTS) } else { (&mut others, MAX_THINGS) };
+            if is_experiment(thing) { (&mut experiments, MAX_EXPERIMENTS) } else { (&mut others, MAX_THINGS) };
         let before = located.len();
         let values = match &field.with {
             None => values(field, input)?,
-            Some(with) => pair(*thing, field, with, input)?.into_iter().collect(),
+            Some(with) => pair(thing, field, with, input)?.into_iter().collect(),
         };
         if values.is_empty() && !field.optional {
             missing.get_or_insert_with(|| field.name().to_owned());
         }
         for value in each_once(values) {
-            let id = check_id(*thing, field, value)?;
-            if *thing == Thing::Artifact && field.source == Source::Query {
+            let id = check_id(thing, field, value)?;
+            if thing == Thing::Artifact && field.source == Source::Query {
                 // Writes back the value that was checked, so that MLflow receives the same one.
                 input.query.set(field.name(), Some(&id));
             }
-            let one = Located { permission: *permission, thing: *thing, id };
+            let one = Located { permission, thing, id };
             // The values of one need are distinct already.
             if !located.iter().take(before).any(|other| *other == one) {
                 located.push(one);

@@ -42,8 +42,8 @@ pub use provider::{Model as ProviderModel, PROMPT_MODEL_TAG, StoredSecret, privi
 pub use question::{Question, QuestionError};
 pub use requirement::{Child, Lookup, OwnerKind, Target};
 pub use rules::{
-    Demand, PromptAt, QueuePart, SourceUri, demands, is_prompt_model_tag, keep_assessment_ids, names_a_version,
-    names_assessments, new_skills, optimized_prompt, pin_prompt, started_trace,
+    Connection, Demand, PromptAt, QueuePart, SourceUri, demands, is_prompt_model_tag, keep_assessment_ids,
+    names_a_version, names_assessments, new_skills, optimized_prompt, pin_prompt, started_trace,
 };
 pub use schema::{MessageId, RequestFields, Schema, SchemaError, Unknown};
 pub use table::{

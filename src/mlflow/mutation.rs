@@ -68,27 +68,20 @@ impl Names<'_, '_> {
 
     /// Returns the name that identifies a new resource until its ID is known.
     fn of_new(&mut self, kind: ResourceKind) -> Result<String, LocateError> {
-        match kind {
+        // MLflow chooses the ID, or the path has no name yet.
+        let has_name_only = matches!(
+            kind,
+            ResourceKind::GatewayEndpoint | ResourceKind::GatewayModelDefinition | ResourceKind::McpServer
+        );
+        if kind == ResourceKind::Job {
             // A job is identified by its ID only.
-            ResourceKind::Job => Ok(String::new()),
-            ResourceKind::GatewaySecret => self.get("secret_name"),
-            ResourceKind::Scorer | ResourceKind::Skill => self.key(kind),
-            ResourceKind::Experiment
-            | ResourceKind::RegisteredModel
-            | ResourceKind::Prompt
-            | ResourceKind::GatewayEndpoint
-            | ResourceKind::GatewayModelDefinition
-            | ResourceKind::McpServer
-            | ResourceKind::Run
-            | ResourceKind::Trace
-            | ResourceKind::Assessment
-            | ResourceKind::LoggedModel
-            | ResourceKind::ReviewQueue
-            | ResourceKind::RegisteredModelVersion
-            | ResourceKind::PromptVersion
-            | ResourceKind::ScorerVersion
-            | ResourceKind::McpServerVersion
-            | ResourceKind::Workspace => self.get("name"),
+            Ok(String::new())
+        } else if kind == ResourceKind::GatewaySecret {
+            self.get("secret_name")
+        } else if has_name_only {
+            self.get("name")
+        } else {
+            self.key(kind)
         }
     }
 

@@ -7,7 +7,7 @@
 use super::address::looks_like_address;
 use super::json::canonical;
 use super::locate::{member, shown, text_field};
-use super::rules::Demand;
+use super::rules::{Connection, Demand};
 use super::{Json, LocateError};
 
 /// A stored secret, as returned by `gateway/secrets/get`: the keys of `secret_value`, without the values.
@@ -31,12 +31,12 @@ pub(super) fn of_secret(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateError>
     let auth_config = entries(body, "auth_config")?;
     if let Some(id) = text_field(body, "secret_id")? {
         let secret_keys = entries(body, "secret_value")?.into_iter().map(|(key, _)| key).collect();
-        demands.push(Demand::SecretChange { id, auth_config: auth_config.clone(), secret_keys });
+        demands.push(Connection::SecretChange { id, auth_config: auth_config.clone(), secret_keys }.into());
     }
     for (key, value) in &auth_config {
         match key.as_str() {
             _ if value.is_empty() => {}
-            "api_base" => demands.push(Demand::Address(value.clone())),
+            "api_base" => demands.push(Connection::Address(value.clone()).into()),
             "aws_region_name" | "vertex_location" if !is_label(value) => {
                 return Err(malformed(key, value, "a region: lower-case letters, digits and `-`"));
             }
@@ -47,7 +47,7 @@ pub(super) fn of_secret(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateError>
             _ => {
                 demands.push(Demand::Privileged("set this key of a secret's auth_config"));
                 if looks_like_address(value) {
-                    demands.push(Demand::Address(value.clone()));
+                    demands.push(Connection::Address(value.clone()).into());
                 }
             }
         }
@@ -65,7 +65,7 @@ pub(super) fn of_secret(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateError>
             _ => {
                 demands.push(Demand::Privileged("set this key of a secret's value"));
                 if looks_like_address(&value) {
-                    demands.push(Demand::Address(value));
+                    demands.push(Connection::Address(value).into());
                 }
             }
         }
@@ -87,10 +87,10 @@ pub(super) fn of_definition(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateEr
     }
     let mut demands = Vec::new();
     if let Some(name) = name.as_ref().filter(|name| looks_like_address(name)) {
-        demands.push(Demand::Address(name.clone()));
+        demands.push(Connection::Address(name.clone()).into());
     }
     if provider.is_some() || secret.is_some() {
-        demands.push(Demand::Definition { definition, provider, secret });
+        demands.push(Connection::Definition { definition, provider, secret }.into());
     }
     Ok(demands)
 }
@@ -366,7 +366,7 @@ fn service_account(written: &str) -> Result<Vec<Demand>, LocateError> {
     {
         return Err(wrong());
     }
-    Ok(text("token_uri")?.map(|address| Demand::Address(address.to_owned())).into_iter().collect())
+    Ok(text("token_uri")?.map(|address| Connection::Address(address.to_owned()).into()).into_iter().collect())
 }
 
 /// Returns the entries of a map of strings; empty if absent.

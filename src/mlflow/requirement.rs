@@ -30,17 +30,7 @@ impl Operation {
     #[must_use]
     pub fn named_by_path(&self, params: &[(&str, &str)]) -> Option<(ResourceKind, String)> {
         let part = |wanted: &str| params.iter().find(|(name, _)| *name == wanted).map(|(_, value)| *value);
-        let kinds = self.needs.iter().filter_map(|need| match need {
-            Need::Level { thing, .. } => Some(thing.owner_kind().kind),
-            Need::Public
-            | Need::SignedIn
-            | Need::Admin
-            | Need::Blocked(_)
-            | Need::Create(_)
-            | Need::NotDenied(_)
-            | Need::Tier(..) => None,
-        });
-        kinds.into_iter().find_map(|kind| {
+        self.named().map(|(_, thing, _)| thing.owner_kind().kind).find_map(|kind| {
             if kind == ResourceKind::McpServer {
                 Some((kind, format!("{}/{}", part("namespace")?, part("slug")?)))
             } else if kind == ResourceKind::Skill {

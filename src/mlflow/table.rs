@@ -152,6 +152,13 @@ pub enum Need {
     },
 }
 
+impl Need {
+    /// Returns the required level, the object and its field, if this need names one in the request.
+    fn named(&self) -> Option<(Permission, Thing, &Field)> {
+        if let Self::Level { permission, thing, field } = self { Some((*permission, *thing, field)) } else { None }
+    }
+}
+
 /// An action that MLflow performs with the privileges of its own process. Blocked unless the configuration enables it for
 /// administrators.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq)]
@@ -292,18 +299,14 @@ pub struct Operation {
 }
 
 impl Operation {
+    /// Returns the needs that name an object in the request: the required level, the object, and its field.
+    pub fn named(&self) -> impl Iterator<Item = (Permission, Thing, &Field)> {
+        self.needs.iter().filter_map(Need::named)
+    }
+
     /// Returns the paths to the fields of its body that identify what is authorised.
     fn fronts(&self) -> Vec<&[Step]> {
-        let needed = self.needs.iter().filter_map(|need| match need {
-            Need::Level { field, .. } => Some(field),
-            Need::Public
-            | Need::SignedIn
-            | Need::Admin
-            | Need::Blocked(_)
-            | Need::Create(_)
-            | Need::NotDenied(_)
-            | Need::Tier(..) => None,
-        });
+        let needed = self.named().map(|(_, _, field)| field);
         let fields =
             needed.chain(self.narrow.as_ref().map(|narrow| &narrow.field)).filter(|field| field.source == Source::Body);
         fields.map(|field| field.steps.as_slice()).collect()
@@ -324,8 +327,9 @@ impl Operation {
     /// Returns true if it can create, delete or rename versions of models.
     #[must_use]
     pub fn changes_versions(&self) -> bool {
-        let changes = |need: &Need| matches!(need, Need::Level { permission, thing: Thing::Model | Thing::VersionOf, .. } if *permission > Permission::Read);
-        self.needs.iter().any(changes)
+        self.named().any(|(permission, thing, _)| {
+            matches!(thing, Thing::Model | Thing::VersionOf) && permission > Permission::Read
+        })
     }
 }
 
@@ -528,7 +532,7 @@ fn known_fields(
     if send == Send::Json && fields.query == fields.body {
         fields.query = None;
     }
-    let needed = needs.iter().filter_map(|need| if let Need::Level { field, .. } = need { Some(field) } else { None });
+    let needed = needs.iter().filter_map(Need::named).map(|(_, _, field)| field);
     for field in needed.chain(narrow) {
         let message = match field.source {
             Source::Query => fields.query,

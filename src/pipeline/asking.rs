@@ -1,4 +1,4 @@
-//! A caller, who is identified again after a wait: rights may be withdrawn while a request waits.
+//! Identifies a caller again after a wait, because rights can be revoked while a request waits.
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -11,7 +11,7 @@ use crate::authn::{self, Authn, Shown};
 use crate::authz::{Identity, UserId};
 use crate::upstream;
 
-/// The credentials of a request that was authenticated, and as whom.
+/// The credentials of an authenticated request, and the identity that they had.
 pub(super) struct Asking {
     authn: Arc<Authn>,
     authorization: Option<HeaderValue>,
@@ -21,12 +21,13 @@ pub(super) struct Asking {
 }
 
 impl Asking {
-    /// `headers`: of which the session's cookie counts if that is what identified the caller.
+    /// Keeps the credentials in `headers` that identified the caller: `Authorization`, or else the session's cookie.
     pub(super) fn new(authn: &Arc<Authn>, headers: &HeaderMap, address: IpAddr, identity: &Arc<Identity>) -> Self {
-        let session = shown(headers).session.filter(|_| !headers.contains_key(header::AUTHORIZATION));
+        let authorization = headers.get(header::AUTHORIZATION).cloned();
+        let session = if authorization.is_none() { shown(headers).session } else { None };
         Self {
             authn: Arc::clone(authn),
-            authorization: headers.get(header::AUTHORIZATION).cloned(),
+            authorization,
             session: session.map(Box::from),
             address,
             identity: Arc::clone(identity),

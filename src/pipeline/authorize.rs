@@ -234,18 +234,12 @@ impl Proxy {
                 // The need of the row already refused a queue that does not exist.
                 queue.map(|queue| queue.requirement(part)).into_iter().collect()
             }
-            Demand::Address(_)
-            | Demand::PublicAddress(_)
-            | Demand::Endpoint(_)
-            | Demand::Fetched { .. }
-            | Demand::Secret { .. }
-            | Demand::SecretChange { .. }
-            | Demand::Definition { .. }
-            | Demand::StoredScorer { .. }
-            | Demand::PromptModel { .. }
-            | Demand::PromptModelTag { .. }
-            | Demand::NotOptimized(_)
-            | Demand::Guardrail(_) => Box::pin(self.connection(demand)).await?,
+            Demand::NotOptimized(name) => {
+                let privilege = "rename a prompt that was optimized within the last day, or give its name to another";
+                let optimized = self.resolver.is_optimized(&name);
+                optimized.then_some(Requirement::Privileged(privilege)).into_iter().collect()
+            }
+            Demand::Connection(connection) => Box::pin(self.connection(connection)).await?,
         })
     }
 

@@ -67,8 +67,6 @@ impl Proxy {
         params: &[(&str, &str)],
         record: &mut Record,
     ) -> Result<Response, Error> {
-        let now = self.after_wait(&checked, record, 0).await?;
-        let identity = now.as_deref().unwrap_or(identity);
         let mut query = std::mem::take(&mut checked.query);
         if query.is_empty() && checked.has_body() {
             Box::pin(self.fold_body(&mut checked, identity, operation, &mut query)).await?;
@@ -262,8 +260,6 @@ impl Proxy {
         params: &[(&str, &str)],
         record: &mut Record,
     ) -> Result<Response, Error> {
-        let now = self.after_wait(&checked, record, 0).await?;
-        let identity = now.as_deref().unwrap_or(identity);
         let mut query = std::mem::take(&mut checked.query);
         self.keep_known_fields(operation, &mut query, None)?;
         let input = Input { params, headers: &checked.head.headers, query: &mut query, body: None };
@@ -291,8 +287,6 @@ impl Proxy {
         params: &[(&str, &str)],
         record: &mut Record,
     ) -> Result<Response, Error> {
-        let now = self.after_wait(&checked, record, 0).await?;
-        let identity = now.as_deref().unwrap_or(identity);
         let mut query = Query::default();
         let headers = &checked.head.headers;
         let input = Input { params, headers, query: &mut query, body: None };

@@ -6,7 +6,7 @@ use super::send::PARENT_TRACE;
 use super::{Error, Proxy};
 use crate::authz::{Identity, Permission, Requirement, Resource, ResourceKind, holds};
 use crate::mlflow::{
-    Demand, Json, Judge, Located, Operation, PromptAt, ProviderModel, Rule, StoredSecret, Thing, fetches,
+    Connection, Demand, Json, Judge, Located, Operation, PromptAt, ProviderModel, Rule, StoredSecret, Thing, fetches,
     optimized_prompt, pin_prompt, privilege_of, prompt_model,
 };
 
@@ -16,32 +16,32 @@ impl Proxy {
     /// # Errors
     ///
     /// An address is not allowed, which applies to administrators, too, or MLflow could not be asked.
-    pub(super) async fn connection(&self, demand: Demand) -> Result<Vec<Requirement>, Error> {
+    pub(super) async fn connection(&self, connection: Connection) -> Result<Vec<Requirement>, Error> {
         let hosts = &self.authz.provider_hosts;
-        match demand {
-            Demand::Address(address) => hosts.check(&address)?,
-            Demand::PublicAddress(address) => hosts.check_public(&address)?,
-            Demand::Endpoint(name) => {
+        match connection {
+            Connection::Address(address) => hosts.check(&address)?,
+            Connection::PublicAddress(address) => hosts.check_public(&address)?,
+            Connection::Endpoint(name) => {
                 self.check_addresses(self.resolver.addresses_of_endpoint(&name).await?)?;
             }
-            Demand::Fetched { endpoint, urls } => {
+            Connection::Fetched { endpoint, urls } => {
                 if self.resolver.providers_of_endpoint(&endpoint).await?.iter().any(|provider| fetches(provider)) {
                     self.check_addresses(urls)?;
                 }
             }
-            Demand::Secret { id, provider } => {
+            Connection::Secret { id, provider } => {
                 let secret = self.resolver.secret(&id).await?.unwrap_or_default();
                 let model = ProviderModel { provider, name: String::new() };
                 self.check_addresses(secret.addresses(&model))?;
                 return Ok(secret.privilege(&model.provider).map(Requirement::Privileged).into_iter().collect());
             }
-            Demand::Definition { definition, provider, secret } => {
+            Connection::Definition { definition, provider, secret } => {
                 return self.definition(definition, provider, secret).await;
             }
-            Demand::SecretChange { id, auth_config, secret_keys } => {
+            Connection::SecretChange { id, auth_config, secret_keys } => {
                 return self.secret_change(&id, auth_config, secret_keys).await;
             }
-            Demand::StoredScorer { experiment, name, version } => {
+            Connection::StoredScorer { experiment, name, version } => {
                 return match self.resolver.scorer(&experiment, &name, version.as_deref()).await? {
                     Some(written) => self.judge(&written).await,
                     // Without a version, the name can be that of a built-in scorer, which calls nothing.
@@ -49,32 +49,16 @@ impl Proxy {
                     None => Err(crate::resolve::Error::NoSuchName(format!("Scorer with name={name} not found")).into()),
                 };
             }
-            Demand::PromptModel { name, at } => {
+            Connection::PromptModel { name, at } => {
                 // Recorded first, so that tags written from now on are checked, too.
                 self.resolver.note_optimization(&name).await;
                 let version = self.resolver.prompt_version(&name, &at).await?;
                 return version.model.map_or(Ok(Vec::new()), |written| self.prompt_model(&written));
             }
-            Demand::PromptModelTag { name, written } => {
+            Connection::PromptModelTag { name, written } => {
                 return if self.resolver.is_optimized(&name) { self.prompt_model(&written) } else { Ok(Vec::new()) };
             }
-            Demand::NotOptimized(name) => {
-                let privilege = "rename a prompt that was optimized within the last day, or give its name to another";
-                let optimized = self.resolver.is_optimized(&name);
-                return Ok(optimized.then_some(Requirement::Privileged(privilege)).into_iter().collect());
-            }
-            Demand::Guardrail(id) => return self.guardrail(&id).await,
-            Demand::Located(_)
-            | Demand::NameIsFree { .. }
-            | Demand::NewSkills(_)
-            | Demand::ExperimentName { .. }
-            | Demand::Privileged(_)
-            | Demand::ArtifactLocation(_)
-            | Demand::Inside { .. }
-            | Demand::TraceIn { .. }
-            | Demand::NoUsersName(_)
-            | Demand::UsageExperiment { .. }
-            | Demand::Queue { .. } => {}
+            Connection::Guardrail(id) => return self.guardrail(&id).await,
         }
         Ok(Vec::new())
     }
@@ -235,19 +219,7 @@ fn trace_of(value: &HeaderValue) -> Option<String> {
 /// in MLflow's network.
 pub(super) fn holds_for_everybody(demand: &Demand) -> bool {
     match demand {
-        Demand::TraceIn { .. }
-        | Demand::NoUsersName(_)
-        | Demand::Address(_)
-        | Demand::PublicAddress(_)
-        | Demand::Endpoint(_)
-        | Demand::Fetched { .. }
-        | Demand::Secret { .. }
-        | Demand::SecretChange { .. }
-        | Demand::Definition { .. }
-        | Demand::StoredScorer { .. }
-        | Demand::PromptModel { .. }
-        | Demand::PromptModelTag { .. }
-        | Demand::Guardrail(_) => true,
+        Demand::TraceIn { .. } | Demand::NoUsersName(_) | Demand::Connection(_) => true,
         Demand::ArtifactLocation(address) | Demand::Inside { uri: address, .. } => connects(address),
         Demand::Located(_)
         | Demand::NameIsFree { .. }

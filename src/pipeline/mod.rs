@@ -85,7 +85,7 @@ struct Checked<'b> {
     provider_key: Option<HeaderValue>,
     /// The header `traceparent`, if the AI gateway is allowed to add spans to the trace in it.
     parent_trace: Option<HeaderValue>,
-    /// The caller, once they are known.
+    /// The caller, after authentication.
     asking: Option<Arc<Asking>>,
 }
 
@@ -182,7 +182,7 @@ impl Proxy {
         upstream::on_behalf(asking, self.forward(checked, identity, found, record)).await
     }
 
-    /// Answers an authenticated caller with what MLflow answers.
+    /// Responds to an authenticated caller with MLflow's answer.
     async fn forward(
         &self,
         checked: Checked<'_>,
@@ -196,6 +196,12 @@ impl Proxy {
                 if let Some(json) = operation.closed.filter(|_| operation.blocked_by(&self.authz.opened).is_some()) {
                     return Ok(own::json(Bytes::from_static(json.as_bytes())));
                 }
+                let now = match operation.send {
+                    Send::Query | Send::Stream | Send::Otlp => self.after_wait(&checked, record, 0).await?,
+                    // Waits when its body has been read.
+                    Send::Json | Send::Graphql => None,
+                };
+                let identity = now.unwrap_or(identity);
                 match operation.send {
                     Send::Query => self.forward_query(checked, &identity, operation, &params, record).await,
                     Send::Json => Box::pin(self.forward_json(checked, &identity, operation, &params, record)).await,
@@ -213,7 +219,7 @@ impl Proxy {
     }
 
     /// Waits while MLflow is known to be away, then identifies the caller again: a request is decided with the rights of the
-    /// moment in which it is sent. `None`: nothing was waited for, and what is known of the caller is recent.
+    /// moment in which it is sent. Returns `None` if there was nothing to wait for and the identity is recent.
     async fn after_wait(
         &self,
         checked: &Checked<'_>,
@@ -222,7 +228,7 @@ impl Proxy {
     ) -> Result<Option<Arc<Identity>>, Error> {
         let waited = self.upstream.reachable(bytes).await?;
         match &checked.asking {
-            // Reading a body takes as long as its sender likes.
+            // The sender controls how long its body takes to arrive.
             Some(asking) if waited || record.age() > RECENT => Ok(Some(Box::pin(asking.identity()).await?)),
             Some(_) | None => Ok(None),
         }
@@ -273,7 +279,7 @@ fn shown(headers: &http::HeaderMap) -> Shown<'_> {
     Shown { authorization, session: crate::http::only_cookie(headers, SESSION_COOKIE) }
 }
 
-/// How long a request is decided with what was known of its caller at its beginning.
+/// Age up to which a request is decided with the identity from its start.
 const RECENT: Duration = Duration::from_secs(1);
 
 /// The most that is read and discarded of a refused body.

@@ -27,9 +27,8 @@ impl Proxy {
 
     pub(super) fn answered(&self, response: http::Response<Incoming>, record: &mut Record) -> Response {
         record.upstream_answered();
-        let (mut head, body) = response.into_parts();
-        from_upstream(&mut head.headers, self.upstream.authority());
-        Response::from_parts(head, Body::from(body))
+        let (head, body) = response.into_parts();
+        self.whole(head, Body::from(body))
     }
 
     /// Sends a request, and adds the caller's allowed actions to an MCP server or a skill in the response.
@@ -54,77 +53,84 @@ impl Proxy {
     pub(super) async fn send_and_rewrite(
         &self,
         permit: Permit,
-        mut outgoing: Outgoing,
+        outgoing: Outgoing,
         identity: &Identity,
         record: &mut Record,
         rewrite: impl FnOnce(&str) -> Option<String>,
     ) -> Result<Response, Error> {
-        outgoing.headers.remove(header::ACCEPT_ENCODING);
         let reads = matches!(outgoing.method, Method::GET | Method::HEAD);
-        let response = self.upstream.forward(permit, outgoing).await?;
-        record.upstream_answered();
-        let (mut head, body) = response.into_parts();
+        let (head, body) = self.send_to_read(permit, outgoing, record).await?;
         let read = self.read_answer(identity, body, self.server.max_body_bytes).await;
-        let (mut body, share) = read.map_err(|error| if reads { error } else { error.after_a_change() })?;
-        if head.status.is_success() {
-            body = rewritten(&body, rewrite)?;
-            head.headers.remove(header::CONTENT_LENGTH);
-        }
-        let body = kept(share, body).await.map_err(|error| if reads { error } else { error.after_a_change() })?;
-        Ok(self.whole(head.status, head.headers, Body::from(body)))
+        let answered = self.answer_read(head, read, async |body| rewritten(&body, rewrite)).await;
+        answered.map_err(|error| if reads { error } else { error.after_a_change() })
     }
 
-    /// The answer to a change that was carried out. Its creator may do everything with what is new.
+    /// Responds to a change that was carried out. The creator of a new resource is allowed all actions on it.
     pub(super) async fn done(&self, identity: &Identity, done: Done, operation: &Operation) -> Result<Response, Error> {
-        let Done { status, mut headers, answer } = done;
-        let rewrites = operation.actions.is_some() && status.is_success();
-        let (mut body, share) = match answer {
-            Answer::Read(body, share) => (body, share),
-            Answer::Streams(body) if rewrites => {
-                let read = self.read_answer(identity, body, self.server.max_body_bytes).await;
-                read.map_err(Error::after_a_change)?
-            }
-            Answer::Streams(body) => return Ok(self.whole(status, headers, Body::from(body))),
+        let Done { head, answer } = done;
+        let rewrites = operation.actions.is_some() && head.status.is_success();
+        let read = match answer {
+            Answer::Read(body, share) => Ok((body, share)),
+            Answer::Streams(body) if rewrites => self.read_answer(identity, body, self.server.max_body_bytes).await,
+            Answer::Streams(body) => return Ok(self.whole(head, Body::from(body))),
         };
-        if rewrites {
-            body = rewritten(&body, with_all_actions)?;
-            headers.remove(header::CONTENT_LENGTH);
-        }
-        let body = kept(share, body).await.map_err(Error::after_a_change)?;
-        Ok(self.whole(status, headers, Body::from(body)))
+        let rewrite = async |body: Bytes| if rewrites { rewritten(&body, with_all_actions) } else { Ok(body) };
+        self.answer_read(head, read, rewrite).await.map_err(Error::after_a_change)
     }
 
     pub(super) async fn send_and_learn(
         &self,
         permit: Permit,
-        mut outgoing: Outgoing,
+        outgoing: Outgoing,
         identity: &Identity,
         then: Then,
         record: &mut Record,
     ) -> Result<Response, Error> {
-        outgoing.headers.remove(header::ACCEPT_ENCODING);
-        let response = self.upstream.forward(permit, outgoing).await?;
-        record.upstream_answered();
-        let (head, body) = response.into_parts();
+        let (head, body) = self.send_to_read(permit, outgoing, record).await?;
         let read = self.read_answer(identity, body, self.server.max_body_bytes).await;
-        let (body, share) = read.map_err(Error::after_a_change)?;
-        if head.status.is_success() {
+        let learn = async |body: Bytes| {
             if then == Then::LearnTrace {
                 Box::pin(self.resolver.learn_trace(&body)).await;
             } else {
                 Box::pin(self.resolver.learn_run(&body)).await;
             }
-        }
-        let body = kept(share, body).await.map_err(Error::after_a_change)?;
-        Ok(self.whole(head.status, head.headers, Body::from(body)))
+            Ok(body)
+        };
+        self.answer_read(head, read, learn).await.map_err(Error::after_a_change)
     }
 
-    fn whole(&self, status: http::StatusCode, mut headers: http::HeaderMap, body: Body) -> Response {
-        from_upstream(&mut headers, self.upstream.authority());
-        let mut response = Response::new(body);
-        *response.status_mut() = status;
-        *response.headers_mut() = headers;
-        response
+    /// Sends a request whose response is read here, so it must not be compressed.
+    async fn send_to_read(
+        &self,
+        permit: Permit,
+        mut outgoing: Outgoing,
+        record: &mut Record,
+    ) -> Result<(http::response::Parts, Incoming), Error> {
+        outgoing.headers.remove(header::ACCEPT_ENCODING);
+        let response = self.upstream.forward(permit, outgoing).await?;
+        record.upstream_answered();
+        Ok(response.into_parts())
+    }
+
+    /// Responds with a body that was read. `of_success` receives the body of a success and returns the one to send.
+    async fn answer_read(
+        &self,
+        mut head: http::response::Parts,
+        read: Result<(Bytes, Share), Error>,
+        of_success: impl AsyncFnOnce(Bytes) -> Result<Bytes, Error>,
+    ) -> Result<Response, Error> {
+        let (mut body, share) = read?;
+        if head.status.is_success() {
+            body = of_success(body).await?;
+            // hyper writes the length of the body that is sent.
+            head.headers.remove(header::CONTENT_LENGTH);
+        }
+        Ok(self.whole(head, Body::from(kept(share, body).await?)))
+    }
+
+    fn whole(&self, mut head: http::response::Parts, body: Body) -> Response {
+        from_upstream(&mut head.headers, self.upstream.authority());
+        Response::from_parts(head, body)
     }
 
     /// Reads a response from MLflow completely, within the caller's share of the memory for responses.
@@ -204,12 +210,12 @@ impl Proxy {
     }
 }
 
-/// An answer that holds its share until it is sent.
+/// Returns a body that holds its share until it is sent.
 pub(super) async fn kept(share: Share, body: Bytes) -> Result<Bytes, Error> {
     share.keep(body).await.map_err(|full| BodyError::NoRoom(full).into())
 }
 
-/// The JSON of MLflow's answer after `rewrite`.
+/// Returns the JSON of MLflow's answer after `rewrite`.
 ///
 /// # Errors
 ///

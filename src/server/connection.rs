@@ -228,7 +228,7 @@ struct Idle {
 }
 
 impl Idle {
-    /// Whether there was no progress at this look and the one before.
+    /// Returns true if there was no progress at this check and at the previous one.
     fn twice(&mut self, progress: u64, our_turn: bool) -> bool {
         let quiet = progress == self.progress && !our_turn;
         self.progress = progress;

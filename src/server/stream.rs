@@ -88,8 +88,8 @@ impl Wire {
         self.steps.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether the next move is ours: a whole request is in and its answer is being made. That wait has limits of
-    /// its own and is no idleness.
+    /// Returns true if the proxy has to act next: a request has arrived completely and its response is in preparation. That
+    /// wait has limits of its own and does not count as idleness.
     pub(super) fn our_turn(&self) -> bool {
         self.answering.load(Ordering::Relaxed) > 0 && !self.in_body.load(Ordering::Relaxed)
     }

@@ -285,7 +285,7 @@ impl Change {
         seen.owns_plain_names && !is_machine(seen.subject) && other && holder.password.is_none()
     }
 
-    /// Whether another person of this provider had this name before [`Self::displace`], and still goes by it in policies.
+    /// Returns true if another user of this provider had this name before [`Self::displace`], and policies still use it.
     async fn is_displaced_there(&mut self, seen: Seen<'_>) -> Result<bool> {
         let found = sqlx::query("SELECT 1 FROM users WHERE issuer = $1 AND lower(name) = lower($2 || '~' || id)");
         Ok(found.bind(seen.issuer).bind(seen.name).fetch_optional(self.on()).await?.is_some())

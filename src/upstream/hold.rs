@@ -2,7 +2,7 @@
 //!
 //! A request is held before it has a connection, so none of its bytes can have been sent: either before it is decided
 //! ([`super::Upstream::reachable`]), or after a connection could not be made for it, when a copy of it is sent as the first one
-//! would have been. What its caller may do can change meanwhile, so it is asked for again after the wait ([`Caller`]).
+//! would have been. The caller's rights can change during the wait, so they are checked again after it ([`Caller`]).
 //!
 //! The waiting requests share one probe. The request that holds the turn sends the probe; when that request is
 //! released or its client disconnects, the next one takes over. No task polls while no request waits.
@@ -29,11 +29,11 @@ use crate::http::Body;
 
 type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// On whose behalf requests are sent.
+/// The caller on whose behalf requests are sent.
 pub trait Caller: Send + Sync {
     fn user(&self) -> UserId;
 
-    /// Returns whether the caller may still do exactly what they could when the request was decided. Asked after a wait.
+    /// Returns true if the caller has the same rights as when the request was decided. Called after a wait.
     fn is_unchanged(&self) -> Pin<Box<dyn Future<Output = bool> + Send + '_>>;
 }
 
@@ -45,12 +45,12 @@ tokio::task_local! {
     static IMPATIENT: ();
 }
 
-/// Answers a request of `caller`: what is sent to MLflow for it may be held.
+/// Runs `work` for a request of `caller`, whose requests to MLflow may be held.
 pub async fn on_behalf<T>(caller: Arc<dyn Caller>, work: impl Future<Output = T>) -> T {
     CALLER.scope(caller, work).await
 }
 
-/// Returns the caller for whom this task sends requests that may be held.
+/// Returns the caller on whose behalf this task sends requests, if they may be held.
 pub(super) fn caller() -> Option<Arc<dyn Caller>> {
     if IMPATIENT.try_with(|()| ()).is_ok() {
         return None;
@@ -58,7 +58,7 @@ pub(super) fn caller() -> Option<Arc<dyn Caller>> {
     CALLER.try_with(Arc::clone).ok()
 }
 
-/// Does work of the proxy's own, or in a turn that other requests wait for: none of its requests to MLflow is held.
+/// Runs work of the proxy itself, or in a turn that other requests wait for. None of its requests to MLflow is held.
 pub async fn impatiently<T>(work: impl Future<Output = T>) -> T {
     IMPATIENT.scope((), work).await
 }
@@ -92,9 +92,9 @@ struct Room {
     requests: Semaphore,
     /// Memory in units of [`UNIT`] bytes.
     units: Semaphore,
-    /// What each user has of both.
+    /// Places and units that each user holds.
     shares: Mutex<HashMap<UserId, Share>>,
-    /// The most that one user gets.
+    /// Largest share of one user.
     most: Share,
     holds: Holds,
 }
@@ -105,7 +105,7 @@ struct Share {
     units: usize,
 }
 
-/// When the last probe began, and the pause before the next one.
+/// Start of the last probe, and the pause before the next one.
 #[derive(Default)]
 struct Turn {
     last: Option<Stopwatch>,
@@ -113,8 +113,8 @@ struct Turn {
 }
 
 const UNIT: usize = 1024;
-/// A user's share of the places to wait, and of the bytes: one user must not make everybody else's requests fail. At least
-/// [`LEAST_PLACES`], which a data loader needs.
+/// Fractions of the places and of the bytes that one user can hold, so that a single user cannot make the requests of all
+/// others fail. A user can always hold [`LEAST_PLACES`], which a data loader needs.
 const PLACES_OF: usize = 8;
 const BYTES_OF: usize = 4;
 const LEAST_PLACES: usize = 8;
@@ -217,10 +217,10 @@ impl Gate {
         self.since.lock().unwrap_or_else(PoisonError::into_inner).map_or(Duration::ZERO, Stopwatch::elapsed)
     }
 
-    /// Gives a user's request with so many bytes in memory a place to wait.
+    /// Reserves a place to wait for a user's request that holds `bytes` in memory.
     ///
     /// # Errors
-    /// Nothing is held, or there is no room, or not for this user: the seconds after which the client should come again.
+    /// Holding is off, or there is no room, in all or for this user. Contains the seconds after which the client should retry.
     pub(super) fn hold(&self, user: UserId, bytes: usize) -> Result<Hold<'_>, u64> {
         let Some(room) = &self.room else { return Err(self.retry_after()) };
         let units = bytes.div_ceil(UNIT);
@@ -286,7 +286,7 @@ pub(super) struct Hold<'g> {
     _share: Taken<'g>,
 }
 
-/// What one request has of its user's share.
+/// The part of a user's share that one request holds. Returned on drop.
 #[derive(Debug)]
 struct Taken<'g> {
     room: &'g Room,
@@ -326,13 +326,13 @@ impl fmt::Debug for Room {
 }
 
 impl Hold<'_> {
-    /// The same, as the continuation of a wait that began earlier, if one did.
+    /// Continues a wait that began earlier: the limit counts from its start. Sets `began` if this is the first wait.
     pub(super) fn since(mut self, began: &mut Option<Stopwatch>) -> Self {
         self.watch = *began.get_or_insert(self.watch);
         self
     }
 
-    /// Waits until MLflow can be reached; false when the request's time is up or the proxy stops.
+    /// Waits until MLflow can be reached. Returns false if the time limit is reached or the proxy shuts down.
     pub(super) async fn released(&mut self) -> bool {
         let left = self.room.limit.saturating_sub(self.watch.elapsed());
         let opened = tokio::time::timeout(left, self.gate.opened()).await;
@@ -352,7 +352,8 @@ impl Drop for Hold<'_> {
     }
 }
 
-/// Whether something answers HTTP. A connection alone proves little: what forwards a port accepts it before MLflow is up.
+/// Returns true if an HTTP server responds. A connection alone does not prove it, because port forwarders accept connections
+/// before MLflow is up.
 async fn is_there<C>(connector: C, health: Uri, host: HeaderValue) -> bool
 where
     C: Service<Uri>,

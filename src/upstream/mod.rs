@@ -156,7 +156,7 @@ enum Pool {
 #[derive(Clone, Debug)]
 struct Clients<C> {
     pooled: Client<C, Body>,
-    /// One connection per request.
+    /// Client with one connection per request.
     streaming: Client<C, Body>,
 }
 
@@ -193,11 +193,11 @@ impl Pool {
 
 /// Maximum buffer per connection, which bounds the memory that a slow client can occupy.
 const BUFFER_BYTES: usize = 64 * 1024;
-/// A look-up's answer; a run with very many metrics is the largest. Also what all large answers take at one time.
+/// Maximum size of a look-up's answer, and of all large answers at one time. The largest is a run with very many metrics.
 const LOOKUP_BYTES: usize = 64 * 1024 * 1024;
-/// Answers to look-ups up to this size are read at once. They are there for as long as it takes to parse them.
+/// Size up to which answers to look-ups are read without a reservation. They exist only until they are parsed.
 const SMALL_LOOKUP_BYTES: usize = 256 * 1024;
-/// The unit in which memory for large answers is given out.
+/// Unit in which memory for large answers is reserved.
 const UNIT_BYTES: usize = 64 * 1024;
 
 impl Upstream {
@@ -274,13 +274,13 @@ impl Upstream {
         &self.host
     }
 
-    /// Waits while MLflow is known to be away; true if it did. `bytes`: what the request holds in memory.
+    /// Waits while MLflow is known to be unreachable. Returns true if it waited. `bytes`: memory that the request holds.
     ///
-    /// Called before anything is decided and before a streamed body is touched, so that what waits costs little. After a wait, the
+    /// Called before the decision and before a streamed body is read, so that a waiting request costs little. After a wait, the
     /// caller has to be identified again.
     ///
     /// # Errors
-    /// MLflow did not come back in time, or there is no room to wait.
+    /// MLflow was not reachable in time, or there is no room to wait.
     pub async fn reachable(&self, bytes: usize) -> Result<bool, Error> {
         if !self.gate.is_shut() || self.patience == Patience::None || !self.gate.holds() {
             return Ok(false);
@@ -375,17 +375,17 @@ impl Upstream {
         }
     }
 
-    /// Reads an answer of at most `limit` bytes whole, within `upstream.response_timeout`.
+    /// Reads a response of at most `limit` bytes completely, within `upstream.response_timeout`.
     ///
     /// # Errors
-    /// It is too large, breaks off, or takes too long.
+    /// The response is too large, incomplete or too slow.
     pub(crate) async fn read(&self, body: Incoming, limit: usize) -> Result<Bytes, Error> {
         let read = tokio::time::timeout(self.response_timeout, read_bounded(body, limit)).await;
         Ok(read.map_err(|_| Error::TimedOut(self.response_timeout))??)
     }
 
-    /// Reads the answer to a look-up. A large one waits until the other large ones leave room for it, and holds that room until
-    /// it is dropped.
+    /// Reads the answer to a look-up. A large one waits until other large ones leave room for it, and holds that room until it
+    /// is dropped.
     async fn read_found(&self, body: Incoming) -> Result<Bytes, ReadError> {
         let expected = http_body::Body::size_hint(&body).exact().and_then(|size| usize::try_from(size).ok());
         let mut body = pin!(body);
@@ -398,7 +398,7 @@ impl Upstream {
                 return Err(ReadError::TooLarge { limit: LOOKUP_BYTES });
             }
             if room.is_none() && size > SMALL_LOOKUP_BYTES {
-                // Of unknown length: all of it, so that two cannot wait for each other.
+                // Unknown length: reserve everything at once, because two answers that grow could wait for each other.
                 let units = expected.unwrap_or(LOOKUP_BYTES).max(size).div_ceil(UNIT_BYTES);
                 let units = u32::try_from(units).unwrap_or(u32::MAX);
                 let acquired = Arc::clone(&self.large).acquire_many_owned(units).await;
@@ -421,7 +421,7 @@ impl Upstream {
         })
     }
 
-    /// The version of MLflow, as far as it is known.
+    /// Returns the version of MLflow, if it is known.
     #[must_use]
     pub fn version(&self) -> Option<Version> {
         self.seen.get()
@@ -470,8 +470,8 @@ impl Upstream {
         }
     }
 
-    /// Waits with a request for which no connection could be made. `since`: when it first did. The place is given back before the
-    /// request is sent, because its answer may take long.
+    /// Waits with a request for which no connection could be made. `since`: start of the first wait. The place is released before
+    /// the request is sent, because its answer can take long.
     async fn wait_with(
         &self,
         since: &mut Option<Stopwatch>,
@@ -490,14 +490,14 @@ impl Upstream {
         if !hold.released().await {
             return Err(Unsent { retry_after_seconds: self.gate.retry_after(), ..unsent }.into());
         }
-        // Decided anew, with all that belongs to it, when the client sends it again.
+        // With changed rights the whole request must be decided again, so the client has to send it again.
         if !caller.is_unchanged().await {
             return Err(Unsent { why: Why::Changed, retry_after_seconds: 1 }.into());
         }
         Ok(())
     }
 
-    /// Sends a request once. `spare`: a copy of it, where it may be sent again.
+    /// Sends a request once. `spare`: a copy, if the request may be sent again.
     async fn attempt(
         &self,
         request: Request<Body>,
@@ -569,13 +569,13 @@ impl Upstream {
 }
 
 impl Unsent {
-    /// Returns whether no connection could be made.
+    /// Returns true if no connection could be made.
     fn found_nobody(&self) -> bool {
         matches!(&self.why, Why::NoConnection(error) if error.is_connect())
     }
 }
 
-/// A large answer to a look-up, with its part of the memory for them.
+/// A large answer to a look-up, with its reservation.
 struct Found {
     bytes: Bytes,
     _room: OwnedSemaphorePermit,
@@ -587,7 +587,7 @@ impl AsRef<[u8]> for Found {
     }
 }
 
-/// Returns whether a request is safe to send twice (RFC 9110 §9.2.1) and has no body.
+/// Returns true if a request is safe to send twice (RFC 9110 §9.2.1) and has no body.
 fn is_repeatable(request: &Request<Body>) -> bool {
     matches!((request.method(), request.body()), (&Method::GET | &Method::HEAD, Body::Empty))
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use mlflow_auth_proxy::authz::{Grant, Limits, Permission, ResourceKind, Selector, Subject};
 use mlflow_auth_proxy::clock::Clock;
 use mlflow_auth_proxy::crypto::AccessToken;
-use mlflow_auth_proxy::mlflow::{Feature, Field, Need, Operation, Source, Table, Thing};
+use mlflow_auth_proxy::mlflow::{Feature, Field, Operation, Source, Table, Thing};
 use mlflow_auth_proxy::store::NewToken;
 use serde_json::{Map, Value, json};
 
@@ -128,17 +128,8 @@ fn request(operation: &Operation, route: &str, extra: &Map<String, Value>) -> St
     let (methods, path) = route.split_once(' ').expect("a method and a path");
     let method = methods.split(',').next().expect("a method");
     let mut parts = Parts { path: path.to_owned(), ..Parts::default() };
-    for need in &operation.needs {
-        match need {
-            Need::Level { thing, field, .. } => parts.name(*thing, field),
-            Need::Public
-            | Need::SignedIn
-            | Need::Admin
-            | Need::Blocked(_)
-            | Need::Create(_)
-            | Need::NotDenied(_)
-            | Need::Tier(..) => {}
-        }
+    for (_, thing, field) in operation.named() {
+        parts.name(thing, field);
     }
     for (name, value) in further_fields(operation.name).into_iter().chain(extra.clone()) {
         match name.strip_prefix("query.") {

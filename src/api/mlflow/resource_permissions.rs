@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::api::parse::{level, new_selector, selector};
 use crate::api::{ApiRequest, ApiResponse, ApiResult, Context, Params, Refusal, views};
-use crate::authz::{DEFAULT_WORKSPACE, Grant, ResourceKind, Selector, Subject, scorer_key};
+use crate::authz::{DEFAULT_WORKSPACE, Grant, Permission, ResourceKind, Selector, Subject, scorer_key};
 use crate::store::{self, User};
 
 /// The paths, parameters and fields of this API for one kind of resource.
@@ -77,10 +77,7 @@ pub(crate) async fn create(State(context): State<Arc<Context>>, request: ApiRequ
     let named = family.named(&params, new_selector)?;
     context.require_manage(&request, family.kind, &named.selector).await?;
     let name = params.text("username")?;
-    let permission = level(params.text("permission")?)?;
-    let user = context.user(name).await?;
-    let grant =
-        Grant { subject: Subject::User(user.id), kind: family.kind, selector: named.selector.clone(), permission };
+    let (user, grant) = grant(&context, &named, name, level(params.text("permission")?)?).await?;
     let created = context.store.create_grant(&request.actor(), &grant).await;
     context.authn.forget(user.id);
     created.map_err(|error| match error {
@@ -89,6 +86,18 @@ pub(crate) async fn create(State(context): State<Arc<Context>>, request: ApiRequ
         other => other.into(),
     })?;
     Ok(family.show(&user, &grant).warning(context.warn_if_missing(grant.kind, &grant.selector).await))
+}
+
+/// Returns the user of this name, and a grant to them.
+async fn grant(
+    context: &Context,
+    named: &Named<'_>,
+    name: &str,
+    permission: Permission,
+) -> Result<(User, Grant), Refusal> {
+    let user = context.user(name).await?;
+    let (subject, kind) = (Subject::User(user.id), named.family.kind);
+    Ok((user, Grant { subject, kind, selector: named.selector.clone(), permission }))
 }
 
 /// `GET .../get`.
@@ -110,10 +119,7 @@ pub(crate) async fn update(State(context): State<Arc<Context>>, request: ApiRequ
     let named = family.named(&params, selector)?;
     context.require_manage(&request, family.kind, &named.selector).await?;
     let name = params.text("username")?;
-    let permission = level(params.text("permission")?)?;
-    let user = context.user(name).await?;
-    let grant =
-        Grant { subject: Subject::User(user.id), kind: family.kind, selector: named.selector.clone(), permission };
+    let (user, grant) = grant(&context, &named, name, level(params.text("permission")?)?).await?;
     let updated = context.store.update_grant(&request.actor(), &grant).await;
     context.authn.forget(user.id);
     updated.map_err(|error| named.not_there(error, name))?;

@@ -184,7 +184,7 @@ impl Shown {
         }
     }
 
-    /// Whether the client, or all of its realm, is as good as not there.
+    /// Returns true if the client does not exist or is disabled, alone or with its realm.
     const fn is_without_client(&self) -> bool {
         match self {
             Self::NoClient | Self::Disabled | Self::RealmDisabled => true,
@@ -193,7 +193,7 @@ impl Shown {
     }
 }
 
-/// What a provider said, as far as a line has room.
+/// Shortens a provider's message to one line.
 fn short(words: &str) -> String {
     words.chars().take(200).collect()
 }
@@ -265,7 +265,7 @@ impl One<'_> {
         report.fail(check, format!("the client is not allowed to ask for {which}"), format!("{add} > {which}; {or}"));
     }
 
-    /// Goes as far as a browser does before anybody types a password, with one scope beside `openid`, or with all.
+    /// Requests the sign-in page as a browser does, with one scope beside `openid`, or with all.
     async fn first_page(
         &self,
         attempts: &Attempts,
@@ -336,7 +336,7 @@ impl One<'_> {
         Some(shown)
     }
 
-    /// The setting of the client by which Keycloak sends browsers back before anybody signs in.
+    /// Returns the client setting because of which Keycloak redirects browsers back before the sign-in.
     fn sent_back(&self, error: &str, words: &str) -> String {
         let words = words.to_lowercase();
         if error == "unauthorized_client" || words.contains("standard flow") {
@@ -387,14 +387,14 @@ impl One<'_> {
         false
     }
 
-    /// Whether Keycloak takes any secret, because the client has none.
+    /// Returns true if Keycloak accepts any secret, because the client is public.
     async fn is_public(&self) -> bool {
         let has_secret = self.provider.config.client_secret.is_some();
         has_secret
             && self.provider.try_own_token().await.is_err_and(|it| it.words.to_lowercase().contains("public client"))
     }
 
-    /// What the token endpoint found wrong, and the setting to change.
+    /// Returns the error of the token endpoint, and the setting to change.
     fn unrecognised(&self, failure: &Failure) -> (String, String) {
         let words = failure.words.to_lowercase();
         let secret = (self.key("client_secret"), self.console("Credentials > Client Secret"));

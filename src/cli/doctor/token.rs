@@ -20,7 +20,7 @@ use crate::oidc::token::{self, Refusal, Unverified};
 /// Maximum depth at which claims are searched for groups.
 const MAX_DEPTH: usize = 4;
 
-/// What to give instead of a token of another kind.
+/// Advice for a token of a kind that is not accepted.
 const OTHER_KIND: &str = "the access token: ID, refresh and logout tokens are never taken";
 
 /// Says what each rule makes of it.
@@ -78,13 +78,13 @@ impl<'t> Given<'t> {
         self.claims.get("azp").and_then(Value::as_str).unwrap_or("CLIENT")
     }
 
-    /// Whether Keycloak left out of an access token all that it can: not even the claims of its stock scopes are there.
+    /// Returns true for a lightweight access token of Keycloak, which lacks even the claims of the built-in scopes.
     fn is_lightweight(&self) -> bool {
         let has = |claim: &str| self.claims.get(claim).is_some();
         has("azp") && !["sub", "aud", "acr", "email", "preferred_username"].into_iter().any(has)
     }
 
-    /// Whether it is an access token or an ID token: others are for Keycloak itself, or end sessions.
+    /// Returns true for an access token or an ID token. Other kinds are for Keycloak itself, or end sessions.
     fn is_for_clients(&self) -> bool {
         let kind = self.claims.get("typ").and_then(Value::as_str).unwrap_or_default();
         !["Refresh", "Offline", "Logout"].contains(&kind)
@@ -188,7 +188,7 @@ fn meant_for(claims: &Value, issuer: &Issuer) -> Result<(), Refusal> {
     }
 }
 
-/// What a provider or an issuer is configured to read, and where its settings are.
+/// Claims that a provider or an issuer is configured to read, and the place of its settings.
 struct Rules<'r> {
     claims: &'r Claims,
     /// Section of the configuration.
@@ -197,7 +197,7 @@ struct Rules<'r> {
     client: &'r str,
 }
 
-/// Where the configured groups claims stand in a token, and what to change when none does.
+/// Result of the search for the configured groups claims in a token, and the setting to change if none was found.
 struct Groups {
     are_there: bool,
     text: String,
@@ -244,7 +244,7 @@ impl Rules<'_> {
         }
     }
 
-    /// Where the groups stand. Keycloak leaves the claim out for users who are in no group.
+    /// Searches the configured groups claims. Keycloak omits the claim for users who are in no group.
     fn groups(&self, claims: &Value) -> Groups {
         let mut found = Vec::new();
         let mut absent = Vec::new();
@@ -292,7 +292,7 @@ impl Rules<'_> {
     }
 }
 
-/// What to change when a token is refused.
+/// Returns the setting to change when a token is refused.
 fn refused(refusal: Refusal, rules: &Rules<'_>, issuer: &Issuer) -> String {
     let Rules { key, client, .. } = rules;
     let audience = issuer.audiences.first().map_or("mlflow", String::as_str);
@@ -326,7 +326,7 @@ fn refused(refusal: Refusal, rules: &Rules<'_>, issuer: &Issuer) -> String {
     }
 }
 
-/// What to change when a genuine token names nobody.
+/// Returns the setting to change when a genuine token does not identify a user.
 fn unnamed(error: &ClaimError, key: &str, client: &str) -> String {
     match error {
         ClaimError::Unverified => {

@@ -1,5 +1,5 @@
 use super::{Model, StoredSecret, of_definition, of_secret};
-use crate::mlflow::{Demand, Json};
+use crate::mlflow::{Connection, Demand, Json};
 
 fn demands(body: &str) -> Result<Vec<Demand>, String> {
     let mut json = Json::open(body).expect("JSON");
@@ -20,7 +20,7 @@ fn model(provider: &str, name: &str) -> Model {
 
 #[test]
 fn what_a_secret_needs_follows_from_its_keys() {
-    let address = |text: &str| Demand::Address(text.to_owned());
+    let address = |text: &str| Demand::from(Connection::Address(text.to_owned()));
     for (body, expected) in [
         (r#"{"secret_value":{"api_key":"sk-1"},"auth_config":{"api_version":"1"}}"#, vec![]),
         (r#"{"auth_config":{"api_base":"https://x"}}"#, vec![address("https://x")]),
@@ -152,10 +152,12 @@ fn a_model_definition_is_compared_with_its_secret() {
         let mut json = Json::open(body).expect("JSON");
         of_definition(&mut json).map_err(|error| error.to_string())
     };
-    let definition = |definition: Option<&str>, provider: Option<&str>, secret: Option<&str>| Demand::Definition {
-        definition: definition.map(str::to_owned),
-        provider: provider.map(str::to_owned),
-        secret: secret.map(str::to_owned),
+    let definition = |definition: Option<&str>, provider: Option<&str>, secret: Option<&str>| {
+        Demand::from(Connection::Definition {
+            definition: definition.map(str::to_owned),
+            provider: provider.map(str::to_owned),
+            secret: secret.map(str::to_owned),
+        })
     };
     assert_eq!(
         demands(r#"{"provider":"openai","secret_id":"s-1","model_name":"gpt"}"#),
@@ -168,7 +170,7 @@ fn a_model_definition_is_compared_with_its_secret() {
     assert_eq!(demands(r#"{"model_definition_id":"d-1","name":"n"}"#), Ok(vec![]));
     assert_eq!(
         demands(r#"{"model_definition_id":"d-1","model_name":"http://x"}"#),
-        Ok(vec![Demand::Address("http://x".to_owned())])
+        Ok(vec![Connection::Address("http://x".to_owned()).into()])
     );
     for provider in ["a/b", "..", "a:b", "a b", "ä"] {
         assert!(demands(&format!(r#"{{"provider":"{provider}"}}"#)).is_err(), "{provider}");

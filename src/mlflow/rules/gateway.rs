@@ -3,7 +3,7 @@
 use super::super::judge;
 use super::super::locate::{Located, invalid, member, shown, text_field, to_front};
 use super::super::{Json, LocateError, Thing, fetched};
-use super::Demand;
+use super::{Connection, Demand};
 
 /// Returns the demands of an invocation: no parameter redirects it, and every address in it is allowed.
 pub(super) fn invocation(located: &[Located], body: &mut Json<'_>) -> Result<Vec<Demand>, LocateError> {
@@ -18,9 +18,9 @@ pub(super) fn invocation(located: &[Located], body: &mut Json<'_>) -> Result<Vec
     let urls = fetched::urls(body);
     let mut demands = Vec::new();
     for endpoint in endpoints {
-        demands.push(Demand::Endpoint(endpoint.clone()));
+        demands.push(Connection::Endpoint(endpoint.clone()).into());
         if !urls.is_empty() {
-            demands.push(Demand::Fetched { endpoint, urls: urls.clone() });
+            demands.push(Connection::Fetched { endpoint, urls: urls.clone() }.into());
         }
     }
     Ok(demands)

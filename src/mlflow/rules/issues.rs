@@ -3,8 +3,8 @@
 use super::super::json::canonical;
 use super::super::locate::{Located, is_opaque_id, member, shown, text_field};
 use super::super::{Json, LocateError, Thing, provider};
-use super::Demand;
 use super::scorers::uses;
+use super::{Connection, Demand};
 use crate::authz::Permission;
 
 /// Returns the demands of a tag of an experiment, which can contain the schedule.
@@ -63,7 +63,13 @@ impl ModelChoice {
             let own = if provider.eq_ignore_ascii_case("gateway") { None } else { provider::privilege_of(provider) };
             demands.extend(own.map(Demand::Privileged));
             let model = provider::Model { provider: provider.clone(), name: self.model.clone().unwrap_or_default() };
-            demands.extend(provider::StoredSecret::default().addresses(&model).into_iter().map(Demand::Address));
+            demands.extend(
+                provider::StoredSecret::default()
+                    .addresses(&model)
+                    .into_iter()
+                    .map(Connection::Address)
+                    .map(Demand::from),
+            );
         }
         if let Some(id) = self.secret {
             if !is_opaque_id(&id) {
@@ -74,7 +80,7 @@ impl ModelChoice {
                 thing: Thing::Secret,
                 id: id.clone(),
             }));
-            demands.push(Demand::Secret { id, provider: self.provider.unwrap_or_default() });
+            demands.push(Connection::Secret { id, provider: self.provider.unwrap_or_default() }.into());
         }
         Ok(demands)
     }

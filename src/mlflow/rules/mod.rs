@@ -12,7 +12,7 @@ mod sources;
 mod traces;
 
 use super::locate::{Located, member, text_field};
-use super::{Json, LocateError, Need, Operation, Rule, provider};
+use super::{Json, LocateError, Operation, Rule, provider};
 use crate::authz::{ResourceKind, scorer_key};
 
 pub use names::new_skills;
@@ -48,6 +48,16 @@ pub enum Demand {
     UsageExperiment { name: Option<String>, endpoint: Option<String> },
     /// The caller's part in a review queue.
     Queue { queue: Located, part: QueuePart },
+    /// A demand on MLflow's own connections and calls.
+    Connection(Connection),
+    /// No optimization of a prompt with this name was started within the last day, or the caller is an administrator.
+    NotOptimized(String),
+}
+
+/// A demand on the addresses that MLflow connects to, and on the models, endpoints and scorers that it calls. It applies to every
+/// caller, administrators included.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Connection {
     /// `authz.provider_hosts` allows this URL, to which MLflow will connect for a model provider.
     Address(String),
     /// This URL, to which MLflow will connect and which an administrator chose, is public or allowed.
@@ -69,20 +79,24 @@ pub enum Demand {
     /// A prompt version is about to specify this model, the value of [`PROMPT_MODEL_TAG`](super::PROMPT_MODEL_TAG). It must be
     /// allowed while MLflow's jobs may read it.
     PromptModelTag { name: String, written: String },
-    /// No optimization of a prompt with this name was started within the last day, or the caller is an administrator.
-    NotOptimized(String),
     /// USE on everything that a guardrail calls, by the guardrail's ID.
     Guardrail(String),
 }
 
+impl From<Connection> for Demand {
+    fn from(connection: Connection) -> Self {
+        Self::Connection(connection)
+    }
+}
+
 impl Demand {
-    /// Returns the key of the scorer that this is about, if it is about one by name.
+    /// Returns the key of the scorer that this demand names, if it names one.
     #[must_use]
     pub fn scorer(&self) -> Option<String> {
         if let Self::Located(located) = self {
             return located.is_scorer().then(|| located.id.clone());
         }
-        if let Self::StoredScorer { experiment, name, .. } = self {
+        if let Self::Connection(Connection::StoredScorer { experiment, name, .. }) = self {
             return Some(scorer_key(experiment, name));
         }
         let Self::NameIsFree { kind: ResourceKind::Scorer, name } = self else { return None };
@@ -146,8 +160,12 @@ pub fn demands(
         Rule::ProviderModel => provider::of_definition(body),
         Rule::Invocation => gateway::invocation(located, body),
         Rule::UsageExperiment => gateway::usage(body),
-        Rule::GuardrailUse => Ok(text_field(body, "guardrail_id")?.map(Demand::Guardrail).into_iter().collect()),
-        Rule::WebhookUrl => Ok(text_field(body, "url")?.map(Demand::PublicAddress).into_iter().collect()),
+        Rule::GuardrailUse => {
+            Ok(text_field(body, "guardrail_id")?.map(Connection::Guardrail).map(Demand::from).into_iter().collect())
+        }
+        Rule::WebhookUrl => {
+            Ok(text_field(body, "url")?.map(Connection::PublicAddress).map(Demand::from).into_iter().collect())
+        }
         Rule::TraceStays => traces::start(located, body),
         Rule::TraceTag => traces::tag(body),
         Rule::TraceTags => traces::tags_of(body, &[]),
@@ -161,18 +179,8 @@ pub fn demands(
 
 /// Refuses a request that contains none of the objects in its row.
 fn one_named(operation: &Operation, located: &[Located]) -> Result<Vec<Demand>, LocateError> {
-    let mut names = operation.needs.iter().filter_map(|need| match need {
-        Need::Level { field, .. } => Some(field.name()),
-        Need::Public
-        | Need::SignedIn
-        | Need::Admin
-        | Need::Blocked(_)
-        | Need::Create(_)
-        | Need::NotDenied(_)
-        | Need::Tier(..) => None,
-    });
-    match names.next() {
-        Some(name) if located.is_empty() => Err(LocateError::Missing(name.to_owned())),
+    match operation.named().next() {
+        Some((_, _, field)) if located.is_empty() => Err(LocateError::Missing(field.name().to_owned())),
         Some(_) | None => Ok(Vec::new()),
     }
 }

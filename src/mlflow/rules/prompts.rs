@@ -8,7 +8,7 @@ use super::super::{Json, LocateError, PROMPT_TAG, Thing, provider};
 use super::inner;
 use super::scorers::{calls, stored};
 use super::sources::{is_plain, one_slash};
-use super::{Demand, PromptAt};
+use super::{Connection, Demand, PromptAt};
 use crate::authz::Permission;
 
 /// Returns the demands of an optimization of a prompt.
@@ -22,7 +22,7 @@ pub(super) fn optimization(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateErr
     })?;
     // The result is a further version of that prompt.
     let version = Located { permission: Permission::Edit, thing: Thing::VersionOf, id: name.clone() };
-    let mut demands = vec![Demand::Located(version), Demand::PromptModel { name, at }];
+    let mut demands = vec![Demand::Located(version), Connection::PromptModel { name, at }.into()];
     let experiment = text_field(body, "experiment_id")?.unwrap_or_default();
     if let Some(config) = inner(body, &["config"])? {
         if let Some(written) = text_field(config, "optimizer_config_json")?.filter(|text| !text.is_empty()) {
@@ -54,7 +54,7 @@ pub(super) fn version_tag(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateErro
 }
 
 pub(super) fn model_tag(name: &str, key: &str, value: &str) -> Option<Demand> {
-    let demand = || Demand::PromptModelTag { name: name.to_owned(), written: value.to_owned() };
+    let demand = || Connection::PromptModelTag { name: name.to_owned(), written: value.to_owned() }.into();
     is_prompt_model_tag(key).then(demand)
 }
 

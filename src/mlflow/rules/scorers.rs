@@ -6,7 +6,7 @@ use super::super::json::List;
 use super::super::judge::Judge;
 use super::super::locate::{Located, MAX_THINGS, each_text, invalid, is_opaque_id, text_field};
 use super::super::{Json, LocateError, Thing};
-use super::Demand;
+use super::{Connection, Demand};
 use crate::authz::{Permission, ResourceKind, scorer_key};
 
 /// Returns the demands of a deletion. Deleting one version of a scorer requires less than deleting all of them.
@@ -37,18 +37,18 @@ pub(super) fn uses(endpoint: &str) -> [Demand; 2] {
     // The leading slashes of `gateway://NAME` are not part of the name.
     let id = endpoint.trim_start_matches('/').to_owned();
     let located = Located { permission: Permission::Use, thing: Thing::EndpointName, id: id.clone() };
-    [Demand::Located(located), Demand::Endpoint(id)]
+    [Demand::Located(located), Connection::Endpoint(id).into()]
 }
 
 /// Returns the demands of all calls of a scorer or an optimizer.
 pub(super) fn calls(judge: &Judge) -> Vec<Demand> {
     let endpoints = judge.endpoints.iter().flat_map(|endpoint| uses(endpoint));
-    let addresses = judge.addresses.iter().cloned().map(Demand::Address);
+    let addresses = judge.addresses.iter().cloned().map(Connection::Address).map(Demand::from);
     endpoints.chain(addresses).chain(judge.privilege.map(Demand::Privileged)).collect()
 }
 
 pub(super) fn stored(experiment: &str, name: String, version: Option<String>) -> Demand {
-    Demand::StoredScorer { experiment: experiment.to_owned(), name, version }
+    Connection::StoredScorer { experiment: experiment.to_owned(), name, version }.into()
 }
 
 /// Returns the demands of the scorers that a request contains or refers to. Contained scorers are reduced to known members.
