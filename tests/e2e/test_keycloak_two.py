@@ -137,6 +137,7 @@ def test_both_know_the_same_address_and_each_gets_what_is_theirs(two, experiment
     with changed(two.policy, two.policy.read_text() + DENIAL.format(ceo=two.ceo)):
         wait_until(lambda: may(theirs, guests) is None, SOON, "the new rule holds", every=0.3)
         assert may(token, guests) is None and may(ours, board) == "EDIT"
+    wait_until(lambda: may(theirs, guests) == "READ", SOON, "the rule is gone", every=0.3)
     # So they are after they came again, in whatever order.
     again = visitor(two, "partner")
     assert again.sign_in(their_name).status_code == 200 and again.me()["id"] == theirs.me()["id"]
