@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::Criterion;
-use mlflow_auth_proxy::authn::{Authn, Shown, Trusted};
+use mlflow_auth_proxy::authn::{Authn, RawCredentials, Trusted};
 use mlflow_auth_proxy::authz::Limits;
 use mlflow_auth_proxy::clock::{Clock, Stopwatch, Timestamp};
 use mlflow_auth_proxy::config;
@@ -57,17 +57,17 @@ pub(crate) fn recognise(criterion: &mut Criterion) {
     });
     let fresh = || {
         let trusted = Trusted { issuer: issuer.clone(), remote: Arc::clone(&remote), login: None };
-        Authn::new(&config(), Arc::clone(&store), clock.clone()).trusting(vec![trusted])
+        Authn::new(&config(), Arc::clone(&store), clock.clone()).with_trusted_issuers(vec![trusted])
     };
     let authn = fresh();
     runtime.block_on(async {
         for credential in [&jwt, &access] {
-            authn.authenticate(Shown::authorization(credential.as_bytes()), HERE).await.unwrap();
+            authn.authenticate(RawCredentials::authorization(credential.as_bytes()), HERE).await.unwrap();
         }
     });
     for (name, credential) in [("a warm access token", &access), ("a warm JWT", &jwt)] {
         group.bench_function(name, |bencher| {
-            bencher.iter(|| authn.recent(Shown::authorization(black_box(credential.as_bytes()))).unwrap());
+            bencher.iter(|| authn.recent(RawCredentials::authorization(black_box(credential.as_bytes()))).unwrap());
         });
     }
 
@@ -86,10 +86,12 @@ pub(crate) fn recognise(criterion: &mut Criterion) {
                 let (some, _) = unseen.split_at(left.min(unseen.len()));
                 left -= some.len();
                 spent += runtime.block_on(async {
-                    authn.authenticate(Shown::authorization(first.as_bytes()), HERE).await.unwrap();
+                    authn.authenticate(RawCredentials::authorization(first.as_bytes()), HERE).await.unwrap();
                     let started = Stopwatch::start();
                     for bearer in some {
-                        black_box(authn.authenticate(Shown::authorization(bearer.as_bytes()), HERE).await.unwrap());
+                        black_box(
+                            authn.authenticate(RawCredentials::authorization(bearer.as_bytes()), HERE).await.unwrap(),
+                        );
                     }
                     started.elapsed()
                 });

@@ -104,8 +104,8 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
     identity::tighten(&config, &store).await.context("people could not be compared with the configuration")?;
     let remotes = identity::remotes(&config)?;
     let authn = Authn::new(&config.authn, Arc::clone(&store), clock.clone()).with_policies(policies);
-    let authn = authn.trusting(remotes.trusted(&config));
-    let authn = Arc::new(authn.with_idle_sessions_ending_after(config.session.idle_timeout));
+    let authn = authn.with_trusted_issuers(remotes.trusted(&config));
+    let authn = Arc::new(authn.with_session_idle_timeout(config.session.idle_timeout));
     let keys = identity::session_keys(&config, &store).await?;
     let known = config.providers.iter().zip(remotes.providers.iter().cloned());
     let providers = Providers::new(known, config.pages_url().as_ref(), keys, &clock);
@@ -378,7 +378,7 @@ async fn refresh(authn: Arc<Authn>) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        authn.refresh().await;
+        authn.follow_store().await;
     }
 }
 

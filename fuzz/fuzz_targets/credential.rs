@@ -4,7 +4,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use libfuzzer_sys::fuzz_target;
-use mlflow_auth_proxy::authn::{Reason, Shown};
+use mlflow_auth_proxy::authn::{RawCredentials, Reason};
 use mlflow_auth_proxy::crypto::{self, AccessToken, reveal};
 
 /// Nobody outside `authn` reads credentials, so it is not the library's to give.
@@ -20,13 +20,13 @@ fuzz_target!(|input: &[u8]| {
 });
 
 fn check(value: &[u8]) {
-    let Ok(credential) = Credential::read(Shown::authorization(value)) else { return };
+    let Ok(credential) = Credential::read(RawCredentials::authorization(value)) else { return };
     let said = str::from_utf8(value).expect("what is read is text");
     let (scheme, written) = written(&credential);
     assert!(said.get(..scheme.len()).is_some_and(|said| said.eq_ignore_ascii_case(scheme)), "{said:?}");
     assert_eq!(said.get(scheme.len()..).map(|rest| rest.trim_start_matches(' ')), Some(&*written));
     let rewritten = format!("{scheme} {written}");
-    let again = Credential::read(Shown::authorization(rewritten.as_bytes()));
+    let again = Credential::read(RawCredentials::authorization(rewritten.as_bytes()));
     assert_eq!(again.as_ref().map(self::written), Ok((scheme, written)));
 }
 

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use secrecy::SecretString;
 use secrecy::zeroize::Zeroizing;
 
-use super::{Reason, Shown};
+use super::{RawCredentials, Reason};
 use crate::crypto::AccessToken;
 
 /// Credentials extracted from a request. Has no `Debug`, so it cannot be printed.
@@ -33,11 +33,11 @@ impl<'h> Credential<'h> {
     /// Maximum length of Basic credentials in bytes, encoded.
     const MAX_BASIC_BYTES: usize = 4096;
 
-    pub(super) fn read(shown: Shown<'h>) -> Result<Self, Reason> {
+    pub(super) fn read(shown: RawCredentials<'h>) -> Result<Self, Reason> {
         match shown {
-            Shown { authorization: Some(value), .. } => Self::authorization(value),
-            Shown { session: Some(secret), .. } => Ok(Self::Session(secret)),
-            Shown { authorization: None, session: None } => Err(Reason::Unreadable),
+            RawCredentials { authorization: Some(value), .. } => Self::authorization(value),
+            RawCredentials { session: Some(secret), .. } => Ok(Self::Session(secret)),
+            RawCredentials { authorization: None, session: None } => Err(Reason::Unreadable),
         }
     }
 

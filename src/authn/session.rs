@@ -3,14 +3,14 @@
 //! A session ends when it expires, when it has been idle for too long, when it is ended explicitly, and when the
 //! identity provider no longer allows its owner in. A cached identity never outlives any of these.
 
-use super::{Authn, Error, Reason, Recognised};
+use super::{Authenticated, Authn, Error, Reason};
 use crate::authz::Scheme;
 use crate::crypto::SessionSecret;
 use crate::store::Session;
 
 impl Authn {
     /// Returns the owner of a session that is still valid.
-    pub(super) async fn by_session(&self, secret: &str) -> Result<Recognised, Error> {
+    pub(super) async fn by_session(&self, secret: &str) -> Result<Authenticated, Error> {
         let unknown = Error::Failed(Reason::UnknownSession);
         let Some(session) = self.session(secret).await? else { return Err(unknown) };
         let Some(user) = self.store.user(session.user).await? else { return Err(unknown) };
@@ -19,8 +19,8 @@ impl Authn {
         }
         // This request uses the session, so its idle time starts now.
         let expires = session.expires.min(self.clock.now().plus(self.session_idle));
-        let recognised = Recognised::new(user, Scheme::Session(session.id), expires);
-        Ok(Recognised { last_used: Some(session.last_used), ..recognised })
+        let recognised = Authenticated::new(user, Scheme::Session(session.id), expires);
+        Ok(Authenticated { last_used: Some(session.last_used), ..recognised })
     }
 
     /// Returns the session that belongs to a cookie's value, if it is still valid.

@@ -153,7 +153,7 @@ impl Parts {
             }
         };
         match mutation {
-            Mutation::Create { .. } => self.authn.forget(maker.user),
+            Mutation::Create { .. } => self.authn.forget_all(),
             // Any user may have had a grant on it.
             Mutation::Delete { .. } | Mutation::Rename { .. } => self.authn.forget_all(),
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderValue, header};
 
 use super::shown;
-use crate::authn::{self, Authn, Shown};
+use crate::authn::{self, Authn, RawCredentials};
 use crate::authz::{Identity, UserId};
 use crate::upstream;
 
@@ -37,7 +37,7 @@ impl Asking {
     /// Identifies the caller as of now.
     pub(super) async fn identity(&self) -> Result<Arc<Identity>, authn::Error> {
         let authorization = self.authorization.as_ref().map(HeaderValue::as_bytes);
-        let shown = Shown { authorization, session: self.session.as_deref() };
+        let shown = RawCredentials { authorization, session: self.session.as_deref() };
         match self.authn.recent(shown) {
             Some(identity) => Ok(identity),
             None => self.authn.authenticate(shown, self.address).await,

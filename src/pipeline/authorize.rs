@@ -220,7 +220,7 @@ impl Proxy {
                 Some(_) | None => Vec::new(),
             },
             Demand::NoUsersName(name) => {
-                if self.authn.is_somebodys_name(&name).await? {
+                if self.authn.is_user_name(&name).await? {
                     return Err(Error::UsersName);
                 }
                 Vec::new()

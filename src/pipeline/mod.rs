@@ -35,7 +35,7 @@ use cors::Foreign;
 pub use error::Error;
 pub use record::Record;
 
-use crate::authn::{Authn, SESSION_COOKIE, Shown};
+use crate::authn::{Authn, RawCredentials, SESSION_COOKIE};
 use crate::authz::{Identity, Policy, Scheme};
 use crate::budget::Budget;
 use crate::config;
@@ -274,9 +274,9 @@ fn take_provider_key(checked: &mut Checked<'_>) {
 }
 
 /// Returns the credentials in a request.
-fn shown(headers: &http::HeaderMap) -> Shown<'_> {
+fn shown(headers: &http::HeaderMap) -> RawCredentials<'_> {
     let authorization = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
-    Shown { authorization, session: crate::http::only_cookie(headers, SESSION_COOKIE) }
+    RawCredentials { authorization, session: crate::http::only_cookie(headers, SESSION_COOKIE) }
 }
 
 /// Age up to which a request is decided with the identity from its start.

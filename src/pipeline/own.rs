@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use super::bodies::Held;
 use super::{Checked, Error, Proxy, Record};
 use crate::api::{Denial, MAX_BODY_BYTES};
-use crate::authn::{self, Reason, Shown};
+use crate::authn::{self, RawCredentials, Reason};
 use crate::authz::Identity;
 use crate::budget::Owner;
 use crate::http::{Body, ErrorCode, HeadError, Reply, Response};
@@ -68,7 +68,7 @@ impl Proxy {
         self.check_site(&checked.head, None)?;
         let is_asset = checked.path.decoded().starts_with("/auth/static/");
         let body = self.read_own(&mut checked, Owner::Visitors).await?.bytes;
-        let session = Shown { authorization: None, ..super::shown(&checked.head.headers) };
+        let session = RawCredentials { authorization: None, ..super::shown(&checked.head.headers) };
         let identity = match self.authn.recent(session) {
             Some(identity) => Some(identity),
             None => self.authn.authenticate(session, checked.address).await.ok(),

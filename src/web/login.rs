@@ -47,7 +47,7 @@ pub(super) async fn with_password(request: SignInRequest) -> Response {
         return bad("The form needs 'username' and 'password' once.");
     };
     let return_to = request.return_path(return_to);
-    match request.context.authn.sign_in(name, password.into(), request.address).await {
+    match request.context.authn.user_with_password(name, password.into(), request.address).await {
         Ok(user) => match request.start_session(&user, ProviderSession::default(), &return_to).await {
             Ok(response) => with_event(response, event("done", Some(name))),
             Err(error) => with_event(request.store_unavailable(&error), event("store", Some(name))),

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::*;
 use crate::api::{Denial, PublicAddress};
-use crate::authn::{Authn, Shown};
+use crate::authn::{Authn, RawCredentials};
 use crate::authz::{Grant, Limits, Permission, Policy, ResourceKind, Selector, Subject};
 use crate::clock::{Clock, Timestamp};
 use crate::crypto::{AccessToken, KeyRing, PasswordHash, SessionSecret};
@@ -118,7 +118,7 @@ impl World {
     }
 
     pub(crate) async fn identity(&self, who: &str) -> Result<Arc<Identity>, crate::authn::Error> {
-        self.authn.authenticate(Shown::authorization(self.credentials[who].as_bytes()), HERE).await
+        self.authn.authenticate(RawCredentials::authorization(self.credentials[who].as_bytes()), HERE).await
     }
 
     /// `request` is `METHOD path?query`; a body is sent as JSON, unless it starts with `text:`.
@@ -385,7 +385,7 @@ impl World {
     }
 
     pub(crate) async fn ask_from(&self, session: &SessionSecret, request: &str, form: &str) -> http::Response<Bytes> {
-        let shown = Shown { authorization: None, session: Some(session.reveal()) };
+        let shown = RawCredentials { authorization: None, session: Some(session.reveal()) };
         let identity = self.authn.authenticate(shown, HERE).await.unwrap();
         let (method, target) = request.split_once(' ').unwrap();
         let request = http::Request::builder()
@@ -399,7 +399,7 @@ impl World {
     }
 
     pub(crate) async fn is_signed_in(&self, session: &SessionSecret) -> bool {
-        let shown = Shown { authorization: None, session: Some(session.reveal()) };
+        let shown = RawCredentials { authorization: None, session: Some(session.reveal()) };
         self.authn.authenticate(shown, HERE).await.is_ok()
     }
 }
@@ -426,7 +426,7 @@ async fn a_token_made_on_the_account_page_is_shown_once() {
     assert_eq!(made.status(), 200);
     let secret = text(&made).split("mlap_").nth(1).unwrap().split('<').next().unwrap();
     let header = format!("Bearer mlap_{secret}");
-    let identity = world.authn.authenticate(Shown::authorization(header.as_bytes()), HERE).await.unwrap();
+    let identity = world.authn.authenticate(RawCredentials::authorization(header.as_bytes()), HERE).await.unwrap();
     assert_eq!(identity.limits.scopes(), ["read-only", "experiment:1"]);
     assert!(text(&made).contains("export MLFLOW_TRACKING_URI=http://mlflow.example\n"), "{}", text(&made));
     let again = world.ask_from(&browser, "GET /auth/account", "").await;
@@ -437,7 +437,7 @@ async fn a_token_made_on_the_account_page_is_shown_once() {
     let form = format!("form_token={token}");
     let rotated = world.ask_from(&browser, &format!("POST /auth/account/tokens/{id}/rotate"), &form).await;
     assert!(text(&rotated).contains("mlap_") && !text(&rotated).contains(secret));
-    assert!(world.authn.authenticate(Shown::authorization(header.as_bytes()), HERE).await.is_err());
+    assert!(world.authn.authenticate(RawCredentials::authorization(header.as_bytes()), HERE).await.is_err());
     let revoked = world.ask_from(&browser, &format!("POST /auth/account/tokens/{id}/revoke"), &form).await;
     assert_eq!(
         (revoked.status(), &revoked.headers()[header::LOCATION]),
@@ -452,7 +452,7 @@ async fn what_is_pasted_leads_back_here_and_browsers_stay_on_tls() {
     let ask = async |address: PublicAddress, request: &str, origin: &'static str, form: &str| {
         let web = Web::new(Context { address, ..context(&store, &authn, &clock) }, sign_in(&clock)).unwrap();
         let alice = basic("alice", "alice-password");
-        let alice = authn.authenticate(Shown::authorization(alice.as_bytes()), HERE).await.unwrap();
+        let alice = authn.authenticate(RawCredentials::authorization(alice.as_bytes()), HERE).await.unwrap();
         let (method, path) = request.split_once(' ').unwrap();
         let request = http::Request::builder()
             .method(method)

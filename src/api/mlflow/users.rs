@@ -34,7 +34,7 @@ impl Context {
     /// Creates an account. As in MLflow, administrators of a workspace can create accounts, because a new account has no grants. Where
     /// a name alone carries permissions, through a policy file or an identity provider, it requires an administrator of the proxy.
     pub(crate) async fn create_user(&self, request: &ApiRequest, name: &str, password: &str) -> Result<User, Refusal> {
-        if self.authn.names_say_something() {
+        if self.authn.names_decide_permissions() {
             self.require(request, Requirement::Admin { change: true })?;
         }
         if name.is_empty() || password.is_empty() {
@@ -49,7 +49,7 @@ impl Context {
         }
         let hash = self.authn.hash_password(password).await?;
         // Names carry no permissions here, so a freed name can be used again.
-        if !self.authn.names_say_something() {
+        if !self.authn.names_decide_permissions() {
             match self.store.release_name(&request.actor(), name).await {
                 Ok(()) | Err(store::Error::NotFound(_)) => {}
                 Err(error) => return Err(error.into()),
@@ -128,7 +128,7 @@ pub(crate) async fn update_password(State(context): State<Arc<Context>>, request
     let user = context.user(name).await?;
     let hash = context.authn.hash_password(new_password(password)?).await?;
     let changed = context.store.set_password(&request.actor(), user.id, &hash, AccessTokens::Revoke).await;
-    context.authn.forget(user.id);
+    context.authn.forget_all();
     changed.map_err(|error| gone(error, name))?;
     Ok(ApiResponse::done())
 }
@@ -154,7 +154,7 @@ impl Context {
         }
         let hash = self.authn.hash_password(new_password(new)?).await?;
         let changed = self.store.set_password(&request.actor(), user.id, &hash, tokens).await;
-        self.authn.forget(user.id);
+        self.authn.forget_all();
         changed.map_err(|error| gone(error, &user.name))
     }
 }
@@ -166,7 +166,7 @@ pub(crate) async fn update_admin(State(context): State<Arc<Context>>, request: A
     let (name, admin) = (params.text("username")?, params.boolean("is_admin")?);
     let user = context.user(name).await?;
     let changed = context.store.set_admin(&request.actor(), user.id, admin).await;
-    context.authn.forget(user.id);
+    context.authn.forget_all();
     changed.map_err(|error| gone(error, name))?;
     Ok(ApiResponse::done())
 }
@@ -182,7 +182,7 @@ pub(crate) async fn delete(State(context): State<Arc<Context>>, request: ApiRequ
     }
     let user = context.user(name).await?;
     let deleted = context.store.delete_user(&request.actor(), user.id).await;
-    context.authn.forget(user.id);
+    context.authn.forget_all();
     deleted.map_err(|error| gone(error, name))?;
     Ok(ApiResponse::done())
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::authn::Shown;
+use crate::authn::RawCredentials;
 use crate::web::tests::{DAY, HERE, World, text};
 
 #[tokio::test]
@@ -109,11 +109,17 @@ async fn a_made_token_signs_in_and_a_rotated_one_no_longer() {
     };
     let made = world.ask("bob", "POST /auth/api/v1/tokens", r#"{"name":"ci","expires_in_days":1}"#).await;
     let old = format!("Bearer {}", secret(&made));
-    assert_eq!(&*world.authn.authenticate(Shown::authorization(old.as_bytes()), HERE).await.unwrap().name, "bob");
+    assert_eq!(
+        &*world.authn.authenticate(RawCredentials::authorization(old.as_bytes()), HERE).await.unwrap().name,
+        "bob"
+    );
     let rotated = world.ask("bob", "POST /auth/api/v1/tokens/6/rotate", "").await;
     let new = format!("Bearer {}", secret(&rotated));
-    assert!(world.authn.authenticate(Shown::authorization(old.as_bytes()), HERE).await.is_err());
-    assert_eq!(&*world.authn.authenticate(Shown::authorization(new.as_bytes()), HERE).await.unwrap().name, "bob");
+    assert!(world.authn.authenticate(RawCredentials::authorization(old.as_bytes()), HERE).await.is_err());
+    assert_eq!(
+        &*world.authn.authenticate(RawCredentials::authorization(new.as_bytes()), HERE).await.unwrap().name,
+        "bob"
+    );
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::authn::Shown;
+use crate::authn::RawCredentials;
 use crate::authz::Identity;
 use crate::clock::Clock;
 use crate::config::{Claims, Endpoint, GroupForm, GroupSource, Machine, Preset};
@@ -75,7 +75,7 @@ impl World {
         let clock = Clock::manual(START);
         let store = Arc::new(Store::open("sqlite::memory:", clock.clone()).await.unwrap());
         let authn = Authn::new(&crate::authn::tests::config(), Arc::clone(&store), clock.clone());
-        let authn = Arc::new(authn.trusting(vec![trusted]));
+        let authn = Arc::new(authn.with_trusted_issuers(vec![trusted]));
         let mut background = JoinSet::new();
         let kept = Arc::clone(&remote);
         background.spawn(async move { kept.keep_fresh(|_, _| {}).await });
@@ -108,7 +108,7 @@ impl World {
 
     async fn ask(&self, token: &str) -> Result<Arc<Identity>, Error> {
         let header = format!("Bearer {token}");
-        self.authn.authenticate(Shown::authorization(header.as_bytes()), HERE).await
+        self.authn.authenticate(RawCredentials::authorization(header.as_bytes()), HERE).await
     }
 
     /// What becomes of it, in one word.
@@ -409,9 +409,9 @@ async fn without_keys_the_answer_is_try_again_and_not_wrong_credentials() {
     let issuer = config::Issuer { endpoint, ..trusted.issuer.clone() };
     let config = crate::authn::tests::config();
     let authn = Authn::new(&config, Arc::clone(&world.store), world.clock.clone());
-    let authn = authn.trusting(vec![Trusted { issuer, remote, login: None }]);
+    let authn = authn.with_trusted_issuers(vec![Trusted { issuer, remote, login: None }]);
     let header = format!("Bearer {}", world.token(&json!({ "iss": away.issuer() })));
-    let outcome = authn.authenticate(Shown::authorization(header.as_bytes()), HERE).await;
+    let outcome = authn.authenticate(RawCredentials::authorization(header.as_bytes()), HERE).await;
     assert!(matches!(outcome, Err(Error::NoKeys)));
 }
 

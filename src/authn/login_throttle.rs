@@ -10,7 +10,7 @@
 //!
 //! A guess that ends without a hash is not counted. To prevent such guesses from revealing anything, a cached right
 //! password must not be accepted where a wrong one would be refused, or would wait, without a hash; see
-//! [`Guesses::may_remember`].
+//! [`LoginThrottle::may_remember`].
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -26,9 +26,9 @@ use crate::clock::{Clock, Timestamp};
 use crate::config;
 use crate::crypto::CacheKey;
 
-/// Counters of failed password attempts.
+/// Limits on wrong passwords, with the counters behind them.
 #[derive(Debug)]
-pub(super) struct Guesses {
+pub(super) struct LoginThrottle {
     addresses: Cache<IpAddr, Arc<Counter>>,
     /// Counters by account and address.
     pairs: Cache<Pair, Arc<Counter>>,
@@ -53,8 +53,8 @@ type Pair = (CacheKey, IpAddr);
 
 /// Relation of a caller to an account before the password is checked.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Standing {
-    Stranger,
+pub(super) enum Familiarity {
+    Unknown,
     /// Already signed in, or at an address known to the account.
     Known,
 }
@@ -64,7 +64,7 @@ const PACE: u32 = 100;
 /// Period for which an address stays known after the right password was sent from it.
 const KNOWN_FOR: Duration = Duration::from_hours(7 * 24);
 
-impl Guesses {
+impl LoginThrottle {
     /// Maximum number of watched addresses, pairs and accounts each. The least recently seen entry is evicted, so a new
     /// one is always watched.
     const MAX_WATCHED: u64 = 100_000;
@@ -87,7 +87,7 @@ impl Guesses {
     }
 
     /// Returns true if a limit was reached recently or a guess ended without a hash. A cached password is then accepted
-    /// only where [`Guesses::may_remember`] allows it.
+    /// only where [`LoginThrottle::may_remember`] allows it.
     pub(super) fn is_guarded(&self, now: Timestamp) -> bool {
         now.0 < self.limits.guarded_until.load(Ordering::Relaxed)
     }
@@ -123,7 +123,7 @@ impl Guesses {
         Ok(())
     }
 
-    /// Returns true if unknown addresses are slowed down at this account, so that the caller's [`Standing`] matters.
+    /// Returns true if unknown addresses are slowed down at this account, so that the caller's [`Familiarity`] matters.
     pub(super) fn is_slowed(&self, account: CacheKey) -> bool {
         self.accounts.get(&account).is_some_and(|counter| {
             let mut tally = counter.lock();
@@ -138,7 +138,12 @@ impl Guesses {
     }
 
     /// Reserves a guess. Waits for guesses in progress if their outcome decides whether a limit is reached.
-    pub(super) async fn begin(&self, address: IpAddr, account: CacheKey, standing: Standing) -> Result<Guess, Error> {
+    pub(super) async fn begin(
+        &self,
+        address: IpAddr,
+        account: CacheKey,
+        familiarity: Familiarity,
+    ) -> Result<Guess, Error> {
         let pair = (account, network(address));
         let (by_address, by_pair) = (self.address(address), self.pairs.get_with(pair, Arc::default));
         let by_account = self.accounts.get_with(account, Arc::default);
@@ -147,9 +152,9 @@ impl Guesses {
         // a cycle.
         let address = proof.reserve(by_address, self.limits.per_address, Beyond::Close).await?;
         let at_account = proof.reserve(by_pair, self.limits.per_account, Beyond::Close).await?;
-        let paced = match standing {
-            Standing::Known => None,
-            Standing::Stranger => {
+        let paced = match familiarity {
+            Familiarity::Known => None,
+            Familiarity::Unknown => {
                 let pace = Beyond::Slow(self.limits.window / PACE);
                 Some(proof.reserve(Arc::clone(&by_account), self.limits.per_account, pace).await?)
             }
@@ -377,8 +382,11 @@ fn network(address: IpAddr) -> IpAddr {
 
 fn watched<K: std::hash::Hash + Eq + Send + Sync + 'static>(window: Duration) -> Cache<K, Arc<Counter>> {
     Cache::builder()
-        .max_capacity(Guesses::MAX_WATCHED)
+        .max_capacity(LoginThrottle::MAX_WATCHED)
         .eviction_policy(EvictionPolicy::lru())
         .time_to_idle(window)
         .build()
 }
+
+#[cfg(test)]
+mod tests;

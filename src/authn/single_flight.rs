@@ -5,21 +5,22 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::crypto::CacheKey;
 use tokio::sync::OwnedMutexGuard;
+
+use crate::crypto::CacheKey;
 
 type Lock = Arc<tokio::sync::Mutex<()>>;
 
 /// The credentials that are being checked.
 #[derive(Debug, Default)]
-pub(super) struct Flights(Mutex<HashMap<CacheKey, Lock>>);
+pub(super) struct SingleFlight(Mutex<HashMap<CacheKey, Lock>>);
 
-impl Flights {
+impl SingleFlight {
     /// Waits for the caller's turn, which lasts until the returned value is dropped.
     pub(super) async fn enter(&self, key: CacheKey) -> Turn<'_> {
         let lock = Arc::clone(self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default());
         // Created before waiting, so that a request that is cancelled while it waits is cleaned up too.
-        let mut turn = Turn { flights: self, key, lock, held: None };
+        let mut turn = Turn { single_flight: self, key, lock, held: None };
         turn.held = Some(Arc::clone(&turn.lock).lock_owned().await);
         turn
     }
@@ -28,7 +29,7 @@ impl Flights {
 /// A turn, or a place in the queue for it.
 #[derive(Debug)]
 pub(super) struct Turn<'a> {
-    flights: &'a Flights,
+    single_flight: &'a SingleFlight,
     key: CacheKey,
     lock: Lock,
     held: Option<OwnedMutexGuard<()>>,
@@ -38,17 +39,17 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         // The guard contains a reference to the lock, so it must be gone before the references are counted.
         drop(self.held.take());
-        let mut flights = self.flights.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut locks = self.single_flight.0.lock().unwrap_or_else(PoisonError::into_inner);
         // Clones are created under the map's lock, so a count of two means the map and this turn: no other request
         // waits.
         if Arc::strong_count(&self.lock) <= 2 {
-            flights.remove(&self.key);
+            locks.remove(&self.key);
         }
     }
 }
 
 #[cfg(test)]
-impl Flights {
+impl SingleFlight {
     pub(super) fn count(&self) -> usize {
         self.0.lock().unwrap().len()
     }

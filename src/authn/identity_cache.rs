@@ -21,7 +21,7 @@ pub(super) struct Epoch(u64);
 
 /// The cache of identities, and the uses that are not yet written to the store.
 #[derive(Debug)]
-pub(super) struct Identities {
+pub(super) struct IdentityCache {
     entries: Cache<CacheKey, Arc<Entry>>,
     epoch: AtomicU64,
     used: Mutex<HashMap<Used, Timestamp>>,
@@ -45,7 +45,7 @@ struct Entry {
     noted: AtomicI64,
 }
 
-impl Identities {
+impl IdentityCache {
     /// Minimum time between two recorded uses of a token.
     const NOTE_EVERY: Duration = Duration::from_mins(1);
     /// Maximum number of uses that wait to be written. Further uses are not recorded.
@@ -68,18 +68,18 @@ impl Identities {
     }
 
     /// Returns the current epoch. Must be called before anything that becomes part of the identity is read.
-    pub(super) fn start(&self) -> Epoch {
+    pub(super) fn epoch(&self) -> Epoch {
         Epoch(self.epoch.load(Ordering::Acquire))
     }
 
-    pub(super) fn get(&self, place: &CacheKey, now: Timestamp) -> Option<Arc<Identity>> {
-        self.get_with_end(place, now).map(|(identity, _)| identity)
+    pub(super) fn get(&self, cache_key: &CacheKey, now: Timestamp) -> Option<Arc<Identity>> {
+        self.get_with_expiry(cache_key, now).map(|(identity, _)| identity)
     }
 
     /// Returns a valid identity together with the time until which it is valid.
-    pub(super) fn get_with_end(&self, place: &CacheKey, now: Timestamp) -> Option<(Arc<Identity>, Timestamp)> {
-        let entry = self.entries.get(place)?;
-        if entry.epoch != self.start() || entry.until <= now {
+    pub(super) fn get_with_expiry(&self, cache_key: &CacheKey, now: Timestamp) -> Option<(Arc<Identity>, Timestamp)> {
+        let entry = self.entries.get(cache_key)?;
+        if entry.epoch != self.epoch() || entry.until <= now {
             return None;
         }
         self.note_use(&entry, now);
@@ -88,7 +88,7 @@ impl Identities {
 
     pub(super) fn insert(
         &self,
-        place: CacheKey,
+        cache_key: CacheKey,
         started: Epoch,
         identity: Arc<Identity>,
         until: Timestamp,
@@ -98,7 +98,7 @@ impl Identities {
         let noted = AtomicI64::new(last_used.unwrap_or(Timestamp(i64::MIN)).0);
         let entry = Arc::new(Entry { identity, until, epoch: started, noted });
         self.note_use(&entry, now);
-        self.entries.insert(place, entry);
+        self.entries.insert(cache_key, entry);
     }
 
     pub(super) fn forget_all(&self) {
