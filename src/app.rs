@@ -21,12 +21,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::{self, PublicAddress};
-use crate::authn::{Authn, DirectorySync, Renewal};
+use crate::authn::Authn;
 use crate::authz::Policy;
 use crate::budget::Budget;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::crypto::{Sealer, random_password};
+use crate::directory_sync::DirectorySync;
 use crate::effects::Effects;
 use crate::filter::Lists;
 use crate::mlflow::Table;
@@ -35,6 +36,7 @@ use crate::pipeline::{Bodies, Proxy};
 use crate::resolve::Resolver;
 use crate::server::admin::{Check, Health};
 use crate::server::{self, tls};
+use crate::session_refresh::SessionRefresh;
 use crate::store::{Actor, Store};
 use crate::telemetry::access::Writer;
 use crate::telemetry::{AccessLog, AuditQueue, Metrics, Telemetry};
@@ -101,7 +103,9 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
     let store = Arc::new(store.with_context(|| format!("store.url: `{}` cannot be opened", config.store.url))?);
     let first_password =
         bootstrap(&config, &store, &clock).await.context("the first administrator could not be made")?;
-    identity::tighten(&config, &store).await.context("people could not be compared with the configuration")?;
+    identity::reapply_group_rules(&config, &store)
+        .await
+        .context("people could not be compared with the configuration")?;
     let remotes = identity::remotes(&config)?;
     let authn = Authn::new(&config.authn, Arc::clone(&store), clock.clone()).with_policies(policies);
     let authn = authn.with_trusted_issuers(remotes.trusted(&config));
@@ -189,17 +193,14 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
     };
     let certificate = acceptor.clone();
     serving.spawn(server::serve(&config.server, listener, acceptor, handler, Arc::clone(&metrics), stop.clone()));
-    let sessions = identity::Sessions {
-        renewal: Renewal::new(
-            Arc::clone(&store),
-            Arc::clone(&authn),
-            Arc::clone(&providers),
-            config.session.clone(),
-            clock.clone(),
-        ),
-        metrics: Arc::clone(&metrics),
-        renewing: TaskTracker::new(),
-    };
+    let sessions = Arc::new(SessionRefresh::new(
+        Arc::clone(&store),
+        Arc::clone(&authn),
+        Arc::clone(&providers),
+        config.session.clone(),
+        clock.clone(),
+        Arc::clone(&metrics),
+    ));
     let (behind, seen) = (upstream.clone(), Arc::clone(&metrics));
     let holding = upstream.clone();
     let followed = Arc::new(Followed::default());
@@ -224,9 +225,10 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
         let follow = certificate::follow(acceptor, Arc::clone(&telling), followed);
         timers.spawn(stop_last.clone().run_until_cancelled_owned(follow));
     }
-    timers.spawn(stop.clone().run_until_cancelled_owned(sessions.clone().keep_renewed()));
-    timers.spawn(stop_last.clone().run_until_cancelled_owned(sessions.clone().keep_swept()));
-    for sync in identity::syncs(&DirectorySync::new(Arc::clone(&store), clock.clone()), &providers, &telling) {
+    timers.spawn(stop.clone().run_until_cancelled_owned(Arc::clone(&sessions).refresh_for_ever()));
+    timers.spawn(stop_last.clone().run_until_cancelled_owned(Arc::clone(&sessions).sweep_for_ever()));
+    let directory = DirectorySync::new(Arc::clone(&store), providers, clock.clone(), Arc::clone(&telling));
+    for sync in Arc::new(directory).tasks() {
         timers.spawn(stop.clone().run_until_cancelled_owned(sync));
     }
     timers.spawn(stop_last.clone().run_until_cancelled_owned(impatiently(reconcile(effects, clock))));
@@ -252,7 +254,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
         serving,
         effects: effects_tracker,
         auditing,
-        renewing: sessions.renewing,
+        renewing: sessions.in_progress().clone(),
         holding,
         audit,
         access: writer,

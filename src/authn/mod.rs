@@ -24,10 +24,8 @@ mod jwt;
 mod login_throttle;
 mod password;
 mod refusal;
-mod renewal;
 mod session;
 mod single_flight;
-mod sync;
 mod token;
 
 use credential::Credential;
@@ -39,8 +37,6 @@ use single_flight::SingleFlight;
 
 pub use jwt::Trusted;
 pub use refusal::{Error, Reason};
-pub use renewal::{Renewal, Renewed};
-pub use sync::{DirectorySync, SyncError};
 
 /// Name of the session cookie. The `__Host-` prefix makes browsers send it to this host only, and only over TLS (except
 /// on loopback).

@@ -149,6 +149,21 @@ impl Client {
         bearer: Option<&SecretString>,
         patience: Duration,
     ) -> Result<Bytes, Error> {
+        let (head, body) = self.get_any(url, accept, bearer, patience).await?.into_parts();
+        if head.status == StatusCode::OK { Ok(body) } else { Err(Error::Status(head.status)) }
+    }
+
+    /// Sends a GET request, with a bearer token if one is given. Returns the answer, regardless of its status.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn get_any(
+        &self,
+        url: &Url,
+        accept: &'static str,
+        bearer: Option<&SecretString>,
+        patience: Duration,
+    ) -> Result<Response<Bytes>, Error> {
         let mut request = Request::new(Vec::new());
         request.headers_mut().insert(header::ACCEPT, HeaderValue::from_static(accept));
         if let Some(bearer) = bearer {
@@ -158,8 +173,7 @@ impl Client {
             request.headers_mut().insert(header::AUTHORIZATION, value);
         }
         *request.uri_mut() = url.as_str().parse().map_err(|_| Error::Unwritable)?;
-        let (head, body) = self.send(request, patience).await?.into_parts();
-        if head.status == StatusCode::OK { Ok(body) } else { Err(Error::Status(head.status)) }
+        self.send(request, patience).await
     }
 
     /// Sends a form and returns the answer, regardless of its status.

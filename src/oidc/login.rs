@@ -26,7 +26,7 @@ use super::attempt::Begun;
 use super::claims::{self, ClaimError, Person, Standing};
 use super::client::{self, PATIENCE};
 use super::token::{self, Refusal, Unverified};
-use super::{Attempt, Attempts, Health, Remote};
+use super::{Attempt, Attempts, Remote};
 use crate::clock::Clock;
 use crate::config::{self, ClientAuth};
 use crate::crypto::KeyRing;
@@ -52,8 +52,6 @@ pub struct Provider {
     /// Limits the codes that are redeemed at the same time. Any client can send one, and each costs a request to the
     /// provider.
     redeeming: Semaphore,
-    /// State of the provider, as observed by session refreshes.
-    pub health: Health,
     clock: Clock,
 }
 
@@ -211,7 +209,6 @@ impl Provider {
             redirect: RedirectUrl::from_url(at(&format!("/auth/callback/{}", config.name))?),
             signed_out: at("/auth/signed-out")?,
             redeeming: Semaphore::new(REDEEMING),
-            health: Health::default(),
             config: config.clone(),
             clock: clock.clone(),
         })
@@ -284,15 +281,15 @@ impl Provider {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn own_token(&self) -> Result<(SecretString, Option<Duration>), Error> {
-        self.try_own_token().await.map_err(|failure| failure.error)
+    pub async fn service_token(&self) -> Result<(SecretString, Option<Duration>), Error> {
+        self.try_service_token().await.map_err(|failure| failure.error)
     }
 
-    /// Returns what [`Self::own_token`] does, or a refusal in the provider's words.
+    /// Returns what [`Self::service_token`] does, or a refusal in the provider's words.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn try_own_token(&self) -> Result<(SecretString, Option<Duration>), Failure> {
+    pub async fn try_service_token(&self) -> Result<(SecretString, Option<Duration>), Failure> {
         let client = self.client().await?;
         let granted = granted(client.exchange_client_credentials().request_async(&Sure(self.remote.client())).await)?;
         Ok((granted.access_token, granted.expires_in))

@@ -1,19 +1,16 @@
 //! Communication with identity providers: discovery, keys, claims, login, refresh and logout.
 //!
-//! This module has no knowledge of users, sessions or grants: it derives facts from a provider's answers, and `authn`
-//! and `pages` act on them. Client requests never wait for a provider, except for the login itself and briefly for an
+//! This module has no knowledge of users, sessions or grants: it derives facts from a provider's answers, and `authn`,
+//! `web`, `session_refresh` and `directory_sync` act on them. Client requests never wait for a provider, except for the login itself and briefly for an
 //! unknown key.
 
 mod attempt;
 pub mod claims;
 pub mod client;
-mod directory;
 mod discovery;
-mod health;
 mod keys;
 mod login;
 mod logout;
-pub mod refresh;
 mod remote;
 pub mod token;
 
@@ -22,9 +19,7 @@ pub use attempt::{
 };
 pub use claims::Person;
 pub use client::Client;
-pub use directory::{Directory, Error as DirectoryError, Found};
 pub use discovery::{Metadata, MetadataError};
-pub use health::{Health, Room};
 pub use keys::{Key, Keys, KeysError};
 pub use login::{Error as LoginError, Failure, Granted, Provider, Providers, Refused, Stayed, Tokens};
 pub use remote::{Error, Remote, Timing, What};

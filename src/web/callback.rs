@@ -14,7 +14,8 @@ use super::session::ProviderSession;
 use super::sign_in_request::SignInRequest;
 use crate::api::Refusal;
 use crate::http::{ErrorCode, Keep, Reply};
-use crate::oidc::{self, Attempt, Person, Provider, Returned, Tokens, attempt_cookie, refresh};
+use crate::oidc::{self, Attempt, Person, Provider, Returned, Tokens, attempt_cookie};
+use crate::session_refresh;
 use crate::store::{self, Occasion, Seen, User};
 
 /// Largest code that is passed to a provider, in bytes.
@@ -104,7 +105,8 @@ async fn enter(
     request.context.authn.forget_all();
     let tokens = granted.tokens(Tokens::default());
     let refresh_at = tokens.refresh_token.is_some();
-    let refresh_at = refresh_at.then(|| request.context.clock.now().plus(refresh::due(granted.expires_in)));
+    let refresh_at =
+        refresh_at.then(|| request.context.clock.now().plus(session_refresh::time_until_due(granted.expires_in)));
     let session = ProviderSession {
         provider: Some(provider.config.name.clone()),
         issuer: Some(provider.config.endpoint.issuer.clone()),

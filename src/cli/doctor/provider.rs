@@ -9,12 +9,10 @@ use url::Url;
 use super::finding::Report;
 use crate::clock::Clock;
 use crate::config::{self, ClientAuth};
+use crate::directory_sync::{Directory, DirectoryError};
 use crate::http::ReturnPath;
 use crate::oidc::client::{self, PATIENCE};
-use crate::oidc::{
-    Attempts, Directory, DirectoryError, Error, Failure, LoginError, Metadata, MetadataError, Provider, Refused,
-    Remote, Tokens,
-};
+use crate::oidc::{Attempts, Error, Failure, LoginError, Metadata, MetadataError, Provider, Refused, Remote, Tokens};
 
 /// Clock difference in seconds from which it is reported. Tokens are refused from about thirty seconds on.
 const SKEW_SECONDS: u64 = 5;
@@ -391,7 +389,11 @@ impl One<'_> {
     async fn is_public(&self) -> bool {
         let has_secret = self.provider.config.client_secret.is_some();
         has_secret
-            && self.provider.try_own_token().await.is_err_and(|it| it.words.to_lowercase().contains("public client"))
+            && self
+                .provider
+                .try_service_token()
+                .await
+                .is_err_and(|it| it.words.to_lowercase().contains("public client"))
     }
 
     /// Returns the error of the token endpoint, and the setting to change.

@@ -4,16 +4,25 @@
 //! would therefore keep their access tokens. While the list cannot be read, nothing changes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use url::Url;
 
-use crate::clock::{Clock, Timestamp};
-use crate::oidc::{Directory, DirectoryError, Found, Provider, claims};
+use crate::clock::{Clock, Stopwatch, Timestamp};
+use crate::config;
+use crate::oidc::{Provider, Providers, claims};
 use crate::store::{self, Actor, Seen, Store, User};
+use crate::telemetry::Metrics;
+
+mod keycloak;
+
+use keycloak::Found;
+
+pub use keycloak::{Directory, Error as DirectoryError};
 
 /// Reason for which a round was not completed.
 #[derive(Debug, thiserror::Error)]
-pub enum SyncError {
+pub enum Error {
     #[error(transparent)]
     Directory(#[from] DirectoryError),
     #[error(transparent)]
@@ -27,10 +36,9 @@ pub enum SyncError {
     Odd(usize),
 }
 
-impl SyncError {
+impl Error {
     /// Returns a word from a bounded set, for metrics.
-    #[must_use]
-    pub const fn kind(&self) -> &'static str {
+    const fn kind(&self) -> &'static str {
         match self {
             Self::Directory(error) => error.kind(),
             Self::Store(_) => "store",
@@ -40,8 +48,7 @@ impl SyncError {
     }
 
     /// Returns true if the client has no service account at the provider, or one that is not allowed to read the list.
-    #[must_use]
-    pub const fn is_lack_of_rights(&self) -> bool {
+    const fn is_lack_of_rights(&self) -> bool {
         match self {
             Self::Directory(error) => error.is_lack_of_rights(),
             Self::Store(_) | Self::NobodyFound(_) | Self::Odd(_) => false,
@@ -49,28 +56,55 @@ impl SyncError {
     }
 }
 
-/// Looks up all users of the store at their provider.
-#[derive(Clone, Debug)]
+/// Looks up all users of the store at their provider, periodically.
+#[derive(Debug)]
 pub struct DirectorySync {
     store: Arc<Store>,
+    providers: Arc<Providers>,
     clock: Clock,
+    metrics: Arc<Metrics>,
 }
 
 impl DirectorySync {
     /// Creates a synchronization for the users of `store`.
     #[must_use]
-    pub const fn new(store: Arc<Store>, clock: Clock) -> Self {
-        Self { store, clock }
+    pub const fn new(store: Arc<Store>, providers: Arc<Providers>, clock: Clock, metrics: Arc<Metrics>) -> Self {
+        Self { store, providers, clock, metrics }
+    }
+
+    /// Returns one future per provider with a configured sync, which reads the provider's list of users periodically.
+    pub fn tasks(self: &Arc<Self>) -> impl Iterator<Item = impl Future<Output = ()> + Send + 'static> {
+        let synced = |provider: &Provider| Some((provider.config.name.clone(), provider.config.sync.clone()?));
+        let synced: Vec<_> = self.providers.iter().filter_map(synced).collect();
+        let this = Arc::clone(self);
+        synced.into_iter().map(move |(name, config)| Arc::clone(&this).run(name, config))
+    }
+
+    async fn run(self: Arc<Self>, name: String, config: config::Sync) {
+        let Some(provider) = self.providers.get(&name) else { return };
+        let mut failing = false;
+        loop {
+            let begun = Stopwatch::start();
+            let outcome = self.round(provider, &config.realm).await;
+            self.metrics.directory_synced(&name, outcome.as_ref().err().map_or("ok", Error::kind));
+            // Logged when the state changes, not in every round.
+            match &outcome {
+                Err(error) if !failing => {
+                    tracing::warn!(provider = %name, %error, "who was disabled at {name} is not known: {error}");
+                }
+                Ok(()) if failing => tracing::info!(provider = %name, "the list of people of {name} can be read again"),
+                Ok(()) | Err(_) => {}
+            }
+            failing = outcome.is_err();
+            tokio::time::sleep(pause(&config, outcome.as_ref().err(), begun.elapsed())).await;
+        }
     }
 
     /// Looks up every user once. `realm` is the URL of the provider's admin API for its realm.
     ///
     /// Each answer is applied at once, even if the round fails later. A user who appears to be deleted is looked up
     /// again at the end of the round.
-    ///
-    /// # Errors
-    /// See [`SyncError`].
-    pub async fn round(&self, provider: &Provider, realm: &Url) -> Result<(), SyncError> {
+    async fn round(&self, provider: &Provider, realm: &Url) -> Result<(), Error> {
         let people = self.store.people_of(&provider.config.endpoint.issuer).await?;
         let mut directory = Directory::open(provider, realm).await?;
         let (mut missing, mut odd) = (Vec::new(), 0);
@@ -87,24 +121,24 @@ impl DirectorySync {
             }
         }
         if !missing.is_empty() && missing.len() == people.len() {
-            return Err(SyncError::NobodyFound(people.len()));
+            return Err(Error::NobodyFound(people.len()));
         }
         for user in missing {
             directory = Directory::open(provider, realm).await?;
             let asked = self.clock.now();
             match find(&directory, user).await {
-                Ok(Found::Deleted) => self.let_go(user, asked, "the identity provider deleted them").await?,
+                Ok(Found::Deleted) => self.deactivate(user, asked, "the identity provider deleted them").await?,
                 Ok(_) | Err(DirectoryError::NotUnderstood) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        if odd > 0 { Err(SyncError::Odd(odd)) } else { Ok(()) }
+        if odd > 0 { Err(Error::Odd(odd)) } else { Ok(()) }
     }
 
     async fn follow(&self, provider: &Provider, user: &User, found: Found, asked: Timestamp) -> store::Result<()> {
         let Some(person) = &user.person else { return Ok(()) };
         let (name, standing) = match found {
-            Found::Disabled => return self.let_go(user, asked, "the identity provider disabled them").await,
+            Found::Disabled => return self.deactivate(user, asked, "the identity provider disabled them").await,
             Found::Active { name, standing } => (name, standing),
             // The answer contains no groups, so the stored ones decide. It also enables a user who was disabled before.
             Found::Enabled | Found::Deleted => {
@@ -126,7 +160,7 @@ impl DirectorySync {
     }
 
     /// Handles a user who is no longer allowed in: their access tokens stop working and their sessions end.
-    async fn let_go(&self, user: &User, asked: Timestamp, why: &str) -> store::Result<()> {
+    async fn deactivate(&self, user: &User, asked: Timestamp, why: &str) -> store::Result<()> {
         self.store.disallow(&Actor::proxy(), user, asked, why).await?;
         self.end_sessions(user, why).await
     }
@@ -145,7 +179,7 @@ impl DirectorySync {
 /// Returns the reason if a user whose refresh was refused is deleted or disabled according to the provider's list.
 ///
 /// Keycloak answers the refresh of a deleted user like that of any session that has ended (seen with 26.7).
-pub(super) async fn why_gone(provider: &Provider, subject: &str) -> Option<&'static str> {
+pub async fn why_gone(provider: &Provider, subject: &str) -> Option<&'static str> {
     let sync = provider.config.sync.as_ref()?;
     let directory = Directory::open(provider, &sync.realm).await.ok()?;
     match directory.find(subject).await.ok()? {
@@ -158,3 +192,14 @@ pub(super) async fn why_gone(provider: &Provider, subject: &str) -> Option<&'sta
 async fn find(directory: &Directory<'_>, user: &User) -> Result<Found, DirectoryError> {
     directory.find(user.person.as_ref().map_or("", |person| &person.subject)).await
 }
+
+/// Returns the time until the next round. It is at least as long as the last round took, so that a large realm is not
+/// queried continuously. If the sync is on by default and the service account lacks the rights, it is at least
+/// [`RIGHTS_AGAIN`], because Keycloak logs each refusal.
+fn pause(config: &config::Sync, error: Option<&Error>, took: Duration) -> Duration {
+    let every = config.every.saturating_sub(took).max(took);
+    if config.by_default && error.is_some_and(Error::is_lack_of_rights) { every.max(RIGHTS_AGAIN) } else { every }
+}
+
+/// Interval between attempts without the necessary rights.
+const RIGHTS_AGAIN: Duration = Duration::from_mins(10);

@@ -6,15 +6,15 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header};
-use secrecy::{ExposeSecret as _, SecretString};
+use http::{Response, StatusCode};
+use secrecy::SecretString;
 use serde_json::Value;
 use url::Url;
 
-use super::claims::{self, Standing};
-use super::client::{self, PATIENCE};
-use super::login::{Error as LoginError, Provider};
 use crate::clock::Stopwatch;
+use crate::oidc::claims::{self, Standing};
+use crate::oidc::client::{self, PATIENCE};
+use crate::oidc::{LoginError, Provider};
 
 /// Reason for which the state of a user is unknown.
 #[derive(Debug, thiserror::Error)]
@@ -92,7 +92,7 @@ impl<'p> Directory<'p> {
     /// See [`Error`].
     pub async fn open(provider: &'p Provider, realm: &Url) -> Result<Self, Error> {
         let opened = Stopwatch::start();
-        let (token, expires_in) = provider.own_token().await?;
+        let (token, expires_in) = provider.service_token().await?;
         let good_for = expires_in.unwrap_or(SHORTEST) * 2 / 3;
         let mut directory = Self { provider, realm: realm.clone(), token, client: None, opened, good_for };
         directory.client = match directory.our_client().await {
@@ -197,13 +197,8 @@ impl<'p> Directory<'p> {
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        let unwritable = |_| client::Error::Unwritable;
-        let bearer = format!("Bearer {}", self.token.expose_secret());
-        let mut bearer = HeaderValue::try_from(bearer).map_err(|_| client::Error::Unwritable)?;
-        bearer.set_sensitive(true);
-        let request = Request::get(url.as_str()).header(header::AUTHORIZATION, bearer);
-        let request = request.header(header::ACCEPT, "application/json").body(Vec::new()).map_err(unwritable)?;
-        Ok(self.provider.remote.client().send(request, PATIENCE).await?)
+        let client = self.provider.remote.client();
+        Ok(client.get_any(&url, "application/json", Some(&self.token), PATIENCE).await?)
     }
 }
 

@@ -15,13 +15,13 @@ const PROBE_EVERY: Duration = Duration::from_secs(3);
 
 /// State of one provider, as observed by session refreshes.
 #[derive(Debug, Default)]
-pub struct Health {
+pub(super) struct Health {
     state: Mutex<State>,
 }
 
 /// Number of sessions of a provider that may be refreshed now.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Room {
+pub(super) enum Room {
     All,
     /// One, to test if the token endpoint answers; see [`Health::begin_trial`].
     One,
@@ -43,7 +43,7 @@ enum State {
 
 impl Health {
     /// Returns the number of sessions that may be refreshed.
-    pub fn room(&self) -> Room {
+    pub(super) fn room(&self) -> Room {
         match *self.lock() {
             State::Well => Room::All,
             State::Trial { under_way: false } => Room::One,
@@ -52,18 +52,18 @@ impl Health {
     }
 
     /// Records a refresh that the provider did not answer properly. Returns true if the provider was well before.
-    pub fn failed(&self, now: Timestamp) -> bool {
+    pub(super) fn failed(&self, now: Timestamp) -> bool {
         let probe_at = now.plus(PROBE_EVERY);
         std::mem::replace(&mut *self.lock(), State::Away { probe_at }) == State::Well
     }
 
     /// Records a refresh that was granted or refused. Returns true if the provider was in trouble before.
-    pub fn answered(&self) -> bool {
+    pub(super) fn answered(&self) -> bool {
         std::mem::replace(&mut *self.lock(), State::Well) != State::Well
     }
 
     /// Claims the next probe. Returns true if one is due.
-    pub fn begin_probe(&self, now: Timestamp) -> bool {
+    pub(super) fn begin_probe(&self, now: Timestamp) -> bool {
         let mut state = self.lock();
         match *state {
             State::Away { probe_at } if probe_at <= now => {
@@ -75,7 +75,7 @@ impl Health {
     }
 
     /// Records that a probe was answered.
-    pub fn probe_answered(&self) {
+    pub(super) fn probe_answered(&self) {
         let mut state = self.lock();
         if matches!(*state, State::Away { .. }) {
             *state = State::Trial { under_way: false };
@@ -83,12 +83,12 @@ impl Health {
     }
 
     /// Marks the refresh of the trial session as begun.
-    pub fn begin_trial(&self) {
+    pub(super) fn begin_trial(&self) {
         self.replace(State::Trial { under_way: false }, State::Trial { under_way: true });
     }
 
     /// Marks the refresh of the trial session as ended. If it had no outcome, another session is tried next.
-    pub fn end_trial(&self) {
+    pub(super) fn end_trial(&self) {
         self.replace(State::Trial { under_way: true }, State::Trial { under_way: false });
     }
 
