@@ -4,20 +4,20 @@
 
 use std::sync::Arc;
 
+use super::file_watch::FileWatch;
 use super::followed::Followed;
-use super::looks::Looks;
 use crate::server::tls::Acceptor;
 use crate::telemetry::Metrics;
 
 /// Follows the files while the future is polled.
 pub(super) async fn follow(acceptor: Acceptor, metrics: Arc<Metrics>, followed: Arc<Followed>) {
-    let mut looks = Looks::start();
+    let mut watch = FileWatch::start();
     // The error that was logged last, if the files have one.
     let mut trouble = None;
     loop {
         metrics.tls_certificate(trouble.is_none(), acceptor.not_after().map(time::OffsetDateTime::unix_timestamp));
         followed.is("tls_certificate", trouble.clone());
-        looks.next().await;
+        watch.next().await;
         let now = match acceptor.reload().await {
             Ok(true) => {
                 let ends = acceptor.not_after().map(|end| end.date().to_string()).unwrap_or_default();

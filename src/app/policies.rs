@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::file_watch::FileWatch;
 use super::followed::Followed;
-use super::looks::Looks;
 use crate::authn::Authn;
 use crate::authz::{Homes, LOCAL, Policies, PolicyFile};
 use crate::config::{self, Config, Origin, Problem, Problems, read_regular_aside};
@@ -150,9 +150,9 @@ impl File {
     async fn follow(mut self, authn: Arc<Authn>, metrics: Arc<Metrics>, followed: Arc<Followed>) {
         metrics.policy_read(self.kind.label(), true);
         followed.is(self.kind.key(), None);
-        let mut looks = Looks::start();
+        let mut watch = FileWatch::start();
         loop {
-            looks.next().await;
+            watch.next().await;
             let now = self.text().await;
             if now != self.seen
                 && let Some(settled) = self.settled(now, authn.policies()).await

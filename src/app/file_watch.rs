@@ -10,12 +10,12 @@ const EVERY: Duration = Duration::from_secs(5);
 
 /// A timer that fires periodically and on SIGHUP.
 #[derive(Debug)]
-pub(super) struct Looks {
+pub(super) struct FileWatch {
     every: Interval,
     hangup: Option<Signal>,
 }
 
-impl Looks {
+impl FileWatch {
     /// Starts the timer. The first check is due at once.
     pub(super) fn start() -> Self {
         let mut every = interval(EVERY);
@@ -25,7 +25,7 @@ impl Looks {
 
     /// Waits until the next check is due.
     pub(super) async fn next(&mut self) {
-        let told = async {
+        let hangup = async {
             match &mut self.hangup {
                 Some(hangup) => hangup.recv().await,
                 None => std::future::pending().await,
@@ -33,7 +33,7 @@ impl Looks {
         };
         tokio::select! {
             _ = self.every.tick() => {}
-            _ = told => {}
+            _ = hangup => {}
         }
     }
 }
