@@ -147,16 +147,9 @@ fn issuer(provider: &FakeProvider) -> config::Issuer {
 
 fn config() -> config::Authn {
     config::Authn {
-        token_max_days: 365,
         cache_ttl: Duration::from_hours(1),
         cache_entries: 1000,
-        hash_concurrency: 1,
-        hash_queue: 1,
-        guesses_per_address: 1000,
-        guesses_per_account: 1000,
-        guess_window: Duration::from_mins(1),
-        password_form: false,
         person_max_age: None,
-        signup: false,
+        ..config::defaults().unwrap().authn
     }
 }

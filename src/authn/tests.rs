@@ -78,17 +78,13 @@ impl World {
 
 pub(super) fn config() -> config::Authn {
     config::Authn {
-        token_max_days: 365,
         cache_ttl: TTL,
-        cache_entries: 1000,
-        hash_concurrency: 2,
         hash_queue: 100,
         guesses_per_address: PER_ADDRESS,
         guesses_per_account: PER_ACCOUNT,
         guess_window: WINDOW,
-        password_form: false,
         person_max_age: None,
-        signup: false,
+        ..config::defaults().unwrap().authn
     }
 }
 

@@ -42,6 +42,14 @@ pub fn load(flags: &Flags) -> Result<Config, Problems> {
     load_from(flags, &Environment::of_process()).map(|(config, _)| config)
 }
 
+/// Returns the configuration that results from the defaults alone, as tests and benchmarks need it.
+///
+/// # Errors
+/// None: the defaults are valid.
+pub fn defaults() -> Result<Config, Problems> {
+    load_from(&Flags::default(), &Environment::default()).map(|(config, _)| config)
+}
+
 /// Reads a configuration from these flags and this environment. Also returns every effective setting.
 ///
 /// # Errors

@@ -33,11 +33,11 @@ pub use identity::{
     Claims, ClientAuth, Endpoint, GroupForm, GroupSource, Issuer, Machine, Preset, Provider, SealingKey, Session, Sync,
 };
 pub use layers::Environment;
-pub use load::{Flags, Setting, load, load_from};
+pub use load::{Flags, Setting, defaults, load, load_from};
 pub use pem::{certificates, private_key};
 pub use report::{Origin, Problem, Problems};
 
-/// The complete configuration. Only [`load()`] creates it.
+/// The complete configuration. Always the result of parsing; see [`load()`] and, for tests, [`defaults()`].
 #[derive(Clone, Debug)]
 pub struct Config {
     pub server: Server,

@@ -55,17 +55,12 @@ const RESERVE: u64 = 192;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Environment, Flags, load_from};
-
-    fn config() -> Config {
-        let nothing: [(String, String); 0] = [];
-        load_from(&Flags::default(), &nothing.into_iter().collect::<Environment>()).unwrap().0
-    }
+    use crate::config::defaults;
 
     #[test]
     fn connections_leave_descriptors_for_everything_else() {
         for limit in [0, 1, 16, 256, 1024, 4096, 8000] {
-            let mut config = config();
+            let mut config = defaults().unwrap();
             assert!(fit(&mut config, Some(limit)).is_some(), "{limit}");
             let server = &config.server;
             assert!(server.max_connections >= 1 && server.max_connections_per_address >= 1);
@@ -78,7 +73,7 @@ mod tests {
     #[test]
     fn a_limit_with_room_changes_nothing() {
         for limit in [None, Some(8640), Some(524_288), Some(u64::MAX)] {
-            let mut config = config();
+            let mut config = defaults().unwrap();
             assert_eq!(fit(&mut config, limit), None);
             assert_eq!((config.server.max_connections, config.server.max_connections_per_address), (4096, 1024));
         }

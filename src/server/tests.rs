@@ -28,24 +28,16 @@ struct Running {
 fn config() -> config::Server {
     config::Server {
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-        public_url: None,
-        allowed_hosts: Vec::new(),
-        cors: config::Cors::default(),
-        tls: None,
-        trusted_proxies: Vec::new(),
         max_connections: 100,
         max_connections_per_address: 1000,
         max_head_bytes: 16 * 1024,
-        max_headers: 100,
-        max_body_bytes: 1024 * 1024,
-        inspection_budget_bytes: 128 * 1024 * 1024,
         body_timeout: Duration::from_secs(30),
-        min_body_bytes_per_second: 1024,
         head_timeout: Duration::from_secs(5),
         tls_handshake_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_secs(30),
         drain_delay: Duration::ZERO,
         drain_timeout: Duration::from_secs(5),
+        ..config::defaults().unwrap().server
     }
 }
 

@@ -18,14 +18,8 @@ async fn mlflow(size: usize) -> Upstream {
     });
     let config = config::Upstream {
         url: format!("http://{address}").parse().unwrap(),
-        static_prefix: String::new(),
-        connect_timeout: Duration::from_secs(1),
-        response_timeout: Duration::from_secs(10),
-        pool_idle_timeout: Duration::from_secs(1),
-        pool_max_idle: 1,
         hold: Duration::ZERO,
-        hold_max_requests: 1,
-        hold_max_bytes: 1024,
+        ..config::defaults().unwrap().upstream
     };
     Upstream::new(&config).unwrap()
 }

@@ -39,14 +39,8 @@ fn table() -> Arc<Table> {
 fn nowhere() -> Arc<Resolver> {
     let upstream = config::Upstream {
         url: "http://127.0.0.1:1".parse().unwrap(),
-        static_prefix: String::new(),
-        connect_timeout: Duration::from_secs(1),
-        response_timeout: Duration::from_secs(1),
-        pool_idle_timeout: Duration::from_secs(1),
-        pool_max_idle: 1,
         hold: Duration::ZERO,
-        hold_max_requests: 16,
-        hold_max_bytes: 1024 * 1024,
+        ..config::defaults().unwrap().upstream
     };
     let metrics = crate::telemetry::Metrics::new([]).unwrap();
     Arc::new(Resolver::new(crate::upstream::Upstream::new(&upstream).unwrap(), Arc::new(metrics)))
@@ -201,13 +195,7 @@ fn sign_in(clock: &Clock) -> SignIn {
     let keys = Arc::new(KeyRing::of("test", &[7; 32]));
     SignIn {
         providers: Arc::new(Providers::new([], None, keys, clock).unwrap()),
-        session: config::Session {
-            idle_timeout: DAY,
-            lifetime: DAY,
-            unconfirmed: DAY,
-            max_per_user: 50,
-            keys: Vec::new(),
-        },
+        session: config::Session { idle_timeout: DAY, lifetime: DAY, ..config::defaults().unwrap().session },
         password_form: false,
         home: "/".to_owned(),
     }
@@ -215,17 +203,12 @@ fn sign_in(clock: &Clock) -> SignIn {
 
 fn config() -> config::Authn {
     config::Authn {
-        token_max_days: 365,
-        cache_ttl: Duration::from_mins(5),
-        cache_entries: 1000,
-        hash_concurrency: 2,
-        hash_queue: 16,
         guesses_per_address: 20,
         guesses_per_account: 3,
         guess_window: Duration::from_mins(15),
-        password_form: false,
         person_max_age: None,
         signup: true,
+        ..config::defaults().unwrap().authn
     }
 }
 

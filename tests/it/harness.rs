@@ -16,7 +16,6 @@ use mlflow_auth_proxy::authz::{Grant, Limits, Permission, ResourceKind, Selector
 use mlflow_auth_proxy::clock::{Clock, Stopwatch};
 use mlflow_auth_proxy::config;
 use mlflow_auth_proxy::crypto::{AccessToken, PasswordHash};
-use mlflow_auth_proxy::mlflow::ProviderHosts;
 use mlflow_auth_proxy::store::{Actor, NewToken, Store};
 
 pub(crate) const ADMIN: &str = "admin";
@@ -236,42 +235,35 @@ impl Drop for Proxy {
     }
 }
 
+/// The defaults, with ports of the system's choice, short times, and no limit on guesses that tests could reach.
 fn configuration(upstream: SocketAddr, store: &tempfile::TempDir) -> config::Config {
     let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+    let defaults = config::defaults().unwrap();
     config::Config {
-        egress: config::Egress::default(),
         server: config::Server {
             listen: anywhere,
-            public_url: None,
-            allowed_hosts: Vec::new(),
-            cors: config::Cors::default(),
-            tls: None,
-            trusted_proxies: Vec::new(),
             max_connections: 1000,
             max_connections_per_address: 1000,
             max_head_bytes: 32 * 1024,
-            max_headers: 100,
             max_body_bytes: 1024 * 1024,
-            inspection_budget_bytes: 128 * 1024 * 1024,
             head_timeout: Duration::from_secs(5),
             body_timeout: Duration::from_secs(30),
-            min_body_bytes_per_second: 1024,
             tls_handshake_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(60),
             drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(1),
+            ..defaults.server
         },
-        admin: config::Admin { listen: anywhere, allowed_hosts: Vec::new() },
+        admin: config::Admin { listen: anywhere, ..defaults.admin },
         upstream: config::Upstream {
-            static_prefix: String::new(),
             url: url::Url::parse(&format!("http://{upstream}")).unwrap(),
             connect_timeout: Duration::from_secs(2),
             response_timeout: Duration::from_secs(5),
             pool_idle_timeout: Duration::from_secs(2),
-            pool_max_idle: 32,
             hold: Duration::ZERO,
             hold_max_requests: 16,
             hold_max_bytes: 1024 * 1024,
+            ..defaults.upstream
         },
         store: config::Store { url: store_url(store) },
         bootstrap: config::Bootstrap {
@@ -279,39 +271,14 @@ fn configuration(upstream: SocketAddr, store: &tempfile::TempDir) -> config::Con
             admin_password: Some(PASSWORD.to_owned().into()),
         },
         authn: config::Authn {
-            token_max_days: 365,
-            cache_ttl: Duration::from_secs(60),
-            cache_entries: 1000,
-            hash_concurrency: 2,
-            hash_queue: 64,
             guesses_per_address: 100_000,
             guesses_per_account: 100_000,
             guess_window: Duration::from_secs(60),
-            password_form: false,
             person_max_age: None,
-            signup: false,
+            ..defaults.authn
         },
-        authz: config::Authz {
-            default_permission: Permission::NoPermissions,
-            artifact_locations: Vec::new(),
-            authorship: true,
-            opened: Vec::new(),
-            unlisted_routes_for_admins: false,
-            unknown_fields: config::UnknownFields::Drop,
-            provider_hosts: ProviderHosts::public(),
-            policy_file: None,
-            shadow_policy_file: None,
-        },
-        session: config::Session {
-            idle_timeout: Duration::from_hours(8),
-            lifetime: Duration::from_hours(168),
-            unconfirmed: Duration::from_hours(8),
-            max_per_user: 50,
-            keys: Vec::new(),
-        },
-        providers: Vec::new(),
-        issuers: Vec::new(),
-        log: config::Log { level: "warn".to_owned(), format: config::LogFormat::Text, access: false, user_names: true },
+        log: config::Log { level: "warn".to_owned(), format: config::LogFormat::Text, access: false, ..defaults.log },
+        ..defaults
     }
 }
 

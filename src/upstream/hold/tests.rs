@@ -12,14 +12,10 @@ const ALICE: UserId = UserId(1);
 fn gate(hold: Duration) -> (Arc<Gate>, Arc<AtomicUsize>) {
     let config = config::Upstream {
         url: "http://127.0.0.1:1".parse().unwrap(),
-        static_prefix: String::new(),
-        connect_timeout: Duration::from_secs(1),
-        response_timeout: Duration::from_secs(100),
-        pool_idle_timeout: Duration::from_secs(1),
-        pool_max_idle: 1,
         hold,
         hold_max_requests: 1000,
         hold_max_bytes: 1024 * 1024,
+        ..config::defaults().unwrap().upstream
     };
     let holds = Holds {
         waiting: IntGauge::new("waiting", "waiting").unwrap(),
