@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::oidc::{LoginError as Error, Refused};
 
-/// Duration of a lease. Consequence it, another process may refresh the session.
+/// Duration of a lease. After it, another process may refresh the session.
 pub(super) const LEASE: Duration = Duration::from_mins(1);
 /// Maximum time between two refreshes, so that groups stay current even if the provider's tokens live longer. Keycloak
 /// ends a session that has been idle for half an hour.
@@ -28,8 +28,8 @@ pub(super) enum Consequence {
     Disallow,
     /// The session is kept and refreshed again after this time.
     Retry(Duration),
-    /// The provider or the client's registration there has a problem. Like [`Consequence::Retry`], but [`Health`](super::health::Health) must
-    /// also allow it.
+    /// The provider or the client's registration there has a problem. Like [`Consequence::Retry`], but
+    /// [`Health`](super::health::Health) must also allow it.
     Wait(Duration),
 }
 
