@@ -131,6 +131,7 @@ impl From<store::Error> for Refusal {
             store::Error::LastAdmin(_) => {
                 Self::bad_request(format!("{}. Make somebody else an administrator first.", capitalised(&error)))
             }
+            store::Error::Nul => Self::bad_request("Names and other texts must not contain the character U+0000."),
             store::Error::Open(_) | store::Error::Unavailable(_) => {
                 tracing::error!(%error, "the store did not answer a management request");
                 Self::unavailable("The proxy's store does not answer; nothing was changed. Try again later.", 5)

@@ -148,7 +148,7 @@ const fn policy(config: &Config) -> Policy {
 }
 
 async fn open_store(config: &Config, clock: &Clock) -> anyhow::Result<Arc<Store>> {
-    let store = Store::open(&config.store.url, clock.clone()).await;
+    let store = Store::connect(&config.store, clock.clone()).await;
     Ok(Arc::new(store.with_context(|| format!("store.url: `{}` cannot be opened", config.store.url))?))
 }
 

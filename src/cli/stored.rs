@@ -60,7 +60,8 @@ impl Opened {
             );
         }
         let clock = Clock::default();
-        let store = Store::open(url, clock.clone()).await.with_context(|| format!("store.url is {url}"))?;
+        let store =
+            Store::connect(&config.store, clock.clone()).await.with_context(|| format!("store.url is {url}"))?;
         let (token_max_days, upstream) = (config.authn.token_max_days, config.upstream);
         Ok(Self { store, actor: actor(), now: clock.now(), token_max_days, upstream })
     }

@@ -117,16 +117,6 @@ pub(super) fn is_loopback_host<S: AsRef<str>>(host: &url::Host<S>) -> bool {
     }
 }
 
-pub(super) fn store_url(text: &str) -> Result<String, &'static str> {
-    let Some(place) = text.strip_prefix("sqlite:") else {
-        return Err("must start with sqlite://, such as sqlite:///var/lib/mlflow-auth-proxy/store.db");
-    };
-    if place.trim_start_matches('/').is_empty() {
-        return Err("must name a file, such as sqlite:///var/lib/mlflow-auth-proxy/store.db");
-    }
-    Ok(text.to_owned())
-}
-
 /// Checks a path prefix: empty, or `/` followed by plain segments.
 pub(super) fn static_prefix(text: &str) -> Result<String, String> {
     let plain = |segment: &str| {

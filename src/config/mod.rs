@@ -25,6 +25,7 @@ mod pem;
 mod raw;
 mod report;
 mod schema;
+mod store;
 
 pub use checks::{check_password, check_username, is_loopback};
 pub use egress::{Egress, Proxy, Way};
@@ -36,6 +37,7 @@ pub use layers::Environment;
 pub use load::{Flags, Setting, defaults, load, load_from};
 pub use pem::{certificates, private_key};
 pub use report::{Origin, Problem, Problems};
+pub use store::{PostgresUrl, SslMode, Store, StoreUrl};
 
 /// The complete configuration. Always the result of parsing; see [`load()`] and, for tests, [`defaults()`].
 #[derive(Clone, Debug)]
@@ -149,13 +151,6 @@ pub struct Upstream {
     pub hold_max_requests: usize,
     /// Maximum bytes of bodies in memory, over all requests that wait.
     pub hold_max_bytes: usize,
-}
-
-/// Settings of the database.
-#[derive(Clone, Debug)]
-pub struct Store {
-    /// `sqlite://path`; `sqlite::memory:` for tests.
-    pub url: String,
 }
 
 /// The first administrator, who is created when the store has no users.

@@ -11,8 +11,8 @@ use url::Url;
 use super::egress::Egress;
 use super::report::Report;
 use super::{
-    Admin, Authn, Authz, Bootstrap, Config, Cors, INSPECTION_COST, Log, Provider, Server, Store, Tls, Upstream, checks,
-    identity, pem, raw,
+    Admin, Authn, Authz, Bootstrap, Config, Cors, INSPECTION_COST, Log, Provider, Server, Store, StoreUrl, Tls,
+    Upstream, checks, identity, pem, raw,
 };
 use crate::mlflow::{Feature, ProviderHost};
 
@@ -21,7 +21,7 @@ pub(super) fn config(raw: raw::Raw, egress: Egress, report: &mut Report) -> Opti
     let server = server(&raw.server, report);
     let admin = admin(&raw.admin, report);
     let upstream = upstream(&raw.upstream, report);
-    let store = report.check("store.url", checks::store_url(&raw.store.url)).map(|url| Store { url });
+    let store = store(raw.store, report);
     let bootstrap = bootstrap(raw.bootstrap, report);
     let authn = authn(&raw.authn, report);
     let authz = authz(&raw.authz, report);
@@ -228,6 +228,35 @@ fn upstream(raw: &raw::Upstream, report: &mut Report) -> Option<Upstream> {
     })
 }
 
+fn store(raw: raw::Store, report: &mut Report) -> Option<Store> {
+    let url = report.check("store.url", StoreUrl::parse(&raw.url));
+    let password = match (raw.password, raw.password_file) {
+        (Some(_), Some(_)) => {
+            report.add("store.password", "is given twice, also as password_file; remove one");
+            None
+        }
+        (Some(secret), None) => Some(Some(secret.0)),
+        (None, Some(path)) => report.check("store.password_file", checks::secret_file(Path::new(&path))).map(Some),
+        (None, None) => Some(None),
+    };
+    if matches!(&url, Some(StoreUrl::Sqlite(_))) && matches!(&password, Some(Some(_))) {
+        report.add("store.password", "has no effect on a file of SQLite; remove it");
+    }
+    let connections = report.check("store.max_connections", checks::number(raw.max_connections, 2..=1000));
+    let acquire = checks::seconds(raw.acquire_timeout_seconds, 1..=MINUTE);
+    let acquire = report.check("store.acquire_timeout_seconds", acquire);
+    let statement = checks::seconds(raw.statement_timeout_seconds, 1..=MINUTE);
+    let statement = report.check("store.statement_timeout_seconds", statement);
+    url?;
+    Some(Store {
+        url: raw.url,
+        password: password?.map(SecretString::from),
+        max_connections: connections?,
+        acquire_timeout: acquire?,
+        statement_timeout: statement?,
+    })
+}
+
 fn bootstrap(raw: raw::Bootstrap, report: &mut Report) -> Option<Bootstrap> {
     let name = checks::check_username(&raw.admin_username).map(|()| raw.admin_username);
     let name = report.check("bootstrap.admin_username", name);
@@ -320,6 +349,7 @@ pub(super) fn optional<T>(given: Option<&str>, check: impl FnOnce(&str) -> Optio
     given.map_or(Some(None), |given| check(given).map(Some))
 }
 
+const MINUTE: u64 = 60;
 const HOUR: u64 = 3600;
 pub(super) const DAY: u64 = 24 * HOUR;
 const GIB: u64 = 1024 * 1024 * 1024;

@@ -145,11 +145,23 @@ impl Default for Upstream {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Store {
     pub(super) url: String,
+    pub(super) password: Option<Secret>,
+    pub(super) password_file: Option<String>,
+    pub(super) max_connections: u64,
+    pub(super) acquire_timeout_seconds: u64,
+    pub(super) statement_timeout_seconds: u64,
 }
 
 impl Default for Store {
     fn default() -> Self {
-        Self { url: "sqlite://mlflow-auth-proxy.db".to_owned() }
+        Self {
+            url: "sqlite://mlflow-auth-proxy.db".to_owned(),
+            password: None,
+            password_file: None,
+            max_connections: 10,
+            acquire_timeout_seconds: 5,
+            statement_timeout_seconds: 10,
+        }
     }
 }
 

@@ -12,7 +12,8 @@ use super::raw::Raw;
 pub(super) const PREFIX: &str = "MLFLOW_AUTH_PROXY_";
 
 /// Keys whose values are secret. Each also exists as `KEY_file`.
-const SECRETS: [&str; 3] = ["bootstrap.admin_password", "oidc.providers.*.client_secret", "session.keys"];
+const SECRETS: [&str; 4] =
+    ["bootstrap.admin_password", "oidc.providers.*.client_secret", "session.keys", "store.password"];
 
 /// Sections whose entries are named by the administrator. In the schema such a name is `*`.
 const NAMED: [&str; 2] = ["oidc.providers.", "jwt.issuers."];

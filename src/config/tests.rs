@@ -213,7 +213,12 @@ fn each_wrong_value_is_refused_under_its_key() {
     refused([(password, "mlap_0123456789")], "bootstrap.admin_password: must not start with `mlap_`");
     refused([("MLFLOW_AUTH_PROXY_BOOTSTRAP__ADMIN_USERNAME", "a:b")], "bootstrap.admin_username: must not contain `:`");
     refused([("MLFLOW_AUTH_PROXY_ADMIN__LISTEN", "127.0.0.1:8080")], "admin.listen: must be another port");
-    refused([("MLFLOW_AUTH_PROXY_STORE__URL", "postgres://u:p@db/x")], "store.url: must start with sqlite://");
+    let store = "MLFLOW_AUTH_PROXY_STORE__URL";
+    refused([(store, "mysql://u@db/x")], "store.url: must start with sqlite:// or postgres://");
+    refused([(store, "postgres://u:p@db/x")], "store.url: must not contain a password");
+    refused([(store, "postgres://u@db/x")], "store.url: needs `?sslmode=verify-full`");
+    refused([("MLFLOW_AUTH_PROXY_STORE__PASSWORD", "a password")], "store.password: has no effect on a file of SQLite");
+    refused([("MLFLOW_AUTH_PROXY_STORE__MAX_CONNECTIONS", "1")], "store.max_connections: must be between 2 and");
     refused([("MLFLOW_AUTH_PROXY_AUTHZ__DEFAULT_PERMISSION", "NONE")], "authz.default_permission: `NONE` is not a");
     refused([("MLFLOW_AUTH_PROXY_AUTHZ__ARTIFACT_LOCATIONS", "s3://b/../")], "authz.artifact_locations: `s3://b/../`");
     refused([("MLFLOW_AUTH_PROXY_LOG__LEVEL", "inof")], "log.level: `inof` is not a log filter");

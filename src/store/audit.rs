@@ -5,8 +5,7 @@
 
 use std::net::IpAddr;
 
-use sqlx::SqliteConnection;
-
+use super::db::{Tx, sql};
 use super::{Result, Store, rows};
 use crate::authz::TokenId;
 use crate::clock::Timestamp;
@@ -54,14 +53,14 @@ impl Store {
     /// # Errors
     /// Only those that [`Store`] lists for every method.
     pub async fn audit(&self, entries: &[AuditEntry], counts: &[(AuditId, i64)]) -> Result<Vec<AuditId>> {
-        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let mut tx = self.writer.begin().await?;
         let mut rows = Vec::with_capacity(entries.len());
         for entry in entries {
             rows.push(write(&mut tx, entry).await?);
         }
         for (row, count) in counts {
-            let update = sqlx::query("UPDATE audit SET count = $1 WHERE id = $2");
-            update.bind(count).bind(row.0).execute(&mut *tx).await?;
+            let update = sql("UPDATE audit SET count = $1 WHERE id = $2");
+            update.bind(*count).bind(row.0).execute(&mut tx).await?;
         }
         tx.commit().await?;
         Ok(rows)
@@ -72,28 +71,30 @@ impl Store {
     /// # Errors
     /// Only those that [`Store`] lists for every method.
     pub async fn audit_log(&self, limit: u32) -> Result<Vec<AuditEntry>> {
-        let entries = sqlx::query(
-            "SELECT at, actor, token, address, action, target, detail, count FROM audit ORDER BY id DESC LIMIT $1",
-        );
+        let entries =
+            sql("SELECT at, actor, token, address, action, target, detail, count FROM audit ORDER BY id DESC LIMIT $1");
         entries.bind(i64::from(limit)).fetch_all(&self.readers).await?.iter().map(rows::audit_entry).collect()
     }
 }
 
 /// Writes one entry within an open transaction.
-pub(super) async fn write(on: &mut SqliteConnection, entry: &AuditEntry) -> Result<AuditId> {
-    let row = sqlx::query_scalar(
-        "INSERT INTO audit (at, actor, token, address, action, target, detail, count)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING id",
-    )
+pub(super) async fn write(on: &mut Tx, entry: &AuditEntry) -> Result<AuditId> {
+    let row = sql("INSERT INTO audit (at, actor, token, address, action, target, detail, count)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING id")
     .bind(entry.at.0)
-    .bind(&entry.actor.name)
+    .bind(storable(&entry.actor.name))
     .bind(entry.actor.token.map(|token| token.0))
     .bind(entry.actor.address.map(|address| address.to_string()))
-    .bind(&entry.action)
-    .bind(&entry.target)
-    .bind(&entry.detail)
+    .bind(storable(&entry.action))
+    .bind(storable(&entry.target))
+    .bind(storable(&entry.detail))
     .bind(entry.count)
-    .fetch_one(on)
+    .scalar(on)
     .await?;
     Ok(AuditId(row))
+}
+
+/// Replaces NUL, which the store cannot hold. Targets of refused requests contain text of the client.
+fn storable(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
 }

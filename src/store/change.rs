@@ -3,15 +3,14 @@
 //! A [`Change`] can only be committed together with an audit entry, so no change can lack one. Dropping a [`Change`],
 //! for example because the request was cancelled, rolls it back.
 
-use sqlx::{Sqlite, SqliteConnection, Transaction};
-
 use super::audit::{self, Actor, AuditEntry};
+use super::db::{Tx, sql};
 use super::{Result, Store};
 use crate::clock::Timestamp;
 
 /// An open write transaction.
 pub(super) struct Change {
-    tx: Transaction<'static, Sqlite>,
+    tx: Tx,
     /// Time of the change, for all of its rows.
     pub(super) at: Timestamp,
 }
@@ -19,18 +18,16 @@ pub(super) struct Change {
 impl Store {
     /// Starts a change.
     pub(super) async fn change(&self) -> Result<Change> {
-        // IMMEDIATE takes the write lock at once. A transaction that reads first and writes later fails with
-        // SQLITE_BUSY, without waiting for the busy timeout, when another process has written in between.
-        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let mut tx = self.writer.begin().await?;
         // The first statement locks this row, so that changes are serialised on any database.
-        sqlx::query("UPDATE meta SET value = value + 1 WHERE name IN ('revision', 'writes')").execute(&mut *tx).await?;
+        sql("UPDATE meta SET value = value + 1 WHERE name IN ('revision', 'writes')").execute(&mut tx).await?;
         Ok(Change { tx, at: self.clock.now() })
     }
 }
 
 impl Change {
-    /// Returns the connection on which the statements of the change run.
-    pub(super) fn on(&mut self) -> &mut SqliteConnection {
+    /// Returns the transaction in which the statements of the change run.
+    pub(super) const fn on(&mut self) -> &mut Tx {
         &mut self.tx
     }
 

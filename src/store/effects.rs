@@ -4,6 +4,7 @@
 //! follow-up. A crash in between leaves the intent, which [`Store::intents`] returns at the next start.
 
 use super::change::Change;
+use super::db::sql;
 use super::{Actor, Error, Result, Store, rows};
 use crate::authz::{
     DEFAULT_WORKSPACE, Grant, Mutation, OnCreate, Permission, ResourceKind, Selector, Subject, UserId, Whom,
@@ -33,13 +34,12 @@ impl Store {
             Mutation::Rename { kind, from, to } => ("rename", kind, from, Some(to), None),
         };
         // An explicit transaction: a single statement with RETURNING does not report that its commit failed.
-        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
-        let id = sqlx::query_scalar(
-            "INSERT INTO intents (effect, kind, subject, new, user_id, created) VALUES ($1, $2, $3, $4, $5, $6)
-             RETURNING id",
-        );
+        let mut tx = self.writer.begin().await?;
+        let id =
+            sql("INSERT INTO intents (effect, kind, subject, new, user_id, created) VALUES ($1, $2, $3, $4, $5, $6)
+             RETURNING id");
         let id = id.bind(word).bind(kind.as_str()).bind(subject).bind(new).bind(user).bind(self.clock.now().0);
-        let id = id.fetch_one(&mut *tx).await?;
+        let id = id.scalar(&mut tx).await?;
         tx.commit().await?;
         Ok(id)
     }
@@ -108,8 +108,8 @@ impl Store {
         let mut change = self.change().await?;
         let mut dropped = 0;
         for kind in kind.sharing_names() {
-            let drop = sqlx::query("DELETE FROM grants WHERE kind = $1 AND form = 'exact' AND selector = $2");
-            dropped += drop.bind(kind.as_str()).bind(key).execute(change.on()).await?.rows_affected();
+            let drop = sql("DELETE FROM grants WHERE kind = $1 AND form = 'exact' AND selector = $2");
+            dropped += drop.bind(kind.as_str()).bind(key).execute(change.on()).await?;
         }
         change.end(intent).await?;
         let detail = format!("{dropped} grants dropped");
@@ -147,11 +147,9 @@ impl Store {
     /// # Errors
     /// Only those that [`Store`] lists for every method.
     pub async fn is_owned_since(&self, kind: ResourceKind, key: &str, since: Timestamp) -> Result<bool> {
-        let owned = sqlx::query_scalar(
-            "SELECT EXISTS (SELECT 1 FROM grants WHERE form = 'exact' AND kind = $1 AND selector = $2
-                 AND permission = 'MANAGE' AND created >= $3)",
-        );
-        Ok(owned.bind(kind.as_str()).bind(key).bind(since.0).fetch_one(&self.readers).await?)
+        let owned = sql("SELECT EXISTS (SELECT 1 FROM grants WHERE form = 'exact' AND kind = $1 AND selector = $2
+                 AND permission = 'MANAGE' AND created >= $3)");
+        Ok(owned.bind(kind.as_str()).bind(key).bind(since.0).scalar(&self.readers).await?)
     }
 
     /// Deletes the intent of a mutation that MLflow refused.
@@ -159,7 +157,7 @@ impl Store {
     /// # Errors
     /// Only those that [`Store`] lists for every method.
     pub async fn abandon(&self, intent: i64) -> Result<()> {
-        sqlx::query("DELETE FROM intents WHERE id = $1").bind(intent).execute(&self.writer).await?;
+        sql("DELETE FROM intents WHERE id = $1").bind(intent).execute(&self.writer).await?;
         Ok(())
     }
 
@@ -168,7 +166,7 @@ impl Store {
     /// # Errors
     /// Only those that [`Store`] lists for every method.
     pub async fn intents(&self) -> Result<Vec<Intent>> {
-        let intents = sqlx::query("SELECT id, effect, kind, subject, new, user_id, created FROM intents ORDER BY id");
+        let intents = sql("SELECT id, effect, kind, subject, new, user_id, created FROM intents ORDER BY id");
         intents.fetch_all(&self.readers).await?.iter().map(rows::intent).collect()
     }
 }
@@ -188,7 +186,7 @@ impl Change {
     }
 
     async fn end(&mut self, intent: i64) -> Result<()> {
-        sqlx::query("DELETE FROM intents WHERE id = $1").bind(intent).execute(self.on()).await?;
+        sql("DELETE FROM intents WHERE id = $1").bind(intent).execute(self.on()).await?;
         Ok(())
     }
 
@@ -206,39 +204,37 @@ impl Change {
                 "DELETE FROM grants WHERE {older} AND (kind = 'experiment' AND selector = $1
                      OR kind = 'scorer' AND substr(selector, 1, length($1) + 1) = $1 || '/')"
             );
-            let drop = sqlx::query(sqlx::AssertSqlSafe(drop)).bind(key).bind(intent);
-            return Ok(drop.execute(self.on()).await?.rows_affected());
+            let drop = sql(drop).bind(key).bind(intent);
+            return Ok(drop.execute(self.on()).await?);
         }
         for kind in kind.sharing_names() {
             let drop = format!(
                 "DELETE FROM grants WHERE {older} AND kind = $1 AND selector = $3
                      AND permission NOT IN ('DENY', 'NO_PERMISSIONS')"
             );
-            let drop = sqlx::query(sqlx::AssertSqlSafe(drop)).bind(kind.as_str()).bind(intent).bind(key);
-            dropped += drop.execute(self.on()).await?.rows_affected();
+            let drop = sql(drop).bind(kind.as_str()).bind(intent).bind(key);
+            dropped += drop.execute(self.on()).await?;
         }
         Ok(dropped)
     }
 
     async fn move_grants(&mut self, kind: ResourceKind, from: &str, to: &str) -> Result<u64> {
-        sqlx::query(
-            "DELETE FROM grants WHERE kind = $1 AND form = 'exact' AND selector = $2 AND EXISTS (
+        sql("DELETE FROM grants WHERE kind = $1 AND form = 'exact' AND selector = $2 AND EXISTS (
                  SELECT 1 FROM grants AS moving
                  WHERE moving.kind = $3 AND moving.form = 'exact' AND moving.selector = $4
-                   AND moving.subject_kind = grants.subject_kind AND moving.subject = grants.subject)",
-        )
+                   AND moving.subject_kind = grants.subject_kind AND moving.subject = grants.subject)")
         .bind(kind.as_str())
         .bind(to)
         .bind(kind.as_str())
         .bind(from)
         .execute(self.on())
         .await?;
-        let moved = sqlx::query("UPDATE grants SET selector = $1 WHERE kind = $2 AND form = 'exact' AND selector = $3")
+        let moved = sql("UPDATE grants SET selector = $1 WHERE kind = $2 AND form = 'exact' AND selector = $3")
             .bind(to)
             .bind(kind.as_str())
             .bind(from)
             .execute(self.on())
             .await?;
-        Ok(moved.rows_affected())
+        Ok(moved)
     }
 }

@@ -3,6 +3,7 @@
 //! A subject has at most one grant on a selector. A grant to a user or role that does not exist is refused.
 
 use super::change::Change;
+use super::db::sql;
 use super::rows::{selector_columns, subject_columns};
 use super::{Actor, Error, Result, Store, rows};
 use crate::authz::{Grant, Permission, ResourceKind, Selector, Subject};
@@ -21,10 +22,8 @@ impl Store {
     /// Only those that [`Store`] lists for every method.
     pub async fn grants_of(&self, subject: &Subject) -> Result<Vec<Grant>> {
         let (subject_kind, subject) = subject_columns(subject);
-        let grants = sqlx::query(
-            "SELECT subject_kind, subject, kind, form, selector, permission FROM grants
-             WHERE subject_kind = $1 AND subject = $2 ORDER BY kind, form, selector",
-        );
+        let grants = sql("SELECT subject_kind, subject, kind, form, selector, permission FROM grants
+             WHERE subject_kind = $1 AND subject = $2 ORDER BY kind, form, selector");
         let grants = grants.bind(subject_kind).bind(subject).fetch_all(&self.readers).await?;
         grants.iter().map(rows::grant).collect()
     }
@@ -35,10 +34,8 @@ impl Store {
     /// Only those that [`Store`] lists for every method.
     pub async fn grants_on(&self, kind: ResourceKind, selector: &Selector) -> Result<Vec<Grant>> {
         let (form, selector) = selector_columns(selector);
-        let grants = sqlx::query(
-            "SELECT subject_kind, subject, kind, form, selector, permission FROM grants
-             WHERE kind = $1 AND form = $2 AND selector = $3 ORDER BY subject_kind, subject",
-        );
+        let grants = sql("SELECT subject_kind, subject, kind, form, selector, permission FROM grants
+             WHERE kind = $1 AND form = $2 AND selector = $3 ORDER BY subject_kind, subject");
         let grants = grants.bind(kind.as_str()).bind(form).bind(selector).fetch_all(&self.readers).await?;
         grants.iter().map(rows::grant).collect()
     }
@@ -48,8 +45,8 @@ impl Store {
     /// # Errors
     /// Only those that [`Store`] lists for every method.
     pub async fn names_experiments(&self) -> Result<bool> {
-        let globs: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM grants WHERE kind = 'experiment' AND form = 'glob'")
-            .fetch_one(&self.readers)
+        let globs: i64 = sql("SELECT COUNT(*) FROM grants WHERE kind = 'experiment' AND form = 'glob'")
+            .scalar(&self.readers)
             .await?;
         Ok(globs > 0)
     }
@@ -59,10 +56,8 @@ impl Store {
     /// # Errors
     /// Only those that [`Store`] lists for every method.
     pub async fn grants(&self) -> Result<Vec<Grant>> {
-        let grants = sqlx::query(
-            "SELECT subject_kind, subject, kind, form, selector, permission FROM grants
-             ORDER BY kind, form, selector, subject_kind, subject",
-        );
+        let grants = sql("SELECT subject_kind, subject, kind, form, selector, permission FROM grants
+             ORDER BY kind, form, selector, subject_kind, subject");
         grants.fetch_all(&self.readers).await?.iter().map(rows::grant).collect()
     }
 
@@ -72,10 +67,8 @@ impl Store {
     /// Only those that [`Store`] lists for every method.
     pub async fn grant_rows_of(&self, subject: &Subject) -> Result<Vec<GrantRow>> {
         let (subject_kind, subject) = subject_columns(subject);
-        let grants = sqlx::query(
-            "SELECT id, subject_kind, subject, kind, form, selector, permission FROM grants
-             WHERE subject_kind = $1 AND subject = $2 ORDER BY id",
-        );
+        let grants = sql("SELECT id, subject_kind, subject, kind, form, selector, permission FROM grants
+             WHERE subject_kind = $1 AND subject = $2 ORDER BY id");
         let grants = grants.bind(subject_kind).bind(subject).fetch_all(&self.readers).await?;
         grants.iter().map(rows::grant_row).collect()
     }
@@ -85,10 +78,8 @@ impl Store {
     /// # Errors
     /// Only those that [`Store`] lists for every method.
     pub async fn grant_rows_of_users(&self) -> Result<Vec<GrantRow>> {
-        let grants = sqlx::query(
-            "SELECT id, subject_kind, subject, kind, form, selector, permission FROM grants
-             WHERE subject_kind = 'user' ORDER BY id",
-        );
+        let grants = sql("SELECT id, subject_kind, subject, kind, form, selector, permission FROM grants
+             WHERE subject_kind = 'user' ORDER BY id");
         grants.fetch_all(&self.readers).await?.iter().map(rows::grant_row).collect()
     }
 
@@ -97,8 +88,7 @@ impl Store {
     /// # Errors
     /// Only those that [`Store`] lists for every method.
     pub async fn grant_row(&self, id: i64) -> Result<Option<GrantRow>> {
-        let grant =
-            sqlx::query("SELECT id, subject_kind, subject, kind, form, selector, permission FROM grants WHERE id = $1");
+        let grant = sql("SELECT id, subject_kind, subject, kind, form, selector, permission FROM grants WHERE id = $1");
         grant.bind(id).fetch_optional(&self.readers).await?.as_ref().map(rows::grant_row).transpose()
     }
 
@@ -136,10 +126,8 @@ impl Store {
         let whom = change.subject(&grant.subject).await?;
         let (subject_kind, subject) = subject_columns(&grant.subject);
         let (form, selector) = selector_columns(&grant.selector);
-        let updated = sqlx::query(
-            "UPDATE grants SET permission = $1, created = $7, thing_created = NULL
-             WHERE subject_kind = $2 AND subject = $3 AND kind = $4 AND form = $5 AND selector = $6",
-        )
+        let updated = sql("UPDATE grants SET permission = $1, created = $7, thing_created = NULL
+             WHERE subject_kind = $2 AND subject = $3 AND kind = $4 AND form = $5 AND selector = $6")
         .bind(grant.permission.as_str())
         .bind(subject_kind)
         .bind(subject)
@@ -149,7 +137,7 @@ impl Store {
         .bind(change.at.0)
         .execute(change.on())
         .await?;
-        if updated.rows_affected() == 0 {
+        if updated == 0 {
             return Err(Error::NotFound(sentence(&whom, grant.kind, &grant.selector)));
         }
         change.commit_grant(actor, "grant.update", grant, &whom).await
@@ -170,17 +158,15 @@ impl Store {
         let whom = change.subject(subject).await?;
         let (subject_kind, subject) = subject_columns(subject);
         let (form, key) = selector_columns(selector);
-        let deleted: Option<String> = sqlx::query_scalar(
-            "DELETE FROM grants
+        let deleted: Option<String> = sql("DELETE FROM grants
              WHERE subject_kind = $1 AND subject = $2 AND kind = $3 AND form = $4 AND selector = $5
-             RETURNING permission",
-        )
+             RETURNING permission")
         .bind(subject_kind)
         .bind(subject)
         .bind(kind.as_str())
         .bind(form)
         .bind(key)
-        .fetch_optional(change.on())
+        .scalar_optional(change.on())
         .await?;
         let deleted = deleted.ok_or_else(|| Error::NotFound(sentence(&whom, kind, selector)))?;
         let permission = rows::permission(&deleted)?;
@@ -204,11 +190,9 @@ impl Change {
         let (subject_kind, subject) = subject_columns(&grant.subject);
         let (form, selector) = selector_columns(&grant.selector);
         let at = self.at.0;
-        let created = sqlx::query_scalar(
-            "INSERT INTO grants (subject_kind, subject, kind, form, selector, permission, created)
+        let created = sql("INSERT INTO grants (subject_kind, subject, kind, form, selector, permission, created)
              VALUES ($1, $2, $3, $4, $5, $6, $7)
-             ON CONFLICT (subject_kind, subject, kind, form, selector) DO NOTHING RETURNING id",
-        )
+             ON CONFLICT (subject_kind, subject, kind, form, selector) DO NOTHING RETURNING id")
         .bind(subject_kind)
         .bind(subject)
         .bind(grant.kind.as_str())
@@ -216,7 +200,7 @@ impl Change {
         .bind(selector)
         .bind(grant.permission.as_str())
         .bind(at);
-        Ok(created.fetch_optional(self.on()).await?)
+        Ok(created.scalar_optional(self.on()).await?)
     }
 
     /// Creates a grant, or changes the level of the existing one.
@@ -224,12 +208,10 @@ impl Change {
         let (subject_kind, subject) = subject_columns(&grant.subject);
         let (form, selector) = selector_columns(&grant.selector);
         let at = self.at.0;
-        sqlx::query(
-            "INSERT INTO grants (subject_kind, subject, kind, form, selector, permission, created)
+        sql("INSERT INTO grants (subject_kind, subject, kind, form, selector, permission, created)
              VALUES ($1, $2, $3, $4, $5, $6, $7)
              ON CONFLICT (subject_kind, subject, kind, form, selector)
-             DO UPDATE SET permission = excluded.permission, created = excluded.created, thing_created = NULL",
-        )
+             DO UPDATE SET permission = excluded.permission, created = excluded.created, thing_created = NULL")
         .bind(subject_kind)
         .bind(subject)
         .bind(grant.kind.as_str())

@@ -1,14 +1,15 @@
 //! The database: users, roles, access tokens, grants, sessions, intents of unfinished mutations, and the audit log.
 //!
-//! Uses SQLite through sqlx; PostgreSQL accepts every statement too. Each change and its audit row are one
-//! transaction, which also raises [`Store::revision`] so that caches, in this process or another, are refreshed.
-
-use sqlx::SqlitePool;
+//! On SQLite or PostgreSQL, with one text of SQL; see [`db`]. Each change and its audit row are one transaction, which
+//! also raises [`Store::revision`] so that caches, in this process or another, are refreshed.
 
 use crate::clock::Clock;
 
+use db::{Pool, sql};
+
 mod audit;
 mod change;
+mod db;
 mod effects;
 mod grants;
 mod leftover;
@@ -41,8 +42,8 @@ pub use users::{AccessTokens, User};
 /// Errors` section of a method lists only further ones.
 #[derive(Clone, Debug)]
 pub struct Store {
-    writer: SqlitePool,
-    readers: SqlitePool,
+    writer: Pool,
+    readers: Pool,
     clock: Clock,
 }
 
@@ -53,7 +54,7 @@ impl Store {
     /// [`Error::Unavailable`] when a read or write fails or does not finish within a few seconds.
     pub async fn check(&self) -> Result<()> {
         // Only a real write detects a full disk.
-        sqlx::query(
+        sql(
             "UPDATE meta SET value = CASE name WHEN 'checked' THEN $1 ELSE value + 1 END WHERE name IN ('checked', 'writes')",
         )
         .bind(self.clock.now().0)
@@ -67,8 +68,8 @@ impl Store {
     /// # Errors
     /// Only those that [`Store`] lists for every method.
     pub async fn revision(&self) -> Result<i64> {
-        let revision = sqlx::query_scalar("SELECT value FROM meta WHERE name = 'revision'");
-        Ok(revision.fetch_one(&self.readers).await?)
+        let revision = sql("SELECT value FROM meta WHERE name = 'revision'");
+        Ok(revision.scalar(&self.readers).await?)
     }
 
     /// Returns the size of the database.
@@ -76,12 +77,9 @@ impl Store {
     /// # Errors
     /// Only those that [`Store`] lists for every method.
     pub async fn size(&self) -> Result<Size> {
-        let (bytes, audit_rows) = sqlx::query_as(
-            "SELECT (SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()),
-                    (SELECT COALESCE(MAX(id) - MIN(id) + 1, 0) FROM audit)",
-        )
-        .fetch_one(&self.readers)
-        .await?;
+        let bytes = sql(self.readers.size()).scalar(&self.readers).await?;
+        let audit_rows = sql("SELECT COALESCE(MAX(id) - MIN(id) + 1, 0) FROM audit");
+        let audit_rows = audit_rows.scalar(&self.readers).await?;
         Ok(Size { bytes, audit_rows })
     }
 
@@ -102,11 +100,25 @@ impl Store {
     }
 
     async fn key(&self, name: &str) -> Result<[u8; 32]> {
-        let key: Vec<u8> = sqlx::query_scalar("SELECT value FROM sealing_keys WHERE name = $1")
-            .bind(name)
-            .fetch_one(&self.readers)
-            .await?;
+        let key: Vec<u8> =
+            sql("SELECT value FROM sealing_keys WHERE name = $1").bind(name).scalar(&self.readers).await?;
         key.try_into().map_err(|_| Error::Corrupt("the sealing key has not 32 bytes".to_owned()))
+    }
+
+    /// Records the last uses, as pairs of ID and time, in rows for which `later` holds.
+    async fn touch(&self, table: &'static str, later: &'static str, used: &[(i64, i64)]) -> Result<()> {
+        for used in used.chunks(TOUCHED_AT_ONCE) {
+            let places = (0..used.len()).map(|pair| format!("(${}, ${})", pair * 2 + 1, pair * 2 + 2));
+            let places = places.collect::<Vec<_>>().join(", ");
+            // Both databases name the columns of VALUES `column1` and `column2`.
+            let touch = sql(format!(
+                "UPDATE {table} SET last_used = used.column2 FROM (VALUES {places}) AS used
+                 WHERE {table}.id = used.column1 AND ({later})"
+            ));
+            let touch = used.iter().fold(touch, |touch, (id, at)| touch.bind(*id).bind(*at));
+            touch.execute(&self.writer).await?;
+        }
+        Ok(())
     }
 
     /// Closes all connections after the statements in progress are finished.
@@ -115,6 +127,9 @@ impl Store {
         self.writer.close().await;
     }
 }
+
+/// Number of last uses that one statement records.
+const TOUCHED_AT_ONCE: usize = 200;
 
 /// The size of the database.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -149,8 +164,17 @@ pub enum Error {
     Open(String),
     #[error("the store does not answer: {0}")]
     Unavailable(#[source] sqlx::Error),
+    #[error("the text contains NUL, which the store cannot hold")]
+    Nul,
     #[error("the store holds a row that cannot be read: {0}")]
     Corrupt(String),
+}
+
+impl Error {
+    #[expect(clippy::needless_pass_by_value, reason = "the argument of `map_err`")]
+    fn open(error: sqlx::Error) -> Self {
+        Self::Open(error.to_string())
+    }
 }
 
 /// A result of the store.
@@ -165,6 +189,7 @@ impl From<sqlx::Error> for Error {
             | sqlx::Error::Decode(_)
             | sqlx::Error::RowNotFound
             | sqlx::Error::TypeNotFound { .. } => Self::Corrupt(error.to_string()),
+            sqlx::Error::Encode(_) => Self::Nul,
             other => Self::Unavailable(other),
         }
     }

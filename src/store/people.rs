@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::change::Change;
+use super::db::sql;
 use super::{Actor, Error, Result, Store, User, rows};
 use crate::authz::UserId;
 use crate::clock::Timestamp;
@@ -56,7 +57,7 @@ impl Store {
     /// # Errors
     /// Only those that [`Store`] lists for every method.
     pub async fn user_by_identity(&self, issuer: &str, subject: &str) -> Result<Option<User>> {
-        let user = sqlx::query(
+        let user = sql(
             "SELECT id, name, password, admin, created, issuer, subject, groups, group_admin, allowed, seen, suspended
              FROM users WHERE issuer = $1 AND subject = $2",
         );
@@ -81,7 +82,7 @@ impl Store {
             if self.clock.now().since(user.person.as_ref().map_or(Timestamp(0), |person| person.seen)) < SEEN_EVERY {
                 return Ok(user);
             }
-            sqlx::query("UPDATE users SET seen = $1 WHERE id = $2")
+            sql("UPDATE users SET seen = $1 WHERE id = $2")
                 .bind(self.clock.now().0)
                 .bind(user.id.0)
                 .execute(&self.writer)
@@ -118,18 +119,16 @@ impl Store {
             if at.since(known.map_or(Timestamp(0), |person| person.seen)) < SEEN_EVERY {
                 return Ok(());
             }
-            let touched = sqlx::query("UPDATE users SET seen = $1 WHERE id = $2 AND seen <= $1");
+            let touched = sql("UPDATE users SET seen = $1 WHERE id = $2 AND seen <= $1");
             touched.bind(at.0).bind(user.id.0).execute(&self.writer).await?;
             return Ok(());
         }
         let mut change = self.change().await?;
         let groups = serde_json::Value::from(seen.groups).to_string();
-        let followed = sqlx::query(
-            "UPDATE users SET groups = $1, group_admin = $2, allowed = $3, seen = $4
-             WHERE id = $5 AND issuer = $6 AND subject = $7 AND seen <= $4",
-        );
+        let followed = sql("UPDATE users SET groups = $1, group_admin = $2, allowed = $3, seen = $4
+             WHERE id = $5 AND issuer = $6 AND subject = $7 AND seen <= $4");
         let followed = followed.bind(groups).bind(seen.admin).bind(seen.allowed).bind(at.0).bind(user.id.0);
-        if followed.bind(seen.issuer).bind(seen.subject).execute(change.on()).await?.rows_affected() == 0 {
+        if followed.bind(seen.issuer).bind(seen.subject).execute(change.on()).await? == 0 {
             return Ok(());
         }
         change.rename_person(user, seen.name).await?;
@@ -146,16 +145,14 @@ impl Store {
     pub async fn disallow(&self, actor: &Actor, user: &User, at: Timestamp, why: &str) -> Result<()> {
         let Some(person) = user.person.as_ref().filter(|person| person.allowed) else { return Ok(()) };
         let mut change = self.change().await?;
-        let disallowed = sqlx::query(
-            "UPDATE users SET allowed = $1, seen = $2
-             WHERE id = $3 AND issuer = $4 AND subject = $5 AND seen <= $2 AND allowed <> $1",
-        );
+        let disallowed = sql("UPDATE users SET allowed = $1, seen = $2
+             WHERE id = $3 AND issuer = $4 AND subject = $5 AND seen <= $2 AND allowed <> $1");
         let disallowed = disallowed.bind(false).bind(at.0).bind(user.id.0).bind(&person.issuer).bind(&person.subject);
-        if disallowed.execute(change.on()).await?.rows_affected() == 0 {
+        if disallowed.execute(change.on()).await? == 0 {
             return Ok(());
         }
-        let ended = sqlx::query("DELETE FROM sessions WHERE user_id = $1").bind(user.id.0).execute(change.on()).await?;
-        let detail = format!("{why}; {} sessions ended", ended.rows_affected());
+        let ended = sql("DELETE FROM sessions WHERE user_id = $1").bind(user.id.0).execute(change.on()).await?;
+        let detail = format!("{why}; {} sessions ended", ended);
         change.commit(actor, "person.update", format!("user:{}", user.name), detail).await
     }
 
@@ -164,9 +161,9 @@ impl Store {
     /// # Errors
     /// Only those that [`Store`] lists for every method.
     pub async fn people_of(&self, issuer: &str) -> Result<Vec<User>> {
-        let users = sqlx::query(
+        let users = sql(
             "SELECT id, name, password, admin, created, issuer, subject, groups, group_admin, allowed, seen, suspended
-             FROM users WHERE issuer = $1 AND subject NOT LIKE 'machine:%' ORDER BY id",
+             FROM users WHERE issuer = $1 AND substr(subject, 1, 8) <> 'machine:' ORDER BY id",
         );
         users.bind(issuer).fetch_all(&self.readers).await?.iter().map(rows::user).collect()
     }
@@ -178,7 +175,7 @@ impl Store {
     pub async fn suspend(&self, actor: &Actor, user: UserId, why: &str) -> Result<()> {
         let mut change = self.change().await?;
         let user = change.user(user).await?;
-        sqlx::query("UPDATE users SET suspended = $1 WHERE id = $2")
+        sql("UPDATE users SET suspended = $1 WHERE id = $2")
             .bind(change.at.0)
             .bind(user.id.0)
             .execute(change.on())
@@ -230,7 +227,7 @@ const fn words(seen: Seen<'_>) -> &'static str {
 
 impl Change {
     async fn user_by_identity(&mut self, seen: Seen<'_>) -> Result<Option<User>> {
-        let user = sqlx::query(
+        let user = sql(
             "SELECT id, name, password, admin, created, issuer, subject, groups, group_admin, allowed, seen, suspended
              FROM users WHERE issuer = $1 AND subject = $2",
         );
@@ -263,7 +260,7 @@ impl Change {
             return Err(Error::LooksLike { name: seen.name.to_owned(), other });
         }
         self.take_reserved(seen.name).await?;
-        sqlx::query(
+        sql(
             "INSERT INTO users (name, password, admin, created) VALUES ($1, NULL, $2, $3) ON CONFLICT (name) DO NOTHING",
         )
         .bind(seen.name)
@@ -271,11 +268,10 @@ impl Change {
         .bind(at)
         .execute(self.on())
         .await?;
-        let id: Option<i64> =
-            sqlx::query_scalar("SELECT id FROM users WHERE name = $1 AND password IS NULL AND issuer IS NULL")
-                .bind(seen.name)
-                .fetch_optional(self.on())
-                .await?;
+        let id: Option<i64> = sql("SELECT id FROM users WHERE name = $1 AND password IS NULL AND issuer IS NULL")
+            .bind(seen.name)
+            .scalar_optional(self.on())
+            .await?;
         id.map(UserId).ok_or_else(|| Error::NameTaken(seen.name.to_owned()))
     }
 
@@ -287,15 +283,22 @@ impl Change {
 
     /// Returns true if another user of this provider had this name before [`Self::displace`], and policies still use it.
     async fn is_displaced_there(&mut self, seen: Seen<'_>) -> Result<bool> {
-        let found = sqlx::query("SELECT 1 FROM users WHERE issuer = $1 AND lower(name) = lower($2 || '~' || id)");
-        Ok(found.bind(seen.issuer).bind(seen.name).fetch_optional(self.on()).await?.is_some())
+        // Compared here, because databases fold case differently for non-ASCII letters.
+        let displaced = sql("SELECT id, name FROM users WHERE issuer = $1 AND name LIKE '%~%'");
+        for row in displaced.bind(seen.issuer).fetch_all(self.on()).await? {
+            let (id, name): (i64, String) = (row.try_get("id")?, row.try_get("name")?);
+            if name.to_lowercase() == displaced_name(seen.name, UserId(id)).to_lowercase() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Gives an account a name that no other account has; the account keeps its grants and tokens.
     async fn displace(&mut self, holder: &User) -> Result<()> {
         let name = displaced_name(&holder.name, holder.id);
         tracing::warn!(user = %holder.name, %name, "the user of the first provider has this name; the other one is renamed");
-        sqlx::query("UPDATE users SET name = $1 WHERE id = $2").bind(name).bind(holder.id.0).execute(self.on()).await?;
+        sql("UPDATE users SET name = $1 WHERE id = $2").bind(name).bind(holder.id.0).execute(self.on()).await?;
         Ok(())
     }
 
@@ -314,17 +317,15 @@ impl Change {
             self.reserve_name_of(user).await?;
         }
         self.take_reserved(name).await?;
-        sqlx::query("UPDATE users SET name = $1 WHERE id = $2").bind(name).bind(user.id.0).execute(self.on()).await?;
+        sql("UPDATE users SET name = $1 WHERE id = $2").bind(name).bind(user.id.0).execute(self.on()).await?;
         Ok(())
     }
 
     async fn write_person(&mut self, id: UserId, seen: Seen<'_>, occasion: Occasion) -> Result<()> {
         let (at, groups) = (self.at.0, serde_json::Value::from(seen.groups).to_string());
-        sqlx::query(
-            "UPDATE users SET issuer = $1, subject = $2, groups = $3, group_admin = $4, allowed = $5, seen = $6,
+        sql("UPDATE users SET issuer = $1, subject = $2, groups = $3, group_admin = $4, allowed = $5, seen = $6,
                     suspended = CASE WHEN $7 THEN NULL ELSE suspended END
-             WHERE id = $8",
-        )
+             WHERE id = $8")
         .bind(seen.issuer)
         .bind(seen.subject)
         .bind(groups)

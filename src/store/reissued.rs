@@ -4,6 +4,7 @@
 //! task looks the creation time up, because the command line and administrators write grants without a request to
 //! MLflow.
 
+use super::db::sql;
 use super::{Actor, Result, Store, rows};
 use crate::authz::ResourceKind;
 
@@ -22,12 +23,10 @@ impl Store {
     /// # Errors
     /// Only those that [`Store`] lists for every method.
     pub async fn undated(&self, after: i64, limit: u32) -> Result<Vec<Undated>> {
-        let undated = sqlx::query(
-            "SELECT MAX(id) AS id, kind, selector FROM grants
+        let undated = sql("SELECT MAX(id) AS id, kind, selector FROM grants
              WHERE form = 'exact' AND thing_created IS NULL AND id > $1
                AND kind IN ('experiment', 'registered_model', 'prompt', 'scorer')
-             GROUP BY kind, selector ORDER BY MAX(id) LIMIT $2",
-        );
+             GROUP BY kind, selector ORDER BY MAX(id) LIMIT $2");
         let undated = undated.bind(after).bind(limit).fetch_all(&self.readers).await?;
         undated.iter().map(rows::undated).collect()
     }
@@ -37,8 +36,8 @@ impl Store {
     /// # Errors
     /// Only those that [`Store`] lists for every method.
     pub async fn compared(&self, kind: ResourceKind) -> Result<i64> {
-        let compared = sqlx::query_scalar("SELECT value FROM meta WHERE name = $1");
-        Ok(compared.bind(cursor(kind)).fetch_one(&self.readers).await?)
+        let compared = sql("SELECT value FROM meta WHERE name = $1");
+        Ok(compared.bind(cursor(kind)).scalar(&self.readers).await?)
     }
 
     /// Records the creation time (Unix ms) up to which the resources of a kind have been compared with the grants.
@@ -46,7 +45,7 @@ impl Store {
     /// # Errors
     /// Only those that [`Store`] lists for every method.
     pub async fn set_compared(&self, kind: ResourceKind, until: i64) -> Result<()> {
-        let compared = sqlx::query("UPDATE meta SET value = $1 WHERE name = $2");
+        let compared = sql("UPDATE meta SET value = $1 WHERE name = $2");
         compared.bind(until).bind(cursor(kind)).execute(&self.writer).await?;
         Ok(())
     }
@@ -61,22 +60,20 @@ impl Store {
     pub async fn date_grants(&self, kind: ResourceKind, key: &str, created: i64) -> Result<u64> {
         let stale = stale(kind);
         let undated = format!("{} AND thing_created IS NULL", on(kind));
-        let found = format!(
-            "SELECT EXISTS (SELECT 1 FROM grants WHERE {stale}), EXISTS (SELECT 1 FROM grants WHERE {undated})"
-        );
-        let found = sqlx::query_as(sqlx::AssertSqlSafe(found)).bind(key).bind(created);
-        let (is_stale, is_undated): (bool, bool) = found.fetch_one(&self.readers).await?;
+        let exists = |condition: &str| format!("SELECT EXISTS (SELECT 1 FROM grants WHERE {condition})");
+        let is_stale: bool = sql(exists(&stale)).bind(key).bind(created).scalar(&self.readers).await?;
+        let is_undated: bool = sql(exists(&undated)).bind(key).scalar(&self.readers).await?;
         let mut dropped = 0;
         if is_stale {
             let mut change = self.change().await?;
-            let drop = sqlx::query(sqlx::AssertSqlSafe(format!("DELETE FROM grants WHERE {stale}")));
-            dropped = drop.bind(key).bind(created).execute(change.on()).await?.rows_affected();
+            let drop = sql(format!("DELETE FROM grants WHERE {stale}"));
+            dropped = drop.bind(key).bind(created).execute(change.on()).await?;
             let detail = format!("{dropped} grants dropped: MLflow has a newer resource of this ID or name");
             change.commit(&Actor::proxy(), "resource.reissue", format!("{kind}:{key}"), detail).await?;
         }
         if is_undated {
             let date = format!("UPDATE grants SET thing_created = $2 WHERE {undated}");
-            let date = sqlx::query(sqlx::AssertSqlSafe(date));
+            let date = sql(date);
             date.bind(key).bind(created).execute(&self.writer).await?;
         }
         Ok(dropped)

@@ -2,9 +2,8 @@
 //!
 //! The permissions of a role are grants with the role as subject; `super::grants` creates and changes them.
 
-use sqlx::sqlite::SqliteRow;
-
 use super::change::Change;
+use super::db::{Row, sql};
 use super::grants::GrantRow;
 use super::{Actor, Error, Result, Store, rows};
 use crate::authz::{RoleId, Subject, UserId};
@@ -48,7 +47,7 @@ impl Store {
     /// # Errors
     /// Only those that [`Store`] lists for every method.
     pub async fn role(&self, id: RoleId) -> Result<Option<Role>> {
-        let role = sqlx::query("SELECT id, workspace, name, description FROM roles WHERE id = $1").bind(id.0);
+        let role = sql("SELECT id, workspace, name, description FROM roles WHERE id = $1").bind(id.0);
         let Some(role) = role.fetch_optional(&self.readers).await? else { return Ok(None) };
         let grants = self.grant_rows_of(&Subject::Role(id)).await?;
         Ok(Some(Role { grants, ..rows::role(&role)? }))
@@ -59,10 +58,10 @@ impl Store {
     /// # Errors
     /// Only those that [`Store`] lists for every method.
     pub async fn role_by_name(&self, workspace: &str, name: &str) -> Result<Option<Role>> {
-        let id: Option<i64> = sqlx::query_scalar("SELECT id FROM roles WHERE workspace = $1 AND name = $2")
+        let id: Option<i64> = sql("SELECT id FROM roles WHERE workspace = $1 AND name = $2")
             .bind(workspace)
             .bind(name)
-            .fetch_optional(&self.readers)
+            .scalar_optional(&self.readers)
             .await?;
         match id {
             Some(id) => self.role(RoleId(id)).await,
@@ -75,12 +74,10 @@ impl Store {
     /// # Errors
     /// Only those that [`Store`] lists for every method.
     pub async fn roles(&self) -> Result<Vec<Role>> {
-        let roles = sqlx::query("SELECT id, workspace, name, description FROM roles ORDER BY id");
+        let roles = sql("SELECT id, workspace, name, description FROM roles ORDER BY id");
         let roles = roles.fetch_all(&self.readers).await?;
-        let grants = sqlx::query(
-            "SELECT id, subject_kind, subject, kind, form, selector, permission FROM grants
-             WHERE subject_kind = 'role' ORDER BY id",
-        );
+        let grants = sql("SELECT id, subject_kind, subject, kind, form, selector, permission FROM grants
+             WHERE subject_kind = 'role' ORDER BY id");
         with_grants(&roles, &grants.fetch_all(&self.readers).await?)
     }
 
@@ -89,19 +86,15 @@ impl Store {
     /// # Errors
     /// Only those that [`Store`] lists for every method.
     pub async fn roles_of(&self, user: UserId) -> Result<Vec<Role>> {
-        let roles = sqlx::query(
-            "SELECT id, workspace, name, description FROM roles
-             WHERE id IN (SELECT role_id FROM role_assignments WHERE user_id = $1) ORDER BY id",
-        );
+        let roles = sql("SELECT id, workspace, name, description FROM roles
+             WHERE id IN (SELECT role_id FROM role_assignments WHERE user_id = $1) ORDER BY id");
         let roles = roles.bind(user.0).fetch_all(&self.readers).await?;
         if roles.is_empty() {
             return Ok(Vec::new());
         }
-        let grants = sqlx::query(
-            "SELECT id, subject_kind, subject, kind, form, selector, permission FROM grants
+        let grants = sql("SELECT id, subject_kind, subject, kind, form, selector, permission FROM grants
              WHERE subject_kind = 'role'
-               AND subject IN (SELECT CAST(role_id AS TEXT) FROM role_assignments WHERE user_id = $1) ORDER BY id",
-        );
+               AND subject IN (SELECT CAST(role_id AS TEXT) FROM role_assignments WHERE user_id = $1) ORDER BY id");
         with_grants(&roles, &grants.bind(user.0).fetch_all(&self.readers).await?)
     }
 
@@ -110,7 +103,7 @@ impl Store {
     /// # Errors
     /// Only those that [`Store`] lists for every method.
     pub async fn assignments(&self) -> Result<Vec<Assignment>> {
-        let all = sqlx::query("SELECT id, user_id, role_id FROM role_assignments ORDER BY id");
+        let all = sql("SELECT id, user_id, role_id FROM role_assignments ORDER BY id");
         all.fetch_all(&self.readers).await?.iter().map(rows::assignment).collect()
     }
 
@@ -119,7 +112,7 @@ impl Store {
     /// # Errors
     /// Only those that [`Store`] lists for every method.
     pub async fn assignments_of(&self, role: RoleId) -> Result<Vec<Assignment>> {
-        let of = sqlx::query("SELECT id, user_id, role_id FROM role_assignments WHERE role_id = $1 ORDER BY id");
+        let of = sql("SELECT id, user_id, role_id FROM role_assignments WHERE role_id = $1 ORDER BY id");
         of.bind(role.0).fetch_all(&self.readers).await?.iter().map(rows::assignment).collect()
     }
 
@@ -135,10 +128,8 @@ impl Store {
         description: Option<&str>,
     ) -> Result<Role> {
         let mut change = self.change().await?;
-        let created = sqlx::query(
-            "INSERT INTO roles (workspace, name, description) VALUES ($1, $2, $3)
-             ON CONFLICT (workspace, name) DO NOTHING RETURNING id, workspace, name, description",
-        )
+        let created = sql("INSERT INTO roles (workspace, name, description) VALUES ($1, $2, $3)
+             ON CONFLICT (workspace, name) DO NOTHING RETURNING id, workspace, name, description")
         .bind(workspace)
         .bind(name)
         .bind(description)
@@ -163,17 +154,16 @@ impl Store {
         let mut change = self.change().await?;
         let role = change.role(id).await?;
         let name = name.unwrap_or(&role.name);
-        let taken: Option<i64> =
-            sqlx::query_scalar("SELECT id FROM roles WHERE workspace = $1 AND name = $2 AND id <> $3")
-                .bind(&role.workspace)
-                .bind(name)
-                .bind(id.0)
-                .fetch_optional(change.on())
-                .await?;
+        let taken: Option<i64> = sql("SELECT id FROM roles WHERE workspace = $1 AND name = $2 AND id <> $3")
+            .bind(&role.workspace)
+            .bind(name)
+            .bind(id.0)
+            .scalar_optional(change.on())
+            .await?;
         if taken.is_some() {
             return Err(Error::Exists(target(&role.workspace, name)));
         }
-        sqlx::query("UPDATE roles SET name = $1, description = $2 WHERE id = $3")
+        sql("UPDATE roles SET name = $1, description = $2 WHERE id = $3")
             .bind(name)
             .bind(description.or(role.description.as_deref()))
             .bind(id.0)
@@ -190,12 +180,12 @@ impl Store {
     pub async fn delete_role(&self, actor: &Actor, id: RoleId) -> Result<()> {
         let mut change = self.change().await?;
         let role = change.role(id).await?;
-        sqlx::query("DELETE FROM grants WHERE subject_kind = 'role' AND subject = $1")
+        sql("DELETE FROM grants WHERE subject_kind = 'role' AND subject = $1")
             .bind(id.to_string())
             .execute(change.on())
             .await?;
-        sqlx::query("DELETE FROM role_assignments WHERE role_id = $1").bind(id.0).execute(change.on()).await?;
-        sqlx::query("DELETE FROM roles WHERE id = $1").bind(id.0).execute(change.on()).await?;
+        sql("DELETE FROM role_assignments WHERE role_id = $1").bind(id.0).execute(change.on()).await?;
+        sql("DELETE FROM roles WHERE id = $1").bind(id.0).execute(change.on()).await?;
         change.commit(actor, "role.delete", role.target(), String::new()).await
     }
 
@@ -206,10 +196,8 @@ impl Store {
     pub async fn assign_role(&self, actor: &Actor, user: UserId, role: RoleId) -> Result<Assignment> {
         let mut change = self.change().await?;
         let (user, role) = (change.user(user).await?, change.role(role).await?);
-        let assigned = sqlx::query(
-            "INSERT INTO role_assignments (user_id, role_id) VALUES ($1, $2)
-             ON CONFLICT (user_id, role_id) DO NOTHING RETURNING id, user_id, role_id",
-        );
+        let assigned = sql("INSERT INTO role_assignments (user_id, role_id) VALUES ($1, $2)
+             ON CONFLICT (user_id, role_id) DO NOTHING RETURNING id, user_id, role_id");
         let assigned = assigned.bind(user.id.0).bind(role.id.0).fetch_optional(change.on()).await?;
         let assigned = assigned.ok_or_else(|| Error::Exists(format!("{} of user:{}", role.target(), user.name)))?;
         let assignment = rows::assignment(&assigned)?;
@@ -224,9 +212,9 @@ impl Store {
     pub async fn unassign_role(&self, actor: &Actor, user: UserId, role: RoleId) -> Result<()> {
         let mut change = self.change().await?;
         let (user, role) = (change.user(user).await?, change.role(role).await?);
-        let taken = sqlx::query("DELETE FROM role_assignments WHERE user_id = $1 AND role_id = $2");
+        let taken = sql("DELETE FROM role_assignments WHERE user_id = $1 AND role_id = $2");
         let taken = taken.bind(user.id.0).bind(role.id.0).execute(change.on()).await?;
-        if taken.rows_affected() == 0 {
+        if taken == 0 {
             return Err(Error::NotFound(format!("{} of user:{}", role.target(), user.name)));
         }
         change.commit(actor, "role.unassign", role.target(), format!("user:{}", user.name)).await
@@ -236,17 +224,17 @@ impl Store {
 impl Change {
     /// Returns the role within this change, without its grants.
     pub(super) async fn role(&mut self, id: RoleId) -> Result<Role> {
-        let role = sqlx::query("SELECT id, workspace, name, description FROM roles WHERE id = $1").bind(id.0);
+        let role = sql("SELECT id, workspace, name, description FROM roles WHERE id = $1").bind(id.0);
         let role = role.fetch_optional(self.on()).await?;
         rows::role(&role.ok_or_else(|| Error::NotFound(format!("role {id}")))?)
     }
 
     /// Returns the ID of the role with this name in the workspace.
     pub(super) async fn role_named(&mut self, workspace: &str, name: &str) -> Result<Option<RoleId>> {
-        let id: Option<i64> = sqlx::query_scalar("SELECT id FROM roles WHERE workspace = $1 AND name = $2")
+        let id: Option<i64> = sql("SELECT id FROM roles WHERE workspace = $1 AND name = $2")
             .bind(workspace)
             .bind(name)
-            .fetch_optional(self.on())
+            .scalar_optional(self.on())
             .await?;
         Ok(id.map(RoleId))
     }
@@ -257,7 +245,7 @@ fn target(workspace: &str, name: &str) -> String {
 }
 
 /// Combines roles and grants, both ordered by ID. A grant whose role is not in `roles` is omitted.
-fn with_grants(roles: &[SqliteRow], grants: &[SqliteRow]) -> Result<Vec<Role>> {
+fn with_grants(roles: &[Row], grants: &[Row]) -> Result<Vec<Role>> {
     let mut roles = roles.iter().map(rows::role).collect::<Result<Vec<_>>>()?;
     for row in grants {
         let row = rows::grant_row(row)?;

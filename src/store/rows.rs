@@ -2,9 +2,7 @@
 //!
 //! An unknown word is [`Error::Corrupt`], never a default: a scope or level that is misread could grant access.
 
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
-
+use super::db::Row;
 use super::{Assignment, AuditEntry, Error, GrantRow, Intent, Person, Result, Role, Token, Undated, User};
 use crate::authz::{Grant, Limits, Mutation, Permission, ResourceKind, RoleId, Selector, Subject, TokenId, UserId};
 use crate::clock::Timestamp;
@@ -12,19 +10,19 @@ use crate::crypto::PasswordHash;
 use crate::store::Actor;
 
 /// Reads a user from the columns `id, name, password, admin, created` and those of [`person`].
-pub(super) fn user(row: &SqliteRow) -> Result<User> {
+pub(super) fn user(row: &Row) -> Result<User> {
     Ok(User {
         id: UserId(row.try_get("id")?),
         name: row.try_get("name")?,
         admin: row.try_get("admin")?,
-        password: row.try_get::<Option<String>, _>("password")?.map(PasswordHash),
+        password: row.try_get::<Option<String>>("password")?.map(PasswordHash),
         created: Timestamp(row.try_get("created")?),
         person: person(row)?,
     })
 }
 
 /// Reads provider claims from the columns `issuer, subject, groups, group_admin, allowed, seen, suspended`.
-fn person(row: &SqliteRow) -> Result<Option<Person>> {
+fn person(row: &Row) -> Result<Option<Person>> {
     let Some(issuer) = row.try_get("issuer")? else { return Ok(None) };
     let groups = serde_json::from_str(row.try_get("groups")?);
     Ok(Some(Person {
@@ -33,13 +31,13 @@ fn person(row: &SqliteRow) -> Result<Option<Person>> {
         groups: groups.map_err(|error| Error::Corrupt(format!("the groups of a user: {error}")))?,
         admin: row.try_get("group_admin")?,
         allowed: row.try_get("allowed")?,
-        seen: Timestamp(row.try_get::<Option<i64>, _>("seen")?.unwrap_or_default()),
-        suspended: row.try_get::<Option<i64>, _>("suspended")?.map(Timestamp),
+        seen: Timestamp(row.try_get::<Option<i64>>("seen")?.unwrap_or_default()),
+        suspended: row.try_get::<Option<i64>>("suspended")?.map(Timestamp),
     }))
 }
 
 /// Reads a token from the columns `id, user_id, name, scopes, created, expires, last_used, revoked`.
-pub(super) fn token(row: &SqliteRow) -> Result<Token> {
+pub(super) fn token(row: &Row) -> Result<Token> {
     Ok(Token {
         id: TokenId(row.try_get("id")?),
         user: UserId(row.try_get("user_id")?),
@@ -47,20 +45,20 @@ pub(super) fn token(row: &SqliteRow) -> Result<Token> {
         limits: limits(row.try_get("scopes")?)?,
         created: Timestamp(row.try_get("created")?),
         expires: Timestamp(row.try_get("expires")?),
-        last_used: row.try_get::<Option<i64>, _>("last_used")?.map(Timestamp),
-        revoked: row.try_get::<Option<i64>, _>("revoked")?.map(Timestamp),
+        last_used: row.try_get::<Option<i64>>("last_used")?.map(Timestamp),
+        revoked: row.try_get::<Option<i64>>("revoked")?.map(Timestamp),
     })
 }
 
 /// Reads a token and its owner from the columns of [`token`], [`person`] and `owner_name, owner_password,
 /// owner_admin, owner_created`.
-pub(super) fn token_and_owner(row: &SqliteRow) -> Result<(Token, User)> {
+pub(super) fn token_and_owner(row: &Row) -> Result<(Token, User)> {
     let token = token(row)?;
     let owner = User {
         id: token.user,
         name: row.try_get("owner_name")?,
         admin: row.try_get("owner_admin")?,
-        password: row.try_get::<Option<String>, _>("owner_password")?.map(PasswordHash),
+        password: row.try_get::<Option<String>>("owner_password")?.map(PasswordHash),
         created: Timestamp(row.try_get("owner_created")?),
         person: person(row)?,
     };
@@ -68,7 +66,7 @@ pub(super) fn token_and_owner(row: &SqliteRow) -> Result<(Token, User)> {
 }
 
 /// Reads a grant from the columns `subject_kind, subject, kind, form, selector, permission`.
-pub(super) fn grant(row: &SqliteRow) -> Result<Grant> {
+pub(super) fn grant(row: &Row) -> Result<Grant> {
     let (subject_kind, subject): (&str, &str) = (row.try_get("subject_kind")?, row.try_get("subject")?);
     let number = || subject.parse().map_err(|_| Error::Corrupt(format!("`{subject}` is not the number of a subject")));
     let subject = match subject_kind {
@@ -77,7 +75,7 @@ pub(super) fn grant(row: &SqliteRow) -> Result<Grant> {
         "role" => Subject::Role(RoleId(number()?)),
         other => return Err(Error::Corrupt(format!("`{other}` is not a kind of subject"))),
     };
-    let key = || row.try_get::<String, _>("selector");
+    let key = || row.try_get::<String>("selector");
     let selector = match row.try_get("form")? {
         "all" => Selector::All,
         "exact" => Selector::Exact(key()?),
@@ -88,17 +86,17 @@ pub(super) fn grant(row: &SqliteRow) -> Result<Grant> {
 }
 
 /// Reads a grant with its ID from the columns of [`grant`] and `id`.
-pub(super) fn grant_row(row: &SqliteRow) -> Result<GrantRow> {
+pub(super) fn grant_row(row: &Row) -> Result<GrantRow> {
     Ok(GrantRow { id: row.try_get("id")?, grant: grant(row)? })
 }
 
 /// Reads an undated resource from the columns `id, kind, selector`.
-pub(super) fn undated(row: &SqliteRow) -> Result<Undated> {
+pub(super) fn undated(row: &Row) -> Result<Undated> {
     Ok(Undated { id: row.try_get("id")?, kind: kind(row)?, key: row.try_get("selector")? })
 }
 
 /// Reads a role, without its grants, from the columns `id, workspace, name, description`.
-pub(super) fn role(row: &SqliteRow) -> Result<Role> {
+pub(super) fn role(row: &Row) -> Result<Role> {
     Ok(Role {
         id: RoleId(row.try_get("id")?),
         name: row.try_get("name")?,
@@ -109,7 +107,7 @@ pub(super) fn role(row: &SqliteRow) -> Result<Role> {
 }
 
 /// Reads a membership from the columns `id, user_id, role_id`.
-pub(super) fn assignment(row: &SqliteRow) -> Result<Assignment> {
+pub(super) fn assignment(row: &Row) -> Result<Assignment> {
     Ok(Assignment {
         id: row.try_get("id")?,
         user: UserId(row.try_get("user_id")?),
@@ -118,7 +116,7 @@ pub(super) fn assignment(row: &SqliteRow) -> Result<Assignment> {
 }
 
 /// Reads an intent from the columns `id, effect, kind, subject, new, user_id, created`.
-pub(super) fn intent(row: &SqliteRow) -> Result<Intent> {
+pub(super) fn intent(row: &Row) -> Result<Intent> {
     let subject: String = row.try_get("subject")?;
     let mutation = match row.try_get("effect")? {
         "create" => Mutation::Create { kind: kind(row)?, name: subject },
@@ -131,14 +129,14 @@ pub(super) fn intent(row: &SqliteRow) -> Result<Intent> {
 }
 
 /// Reads an audit entry from the columns `at, actor, token, address, action, target, detail, count`.
-pub(super) fn audit_entry(row: &SqliteRow) -> Result<AuditEntry> {
+pub(super) fn audit_entry(row: &Row) -> Result<AuditEntry> {
     let address: Option<&str> = row.try_get("address")?;
     let address = address.map(str::parse).transpose();
     Ok(AuditEntry {
         at: Timestamp(row.try_get("at")?),
         actor: Actor {
             name: row.try_get("actor")?,
-            token: row.try_get::<Option<i64>, _>("token")?.map(TokenId),
+            token: row.try_get::<Option<i64>>("token")?.map(TokenId),
             address: address.map_err(|_| Error::Corrupt("an address in the audit log".to_owned()))?,
         },
         action: row.try_get("action")?,
@@ -182,7 +180,7 @@ fn limits(scopes: &str) -> Result<Limits> {
     Limits::parse(scopes.iter().map(String::as_str)).map_err(|error| corrupt(error.to_string()))
 }
 
-fn kind(row: &SqliteRow) -> Result<ResourceKind> {
+fn kind(row: &Row) -> Result<ResourceKind> {
     let word: &str = row.try_get("kind")?;
     word.parse().map_err(|error: crate::authz::UnknownKind| Error::Corrupt(error.to_string()))
 }

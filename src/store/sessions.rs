@@ -3,9 +3,9 @@
 //! Only a hash of the cookie's secret is stored, and the provider's tokens are sealed. Ending a session raises the
 //! revision, so that every process drops it from its cache; using and refreshing a session does not.
 
-use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row as _, Sqlite};
+use std::fmt::Write as _;
 
+use super::db::{Row, sql};
 use super::{Actor, Error, Result, Store};
 use crate::authz::{SessionId, UserId};
 use crate::clock::Timestamp;
@@ -74,13 +74,11 @@ impl Store {
         let mut change = self.change().await?;
         let user = change.user(new.user).await?;
         let at = change.at.0;
-        let surplus = sqlx::query(
-            "DELETE FROM sessions WHERE user_id = $1 AND id NOT IN (
-                 SELECT id FROM sessions WHERE user_id = $1 ORDER BY last_used DESC, id DESC LIMIT $2)",
-        );
+        let surplus = sql("DELETE FROM sessions WHERE user_id = $1 AND id NOT IN (
+                 SELECT id FROM sessions WHERE user_id = $1 ORDER BY last_used DESC, id DESC LIMIT $2)");
         let surplus = surplus.bind(new.user.0).bind(i64::from(at_most).saturating_sub(1));
-        let surplus = surplus.execute(change.on()).await?.rows_affected();
-        let row = sqlx::query(
+        let surplus = surplus.execute(change.on()).await?;
+        let row = sql(
             "INSERT INTO sessions (hash, user_id, provider, issuer, subject, sid, tokens, created, last_used, expires,
                                    refresh_at, address, agent)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
@@ -116,11 +114,10 @@ impl Store {
     /// # Errors
     /// Only those that [`Store`] lists for every method.
     pub async fn session_by_hash(&self, hash: &TokenHash) -> Result<Option<Session>> {
-        let row = sqlx::query(
-            "SELECT id, user_id, provider, issuer, subject, sid, tokens, created, last_used, expires, refresh_at,
+        let row =
+            sql("SELECT id, user_id, provider, issuer, subject, sid, tokens, created, last_used, expires, refresh_at,
                     failures, address, agent
-             FROM sessions WHERE hash = $1",
-        );
+             FROM sessions WHERE hash = $1");
         row.bind(hash.0.to_vec()).fetch_optional(&self.readers).await?.as_ref().map(session).transpose()
     }
 
@@ -129,11 +126,10 @@ impl Store {
     /// # Errors
     /// Only those that [`Store`] lists for every method.
     pub async fn session(&self, id: SessionId) -> Result<Option<Session>> {
-        let row = sqlx::query(
-            "SELECT id, user_id, provider, issuer, subject, sid, tokens, created, last_used, expires, refresh_at,
+        let row =
+            sql("SELECT id, user_id, provider, issuer, subject, sid, tokens, created, last_used, expires, refresh_at,
                     failures, address, agent
-             FROM sessions WHERE id = $1",
-        );
+             FROM sessions WHERE id = $1");
         row.bind(id.0).fetch_optional(&self.readers).await?.as_ref().map(session).transpose()
     }
 
@@ -142,11 +138,10 @@ impl Store {
     /// # Errors
     /// Only those that [`Store`] lists for every method.
     pub async fn sessions_of(&self, user: UserId) -> Result<Vec<Session>> {
-        let rows = sqlx::query(
-            "SELECT id, user_id, provider, issuer, subject, sid, tokens, created, last_used, expires, refresh_at,
+        let rows =
+            sql("SELECT id, user_id, provider, issuer, subject, sid, tokens, created, last_used, expires, refresh_at,
                     failures, address, agent
-             FROM sessions WHERE user_id = $1 ORDER BY id DESC",
-        );
+             FROM sessions WHERE user_id = $1 ORDER BY id DESC");
         rows.bind(user.0).fetch_all(&self.readers).await?.iter().map(session).collect()
     }
 
@@ -156,8 +151,8 @@ impl Store {
     /// [`Error::NotFound`].
     pub async fn end_session(&self, actor: &Actor, id: SessionId, why: &str) -> Result<()> {
         let mut change = self.change().await?;
-        let ended = sqlx::query("DELETE FROM sessions WHERE id = $1").bind(id.0).execute(change.on()).await?;
-        if ended.rows_affected() == 0 {
+        let ended = sql("DELETE FROM sessions WHERE id = $1").bind(id.0).execute(change.on()).await?;
+        if ended == 0 {
             return Err(Error::NotFound(format!("session {id}")));
         }
         change.commit(actor, "session.end", format!("session:{id}"), why.to_owned()).await
@@ -180,38 +175,35 @@ impl Store {
     ) -> Result<Option<Vec<UserId>>> {
         let mut change = self.change().await?;
         let at = change.at.0;
-        sqlx::query("DELETE FROM logout_tokens WHERE expires < $1").bind(at).execute(change.on()).await?;
-        let first =
-            sqlx::query("INSERT INTO logout_tokens (issuer, jti, expires) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING");
+        sql("DELETE FROM logout_tokens WHERE expires < $1").bind(at).execute(change.on()).await?;
+        let first = sql("INSERT INTO logout_tokens (issuer, jti, expires) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING");
         let first = first.bind(issuer).bind(jti).bind(until.0).execute(change.on()).await?;
-        if first.rows_affected() == 0 {
+        if first == 0 {
             return Ok(None);
         }
         // With both, the `sid` selects and the subject must agree. Sessions of a provider that sent no `sid` end too.
         let ended: Vec<i64> = match (sid, subject) {
             (Some(sid), Some(subject)) => {
-                sqlx::query_scalar(
-                    "DELETE FROM sessions WHERE issuer = $1 AND (sid = $2 OR sid IS NULL) AND subject = $3
-                     RETURNING user_id",
-                )
+                sql("DELETE FROM sessions WHERE issuer = $1 AND (sid = $2 OR sid IS NULL) AND subject = $3
+                     RETURNING user_id")
                 .bind(issuer)
                 .bind(sid)
                 .bind(subject)
-                .fetch_all(change.on())
+                .scalars(change.on())
                 .await?
             }
             (Some(sid), None) => {
-                sqlx::query_scalar("DELETE FROM sessions WHERE issuer = $1 AND sid = $2 RETURNING user_id")
+                sql("DELETE FROM sessions WHERE issuer = $1 AND sid = $2 RETURNING user_id")
                     .bind(issuer)
                     .bind(sid)
-                    .fetch_all(change.on())
+                    .scalars(change.on())
                     .await?
             }
             (None, Some(subject)) => {
-                sqlx::query_scalar("DELETE FROM sessions WHERE issuer = $1 AND subject = $2 RETURNING user_id")
+                sql("DELETE FROM sessions WHERE issuer = $1 AND subject = $2 RETURNING user_id")
                     .bind(issuer)
                     .bind(subject)
-                    .fetch_all(change.on())
+                    .scalars(change.on())
                     .await?
             }
             (None, None) => Vec::new(),
@@ -237,25 +229,29 @@ impl Store {
         at_most: i64,
     ) -> Result<Vec<Lease>> {
         let now = self.clock.now().0;
-        // Usually no session is due, and the write lock is not needed.
-        let mut count = QueryBuilder::new("SELECT COUNT(*) FROM sessions WHERE ");
-        push_due(&mut count, whose, idle_since.0, now);
-        let due: i64 = count.build_query_scalar().fetch_one(&self.readers).await?;
-        if due == 0 {
+        let (due, providers) = due(whose);
+        let bound = |text: String| {
+            providers.iter().fold(sql(text).bind(now).bind(idle_since.0), |query, provider| query.bind(*provider))
+        };
+        // Usually no session is due, and no lock is needed.
+        let count: i64 = bound(format!("SELECT COUNT(*) FROM sessions WHERE {due}")).scalar(&self.readers).await?;
+        if count == 0 {
             return Ok(Vec::new());
         }
         let until = now.saturating_add(milliseconds);
-        // Repeats the condition under the write lock: another process can have leased the sessions since.
-        let mut lease = QueryBuilder::new("UPDATE sessions SET refresh_lease = ");
-        lease.push_bind(until).push(" WHERE id IN (SELECT id FROM sessions WHERE ");
-        push_due(&mut lease, whose, idle_since.0, now);
-        lease.push(" ORDER BY refresh_at LIMIT ").push_bind(at_most).push(
-            ")
+        let (until_at, limit_at) = (providers.len() + 3, providers.len() + 4);
+        // The outer condition repeats the lease: PostgreSQL evaluates it again for a row that another process leased
+        // while this statement waited for it, and the inner one not.
+        let lease = bound(format!(
+            "UPDATE sessions SET refresh_lease = ${until_at}
+             WHERE id IN (SELECT id FROM sessions WHERE {due} ORDER BY refresh_at LIMIT ${limit_at})
+               AND refresh_at <= $1 AND refresh_lease < $1
              RETURNING id, user_id, provider, issuer, subject, sid, tokens, created, last_used, expires, refresh_at,
-                       failures, address, agent",
-        );
-        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
-        let rows = lease.build().fetch_all(&mut *tx).await?;
+                       failures, address, agent"
+        ));
+        let lease = lease.bind(until).bind(at_most);
+        let mut tx = self.writer.begin().await?;
+        let rows = lease.fetch_all(&mut tx).await?;
         tx.commit().await?;
         rows.iter().map(|row| Ok(Lease { session: session(row)?, until: Timestamp(until) })).collect()
     }
@@ -272,10 +268,8 @@ impl Store {
         refresh_at: Option<Timestamp>,
         failures: i64,
     ) -> Result<bool> {
-        let written = sqlx::query(
-            "UPDATE sessions SET tokens = $1, refresh_at = $2, failures = $3, refresh_lease = 0
-             WHERE id = $4 AND refresh_lease = $5",
-        )
+        let written = sql("UPDATE sessions SET tokens = $1, refresh_at = $2, failures = $3, refresh_lease = 0
+             WHERE id = $4 AND refresh_lease = $5")
         .bind(tokens)
         .bind(refresh_at.map(|at| at.0))
         .bind(failures)
@@ -283,7 +277,7 @@ impl Store {
         .bind(lease.until.0)
         .execute(&self.writer)
         .await?;
-        Ok(written.rows_affected() > 0)
+        Ok(written > 0)
     }
 
     /// Records the last use of sessions. Does not raise the revision and is not audited.
@@ -291,16 +285,8 @@ impl Store {
     /// # Errors
     /// Only those that [`Store`] lists for every method.
     pub async fn touch_sessions(&self, used: &[(SessionId, Timestamp)]) -> Result<()> {
-        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
-        for (session, at) in used {
-            sqlx::query("UPDATE sessions SET last_used = $1 WHERE id = $2 AND last_used < $3")
-                .bind(at.0)
-                .bind(session.0)
-                .bind(at.0)
-                .execute(&mut *tx)
-                .await?;
-        }
-        Ok(tx.commit().await?)
+        let used: Vec<_> = used.iter().map(|(session, at)| (session.0, at.0)).collect();
+        self.touch("sessions", "sessions.last_used < used.column2", &used).await
     }
 
     /// Deletes sessions that have expired or were last used before `idle_since`, and returns their number. The
@@ -309,32 +295,30 @@ impl Store {
     /// # Errors
     /// Only those that [`Store`] lists for every method.
     pub async fn sweep_sessions(&self, idle_since: Timestamp) -> Result<u64> {
-        let swept = sqlx::query("DELETE FROM sessions WHERE expires <= $1 OR last_used < $2")
+        let swept = sql("DELETE FROM sessions WHERE expires <= $1 OR last_used < $2")
             .bind(self.clock.now().0)
             .bind(idle_since.0)
             .execute(&self.writer)
             .await?;
-        Ok(swept.rows_affected())
+        Ok(swept)
     }
 }
 
-/// Appends the condition for sessions that are due for a refresh.
-fn push_due(query: &mut QueryBuilder<Sqlite>, whose: Whose<'_>, idle_since: i64, now: i64) {
-    query.push("refresh_at <= ").push_bind(now).push(" AND refresh_lease < ").push_bind(now);
-    query.push(" AND last_used >= ").push_bind(idle_since).push(" AND expires > ").push_bind(now);
-    match whose {
-        Whose::Only(provider) => {
-            query.push(" AND provider = ").push_bind(provider.to_owned());
-        }
-        Whose::AllBut(providers) => {
-            for provider in providers {
-                query.push(" AND provider <> ").push_bind((*provider).to_owned());
-            }
-        }
+/// Returns the condition for sessions that are due for a refresh, with the time as `$1` and the start of idleness as
+/// `$2`, and the values of its further parameters.
+fn due<'w>(whose: Whose<'w>) -> (String, Vec<&'w str>) {
+    let (comparison, providers) = match whose {
+        Whose::Only(provider) => ("=", vec![provider]),
+        Whose::AllBut(providers) => ("<>", providers.to_vec()),
+    };
+    let mut due = "refresh_at <= $1 AND refresh_lease < $1 AND last_used >= $2 AND expires > $1".to_owned();
+    for place in 0..providers.len() {
+        let _ = write!(due, " AND provider {comparison} ${}", place + 3);
     }
+    (due, providers)
 }
 
-fn session(row: &SqliteRow) -> Result<Session> {
+fn session(row: &Row) -> Result<Session> {
     Ok(Session {
         id: SessionId(row.try_get("id")?),
         user: UserId(row.try_get("user_id")?),
@@ -346,7 +330,7 @@ fn session(row: &SqliteRow) -> Result<Session> {
         created: Timestamp(row.try_get("created")?),
         last_used: Timestamp(row.try_get("last_used")?),
         expires: Timestamp(row.try_get("expires")?),
-        refresh_at: row.try_get::<Option<i64>, _>("refresh_at")?.map(Timestamp),
+        refresh_at: row.try_get::<Option<i64>>("refresh_at")?.map(Timestamp),
         failures: row.try_get("failures")?,
         address: row.try_get("address")?,
         agent: row.try_get("agent")?,

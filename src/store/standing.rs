@@ -2,6 +2,7 @@
 //!
 //! They are read from the store in a few statements. The grants of a policy file are added when they are compiled.
 
+use super::db::sql;
 use super::{Result, Role, Store, rows};
 use crate::authz::{
     DEFAULT_WORKSPACE, Grant, GrantSet, Home, Member, PolicyFile, Source, Subject, UserId, Whom, texts_of_groups,
@@ -32,12 +33,10 @@ impl Store {
 
     /// Returns the grants of these groups, at most [`AT_ONCE`] of them, compared byte for byte.
     async fn grants_of_groups(&self, groups: &[String]) -> Result<Vec<Grant>> {
-        let mut grants = sqlx::query(
-            "SELECT subject_kind, subject, kind, form, selector, permission FROM grants
+        let mut grants = sql("SELECT subject_kind, subject, kind, form, selector, permission FROM grants
              WHERE subject_kind = 'group' AND subject IN ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
                    $15, $16, $17, $18, $19, $20, $21, $22, $23, $24)
-             ORDER BY subject, kind, form, selector",
-        );
+             ORDER BY subject, kind, form, selector");
         // The statement has the same text for any number of groups: the last group fills the unused parameters.
         for place in 0..AT_ONCE {
             grants = grants.bind(groups.get(place).or(groups.last()));

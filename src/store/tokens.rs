@@ -3,6 +3,7 @@
 //! A token that was revoked or has expired is kept for its owner and the audit log. It cannot be used again.
 
 use super::change::Change;
+use super::db::sql;
 use super::{Actor, Error, Result, Store, User, rows};
 use crate::authz::{Limits, TokenId, UserId};
 use crate::clock::Timestamp;
@@ -42,19 +43,18 @@ impl Store {
         let owner = change.user(token.user).await?;
         change.free_token_name(token.user, token.name, None).await?;
         let scopes = rows::scopes(token.limits);
-        let created = sqlx::query(
-            "INSERT INTO tokens (user_id, name, hash, scopes, created, expires) VALUES ($1, $2, $3, $4, $5, $6)
+        let created =
+            sql("INSERT INTO tokens (user_id, name, hash, scopes, created, expires) VALUES ($1, $2, $3, $4, $5, $6)
              ON CONFLICT (hash) DO NOTHING
-             RETURNING id, user_id, name, scopes, created, expires, last_used, revoked",
-        )
-        .bind(token.user.0)
-        .bind(token.name)
-        .bind(token.hash.0.to_vec())
-        .bind(&scopes)
-        .bind(change.at.0)
-        .bind(token.expires.0)
-        .fetch_optional(change.on())
-        .await?;
+             RETURNING id, user_id, name, scopes, created, expires, last_used, revoked")
+            .bind(token.user.0)
+            .bind(token.name)
+            .bind(token.hash.0.to_vec())
+            .bind(&scopes)
+            .bind(change.at.0)
+            .bind(token.expires.0)
+            .fetch_optional(change.on())
+            .await?;
         let created = rows::token(&created.ok_or_else(|| Error::Exists(token.name.to_owned()))?)?;
         let detail = format!("`{}` of {}, scopes {scopes}, expires {}", token.name, owner.name, token.expires.0);
         change.commit(actor, "token.create", target(created.id), detail).await?;
@@ -67,13 +67,11 @@ impl Store {
     /// # Errors
     /// Only those that [`Store`] lists for every method.
     pub async fn token_by_hash(&self, hash: &TokenHash) -> Result<Option<(Token, User)>> {
-        let token = sqlx::query(
-            "SELECT t.id, t.user_id, t.name, t.scopes, t.created, t.expires, t.last_used, t.revoked,
+        let token = sql("SELECT t.id, t.user_id, t.name, t.scopes, t.created, t.expires, t.last_used, t.revoked,
                     u.name AS owner_name, u.password AS owner_password, u.admin AS owner_admin,
                     u.created AS owner_created, u.issuer, u.subject, u.groups, u.group_admin, u.allowed, u.seen,
                     u.suspended
-             FROM tokens t JOIN users u ON u.id = t.user_id WHERE t.hash = $1",
-        )
+             FROM tokens t JOIN users u ON u.id = t.user_id WHERE t.hash = $1")
         .bind(hash.0.to_vec());
         token.fetch_optional(&self.readers).await?.as_ref().map(rows::token_and_owner).transpose()
     }
@@ -83,10 +81,8 @@ impl Store {
     /// # Errors
     /// Only those that [`Store`] lists for every method.
     pub async fn tokens_of(&self, user: UserId) -> Result<Vec<Token>> {
-        let tokens = sqlx::query(
-            "SELECT id, user_id, name, scopes, created, expires, last_used, revoked
-             FROM tokens WHERE user_id = $1 ORDER BY id DESC",
-        );
+        let tokens = sql("SELECT id, user_id, name, scopes, created, expires, last_used, revoked
+             FROM tokens WHERE user_id = $1 ORDER BY id DESC");
         tokens.bind(user.0).fetch_all(&self.readers).await?.iter().map(rows::token).collect()
     }
 
@@ -95,9 +91,8 @@ impl Store {
     /// # Errors
     /// Only those that [`Store`] lists for every method.
     pub async fn token(&self, id: TokenId) -> Result<Option<Token>> {
-        let token = sqlx::query(
-            "SELECT id, user_id, name, scopes, created, expires, last_used, revoked FROM tokens WHERE id = $1",
-        );
+        let token =
+            sql("SELECT id, user_id, name, scopes, created, expires, last_used, revoked FROM tokens WHERE id = $1");
         token.bind(id.0).fetch_optional(&self.readers).await?.as_ref().map(rows::token).transpose()
     }
 
@@ -111,11 +106,7 @@ impl Store {
         if token.revoked.is_some() {
             return Ok(());
         }
-        sqlx::query("UPDATE tokens SET revoked = $1 WHERE id = $2")
-            .bind(change.at.0)
-            .bind(id.0)
-            .execute(change.on())
-            .await?;
+        sql("UPDATE tokens SET revoked = $1 WHERE id = $2").bind(change.at.0).bind(id.0).execute(change.on()).await?;
         change.commit(actor, "token.revoke", target(id), format!("`{}`", token.name)).await
     }
 
@@ -131,10 +122,8 @@ impl Store {
             return Err(not_found(id));
         }
         change.free_token_name(token.user, &token.name, Some(id)).await?;
-        let rotated = sqlx::query(
-            "UPDATE tokens SET hash = $1, expires = $2 WHERE id = $3
-             RETURNING id, user_id, name, scopes, created, expires, last_used, revoked",
-        )
+        let rotated = sql("UPDATE tokens SET hash = $1, expires = $2 WHERE id = $3
+             RETURNING id, user_id, name, scopes, created, expires, last_used, revoked")
         .bind(hash.0.to_vec())
         .bind(expires.0)
         .bind(id.0)
@@ -150,25 +139,17 @@ impl Store {
     /// # Errors
     /// Only those that [`Store`] lists for every method.
     pub async fn touch_tokens(&self, used: &[(TokenId, Timestamp)]) -> Result<()> {
-        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
-        for (token, at) in used {
-            // Another process can have recorded a later use.
-            sqlx::query("UPDATE tokens SET last_used = $1 WHERE id = $2 AND (last_used IS NULL OR last_used < $3)")
-                .bind(at.0)
-                .bind(token.0)
-                .bind(at.0)
-                .execute(&mut *tx)
-                .await?;
-        }
-        Ok(tx.commit().await?)
+        let used: Vec<_> = used.iter().map(|(token, at)| (token.0, at.0)).collect();
+        // Another process can have recorded a later use.
+        let later = "tokens.last_used IS NULL OR tokens.last_used < used.column2";
+        self.touch("tokens", later, &used).await
     }
 }
 
 impl Change {
     async fn token(&mut self, id: TokenId) -> Result<Token> {
-        let token = sqlx::query(
-            "SELECT id, user_id, name, scopes, created, expires, last_used, revoked FROM tokens WHERE id = $1",
-        );
+        let token =
+            sql("SELECT id, user_id, name, scopes, created, expires, last_used, revoked FROM tokens WHERE id = $1");
         let token = token.bind(id.0).fetch_optional(self.on()).await?;
         rows::token(&token.ok_or_else(|| not_found(id))?)
     }
@@ -176,23 +157,20 @@ impl Change {
     /// Revokes every valid token of a user, and returns their number.
     pub(super) async fn revoke_all_tokens(&mut self, user: UserId) -> Result<u64> {
         let at = self.at.0;
-        let revoked =
-            sqlx::query("UPDATE tokens SET revoked = $1 WHERE user_id = $2 AND revoked IS NULL AND expires > $1");
-        Ok(revoked.bind(at).bind(user.0).execute(self.on()).await?.rows_affected())
+        let revoked = sql("UPDATE tokens SET revoked = $1 WHERE user_id = $2 AND revoked IS NULL AND expires > $1");
+        Ok(revoked.bind(at).bind(user.0).execute(self.on()).await?)
     }
 
     /// Refuses a name that another valid token of the user has.
     async fn free_token_name(&mut self, user: UserId, name: &str, except: Option<TokenId>) -> Result<()> {
         let at = self.at.0;
-        let taken: i64 = sqlx::query_scalar(
-            "SELECT COUNT(*) FROM tokens
-             WHERE user_id = $1 AND name = $2 AND revoked IS NULL AND expires > $3 AND id <> $4",
-        )
+        let taken: i64 = sql("SELECT COUNT(*) FROM tokens
+             WHERE user_id = $1 AND name = $2 AND revoked IS NULL AND expires > $3 AND id <> $4")
         .bind(user.0)
         .bind(name)
         .bind(at)
         .bind(except.map_or(-1, |id| id.0))
-        .fetch_one(self.on())
+        .scalar(self.on())
         .await?;
         if taken > 0 { Err(Error::Exists(name.to_owned())) } else { Ok(()) }
     }

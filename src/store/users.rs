@@ -3,6 +3,7 @@
 //! Names are unique. No method removes the last account that is marked as administrator.
 
 use super::change::Change;
+use super::db::sql;
 use super::{Actor, Error, Person, Result, Store, rows};
 use crate::authz::UserId;
 use crate::clock::Timestamp;
@@ -82,7 +83,7 @@ impl Store {
         if let Some(other) = change.look_alike(name, |_| true).await? {
             return Err(Error::LooksLike { name: name.to_owned(), other });
         }
-        let created = sqlx::query(
+        let created = sql(
             "INSERT INTO users (name, password, admin, created) VALUES ($1, $2, $3, $4)
              RETURNING id, name, password, admin, created, issuer, subject, groups, group_admin, allowed, seen, suspended",
         )
@@ -102,7 +103,11 @@ impl Store {
     /// # Errors
     /// Only those that [`Store`] lists for every method.
     pub async fn user_by_name(&self, name: &str) -> Result<Option<User>> {
-        let user = sqlx::query(
+        // Clients send any name with a password.
+        if name.contains('\0') {
+            return Ok(None);
+        }
+        let user = sql(
             "SELECT id, name, password, admin, created, issuer, subject, groups, group_admin, allowed, seen, suspended
              FROM users WHERE name = $1",
         )
@@ -115,7 +120,7 @@ impl Store {
     /// # Errors
     /// Only those that [`Store`] lists for every method.
     pub async fn user(&self, id: UserId) -> Result<Option<User>> {
-        let user = sqlx::query(
+        let user = sql(
             "SELECT id, name, password, admin, created, issuer, subject, groups, group_admin, allowed, seen, suspended
              FROM users WHERE id = $1",
         )
@@ -128,7 +133,7 @@ impl Store {
     /// # Errors
     /// Only those that [`Store`] lists for every method.
     pub async fn users(&self) -> Result<Vec<User>> {
-        let users = sqlx::query(
+        let users = sql(
             "SELECT id, name, password, admin, created, issuer, subject, groups, group_admin, allowed, seen, suspended
              FROM users ORDER BY name",
         );
@@ -149,12 +154,12 @@ impl Store {
     ) -> Result<u64> {
         let mut change = self.change().await?;
         let user = change.user(user).await?;
-        sqlx::query("UPDATE users SET password = $1 WHERE id = $2")
+        sql("UPDATE users SET password = $1 WHERE id = $2")
             .bind(&password.0)
             .bind(user.id.0)
             .execute(change.on())
             .await?;
-        sqlx::query("DELETE FROM sessions WHERE user_id = $1 AND provider IS NULL")
+        sql("DELETE FROM sessions WHERE user_id = $1 AND provider IS NULL")
             .bind(user.id.0)
             .execute(change.on())
             .await?;
@@ -179,11 +184,7 @@ impl Store {
         if !admin {
             change.keep_an_admin(&user).await?;
         }
-        sqlx::query("UPDATE users SET admin = $1 WHERE id = $2")
-            .bind(admin)
-            .bind(user.id.0)
-            .execute(change.on())
-            .await?;
+        sql("UPDATE users SET admin = $1 WHERE id = $2").bind(admin).bind(user.id.0).execute(change.on()).await?;
         change.commit(actor, "user.admin", target(&user.name), role(admin).to_owned()).await
     }
 
@@ -196,13 +197,13 @@ impl Store {
         let user = change.user(user).await?;
         change.keep_an_admin(&user).await?;
         change.reserve_name_of(&user).await?;
-        sqlx::query("DELETE FROM tokens WHERE user_id = $1").bind(user.id.0).execute(change.on()).await?;
-        sqlx::query("DELETE FROM role_assignments WHERE user_id = $1").bind(user.id.0).execute(change.on()).await?;
-        sqlx::query("DELETE FROM grants WHERE subject_kind = 'user' AND subject = $1")
+        sql("DELETE FROM tokens WHERE user_id = $1").bind(user.id.0).execute(change.on()).await?;
+        sql("DELETE FROM role_assignments WHERE user_id = $1").bind(user.id.0).execute(change.on()).await?;
+        sql("DELETE FROM grants WHERE subject_kind = 'user' AND subject = $1")
             .bind(user.id.to_string())
             .execute(change.on())
             .await?;
-        sqlx::query("DELETE FROM users WHERE id = $1").bind(user.id.0).execute(change.on()).await?;
+        sql("DELETE FROM users WHERE id = $1").bind(user.id.0).execute(change.on()).await?;
         change.commit(actor, "user.delete", target(&user.name), String::new()).await
     }
 }
@@ -210,7 +211,7 @@ impl Store {
 impl Change {
     /// Returns the user within this change.
     pub(super) async fn user(&mut self, id: UserId) -> Result<User> {
-        let user = sqlx::query(
+        let user = sql(
             "SELECT id, name, password, admin, created, issuer, subject, groups, group_admin, allowed, seen, suspended
              FROM users WHERE id = $1",
         )
@@ -223,7 +224,7 @@ impl Change {
     /// because databases fold case differently for non-ASCII letters.
     pub(super) async fn called_alike(&mut self, name: &str) -> Result<Option<String>> {
         let folded = name.to_lowercase();
-        let names: Vec<String> = sqlx::query_scalar("SELECT name FROM users").fetch_all(self.on()).await?;
+        let names: Vec<String> = sql("SELECT name FROM users").scalars(self.on()).await?;
         Ok(names.into_iter().filter(|taken| taken.to_lowercase() == folded).max_by_key(|taken| taken == name))
     }
 
@@ -234,21 +235,19 @@ impl Change {
         counts: impl Fn(&str) -> bool + Send,
     ) -> Result<Option<String>> {
         let looks = Looks::of(name);
-        let names: Vec<String> = sqlx::query_scalar("SELECT name FROM users").fetch_all(self.on()).await?;
+        let names: Vec<String> = sql("SELECT name FROM users").scalars(self.on()).await?;
         Ok(names.into_iter().find(|other| counts(other) && Looks::of(other).are_like(&looks)))
     }
 
     /// Returns the ID of the user with this name.
     pub(super) async fn user_named(&mut self, name: &str) -> Result<Option<UserId>> {
-        let id: Option<i64> =
-            sqlx::query_scalar("SELECT id FROM users WHERE name = $1").bind(name).fetch_optional(self.on()).await?;
+        let id: Option<i64> = sql("SELECT id FROM users WHERE name = $1").bind(name).scalar_optional(self.on()).await?;
         Ok(id.map(UserId))
     }
 
     async fn keep_an_admin(&mut self, leaving: &User) -> Result<()> {
         // Only accounts that are marked as administrator count, not users who are administrators by a group.
-        let admins: i64 =
-            sqlx::query_scalar("SELECT COUNT(*) FROM users WHERE admin = $1").bind(true).fetch_one(self.on()).await?;
+        let admins: i64 = sql("SELECT COUNT(*) FROM users WHERE admin = $1").bind(true).scalar(self.on()).await?;
         if leaving.admin && admins <= 1 {
             return Err(Error::LastAdmin(leaving.name.clone()));
         }

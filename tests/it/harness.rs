@@ -265,7 +265,7 @@ fn configuration(upstream: SocketAddr, store: &tempfile::TempDir) -> config::Con
             hold_max_bytes: 1024 * 1024,
             ..defaults.upstream
         },
-        store: config::Store { url: store_url(store) },
+        store: config::Store::at(&store_url(store)).expect("the store has a URL"),
         bootstrap: config::Bootstrap {
             admin_username: ADMIN.to_owned(),
             admin_password: Some(PASSWORD.to_owned().into()),

@@ -61,12 +61,15 @@ pub(super) async fn store(config: &Config, clock: &Clock, report: &mut Report) {
     if let Some(file) = url.strip_prefix("sqlite://").map(Path::new) {
         modes(file, report);
     }
-    match Store::open(url, clock.clone()).await {
+    match Store::connect(&config.store, clock.clone()).await {
         Ok(store) => {
             store.close().await;
             report.ok(CHECK, format!("{url} opens and can be written"));
         }
-        Err(error) => report.fail(CHECK, error.to_string(), "store.url, or who may write that file and its folder"),
+        Err(error) if url.starts_with("sqlite:") => {
+            report.fail(CHECK, error.to_string(), "store.url, or who may write that file and its folder");
+        }
+        Err(error) => report.fail(CHECK, error.to_string(), "store.url, store.password, or the server of PostgreSQL"),
     }
 }
 

@@ -33,7 +33,7 @@ pub(super) struct Person {
 impl Accounts {
     pub(super) async fn open(config: &Config) -> anyhow::Result<Self> {
         let clock = Clock::default();
-        let store = Store::open(&config.store.url, clock.clone()).await?;
+        let store = Store::connect(&config.store, clock.clone()).await?;
         let opened = Opened {
             store,
             actor: actor(),

@@ -1,0 +1,35 @@
+-- Several processes on one store.
+
+-- Which cached permissions each change affects; `revision` is that of `meta`. Only the newest rows are kept.
+CREATE TABLE changes (
+    revision BIGINT NOT NULL PRIMARY KEY,
+    scopes   TEXT   NOT NULL -- JSON array
+);
+
+-- Exclusive rights of one process, until it releases them or they expire (Unix ms).
+CREATE TABLE leases (
+    name   TEXT   NOT NULL PRIMARY KEY,
+    holder TEXT   NOT NULL,
+    until  BIGINT NOT NULL
+);
+
+-- Identifiers that are accepted once, such as the states of sign-ins, until they would have expired (Unix ms).
+CREATE TABLE used_once (
+    kind    TEXT   NOT NULL,
+    id      TEXT   NOT NULL,
+    expires BIGINT NOT NULL,
+    PRIMARY KEY (kind, id)
+);
+
+-- The process that carries out an intent; none: a version before this column.
+ALTER TABLE intents ADD COLUMN holder TEXT;
+
+-- The audit log is shortened from its oldest end.
+CREATE INDEX audit_by_time ON audit (at);
+
+-- The oldest schema that a process must know to use this one, and the release that has it.
+CREATE TABLE compatibility (
+    oldest  BIGINT NOT NULL PRIMARY KEY,
+    release TEXT   NOT NULL
+);
+INSERT INTO compatibility (oldest, release) VALUES (7, '0.1.0');

@@ -1,0 +1,33 @@
+//! The statements that SQLite and PostgreSQL spell differently.
+
+use super::{Pool, Tx};
+
+impl Pool {
+    /// Returns the statement that reads the size of the database in bytes.
+    pub(in crate::store) const fn size(&self) -> &'static str {
+        match self {
+            Self::Sqlite(_) => "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()",
+            Self::Postgres(_) => "SELECT pg_database_size(current_database())",
+        }
+    }
+}
+
+impl Tx {
+    /// Returns the statement that creates the table of applied migrations, as sqlx defines it.
+    pub(super) const fn migrations_table(&self) -> &'static str {
+        match self {
+            Self::Sqlite(_) => {
+                "CREATE TABLE IF NOT EXISTS _sqlx_migrations (
+                     version BIGINT PRIMARY KEY, description TEXT NOT NULL,
+                     installed_on TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP,
+                     success BOOLEAN NOT NULL, checksum BLOB NOT NULL, execution_time BIGINT NOT NULL)"
+            }
+            Self::Postgres(_) => {
+                "CREATE TABLE IF NOT EXISTS _sqlx_migrations (
+                     version BIGINT PRIMARY KEY, description TEXT NOT NULL,
+                     installed_on TIMESTAMPTZ NOT NULL DEFAULT now(),
+                     success BOOLEAN NOT NULL, checksum BYTEA NOT NULL, execution_time BIGINT NOT NULL)"
+            }
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Facts about the server of PostgreSQL, and about the two databases beside each other.
+
+use std::collections::BTreeSet;
+
+use sqlx::{Connection as _, PgConnection};
+
+use super::*;
+use crate::config;
+
+/// Every column of every table: table, name, type, whether it takes NULL, place in the primary key.
+async fn columns(store: &Store) -> BTreeSet<(String, String, String, bool, bool)> {
+    let sqlite =
+        "SELECT m.name AS tab, c.name AS col, lower(c.type) AS kind, c.\"notnull\" = 0 AND c.pk = 0 AS nullable,
+                         c.pk > 0 AS key
+                  FROM sqlite_master m, pragma_table_info(m.name) c
+                  WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite_%'";
+    let postgres = "SELECT c.table_name::text AS tab, c.column_name::text AS col, c.data_type::text AS kind,
+                           c.is_nullable = 'YES' AS nullable, EXISTS (
+                               SELECT 1 FROM information_schema.key_column_usage k
+                               JOIN information_schema.table_constraints t ON t.constraint_name = k.constraint_name
+                               WHERE t.constraint_type = 'PRIMARY KEY' AND k.table_name = c.table_name
+                                 AND k.column_name = c.column_name) AS key
+                    FROM information_schema.columns c WHERE c.table_schema = 'public'";
+    let text = if matches!(store.readers, Pool::Sqlite(_)) { sqlite } else { postgres };
+    let rows = sql(text).fetch_all(&store.readers).await.unwrap();
+    let read = rows.iter().map(|row| {
+        let kind: String = row.try_get("kind").unwrap();
+        let kind = match kind.as_str() {
+            "integer" | "bigint" => "int",
+            "blob" | "bytea" => "bytes",
+            other => other,
+        };
+        let text = |column| row.try_get::<String>(column).unwrap();
+        (text("tab"), text("col"), kind.to_owned(), row.try_get("nullable").unwrap(), row.try_get("key").unwrap())
+    });
+    read.filter(|(table, ..)| table != "_sqlx_migrations").collect()
+}
+
+/// Every unique constraint and index, as its table and its columns.
+async fn indexes(store: &Store) -> BTreeSet<(String, String, bool)> {
+    let sqlite = "SELECT m.name AS tab, group_concat(c.name, ',') AS cols, i.\"unique\" = 1 AS uniq
+                  FROM sqlite_master m, pragma_index_list(m.name) i, pragma_index_info(i.name) c
+                  WHERE m.type = 'table' GROUP BY m.name, i.name";
+    let postgres = "SELECT t.relname::text AS tab, string_agg(a.attname::text, ',' ORDER BY k.place) AS cols,
+                           i.indisunique AS uniq
+                    FROM pg_index i JOIN pg_class t ON t.oid = i.indrelid JOIN pg_namespace n ON n.oid = t.relnamespace
+                    CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k (number, place)
+                    JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = k.number
+                    WHERE n.nspname = 'public' GROUP BY t.relname, i.indexrelid, i.indisunique";
+    let text = if matches!(store.readers, Pool::Sqlite(_)) { sqlite } else { postgres };
+    let rows = sql(text).fetch_all(&store.readers).await.unwrap();
+    let read = rows.iter().map(|row| {
+        let text = |column| row.try_get::<String>(column).unwrap();
+        (text("tab"), text("cols"), row.try_get("uniq").unwrap())
+    });
+    // An integer primary key of SQLite is the row itself and has no index.
+    read.filter(|(table, columns, _)| table != "_sqlx_migrations" && columns != "id").collect()
+}
+
+#[tokio::test]
+async fn both_databases_have_the_same_tables_columns_and_indexes() {
+    let ((sqlite, _), (postgres, _)) = (sqlite().await, postgres().await);
+    assert_eq!(columns(&sqlite).await, columns(&postgres).await);
+    assert_eq!(indexes(&sqlite).await, indexes(&postgres).await);
+    let collations = sql("SELECT table_name::text || '.' || column_name::text FROM information_schema.columns
+                          WHERE table_schema = 'public' AND data_type = 'text' AND collation_name IS DISTINCT FROM 'C'
+                            AND table_name <> '_sqlx_migrations'");
+    let collations: Vec<String> = collations.scalars(&postgres.readers).await.unwrap();
+    assert!(collations.is_empty(), "these columns are compared by locale: {collations:?}");
+}
+
+/// Runs a statement as the superuser in the database at `url`.
+async fn administer(url: &str, text: String) {
+    let mut connection = PgConnection::connect(url).await.unwrap();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(text)).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+}
+
+fn name_of(url: &str) -> &str {
+    url.rsplit('/').next().unwrap()
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_be_written_is_refused() {
+    let url = server::database().await;
+    let store = Store::open(&url, Clock::default()).await.unwrap();
+    let name = name_of(&url);
+    administer(&url, format!("ALTER DATABASE {name} SET default_transaction_read_only = on")).await;
+    let refused = Store::open(&url, Clock::default()).await;
+    assert!(matches!(&refused, Err(Error::Open(why)) if why.contains("read-only")), "{refused:?}");
+    // A connection from before is used as long as it can write.
+    user(&store, "alice").await;
+}
+
+#[tokio::test]
+async fn each_mistake_is_named_with_the_next_step_and_without_the_password() {
+    let url = server::database().await;
+    let base = url.replace("postgres@", "scram@");
+    administer(&url, "DROP ROLE IF EXISTS scram; CREATE ROLE scram LOGIN PASSWORD 'right'".to_owned()).await;
+    administer(&url, format!("REVOKE CONNECT ON DATABASE {} FROM PUBLIC", name_of(&url))).await;
+    let with = |url: &str, password: &str| config::Store {
+        password: Some(password.to_owned().into()),
+        ..config::Store::at(url).unwrap()
+    };
+    let missing = format!("{}/nowhere", server::server());
+    let nobody_listens = "postgres://u@127.0.0.1:1/d".to_owned();
+    let no_tls = format!("{base}?sslmode=verify-full");
+    for (config, why) in [
+        (with(&base, "hunter2"), "store.password"),
+        (with(&base, "right"), "CONNECT"),
+        (with(&missing, "hunter2"), "createdb"),
+        (with(&no_tls, "hunter2"), "sslmode"),
+        (with(&nobody_listens, "hunter2"), "refused"),
+    ] {
+        let Err(Error::Open(text)) = Store::connect(&config, Clock::default()).await else { panic!("{}", config.url) };
+        assert!(text.contains(why) && !text.contains("hunter2"), "{text}");
+        assert!(!format!("{config:?}").contains("hunter2"));
+    }
+}
+
+#[tokio::test]
+async fn five_processes_open_a_new_database_together() {
+    let url = server::database().await;
+    let open = || Store::open(&url, Clock::default());
+    let (a, b, c, d, e) = tokio::join!(open(), open(), open(), open(), open());
+    let mut keys = BTreeSet::new();
+    for store in [a, b, c, d, e] {
+        keys.insert(store.unwrap().sealing_key().await.unwrap());
+    }
+    assert_eq!(keys.len(), 1);
+}
+
+#[tokio::test]
+async fn a_session_is_leased_to_one_of_two_processes() {
+    let url = server::database().await;
+    let clock = Clock::manual(START);
+    let one = Store::open(&url, clock.clone()).await.unwrap();
+    let two = Store::open(&url, clock.clone()).await.unwrap();
+    let alice = user(&one, "alice").await;
+    for number in 0..40_u8 {
+        let new = NewSession {
+            hash: crate::crypto::TokenHash([number; 32]),
+            user: alice.id,
+            provider: Some("kc".to_owned()),
+            issuer: None,
+            subject: None,
+            sid: None,
+            tokens: String::new(),
+            expires: START.plus(DAY),
+            refresh_at: Some(START),
+            address: String::new(),
+            agent: String::new(),
+        };
+        one.create_session(&actor(), &new, 100).await.unwrap();
+    }
+    clock.advance(Duration::from_secs(1));
+    let mut leased = Vec::new();
+    for _ in 0..40 {
+        let lease = |store: Store| async move { store.lease_due_sessions(Whose::AllBut(&[]), START, 60_000, 1).await };
+        let (a, b) = tokio::join!(lease(one.clone()), lease(two.clone()));
+        leased.extend(a.unwrap().into_iter().chain(b.unwrap()).map(|lease| lease.session.id));
+    }
+    let distinct: BTreeSet<_> = leased.iter().copied().collect();
+    assert_eq!((leased.len(), distinct.len()), (40, 40));
+}
+
+#[tokio::test]
+async fn a_statement_that_was_cut_off_leaves_no_connection_that_waits() {
+    let config = config::Store {
+        max_connections: 2,
+        statement_timeout: Duration::from_secs(1),
+        ..config::Store::at(&server::database().await).unwrap()
+    };
+    let store = Store::connect(&config, Clock::default()).await.unwrap();
+    for _ in 0..3 {
+        let sleep = sql("SELECT pg_sleep(30)::text").fetch_all(&store.readers);
+        tokio::select! { biased; _ = sleep => panic!("it sleeps"), () = tokio::time::sleep(Duration::from_millis(50)) => {} }
+    }
+    store.revision().await.unwrap();
+    let cancelled = sql("SELECT pg_sleep(30)::text").fetch_all(&store.readers).await;
+    assert!(cancelled.is_err(), "the server ends a statement after a second");
+    store.revision().await.unwrap();
+    // A change that is given up in the middle is rolled back, and another can begin.
+    drop(store.change().await.unwrap());
+    user(&store, "alice").await;
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_used_if_it_is_compatible_and_refused_by_the_release_if_not() {
+    let directory = tempfile::TempDir::new().unwrap();
+    for url in [server::database().await, format!("sqlite://{}/auth.db", directory.path().display())] {
+        let store = Store::open(&url, Clock::default()).await.unwrap();
+        let newer = sql("INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+                         VALUES (99, 'later', $1, $2, 0)");
+        newer.bind(true).bind(vec![0]).execute(&store.writer).await.unwrap();
+        sql("ALTER TABLE users ADD COLUMN later BIGINT").execute(&store.writer).await.unwrap();
+        let older = Store::open(&url, Clock::default()).await.unwrap();
+        user(&older, "alice").await;
+        sql("UPDATE compatibility SET oldest = 99, release = '9.9.0'").execute(&store.writer).await.unwrap();
+        let refused = Store::open(&url, Clock::default()).await;
+        assert!(
+            matches!(&refused, Err(Error::Open(why)) if why.contains("install mlflow-auth-proxy 9.9.0")),
+            "{refused:?}"
+        );
+    }
+}
