@@ -8,6 +8,10 @@
 use super::{Effects, ReconcileError};
 use crate::authz::ResourceKind;
 
+/// The kinds whose new resources are compared; prompts are among the registered models.
+const COMPARED: [ResourceKind; 4] =
+    [ResourceKind::Experiment, ResourceKind::RegisteredModel, ResourceKind::McpServer, ResourceKind::Skill];
+
 /// Number of resources whose creation times are requested in one pass, with one look-up each.
 const DATED_AT_ONCE: u32 = 200;
 
@@ -23,7 +27,7 @@ impl Effects {
     pub async fn drop_reissued(&self, after: &mut i64) -> Result<u64, ReconcileError> {
         let (store, resolver) = (&self.parts.store, &self.parts.resolver);
         let mut dropped = 0;
-        for kind in [ResourceKind::Experiment, ResourceKind::RegisteredModel] {
+        for kind in COMPARED {
             let since = store.compared(kind).await?;
             let newest = resolver.newest(kind, since).await?;
             for one in &newest {

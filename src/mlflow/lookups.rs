@@ -15,6 +15,8 @@ pub(crate) const REGISTERED_MODELS: &str = "/api/2.0/mlflow/registered-models/se
 pub(crate) const TRACES: &str = "/api/3.0/mlflow/traces/batchGetInfos";
 pub(crate) const ENDPOINTS: &str = "/api/3.0/mlflow/gateway/endpoints/list";
 pub(crate) const SECRETS: &str = "/api/3.0/mlflow/gateway/secrets/list";
+pub(crate) const SKILLS: &str = "/api/3.0/mlflow/skills";
+pub(crate) const MCP_SERVERS: &str = "/api/3.0/mlflow/mcp-servers";
 pub(crate) const MODEL_DEFINITIONS: &str = "/api/3.0/mlflow/gateway/model-definitions/list";
 
 /// A change that the proxy makes on its own (POST).
@@ -153,13 +155,24 @@ pub(crate) fn model_definitions(secret: &str) -> String {
 }
 
 pub(crate) fn skills(query: &Query) -> String {
-    with("/api/3.0/mlflow/skills", query)
+    with(SKILLS, query)
+}
+
+/// Returns the path of the list of MCP servers or skills; `None` for other kinds.
+pub(crate) fn list_of(kind: ResourceKind) -> Option<&'static str> {
+    if kind == ResourceKind::McpServer {
+        Some(MCP_SERVERS)
+    } else if kind == ResourceKind::Skill {
+        Some(SKILLS)
+    } else {
+        None
+    }
 }
 
 /// Returns the look-up of an MCP server or a skill. `None` for a key that none can have, and that could lead to another route.
 pub(crate) fn by_path(kind: ResourceKind, key: &str) -> Option<String> {
-    let folder = if kind == ResourceKind::Skill { "skills" } else { "mcp-servers" };
-    kind.has_key(key).then(|| format!("/api/3.0/mlflow/{folder}/{key}"))
+    let list = if kind == ResourceKind::Skill { SKILLS } else { MCP_SERVERS };
+    kind.has_key(key).then(|| format!("{list}/{key}"))
 }
 
 pub(crate) fn with(path: &str, query: &Query) -> String {

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::paged::Page;
 use super::{Error, Resolver};
-use crate::authz::{Resource, ResourceKind, Selector, scorer_key};
+use crate::authz::{Resource, ResourceKind, Selector, scorer_key, skill_key};
 use crate::http::Query;
 use crate::mlflow::answers::{
     EndpointAnswer, ExperimentAnswer, ExperimentId, ModelAnswer, RegisteredModel, ScorerAnswer,
@@ -94,12 +94,17 @@ impl Resolver {
                 let target = lookups::experiment(experiment);
                 self.find::<ExperimentAnswer>(target).await?.map(|answer| answer.experiment.creation_time)
             }
+            ResourceKind::McpServer | ResourceKind::Skill => {
+                let found = self.named(kind, key).await?.filter(|found| found.key() == key);
+                found.and_then(|found| found.creation_timestamp)
+            }
             _ => None,
         };
         Ok(created.filter(|created| *created > 0))
     }
 
-    /// Returns the experiments, or the registered models and prompts, that MLflow created at or after `since` (Unix ms).
+    /// Returns the experiments, the registered models and prompts, the MCP servers, or the skills that MLflow created at or after
+    /// `since` (Unix ms).
     /// Includes models that were changed since then, because MLflow sorts models by their last change only.
     ///
     /// # Errors
@@ -107,7 +112,9 @@ impl Resolver {
     /// MLflow could not be asked.
     pub async fn newest(&self, kind: ResourceKind, since: i64) -> Result<Vec<Dated>, Error> {
         let mut found = Vec::new();
-        if kind == ResourceKind::Experiment {
+        if let Some(path) = lookups::list_of(kind) {
+            self.named_since(path, since, &mut found).await?;
+        } else if kind == ResourceKind::Experiment {
             let dated = |row: ExperimentId| Dated {
                 key: row.experiment_id,
                 created: row.creation_time,
@@ -239,6 +246,27 @@ impl Resolver {
             None => Ok(None),
         }
     }
+
+    /// Collects the MCP servers or skills of a list that MLflow created at or after `since` (Unix ms).
+    async fn named_since(&self, path: &str, since: i64, found: &mut Vec<Dated>) -> Result<(), Error> {
+        let exists = self.find::<serde::de::IgnoredAny>(format!("{path}?max_results=1")).await?.is_some();
+        if !exists {
+            return Ok(()); // MLflow is older than these lists.
+        }
+        let mut query = Query::default();
+        query.set("order_by", Some("created_at DESC"));
+        let take = |page: Registry| {
+            let is_older = |row: &Named| row.creation_timestamp.is_some_and(|created| created < since);
+            let is_last = page.rows.last().is_none_or(is_older);
+            let newer = page.rows.into_iter().filter(|row| !is_older(row));
+            found.extend(newer.map(|row| {
+                let created = row.creation_timestamp.unwrap_or_default();
+                Dated { key: row.key(), created, position: created }
+            }));
+            if is_last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        self.each_page(path, query, take).await
+    }
 }
 
 /// Maximum time that a command or a request waits for the check that the resource in its grant exists.
@@ -267,11 +295,35 @@ impl Page for Models {
     }
 }
 
+/// An MCP server or a skill.
 #[derive(Deserialize)]
 struct Named {
     name: Option<String>,
+    /// Of a skill; empty without one.
+    #[serde(default)]
+    organization: String,
     /// Unix ms.
     creation_timestamp: Option<i64>,
+}
+
+impl Named {
+    /// Returns its key in grants.
+    fn key(&self) -> String {
+        skill_key(&self.organization, self.name.as_deref().unwrap_or_default())
+    }
+}
+
+#[derive(Deserialize)]
+struct Registry {
+    #[serde(alias = "mcp_servers", alias = "skills")]
+    rows: Vec<Named>,
+    next_page_token: Option<String>,
+}
+
+impl Page for Registry {
+    fn next_page_token(&mut self) -> Option<String> {
+        self.next_page_token.take()
+    }
 }
 
 #[derive(Default, Deserialize)]

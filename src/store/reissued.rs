@@ -25,7 +25,7 @@ impl Store {
     pub async fn undated(&self, after: i64, limit: u32) -> Result<Vec<Undated>> {
         let undated = sql("SELECT MAX(id) AS id, kind, selector FROM grants
              WHERE form = 'exact' AND thing_created IS NULL AND id > $1
-               AND kind IN ('experiment', 'registered_model', 'prompt', 'scorer')
+               AND kind IN ('experiment', 'registered_model', 'prompt', 'scorer', 'mcp_server', 'skill')
              GROUP BY kind, selector ORDER BY MAX(id) LIMIT $2");
         let undated = undated.bind(after).bind(limit).fetch_all(&self.readers).await?;
         undated.iter().map(rows::undated).collect()
@@ -37,7 +37,7 @@ impl Store {
     /// Only those that [`Store`] lists for every method.
     pub async fn compared(&self, kind: ResourceKind) -> Result<i64> {
         let compared = sql("SELECT value FROM meta WHERE name = $1");
-        Ok(compared.bind(cursor(kind)).scalar(&self.readers).await?)
+        Ok(compared.bind(cursor(kind)).scalar_optional(&self.readers).await?.unwrap_or(0))
     }
 
     /// Records the creation time (Unix ms) up to which the resources of a kind have been compared with the grants.
@@ -45,8 +45,9 @@ impl Store {
     /// # Errors
     /// Only those that [`Store`] lists for every method.
     pub async fn set_compared(&self, kind: ResourceKind, until: i64) -> Result<()> {
-        let compared = sql("UPDATE meta SET value = $1 WHERE name = $2");
-        compared.bind(until).bind(cursor(kind)).execute(&self.writer).await?;
+        let compared = sql("INSERT INTO meta (name, value) VALUES ($1, $2)
+             ON CONFLICT (name) DO UPDATE SET value = excluded.value");
+        compared.bind(cursor(kind)).bind(until).execute(&self.writer).await?;
         Ok(())
     }
 
@@ -85,15 +86,18 @@ fn cursor(kind: ResourceKind) -> String {
 }
 
 /// Returns the SQL condition for the exact grants on the resource whose key is `$1`.
-const fn on(kind: ResourceKind) -> &'static str {
-    match kind {
+fn on(kind: ResourceKind) -> String {
+    let which = match kind {
         // A scorer's key is `EXPERIMENT/NAME`. Scorers are deleted with their experiment.
         ResourceKind::Experiment => {
-            "form = 'exact' AND (kind = 'experiment' AND selector = $1
+            "(kind = 'experiment' AND selector = $1
                  OR kind = 'scorer' AND substr(selector, 1, length($1) + 1) = $1 || '/')"
         }
-        _ => "form = 'exact' AND kind IN ('registered_model', 'prompt') AND selector = $1",
-    }
+        ResourceKind::McpServer => "kind = 'mcp_server' AND selector = $1",
+        ResourceKind::Skill => "kind = 'skill' AND selector = $1",
+        _ => "kind IN ('registered_model', 'prompt') AND selector = $1",
+    };
+    format!("form = 'exact' AND {which}")
 }
 
 /// Returns the SQL condition for those grants that were made for a resource created at another time than `$2`.

@@ -172,12 +172,14 @@ def test_grants_do_not_count_for_what_was_made_anew_beside_the_proxy(start_proxy
     made = {model: [], prompt: is_prompt, kept: []}
     for name, tags in made.items():
         alice.ok("POST", f"{API}/registered-models/create", {"name": name, "tags": tags})
+    server = f"acme/{unique('server')}"
+    alice.ok("POST", f"{V3}/mcp-servers", {"name": server})
 
     def undated():
         return proxy.rows("SELECT kind, selector FROM grants WHERE thing_created IS NULL")
 
     # The minute's comparison may have dated some of them already.
-    assert len(proxy.rows("SELECT kind, selector FROM grants")) == 4
+    assert len(proxy.rows("SELECT kind, selector FROM grants")) == 5
     proxy.stop()
     proxy.start()
     wait_until(lambda: not undated(), 30, "the proxy knows what its grants are about")
@@ -188,6 +190,8 @@ def test_grants_do_not_count_for_what_was_made_anew_beside_the_proxy(start_proxy
     for name in (model, prompt):
         assert bare.delete(f"{API}/registered-models/delete", {"name": name}).status_code == 200
         assert bare.post(f"{API}/registered-models/create", {"name": name, "tags": made[name]}).status_code == 200
+    assert bare.delete(f"{V3}/mcp-servers/{server}").status_code == 200
+    assert bare.post(f"{V3}/mcp-servers", {"name": server}).status_code == 200
     proxy.stop()
     proxy.start()
     left = "SELECT kind, selector FROM grants"
@@ -196,8 +200,10 @@ def test_grants_do_not_count_for_what_was_made_anew_beside_the_proxy(start_proxy
     assert alice.get(f"{API}/experiments/get", {"experiment_id": experiment}).status_code == 403
     assert get_model(alice, model).status_code == 403
     assert get_model(alice, kept).status_code == 200
+    assert alice.get(f"{V3}/mcp-servers/{server}").status_code in (403, 404)
     told = proxy.rows("SELECT target FROM audit WHERE action = 'resource.reissue'")
-    assert {target for target, in told} == {f"experiment:{experiment}", f"registered_model:{model}", f"registered_model:{prompt}"}
+    assert {target for target, in told} == {
+        f"experiment:{experiment}", f"registered_model:{model}", f"registered_model:{prompt}", f"mcp_server:{server}"}
 
 
 def test_somebody_denied_a_name_cannot_take_it(alice, bob, admin):

@@ -10,7 +10,7 @@ import pytest
 import requests
 
 from conftest import running
-from harness import Mlflow, Proxy, World, basic, check_refused, unique, wait_until
+from harness import Http, Mlflow, Proxy, World, basic, check_refused, unique, wait_until
 from test_coverage import python_of
 from test_ownership import level
 
@@ -182,6 +182,25 @@ def test_deleting_drops_everybodys_grants_and_the_name_is_free(alice, bob, proxy
     carol = proxy.person("carol")
     new_skill(carol, key)
     assert (get(carol, key), get(alice, key), get(bob, key)) == (200, 403, 403)
+
+
+def test_grants_do_not_count_for_a_skill_made_anew_beside_the_proxy(start_proxy_here, mlflow_server):
+    proxy, bare = start_proxy_here({}), Http(mlflow_server.url, None)
+    alice, bob = proxy.person("alice"), proxy.person("bob")
+    old, kept = (new_skill(alice, organization="acme.example") for _ in range(2))
+    for key in (old, kept):
+        alice.grant(bob, KIND, key, "READ")
+    undated = "SELECT 1 FROM grants WHERE thing_created IS NULL"
+    proxy.stop()
+    proxy.start()
+    wait_until(lambda: not proxy.rows(undated), 30, "the proxy knows what its grants are about")
+    assert bare.delete(path(old)).status_code == 200
+    assert bare.post(SKILLS, parts(old)).status_code == 200
+    proxy.stop()
+    proxy.start()
+    left = "SELECT DISTINCT selector FROM grants"
+    wait_until(lambda: proxy.rows(left) == [(kept,)], 30, "grants on what is gone are dropped")
+    assert (get(alice, old), get(bob, old), get(bob, kept)) == (403, 403, 200)
 
 
 def test_a_name_that_exists_gives_nothing(alice, bob):
