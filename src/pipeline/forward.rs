@@ -22,13 +22,13 @@ impl Proxy {
     /// Forwards requests that require no sign-in: health, API version and static files.
     pub(super) async fn forward_public(
         &self,
-        mut checked: Checked<'_>,
+        checked: &mut Checked<'_>,
         operation: &Operation,
         record: &mut Record,
     ) -> Result<Response, Error> {
         let mut query = std::mem::take(&mut checked.query);
         self.keep_known_fields(operation, &mut query, None)?;
-        let outgoing = self.outgoing(&mut checked, &query, Body::Empty);
+        let outgoing = self.outgoing(checked, &query, Body::Empty);
         record.public();
         // Anonymous callers must not occupy the slots of authenticated ones.
         let response = self.upstream.forward_at_once(open_to_all(), outgoing).await?;
@@ -61,7 +61,7 @@ impl Proxy {
 
     pub(super) async fn forward_query(
         &self,
-        mut checked: Checked<'_>,
+        checked: &mut Checked<'_>,
         identity: &Identity,
         operation: &Operation,
         params: &[(&str, &str)],
@@ -69,12 +69,12 @@ impl Proxy {
     ) -> Result<Response, Error> {
         let mut query = std::mem::take(&mut checked.query);
         if query.is_empty() && checked.has_body() {
-            Box::pin(self.fold_body(&mut checked, identity, operation, &mut query)).await?;
+            Box::pin(self.fold_body(checked, identity, operation, &mut query)).await?;
         }
         self.keep_known_fields(operation, &mut query, None)?;
         let input = Input { params, headers: &checked.head.headers, query: &mut query, body: None };
         let permit = self.permit(identity, operation, input).await?;
-        canonical_artifact_path(&mut checked, params)?;
+        canonical_artifact_path(checked, params)?;
         if let Some(narrow) = &operation.narrow
             && Box::pin(self.narrow(identity, narrow, &mut query, None)).await? == Narrowed::Nothing
         {
@@ -88,9 +88,10 @@ impl Proxy {
         if let Some(filter) = operation.filter {
             return Box::pin(self.list(checked, identity, permit, filter, query, None, record)).await;
         }
-        let outgoing = self.outgoing(&mut checked, &query, Body::Empty);
+        let outgoing = self.outgoing(checked, &query, Body::Empty);
         if let Some(field) = operation.hide.as_deref().filter(|_| !identity.admin) {
-            return self.send_and_rewrite(permit, outgoing, identity, record, |told| without(field, told)).await;
+            let rewrite = |told: &str| without(field, told);
+            return Box::pin(self.send_and_rewrite(permit, outgoing, identity, record, rewrite)).await;
         }
         self.send_with_actions(permit, outgoing, identity, operation, record).await
     }
@@ -121,7 +122,7 @@ impl Proxy {
     #[expect(clippy::too_many_lines, reason = "the steps of one request in their order; to be split")]
     pub(super) async fn forward_json(
         &self,
-        mut checked: Checked<'_>,
+        checked: &mut Checked<'_>,
         identity: &Identity,
         operation: &Operation,
         params: &[(&str, &str)],
@@ -131,10 +132,10 @@ impl Proxy {
         if checked.has_body() {
             self.could_be_allowed(identity, operation)?;
         }
-        let held = self.read_json(&mut checked, identity, limit).await?;
+        let held = self.read_json(checked, identity, limit).await?;
         let Held { bytes, share: _share } = held;
         // With the body read, hyper notices a client that leaves, and what it wanted is not done any more.
-        let now = self.after_wait(&checked, record, bytes.len()).await?;
+        let now = self.after_wait(checked, record, bytes.len()).await?;
         let identity = now.as_deref().unwrap_or(identity);
         let mut query = std::mem::take(&mut checked.query);
         let text = self.keep_known_fields(operation, &mut query, (!bytes.is_empty()).then_some(&bytes))?;
@@ -151,7 +152,7 @@ impl Proxy {
             Err(Error::Locate(LocateError::Missing(_))) if operation.empty => return Ok(own::json(EMPTY)),
             decided => decided?,
         };
-        canonical_artifact_path(&mut checked, params)?;
+        canonical_artifact_path(checked, params)?;
         checked.parent_trace = self.parent_trace(identity, operation, &checked.head.headers).await?;
         if let Some(narrow) = &operation.narrow
             && Box::pin(self.narrow(identity, narrow, &mut query, body.as_mut())).await? == Narrowed::Nothing
@@ -176,7 +177,7 @@ impl Proxy {
         };
         let rewritten = body.filter(|body| is_rewritten(operation, body, text.as_deref())).map(|body| written(&body));
         let bytes = rewritten.or_else(|| text.map(Bytes::from));
-        let outgoing = self.outgoing_json(&mut checked, &query, bytes);
+        let outgoing = self.outgoing_json(checked, &query, bytes);
         // Also before the request, because a look-up can occur between MLflow's change and its response.
         self.forget_changed(operation, renamed.as_deref()).await;
         let answer = if follow_up.is_some() || turn.is_some() {
@@ -254,7 +255,7 @@ impl Proxy {
 
     pub(super) async fn forward_stream(
         &self,
-        mut checked: Checked<'_>,
+        checked: &mut Checked<'_>,
         identity: &Identity,
         operation: &Operation,
         params: &[(&str, &str)],
@@ -264,10 +265,10 @@ impl Proxy {
         self.keep_known_fields(operation, &mut query, None)?;
         let input = Input { params, headers: &checked.head.headers, query: &mut query, body: None };
         let permit = self.permit(identity, operation, input).await?;
-        canonical_artifact_path(&mut checked, params)?;
+        canonical_artifact_path(checked, params)?;
         checked.parent_trace = self.parent_trace(identity, operation, &checked.head.headers).await?;
         let follow_up = FollowUp::of(operation, params, None)?;
-        let outgoing = self.outgoing_stream(&mut checked, &query);
+        let outgoing = self.outgoing_stream(checked, &query);
         if follow_up.is_none() {
             return self.send(permit, outgoing, record).await;
         }
@@ -281,7 +282,7 @@ impl Proxy {
     /// specifies.
     pub(super) async fn forward_spans(
         &self,
-        mut checked: Checked<'_>,
+        checked: &mut Checked<'_>,
         identity: &Identity,
         operation: &Operation,
         params: &[(&str, &str)],
@@ -292,7 +293,7 @@ impl Proxy {
         let input = Input { params, headers, query: &mut query, body: None };
         let permit = self.permit(identity, operation, input).await.map_err(Error::in_spans)?;
         let limit = self.server.max_body_bytes;
-        let Held { bytes: raw, mut share } = self.read(&mut checked, Owner::User(identity.user), limit).await?;
+        let Held { bytes: raw, mut share } = self.read(checked, Owner::User(identity.user), limit).await?;
         let headers = &checked.head.headers;
         let text = |name: header::HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("not text"));
         let (content_type, encoding) = (text(header::CONTENT_TYPE), text(header::CONTENT_ENCODING));
@@ -304,7 +305,7 @@ impl Proxy {
         let spans = bodies::aside(size, read)?;
         drop(raw);
         self.report_unknown(operation, &unknown)?;
-        let permit = match self.after_wait(&checked, record, 0).await? {
+        let permit = match self.after_wait(checked, record, 0).await? {
             Some(now) => {
                 let input = Input { params, headers: &checked.head.headers, query: &mut query, body: None };
                 self.permit(&now, operation, input).await.map_err(Error::in_spans)?
@@ -316,7 +317,7 @@ impl Proxy {
             return Err(Error::TraceElsewhere);
         }
         let length = spans.body.len();
-        let mut outgoing = self.outgoing(&mut checked, &query, Body::from(Bytes::from(spans.body)));
+        let mut outgoing = self.outgoing(checked, &query, Body::from(Bytes::from(spans.body)));
         outgoing.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(spans.content_type));
         outgoing.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         let response = self.send(permit, outgoing, record).await?;
@@ -330,7 +331,7 @@ impl Proxy {
     /// allows it.
     pub(super) async fn forward_unlisted(
         &self,
-        mut checked: Checked<'_>,
+        checked: &mut Checked<'_>,
         identity: &Identity,
         record: &mut Record,
     ) -> Result<Response, Error> {
@@ -339,7 +340,7 @@ impl Proxy {
         }
         let reads = matches!(checked.head.method, Method::GET | Method::HEAD);
         holds(identity, self.policy, &Requirement::Admin { change: !reads })?;
-        let now = self.after_wait(&checked, record, 0).await?;
+        let now = self.after_wait(checked, record, 0).await?;
         let identity = now.as_deref().unwrap_or(identity);
         let permit = authorize(identity, self.policy, &[Requirement::Admin { change: !reads }])?;
         if checked.path.decoded().contains('%') {
@@ -347,12 +348,12 @@ impl Proxy {
         }
         let query = std::mem::take(&mut checked.query);
         let outgoing = if !reads && own::is_json(&checked.head.headers) {
-            let held = self.read_json(&mut checked, identity, usize::MAX).await?;
+            let held = self.read_json(checked, identity, usize::MAX).await?;
             let bytes = &held.bytes;
             let body = if bytes.is_empty() { None } else { Some(bodies::aside(bytes.len(), || canonical(bytes))?) };
-            Self::as_json(self.outgoing(&mut checked, &query, Body::Empty), body.map(Bytes::from))
+            Self::as_json(self.outgoing(checked, &query, Body::Empty), body.map(Bytes::from))
         } else {
-            self.outgoing_stream(&mut checked, &query)
+            self.outgoing_stream(checked, &query)
         };
         self.send(permit, outgoing, record).await
     }
@@ -360,7 +361,7 @@ impl Proxy {
     #[expect(clippy::too_many_arguments, reason = "one private step of the request's life")]
     pub(super) async fn list(
         &self,
-        mut checked: Checked<'_>,
+        checked: &mut Checked<'_>,
         identity: &Identity,
         permit: Permit,
         filter: Filter,
@@ -385,8 +386,8 @@ impl Proxy {
         let as_it_is = filter.shape().actions.is_none() || identity.admin && identity.limits.is_unlimited();
         if as_it_is && visible.iter().all(|visible| *visible == Visibility::All) {
             let outgoing = match &body {
-                Some(body) => self.outgoing_json(&mut checked, &query, Some(written(body))),
-                None => self.outgoing(&mut checked, &query, Body::Empty),
+                Some(body) => self.outgoing_json(checked, &query, Some(written(body))),
+                None => self.outgoing(checked, &query, Body::Empty),
             };
             return self.send(permit, outgoing, record).await;
         }

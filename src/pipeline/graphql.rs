@@ -20,12 +20,12 @@ impl Proxy {
     /// Responds to a GraphQL query with the fields that `identity` is allowed to read.
     pub(super) async fn forward_graphql(
         &self,
-        mut checked: Checked<'_>,
+        checked: &mut Checked<'_>,
         identity: &Identity,
         record: &mut Record,
     ) -> Result<Response, Error> {
-        let held = self.read_json(&mut checked, identity, SMALL_BODY_BYTES).await?;
-        let now = self.after_wait(&checked, record, held.bytes.len()).await?;
+        let held = self.read_json(checked, identity, SMALL_BODY_BYTES).await?;
+        let now = self.after_wait(checked, record, held.bytes.len()).await?;
         let identity = now.as_deref().unwrap_or(identity);
         let query = GraphqlQuery::parse(&held.bytes)?;
         let mut proven = vec![Requirement::SignedIn];
@@ -37,7 +37,7 @@ impl Proxy {
         }
         let permit = authorize(identity, self.policy, &proven)?;
         let answer = match query.rewrite(&verdicts) {
-            Some(body) => Some(self.ask_graphql(permit, identity, &mut checked, body, record).await?),
+            Some(body) => Some(self.ask_graphql(permit, identity, checked, body, record).await?),
             None => None,
         };
         let told = answer.as_ref().map(|(bytes, _)| bytes.as_ref());

@@ -158,7 +158,7 @@ impl Proxy {
             && operation.is_public()
         {
             record.operation(operation);
-            return self.forward_public(checked, operation, record).await;
+            return self.forward_public(&mut checked, operation, record).await;
         }
         if let Found::Operation { operation, .. } = &found
             && operation.provider_key
@@ -179,13 +179,13 @@ impl Proxy {
         if local.is_some() {
             return upstream::on_behalf(asking, Box::pin(self.answer_ourselves(checked, identity, record))).await;
         }
-        upstream::on_behalf(asking, self.forward(checked, identity, found, record)).await
+        upstream::on_behalf(asking, self.forward(&mut checked, identity, found, record)).await
     }
 
     /// Responds to an authenticated caller with MLflow's answer.
     async fn forward(
         &self,
-        checked: Checked<'_>,
+        checked: &mut Checked<'_>,
         identity: Arc<Identity>,
         found: Found<'_, '_>,
         record: &mut Record,
@@ -197,7 +197,7 @@ impl Proxy {
                     return Ok(own::json(Bytes::from_static(json.as_bytes())));
                 }
                 let now = match operation.send {
-                    Send::Query | Send::Stream | Send::Otlp => self.after_wait(&checked, record, 0).await?,
+                    Send::Query | Send::Stream | Send::Otlp => self.after_wait(checked, record, 0).await?,
                     // Waits when its body has been read.
                     Send::Json | Send::Graphql => None,
                 };

@@ -43,7 +43,7 @@ impl Proxy {
         match operation.actions.filter(|_| !(identity.admin && identity.limits.is_unlimited())) {
             Some(kind) => {
                 let rewrite = |told: &str| with_actions(identity, self.policy, kind, told);
-                self.send_and_rewrite(permit, outgoing, identity, record, rewrite).await
+                Box::pin(self.send_and_rewrite(permit, outgoing, identity, record, rewrite)).await
             }
             None => self.send(permit, outgoing, record).await,
         }

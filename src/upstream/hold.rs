@@ -46,8 +46,9 @@ tokio::task_local! {
 }
 
 /// Runs `work` for a request of `caller`, whose requests to MLflow may be held.
-pub async fn on_behalf<T>(caller: Arc<dyn Caller>, work: impl Future<Output = T>) -> T {
-    CALLER.scope(caller, work).await
+pub fn on_behalf<F: Future>(caller: Arc<dyn Caller>, work: F) -> impl Future<Output = F::Output> {
+    // Not an `async fn`, which would hold `work` twice.
+    CALLER.scope(caller, work)
 }
 
 /// Returns the caller on whose behalf this task sends requests, if they may be held.
@@ -59,8 +60,8 @@ pub(super) fn caller() -> Option<Arc<dyn Caller>> {
 }
 
 /// Runs work of the proxy itself, or in a turn that other requests wait for. None of its requests to MLflow is held.
-pub async fn impatiently<T>(work: impl Future<Output = T>) -> T {
-    IMPATIENT.scope((), work).await
+pub fn impatiently<F: Future>(work: F) -> impl Future<Output = F::Output> {
+    IMPATIENT.scope((), work)
 }
 
 /// Metrics of held requests.
