@@ -5,6 +5,7 @@
 //! owner has an allowance for small answers, so that users still see their small lists when others hold all of the budget.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,12 +22,17 @@ use crate::http::ReadError;
 /// Time that a request waits for memory before it is refused.
 const WAIT: Duration = Duration::from_secs(2);
 
-/// Account to which the memory of a body is charged. Each can hold at most half of the budget.
+/// The parts of a budget that all visitors, and those of one network, can hold: one in so many. The rest is for users.
+const VISITORS: usize = 4;
+const NETWORKS: usize = 32;
+
+/// Account to which the memory of a body is charged. A user can hold at most half of the budget.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Owner {
     User(UserId),
-    /// All callers without an account share one.
-    Visitors,
+    /// The callers without an account that share a network. Each network can hold at most a part of the budget, and so can
+    /// all of them together.
+    Visitor(IpAddr),
 }
 
 /// Limit that a request exceeded: the whole budget, or the caller's half of it.
@@ -50,6 +56,8 @@ pub struct Budget {
 #[derive(Debug, Default)]
 struct Used {
     total: usize,
+    /// Of these, the bytes of visitors.
+    visitors: usize,
     by_owner: HashMap<Owner, Account>,
 }
 
@@ -87,11 +95,16 @@ impl Budget {
         }
         let mut account = used.by_owner.get(&owner).copied().unwrap_or_default();
         account.held = account.held.saturating_add(bytes);
-        if account.held > self.total / 2 {
+        let (most, visitors) = match owner {
+            Owner::User(_) => (self.total / 2, 0),
+            Owner::Visitor(_) => (self.total / NETWORKS, bytes),
+        };
+        if account.held > most || used.visitors + visitors > self.total / VISITORS {
             return Err(Full::Callers);
         }
         used.by_owner.insert(owner, account);
         used.total += bytes;
+        used.visitors += visitors;
         drop(used);
         self.reserved.add(i64::try_from(bytes).unwrap_or(i64::MAX));
         Ok(())
@@ -114,6 +127,9 @@ impl Budget {
     fn give_back(&self, owner: Owner, less: Account) {
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         used.total = used.total.saturating_sub(less.held);
+        if let Owner::Visitor(_) = owner {
+            used.visitors = used.visitors.saturating_sub(less.held);
+        }
         if let Some(account) = used.by_owner.get_mut(&owner) {
             account.held = account.held.saturating_sub(less.held);
             account.small = account.small.saturating_sub(less.small);

@@ -19,7 +19,7 @@ use crate::effects::Effects;
 use crate::filter::Lists;
 use crate::mlflow::Table;
 use crate::oidc::Providers;
-use crate::pipeline::{Bodies, Proxy};
+use crate::pipeline::{Bodies, Places, Proxy};
 use crate::resolve::Resolver;
 use crate::store::{Actor, Store};
 use crate::telemetry::access::Writer;
@@ -201,6 +201,7 @@ async fn proxy(
         lists: Lists::new(upstream.clone(), Arc::clone(&context.resolver), sealer),
         effects: effects.clone(),
         telemetry: Arc::clone(&logs.telemetry),
+        places: Places::new(config.upstream.max_requests_per_user),
         bodies: Bodies::new(&config.server, metrics.inspection_reserved.clone()),
         answers: Arc::new(Budget::new(config.server.inspection_budget_bytes, metrics.answers_reserved.clone())),
         background: TaskTracker::new(),

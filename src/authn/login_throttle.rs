@@ -373,7 +373,8 @@ impl Drop for Reservation {
 }
 
 /// Returns the network that is counted as one caller: an IPv4 address, or the /64 prefix of a single IPv6 subscriber.
-fn network(address: IpAddr) -> IpAddr {
+#[must_use]
+pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),

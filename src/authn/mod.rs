@@ -36,6 +36,7 @@ use login_throttle::LoginThrottle;
 use single_flight::SingleFlight;
 
 pub use jwt::Trusted;
+pub use login_throttle::network;
 pub use refusal::{Error, Reason};
 
 /// Name of the session cookie. The `__Host-` prefix makes browsers send it to this host only, and only over TLS (except

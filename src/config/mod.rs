@@ -146,6 +146,8 @@ pub struct Upstream {
     /// Time after which idle connections are closed. Must be shorter than MLflow's keep-alive (uvicorn: 5 s).
     pub pool_idle_timeout: Duration,
     pub pool_max_idle: usize,
+    /// Maximum number of requests that one user has under way.
+    pub max_requests_per_user: usize,
     /// Time that a request waits for an unreachable MLflow; zero disables waiting.
     pub hold: Duration,
     pub hold_max_requests: usize,

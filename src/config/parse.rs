@@ -211,6 +211,8 @@ fn upstream(raw: &raw::Upstream, report: &mut Report) -> Option<Upstream> {
     let idle = checks::number(raw.pool_idle_timeout_ms, 1..=HOUR * 1000).map(Duration::from_millis);
     let idle = report.check("upstream.pool_idle_timeout_ms", idle);
     let max_idle = report.check("upstream.pool_max_idle", checks::number(raw.pool_max_idle, 1..=65_536));
+    let per_user = checks::number(raw.max_requests_per_user, 1..=65_536);
+    let per_user = report.check("upstream.max_requests_per_user", per_user);
     let hold = report.check("upstream.hold_seconds", checks::seconds(raw.hold_seconds, 0..=60));
     let max_held = report.check("upstream.hold_max_requests", checks::number(raw.hold_max_requests, 1..=65_536));
     let held_bytes = checks::number(raw.hold_max_bytes, 1024..=GIB);
@@ -222,6 +224,7 @@ fn upstream(raw: &raw::Upstream, report: &mut Report) -> Option<Upstream> {
         response_timeout: response?,
         pool_idle_timeout: idle?,
         pool_max_idle: max_idle?,
+        max_requests_per_user: per_user?,
         hold: hold?,
         hold_max_requests: max_held?,
         hold_max_bytes: held_bytes?,

@@ -275,6 +275,10 @@ impl Parts {
         };
         let names = parents.iter().map(|name| Key::name(kind, name)).collect();
         let _turn = self.turn(who.user, names).await?;
+        // An upload can take hours.
+        if !upstream::has_the_same_rights().await {
+            return Err(EffectError::Changed);
+        }
         let makes = self.decide_again(who, kind, &parents).await?;
         let begun = self.begin(&maker, makes).await?;
         release.send();

@@ -28,7 +28,7 @@ use crate::http::Body;
 use crate::mlflow::FollowUp;
 use crate::resolve::{self, Resolver};
 use crate::store::{self, Actor, Store, User};
-use crate::upstream::{self, Outgoing, Upstream};
+use crate::upstream::{self, Outgoing, Upstream, on_behalf_of_the_same};
 
 /// The reason why a mutation or its follow-up failed.
 #[derive(Debug, thiserror::Error)]
@@ -174,7 +174,7 @@ impl Effects {
         }
         let names = parts.turn(who.user, names).await?;
         let allowed = Allowed { permit, outgoing, share };
-        let task = self.tracker.spawn(async move {
+        let task = self.tracker.spawn(on_behalf_of_the_same(async move {
             let _turns = (turn, names);
             match follow_up {
                 None => parts.send_whole(allowed).await,
@@ -187,7 +187,7 @@ impl Effects {
                 }
                 Some(FollowUp::Mutation(mutation)) => parts.run(actor, maker, mutation, allowed).await,
             }
-        });
+        }));
         task.await.unwrap_or(Err(EffectError::Lost))
     }
 }

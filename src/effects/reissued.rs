@@ -28,6 +28,9 @@ impl Effects {
         let (store, resolver) = (&self.parts.store, &self.parts.resolver);
         let mut dropped = 0;
         for kind in COMPARED {
+            if !store.has_exact_grants(kind).await? {
+                continue;
+            }
             let since = store.compared(kind).await?;
             let newest = resolver.newest(kind, since).await?;
             for one in &newest {

@@ -106,10 +106,11 @@ impl Release {
     }
 }
 
-/// The newest piece of a stream, which is handed on when the next one has arrived or it is released as the last one.
+/// The newest bytes of a stream, which are handed on when more have arrived, or when they are released as the last ones.
 #[derive(Debug)]
 pub struct Gate {
-    last: Option<Frame<Bytes>>,
+    /// Not empty.
+    last: Option<Bytes>,
     ended: bool,
     arrived: Option<oneshot::Sender<()>>,
     /// `None`: the last piece may go.
@@ -124,16 +125,15 @@ impl Gate {
         watcher: &mut Option<Box<dyn Watcher>>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         while !self.ended {
-            let newest = match ready!(poll_watched(cx, incoming.as_mut(), watcher)) {
-                Some(Ok(frame)) => Some(frame),
-                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                None => None,
-            };
+            let newest = ready!(poll_watched(cx, incoming.as_mut(), watcher)).transpose()?;
             self.ended = newest.is_none() || incoming.is_end_stream();
+            // HTTP/2 can end a stream with an empty frame, and any body can end with trailers. Neither may push out the last
+            // bytes: MLflow acts as soon as it has these.
+            let newest = newest.and_then(|frame| frame.into_data().ok()).filter(|data| !data.is_empty());
             if let Some(newest) = newest
                 && let Some(before) = self.last.replace(newest)
             {
-                return Poll::Ready(Some(Ok(before)));
+                return Poll::Ready(Some(Ok(Frame::data(before))));
             }
         }
         if let Some(arrived) = self.arrived.take() {
@@ -145,7 +145,7 @@ impl Gate {
                 Err(_) => return Poll::Ready(Some(Err(BodyError::Withdrawn))),
             }
         }
-        Poll::Ready(self.last.take().map(Ok))
+        Poll::Ready(self.last.take().map(|last| Ok(Frame::data(last))))
     }
 }
 

@@ -2,13 +2,15 @@
 
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, header};
 
 use super::shown;
 use crate::authn::{self, Authn, RawCredentials};
 use crate::authz::{Identity, UserId};
+use crate::clock::Stopwatch;
 use crate::upstream;
 
 /// The credentials of an authenticated request, and the identity that they had.
@@ -17,12 +19,29 @@ pub(super) struct Asking {
     authorization: Option<HeaderValue>,
     session: Option<Box<str>>,
     address: IpAddr,
-    identity: Arc<Identity>,
+    found: Mutex<Found>,
 }
 
+/// The identity with which the request is decided.
+struct Found {
+    identity: Arc<Identity>,
+    /// The moment in which the caller was last found to have it.
+    at: Stopwatch,
+}
+
+/// Age up to which a request is decided and sent with the identity that was found.
+const RECENT: Duration = Duration::from_secs(1);
+
 impl Asking {
-    /// Keeps the credentials in `headers` that identified the caller: `Authorization`, or else the session's cookie.
-    pub(super) fn new(authn: &Arc<Authn>, headers: &HeaderMap, address: IpAddr, identity: &Arc<Identity>) -> Self {
+    /// Keeps the credentials in `headers` that identified the caller: `Authorization`, or else the session's cookie. `at`: a
+    /// moment before they were checked.
+    pub(super) fn new(
+        authn: &Arc<Authn>,
+        headers: &HeaderMap,
+        address: IpAddr,
+        identity: &Arc<Identity>,
+        at: Stopwatch,
+    ) -> Self {
         let authorization = headers.get(header::AUTHORIZATION).cloned();
         let session = if authorization.is_none() { shown(headers).session } else { None };
         Self {
@@ -30,12 +49,23 @@ impl Asking {
             authorization,
             session: session.map(Box::from),
             address,
-            identity: Arc::clone(identity),
+            found: Mutex::new(Found { identity: Arc::clone(identity), at }),
         }
     }
 
-    /// Identifies the caller as of now.
+    /// Identifies the caller as of now. The request is then decided with this identity.
     pub(super) async fn identity(&self) -> Result<Arc<Identity>, authn::Error> {
+        let at = Stopwatch::start();
+        let identity = self.look().await?;
+        *self.found() = Found { identity: Arc::clone(&identity), at };
+        Ok(identity)
+    }
+
+    fn found(&self) -> MutexGuard<'_, Found> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn look(&self) -> Result<Arc<Identity>, authn::Error> {
         let authorization = self.authorization.as_ref().map(HeaderValue::as_bytes);
         let shown = RawCredentials { authorization, session: self.session.as_deref() };
         match self.authn.recent(shown) {
@@ -47,13 +77,23 @@ impl Asking {
 
 impl upstream::Caller for Asking {
     fn user(&self) -> UserId {
-        self.identity.user
+        self.found().identity.user
+    }
+
+    fn is_recent(&self) -> bool {
+        self.found().at.elapsed() <= RECENT
     }
 
     fn is_unchanged(&self) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
         Box::pin(async {
-            let now = self.identity().await;
-            now.is_ok_and(|now| Arc::ptr_eq(&now, &self.identity) || now.has_the_rights_of(&self.identity))
+            let at = Stopwatch::start();
+            let Ok(now) = self.look().await else { return false };
+            let mut found = self.found();
+            let unchanged = Arc::ptr_eq(&now, &found.identity) || now.has_the_rights_of(&found.identity);
+            if unchanged {
+                found.at = at;
+            }
+            unchanged
         })
     }
 }

@@ -20,8 +20,8 @@ use crate::clock::Stopwatch;
 use crate::config::{self, INSPECTION_COST};
 use crate::http::{Body, ReadError, Watcher};
 
-/// Size of the first allocation for a body that arrives in several pieces.
-const FIRST_BYTES: usize = 64 * 1024;
+/// Least size of an allocation for a body that arrives in several pieces.
+const FIRST_BYTES: usize = 1024;
 
 /// The reason why a body was not read.
 #[derive(Debug, thiserror::Error)]
@@ -236,7 +236,8 @@ impl Pieces {
         if needed <= self.all.capacity() {
             return None;
         }
-        Some(self.all.capacity().saturating_mul(2).max(FIRST_BYTES).min(expected).max(needed))
+        // From what has arrived, not from what was announced.
+        Some(needed.saturating_mul(2).max(FIRST_BYTES).min(expected).max(needed))
     }
 
     fn reserve(&mut self, room: usize) {

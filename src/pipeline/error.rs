@@ -61,6 +61,9 @@ pub enum Error {
     TraceElsewhere,
     #[error("the queue's name is a user's")]
     UsersName,
+    /// The caller has as many requests under way as one user may have.
+    #[error("too many requests of one user")]
+    TooManyRequests,
     #[error("method not allowed")]
     MethodNotAllowed(Vec<Method>),
     #[error("the body is not JSON as its Content-Type says")]
@@ -171,6 +174,7 @@ impl Error {
             | Self::List(ListError::Resolve(resolve::Error::Upstream(error))) => {
                 (LATER, unavailable(error).message.into())
             }
+            Self::TooManyRequests => (LATER, TOO_MANY_REQUESTS.into()),
             Self::Effect(EffectError::NotBegun(_) | EffectError::Taken) => {
                 (LATER, "Nothing was changed. Try again later.".into())
             }
@@ -237,6 +241,7 @@ impl Error {
             Self::UnknownRoute => "unknown_route",
             Self::Blocked(_) => "blocked",
             Self::TraceElsewhere | Self::UsersName => "parameters",
+            Self::TooManyRequests => "too_many_requests",
             Self::MethodNotAllowed(_) => "method",
             Self::ContentType => "content_type",
             Self::ContentEncoding => "content_encoding",
@@ -248,6 +253,12 @@ impl Error {
             Self::Address(_) => "address",
             Self::Resolve(resolve::Error::NoSuchName(_)) => "no_such_name",
             Self::Denied(denied) => denied.reason(),
+            Self::Upstream(upstream::Error::Connect(unsent))
+            | Self::Effect(EffectError::Upstream(upstream::Error::Connect(unsent)))
+                if unsent.is_changed() =>
+            {
+                "rights_changed"
+            }
             Self::Resolve(resolve::Error::Upstream(_)) | Self::Upstream(_) => "upstream",
             Self::List(ListError::PageToken | ListError::MaxResults) => "parameters",
             Self::List(_) | Self::Effect(EffectError::Upstream(_) | EffectError::Unsettled(_)) => "upstream",
@@ -282,12 +293,10 @@ impl Error {
                 Reply::invalid("Bad Request. This endpoint does not take encoded (compressed) bodies.")
             }
             Self::Body(error) => body(&error),
-            Self::Unkept => Reply::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                ErrorCode::TemporarilyUnavailable,
-                "MLflow carried out the request, but there is no memory for its answer: too many answers wait to be read. Do \
-                 not repeat the request.",
-            ),
+            Self::TooManyRequests => too_many_requests(),
+            Self::Unkept => {
+                Reply::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TemporarilyUnavailable, NO_MEMORY_FOR_ANSWER)
+            }
             Self::Json(error) => Reply::invalid(error.to_string()),
             Self::Locate(error) => Reply::invalid(error.to_string()),
             Self::Address(error @ AddressError::Malformed(_)) => Reply::invalid(error.to_string()),
@@ -325,6 +334,11 @@ impl Error {
             }
         }
     }
+}
+
+fn too_many_requests() -> Reply {
+    Reply::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::RequestLimitExceeded, TOO_MANY_REQUESTS)
+        .with(header::RETRY_AFTER, HeaderValue::from_static("1"))
 }
 
 fn not_granted(denied: &Denied) -> Reply {
@@ -464,7 +478,11 @@ fn unavailable(error: &upstream::Error) -> Reply {
             (StatusCode::GATEWAY_TIMEOUT, "MLflow did not answer in time. Try again later.")
         }
         upstream::Error::Connect(unsent) => {
-            let what = "MLflow cannot be reached. Try again later.";
+            let what = if unsent.is_changed() {
+                "Your permissions changed while this request was processed, and nothing was sent to MLflow. Send it again."
+            } else {
+                "MLflow cannot be reached. Try again later."
+            };
             return Reply::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TemporarilyUnavailable, what)
                 .with(header::RETRY_AFTER, HeaderValue::from(unsent.retry_after_seconds));
         }
@@ -499,6 +517,12 @@ const UNKNOWN_ROUTE: &str = "This proxy does not know this route of MLflow, so i
 
 const UNKNOWN_HOST: &str = "This host name is not served here. Use the proxy's public URL, or add the name to \
                             server.allowed_hosts.";
+
+const NO_MEMORY_FOR_ANSWER: &str = "MLflow carried out the request, but there is no memory for its answer: too many answers \
+                                    wait to be read. Do not repeat the request.";
+
+const TOO_MANY_REQUESTS: &str = "Too many of your requests are being answered. Read their answers, or send fewer at the same \
+                                 time. Try again in a second.";
 
 const CROSS_ORIGIN: &str = "Another site's page may not change anything here. If this is the proxy's own page, set \
                             server.public_url to the address in the browser.";

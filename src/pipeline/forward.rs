@@ -135,7 +135,7 @@ impl Proxy {
         let held = self.read_json(checked, identity, limit).await?;
         let Held { bytes, share: _share } = held;
         // With the body read, hyper notices a client that leaves, and what it wanted is not done any more.
-        let now = self.after_wait(checked, record, bytes.len()).await?;
+        let now = self.after_wait(checked, bytes.len()).await?;
         let identity = now.as_deref().unwrap_or(identity);
         let mut query = std::mem::take(&mut checked.query);
         let text = self.keep_known_fields(operation, &mut query, (!bytes.is_empty()).then_some(&bytes))?;
@@ -305,7 +305,7 @@ impl Proxy {
         let spans = bodies::aside(size, read)?;
         drop(raw);
         self.report_unknown(operation, &unknown)?;
-        let permit = match self.after_wait(checked, record, 0).await? {
+        let permit = match self.after_wait(checked, 0).await? {
             Some(now) => {
                 let input = Input { params, headers: &checked.head.headers, query: &mut query, body: None };
                 self.permit(&now, operation, input).await.map_err(Error::in_spans)?
@@ -340,7 +340,7 @@ impl Proxy {
         }
         let reads = matches!(checked.head.method, Method::GET | Method::HEAD);
         holds(identity, self.policy, &Requirement::Admin { change: !reads })?;
-        let now = self.after_wait(checked, record, 0).await?;
+        let now = self.after_wait(checked, 0).await?;
         let identity = now.as_deref().unwrap_or(identity);
         let permit = authorize(identity, self.policy, &[Requirement::Admin { change: !reads }])?;
         if checked.path.decoded().contains('%') {

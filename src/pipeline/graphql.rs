@@ -25,7 +25,7 @@ impl Proxy {
         record: &mut Record,
     ) -> Result<Response, Error> {
         let held = self.read_json(checked, identity, SMALL_BODY_BYTES).await?;
-        let now = self.after_wait(checked, record, held.bytes.len()).await?;
+        let now = self.after_wait(checked, held.bytes.len()).await?;
         let identity = now.as_deref().unwrap_or(identity);
         let query = GraphqlQuery::parse(&held.bytes)?;
         let mut proven = vec![Requirement::SignedIn];

@@ -16,13 +16,13 @@ mod gateway;
 mod graphql;
 mod narrow;
 mod own;
+mod places;
 mod record;
 mod send;
 mod shadow;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, header};
@@ -33,6 +33,7 @@ use asking::Asking;
 pub use bodies::Bodies;
 use cors::Foreign;
 pub use error::Error;
+pub use places::Places;
 pub use record::Record;
 
 use crate::authn::{Authn, RawCredentials, SESSION_COOKIE};
@@ -46,7 +47,7 @@ use crate::mlflow::{Found, Send, Table};
 use crate::resolve::Resolver;
 use crate::server::{EdgeRefusal, Peer};
 use crate::telemetry::Telemetry;
-use crate::upstream::{self, Upstream};
+use crate::upstream::{self, Caller as _, Upstream};
 use crate::web::{Access, Web};
 
 /// The state that requests use. Built once in `app`, then only borrowed.
@@ -65,6 +66,8 @@ pub struct Proxy {
     pub effects: Effects,
     pub web: Web,
     pub telemetry: Arc<Telemetry>,
+    /// The requests that each user has under way.
+    pub places: Places,
     /// Reads the bodies that are inspected.
     pub bodies: Bodies,
     /// The memory for MLflow's responses that are read completely.
@@ -92,6 +95,15 @@ struct Checked<'b> {
 impl Checked<'_> {
     fn has_body(&self) -> bool {
         self.body.as_ref().is_some_and(|body| !http_body::Body::is_end_stream(body))
+    }
+
+    /// Identifies the caller again if the request `waited`, or took long for another reason: the sender controls how long its
+    /// body takes to arrive. Returns `None` if the identity is recent.
+    async fn identified_again(&self, waited: bool) -> Result<Option<Arc<Identity>>, Error> {
+        match &self.asking {
+            Some(asking) if waited || !asking.is_recent() => Ok(Some(Box::pin(asking.identity()).await?)),
+            Some(_) | None => Ok(None),
+        }
     }
 }
 
@@ -174,11 +186,13 @@ impl Proxy {
         if matches!(identity.scheme, Scheme::Session(_)) {
             self.check_site(&checked.head, foreign)?;
         }
-        let asking = Arc::new(Asking::new(&self.authn, &checked.head.headers, checked.address, &identity));
+        let asking =
+            Arc::new(Asking::new(&self.authn, &checked.head.headers, checked.address, &identity, record.started()));
         checked.asking = Some(Arc::clone(&asking));
         if local.is_some() {
             return upstream::on_behalf(asking, Box::pin(self.answer_ourselves(checked, identity, record))).await;
         }
+        record.place(self.places.take(identity.user)?);
         upstream::on_behalf(asking, self.forward(&mut checked, identity, found, record)).await
     }
 
@@ -197,7 +211,7 @@ impl Proxy {
                     return Ok(own::json(Bytes::from_static(json.as_bytes())));
                 }
                 let now = match operation.send {
-                    Send::Query | Send::Stream | Send::Otlp => self.after_wait(checked, record, 0).await?,
+                    Send::Query | Send::Stream | Send::Otlp => self.after_wait(checked, 0).await?,
                     // Waits when its body has been read.
                     Send::Json | Send::Graphql => None,
                 };
@@ -220,18 +234,9 @@ impl Proxy {
 
     /// Waits while MLflow is known to be away, then identifies the caller again: a request is decided with the rights of the
     /// moment in which it is sent. Returns `None` if there was nothing to wait for and the identity is recent.
-    async fn after_wait(
-        &self,
-        checked: &Checked<'_>,
-        record: &Record,
-        bytes: usize,
-    ) -> Result<Option<Arc<Identity>>, Error> {
+    async fn after_wait(&self, checked: &Checked<'_>, bytes: usize) -> Result<Option<Arc<Identity>>, Error> {
         let waited = self.upstream.reachable(bytes).await?;
-        match &checked.asking {
-            // The sender controls how long its body takes to arrive.
-            Some(asking) if waited || record.age() > RECENT => Ok(Some(Box::pin(asking.identity()).await?)),
-            Some(_) | None => Ok(None),
-        }
+        checked.identified_again(waited).await
     }
 
     /// Identifies the caller by the credentials of the request, from the cache if it can.
@@ -278,9 +283,6 @@ fn shown(headers: &http::HeaderMap) -> RawCredentials<'_> {
     let authorization = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
     RawCredentials { authorization, session: crate::http::only_cookie(headers, SESSION_COOKIE) }
 }
-
-/// Age up to which a request is decided with the identity from its start.
-const RECENT: Duration = Duration::from_secs(1);
 
 /// The most that is read and discarded of a refused body.
 const DISCARDED_BYTES: usize = 1024 * 1024 * 1024;

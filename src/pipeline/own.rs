@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use super::bodies::Held;
 use super::{Checked, Error, Proxy, Record};
 use crate::api::{Denial, MAX_BODY_BYTES};
-use crate::authn::{self, RawCredentials, Reason};
+use crate::authn::{self, RawCredentials, Reason, network};
 use crate::authz::Identity;
 use crate::budget::Owner;
 use crate::http::{Body, ErrorCode, HeadError, Reply, Response};
@@ -36,6 +36,7 @@ impl Proxy {
         record.own();
         address_pages(&mut checked)?;
         let body = self.read_own(&mut checked, Owner::User(identity.user)).await?.bytes;
+        let identity = checked.identified_again(false).await?.unwrap_or(identity);
         let request = http::Request::from_parts(checked.head, body);
         let response = self.web.answer(Some(identity), checked.address, request).await;
         if let Some(Denial(reason)) = response.extensions().get() {
@@ -67,7 +68,8 @@ impl Proxy {
         address_pages(&mut checked)?;
         self.check_site(&checked.head, None)?;
         let is_asset = checked.path.decoded().starts_with("/auth/static/");
-        let body = self.read_own(&mut checked, Owner::Visitors).await?.bytes;
+        let owner = Owner::Visitor(network(checked.address));
+        let body = self.read_own(&mut checked, owner).await?.bytes;
         let session = RawCredentials { authorization: None, ..super::shown(&checked.head.headers) };
         let identity = match self.authn.recent(session) {
             Some(identity) => Some(identity),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::Error;
+use super::places::Place;
 use crate::authn;
 use crate::authz::Identity;
 use crate::clock::{Stopwatch, Timestamp};
@@ -42,6 +43,8 @@ pub struct Record {
     denied: Option<&'static str>,
     resends_only_after_429: bool,
     request_id: Option<Box<str>>,
+    /// Held until the answer has been sent.
+    place: Option<Place>,
 }
 
 impl Record {
@@ -62,6 +65,7 @@ impl Record {
             denied: None,
             resends_only_after_429: resends_only_after_429(head),
             request_id: request_id(&head.headers),
+            place: None,
             telemetry,
         }
     }
@@ -92,13 +96,18 @@ impl Record {
         self.identity = Some(Arc::clone(identity));
     }
 
+    /// Keeps the place of a request to MLflow.
+    pub(super) fn place(&mut self, place: Place) {
+        self.place = Some(place);
+    }
+
     pub(super) fn address(&mut self, address: IpAddr) {
         self.address = address;
     }
 
-    /// The time since the request's head arrived.
-    pub(super) fn age(&self) -> Duration {
-        self.watch.elapsed()
+    /// The moment in which the request's head arrived.
+    pub(super) const fn started(&self) -> Stopwatch {
+        self.watch
     }
 
     pub(super) fn upstream_answered(&mut self) {
@@ -180,6 +189,7 @@ impl Record {
             | Error::OutsidePrefix(_)
             | Error::TraceElsewhere
             | Error::UsersName
+            | Error::TooManyRequests
             | Error::ContentType
             | Error::ContentEncoding
             | Error::Json(_)
@@ -214,6 +224,11 @@ impl Record {
     }
 
     fn upstream_failed(&self, error: &upstream::Error) {
+        if let upstream::Error::Connect(unsent) = error
+            && unsent.is_changed()
+        {
+            return;
+        }
         self.telemetry.metrics.upstream_failed(error.kind());
         tracing::warn!(operation = self.operation, %error, "MLflow gave no usable answer");
     }

@@ -30,14 +30,16 @@ pub fn attainable() -> Option<u64> {
 /// probes, idle connections to MLflow, the store and everything else use the rest.
 pub fn fit(config: &mut Config, limit: Option<u64>) -> Option<String> {
     let limit = limit?;
-    let idle = u64::try_from(config.upstream.pool_max_idle).unwrap_or(u64::MAX);
-    let reserve = RESERVE.saturating_add(idle).min(limit / 2);
+    // One HTTP/2 connection can have as many requests under way as its user may have.
+    let upstream = config.upstream.pool_max_idle.max(config.upstream.max_requests_per_user);
+    let upstream = u64::try_from(upstream).unwrap_or(u64::MAX);
+    let reserve = RESERVE.saturating_add(upstream).min(limit / 2);
     let room = usize::try_from((limit - reserve) / 2).unwrap_or(usize::MAX).max(1);
     let server = &mut config.server;
     if server.max_connections <= room {
         return None;
     }
-    let needed = RESERVE.saturating_add(idle).saturating_add(server.max_connections as u64 * 2);
+    let needed = RESERVE.saturating_add(upstream).saturating_add(server.max_connections as u64 * 2);
     let wanted = std::mem::replace(&mut server.max_connections, room);
     // One address must not be able to take all connections with non-idle ones.
     server.max_connections_per_address = server.max_connections_per_address.min((room / 2).max(1));

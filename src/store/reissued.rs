@@ -31,6 +31,22 @@ impl Store {
         undated.iter().map(rows::undated).collect()
     }
 
+    /// Returns true if there are grants that name resources of a kind, or of another kind that [`Store::date_grants`] treats
+    /// with it.
+    ///
+    /// # Errors
+    /// Only those that [`Store`] lists for every method.
+    pub async fn has_exact_grants(&self, kind: ResourceKind) -> Result<bool> {
+        let kinds = match kind {
+            ResourceKind::Experiment => "'experiment', 'scorer'",
+            ResourceKind::McpServer => "'mcp_server'",
+            ResourceKind::Skill => "'skill'",
+            _ => "'registered_model', 'prompt'",
+        };
+        let found = format!("SELECT EXISTS (SELECT 1 FROM grants WHERE form = 'exact' AND kind IN ({kinds}))");
+        Ok(sql(found).scalar(&self.readers).await?)
+    }
+
     /// Returns the creation time (Unix ms) up to which the resources of a kind have been compared with the grants.
     ///
     /// # Errors

@@ -33,7 +33,10 @@ type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 pub trait Caller: Send + Sync {
     fn user(&self) -> UserId;
 
-    /// Returns true if the caller has the same rights as when the request was decided. Called after a wait.
+    /// Returns true if the caller was identified a moment ago.
+    fn is_recent(&self) -> bool;
+
+    /// Returns true if the caller has the same rights as when the request was decided. Asks who the caller is now.
     fn is_unchanged(&self) -> Pin<Box<dyn Future<Output = bool> + Send + '_>>;
 }
 
@@ -49,6 +52,31 @@ tokio::task_local! {
 pub fn on_behalf<F: Future>(caller: Arc<dyn Caller>, work: F) -> impl Future<Output = F::Output> {
     // Not an `async fn`, which would hold `work` twice.
     CALLER.scope(caller, work)
+}
+
+/// Runs `work`, which becomes a task of its own, on behalf of the caller of this task. None of its requests is held.
+pub fn on_behalf_of_the_same<F: Future>(work: F) -> impl Future<Output = F::Output> {
+    let caller = CALLER.try_with(Arc::clone).ok();
+    let work = impatiently(work);
+    async {
+        match caller {
+            Some(caller) => CALLER.scope(caller, work).await,
+            None => work.await,
+        }
+    }
+}
+
+/// Returns false if the caller of this task has other rights than those with which its request was decided, because deciding
+/// it took long: its body arrived slowly, a look-up was slow, or it waited for its turn.
+pub async fn has_the_same_rights() -> bool {
+    // Most requests are decided within moments, and then nothing is cloned.
+    if CALLER.try_with(|caller| caller.is_recent()).unwrap_or(true) {
+        return true;
+    }
+    match CALLER.try_with(Arc::clone) {
+        Ok(caller) => caller.is_unchanged().await,
+        Err(_) => true,
+    }
 }
 
 /// Returns the caller on whose behalf this task sends requests, if they may be held.

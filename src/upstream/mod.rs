@@ -24,7 +24,7 @@ use hyper_util::client::legacy::{self, Client};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-pub use hold::{Caller, Holds, impatiently, on_behalf};
+pub use hold::{Caller, Holds, has_the_same_rights, impatiently, on_behalf, on_behalf_of_the_same};
 pub use version::{NoVersion, Version};
 
 use hold::Gate;
@@ -102,8 +102,16 @@ enum Why {
     NoConnection(legacy::Error),
     #[error("it has been away for {} s", .0.as_secs())]
     Away(Duration),
-    #[error("it was away, and what the caller may do has changed meanwhile")]
+    #[error("what the caller may do has changed while the request was decided")]
     Changed,
+}
+
+impl Unsent {
+    /// Returns true if the caller has other rights than those with which the request was decided.
+    #[must_use]
+    pub const fn is_changed(&self) -> bool {
+        matches!(self.why, Why::Changed)
+    }
 }
 
 /// Treatment of a request while MLflow cannot be reached.
@@ -313,6 +321,9 @@ impl Upstream {
     /// MLflow cannot be reached, sends no response head in time, or closes the connection early.
     pub async fn forward(&self, permit: Permit, outgoing: Outgoing) -> Result<Response<Incoming>, Error> {
         let Permit { .. } = permit;
+        if !has_the_same_rights().await {
+            return Err(Unsent { why: Why::Changed, retry_after_seconds: 1 }.into());
+        }
         self.send(outgoing, self.patience).await
     }
 

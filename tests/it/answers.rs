@@ -1,9 +1,13 @@
 //! What every answer carries, and how HEAD is answered.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use mlflow_auth_proxy::authz::{Permission, ResourceKind};
 
 use crate::browser::{SESSION, World, eventually};
-use crate::harness::{Answer, Proxy, Recorder, basic, get, send_json};
+use crate::harness::{Answer, Proxy, Recorder, basic, get, pause, send_json};
 
 const FILE: &str = "/api/2.0/mlflow-artifacts/artifacts/1/r/artifacts/f.txt";
 const RUN: &str = "0123456789abcdef0123456789abcdef";
@@ -496,4 +500,40 @@ fn answers_that_wait_to_be_read_are_counted() {
     assert!(reserved() >= LIST + CREATED, "{}", reserved());
     drop((list, created));
     eventually("what was not sent is given back", || reserved() == 0);
+}
+
+/// Answers that a user does not read occupy MLflow's connections, of which each user has some.
+#[test]
+fn one_user_has_a_number_of_requests_under_way() {
+    let stuck = Arc::new(AtomicBool::new(true));
+    let until = Arc::clone(&stuck);
+    let mlflow = Recorder::scripted(move |request| {
+        while !request.target.ends_with("=2") && until.load(Ordering::SeqCst) {
+            pause(Duration::from_millis(10));
+        }
+        Some((200, r#"{"experiment":{"experiment_id":"1"}}"#.to_owned()))
+    });
+    let proxy = Proxy::with(mlflow.address, |config| config.upstream.max_requests_per_user = 2);
+    let of = |name: &str| {
+        let grants = ["1", "2", "3"].map(|key| (ResourceKind::Experiment, key, Permission::Read));
+        proxy.user(name, &grants)
+    };
+    let (alice, bob) = (of("alice"), of("bob"));
+    let quick = "/api/2.0/mlflow/experiments/get?experiment_id=2";
+    let mut waiting = Vec::new();
+    for slow in ["1", "3"].map(|id| format!("/api/2.0/mlflow/experiments/get?experiment_id={id}")) {
+        let mut client = proxy.connect();
+        client.send(get(&slow, &alice));
+        mlflow.wait_for(&slow);
+        waiting.push(client);
+    }
+    let third = proxy.ask(get(quick, &alice)).expect("an answer");
+    assert_eq!((third.status, third.header("retry-after")), (429, Some("1")), "{}", third.text());
+    assert_eq!(proxy.ask(get("/auth/api/v1/me", &alice)).expect("an answer").status, 200, "the proxy's own API");
+    assert_eq!(proxy.ask(get(quick, &bob)).expect("an answer").status, 200);
+    stuck.store(false, Ordering::SeqCst);
+    for client in &mut waiting {
+        assert_eq!(client.answer().expect("an answer").status, 200);
+    }
+    eventually("their places are free", || proxy.ask(get(quick, &alice)).expect("an answer").status == 200);
 }

@@ -17,6 +17,7 @@ mod authorisation;
 mod bearers;
 mod bodies;
 mod browser;
+mod changed_rights;
 mod cli;
 mod dependencies;
 mod directory;

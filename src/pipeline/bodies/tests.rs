@@ -1,6 +1,7 @@
 //! Limits of the bodies that are read into memory.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -81,15 +82,60 @@ async fn a_body_arrives_whole_whatever_its_pieces() {
 #[tokio::test]
 async fn one_caller_has_half_of_the_budget_and_everybody_the_rest() {
     let (bodies, reserved) = bodies(6_000_000);
-    let first = read(&bodies, ALICE, 900_000, 1_000_000).await.expect("room");
+    let first = read(&bodies, ALICE, 960_000, 1_000_000).await.expect("room");
     assert!(matches!(read(&bodies, ALICE, 200_000, 1_000_000).await, Err(BodyError::NoRoom(Full::Callers))));
     let second = read(&bodies, BOB, 1_000_000, 1_000_000).await.expect("the other half");
-    let visitors = read(&bodies, Owner::Visitors, 200_000, 1_000_000).await;
+    let visitors = read(&bodies, Owner::Visitor(IpAddr::from([192, 0, 2, 1])), 50_000, 1_000_000).await;
     assert!(matches!(visitors, Err(BodyError::NoRoom(Full::Everybodys))));
     drop((first, second));
     assert_eq!(reserved.get(), 0);
     assert_eq!(bodies.budget.owners(), 0);
     read(&bodies, ALICE, 1_000_000, 1_000_000).await.expect("room again");
+}
+
+#[tokio::test]
+async fn visitors_have_a_small_part_of_the_budget_and_each_network_less() {
+    let (bodies, reserved) = bodies(6_000_000);
+    let visitor = |number: u8| Owner::Visitor(IpAddr::from([192, 0, 2, number]));
+    let mut held = vec![read(&bodies, visitor(0), 50_000, 50_000).await.expect("room")];
+    assert!(matches!(read(&bodies, visitor(0), 50_000, 50_000).await, Err(BodyError::NoRoom(Full::Callers))));
+    for number in 1..10 {
+        held.push(read(&bodies, visitor(number), 50_000, 50_000).await.expect("another network"));
+    }
+    assert!(matches!(read(&bodies, visitor(10), 50_000, 50_000).await, Err(BodyError::NoRoom(Full::Callers))));
+    read(&bodies, ALICE, 1_000_000, 1_000_000).await.expect("the users' part");
+    drop(held);
+    assert_eq!(reserved.get(), 0);
+    read(&bodies, visitor(10), 50_000, 50_000).await.expect("room again");
+}
+
+/// A body that announces much, sends two bytes, and stops.
+struct Stalled(u8);
+
+impl http_body::Body for Stalled {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.0 == 0 {
+            return Poll::Pending;
+        }
+        self.0 -= 1;
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"x")))))
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        http_body::SizeHint::with_exact(1_000_000)
+    }
+}
+
+#[tokio::test]
+async fn an_announced_length_reserves_nothing() {
+    let (bodies, reserved) = bodies(6_000_000);
+    let mut body = Stalled(2);
+    let mut reading = std::pin::pin!(bodies.read(Some(&mut body), ALICE, 1_000_000));
+    assert!(reading.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop())).is_pending());
+    assert!(reserved.get() <= 3 * 1024, "{}", reserved.get());
 }
 
 #[tokio::test]
