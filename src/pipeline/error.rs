@@ -5,11 +5,12 @@
 use std::borrow::Cow;
 
 use http::{HeaderValue, Method, StatusCode, header};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::bodies::BodyError;
 use super::{Record, own};
 use crate::authn;
-use crate::authz::Denied;
+use crate::authz::{Denied, Permission, ResourceKind};
 use crate::budget::Full;
 use crate::effects::EffectError;
 use crate::filter::ListError;
@@ -123,15 +124,15 @@ impl Error {
         if let Self::Body(BodyError::NoRoom(_)) = self { Self::Unkept } else { self }
     }
 
-    /// The answer, and its trace in the record and the log. `account`: the address of the account page.
-    pub(super) fn into_response(self, account: &str, record: &mut Record) -> Response {
+    /// Returns the response, and records the error. `pages` is the address of the proxy's own pages, without `/auth`.
+    pub(super) fn into_response(self, pages: &str, record: &mut Record) -> Response {
         record.failed(&self);
         let mut response = if let Self::Authn(error) = self {
-            own::unauthenticated(&error, account, record.is_browser_xhr())
+            own::unauthenticated(&error, &format!("{pages}/auth/account"), record.is_browser_xhr())
         } else if let Self::SignIn(location) | Self::Moved(location) = self {
             own::found(location)
         } else {
-            self.reply().into_response()
+            self.reply(pages).into_response()
         };
         // INVARIANT: 503 with Retry-After means that the request was not sent to MLflow.
         let unsent = response.status() == StatusCode::SERVICE_UNAVAILABLE;
@@ -273,7 +274,7 @@ impl Error {
         }
     }
 
-    fn reply(self) -> Reply {
+    fn reply(self, pages: &str) -> Reply {
         match self {
             Self::Edge(refusal) => refusal.reply(),
             Self::Head(error @ HeadError::Method(_)) => {
@@ -324,7 +325,7 @@ impl Error {
             Self::UsersName => Reply::invalid(
                 "This is a registered user's name. A custom review queue cannot have it; assign that user to a queue instead.",
             ),
-            Self::Denied(denied) => not_granted(&denied),
+            Self::Denied(denied) => not_granted(&denied, pages),
             Self::Resolve(error) => resolve(&error),
             Self::Upstream(error) => unavailable(&error),
             Self::List(error) => list(&error),
@@ -341,17 +342,23 @@ fn too_many_requests() -> Reply {
         .with(header::RETRY_AFTER, HeaderValue::from_static("1"))
 }
 
-fn not_granted(denied: &Denied) -> Reply {
+fn not_granted(denied: &Denied, pages: &str) -> Reply {
     // A caller with access to the resource is allowed to query the grants on it.
+    let question = |permission: Permission, kind: ResourceKind, key: &str| {
+        // As in a query, but `:` and `*` stay readable.
+        let key = utf8_percent_encode(key, IN_QUERY);
+        format!(" To see the grants: GET {pages}/auth/api/v1/explain?operation={permission}&resource={kind}:{key}")
+    };
     let more = match denied {
-        Denied::Missing { .. } | Denied::MissingTier { .. } => " GET /auth/api/v1/explain says what is granted.",
+        Denied::Missing { permission, resource } => question(*permission, resource.kind, &resource.key),
+        Denied::MissingTier { permission, tier } => question(*permission, *tier, "*"),
         Denied::NotAdmin
         | Denied::Privileged(_)
         | Denied::MayNotCreate(_)
         | Denied::NotYours
         | Denied::MissingOnOwner { .. }
         | Denied::TokenIsReadOnly
-        | Denied::TokenScope(_) => "",
+        | Denied::TokenScope(_) => String::new(),
     };
     Reply::new(StatusCode::FORBIDDEN, ErrorCode::PermissionDenied, format!("{denied}{more}"))
 }
@@ -507,6 +514,9 @@ fn method_not_allowed(methods: &[Method]) -> Reply {
         Err(_) => reply,
     }
 }
+
+const IN_QUERY: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b':').remove(b'*').remove(b'/');
 
 const DEFAULT_WORKSPACE_ONLY: &str = "This proxy serves the default workspace only. Leave the header X-MLFLOW-WORKSPACE out, \
                                       or unset MLFLOW_WORKSPACE.";

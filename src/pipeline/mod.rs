@@ -123,7 +123,7 @@ impl Proxy {
                     self.discard(body);
                 }
                 let page = error.page().filter(|_| record.is_navigation());
-                let response = error.into_response(&self.web.account_page(), &mut record);
+                let response = error.into_response(&self.web.pages(), &mut record);
                 match page {
                     Some((heading, words)) => self.web.show_refusal(response, heading, &words, record.is_signed_in()),
                     None => response,

@@ -97,11 +97,11 @@ impl Web {
         self.site.sign_in.is_possible()
     }
 
-    /// Returns the address of the account page, where users manage their access tokens.
+    /// Returns the address before `/auth`: `server.public_url`, if it is set, and the static prefix.
     #[must_use]
-    pub fn account_page(&self) -> String {
+    pub fn pages(&self) -> String {
         let address = &self.site.context.address;
-        format!("{}{}/auth/account", address.origin().unwrap_or_default(), address.static_prefix)
+        format!("{}{}", address.origin().unwrap_or_default(), address.static_prefix)
     }
 
     /// Returns the access that a canonical path without query requires, and `None` if the path is not answered here.
