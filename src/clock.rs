@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 /// A point in time in Unix milliseconds, as stored in the `BIGINT` columns of the database.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -26,6 +27,14 @@ impl Timestamp {
     pub fn minute(self) -> String {
         let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000);
         at.map_or_else(|_| String::new(), |at| format!("{} {:02}:{:02} UTC", at.date(), at.hour(), at.minute()))
+    }
+
+    /// Formats the time in UTC as RFC 3339, to the second. Returns the number of milliseconds for a time that RFC 3339
+    /// cannot express, beyond the year 9999.
+    #[must_use]
+    pub fn rfc3339(self) -> String {
+        let at = OffsetDateTime::from_unix_timestamp(self.0.div_euclid(1000)).ok();
+        at.and_then(|at| at.format(&Rfc3339).ok()).unwrap_or_else(|| self.0.to_string())
     }
 
     /// Returns the time that has passed since `earlier`, or zero if `earlier` lies in the future.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::authz::{Grant, Homes, Identity, Limits, Policy, PolicyFile, ResourceKind, Scheme, Source, Whom, explain};
+use crate::clock::Timestamp;
 use crate::mlflow::Question;
 use crate::resolve::{self, Resolver};
 use crate::store::{Standing, User};
@@ -22,6 +23,13 @@ pub struct Examined {
 }
 
 impl Examined {
+    /// Returns the time at which the identity provider last reported the groups; `None` for a local account, and for
+    /// groups that come from the credential of the request.
+    #[must_use]
+    pub fn groups_reported(&self) -> Option<Timestamp> {
+        self.user.person.as_ref().filter(|person| person.groups == self.groups).map(|person| person.seen)
+    }
+
     /// Returns true if grants by experiment name apply to the user, so that the experiment's name must be looked up first.
     #[must_use]
     pub fn needs_names(&self, file: &PolicyFile, homes: &Homes) -> bool {
@@ -70,6 +78,7 @@ pub fn explanation(
     json!({
         "user": user.name,
         "groups": groups,
+        "groups_reported_at": examined.groups_reported().map(Timestamp::rfc3339),
         "operation": operation,
         "resource": format!("{}:{}", question.resource.kind, question.resource.key),
         "allowed": explained.allowed,

@@ -175,6 +175,12 @@ impl ResourceKind {
         }
     }
 
+    /// Returns true if MLflow generates the keys of this kind, so that users know its resources by another name.
+    #[must_use]
+    pub const fn is_granted_by_id(self) -> bool {
+        matches!(self, Self::Experiment | Self::GatewaySecret | Self::GatewayEndpoint | Self::GatewayModelDefinition)
+    }
+
     /// Returns true if only `*` can be granted.
     #[must_use]
     pub const fn is_granted_whole(self) -> bool {

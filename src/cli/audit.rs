@@ -1,35 +1,96 @@
 //! `audit`: lists changes and denied requests.
 
+use std::net::IpAddr;
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
-use super::output::{Format, Row, moment};
+use super::moment::Moment;
+use super::output::{Format, Row};
 use super::stored::{Absent, Opened};
+use crate::authz::{Resource, ResourceKind};
 use crate::config::Flags;
-use crate::store::AuditEntry;
+use crate::store::{AuditEntry, AuditFilter, AuditOutcome};
 
-#[derive(Args, Debug)]
-#[command(after_help = "\
+pub(super) const EXAMPLES: &str = "\
 Examples:
   mlflow-auth-proxy audit list --limit 20
-  mlflow-auth-proxy audit list --json | jq '.entries[] | select(.action == \"request.denied\")'")]
-pub(super) struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-    #[command(flatten)]
-    format: Format,
-}
+  mlflow-auth-proxy audit list --user alice --outcome denied --since 24h
+  mlflow-auth-proxy audit list --resource experiment:12 --since 2026-11-01 --until 2026-12-01
+  mlflow-auth-proxy audit list --action token --json";
 
 #[derive(Debug, Subcommand)]
-enum Command {
-    /// List the newest entries, newest first
+pub(super) enum Command {
+    /// List the newest entries, newest first; all conditions must hold
     List {
+        #[command(flatten)]
+        conditions: Conditions,
         /// Maximum number of entries
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
         limit: u32,
     },
+}
+
+/// Conditions on entries.
+#[derive(Args, Debug)]
+pub(super) struct Conditions {
+    /// Only entries that this user caused; `command-line` for commands
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    /// Only this action, such as `token.create`, or this group of actions, such as `token`
+    #[arg(long)]
+    action: Option<String>,
+    /// Only changes, or only denied requests and failed sign-ins
+    #[arg(long)]
+    outcome: Option<Outcome>,
+    /// Only denied requests of this operation, such as `DeleteRun`; names as in the access log
+    #[arg(long)]
+    operation: Option<String>,
+    /// Only changes and denials that concern TYPE:ID or TYPE:NAME, such as `experiment:12` or `user:alice`
+    #[arg(long)]
+    resource: Option<String>,
+    /// Only entries from this client address
+    #[arg(long)]
+    address: Option<IpAddr>,
+    /// Only entries from this time on: `24h` or `7d` ago, `2026-11-30`, or RFC 3339; dates are in UTC
+    #[arg(long, value_name = "TIME")]
+    since: Option<Moment>,
+    /// Only entries before this time
+    #[arg(long, value_name = "TIME")]
+    until: Option<Moment>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Outcome {
+    Changed,
+    Denied,
+}
+
+impl Conditions {
+    fn filter(self, opened: &Opened) -> AuditFilter {
+        AuditFilter {
+            denied_on: self.resource.as_deref().and_then(denied_on),
+            actor: self.user,
+            action: self.action,
+            outcome: self.outcome.map(|outcome| match outcome {
+                Outcome::Changed => AuditOutcome::Changed,
+                Outcome::Denied => AuditOutcome::Denied,
+            }),
+            operation: self.operation,
+            target: self.resource,
+            address: self.address,
+            since: self.since.map(|since| since.at(opened.now)),
+            until: self.until.map(|until| until.at(opened.now)),
+        }
+    }
+}
+
+/// Returns the notation of a resource in denials. Objects that are no resources, such as users, do not occur there.
+fn denied_on(text: &str) -> Option<String> {
+    let (kind, key) = text.split_once(':')?;
+    let kind: ResourceKind = kind.parse().ok()?;
+    Some(Resource::new(kind, key).to_string())
 }
 
 /// One entry, as `--json` shows it.
@@ -49,7 +110,7 @@ struct Shown {
 impl From<AuditEntry> for Shown {
     fn from(entry: AuditEntry) -> Self {
         Self {
-            at: moment(entry.at),
+            at: entry.at.rfc3339(),
             actor: entry.actor.name,
             token_id: entry.actor.token.map(|token| token.0),
             address: entry.actor.address.map(|address| address.to_string()),
@@ -62,7 +123,7 @@ impl From<AuditEntry> for Shown {
 }
 
 impl Row<6> for Shown {
-    const HEAD: [&'static str; 6] = ["AT", "WHO", "FROM", "ACTION", "TARGET", "DETAIL"];
+    const HEAD: [&'static str; 6] = ["AT", "ACTOR", "FROM", "ACTION", "TARGET", "DETAIL"];
 
     fn cells(&self) -> [String; 6] {
         let address = self.address.clone().unwrap_or_else(|| "-".to_owned());
@@ -72,12 +133,12 @@ impl Row<6> for Shown {
     }
 }
 
-pub(super) async fn run(arguments: &Arguments, flags: &Flags) -> anyhow::Result<ExitCode> {
-    let Command::List { limit } = arguments.command;
+pub(super) async fn run(command: Command, format: Format, flags: &Flags) -> anyhow::Result<ExitCode> {
+    let Command::List { conditions, limit } = command;
     Opened::with(flags, Absent::Refuse, async |opened| {
-        let entries = opened.store.audit_log(limit).await?;
+        let entries = opened.store.audit_search(&conditions.filter(opened), limit).await?;
         let shown: Vec<Shown> = entries.into_iter().map(Shown::from).collect();
-        arguments.format.list("entries", &shown)
+        format.list("entries", &shown)
     })
     .await
 }

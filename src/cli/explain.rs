@@ -2,12 +2,14 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
 use serde_json::Value;
 
-use super::output;
+use super::moment;
+use super::output::Format;
 use super::stored::{Absent, Opened};
 use crate::app;
 use crate::authz::{Limits, Policy};
@@ -25,8 +27,8 @@ Examples:
   mlflow-auth-proxy explain --user alice --operation DeleteRun --resource experiment:12
   mlflow-auth-proxy explain --user bob --operation GetModelVersion --resource registered_model:fraud --json
 
-Operations are the names in the access log. What lies in a resource is asked about by naming the resource: a run by its
-experiment, a version by its model.")]
+Operations have the names of the access log and of docs/operations-table.md. For an object in a resource, name the
+resource: for a run its experiment, for a version its model.")]
 pub(super) struct Arguments {
     /// The user's name
     #[arg(long)]
@@ -37,9 +39,8 @@ pub(super) struct Arguments {
     /// TYPE:ID or TYPE:NAME
     #[arg(long)]
     resource: String,
-    /// Print as JSON, the same as the answer of GET /auth/api/v1/explain
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: Format,
 }
 
 pub(super) async fn run(arguments: Arguments, flags: &Flags) -> anyhow::Result<ExitCode> {
@@ -57,21 +58,17 @@ pub(super) async fn run(arguments: Arguments, flags: &Flags) -> anyhow::Result<E
             let upstream = Upstream::new(&config.upstream).context("upstream.url")?;
             let resolver = Resolver::new(upstream, Arc::new(Metrics::new([])?));
             let named = add_name(&resolver, &mut question).await;
-            named.context("grants depend on what the experiment is called, and MLflow does not say")?;
+            named.context("grants depend on the experiment's name, and MLflow cannot be asked for it")?;
         }
         let answer = explanation(&examined, policy, (&file, homes), &arguments.operation, &question);
-        if arguments.json {
-            output::json(&answer)?;
-        } else {
-            output::line(in_words(&answer).trim_end())?;
-        }
-        Ok(())
+        let age = examined.groups_reported().map(|at| opened.now.since(at));
+        arguments.format.done(&answer, in_words(&answer, age).trim_end())
     })
     .await
 }
 
 /// Formats the answer as text: the decision first, then the grants behind it.
-fn in_words(answer: &Value) -> String {
+fn in_words(answer: &Value, age_of_groups: Option<Duration>) -> String {
     let text = |key: &str| answer.get(key).and_then(Value::as_str).unwrap_or_default();
     let yes = |key: &str| answer.get(key).and_then(Value::as_bool).unwrap_or_default();
     let list = |key: &str| answer.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
@@ -80,14 +77,15 @@ fn in_words(answer: &Value) -> String {
     if !text("reason").is_empty() {
         out += &format!("  {}\n", text("reason"));
     }
+    out += &format!("  {}\n", groups(answer, age_of_groups));
     if yes("is_admin") {
-        out += "  an administrator may do everything\n";
+        out += "  administrators have all permissions\n";
     }
     for grant in list("grants") {
         let part = |key: &str| grant.get(key).and_then(Value::as_str).unwrap_or_default();
         let (kind, resource) = (part("resource_type"), part("resource"));
         out += &format!(
-            "  {} on {kind}:{resource}, of {} {} ({})\n",
+            "  grant: {} on {kind}:{resource} to {} {} ({})\n",
             part("permission"),
             part("subject_type"),
             part("subject"),
@@ -95,11 +93,24 @@ fn in_words(answer: &Value) -> String {
         );
     }
     if list("grants").is_empty() {
-        out += "  no grant speaks of it\n";
+        out += "  no grant applies\n";
     }
-    out += &format!("  where no grant speaks: {}\n", text("default_permission"));
+    out += &format!("  default without a grant: {}\n", text("default_permission"));
     for more in list("also_needs") {
-        out += &format!("  also needs {}\n", more.as_str().unwrap_or_default());
+        out += &format!("  also requires {}\n", more.as_str().unwrap_or_default());
     }
     out
+}
+
+/// Formats the groups that the decision is based on, and how old they are.
+fn groups(answer: &Value, age: Option<Duration>) -> String {
+    let groups = answer.get("groups").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let names: Vec<&str> = groups.iter().filter_map(Value::as_str).collect();
+    let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    match (age, answer.get("groups_reported_at").and_then(Value::as_str)) {
+        (Some(age), Some(at)) => {
+            format!("groups: {names}; reported by the identity provider {} ago ({at})", moment::in_words(age))
+        }
+        _ => format!("groups: {names}; a local account has no groups"),
+    }
 }

@@ -11,10 +11,10 @@ use super::output::{Format, Row};
 use super::stored::{Absent, Opened};
 use crate::authz::{DEFAULT_WORKSPACE, Grant, Permission, Resource, ResourceKind, Selector, Subject, check_group};
 use crate::config::Flags;
+use crate::resolve::Labels;
 use crate::store;
 
-#[derive(Args, Debug)]
-#[command(after_help = "\
+pub(super) const EXAMPLES: &str = "\
 Examples:
   mlflow-auth-proxy grant set --user alice --experiment 12 --permission EDIT
   mlflow-auth-proxy grant create --user bob --registered-model 'glob:fraud-*' --permission READ
@@ -22,23 +22,17 @@ Examples:
   mlflow-auth-proxy grant set --group '/ml/**' --experiment 'glob:fraud-*' --permission READ
   mlflow-auth-proxy grant list --user alice --json
 
-A resource is an id or name, `*` for all, or `glob:PATTERN` on the names of experiments, models, prompts, MCP servers
-and skills.
-A group is one of the identity provider; with `/**` at its end it is that group and all below it.
-Permissions: READ < USE < EDIT < MANAGE; NO_PERMISSIONS and DENY refuse, whatever else was granted.")]
-pub(super) struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-    #[command(flatten)]
-    format: Format,
-}
+A resource is an ID or name, `*` for all, or `glob:PATTERN` on the names of experiments, models, prompts, MCP servers
+and skills. The ID of an experiment is in the address of its page, /#/experiments/ID.
+A group is a group of the identity provider; with `/**` at its end, all groups below it are included.
+Permissions: READ < USE < EDIT < MANAGE; NO_PERMISSIONS and DENY refuse, whatever else is granted.";
 
 #[derive(Debug, Subcommand)]
-enum Command {
-    /// List grants, of one user, group or role or all of them
+pub(super) enum Command {
+    /// List the grants of one user, group or role, or all grants; with names from MLflow, if it can be reached
     List {
         #[command(flatten)]
-        whose: Whose,
+        of: Of,
     },
     /// Create a grant; fails if the subject already has one on the resource
     Create {
@@ -69,16 +63,16 @@ pub(super) struct Level {
 impl Level {
     /// Returns the level if it is valid for the resource type.
     pub(super) fn on(&self, kind: ResourceKind) -> anyhow::Result<Permission> {
-        ensure!(kind.takes(self.permission), "a {kind} is granted with one of {}", kind.levels());
+        ensure!(kind.takes(self.permission), "the permission on a {kind} must be one of {}", kind.levels());
         Ok(self.permission)
     }
 }
 
 /// Subject and resource of a grant.
 #[derive(Args, Debug)]
-struct On {
+pub(super) struct On {
     #[command(flatten)]
-    whom: Whom,
+    to: To,
     #[command(flatten)]
     what: What,
 }
@@ -86,11 +80,11 @@ struct On {
 /// Subject of a grant.
 #[derive(Args, Debug)]
 #[group(required = true, multiple = false)]
-struct Whom {
-    /// A user with an account
+pub(super) struct To {
+    /// A user who has an account
     #[arg(long)]
     user: Option<String>,
-    /// A group of the identity provider; `/ml/**` is `/ml` and all groups below it
+    /// A group of the identity provider; `/ml/**` is `/ml` with all groups below it
     #[arg(long)]
     group: Option<String>,
     /// A role of the default workspace
@@ -101,7 +95,7 @@ struct Whom {
 /// Filter for the grants of one subject.
 #[derive(Args, Debug)]
 #[group(required = false, multiple = false)]
-struct Whose {
+pub(super) struct Of {
     /// Only grants of this user
     #[arg(long)]
     user: Option<String>,
@@ -138,10 +132,10 @@ async fn subject(
     })
 }
 
-impl Whom {
+impl To {
     async fn find(self, opened: &Opened) -> anyhow::Result<(Subject, String)> {
         let found = subject(self.user, self.group, self.role, opened).await?;
-        found.context("say who is granted: --user, --group or --role")
+        found.context("give --user, --group or --role")
     }
 }
 
@@ -149,7 +143,7 @@ impl Whom {
 #[group(skip)]
 #[command(group(ArgGroup::new("what").required(true).args(["experiment", "registered_model", "prompt", "type"])))]
 pub(super) struct What {
-    /// An experiment's ID, `*`, or `glob:PATTERN` on its name
+    /// An experiment's ID (the number in the address of its page), `*`, or `glob:PATTERN` on its name
     #[arg(long, value_name = "ID")]
     experiment: Option<String>,
     /// A registered model's name, `*` or `glob:PATTERN`
@@ -173,7 +167,11 @@ impl What {
         // A grant on an experiment's name would be stored but never match.
         let named = kind == ResourceKind::Experiment
             && matches!(&selector, Selector::Exact(id) if !id.bytes().all(|b| b.is_ascii_digit()));
-        ensure!(!named, "an experiment is granted by its id, which is a number, not by its name");
+        ensure!(
+            !named,
+            "--experiment requires the ID, which is a number, not the name; it is in the address of the experiment's page, \
+             /#/experiments/ID. For names, use glob:NAME"
+        );
         let selector = Selector::parse_new(kind, &selector.to_string())?;
         Ok((kind, selector))
     }
@@ -186,7 +184,7 @@ impl What {
         ];
         let other = self.r#type.zip(self.resource);
         let Some((kind, text)) = named.into_iter().find_map(|(kind, text)| Some((kind, text?))).or(other) else {
-            bail!("say what is granted: --experiment, --registered-model, --prompt, or --type with --resource");
+            bail!("give --experiment, --registered-model, --prompt, or --type with --resource");
         };
         Ok((kind, Selector::parse(kind, &text)?))
     }
@@ -199,11 +197,24 @@ pub(super) struct Shown {
     subject: String,
     resource_type: &'static str,
     resource: String,
+    /// Name in MLflow of a resource that is granted by ID.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
     permission: &'static str,
+}
+
+/// Returns the name of a grant's resource.
+pub(super) fn label(grant: &Grant, labels: &Labels) -> Option<String> {
+    let Selector::Exact(id) = &grant.selector else { return None };
+    labels.get(&(grant.kind, id.clone())).cloned()
 }
 
 impl Shown {
     pub(super) fn new(grant: &Grant, names: &HashMap<Subject, String>) -> Self {
+        Self::named(grant, names, &Labels::new())
+    }
+
+    fn named(grant: &Grant, names: &HashMap<Subject, String>, labels: &Labels) -> Self {
         let (subject_type, otherwise) = match &grant.subject {
             Subject::User(id) => ("user", id.to_string()),
             Subject::Group(path) => ("group", path.clone()),
@@ -214,38 +225,41 @@ impl Shown {
             subject: names.get(&grant.subject).cloned().unwrap_or(otherwise),
             resource_type: grant.kind.as_str(),
             resource: grant.selector.to_string(),
+            name: label(grant, labels),
             permission: grant.permission.as_str(),
         }
     }
 }
 
-impl Row<4> for Shown {
-    const HEAD: [&'static str; 4] = ["WHO", "TYPE", "RESOURCE", "PERMISSION"];
+impl Row<5> for Shown {
+    const HEAD: [&'static str; 5] = ["SUBJECT", "TYPE", "RESOURCE", "NAME", "PERMISSION"];
 
-    fn cells(&self) -> [String; 4] {
-        let who = if self.subject_type == "user" {
+    fn cells(&self) -> [String; 5] {
+        let subject = if self.subject_type == "user" {
             self.subject.clone()
         } else {
             format!("{}:{}", self.subject_type, self.subject)
         };
-        [who, self.resource_type.to_owned(), self.resource.clone(), self.permission.to_owned()]
+        let name = self.name.clone().unwrap_or_else(|| "-".to_owned());
+        [subject, self.resource_type.to_owned(), self.resource.clone(), name, self.permission.to_owned()]
     }
 }
 
-pub(super) async fn run(arguments: Arguments, flags: &Flags) -> anyhow::Result<ExitCode> {
-    Opened::with(flags, Absent::Refuse, async |opened| carry_out(arguments, opened).await).await
+pub(super) async fn run(command: Command, format: Format, flags: &Flags) -> anyhow::Result<ExitCode> {
+    Opened::with(flags, Absent::Refuse, async |opened| carry_out(command, format, opened).await).await
 }
 
-async fn carry_out(arguments: Arguments, opened: &Opened) -> anyhow::Result<()> {
-    let (store, actor, format) = (&opened.store, &opened.actor, arguments.format);
+async fn carry_out(command: Command, format: Format, opened: &Opened) -> anyhow::Result<()> {
+    let (store, actor) = (&opened.store, &opened.actor);
     let names = opened.names().await?;
-    match arguments.command {
-        Command::List { whose } => {
-            let grants = match subject(whose.user, whose.group, whose.role, opened).await? {
+    match command {
+        Command::List { of } => {
+            let grants = match subject(of.user, of.group, of.role, opened).await? {
                 Some((subject, _)) => store.grants_of(&subject).await?,
                 None => store.grants().await?,
             };
-            let shown: Vec<Shown> = grants.iter().map(|grant| Shown::new(grant, &names)).collect();
+            let labels = opened.labels(grants.iter()).await;
+            let shown: Vec<Shown> = grants.iter().map(|grant| Shown::named(grant, &names, &labels)).collect();
             format.list("grants", &shown)
         }
         Command::Create { on, level } => {
@@ -255,7 +269,7 @@ async fn carry_out(arguments: Arguments, opened: &Opened) -> anyhow::Result<()> 
                     opened.warn_of_absence(grant.kind, &grant.selector).await;
                     format.done(&Shown::new(&grant, &names), &sentence)
                 }
-                Err(store::Error::Exists(_)) => bail!("there already is such a grant; change it with `grant set`"),
+                Err(store::Error::Exists(_)) => bail!("this grant already exists; change its level with `grant set`"),
                 Err(other) => Err(other.into()),
             }
         }
@@ -266,15 +280,16 @@ async fn carry_out(arguments: Arguments, opened: &Opened) -> anyhow::Result<()> 
             format.done(&Shown::new(&grant, &names), &sentence)
         }
         Command::Revoke(on) => {
-            let (subject, called) = on.whom.find(opened).await?;
+            let (subject, called) = on.to.find(opened).await?;
             let (kind, selector) = on.what.parse()?;
             match store.delete_grant(actor, &subject, kind, &selector).await {
                 Ok(permission) => {
-                    let sentence = format!("{permission} on {} was taken from {called}", noun(kind, &selector));
+                    let sentence =
+                        format!("the grant of {permission} on {} to {called} was deleted", noun(kind, &selector));
                     format.done(&Shown::new(&Grant { subject, kind, selector, permission }, &names), &sentence)
                 }
                 Err(store::Error::NotFound(_)) => {
-                    bail!("there is no such grant of {called}; `mlflow-auth-proxy grant list` shows all")
+                    bail!("there is no such grant to {called}; `mlflow-auth-proxy grant list` lists all")
                 }
                 Err(other) => Err(other.into()),
             }
@@ -284,10 +299,10 @@ async fn carry_out(arguments: Arguments, opened: &Opened) -> anyhow::Result<()> 
 
 /// Returns the selected grant and a message that confirms it.
 async fn sentence(on: On, level: Level, opened: &Opened) -> anyhow::Result<(Grant, String)> {
-    let (subject, called) = on.whom.find(opened).await?;
+    let (subject, called) = on.to.find(opened).await?;
     let (kind, selector) = on.what.parse_new()?;
     let of_group = matches!(subject, Subject::Group(_));
-    ensure!(!(of_group && kind == ResourceKind::Workspace), "a workspace is granted to roles only");
+    ensure!(!(of_group && kind == ResourceKind::Workspace), "a workspace can be granted to roles only");
     let permission = level.on(kind)?;
     let sentence = format!("{called} has {permission} on {}", noun(kind, &selector));
     Ok((Grant { subject, kind, selector, permission }, sentence))

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use self::output::OnStore;
 use crate::config::{self, Flags, Problems};
 use crate::text;
 
@@ -18,6 +19,7 @@ mod check_config;
 mod doctor;
 mod explain;
 mod grant;
+mod moment;
 mod output;
 mod password;
 mod policy;
@@ -46,26 +48,32 @@ enum Command {
     Serve(serve::Arguments),
     /// Check the configuration, and print the resulting settings
     CheckConfig(serve::Arguments),
-    /// Check the proxy's environment: identity providers, MLflow, files; print what to change
+    /// Check identity providers, MLflow and files, and print the setting to change for each problem
     Doctor(doctor::Arguments),
-    /// Try everything on this machine: installs and starts an MLflow, and this proxy in front of it
+    /// Install and start MLflow on this machine with this proxy in front of it, for a trial
     Quickstart(quickstart::Arguments),
     /// Manage user accounts
-    User(user::Arguments),
-    /// Manage access tokens, which programs sign in with
-    Token(token::Arguments),
+    #[command(after_help = user::EXAMPLES)]
+    User(OnStore<user::Command>),
+    /// Manage access tokens, with which programs authenticate
+    #[command(after_help = token::EXAMPLES)]
+    Token(OnStore<token::Command>),
     /// Manage permissions on experiments, models, prompts and other resources
-    Grant(grant::Arguments),
-    /// Manage roles, which share permissions among several users
-    Role(role::Arguments),
+    #[command(after_help = grant::EXAMPLES)]
+    Grant(OnStore<grant::Command>),
+    /// Manage roles: permissions that several users share
+    #[command(after_help = role::EXAMPLES)]
+    Role(OnStore<role::Command>),
     /// Manage browser sessions
-    Session(session::Arguments),
+    #[command(after_help = session::EXAMPLES)]
+    Session(OnStore<session::Command>),
     /// Check and test a policy file
     Policy(policy::Arguments),
-    /// Explain whether a user is allowed to do something, and because of which grants
+    /// Explain whether a user is allowed to perform an operation, and because of which grants
     Explain(explain::Arguments),
     /// List changes and denied requests
-    Audit(audit::Arguments),
+    #[command(after_help = audit::EXAMPLES)]
+    Audit(OnStore<audit::Command>),
 }
 
 /// Sources of the configuration.
@@ -122,14 +130,14 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Doctor(arguments) => doctor::run(arguments, &flags).await,
         Command::Quickstart(arguments) => quickstart::run(arguments, flags).await,
-        Command::User(arguments) => user::run(arguments, &flags).await,
-        Command::Token(arguments) => token::run(arguments, &flags).await,
-        Command::Grant(arguments) => grant::run(arguments, &flags).await,
-        Command::Role(arguments) => role::run(arguments, &flags).await,
-        Command::Session(arguments) => session::run(arguments, &flags).await,
+        Command::User(OnStore { command, format }) => user::run(command, format, &flags).await,
+        Command::Token(OnStore { command, format }) => token::run(command, format, &flags).await,
+        Command::Grant(OnStore { command, format }) => grant::run(command, format, &flags).await,
+        Command::Role(OnStore { command, format }) => role::run(command, format, &flags).await,
+        Command::Session(OnStore { command, format }) => session::run(command, format, &flags).await,
         Command::Policy(arguments) => policy::run(arguments, &flags),
         Command::Explain(arguments) => explain::run(arguments, &flags).await,
-        Command::Audit(arguments) => audit::run(&arguments, &flags).await,
+        Command::Audit(OnStore { command, format }) => audit::run(command, format, &flags).await,
     }
 }
 
@@ -160,13 +168,13 @@ fn key_and_value(text: &str) -> Result<(String, String), String> {
 
 const EXAMPLES: &str = "\
 Examples:
-  Try it, with everything it needs:     mlflow-auth-proxy quickstart --demo
-  Put it in front of your MLflow:       mlflow-auth-proxy serve --upstream http://127.0.0.1:5000
-  Look before you start:                mlflow-auth-proxy check-config --config proxy.toml
-  Find what does not fit:               mlflow-auth-proxy doctor --config proxy.toml
-  Give somebody an account:             mlflow-auth-proxy user create alice
-  Let alice change experiment 12:       mlflow-auth-proxy grant set --user alice --experiment 12 --permission EDIT
-  Give a pipeline a token:              mlflow-auth-proxy token create --user ci --name nightly
+  Try it, with MLflow and demo users:   mlflow-auth-proxy quickstart --demo
+  Run it in front of your MLflow:       mlflow-auth-proxy serve --upstream http://127.0.0.1:5000
+  Check the configuration:              mlflow-auth-proxy check-config --config proxy.toml
+  Check MLflow, Keycloak and files:     mlflow-auth-proxy doctor --config proxy.toml
+  Create an account:                    mlflow-auth-proxy user create alice
+  Grant EDIT on experiment 12:          mlflow-auth-proxy grant set --user alice --experiment 12 --permission EDIT
+  Create a token for a pipeline:        mlflow-auth-proxy token create --user ci --name nightly
 
 Every key of the configuration, with its default, is described in config/default.toml.";
 

@@ -4,13 +4,18 @@
 
 use std::io::Write as _;
 
-use clap::Args;
-use serde::Serialize;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
-
-use crate::clock::Timestamp;
 use crate::text;
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+/// Arguments of a command with subcommands that work on the store.
+#[derive(Args, Debug)]
+pub(super) struct OnStore<C: Subcommand> {
+    #[command(subcommand)]
+    pub(super) command: C,
+    #[command(flatten)]
+    pub(super) format: Format,
+}
 
 /// Output format of a command.
 #[derive(Args, Clone, Copy, Debug)]
@@ -36,9 +41,9 @@ impl Format {
         table(R::HEAD, rows.iter().map(Row::cells))
     }
 
-    /// Prints one created or changed object: the object as JSON, or a sentence.
-    pub(super) fn done(self, thing: &impl Serialize, sentence: &str) -> anyhow::Result<()> {
-        if self.json { json(thing) } else { line(sentence) }
+    /// Prints one object: as JSON, or as text.
+    pub(super) fn done(self, thing: &impl Serialize, text: &str) -> anyhow::Result<()> {
+        if self.json { json(thing) } else { line(text) }
     }
 
     /// Prints a secret that is shown once. As JSON it is part of `thing`. Otherwise it is printed alone on standard
@@ -75,12 +80,6 @@ pub(super) fn table<const N: usize>(
     rows: impl IntoIterator<Item = [String; N]>,
 ) -> anyhow::Result<()> {
     line(&aligned(head, rows))
-}
-
-/// Formats a time as RFC 3339 in UTC, with seconds.
-pub(super) fn moment(at: Timestamp) -> String {
-    let text = OffsetDateTime::from_unix_timestamp(at.0.div_euclid(1000)).ok().and_then(|at| at.format(&Rfc3339).ok());
-    text.unwrap_or_else(|| at.0.to_string())
 }
 
 pub(super) fn aligned<const N: usize>(head: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {

@@ -3,38 +3,31 @@
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use serde::Serialize;
 
-use super::output::{Format, Row, moment};
+use super::output::{Format, Row};
 use super::stored::{Absent, Opened};
 use crate::authz::SessionId;
 use crate::config::Flags;
 use crate::store::Session;
 
-#[derive(Args, Debug)]
-#[command(after_help = "\
+pub(super) const EXAMPLES: &str = "\
 Examples:
   mlflow-auth-proxy session list
   mlflow-auth-proxy session list --user alice@example.com --json
   mlflow-auth-proxy session end 12
-  mlflow-auth-proxy session end --user alice@example.com")]
-pub(super) struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-    #[command(flatten)]
-    format: Format,
-}
+  mlflow-auth-proxy session end --user alice@example.com";
 
 #[derive(Debug, Subcommand)]
-enum Command {
-    /// List sessions, of one user or all
+pub(super) enum Command {
+    /// List the sessions of one user, or of all users
     List {
         /// Only sessions of this user
         #[arg(long)]
         user: Option<String>,
     },
-    /// End one session, or all sessions of a user; a running proxy notices within a second
+    /// End one session, or all sessions of a user; takes effect in a running proxy within a second
     End {
         /// The session's ID, as `session list` shows it
         #[arg(conflicts_with = "user", required_unless_present = "user")]
@@ -64,9 +57,9 @@ impl Shown {
             id: session.id.0,
             user: user.to_owned(),
             provider: session.provider,
-            created_at: moment(session.created),
-            last_used_at: moment(session.last_used),
-            expires_at: moment(session.expires),
+            created_at: session.created.rfc3339(),
+            last_used_at: session.last_used.rfc3339(),
+            expires_at: session.expires.rfc3339(),
             address: session.address,
             agent: session.agent,
         }
@@ -89,18 +82,17 @@ impl Row<7> for Shown {
     }
 }
 
-pub(super) async fn run(arguments: Arguments, flags: &Flags) -> anyhow::Result<ExitCode> {
-    Opened::with(flags, Absent::Refuse, async |opened| carry_out(arguments, opened).await).await
+pub(super) async fn run(command: Command, format: Format, flags: &Flags) -> anyhow::Result<ExitCode> {
+    Opened::with(flags, Absent::Refuse, async |opened| carry_out(command, format, opened).await).await
 }
 
-async fn carry_out(arguments: Arguments, opened: &Opened) -> anyhow::Result<()> {
-    let format = arguments.format;
-    match arguments.command {
+async fn carry_out(command: Command, format: Format, opened: &Opened) -> anyhow::Result<()> {
+    match command {
         Command::List { user } => format.list("sessions", &list(opened, user.as_deref()).await?),
         Command::End { id: Some(id), .. } => {
             let session = opened.store.session(SessionId(id)).await?;
             let session = session
-                .with_context(|| format!("there is no session {id}; `mlflow-auth-proxy session list` shows all"))?;
+                .with_context(|| format!("there is no session {id}; `mlflow-auth-proxy session list` lists all"))?;
             let owner = opened.store.user(session.user).await?.map_or_else(String::new, |user| user.name);
             let shown = Shown::new(session, &owner);
             end(opened, std::slice::from_ref(&shown)).await?;
@@ -111,7 +103,7 @@ async fn carry_out(arguments: Arguments, opened: &Opened) -> anyhow::Result<()> 
             end(opened, &shown).await?;
             format.done(&shown, &format!("{} sessions of `{name}` were ended", shown.len()))
         }
-        Command::End { id: None, user: None } => bail!("say which: the session's number, or --user"),
+        Command::End { id: None, user: None } => bail!("give the session's ID, or --user"),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The store for commands: opened directly, even while the proxy runs, which detects every change.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -8,10 +8,10 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 
 use super::output;
-use crate::authz::{Resource, ResourceKind, Selector, Subject};
+use crate::authz::{Grant, Resource, ResourceKind, Selector, Subject};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, Flags};
-use crate::resolve::Resolver;
+use crate::resolve::{Labels, Resolver};
 use crate::store::{Actor, Role, Store, User};
 use crate::telemetry::Metrics;
 use crate::upstream::Upstream;
@@ -55,7 +55,7 @@ impl Opened {
             && !Path::new(path).exists()
         {
             bail!(
-                "there is no store at {url}; check store.url (or --store), start the proxy once, or make the first \
+                "there is no store at {url}; check store.url (or --store), start the proxy once, or create the first \
                  account with `mlflow-auth-proxy user create NAME --admin`"
             );
         }
@@ -69,22 +69,42 @@ impl Opened {
     /// Warns on standard error about a grant on a resource that MLflow does not have. An unreachable MLflow does not
     /// fail the command.
     pub(super) async fn warn_of_absence(&self, kind: ResourceKind, selector: &Selector) {
-        let (Ok(upstream), Ok(metrics)) = (Upstream::new(&self.upstream), Metrics::new([])) else { return };
-        if Resolver::new(upstream, Arc::new(metrics)).lacks(kind, selector).await {
+        let Some(resolver) = self.resolver() else { return };
+        if resolver.lacks(kind, selector).await {
             let resource = Resource::new(kind, selector.to_string());
             output::error(&format!("warning: MLflow has no {resource}; the grant has no effect until it exists"));
         }
     }
 
+    /// Returns the names of the resources that these grants identify by ID, as far as MLflow can be asked within a few
+    /// seconds.
+    pub(super) async fn labels<'g>(&self, grants: impl Iterator<Item = &'g Grant>) -> Labels {
+        let ids: BTreeSet<_> = grants
+            .filter_map(|grant| match &grant.selector {
+                Selector::Exact(id) if grant.kind.is_granted_by_id() => Some((grant.kind, id.clone())),
+                Selector::Exact(_) | Selector::All | Selector::Glob(_) => None,
+            })
+            .collect();
+        match self.resolver() {
+            Some(resolver) if !ids.is_empty() => resolver.labels(&ids).await,
+            Some(_) | None => Labels::new(),
+        }
+    }
+
+    fn resolver(&self) -> Option<Resolver> {
+        let (upstream, metrics) = (Upstream::new(&self.upstream).ok()?, Metrics::new([]).ok()?);
+        Some(Resolver::new(upstream, Arc::new(metrics)))
+    }
+
     pub(super) async fn user(&self, name: &str) -> anyhow::Result<User> {
         let user = self.store.user_by_name(name).await?;
-        user.with_context(|| format!("there is no user `{name}`; `mlflow-auth-proxy user list` shows all"))
+        user.with_context(|| format!("there is no user `{name}`; `mlflow-auth-proxy user list` lists all"))
     }
 
     pub(super) async fn role(&self, workspace: &str, name: &str) -> anyhow::Result<Role> {
         let role = self.store.role_by_name(workspace, name).await?;
         role.with_context(|| {
-            format!("there is no role `{name}` in workspace `{workspace}`; `mlflow-auth-proxy role list` shows all")
+            format!("there is no role `{name}` in workspace `{workspace}`; `mlflow-auth-proxy role list` lists all")
         })
     }
 

@@ -1,6 +1,7 @@
 use clap::CommandFactory as _;
 
-use super::output::{aligned, moment};
+use super::moment::{Moment, in_words};
+use super::output::aligned;
 use super::password::first_line;
 use super::*;
 use crate::clock::Timestamp;
@@ -23,6 +24,14 @@ fn each_wrong_command_line_is_refused_with_2() {
     wrong("role grant analysts --permission READ");
     wrong("role assign analysts");
     wrong("token create --user a");
+    wrong("token revoke");
+    wrong("token revoke --user a");
+    wrong("token revoke 1 --user a --name n");
+    wrong("token rotate --name n");
+    wrong("role show");
+    wrong("audit list --since yesterday");
+    wrong("audit list --outcome maybe");
+    wrong("audit list --address nowhere");
     wrong("user set-admin a maybe");
     wrong("session end");
     wrong("session end 1 --user a");
@@ -43,6 +52,11 @@ fn each_right_command_line_is_understood() {
     right("role revoke analysts --experiment 12");
     right("role assign analysts --user alice --json");
     right("token create --user a --name n --scope read-only --scope experiment:1 --expires-in-days 3");
+    right("token revoke 12 --json");
+    right("token rotate 12 --expires-in-days 3");
+    right("token revoke --user a --name n");
+    right("role show analysts --workspace team --json");
+    right("audit list --user a --action token --outcome denied --operation GetRun --address ::1 --since 7d");
     right("user set-admin a false --store sqlite://x.db");
     right("session list --json");
     right("session end 12");
@@ -74,9 +88,33 @@ fn a_table_is_aligned_and_cannot_drive_a_terminal() {
 }
 
 #[test]
-fn a_moment_is_utc_to_the_second() {
-    assert_eq!(moment(Timestamp(1_735_787_045_999)), "2025-01-02T03:04:05Z");
-    assert_eq!(moment(Timestamp(i64::MAX)), i64::MAX.to_string());
+fn a_time_is_utc_to_the_second() {
+    assert_eq!(Timestamp(1_735_787_045_999).rfc3339(), "2025-01-02T03:04:05Z");
+    assert_eq!(Timestamp(i64::MAX).rfc3339(), i64::MAX.to_string());
+}
+
+#[test]
+fn a_moment_is_a_time_a_date_or_a_duration_before_now() {
+    let now = Timestamp(1_735_787_045_999);
+    let at = |text: &str| text.parse::<Moment>().map(|moment| moment.at(now).0);
+    assert_eq!(at("90m"), Ok(now.0 - 90 * 60_000));
+    assert_eq!(at("7d"), Ok(now.0 - 7 * 86_400_000));
+    assert_eq!(at("2025-01-02"), Ok(1_735_776_000_000));
+    assert_eq!(at("2025-01-02T03:04:05.5Z"), Ok(1_735_787_045_500));
+    assert_eq!(at("2025-01-02T05:04:05+02:00"), Ok(1_735_787_045_000));
+    for wrong in ["", "7", "d", "-1d", "1w", "yesterday", "2025-13-01", "99999999999999999999d", "213503982334602d"] {
+        assert!(at(wrong).is_err(), "{wrong}");
+    }
+    assert!(at("200000000000d").is_ok());
+}
+
+#[test]
+fn a_duration_is_told_in_its_largest_unit() {
+    let words = |seconds| in_words(std::time::Duration::from_secs(seconds));
+    assert_eq!(
+        [words(0), words(1), words(119), words(7200), words(200_000)],
+        ["0 seconds", "1 second", "1 minute", "2 hours", "2 days"]
+    );
 }
 
 #[test]

@@ -7,41 +7,35 @@ use anyhow::{Context as _, bail, ensure};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use super::output::{Format, Row, moment};
+use super::output::{Format, Row};
 use super::stored::{Absent, Opened};
-use crate::authz::Limits;
+use crate::authz::{Limits, TokenId};
 use crate::clock::Timestamp;
 use crate::config::Flags;
 use crate::crypto::AccessToken;
 use crate::store::{self, NewToken, Token, User};
 use crate::text;
 
-#[derive(Args, Debug)]
-#[command(after_help = "\
+pub(super) const EXAMPLES: &str = "\
 Examples:
   mlflow-auth-proxy token create --user alice --name notebook
   mlflow-auth-proxy token create --user ci --name nightly --expires-in-days 30 --scope experiment:12
   mlflow-auth-proxy token create --user dashboard --name grafana --scope read-only
-  export MLFLOW_TRACKING_TOKEN=$(mlflow-auth-proxy token rotate --user ci --name nightly)")]
-pub(super) struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-    #[command(flatten)]
-    format: Format,
-}
+  mlflow-auth-proxy token revoke 12
+  export MLFLOW_TRACKING_TOKEN=$(mlflow-auth-proxy token rotate --user ci --name nightly)";
 
 #[derive(Debug, Subcommand)]
-enum Command {
-    /// List tokens, of one user or all
+pub(super) enum Command {
+    /// List the tokens of one user, or of all users
     List {
         /// Only tokens of this user
         #[arg(long)]
         user: Option<String>,
     },
-    /// Create a token; prints it once, on standard output
+    /// Create a token; its secret is printed once, on standard output
     Create {
         #[command(flatten)]
-        which: Which,
+        new: New,
         #[command(flatten)]
         expiry: Expiry,
         /// Limit the token: `read-only`, `experiment:ID`, `registered_model:NAME` or `prompt:NAME`; can be repeated
@@ -50,7 +44,7 @@ enum Command {
     },
     /// Revoke a token permanently, with immediate effect
     Revoke(Which),
-    /// Replace secret and expiry of a token; the old secret stops working at once
+    /// Replace the secret and the expiry of a token; the old secret stops working at once
     Rotate {
         #[command(flatten)]
         which: Which,
@@ -60,7 +54,7 @@ enum Command {
 }
 
 #[derive(Args, Debug)]
-struct Which {
+pub(super) struct New {
     /// The token's owner
     #[arg(long)]
     user: String,
@@ -69,9 +63,23 @@ struct Which {
     name: String,
 }
 
+/// An existing token.
+#[derive(Args, Debug)]
+pub(super) struct Which {
+    /// The token's ID, as `token list` shows it
+    #[arg(required_unless_present_all = ["user", "name"], conflicts_with_all = ["user", "name"])]
+    id: Option<i64>,
+    /// The token's owner; with --name instead of the ID
+    #[arg(long, requires = "name")]
+    user: Option<String>,
+    /// The token's name; with --user instead of the ID
+    #[arg(long, requires = "user")]
+    name: Option<String>,
+}
+
 #[derive(Args, Clone, Copy, Debug)]
-struct Expiry {
-    /// Days until it expires
+pub(super) struct Expiry {
+    /// Days until the token expires
     #[arg(long, default_value_t = 90, value_name = "DAYS")]
     expires_in_days: u32,
 }
@@ -108,10 +116,10 @@ impl Shown {
             name: token.name.clone(),
             state: state(token, now),
             scopes: token.limits.scopes(),
-            created_at: moment(token.created),
-            expires_at: moment(token.expires),
-            last_used_at: token.last_used.map(moment),
-            revoked_at: token.revoked.map(moment),
+            created_at: token.created.rfc3339(),
+            expires_at: token.expires.rfc3339(),
+            last_used_at: token.last_used.map(Timestamp::rfc3339),
+            revoked_at: token.revoked.map(Timestamp::rfc3339),
             token: None,
         }
     }
@@ -134,29 +142,28 @@ impl Row<8> for Shown {
     }
 }
 
-pub(super) async fn run(arguments: Arguments, flags: &Flags) -> anyhow::Result<ExitCode> {
-    Opened::with(flags, Absent::Refuse, async |opened| carry_out(arguments, opened).await).await
+pub(super) async fn run(command: Command, format: Format, flags: &Flags) -> anyhow::Result<ExitCode> {
+    Opened::with(flags, Absent::Refuse, async |opened| carry_out(command, format, opened).await).await
 }
 
-async fn carry_out(arguments: Arguments, opened: &Opened) -> anyhow::Result<()> {
-    let format = arguments.format;
-    match arguments.command {
+async fn carry_out(command: Command, format: Format, opened: &Opened) -> anyhow::Result<()> {
+    match command {
         Command::List { user } => format.list("tokens", &list(opened, user.as_deref()).await?),
-        Command::Create { which, expiry, scope } => {
+        Command::Create { new, expiry, scope } => {
             let limits = Limits::parse(scope.iter().map(String::as_str))?;
-            let user = opened.user(&which.user).await?;
-            let (token, secret) = create(opened, &user, &which.name, &limits, expiry.moment(opened)?).await?;
+            let user = opened.user(&new.user).await?;
+            let (token, secret) = create(opened, &user, &new.name, &limits, expiry.moment(opened)?).await?;
             reveal(opened, format, &token, &secret, &user.name)
         }
         Command::Revoke(which) => {
-            let (user, token) = live(opened, &which).await?;
+            let (user, token) = live(opened, which).await?;
             opened.store.revoke_token(&opened.actor, token.id).await?;
             let token = opened.store.token(token.id).await?.unwrap_or(token);
             let sentence = format!("token `{}` of `{}` was revoked", token.name, user.name);
             format.done(&Shown::new(&token, &user.name, opened.now), &sentence)
         }
         Command::Rotate { which, expiry } => {
-            let (user, token) = live(opened, &which).await?;
+            let (user, token) = live(opened, which).await?;
             let (secret, expires) = (AccessToken::generate(), expiry.moment(opened)?);
             let token = opened.store.rotate_token(&opened.actor, token.id, secret.hash(), expires).await?;
             reveal(opened, format, &token, &secret, &user.name)
@@ -180,7 +187,7 @@ pub(super) async fn create(
     match opened.store.create_token(&opened.actor, new).await {
         Ok(token) => Ok((token, secret)),
         Err(store::Error::Exists(_)) => bail!(
-            "`{}` already has a token called `{name}`; choose another name, or give it a new secret with `token rotate`",
+            "`{}` already has a token named `{name}`; choose another name, or replace its secret with `token rotate`",
             user.name
         ),
         Err(other) => Err(other).context("the token was not created"),
@@ -200,23 +207,40 @@ async fn list(opened: &Opened, user: Option<&str>) -> anyhow::Result<Vec<Shown>>
     Ok(shown)
 }
 
-/// Returns the token of that name that is not revoked.
-async fn live(opened: &Opened, which: &Which) -> anyhow::Result<(User, Token)> {
-    let user = opened.user(&which.user).await?;
+/// Returns the token, which must not be revoked, and its owner.
+async fn live(opened: &Opened, which: Which) -> anyhow::Result<(User, Token)> {
+    match which {
+        Which { id: Some(id), .. } => by_id(opened, TokenId(id)).await,
+        Which { id: None, user: Some(user), name: Some(name) } => by_name(opened, &user, &name).await,
+        Which { id: None, .. } => bail!("give the token's ID, or --user and --name"),
+    }
+}
+
+async fn by_id(opened: &Opened, id: TokenId) -> anyhow::Result<(User, Token)> {
+    let token = opened.store.token(id).await?;
+    let token = token.with_context(|| format!("there is no token {id}; `mlflow-auth-proxy token list` lists all"))?;
+    ensure!(token.revoked.is_none(), "token {id} (`{}`) is already revoked", token.name);
+    let owner = opened.store.user(token.user).await?;
+    Ok((owner.with_context(|| format!("the owner of token {id} no longer exists"))?, token))
+}
+
+async fn by_name(opened: &Opened, user: &str, name: &str) -> anyhow::Result<(User, Token)> {
+    let user = opened.user(user).await?;
     let mut tokens = opened.store.tokens_of(user.id).await?.into_iter();
-    let token = tokens.find(|token| token.name == which.name && token.revoked.is_none());
+    let token = tokens.find(|token| token.name == name && token.revoked.is_none());
     let token = token.with_context(|| {
-        format!("`{}` has no token `{}`; `mlflow-auth-proxy token list` shows all", which.user, which.name)
+        let user = &user.name;
+        format!("`{user}` has no token `{name}` that is not revoked; `mlflow-auth-proxy token list` lists all")
     })?;
     Ok((user, token))
 }
 
 fn reveal(opened: &Opened, format: Format, token: &Token, secret: &AccessToken, user: &str) -> anyhow::Result<()> {
     let sentence = format!(
-        "This is token `{}` of `{user}`, shown once; it works until {}. Use it as MLFLOW_TRACKING_TOKEN, or as \
+        "Token `{}` of `{user}`, shown once. Expires at {}. Use it as MLFLOW_TRACKING_TOKEN, or as \
          MLFLOW_TRACKING_PASSWORD with MLFLOW_TRACKING_USERNAME={user}.",
         token.name,
-        moment(token.expires)
+        token.expires.rfc3339()
     );
     let shown = Shown { token: Some(secret.reveal().to_owned()), ..Shown::new(token, user, opened.now) };
     format.secret(&shown, &sentence, secret.reveal())

@@ -3,31 +3,24 @@
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail, ensure};
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use serde::Serialize;
 
-use super::output::{Format, Row, moment};
+use super::output::{Format, Row};
 use super::password;
 use super::stored::{Absent, Opened};
 use crate::config::{Flags, check_username};
 use crate::store::{self, AccessTokens, ReservedName, User};
 
-#[derive(Args, Debug)]
-#[command(after_help = "\
+pub(super) const EXAMPLES: &str = "\
 Examples:
   mlflow-auth-proxy user create alice
   echo \"$PASSWORD\" | mlflow-auth-proxy user create ci --password-stdin
   mlflow-auth-proxy user set-admin alice true
-  mlflow-auth-proxy user list --json")]
-pub(super) struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-    #[command(flatten)]
-    format: Format,
-}
+  mlflow-auth-proxy user list --json";
 
 #[derive(Debug, Subcommand)]
-enum Command {
+pub(super) enum Command {
     /// List all accounts
     List,
     /// Create an account; asks for its password
@@ -90,7 +83,7 @@ impl From<&User> for Shown {
             username: user.name.clone(),
             is_admin: user.is_admin(),
             has_password: user.password.is_some(),
-            created_at: moment(user.created),
+            created_at: user.created.rfc3339(),
         }
     }
 }
@@ -116,30 +109,30 @@ struct Reserved {
 impl From<&ReservedName> for Reserved {
     fn from(reserved: &ReservedName) -> Self {
         let (issuer, subject) = reserved.identity.clone().unzip();
-        Self { name: reserved.name.clone(), issuer, subject, since: moment(reserved.since) }
+        Self { name: reserved.name.clone(), issuer, subject, since: reserved.since.rfc3339() }
     }
 }
 
 impl Row<3> for Reserved {
-    const HEAD: [&'static str; 3] = ["NAME", "KEPT FOR", "SINCE"];
+    const HEAD: [&'static str; 3] = ["NAME", "RESERVED FOR", "SINCE"];
 
     fn cells(&self) -> [String; 3] {
-        let kept_for = match (&self.issuer, &self.subject) {
+        let reserved_for = match (&self.issuer, &self.subject) {
             (Some(issuer), Some(subject)) => format!("{subject} of {issuer}"),
             _ => "an account of this proxy".to_owned(),
         };
-        [self.name.clone(), kept_for, self.since.clone()]
+        [self.name.clone(), reserved_for, self.since.clone()]
     }
 }
 
-pub(super) async fn run(arguments: Arguments, flags: &Flags) -> anyhow::Result<ExitCode> {
-    let absent = if matches!(arguments.command, Command::Create { .. }) { Absent::Make } else { Absent::Refuse };
-    Opened::with(flags, absent, async |opened| carry_out(arguments, opened).await).await
+pub(super) async fn run(command: Command, format: Format, flags: &Flags) -> anyhow::Result<ExitCode> {
+    let absent = if matches!(command, Command::Create { .. }) { Absent::Make } else { Absent::Refuse };
+    Opened::with(flags, absent, async |opened| carry_out(command, format, opened).await).await
 }
 
-async fn carry_out(arguments: Arguments, opened: &Opened) -> anyhow::Result<()> {
-    let (store, actor, format) = (&opened.store, &opened.actor, arguments.format);
-    let (name, sentence) = match arguments.command {
+async fn carry_out(command: Command, format: Format, opened: &Opened) -> anyhow::Result<()> {
+    let (store, actor) = (&opened.store, &opened.actor);
+    let (name, sentence) = match command {
         Command::List => {
             let users: Vec<Shown> = store.users().await?.iter().map(Shown::from).collect();
             return format.list("users", &users);
@@ -151,7 +144,7 @@ async fn carry_out(arguments: Arguments, opened: &Opened) -> anyhow::Result<()> 
         Command::Release { name } => {
             store.release_name(actor, &name).await.with_context(|| format!("`{name}` is not reserved"))?;
             let released = serde_json::json!({ "name": name });
-            return format.done(&released, &format!("the name `{name}` is free"));
+            return format.done(&released, &format!("the name `{name}` was released"));
         }
         Command::Create { name, admin, password } => {
             create(opened, &name, admin, password).await?;
@@ -187,7 +180,9 @@ async fn create(opened: &Opened, name: &str, admin: bool, password: password::So
     ensure!(opened.store.user_by_name(name).await?.is_none(), "user `{name}` already exists");
     ensure!(
         admin || !opened.store.users().await?.is_empty(),
-        "the first account must be an administrator's: add --admin"
+        "the store has no account yet, and the first one must be an administrator: `serve` creates its administrator \
+         (bootstrap.*) only in a store without accounts, so there would be none. Add --admin, or run `mlflow-auth-proxy \
+         serve` once before you create `{name}`"
     );
     let hash = password::read_new(password)?;
     opened.store.create_user(&opened.actor, name, Some(&hash), admin).await.context("the user was not created")?;
@@ -197,7 +192,9 @@ async fn create(opened: &Opened, name: &str, admin: bool, password: password::So
 fn keep_one(error: store::Error) -> anyhow::Error {
     match error {
         store::Error::LastAdmin(name) => {
-            anyhow::anyhow!("`{name}` is the last administrator; make somebody else one first with `user set-admin`")
+            anyhow::anyhow!(
+                "`{name}` is the last administrator; make another user one first, with `user set-admin NAME true`"
+            )
         }
         other => other.into(),
     }

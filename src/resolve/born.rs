@@ -327,29 +327,29 @@ impl Page for Registry {
 }
 
 #[derive(Default, Deserialize)]
-struct Secrets {
+pub(super) struct Secrets {
     #[serde(default)]
-    secrets: Vec<Secret>,
+    pub(super) secrets: Vec<Secret>,
 }
 
 #[derive(Deserialize)]
-struct Secret {
-    secret_id: String,
-    secret_name: String,
+pub(super) struct Secret {
+    pub(super) secret_id: String,
+    pub(super) secret_name: String,
     #[serde(default)]
     created_at: i64,
 }
 
 #[derive(Default, Deserialize)]
-struct Definitions {
+pub(super) struct Definitions {
     #[serde(default)]
-    model_definitions: Vec<Definition>,
+    pub(super) model_definitions: Vec<Definition>,
 }
 
 #[derive(Deserialize)]
-struct Definition {
-    model_definition_id: String,
-    name: String,
+pub(super) struct Definition {
+    pub(super) model_definition_id: String,
+    pub(super) name: String,
     #[serde(default)]
     created_at: i64,
 }

@@ -6,6 +6,7 @@
 mod batch;
 mod born;
 mod gateway;
+mod labels;
 mod leftovers;
 mod locations;
 mod new_versions;
@@ -21,6 +22,7 @@ use moka::future::Cache;
 use serde::Deserialize;
 
 use gateway::KnownEndpoint;
+pub use labels::Labels;
 use locations::Locations;
 pub use new_versions::NewVersions;
 pub use versions::ModelVersionKey;

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use super::db::{Tx, sql};
-use super::{Result, Store, rows};
+use super::{AuditFilter, Result, Store};
 use crate::authz::TokenId;
 use crate::clock::Timestamp;
 
@@ -71,9 +71,7 @@ impl Store {
     /// # Errors
     /// Only those that [`Store`] lists for every method.
     pub async fn audit_log(&self, limit: u32) -> Result<Vec<AuditEntry>> {
-        let entries =
-            sql("SELECT at, actor, token, address, action, target, detail, count FROM audit ORDER BY id DESC LIMIT $1");
-        entries.bind(i64::from(limit)).fetch_all(&self.readers).await?.iter().map(rows::audit_entry).collect()
+        self.audit_search(&AuditFilter::default(), limit).await
     }
 }
 

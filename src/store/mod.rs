@@ -8,6 +8,7 @@ use crate::clock::Clock;
 use db::{Pool, sql};
 
 mod audit;
+mod audit_search;
 mod change;
 mod db;
 mod effects;
@@ -25,6 +26,7 @@ mod tokens;
 mod users;
 
 pub use audit::{Actor, AuditEntry, AuditId};
+pub use audit_search::{AuditFilter, AuditOutcome};
 pub use effects::Intent;
 pub use grants::GrantRow;
 pub use people::{Occasion, Person, Seen};

@@ -56,7 +56,8 @@ impl Store {
             .fetch_optional(change.on())
             .await?;
         let created = rows::token(&created.ok_or_else(|| Error::Exists(token.name.to_owned()))?)?;
-        let detail = format!("`{}` of {}, scopes {scopes}, expires {}", token.name, owner.name, token.expires.0);
+        let detail =
+            format!("`{}` of {}, scopes {scopes}, expires {}", token.name, owner.name, token.expires.rfc3339());
         change.commit(actor, "token.create", target(created.id), detail).await?;
         Ok(created)
     }
@@ -130,7 +131,9 @@ impl Store {
         .fetch_optional(change.on())
         .await?;
         let rotated = rows::token(&rotated.ok_or_else(|| not_found(id))?)?;
-        change.commit(actor, "token.rotate", target(id), format!("`{}`, expires {}", token.name, expires.0)).await?;
+        change
+            .commit(actor, "token.rotate", target(id), format!("`{}`, expires {}", token.name, expires.rfc3339()))
+            .await?;
         Ok(rotated)
     }
 

@@ -71,6 +71,11 @@ def test_a_grant_takes_effect_in_the_running_server(proxy, cli, bob, world):
     (row,) = cli("grant", "list", "--user", bob.name)["grants"]
     assert (row["subject"], row["resource_type"], row["resource"], row["permission"]) == (
         bob.name, "experiment", world.experiment, "EDIT")
+    called = world.owner.ok("GET", "/api/2.0/mlflow/experiments/get", params={"experiment_id": world.experiment})
+    assert row["name"] == called["experiment"]["name"], "the name comes from MLflow"
+    assert row["name"] in proxy.cli("grant", "list", "--user", bob.name).stdout
+    away = proxy.cli("grant", "list", "--user", bob.name, "--set", "upstream.url=http://127.0.0.1:1").stdout
+    assert world.experiment in away and row["name"] not in away, "without MLflow, the list has no names"
     cli("grant", "revoke", *on)
     wait_until(lambda: status() == 403, NOTICED, "its end is noticed")
 
@@ -104,7 +109,7 @@ def test_a_token_is_made_used_rotated_and_revoked(proxy, cli, bob):
     wait_until(lambda: token.get(WHO).status_code == 401, NOTICED, "the old secret stops")
     assert new.get(WHO).status_code == 200
     assert new.post("/api/2.0/mlflow/experiments/create", {"name": unique("no")}).status_code == 403, "still read-only"
-    cli("token", "revoke", *which)
+    cli("token", "revoke", str(listed[0]["id"]))
     wait_until(lambda: new.get(WHO).status_code == 401, NOTICED, "the revocation is noticed")
     assert cli("token", "list", "--user", bob.name)["tokens"][0]["state"] == "revoked"
 
@@ -127,6 +132,9 @@ def test_the_audit_shows_who_did_what(proxy, cli, bob, world):
         return [entry for entry in entries if entry["actor"] == bob.name and entry["action"] == "request.denied"]
 
     (entry,) = wait_until(denial, 5, "the denial is shown")
+    conditions = ("--outcome", "denied", "--operation", "GetRun", "--address", "127.0.0.1", "--since", "1h")
+    assert cli("audit", "list", "--user", bob.name, *conditions)["entries"] == [entry]
+    assert cli("audit", "list", "--user", bob.name, "--outcome", "denied", "--until", "1h")["entries"] == []
     assert entry["address"] == "127.0.0.1"
     assert "GetRun" in entry["target"] + entry["detail"]
     entries = cli("audit", "list", "--limit", "50")["entries"]

@@ -24,7 +24,9 @@ def test_it_says_what_a_request_would_meet(proxy, permission, allowed):
     deleted = person.post("/api/2.0/mlflow/runs/delete", {"run_id": world.run})
     assert deleted.status_code == (200 if allowed else 403)
     if not allowed:
-        assert EXPLAIN in deleted.json()["message"]
+        _, question = deleted.json()["message"].split("GET ")
+        assert question.endswith(f"{EXPLAIN}?operation=MANAGE&resource=experiment:{world.experiment}")
+        assert person.get(question.removeprefix(proxy.url)).json()["reason"].startswith("Permission denied. MANAGE")
         assert answer["reason"].startswith("Permission denied. MANAGE on experiment")
     said = proxy.cli("explain", "--user", person.name, "--operation", "DeleteRun",
                      "--resource", f"experiment:{world.experiment}", "--json")
@@ -32,6 +34,7 @@ def test_it_says_what_a_request_would_meet(proxy, permission, allowed):
     words = proxy.cli("explain", "--user", person.name, "--operation", "DeleteRun",
                       "--resource", f"experiment:{world.experiment}").stdout
     assert words.startswith("yes: " if allowed else "no: ") and permission in words
+    assert "groups: none; a local account has no groups" in words and answer["groups_reported_at"] is None
 
 
 def test_others_are_for_administrators(proxy, alice, bob):

@@ -101,9 +101,12 @@ def test_groups_become_permissions(front, keycloak):
     team_a, other = experiment(front), experiment(front, "elsewhere")
     editor, reader = Visitor(front.url, keycloak), Visitor(front.url, keycloak)
     editor.sign_in(keycloak.fresh_person("/ml/team-a"))
-    reader.sign_in(keycloak.fresh_person("/ml/team-b"))
+    name = keycloak.fresh_person("/ml/team-b")
+    reader.sign_in(name)
     assert (get(editor, team_a), tag(editor, team_a), get(editor, other)) == (200, 200, 403)
     assert (get(reader, team_a), tag(reader, team_a), get(reader, other)) == (200, 403, 403)
+    told = front.cli("explain", "--user", f"{name}@example.com", "--operation", "EDIT", "--resource", f"experiment:{team_a}").stdout
+    assert "/ml/team-b" in told and "reported by the identity provider" in told and " ago (20" in told, told
 
 
 # ---- staying

@@ -289,7 +289,10 @@ def test_the_command_line_manages_roles_too(proxy, bob, world):
     listed = [role for role in cli("list")["roles"] if role["name"] == name]
     assert listed[0]["permissions"] == [
         {"resource_type": "experiment", "resource": world.experiment, "permission": "READ"}]
-    assert f"READ on experiment:{world.experiment}" in proxy.cli("role", "list").stdout
+    (line,) = [line for line in proxy.cli("role", "list").stdout.splitlines() if name in line]
+    assert line.split()[1:] == ["default", name, "1", "1"]
+    shown = proxy.cli("role", "show", name).stdout
+    assert bob.name in shown and "READ" in shown and world.experiment in shown
     cli("revoke", name, "--experiment", world.experiment)
     wait_until(lambda: not may_read(bob, world), 2, "the revocation is noticed")
     cli("unassign", name, "--user", bob.name)

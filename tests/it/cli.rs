@@ -15,7 +15,8 @@ fn accounts_tokens_and_grants_from_nothing() {
     let ok = |line: &str| succeeds(here, line, "");
 
     assert!(fails(here, "user list", "", 1).contains("there is no store"));
-    assert!(fails(here, "user create ann --password-stdin", "correct horse battery", 1).contains("--admin"));
+    let said = fails(here, "user create ann --password-stdin", "correct horse battery", 1);
+    assert!(said.contains("Add --admin, or run `mlflow-auth-proxy serve`"), "{said}");
     let made = json(&succeeds(here, "user create root --admin --password-stdin --json", "correct horse battery\n"));
     assert_eq!((made["username"].as_str(), made["is_admin"].as_bool()), (Some("root"), Some(true)));
     assert!(fails(here, "user create ann --password-stdin", "short", 1).contains("at least 12 characters"));
@@ -30,7 +31,14 @@ fn accounts_tokens_and_grants_from_nothing() {
     assert!(fails(here, "token create --user ann --name b --expires-in-days 366", "", 1).contains("between 1 and 365"));
     let rotated = json(&ok("token rotate --user ann --name laptop --json"));
     assert_ne!(rotated["token"].as_str(), Some(token.trim()));
-    ok("token revoke --user ann --name laptop");
+    let id = json(&ok("token list --user ann --json"))["tokens"][0]["id"].to_string();
+    assert_eq!(json(&ok(&format!("token rotate {id} --json")))["name"], "laptop");
+    assert_eq!(ok(&format!("token revoke {id}")), "token `laptop` of `ann` was revoked\n");
+    assert!(fails(here, &format!("token revoke {id}"), "", 1).contains("already revoked"));
+    assert!(fails(here, "token revoke 99", "", 1).contains("no token 99"));
+    assert!(
+        fails(here, "token revoke --user ann --name laptop", "", 1).contains("no token `laptop` that is not revoked")
+    );
     let listed = json(&ok("token list --user ann --json"));
     assert_eq!(listed["tokens"][0]["state"], "revoked");
     assert_eq!(listed["tokens"][0]["token"], Value::Null);
@@ -43,9 +51,9 @@ fn accounts_tokens_and_grants_from_nothing() {
     assert!(fails(here, "grant set --user eve --experiment 1 --permission READ", "", 1).contains("no user `eve`"));
     assert_eq!(
         ok("grant list"),
-        "WHO  TYPE              RESOURCE      PERMISSION\n\
-         ann  experiment        12            EDIT\n\
-         ann  registered_model  glob:fraud-*  READ\n"
+        "SUBJECT  TYPE              RESOURCE      NAME  PERMISSION\n\
+         ann      experiment        12            -     EDIT\n\
+         ann      registered_model  glob:fraud-*  -     READ\n"
     );
     ok("grant revoke --user ann --experiment 12");
     assert!(fails(here, "grant delete --user ann --experiment 12", "", 1).contains("no such grant"));
@@ -55,6 +63,46 @@ fn accounts_tokens_and_grants_from_nothing() {
     let audit = json(&ok("audit list --limit 1 --json"));
     assert_eq!(audit["entries"][0]["action"], "user.delete");
     assert_eq!(audit["entries"][0]["actor"], "command-line");
+
+    let actions = |line: &str| -> Vec<String> {
+        let found = json(&ok(&format!("audit list --json {line}")));
+        let entries = found["entries"].as_array().expect("a list").iter();
+        entries.map(|entry| entry["action"].as_str().expect("a word").to_owned()).collect()
+    };
+    assert_eq!(actions("--action token"), ["token.revoke", "token.rotate", "token.rotate", "token.create"]);
+    assert_eq!(actions("--resource experiment:12"), ["grant.delete", "grant.set", "grant.create"]);
+    assert_eq!(actions("--resource user:ann"), ["user.delete", "user.create"]);
+    assert_eq!(actions("--outcome denied --since 1h").len(), 0);
+    assert_eq!(actions("--until 1h --user command-line").len(), 0);
+    let created = ok("audit list --action token.create");
+    assert!(created.contains(", expires 20") && created.trim_end().ends_with('Z'), "{created}");
+}
+
+#[test]
+fn a_role_with_many_members_is_one_short_line() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let ok = |line: &str| succeeds(dir.path(), line, "");
+    succeeds(dir.path(), "user create member-0 --admin --password-stdin", "correct horse battery\n");
+    for number in 1..4 {
+        let line = format!("user create member-{number} --password-stdin");
+        succeeds(dir.path(), &line, "correct horse battery\n");
+    }
+    ok("role create analysts --description Analysis");
+    for number in 0..4 {
+        ok(&format!("role assign analysts --user member-{number}"));
+    }
+    ok("role grant analysts --experiment 12 --permission EDIT");
+    assert_eq!(ok("role list"), "ID  WORKSPACE  NAME      MEMBERS  PERMISSIONS\n1   default    analysts  4        1\n");
+    assert_eq!(
+        ok("role show analysts"),
+        "role       analysts\nworkspace  default\npurpose    Analysis\n\n\
+         4 members\n  member-0\n  member-1\n  member-2\n  member-3\n\n\
+         1 permissions\n  TYPE        RESOURCE  NAME  PERMISSION\n  experiment  12        -     EDIT\n"
+    );
+    let listed = json(&ok("role list --json"));
+    assert_eq!(listed["roles"][0], json(&ok("role show analysts --json")), "as JSON, both have everything");
+    assert_eq!(listed["roles"][0]["members"].as_array().map(Vec::len), Some(4));
+    assert!(fails(dir.path(), "role show nobodys", "", 1).contains("no role `nobodys`"));
 }
 
 #[test]
@@ -76,7 +124,7 @@ fn the_example_policy_holds_and_decides_as_it_says() {
     let dir = tempfile::tempdir().expect("a folder");
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/config/policy.toml");
     let ok = |line: &str| succeeds(dir.path(), line, "");
-    assert!(ok(&format!("policy check {file}")).contains("right, 5 grants"));
+    assert!(ok(&format!("policy check {file}")).contains("valid, 5 grants"));
     assert!(ok(&format!("policy test {file}")).ends_with("5 tests, 0 failed\n"));
     let ask = |who: &str| format!("policy test {file} --user {who} --operation EDIT --resource experiment:fraud-eu");
     let allowed = ok(&ask("ann --groups /other,/ml/team-a"));

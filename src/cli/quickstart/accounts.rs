@@ -5,7 +5,6 @@ use std::time::Duration;
 use anyhow::Context as _;
 use secrecy::SecretString;
 
-use super::super::output::moment;
 use super::super::stored::{Opened, actor};
 use super::super::token;
 use crate::authz::{Grant, Limits, Permission, ResourceKind, Selector, Subject};
@@ -93,7 +92,7 @@ impl Accounts {
         let hashed = password.clone();
         let hash = tokio::task::spawn_blocking(move || PasswordHash::make(&hashed)).await?;
         let user = self.opened.store.create_user(&self.opened.actor, name, Some(&hash), admin).await;
-        self.with_token(user.with_context(|| format!("`{name}` cannot be made"))?, Some(password)).await
+        self.with_token(user.with_context(|| format!("account `{name}` cannot be created"))?, Some(password)).await
     }
 
     /// Creates a token for this run. Tokens of the demo's users stay valid; the administrator's is revoked at the end
@@ -101,7 +100,7 @@ impl Accounts {
     async fn with_token(&self, user: User, password: Option<SecretString>) -> anyhow::Result<Person> {
         let days = TOKEN_DAYS.min(self.opened.token_max_days);
         let expires = self.opened.now.plus(Duration::from_secs(u64::from(days) * 86_400));
-        let name = format!("{TOKEN_PREFIX}{}", moment(self.opened.now));
+        let name = format!("{TOKEN_PREFIX}{}", self.opened.now.rfc3339());
         let (_, token) = token::create(&self.opened, &user, &name, &Limits::default(), expires).await?;
         Ok(Person { user, password, token })
     }

@@ -729,3 +729,86 @@ async fn a_person_of_another_provider_gives_a_plain_name_back_and_keeps_the_acco
     assert!(matches!(taken(of(second, "5", "dan", false)).await, Err(Error::NameTaken(_))));
     assert_eq!(taken(of(first, "5", "dan", true)).await.unwrap().name, "dan");
 }
+
+/// A store with five entries, a second apart.
+async fn audited() -> Store {
+    let (store, _) = memory().await;
+    let rows = [
+        ("alice", Some("192.0.2.1"), "token.create", "token:1", "`ci` of alice"),
+        (
+            "alice",
+            Some("192.0.2.1"),
+            "request.denied",
+            "GetRun",
+            "Permission denied. READ on experiment `12` is required.",
+        ),
+        ("alice", Some("2001:db8::1"), "login.failed", "keycloak", "denied"),
+        ("command-line", None, "grant.set", "experiment:12", "user:alice: READ"),
+        (
+            "bob",
+            Some("192.0.2.1"),
+            "request.denied",
+            "DeleteRun",
+            "Permission denied. MANAGE on experiment `1` is required.",
+        ),
+    ];
+    let entry = |(row, second): ((&str, Option<&str>, &str, &str, &str), i64)| AuditEntry {
+        at: Timestamp(START.0 + second * 1000),
+        actor: Actor { name: row.0.to_owned(), token: None, address: row.1.map(|address| address.parse().unwrap()) },
+        action: row.2.to_owned(),
+        target: row.3.to_owned(),
+        detail: row.4.to_owned(),
+        count: 1,
+    };
+    let entries: Vec<AuditEntry> = rows.into_iter().zip(0..).map(entry).collect();
+    store.audit(&entries, &[]).await.unwrap();
+    store
+}
+
+#[tokio::test]
+async fn each_condition_selects_its_entries() {
+    let store = audited().await;
+    let any = AuditFilter::default;
+    let text = |text: &str| Some(text.to_owned());
+    let expected: [(AuditFilter, &[i64]); 16] = [
+        (any(), &[4, 3, 2, 1, 0]),
+        (AuditFilter { actor: text("alice"), ..any() }, &[2, 1, 0]),
+        (AuditFilter { actor: text("Alice"), ..any() }, &[]),
+        (AuditFilter { action: text("token.create"), ..any() }, &[0]),
+        (AuditFilter { action: text("token"), ..any() }, &[0]),
+        (AuditFilter { action: text("tok%"), ..any() }, &[]),
+        (AuditFilter { action: text("request"), ..any() }, &[4, 1]),
+        (AuditFilter { outcome: Some(AuditOutcome::Denied), ..any() }, &[4, 2, 1]),
+        (AuditFilter { outcome: Some(AuditOutcome::Changed), ..any() }, &[3, 0]),
+        (AuditFilter { operation: text("GetRun"), ..any() }, &[1]),
+        (AuditFilter { operation: text("experiment:12"), ..any() }, &[]),
+        (AuditFilter { target: text("experiment:12"), ..any() }, &[3]),
+        (AuditFilter { target: text("experiment:12"), denied_on: text("experiment `12`"), ..any() }, &[3, 1]),
+        (AuditFilter { target: text("x"), denied_on: text("experiment `1_`"), ..any() }, &[]),
+        (AuditFilter { address: Some("2001:db8::1".parse().unwrap()), ..any() }, &[2]),
+        (
+            AuditFilter { since: Some(Timestamp(START.0 + 1000)), until: Some(Timestamp(START.0 + 3000)), ..any() },
+            &[2, 1],
+        ),
+    ];
+    for (filter, seconds) in expected {
+        let found = store.audit_search(&filter, 100).await.unwrap();
+        let found: Vec<i64> = found.iter().map(|entry| (entry.at.0 - START.0) / 1000).collect();
+        assert_eq!(found, seconds, "{filter:?}");
+    }
+}
+
+#[tokio::test]
+async fn all_conditions_must_hold_and_the_newest_come_first() {
+    let store = audited().await;
+    let filter = AuditFilter {
+        actor: Some("alice".to_owned()),
+        outcome: Some(AuditOutcome::Denied),
+        address: Some("192.0.2.1".parse().unwrap()),
+        ..AuditFilter::default()
+    };
+    let found = store.audit_search(&filter, 100).await.unwrap();
+    assert_eq!(found.iter().map(|entry| entry.target.as_str()).collect::<Vec<_>>(), ["GetRun"]);
+    let newest = store.audit_search(&AuditFilter::default(), 1).await.unwrap();
+    assert_eq!(newest[0].actor.name, "bob");
+}
