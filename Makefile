@@ -37,7 +37,7 @@ fuzz: needs-cargo ## the parsers of untrusted input, FUZZ_SECONDS=60 each; FUZZ_
 test-env: ## the private Python environment of the end-to-end tests
 	@scripts/test-env.sh
 
-check: needs-cargo ## format, lints, documentation, licences, unused crates, spelling
+check: needs-cargo ## format, lints, documentation, licences, unused crates, spelling; installs its tools once
 	@scripts/check
 
 bench: needs-cargo ## this proxy beside a do-nothing one and bare upstream

@@ -85,7 +85,7 @@ fn a_table_with_a_mistake_does_not_load() {
            needs = ["DENY experiment query.id"]"#,
         r#"name = "A"
            route = "GET /a"
-           needs = ["READ experimnt query.id"]"#,
+           needs = ["READ experiments query.id"]"#,
         r#"name = "A"
            route = "/a"
            needs = ["PUBLIC"]"#,
@@ -536,7 +536,7 @@ fn a_question_in_words_is_what_a_request_would_meet() {
     assert_eq!(version.also.len(), 2, "a run and a logged model: {:?}", version.also);
     for (operation, resource, said) in [
         ("EDIT", "experiment", "is not a resource"),
-        ("EDIT", "experimnt:1", "is not a resource"),
+        ("EDIT", "experiments:1", "is not a resource"),
         ("DENY", "experiment:1", "neither a permission"),
         ("deleterun", "experiment:1", "did you mean DeleteRun?"),
         ("DeleteRun", "registered_model:m", "needs MANAGE on the experiment that `run_id` names"),

@@ -7,11 +7,9 @@ use std::time::Duration;
 
 use prometheus::core::{AtomicU64, GenericCounter};
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
-
-mod process;
 
 /// All metrics of this process. Counters are relaxed atomics, so a request costs only a few additions.
 #[derive(Debug)]
@@ -71,7 +69,6 @@ pub struct Metrics {
     pub audit_rows: IntGauge,
     /// Size of the store's database in bytes.
     pub store_bytes: IntGauge,
-    process: process::Process,
 }
 
 /// Kind of a request, the label of durations. A histogram per operation would have too many series.
@@ -137,6 +134,9 @@ impl Metrics {
     #[expect(clippy::too_many_lines, reason = "one entry for each metric")]
     pub fn new(operations: impl IntoIterator<Item = &'static str>) -> Result<Self, prometheus::Error> {
         let r = Registry::new();
+        // Reads `/proc` at each scrape. Elsewhere than on Linux there are no metrics of the process.
+        #[cfg(target_os = "linux")]
+        r.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         let durations = histograms(&r, "request_duration_seconds", "Time to the end of the response, by kind")?;
         let cache = counters(&r, "cache_total", "Cache look-ups", &["cache", "result"])?;
         let cache_of = |name| Cache {
@@ -242,7 +242,6 @@ impl Metrics {
             audit_entries_dropped: counter(&r, "audit_entries_dropped_total", "Denials missing in the audit log")?,
             audit_rows: gauge(&r, "audit_rows", "Rows of the audit log")?,
             store_bytes: gauge(&r, "store_bytes", "Size of the store's database")?,
-            process: process::Process::register(&r)?,
             registry: r,
         })
     }
@@ -351,7 +350,6 @@ impl Metrics {
     /// Returns all metrics in Prometheus's text format.
     #[must_use]
     pub fn render(&self) -> String {
-        self.process.refresh();
         let mut text = Vec::with_capacity(16 * 1024);
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
             tracing::warn!(%error, "metrics could not be written");
@@ -398,12 +396,6 @@ fn histograms(registry: &Registry, name: &str, help: &str) -> Result<HistogramVe
     let histograms = HistogramVec::new(options, &["kind"])?;
     registry.register(Box::new(histograms.clone()))?;
     Ok(histograms)
-}
-
-fn process_gauge(registry: &Registry, name: &str, help: &str) -> Result<Gauge, prometheus::Error> {
-    let gauge = Gauge::new(name, help)?;
-    registry.register(Box::new(gauge.clone()))?;
-    Ok(gauge)
 }
 
 #[cfg(test)]

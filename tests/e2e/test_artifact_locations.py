@@ -87,7 +87,7 @@ def test_a_location_made_past_the_proxy_is_found(team, mlflow_server):
     check_owned(owner, stranger, experiment, root)
 
 
-def test_nobody_takes_a_location_that_touches_anothers(team):
+def test_nobody_takes_a_location_that_touches_that_of_another(team):
     alice, mallory = team.person("alice"), team.person("mallory")
     root = f"{team.root}/{unique('hers')}"
     experiment = create(alice, f"mlflow-artifacts:/{root}/deep")

@@ -135,7 +135,7 @@ def test_another_method_is_405(stage):
         assert answer.status_code == 405, f"{answer.status_code} {answer.text}"
 
 
-def test_the_table_here_covers_the_proxys_route_table():
+def test_the_table_here_covers_the_route_table_of_the_proxy():
     """Whoever adds a route adds it here, and whoever drops one there notices."""
     text = (ROOT / "src" / "mlflow" / "routes.toml").read_text()
     rows = re.findall(r'^route = "(\S+) (\S+)"\nneeds = \[(.*)\]', text, re.MULTILINE)

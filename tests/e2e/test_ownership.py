@@ -94,7 +94,7 @@ def test_renaming_a_model_moves_the_grants(alice, bob, proxy, world):
     assert get_model(carol, new).status_code == 403
 
 
-def test_a_rename_onto_anothers_model_changes_nothing(alice, bob, world):
+def test_a_rename_onto_the_model_of_another_changes_nothing(alice, bob, world):
     mine = unique("mine")
     assert create_model(bob, mine).status_code == 200
     renamed = bob.post(f"{API}/registered-models/rename", {"name": mine, "new_name": world.model})

@@ -32,7 +32,7 @@ def test_a_token_works_as_basic_and_as_bearer(alice):
     assert who(alice.with_token(token, bearer=True)) == alice.name
 
 
-def test_a_token_does_not_work_under_anothers_name(alice, bob, proxy, admin):
+def test_a_token_does_not_work_under_the_name_of_another(alice, bob, proxy, admin):
     token = alice.token()["token"]
     assert who(alice.with_token(token)) == alice.name
     for name in (bob.name, "admin", "", alice.name + "x", alice.name.upper()):
@@ -166,7 +166,7 @@ def test_a_token_makes_no_tokens_and_changes_no_password(alice):
     assert who(alice) == alice.name
 
 
-def test_nobody_sees_or_revokes_anothers_tokens(alice, bob):
+def test_nobody_sees_or_revokes_the_tokens_of_another(alice, bob):
     made = alice.token("private-name")
     assert "private-name" in alice.get(TOKENS).text
     assert "private-name" not in bob.get(TOKENS).text

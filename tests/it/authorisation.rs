@@ -167,9 +167,9 @@ fn unknown_fields_are_refused_where_the_configuration_says_so() {
     let update = |body: &str| ask(send_json("POST", &format!("{API}/experiments/update"), &authorization, body));
     assert_eq!(update(r#"{"experiment_id":"5","new_name":"y"}"#).status, 200);
     mlflow.take();
-    let refused = update(r#"{"experiment_id":"5","new_nam":"y"}"#);
+    let refused = update(r#"{"experiment_id":"5","new_title":"y"}"#);
     assert_eq!(refused.status, 400);
-    assert!(refused.text().contains("INVALID_PARAMETER_VALUE") && refused.text().contains("'new_nam'"));
+    assert!(refused.text().contains("INVALID_PARAMETER_VALUE") && refused.text().contains("'new_title'"));
     let refused = ask(get(&format!("{API}/experiments/get?experiment_id=5&experiment=5"), &authorization));
     assert_eq!(refused.status, 400);
     assert!(mlflow.take().is_empty());

@@ -150,7 +150,7 @@ permission = \"READ\"
 [[grants]]
 to = { user = \"ann\" }
 on = { experiment_id = \"fraud\" }
-permision = \"READ\"
+permissions = \"READ\"
 
 [[on_create]]
 by = { user = \"ann\" }

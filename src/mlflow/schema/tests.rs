@@ -234,7 +234,7 @@ fn parameters_of_a_query_are_rebuilt_too() {
 fn a_schema_with_a_mistake_does_not_load() {
     for text in [
         "[operation.A]\nbody = \"Missing\"",
-        "[message.A]\na = \"strin\"\n[operation.A]",
+        "[message.A]\na = \"word\"\n[operation.A]",
         "[message.A]\na = \"enum Missing\"\n[operation.A]",
         "[message.A]\na_b = \"string\"\naB = \"string\"\n[operation.A]",
         "[message.A]\n[object.A]\n[operation.A]",

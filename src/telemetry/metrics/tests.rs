@@ -39,5 +39,9 @@ fn the_process_is_measured() {
     };
     assert!(value("process_resident_memory_bytes ") > 1e6);
     assert!(value("process_open_fds ") > 2.0);
+    assert!(value("process_max_fds ") > 2.0);
+    assert!(value("process_threads ") >= 1.0);
+    assert!(value("process_start_time_seconds ") > 1e9);
+    assert!(value("process_virtual_memory_bytes ") > 1e6);
     assert!(value("process_cpu_seconds_total ") >= 0.0);
 }
