@@ -30,14 +30,14 @@ use finding::Report;
 #[command(after_help = "\
 Examples:
   mlflow-auth-proxy doctor --config proxy.toml
-  mlflow-auth-proxy doctor --token-file token.jwt      # also: what a token of the identity provider would be here
+  mlflow-auth-proxy doctor --token-file token.jwt      # also: the user and groups of a token of the identity provider
   mlflow-auth-proxy doctor --json | jq '.findings[] | select(.outcome == \"failed\")'
 
-Exit code 0: nothing failed, though there may be warnings. 1: something failed. 2: the configuration is wrong.
-For --token-file, from Keycloak's console: Clients > ID > Client scopes > Evaluate > Generated access token, which shows the
-claims that a token would have; or a token itself.")]
+Exit code 0: no check failed, but there can be warnings. 1: a check failed. 2: the configuration is invalid.
+The file of --token-file contains an access token, or its claims as Keycloak's console shows them: Clients > ID > Client
+scopes > Evaluate > Generated access token.")]
 pub(super) struct Arguments {
-    /// A file with an access token of the identity provider: show which of its claims contain groups, and the user it
+    /// A file with an access token of the identity provider: show which of its claims contain groups, and the user that it
     /// identifies
     #[arg(long, value_name = "PATH")]
     token_file: Option<PathBuf>,

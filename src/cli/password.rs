@@ -27,10 +27,9 @@ pub(super) fn read_new(source: Source) -> anyhow::Result<PasswordHash> {
 }
 
 fn ask_twice() -> anyhow::Result<String> {
-    let ask =
-        |question| rpassword::prompt_password(question).context("there is no terminal to ask on; use --password-stdin");
+    let ask = |question| rpassword::prompt_password(question).context("there is no terminal; use --password-stdin");
     let password = ask("New password (at least 12 characters): ")?;
-    ensure!(password == ask("The same again: ")?, "the two passwords differ; nothing was changed");
+    ensure!(password == ask("Repeat the new password: ")?, "the passwords differ; nothing was changed");
     Ok(password)
 }
 
@@ -38,7 +37,7 @@ pub(super) fn first_line(input: impl std::io::Read) -> anyhow::Result<String> {
     let mut text = String::new();
     input.take(MAX_BYTES).read_to_string(&mut text).context("standard input cannot be read")?;
     let line = text.lines().next().unwrap_or_default();
-    ensure!(!line.is_empty(), "no password came from standard input");
+    ensure!(!line.is_empty(), "standard input contains no password");
     Ok(line.to_owned())
 }
 

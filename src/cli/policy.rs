@@ -24,8 +24,8 @@ Examples:
   mlflow-auth-proxy policy test policy.toml
   mlflow-auth-proxy policy test policy.toml --user ann --groups /ml/team-a --operation EDIT --resource experiment:fraud-eu
 
-An experiment is named by its name here, because there is no MLflow to ask. What the store grants is not counted;
-`explain` counts it.")]
+Experiments are identified by name, because MLflow is not asked. Grants in the store are not included; `explain` includes
+them.")]
 pub(super) struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -48,7 +48,7 @@ enum Command {
         /// The user's name
         #[arg(long, requires = "operation", requires = "resource")]
         user: Option<String>,
-        /// The provider of the user, if it is not the first one
+        /// The user's identity provider, if it is not the first one
         #[arg(long, requires = "user")]
         provider: Option<String>,
         /// The groups of the user
@@ -71,7 +71,7 @@ pub(super) fn run(arguments: Arguments, flags: &Flags) -> anyhow::Result<ExitCod
         Command::Check { file } => {
             let policy = read(&file, PolicyFile::parse_rules)?;
             let (grants, tests) = (policy.grants(), policy.tests().len());
-            output::line(&format!("{}: right, {grants} grants, {tests} tests", file.display()))?;
+            output::line(&format!("{}: valid, {grants} grants, {tests} tests", file.display()))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Test { file, tests, user, provider, groups, roles, operation, resource } => {
@@ -103,7 +103,7 @@ pub(super) fn run(arguments: Arguments, flags: &Flags) -> anyhow::Result<ExitCod
 
 /// Parses `TYPE:KEY`; for experiments, the key is the name.
 fn named(text: &str) -> anyhow::Result<Resource> {
-    let (kind, key) = text.split_once(':').context("a resource is written TYPE:NAME, such as experiment:fraud-eu")?;
+    let (kind, key) = text.split_once(':').context("write the resource as TYPE:NAME, such as experiment:fraud-eu")?;
     let kind = kind.parse().map_err(|error| anyhow!("{error}"))?;
     let resource = Resource::new(kind, key);
     let is_experiment = kind == crate::authz::ResourceKind::Experiment;

@@ -16,11 +16,11 @@ use crate::{app, crypto, telemetry};
 /// Short flags for the most frequently used keys.
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
-    /// The address on which clients reach the proxy; short for `--set server.listen=ADDRESS:PORT` [default:
+    /// The address to listen on; short for `--set server.listen=ADDRESS:PORT` [default:
     /// 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<String>,
-    /// The MLflow behind it; short for `--set upstream.url=URL` [default: http://127.0.0.1:5000]
+    /// The address of MLflow; short for `--set upstream.url=URL` [default: http://127.0.0.1:5000]
     #[arg(long, value_name = "URL")]
     upstream: Option<String>,
 }
@@ -34,7 +34,7 @@ impl Arguments {
 
 pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
     telemetry::log::init(&config.log)?;
-    let mut signals = Signals::listen().context("signals cannot be listened to")?;
+    let mut signals = Signals::listen().context("the signal handlers cannot be installed")?;
     let administrator = config.bootstrap.admin_username.clone();
     let running = tokio::select! {
         running = app::start(config) => running?,
@@ -45,7 +45,7 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
         show_once(&administrator, password);
     }
     signals.next().await;
-    tracing::info!("draining; a second signal ends at once");
+    tracing::info!("draining; a second signal ends the process at once");
     tokio::select! {
         () = running.drain() => Ok(ExitCode::SUCCESS),
         stop = signals.next() => Ok(stop.exit_code()),
@@ -55,7 +55,7 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
 /// Shows the password on a terminal, never where logs are collected.
 fn show_once(administrator: &str, password: &SecretString) {
     let text = format!(
-        "\nThe first administrator was made. This password is shown once:\n  user      {}\n  password  {}\n\n",
+        "\nThe first administrator was created. This password is shown once:\n  user      {}\n  password  {}\n\n",
         crate::text::plain(administrator),
         crypto::reveal(password)
     );
@@ -68,8 +68,8 @@ fn show_once(administrator: &str, password: &SecretString) {
     };
     if !shown {
         tracing::warn!(
-            "the first administrator was made with a password that nobody saw, because there is no terminal; \
-             choose one with `mlflow-auth-proxy user set-password {administrator}`"
+            "the first administrator was created with a generated password, which could not be shown because there is no \
+             terminal; set one with `mlflow-auth-proxy user set-password {administrator}`"
         );
     }
 }

@@ -32,7 +32,7 @@ pub fn check_password(password: &str) -> Result<(), &'static str> {
         return Err("must not contain control characters: HTTP Basic cannot carry them");
     }
     if password.starts_with(AccessToken::PREFIX) {
-        return Err("must not start with `mlap_`: that is how access tokens are told from passwords");
+        return Err("must not start with `mlap_`, the prefix of access tokens");
     }
     Ok(())
 }
@@ -79,7 +79,7 @@ pub(super) fn origin(text: &str) -> Result<Url, &'static str> {
 /// Parses an origin and returns it as browsers write it in `Origin`.
 pub(super) fn page_origin(text: &str) -> Result<HeaderValue, String> {
     if text == "*" {
-        return Err("`*` is every site; name each origin, such as https://app.example.com".to_owned());
+        return Err("`*` would allow all sites; list each origin, such as https://app.example.com".to_owned());
     }
     let url = origin(text).map_err(|what| format!("`{text}` {what}"))?;
     HeaderValue::try_from(url.origin().ascii_serialization()).map_err(|_| format!("`{text}` is not an origin"))
@@ -92,7 +92,7 @@ pub(super) fn provider_url(text: &str) -> Result<Url, &'static str> {
         return Err("must start with http:// or https://");
     }
     if url.scheme() == "http" && !is_loopback(&url) {
-        return Err("must be https: whoever can change what comes from there can be anybody here");
+        return Err("must be https: a plain HTTP connection would let others in the network impersonate any user");
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err("must not contain a user name or password");
@@ -139,7 +139,7 @@ pub(super) fn network(text: &str) -> Result<IpNet, String> {
         .or_else(|_| single())
         .map_err(|_| format!("`{text}` is not a network such as 10.0.0.0/8"))?;
     if network.prefix_len() == 0 {
-        return Err(format!("`{text}` is everybody: anyone could choose the address we believe"));
+        return Err(format!("`{text}` contains all addresses: any client could choose its own address"));
     }
     Ok(network)
 }

@@ -226,10 +226,7 @@ pub(super) fn issuers(raw: raw::Jwt, report: &mut Report) -> Option<Vec<Issuer>>
 /// Refuses the name `local`, which policies use for accounts without an identity provider.
 fn refuse_local<'n>(mut names: impl Iterator<Item = &'n String>, section: &str, report: &mut Report) {
     if names.any(|name| name == LOCAL) {
-        report.add(
-            &format!("{section}.{LOCAL}"),
-            "cannot have this name: policies mean accounts of the proxy alone by it",
-        );
+        report.add(&format!("{section}.{LOCAL}"), "cannot have this name: in policies it means local accounts");
     }
 }
 
@@ -273,7 +270,7 @@ fn provider(name: &str, raw: raw::Provider, report: &mut Report) -> Option<Provi
             None
         }
         None => {
-            report.add(&at("client_id"), "is missing: the client's id at the provider");
+            report.add(&at("client_id"), "is missing: the client's ID at the provider");
             None
         }
     };
@@ -334,10 +331,10 @@ fn sync(
         return Some(None);
     }
     if !has_secret {
-        report.add(&key, "needs client_secret: Keycloak's admin API is asked with the client's service account");
+        report.add(&key, "requires client_secret: Keycloak's admin API is used with the client's service account");
     }
     if realm.is_none() {
-        report.add(&key, "is for Keycloak, whose issuers end with /realms/NAME");
+        report.add(&key, "requires Keycloak, whose issuers end with /realms/NAME");
     }
     Some(Some(Sync { every: every?, realm: realm?, by_default }))
 }
@@ -357,7 +354,7 @@ fn issuer(name: &str, raw: raw::Issuer, report: &mut Report) -> Option<Issuer> {
     if raw.audiences.is_empty() || raw.audiences.iter().any(String::is_empty) {
         report.add(
             &at("audiences"),
-            "must name what tokens for this proxy have in `aud`; otherwise tokens made for other applications would do",
+            "must contain the value of `aud` in tokens for this proxy; otherwise tokens for other applications would be accepted",
         );
     }
     let preset = match raw.preset.as_deref() {
@@ -376,15 +373,15 @@ fn issuer(name: &str, raw: raw::Issuer, report: &mut Report) -> Option<Issuer> {
     let claims = claims(&at, raw.claims, report);
     for machine in &raw.machines {
         if machine.conditions.is_empty() || machine.name.is_empty() {
-            report.add(&at("machines"), "each rule needs a `where` with at least one claim, and a `name`");
+            report.add(&at("machines"), "each rule requires a `where` with at least one claim, and a `name`");
         }
     }
     let is_ci = matches!(preset, Some(Preset::GithubActions | Preset::GitlabCi));
     if is_ci && raw.machines.is_empty() && claims.as_ref().is_some_and(|claims| claims.allowed.is_empty()) {
         report.add(
             &at("preset"),
-            "needs a rule in `machines` or `allowed_groups`: without them every job is refused where the issuer serves the \
-             whole world, and every repository is admitted elsewhere",
+            "requires a rule in `machines` or `allowed_groups`: without one, all jobs of a public issuer are refused, and all \
+             repositories of any other issuer are admitted",
         );
     }
     let machines = raw.machines.into_iter().map(|raw| Machine {
@@ -407,7 +404,7 @@ fn issuer(name: &str, raw: raw::Issuer, report: &mut Report) -> Option<Issuer> {
 
 fn endpoint(at: &impl Fn(&str) -> String, raw: &raw::Endpoint, report: &mut Report) -> Option<Endpoint> {
     let Some(issuer) = raw.issuer.as_deref() else {
-        report.add(&at("issuer"), "is missing: the issuer's URL, letter for letter as its tokens have it in `iss`");
+        report.add(&at("issuer"), "is missing: the issuer's URL, exactly as in the claim `iss` of its tokens");
         return None;
     };
     let issuer_url = report.check(&at("issuer"), checks::provider_url(issuer));
@@ -420,7 +417,7 @@ fn endpoint(at: &impl Fn(&str) -> String, raw: &raw::Endpoint, report: &mut Repo
     let ca = optional(raw.ca_file.as_deref(), |path| report.check(&at("ca_file"), pem::certificates(Path::new(path))));
     let algorithms = each(&at("algorithms"), &raw.algorithms, algorithm, report);
     if raw.algorithms.is_empty() {
-        report.add(&at("algorithms"), "must name at least one, such as RS256");
+        report.add(&at("algorithms"), "must contain at least one, such as RS256");
     }
     issuer_url?;
     Some(Endpoint {
@@ -445,7 +442,8 @@ fn claims(at: &impl Fn(&str) -> String, raw: raw::Claims, report: &mut Report) -
         }
     };
     if raw.groups_prefixes.len() > raw.groups_claims.len() {
-        report.add(&at("groups_prefixes"), "has more entries than groups_claims: one for each, in the same order");
+        report
+            .add(&at("groups_prefixes"), "has more entries than groups_claims; write one for each, in the same order");
     }
     if raw.groups_claims.iter().any(String::is_empty) {
         report.add(&at("groups_claims"), "must not contain an empty path");
@@ -496,7 +494,7 @@ pub(super) fn session(raw: raw::Session, report: &mut Report) -> Option<Session>
 /// Parses `ID:BASE64`. Errors do not quote it.
 fn sealing_key(text: &str) -> Result<SealingKey, &'static str> {
     const HOW: &str =
-        "each key is ID:BASE64, with a short id and 32 random bytes, such as 2026-11:$(openssl rand -base64 32)";
+        "each key must be ID:BASE64, with a short ID and 32 random bytes, such as 2026-11:$(openssl rand -base64 32)";
     let (id, secret) = text.split_once(':').ok_or(HOW)?;
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     let named = !id.is_empty() && id.len() <= 32 && id.bytes().all(plain);

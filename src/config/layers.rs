@@ -164,7 +164,7 @@ fn from_flags(flags: &Flags, schema: &Schema, report: &mut Report) -> Vec<Given>
         };
         if schema::is_secret(key) {
             let message = format!(
-                "a secret on the command line is seen by everyone on this machine; use {key}_file or {}",
+                "a secret on the command line is visible to all users of this machine; use {key}_file or {}",
                 schema::environment_name(key)
             );
             report.add_from(key, Some(origin), message);

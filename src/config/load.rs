@@ -86,7 +86,7 @@ fn overlay(given: &[Given]) -> Figment {
 /// Reports values that fit only one by one. This cannot happen, but must not start the proxy with a wrong
 /// configuration.
 fn unreadable(mut report: Report) -> Problems {
-    report.add("config", "the values do not fit together");
+    report.add("config", "the values cannot be combined");
     report.finish(None::<()>).err().unwrap_or_default()
 }
 

@@ -92,8 +92,8 @@ fn server(raw: &raw::Server, report: &mut Report) -> Option<Server> {
     {
         report.add(
             "server.inspection_budget_bytes",
-            "must be at least six times server.max_body_bytes: inspecting a body takes three times its size, and one \
-             user may take half of the budget",
+            "must be at least six times server.max_body_bytes: inspecting a body requires three times its size, and one \
+             user can use half of the budget",
         );
     }
     let body_timeout = report.check("server.body_timeout_seconds", checks::seconds(raw.body_timeout_seconds, 1..=DAY));
@@ -133,11 +133,11 @@ fn tls(raw: &raw::Tls, report: &mut Report) -> Option<Option<Tls>> {
         (None, None) => return Some(None),
         (Some(cert), Some(key)) => (Path::new(cert), Path::new(key)),
         (Some(_), None) => {
-            report.add("server.tls.key", "is missing: server.tls.cert is set, so name its private key too");
+            report.add("server.tls.key", "is missing: server.tls.cert is set and requires its private key");
             return None;
         }
         (None, Some(_)) => {
-            report.add("server.tls.cert", "is missing: server.tls.key is set, so name its certificate too");
+            report.add("server.tls.cert", "is missing: server.tls.key is set and requires its certificate");
             return None;
         }
     };
@@ -154,7 +154,7 @@ fn encrypted_where_it_matters(listen: SocketAddr, encrypts: bool, allow_plain_ht
     report.add(
         "server.listen",
         "would send passwords in plain HTTP over the network; set server.tls.cert and server.tls.key, or \
-         server.allow_plain_http = true when TLS ends in front of this proxy",
+         server.allow_plain_http = true if a server in front of this proxy terminates TLS",
     );
 }
 
@@ -162,10 +162,10 @@ fn scheme_is_true(public_url: &Url, encrypts: bool, allow_plain_http: bool, repo
     match public_url.scheme() {
         "https" if !encrypts && !allow_plain_http => report.add(
             "server.public_url",
-            "says https, but nothing ends TLS; set server.tls.cert and server.tls.key, or server.allow_plain_http = \
-             true when TLS ends in front of this proxy",
+            "is https, but nothing terminates TLS; set server.tls.cert and server.tls.key, or server.allow_plain_http = \
+             true if a server in front of this proxy terminates TLS",
         ),
-        "http" if encrypts => report.add("server.public_url", "says http, but server.tls is set; write https://"),
+        "http" if encrypts => report.add("server.public_url", "is http, but server.tls is set; write https://"),
         _ => {}
     }
 }
@@ -174,14 +174,14 @@ fn one_listener_each(server: SocketAddr, admin: SocketAddr, report: &mut Report)
     let overlap = server.ip() == admin.ip() || server.ip().is_unspecified() || admin.ip().is_unspecified();
     // Two listeners with port 0 do not collide: the system assigns a free port to each.
     if overlap && server.port() == admin.port() && server.port() != 0 {
-        report.add("admin.listen", "must be another port than server.listen's");
+        report.add("admin.listen", "must be a port other than that of server.listen");
     }
 }
 
 fn not_ourselves(listen: SocketAddr, upstream: &Url, report: &mut Report) {
     let ours = listen.ip().is_loopback() || listen.ip().is_unspecified();
     if checks::is_loopback(upstream) && ours && upstream.port_or_known_default() == Some(listen.port()) {
-        report.add("upstream.url", "is the address this proxy listens on; it must be MLflow's");
+        report.add("upstream.url", "is the address that this proxy listens on; it must be the address of MLflow");
     }
 }
 
@@ -190,7 +190,7 @@ fn reachable_for_log_in(server: &Server, providers: &[Provider], report: &mut Re
     if !providers.is_empty() && server.public_url.is_none() {
         report.add(
             "server.public_url",
-            "is missing: identity providers send browsers back there, such as https://mlflow.example.com",
+            "is missing: identity providers redirect browsers to it, such as https://mlflow.example.com",
         );
     }
 }

@@ -18,7 +18,7 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String>
     let chain: Vec<_> = CertificateDer::pem_slice_iter(&bytes)
         .collect::<Result<_, _>>()
         .map_err(|error| format!("{} cannot be read: {}", path.display(), reason(&error)))?;
-    if chain.is_empty() { Err(format!("{} holds no PEM certificate", path.display())) } else { Ok(chain) }
+    if chain.is_empty() { Err(format!("{} contains no PEM certificate", path.display())) } else { Ok(chain) }
 }
 
 /// Reads a private key.
@@ -36,7 +36,7 @@ fn bytes(path: &Path) -> Result<Vec<u8>, String> {
 
 fn reason(error: &pem::Error) -> &'static str {
     match error {
-        pem::Error::NoItemsFound => "it holds no PEM of the expected kind",
+        pem::Error::NoItemsFound => "it contains no PEM of the expected kind",
         _ => "it is not PEM",
     }
 }

@@ -62,10 +62,10 @@ impl Kind {
     /// Returns the error text for a value of another kind. It does not quote the value, which can be a secret.
     pub(super) const fn expectation(self) -> &'static str {
         match self {
-            Self::Text => "must be a text",
-            Self::Number => "must be a whole number, not negative",
+            Self::Text => "must be a string",
+            Self::Number => "must be a non-negative integer",
             Self::Flag => "must be true or false",
-            Self::List => "must be a list of texts",
+            Self::List => "must be a list of strings",
             Self::Tables => {
                 "must be a list of tables in TOML's syntax, such as [{ where = { azp = \"ci\" }, name = \"ci\" }]"
             }

@@ -118,9 +118,9 @@ fn every_problem_of_a_provider_is_told_under_its_own_key() {
         "oidc.providers.kc.client_id: is missing",
         "oidc.providers.kc.scopes: must contain `openid`",
         "oidc.providers.kc.algorithms: `HS256` must be one of",
-        "jwt.issuers.kc.audiences: must name",
+        "jwt.issuers.kc.audiences: must contain",
         "jwt.issuers.kc.machines: must be a list of tables",
-        "session.keys: each key is ID:BASE64",
+        "session.keys: each key must be ID:BASE64",
         "oidc.providers.kc.clientsecret: there is no variable",
     ] {
         assert!(said.contains(key), "{key} is not in\n{said}");
@@ -204,15 +204,15 @@ fn each_wrong_value_is_refused_under_its_key() {
     refused([(public, "http://mlflow.example.com/mlflow")], "server.public_url: must end after host and port");
     refused([(public, "http://mlflow.example.com/?a=b")], "server.public_url: must end after host and port");
     refused([(public, "http://u:p@mlflow.example.com")], "server.public_url: must not contain a user name");
-    refused([(public, "https://mlflow.example.com")], "server.public_url: says https, but nothing ends TLS");
+    refused([(public, "https://mlflow.example.com")], "server.public_url: is https, but nothing terminates TLS");
     refused([(upstream, "http://u:p@mlflow:5000")], "upstream.url: must not contain a user name");
     refused([(upstream, "http://mlflow:5000/base")], "upstream.url: must end after host and port");
     refused([(upstream, "mlflow:5000")], "upstream.url: must start with http:// or https://");
-    refused([(upstream, "http://localhost:8080")], "upstream.url: is the address this proxy listens on");
+    refused([(upstream, "http://localhost:8080")], "upstream.url: is the address that this proxy listens on");
     refused([(password, "short")], "bootstrap.admin_password: must have at least 12 characters");
     refused([(password, "mlap_0123456789")], "bootstrap.admin_password: must not start with `mlap_`");
     refused([("MLFLOW_AUTH_PROXY_BOOTSTRAP__ADMIN_USERNAME", "a:b")], "bootstrap.admin_username: must not contain `:`");
-    refused([("MLFLOW_AUTH_PROXY_ADMIN__LISTEN", "127.0.0.1:8080")], "admin.listen: must be another port");
+    refused([("MLFLOW_AUTH_PROXY_ADMIN__LISTEN", "127.0.0.1:8080")], "admin.listen: must be a port other");
     let store = "MLFLOW_AUTH_PROXY_STORE__URL";
     refused([(store, "mysql://u@db/x")], "store.url: must start with sqlite:// or postgres://");
     refused([(store, "postgres://u:p@db/x")], "store.url: must not contain a password");
@@ -222,7 +222,10 @@ fn each_wrong_value_is_refused_under_its_key() {
     refused([("MLFLOW_AUTH_PROXY_AUTHZ__DEFAULT_PERMISSION", "NONE")], "authz.default_permission: `NONE` is not a");
     refused([("MLFLOW_AUTH_PROXY_AUTHZ__ARTIFACT_LOCATIONS", "s3://b/../")], "authz.artifact_locations: `s3://b/../`");
     refused([("MLFLOW_AUTH_PROXY_LOG__LEVEL", "inof")], "log.level: `inof` is not a log filter");
-    refused([(&format!("{set}TRUSTED_PROXIES"), "0.0.0.0/0")], "server.trusted_proxies: `0.0.0.0/0` is everybody");
+    refused(
+        [(&format!("{set}TRUSTED_PROXIES"), "0.0.0.0/0")],
+        "server.trusted_proxies: `0.0.0.0/0` contains all addresses",
+    );
     refused([(&format!("{set}TRUSTED_PROXIES"), "10.0.0.0/99")], "server.trusted_proxies: `10.0.0.0/99` is not");
     refused([(&format!("{set}ALLOWED_HOSTS"), "a.example")], "server.allowed_hosts: has no effect without");
     refused([(&format!("{set}MAX_CONNECTIONS"), "0")], "server.max_connections: must be between 1 and");
@@ -250,7 +253,7 @@ fn certificate_and_key_must_be_readable_and_belong_together() {
     assert!(problem(&cert, &cert).contains("server.tls.key: "));
     assert!(problem(&one.path().join("none"), &key).contains("server.tls.cert: "));
     let plain = text(&cert, &key).replace("https:", "http:");
-    assert!(from_toml(&plain).unwrap_err().to_string().contains("server.public_url: says http, but server.tls is set"));
+    assert!(from_toml(&plain).unwrap_err().to_string().contains("server.public_url: is http, but server.tls is set"));
 }
 
 // ---- secrets

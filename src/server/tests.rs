@@ -390,8 +390,8 @@ fn tls_problems_name_the_file() {
     };
     let missing = folder.path().join("missing.pem");
     assert!(problem(&missing, &good.key).contains("missing.pem cannot be read"));
-    assert!(problem(&empty, &good.key).contains("empty.pem holds no PEM certificate"));
-    assert!(problem(&good.cert, &empty).contains("empty.pem cannot be read: it holds no PEM"));
+    assert!(problem(&empty, &good.key).contains("empty.pem contains no PEM certificate"));
+    assert!(problem(&good.cert, &empty).contains("empty.pem cannot be read: it contains no PEM"));
     assert!(problem(&good.cert, Path::new("/dev/zero")).contains("/dev/zero cannot be read: it is not a regular file"));
     // As it comes out of an environment variable; a parser's own words would quote it.
     let key = std::fs::read_to_string(&good.key).unwrap();

@@ -120,7 +120,7 @@ def test_the_doctor_finds_nothing_wrong_with_it(demo):
     lines = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "warning"))]
     # The file's MLflow is where a person would start one; quickstart chose another port.
     assert [line for line in lines if "MLflow" not in line] == [], done.stdout + done.stderr
-    assert "http" in done.stdout and "is accepted" in done.stdout and "the client is recognised" in done.stdout
+    assert "http" in done.stdout and "is accepted" in done.stdout and "the client's credentials are accepted" in done.stdout
 
 
 def test_the_doctor_names_keycloaks_setting_for_what_is_wrong(demo):

@@ -199,7 +199,7 @@ REALM = "oidc.providers.keycloak.issuer: Keycloak's is https://HOST/realms/REALM
 SETTINGS = "Clients > {client} > Settings > "
 CAPABILITY = f"{SETTINGS}Capability config > "
 ROLES = "Clients > {client} > Service account roles > Assign role > Client roles: "
-SECRET = "oidc.providers.keycloak.client_secret must be what stands in Clients > {client} > Credentials > Client Secret"
+SECRET = "oidc.providers.keycloak.client_secret must be the value of Clients > {client} > Credentials > Client Secret"
 OURS = 'oidc.providers.keycloak.issuer = "{issuer}", if that is the right realm; otherwise Keycloak\'s `hostname` option, or Realm ' \
        "settings > General > Frontend URL"
 
@@ -303,7 +303,7 @@ OF_TOKENS = {
         lambda realm: realm.client({"client.use.lightweight.access.token.enabled": "true"}),
         "Clients > {client} > Advanced > Always use lightweight access token: Off"), None),
     "another-client": (Mistake(
-        nothing, "jwt.issuers.keycloak.authorized_parties, if `{client}` may ask for tokens for this proxy",
+        nothing, "jwt.issuers.keycloak.authorized_parties, if `{client}` is allowed to request tokens for this proxy",
         settings={f"{ISSUER}AUTHORIZED_PARTIES": '["ci"]'}), None),
 }
 
@@ -324,7 +324,7 @@ def test_a_mistake_in_a_token_is_one_finding_with_its_one_setting(realm, name):
 
 @pytest.mark.parametrize("kind", ["id_token", "refresh_token"])
 def test_another_kind_of_token_is_called_so(realm, kind):
-    check(realm.doctor(token=realm.token(kind)), "failed", "the access token: ID, refresh and logout tokens are never taken", realm.words)
+    check(realm.doctor(token=realm.token(kind)), "failed", "the access token: ID, refresh and logout tokens are never accepted", realm.words)
 
 
 def test_a_program_that_no_rule_names_is_told_the_rule(realm):
@@ -342,7 +342,7 @@ def test_a_preset_that_would_refuse_or_admit_everybody_is_no_configuration(realm
     try:
         for command in ("check-config", "doctor"):
             done = realm.proxy.cli(command, check=False)
-            assert done.returncode == 2 and "jwt.issuers.keycloak.preset: needs a rule in `machines`" in done.stderr, done.stderr
+            assert done.returncode == 2 and "jwt.issuers.keycloak.preset: requires a rule in `machines`" in done.stderr, done.stderr
     finally:
         realm.proxy.settings = before
 

@@ -88,11 +88,11 @@ impl Report {
             // Much of the text comes from a provider or a token.
             let found = plain(&finding.found);
             lines.push(format!("{:<8} {}: {found}", finding.outcome.as_str(), plain(&finding.check)));
-            lines.extend(finding.also.iter().map(|check| format!("         the same: {}", plain(check))));
+            lines.extend(finding.also.iter().map(|check| format!("         also: {}", plain(check))));
             lines.extend(finding.change.as_ref().map(|change| format!("         -> {}", plain(change))));
         }
         let (failed, warned) = (self.count(Outcome::Failed), self.count(Outcome::Warning));
-        lines.push(format!("\n{} looked at, {failed} failed, {warned} to think about", self.findings.len()));
+        lines.push(format!("\n{} checks, {failed} failed, {warned} warnings", self.findings.len()));
         lines.join("\n")
     }
 }

@@ -23,7 +23,7 @@ const DAY_SECONDS: i64 = 86_400;
 pub(super) fn tls(config: &Config, clock: &Clock, report: &mut Report) {
     const CHECK: &str = "TLS";
     let Some(tls) = &config.server.tls else {
-        let found = "not here: server.tls is not set";
+        let found = "this proxy does not terminate TLS: server.tls is not set";
         return report.ok(CHECK, found);
     };
     let acceptor = match Acceptor::load(tls) {
@@ -31,16 +31,18 @@ pub(super) fn tls(config: &Config, clock: &Clock, report: &mut Report) {
         Err(error) => return report.fail(CHECK, error.to_string(), "server.tls.cert and server.tls.key"),
     };
     let Some(end) = acceptor.not_after() else {
-        let found = format!("it is not readable until when {} is valid", tls.cert.display());
+        let found = format!("the expiry of {} cannot be read", tls.cert.display());
         return report.warn(CHECK, found, "server.tls.cert");
     };
     let days = (end.unix_timestamp() - clock.now().0.div_euclid(1000)).div_euclid(DAY_SECONDS);
-    let change =
-        format!("a new certificate in {}, with its key; a running proxy takes it by itself", tls.cert.display());
+    let change = format!(
+        "a new certificate in {}, with its key; a running proxy loads it without a restart",
+        tls.cert.display()
+    );
     match days {
-        ..0 => report.fail(CHECK, format!("the certificate ended {} days ago", -days), change),
-        0..SOON_DAYS => report.warn(CHECK, format!("the certificate ends in {days} days"), change),
-        _ => report.ok(CHECK, format!("certificate and key belong together, for {days} more days")),
+        ..0 => report.fail(CHECK, format!("the certificate expired {} days ago", -days), change),
+        0..SOON_DAYS => report.warn(CHECK, format!("the certificate expires in {days} days"), change),
+        _ => report.ok(CHECK, format!("certificate and key match, and expire in {days} days")),
     }
 }
 
@@ -53,9 +55,13 @@ pub(super) async fn store(config: &Config, clock: &Clock, report: &mut Report) {
     {
         let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         return if folder.is_dir() {
-            report.ok(CHECK, format!("{url} is made at the first start"))
+            report.ok(CHECK, format!("{url} will be created at the first start"))
         } else {
-            report.fail(CHECK, format!("the folder {} is not there", folder.display()), "store.url, or make the folder")
+            report.fail(
+                CHECK,
+                format!("the folder {} does not exist", folder.display()),
+                "store.url, or create the folder",
+            )
         };
     }
     if let Some(file) = url.strip_prefix("sqlite://").map(Path::new) {
@@ -64,10 +70,10 @@ pub(super) async fn store(config: &Config, clock: &Clock, report: &mut Report) {
     match Store::connect(&config.store, clock.clone()).await {
         Ok(store) => {
             store.close().await;
-            report.ok(CHECK, format!("{url} opens and can be written"));
+            report.ok(CHECK, format!("{url} can be opened and written"));
         }
         Err(error) if url.starts_with("sqlite:") => {
-            report.fail(CHECK, error.to_string(), "store.url, or who may write that file and its folder");
+            report.fail(CHECK, error.to_string(), "store.url, or the owner and mode of that file and its folder");
         }
         Err(error) => report.fail(CHECK, error.to_string(), "store.url, store.password, or the server of PostgreSQL"),
     }
@@ -81,17 +87,20 @@ fn modes(file: &Path, report: &mut Report) {
     if let Ok(mode) = mode(file)
         && mode & 0o077 != 0
     {
-        let found = format!("{} was accessible to others (mode {mode:03o}); a start makes it 600", file.display());
-        return report.warn(CHECK, found, "what copies or mounts that file; its readers have the hashes of passwords");
+        let found = format!(
+            "{} was accessible to other users (mode {mode:03o}); the proxy changes it to 600 at start",
+            file.display()
+        );
+        return report.warn(CHECK, found, "the program that copies or mounts that file; it contains password hashes");
     }
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     match mode(folder) {
         Ok(mode) if mode & 0o002 != 0 && mode & 0o1000 == 0 => report.warn(
             CHECK,
-            format!("everybody can replace files in {} (mode {mode:03o})", folder.display()),
+            format!("all users can replace files in {} (mode {mode:03o})", folder.display()),
             format!("`chmod o-w {}`", folder.display()),
         ),
-        Ok(_) | Err(_) => report.ok(CHECK, "the file is its owner's alone"),
+        Ok(_) | Err(_) => report.ok(CHECK, "only the owner has access to the file"),
     }
 }
 
@@ -132,15 +141,11 @@ pub(super) async fn upstream(config: &Config, report: &mut Report) {
         Ok(version) if version.is_known() => report.ok(CHECK, format!("{version} answers at {url}")),
         Ok(version) => report.warn(
             CHECK,
-            format!("{version} answers at {url}, which this proxy was not made with"),
-            "a newer proxy; until then, routes that it does not know are refused",
+            format!("{version} answers at {url}; this proxy was not tested with that version"),
+            "a newer version of the proxy; until then, unknown routes are refused",
         ),
         Err(Error::NotUnderstood) => {
-            report.fail(
-                CHECK,
-                format!("what answers at {url} does not say its version as MLflow does"),
-                "upstream.url",
-            );
+            report.fail(CHECK, format!("the server at {url} does not return a version as MLflow does"), "upstream.url");
         }
         Err(Error::Unexpected(status)) => report.fail(
             CHECK,
@@ -174,20 +179,21 @@ async fn gateway(config: &Config, report: &mut Report) {
         let address: String = address.chars().filter(|c| !c.is_control()).take(128).collect();
         report.warn(
             CHECK,
-            format!("{what} leads to {address}, which authz.provider_hosts does not allow: its use is refused"),
+            format!("{what} refers to {address}, which authz.provider_hosts does not allow: its use is refused"),
             "authz.provider_hosts, if MLflow is meant to connect there; otherwise delete it in MLflow",
         );
     }
 }
 
 fn around(config: &Config, url: &str, report: &mut Report) {
-    const CHECK: &str = "a way around the proxy";
+    const CHECK: &str = "access past the proxy";
     if config::is_loopback(&config.upstream.url) {
-        return report.ok(CHECK, "MLflow is called on loopback; see that it listens nowhere else");
+        return report
+            .ok(CHECK, "upstream.url is a loopback address; make sure that MLflow listens on no other address");
     }
     report.warn(
         CHECK,
-        format!("{url} answers without credentials, to this machine at least: whoever reaches it needs no permission"),
+        format!("{url} answers without credentials: clients that can reach it bypass the proxy"),
         "MLflow's `--host`, the network policy or the firewall: only the proxy may reach that port",
     );
 }

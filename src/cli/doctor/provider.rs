@@ -60,7 +60,7 @@ async fn described(remote: &Remote, about: &str, key: &str, report: &mut Report)
     match (&metadata, &error) {
         (Some(_), _) => {
             let way = remote.proxy().map(|proxy| format!(", through the proxy {}", proxy.uri)).unwrap_or_default();
-            report.ok(check, format!("{} says that it is {}{way}", endpoint.description_url(), endpoint.issuer));
+            report.ok(check, format!("{} describes {}{way}", endpoint.description_url(), endpoint.issuer));
         }
         (None, _) if endpoint.jwks_url.is_some() => {}
         (None, Some(error)) => report.fail(check, error.to_string(), how_to_reach(error, key)),
@@ -102,7 +102,7 @@ fn how_to_reach(error: &Error, key: &str) -> String {
         ),
         Error::Client(client::Error::Connect(unreached)) => match &unreached.proxy {
             Some(proxy) => format!(
-                "{}: does the proxy lead to {}, without looking inside? Or NO_PROXY, to reach it straight. {key}.ca_file when the \
+                "{}: does the proxy reach {} without inspecting TLS? Or NO_PROXY, to connect directly. {key}.ca_file when the \
                  provider's own certificate is not signed by an authority that the system knows",
                 proxy.variable, unreached.to
             ),
@@ -114,14 +114,14 @@ fn how_to_reach(error: &Error, key: &str) -> String {
             ),
         },
         Error::Client(client::Error::Barred { to, variable }) => {
-            format!("{variable}: http://HOST:PORT, or {to} in NO_PROXY to reach it straight")
+            format!("{variable}: http://HOST:PORT, or {to} in NO_PROXY to connect directly")
         }
         Error::Client(client::Error::Unsafe(_)) | Error::Metadata(MetadataError::Unsafe(_)) => {
             format!("https, or {key}.internal_url for plain HTTP inside the cluster")
         }
         Error::Bearer(_) => format!("{key}.bearer_file"),
         Error::Client(_) | Error::Metadata(_) | Error::Keys(_) | Error::NoKeySet => {
-            format!("{key}.issuer or {key}.discovery_url: what answers there is no OpenID provider")
+            format!("{key}.issuer or {key}.discovery_url: the server there is not an OpenID provider")
         }
     }
 }
@@ -218,12 +218,12 @@ impl One<'_> {
 
     fn endpoints(&self, metadata: &Metadata, report: &mut Report) {
         if metadata.authorization.is_none() || metadata.token.is_none() {
-            let found = "its description names no authorization or token endpoint";
+            let found = "its discovery document has no authorization or token endpoint";
             report.fail(self.check("endpoints"), found, self.key("issuer"));
         }
         if !metadata.code_challenge_methods.iter().any(|method| method == "S256") {
             let change = self.console("Settings > Capability config > PKCE Method: S256");
-            report.warn(self.check("PKCE"), "its description does not say that it knows S256", change);
+            report.warn(self.check("PKCE"), "its discovery document does not list S256", change);
         }
         let config = &self.provider.config;
         let method = match config.client_auth {
@@ -232,7 +232,7 @@ impl One<'_> {
         };
         let methods = &metadata.token_auth_methods;
         if config.client_secret.is_some() && !methods.is_empty() && !methods.iter().any(|known| known == method) {
-            let found = format!("it takes {}, not {method}", methods.join(", "));
+            let found = format!("it supports {}, not {method}", methods.join(", "));
             report.fail(self.check("client authentication"), found, self.key("client_auth"));
         }
     }
@@ -247,10 +247,10 @@ impl One<'_> {
         let or = format!("or leave it out of {}", self.key("scopes"));
         if !unknown.is_empty() {
             let change = format!("Client scopes > Create client scope `{}`, then {add}; {or}", unknown.join("`, `"));
-            return report.fail(check, format!("it does not know {}", unknown.join(", ")), change);
+            return report.fail(check, format!("it does not support {}", unknown.join(", ")), change);
         }
         if shown != Some(&Shown::Scope) {
-            return report.ok(check, format!("it knows {}", configured.join(", ")));
+            return report.ok(check, format!("it supports {}", configured.join(", ")));
         }
         // Keycloak's answer repeats all of them.
         let mut refused = Vec::new();
@@ -289,7 +289,7 @@ impl One<'_> {
             Ok(Ok(shown)) => shown,
             // Browsers may reach what this machine does not.
             Ok(Err(error)) => {
-                report.warn(check, format!("not known: the sign-in page {error}"), "try it in a browser");
+                report.warn(check, format!("unknown: the sign-in page {error}"), "try it in a browser");
                 return None;
             }
             Err(error) => {
@@ -322,7 +322,7 @@ impl One<'_> {
             }
             Shown::SentBack { error, words } => report.fail(
                 self.check("sign-in"),
-                format!("it sends browsers back at once: {error} {words}"),
+                format!("it redirects browsers back at once: {error} {words}"),
                 self.sent_back(error, words),
             ),
             Shown::Refused(status) => report.fail(
@@ -344,7 +344,10 @@ impl One<'_> {
         } else if words.contains("pushed authorization request") {
             self.console("Advanced > Pushed authorization request required: Off")
         } else {
-            format!("{}, by what it says; its log has the reason, too", self.console("Settings > Capability config"))
+            format!(
+                "{}, depending on the message; its log has the reason, too",
+                self.console("Settings > Capability config")
+            )
         }
     }
 
@@ -354,18 +357,17 @@ impl One<'_> {
         let check = self.check("client credentials");
         let begun = attempts.begin(&self.provider.config.name, &ReturnPath::parse_or("/", "/"), 0, &HeaderMap::new());
         let Err(failure) = self.provider.try_code("mlflow-auth-proxy-doctor", &begun.attempt).await else {
-            report.warn(check, "it took a code that it did not give out", "another identity provider");
+            report.warn(check, "it accepted a code that it did not issue", "another identity provider");
             return false;
         };
         match failure.error {
             LoginError::Refused(Refused::Grant) if self.is_public().await => {
-                let found =
-                    "the client is public: Keycloak does not ask for its secret, so anybody can redeem its codes";
+                let found = "the client is public: Keycloak does not require its secret, so that any client can redeem its codes";
                 report.warn(check, found, self.console("Settings > Capability config > Client authentication: On"));
                 return false;
             }
             LoginError::Refused(Refused::Grant) => {
-                report.ok(check, "the client is recognised");
+                report.ok(check, "the client's credentials are accepted");
                 return true;
             }
             LoginError::Refused(_) => {
@@ -401,20 +403,23 @@ impl One<'_> {
         let words = failure.words.to_lowercase();
         let secret = (self.key("client_secret"), self.console("Credentials > Client Secret"));
         if words.contains("client_assertion") {
-            let found = "the client has another way to prove itself than a secret".to_owned();
+            let found = "the client authenticates by another method than a secret".to_owned();
             (found, self.console("Credentials > Client Authenticator: Client Id and Secret"))
         } else if words.contains("dpop") {
             let found = "the client's tokens must be bound to a key".to_owned();
             (found, self.console("Settings > Capability config > Require DPoP bound tokens: Off"))
         } else if !matches!(failure.error, LoginError::Refused(Refused::Client)) {
-            let change = format!("{}, by what it says; its log has the reason, too", self.console("Settings"));
+            let change = format!("{}, depending on the message; its log has the reason, too", self.console("Settings"));
             (format!("the token endpoint: {}: {}", failure.error, short(&failure.words)), change)
         } else if self.provider.config.client_secret.is_some() {
-            ("the client is not recognised".to_owned(), format!("{} must be what stands in {}", secret.0, secret.1))
+            (
+                "the client's credentials are refused".to_owned(),
+                format!("{} must be the value of {}", secret.0, secret.1),
+            )
         } else {
             let public = self.console("Settings > Capability config > Client authentication: Off");
             let change = format!("{}, from {}; or, for a public client, {public}", secret.0, secret.1);
-            ("the client is not recognised without a secret".to_owned(), change)
+            ("the client is refused without a secret".to_owned(), change)
         }
     }
 
@@ -424,19 +429,17 @@ impl One<'_> {
         match self.provider.sign_out_at(&Tokens::default()) {
             None => report.warn(
                 check,
-                "it has no end_session_endpoint: people sign out here, and stay signed in there",
-                "nothing, if that is how it should be",
+                "it has no end_session_endpoint: users who sign out here stay signed in there",
+                "nothing, if that is intended",
             ),
             Some(url) => match self.get(&url).await {
                 Ok(answer) if answer.status().is_client_error() => report.fail(
                     check,
-                    format!("{back} is refused as the way back"),
+                    format!("{back} is refused as post-logout redirect URI"),
                     self.console(&format!("Settings > Valid post logout redirect URIs: {back}")),
                 ),
-                Ok(_) => report.ok(check, format!("people come back to {back}")),
-                Err(error) => {
-                    report.warn(check, format!("not known: the sign-out page {error}"), "try it in a browser")
-                }
+                Ok(_) => report.ok(check, format!("users return to {back}")),
+                Err(error) => report.warn(check, format!("unknown: the sign-out page {error}"), "try it in a browser"),
             },
         }
         let check = self.check("back-channel logout");
@@ -444,20 +447,21 @@ impl One<'_> {
         let set = self.console(&format!("Settings > Logout settings > Backchannel logout URL: {here}"));
         if metadata.backchannel_logout && metadata.backchannel_logout_session {
             // Only an administrator of the provider can see whether the client has the setting.
-            let found = format!("it can announce logouts; see that {set}, and that it reaches that address");
+            let found =
+                format!("it supports back-channel logout; make sure that {set}, and that it can reach that address");
             report.ok(check, found);
         } else {
-            let found = "it announces no logouts: sessions end at the next refresh, within minutes";
+            let found = "it does not support back-channel logout: sessions end at the next refresh, within minutes";
             report.warn(check, found, "nothing, if that is soon enough");
         }
     }
 
     /// Checks whether users who are disabled at the provider lose their access tokens here.
     async fn directory(&self, report: &mut Report) {
-        let check = self.check("list of people");
+        let check = self.check("list of users");
         let Some(sync) = &self.provider.config.sync else {
-            let found = "it is not asked: users who are disabled there and have no session here keep their access tokens until \
-                         authn.person_max_age_days is over";
+            let found = "it is not queried: users who are disabled there and have no session here keep their access tokens until \
+                         authn.person_max_age_days have passed";
             let change =
                 format!("for Keycloak, {} and a {} other than 0", self.key("client_secret"), self.key("sync_seconds"));
             return report.warn(check, found, change);
@@ -471,10 +475,9 @@ impl One<'_> {
             directory.find("00000000-0000-0000-0000-000000000000").await.map(|_| directory.tells_groups())
         };
         let error = match asked.await {
-            Ok(true) => return report.ok(check, "it tells who was disabled, and which groups people are in"),
+            Ok(true) => return report.ok(check, "it returns disabled users and the groups of users"),
             Ok(false) => {
-                let found =
-                    "it tells who was disabled; which groups people are in, only their next sign-in or refresh does";
+                let found = "it returns disabled users; groups are updated at the next sign-in or refresh";
                 return report.warn(
                     check,
                     found,
@@ -500,7 +503,7 @@ impl One<'_> {
         let reason = match &error {
             // The same error as for a wrong secret, which the preceding check has ruled out.
             DirectoryError::Login(LoginError::Refused(Refused::Client | Refused::Request)) => {
-                "the client may not ask for a token of its own: its service account is off".to_owned()
+                "the client cannot request a token of its own: its service account is off".to_owned()
             }
             other => other.to_string(),
         };
@@ -508,7 +511,7 @@ impl One<'_> {
         if sync.by_default && error.is_lack_of_rights() {
             let found = format!(
                 "{reason}; users who are disabled there and have no session here keep their access tokens until \
-                 authn.person_max_age_days is over"
+                 authn.person_max_age_days have passed"
             );
             return report.warn(check, found, format!("{change}; or {} = 0", self.key("sync_seconds")));
         }
@@ -521,7 +524,7 @@ impl One<'_> {
         let Ok(answer) = self.get(&url).await else { return };
         let date = answer.headers().get(header::DATE).and_then(|date| date.to_str().ok());
         let Some(there) = date.and_then(|date| OffsetDateTime::parse(date, &Rfc2822).ok()) else {
-            let found = "it does not say what time it is (no `Date`); a token with --token-file does";
+            let found = "its responses have no `Date`; a token with --token-file shows its time";
             return report.ok(check, found);
         };
         let here = clock.now().0.div_euclid(1000);
@@ -538,7 +541,7 @@ impl One<'_> {
 
 /// Reports the difference between two clocks, in seconds.
 pub(super) fn compared(check: String, seconds: u64, report: &mut Report) {
-    let found = format!("its clock and this machine's differ by {seconds} seconds");
+    let found = format!("its clock and the clock of this machine differ by {seconds} seconds");
     let change = "synchronise both machines' clocks (NTP)";
     if seconds <= SKEW_SECONDS {
         report.ok(check, found);

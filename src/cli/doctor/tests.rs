@@ -192,7 +192,7 @@ async fn a_token_is_told_who_it_would_be_or_what_it_lacks() {
 
 #[tokio::test]
 async fn each_mistake_about_people_names_its_one_setting() {
-    const SIGN_IN: &str = "token: signing in at provider keycloak";
+    const SIGN_IN: &str = "token: sign-in with provider keycloak";
     let provider = provider();
     let allowed = ("oidc.providers.keycloak.allowed_groups", "/ml/**");
     let ask = async |more: Value, settings: &[(&str, &str)]| {
@@ -236,7 +236,7 @@ fn a_ci_preset_without_anybody_is_refused() {
             let set = set.map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
             load_from(&Flags { config: None, set }, &Environment::default()).map(drop)
         };
-        assert!(of(&[]).unwrap_err().to_string().starts_with("jwt.issuers.ci.preset: needs a rule"));
+        assert!(of(&[]).unwrap_err().to_string().starts_with("jwt.issuers.ci.preset: requires a rule"));
         of(&[("jwt.issuers.ci.allowed_groups", "github/org")]).unwrap();
         of(&[("jwt.issuers.ci.machines", r#"[{ where = { repository = "o/r" }, name = "r" }]"#)]).unwrap();
     }
@@ -270,7 +270,7 @@ async fn a_client_that_keycloak_asks_for_no_secret_is_reported() {
     let report = report(&provider, &[], None).await;
     check(&report, "provider keycloak: client credentials", Outcome::Warning, "Client authentication: On");
     // Its lack of a service account has the same cause.
-    assert!(!report.findings.iter().any(|finding| finding.check == "provider keycloak: list of people"));
+    assert!(!report.findings.iter().any(|finding| finding.check == "provider keycloak: list of users"));
 }
 
 #[tokio::test]
@@ -296,7 +296,7 @@ async fn the_claims_that_keycloaks_console_shows_will_do() {
     };
     let right = ask(json!({ "aud": ["account", "mlflow"], "azp": "mlflow" })).await;
     check(&right, BEARER, Outcome::Ok, "");
-    assert!(find(&right, BEARER).found.contains("ann@example.com, in /ml/team-a; nothing but its claims"));
+    assert!(find(&right, BEARER).found.contains("ann@example.com, in /ml/team-a; only its claims"));
     check(&right, "token: groups for provider keycloak", Outcome::Ok, "");
     let nowhere = ask(json!({ "aud": "account", "azp": "mlflow", "groups": null })).await;
     check(&nowhere, BEARER, Outcome::Failed, "Audience, with Included Client Audience `mlflow`");
@@ -314,7 +314,7 @@ async fn nothing_of_a_token_or_secret_is_shown() {
     for secret in [token.as_str(), "secret-value", SECRET] {
         assert!(!shown.contains(secret), "{shown}");
     }
-    check(&report, "token: as a bearer of issuer keycloak", Outcome::Failed, "that very realm");
+    check(&report, "token: as a bearer of issuer keycloak", Outcome::Failed, "from that realm");
 }
 
 #[tokio::test]

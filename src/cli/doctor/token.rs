@@ -21,7 +21,7 @@ use crate::oidc::token::{self, Refusal, Unverified};
 const MAX_DEPTH: usize = 4;
 
 /// Advice for a token of a kind that is not accepted.
-const OTHER_KIND: &str = "the access token: ID, refresh and logout tokens are never taken";
+const OTHER_KIND: &str = "the access token: ID, refresh and logout tokens are never accepted";
 
 /// Says what each rule makes of it.
 pub(super) fn check(
@@ -33,8 +33,8 @@ pub(super) fn check(
 ) {
     let Some(given) = Given::read(text) else {
         let change =
-            "--token-file: the access token alone, as the provider gave it, or its claims as Keycloak shows them";
-        return report.fail("token", "the file holds no JSON Web Token", change);
+            "--token-file: only the access token, as the provider issued it, or its claims as Keycloak shows them";
+        return report.fail("token", "the file contains no JSON Web Token", change);
     };
     let issuer = given.claims.get("iss").and_then(Value::as_str).unwrap_or_default().to_owned();
     let bearer_of = trusted.iter().find(|(trusted, _)| trusted.endpoint.issuer == issuer);
@@ -96,7 +96,7 @@ fn signing_in(given: &Given<'_>, provider: &Provider, is_bearer: bool, report: &
     let check = format!("token: groups for provider {}", provider.name);
     let ours = &provider.client_id;
     if given.claims.get("azp").and_then(Value::as_str).is_some_and(|client| client != ours) {
-        return report.ok(check, format!("made for `{}`, while people sign in at `{ours}`", given.client()));
+        return report.ok(check, format!("issued to `{}`; users sign in with `{ours}`", given.client()));
     }
     let key = format!("oidc.providers.{}", provider.name);
     let rules = Rules { claims: &provider.claims, key: &key, client: given.client() };
@@ -107,7 +107,7 @@ fn signing_in(given: &Given<'_>, provider: &Provider, is_bearer: bool, report: &
         // The other token may have them. As a bearer this one must, and is reported there.
         report.warn(check, found.text, found.change);
     }
-    let check = format!("token: signing in at provider {}", provider.name);
+    let check = format!("token: sign-in with provider {}", provider.name);
     // An access token can lack claims that the ID token has, so only those that are present are checked.
     match claims::read(&provider.claims, &given.claims) {
         Ok(person) if person.says_groups || person.allowed => rules.standing(&person, "", &check, report),
@@ -132,7 +132,7 @@ fn bearer(given: Given<'_>, issuer: &Issuer, remote: &Remote, clock: &Clock, rep
     let rules = Rules { claims: &issuer.claims, key: &key, client: &client };
     let (believed, unsigned) = match given.token {
         Some(token) => (genuine(token, issuer, remote, now), ""),
-        None => (meant_for(&given.claims, issuer), "; nothing but its claims was looked at"),
+        None => (meant_for(&given.claims, issuer), "; only its claims were checked"),
     };
     let found = rules.groups(&given.claims);
     match believed.map(|()| claims::read_bearer(issuer, &given.claims)) {
@@ -209,9 +209,9 @@ impl Rules<'_> {
         let groups = listed(&person.groups);
         if person.allowed {
             let what = if person.admin { ", an administrator" } else { "" };
-            report.ok(check, format!("it would be {}{what}, in {groups}{unsigned}", person.name));
+            report.ok(check, format!("it identifies {}{what}, in {groups}{unsigned}", person.name));
         } else {
-            let found = format!("{} is in none of the allowed groups, but in {groups}", person.name);
+            let found = format!("{} is in none of the allowed groups; groups: {groups}", person.name);
             report.fail(check, found, self.not_allowed(&person.groups));
         }
     }
@@ -256,16 +256,17 @@ impl Rules<'_> {
                 None => absent.push(format!("`{}`", source.claim)),
             }
         }
-        let not_there = if absent.is_empty() { String::new() } else { format!("; not there: {}", absent.join(", ")) };
+        let not_there = if absent.is_empty() { String::new() } else { format!("; missing: {}", absent.join(", ")) };
         if !found.is_empty() {
             return Groups { are_there: true, text: format!("{}{not_there}", found.join(", ")), change: String::new() };
         }
         let mut others = Vec::new();
         lists(claims, "", 0, &mut others);
-        let hint = if others.is_empty() { String::new() } else { format!("; lists stand in {}", others.join(", ")) };
+        let hint =
+            if others.is_empty() { String::new() } else { format!("; claims with lists: {}", others.join(", ")) };
         Groups {
             are_there: false,
-            text: format!("none of the configured groups claims is there{not_there}{hint}"),
+            text: format!("the token has none of the configured groups claims{not_there}{hint}"),
             change: self.no_groups(&others),
         }
     }
@@ -302,17 +303,17 @@ fn refused(refusal: Refusal, rules: &Rules<'_>, issuer: &Issuer) -> String {
              Client Audience `{audience}` and Add to access token On; or, if such tokens are meant for this proxy, {key}.audiences"
         ),
         Refusal::AuthorizedParty => {
-            format!("{key}.authorized_parties, if `{client}` may ask for tokens for this proxy")
+            format!("{key}.authorized_parties, if `{client}` is allowed to request tokens for this proxy")
         }
         Refusal::Kind => OTHER_KIND.to_owned(),
         Refusal::Bound => format!("Clients > {client} > Settings > Capability config > Require DPoP bound tokens: Off"),
-        Refusal::Expired => "a token that was just made; Realm settings > Tokens > Access Token Lifespan".to_owned(),
+        Refusal::Expired => "a new token; Realm settings > Tokens > Access Token Lifespan".to_owned(),
         Refusal::Algorithm => {
             format!("{key}.algorithms, or Clients > {client} > Advanced > Access token signature algorithm")
         }
         Refusal::NotBefore | Refusal::IssuedAt => "the clocks: synchronise both machines (NTP)".to_owned(),
         Refusal::UnknownKey | Refusal::NoKeys | Refusal::Signature | Refusal::Issuer => {
-            format!("{key}.issuer: is this token of that very realm?")
+            format!("{key}.issuer: is this token from that realm?")
         }
         Refusal::Subject => no_subject(client),
         Refusal::Malformed
@@ -341,7 +342,7 @@ fn unnamed(error: &ClaimError, key: &str, client: &str) -> String {
         | ClaimError::NoMachine(_)
         | ClaimError::OpenIssuer(_)
         | ClaimError::Template(_) => format!("{key}.machines"),
-        ClaimError::TooManyGroups => format!("{key}.groups_claims, or a mapper that puts fewer groups in"),
+        ClaimError::TooManyGroups => format!("{key}.groups_claims, or a mapper that adds fewer groups"),
         ClaimError::Subject => no_subject(client),
     }
 }

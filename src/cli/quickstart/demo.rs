@@ -21,7 +21,7 @@ pub(super) async fn make(accounts: &Accounts, python: &Python, address: &str) ->
     progress::say("Logging a few runs as alice");
     let alice = accounts.person("alice").await?;
     let bob = accounts.person("bob").await?;
-    let experiment = log_runs(python, address, &alice).await.context("the demo cannot be made")?;
+    let experiment = log_runs(python, address, &alice).await.context("the demo data cannot be created")?;
     accounts.may_read(&bob, &experiment).await?;
     Ok(Demo { alice, bob, experiment })
 }
@@ -42,7 +42,7 @@ async fn log_runs(python: &Python, address: &str, person: &Person) -> anyhow::Re
 /// Returns the experiment's ID from the last matching line. The client also prints messages about its runs.
 pub(super) fn experiment_id(output: &str) -> anyhow::Result<String> {
     let id = output.lines().rev().find_map(|line| line.strip_prefix("experiment_id="));
-    id.map(str::to_owned).context("MLflow's client did not say which experiment it made")
+    id.map(str::to_owned).context("MLflow's client did not print the ID of the experiment")
 }
 
 const TIMEOUT: Duration = Duration::from_secs(180);

@@ -40,7 +40,7 @@ impl Mlflow {
             .with_context(|| format!("{} cannot be run", python.executable.display()))?;
         let group = Group(child.id().context("MLflow ended at once")?);
         let mut pid_file = private_file(OpenOptions::new().write(true).truncate(true), &place.pid_file())?;
-        pid_file.write_all(group.0.to_string().as_bytes()).context("MLflow's process cannot be noted")?;
+        pid_file.write_all(group.0.to_string().as_bytes()).context("the process ID of MLflow cannot be written")?;
         progress::say(&format!("Starting MLflow {} on 127.0.0.1:{port}", python.version));
         Ok(Self { child, group, pid_file: place.pid_file(), log: place.log() })
     }
@@ -118,7 +118,7 @@ async fn end_the_one_left_behind(place: &Place) {
     // The PID may have been reused: only a process whose command line contains this database is ended.
     let arguments = std::fs::read(format!("/proc/{}/cmdline", group.0)).unwrap_or_default();
     if String::from_utf8_lossy(&arguments).contains(&place.database()) {
-        progress::say("Ending an MLflow that an earlier quickstart left behind");
+        progress::say("Stopping the MLflow of an earlier quickstart");
         group.signal("TERM").await;
         let patience = Stopwatch::start();
         while group.signal("0").await && patience.elapsed() < STOP_TIMEOUT {

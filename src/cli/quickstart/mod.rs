@@ -38,13 +38,13 @@ Examples:
   mlflow-auth-proxy quickstart --dir /tmp/try --port 8888
   mlflow-auth-proxy quickstart --mlflow-python .venv/bin/python
 
-It needs Python 3.10 or newer with venv, and the first time a connection to PyPI. Ctrl-C stops everything; what you
-logged stays in the folder.")]
+Requires Python 3.10 or later with venv, and access to PyPI at the first start. Ctrl-C stops all servers; the data stays
+in the folder.")]
 pub(super) struct Arguments {
-    /// Also create two users, alice and bob, and an experiment of alice's that bob may read
+    /// Also create the users alice and bob, and an experiment of alice that bob is allowed to read
     #[arg(long)]
     demo: bool,
-    /// The folder for everything that you log
+    /// The folder for all data
     #[arg(long, default_value = "mlflow-quickstart", value_name = "DIR")]
     dir: PathBuf,
     /// The version of MLflow to install
@@ -53,13 +53,13 @@ pub(super) struct Arguments {
     /// The port of the proxy on 127.0.0.1; 0 selects a free one
     #[arg(long, default_value_t = 8080)]
     port: u16,
-    /// A Python that already has MLflow; nothing is installed then
+    /// A Python interpreter that has MLflow, instead of installing it
     #[arg(long, value_name = "PATH", conflicts_with = "mlflow_version")]
     mlflow_python: Option<PathBuf>,
 }
 
 pub(super) async fn run(arguments: Arguments, flags: Flags) -> anyhow::Result<ExitCode> {
-    let mut signals = Signals::listen_also_to_the_terminal().context("signals cannot be listened to")?;
+    let mut signals = Signals::listen_also_to_the_terminal().context("the signal handlers cannot be installed")?;
     // Also applies to the files that MLflow and pip create.
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let place = Place::open(&arguments.dir)?;

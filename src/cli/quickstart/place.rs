@@ -21,7 +21,7 @@ pub(super) struct Place {
 impl Place {
     /// Opens the folder, and creates it if it is absent.
     pub(super) fn open(dir: &Path) -> anyhow::Result<Self> {
-        let root = std::path::absolute(dir).with_context(|| format!("{} is no folder", dir.display()))?;
+        let root = std::path::absolute(dir).with_context(|| format!("{} is not a folder", dir.display()))?;
         let root = root.to_str().with_context(|| format!("{} is not UTF-8; choose another --dir", dir.display()))?;
         // These have a meaning in database URLs, which MLflow and the proxy would interpret differently.
         ensure!(
@@ -31,7 +31,7 @@ impl Place {
         );
         let folder = Path::new(root);
         let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-        made.with_context(|| format!("{root} cannot be made"))?;
+        made.with_context(|| format!("{root} cannot be created"))?;
         own(folder)?;
         for entry in ["lock", "proxy.db", "proxy.db-wal", "proxy.db-shm", "mlflow.db", "mlflow.log", "mlflow.pid"] {
             own_file(&folder.join(entry))?;
@@ -91,11 +91,11 @@ pub(super) fn private_file(options: &mut OpenOptions, path: &Path) -> anyhow::Re
 fn own(folder: &Path) -> anyhow::Result<()> {
     let found = fs::symlink_metadata(folder)?;
     let name = folder.display();
-    ensure!(found.is_dir(), "{name} is a link or no folder; choose another --dir");
+    ensure!(found.is_dir(), "{name} is a link or not a folder; choose another --dir");
     ensure!(found.uid() == rustix::process::geteuid().as_raw(), "{name} belongs to another user; choose another --dir");
     ensure!(
         found.mode() & 0o022 == 0,
-        "other users may write to {name}; choose another --dir, or run `chmod go-w` on it"
+        "other users are allowed to write to {name}; choose another --dir, or run `chmod go-w` on it"
     );
     Ok(())
 }
@@ -104,7 +104,7 @@ fn own(folder: &Path) -> anyhow::Result<()> {
 fn own_file(path: &Path) -> anyhow::Result<()> {
     let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
     let name = path.display();
-    ensure!(found.is_file() && found.nlink() == 1, "{name} is a link or no file; choose another --dir");
+    ensure!(found.is_file() && found.nlink() == 1, "{name} is a link or not a file; choose another --dir");
     ensure!(found.uid() == rustix::process::geteuid().as_raw(), "{name} belongs to another user; choose another --dir");
     if found.mode() & 0o077 != 0 {
         fs::set_permissions(path, Permissions::from_mode(found.mode() & 0o700))?;

@@ -32,7 +32,7 @@ impl Python {
 pub(super) async fn ready(arguments: &Arguments) -> anyhow::Result<Python> {
     if let Some(executable) = &arguments.mlflow_python {
         let version = mlflow_version(executable).await;
-        let version = version.with_context(|| format!("{} has no MLflow that works", executable.display()))?;
+        let version = version.with_context(|| format!("{} has no working MLflow", executable.display()))?;
         return Ok(Python { executable: executable.clone(), version });
     }
     let cache = cache_folder()?;
@@ -92,12 +92,12 @@ impl Environment {
 
     async fn install(&self) -> anyhow::Result<()> {
         if self.root.exists() {
-            progress::say(&format!("The environment in {} is not complete; making it again", self.root.display()));
+            progress::say(&format!("The environment in {} is incomplete; creating it again", self.root.display()));
             fs::remove_dir_all(&self.root).with_context(|| format!("{} cannot be removed", self.root.display()))?;
         }
         let base = base_python().await?;
         progress::say(&format!(
-            "Installing MLflow {} into {} (only the first time; takes a minute or two)",
+            "Installing MLflow {} into {} (only at the first start; takes one or two minutes)",
             self.version,
             self.root.display()
         ));
@@ -187,7 +187,8 @@ fn command(executable: &Path) -> Command {
 fn cache_folder() -> anyhow::Result<PathBuf> {
     let given = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
-    let cache = given.or_else(home).context("HOME is not set; say where to install with XDG_CACHE_HOME")?;
+    let cache =
+        given.or_else(home).context("HOME is not set; set XDG_CACHE_HOME to the folder for the installation")?;
     Ok(cache.join("mlflow-auth-proxy"))
 }
 

@@ -49,7 +49,7 @@ fn a_place_that_others_could_change_is_refused() {
     let open = dir.path().join("open");
     fs::create_dir(&open).unwrap();
     fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
-    refused(&open, "other users may write");
+    refused(&open, "other users are allowed to write");
 }
 
 #[test]

@@ -22,7 +22,7 @@ pub(super) fn ready(
     if let Some(demo) = demo {
         text += &demonstration(address, demo, place);
     }
-    text += &format!("\nEverything is kept in {}\nPress Ctrl-C to stop.", place.root());
+    text += &format!("\nAll data is in {}\nPress Ctrl-C to stop.", place.root());
     text
 }
 
@@ -64,8 +64,10 @@ fn pasted(address: &str, python: &str, person: &Person) -> String {
 }
 
 fn demonstration(address: &str, demo: &Demo, place: &Place) -> String {
-    let mut text =
-        format!("\nalice owns the experiment `demo`, bob may read it: {address}/#/experiments/{}\n", demo.experiment);
+    let mut text = format!(
+        "\nalice owns the experiment `demo`, bob is allowed to read it: {address}/#/experiments/{}\n",
+        demo.experiment
+    );
     for person in [&demo.alice, &demo.bob] {
         text += &account(person, place);
         text += &format!("  token     {}\n", person.token.reveal());
