@@ -20,6 +20,7 @@ use secrecy::SecretString;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
+use crate::mlflow::Table;
 use crate::server::descriptors;
 use crate::store::Store;
 use crate::telemetry::AuditQueue;
@@ -62,11 +63,19 @@ const EFFECTS_DRAIN: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// The store cannot be opened, an address cannot be bound, a certificate cannot be read.
-pub async fn start(mut config: Config) -> anyhow::Result<Running> {
+pub async fn start(config: Config) -> anyhow::Result<Running> {
+    start_with(config, Table::built_in()?).await
+}
+
+/// Starts like [`start`], with this table of MLflow's routes instead of the built-in one.
+///
+/// # Errors
+/// As [`start`].
+pub async fn start_with(mut config: Config, table: Table) -> anyhow::Result<Running> {
     if let Some(warning) = descriptors::fit(&mut config, descriptors::raise()) {
         tracing::warn!("{warning}");
     }
-    let parts = Parts::build(&config).await?;
+    let parts = Parts::build(&config, table).await?;
     let listeners = Listeners::bind(&config).await?;
     tasks::spawn(parts, listeners, &config)
 }

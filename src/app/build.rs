@@ -57,10 +57,10 @@ pub(super) struct Logs {
 
 impl Parts {
     /// Opens the store, creates the first administrator and builds everything above the store.
-    pub(super) async fn build(config: &Config) -> anyhow::Result<Self> {
+    pub(super) async fn build(config: &Config, table: Table) -> anyhow::Result<Self> {
         let read = policies::read(config).await?;
         let clock = Clock::default();
-        let table = Arc::new(Table::built_in()?);
+        let table = Arc::new(table);
         let names = table.operations().iter().map(|operation| operation.name);
         let metrics = Arc::new(Metrics::new(names.chain(["none", "Own", "Unlisted"]))?);
         let store = open_store(config, &clock).await?;

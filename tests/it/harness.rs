@@ -16,6 +16,7 @@ use mlflow_auth_proxy::authz::{Grant, Limits, Permission, ResourceKind, Selector
 use mlflow_auth_proxy::clock::{Clock, Stopwatch};
 use mlflow_auth_proxy::config;
 use mlflow_auth_proxy::crypto::{AccessToken, PasswordHash};
+use mlflow_auth_proxy::mlflow::Table;
 use mlflow_auth_proxy::store::{Actor, NewToken, Store};
 
 pub(crate) const ADMIN: &str = "admin";
@@ -38,11 +39,16 @@ impl Proxy {
 
     /// Lets a test change the configuration first.
     pub(crate) fn with(upstream: SocketAddr, change: impl FnOnce(&mut config::Config)) -> Self {
+        Self::with_table(upstream, Table::built_in().unwrap(), change)
+    }
+
+    /// The same with another table of routes.
+    pub(crate) fn with_table(upstream: SocketAddr, table: Table, change: impl FnOnce(&mut config::Config)) -> Self {
         let store = tempfile::tempdir().unwrap();
         let mut config = configuration(upstream, &store);
         change(&mut config);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build().unwrap();
-        let running = runtime.block_on(app::start(config)).expect("the proxy starts");
+        let running = runtime.block_on(app::start_with(config, table)).expect("the proxy starts");
         Self { address: running.address, running: Some(running), runtime, store }
     }
 

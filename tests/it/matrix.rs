@@ -9,13 +9,14 @@ use std::time::Duration;
 use mlflow_auth_proxy::authz::{Grant, Limits, Permission, ResourceKind, Selector, Subject};
 use mlflow_auth_proxy::clock::Clock;
 use mlflow_auth_proxy::crypto::AccessToken;
-use mlflow_auth_proxy::mlflow::{Feature, Field, Operation, Source, Table, Thing};
+use mlflow_auth_proxy::mlflow::{Feature, Field, Need, Operation, Source, Table, Thing};
 use mlflow_auth_proxy::store::NewToken;
 use serde_json::{Map, Value, json};
 
 use crate::harness::{Proxy, Received, Recorder, actor, basic};
 
 const ROUTES: &str = include_str!("../../src/mlflow/routes.toml");
+const REQUESTS: &str = include_str!("../../src/mlflow/requests.toml");
 const RUN: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 const LOGGED_MODEL: &str = "m-bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 const SCORER: &str =
@@ -27,59 +28,285 @@ const EVERY_FEATURE: [Feature; 5] =
 
 #[test]
 fn each_caller_is_allowed_what_was_reviewed() {
-    let mlflow = Recorder::scripted(answer);
-    let proxy = Proxy::before(mlflow.address);
-    let opened = Proxy::with(mlflow.address, |config| config.authz.opened = EVERY_FEATURE.to_vec());
-    let any = |levels: &[(Scope, Permission)]| grants(levels);
-    let callers = [
-        ("nothing", &proxy, user(&proxy, "nothing", &[], false)),
-        ("DENY", &proxy, user(&proxy, "denied", &any(&[(Scope::Kinds, Permission::Deny)]), false)),
-        ("READ", &proxy, user(&proxy, "reader", &any(&[(Scope::Kinds, Permission::Read)]), false)),
-        ("USE", &proxy, user(&proxy, "caller", &any(&[(Scope::Kinds, Permission::Use)]), false)),
-        ("EDIT", &proxy, user(&proxy, "editor", &any(&[(Scope::Kinds, Permission::Edit)]), false)),
-        ("MANAGE", &proxy, user(&proxy, "owner", &any(&[(Scope::Kinds, Permission::Manage)]), false)),
-        (
-            "READ+tiers",
-            &proxy,
-            user(&proxy, "tiers", &any(&[(Scope::Kinds, Permission::Read), (Scope::Tiers, Permission::Manage)]), false),
-        ),
-        (
-            "MANAGE-tiers",
-            &proxy,
-            user(
-                &proxy,
-                "untiered",
-                &any(&[(Scope::Kinds, Permission::Manage), (Scope::Tiers, Permission::Deny)]),
-                false,
-            ),
-        ),
-        ("read-only", &proxy, user(&proxy, "program", &any(&[(Scope::Kinds, Permission::Manage)]), true)),
-        ("admin", &proxy, basic()),
-        ("opened", &opened, basic()),
-    ];
-    let table = Table::built_in().expect("the built-in table");
-    let routes = ROUTES.lines().filter_map(|line| line.strip_prefix("route = "));
     let mut text = format!("{:<52}", "");
-    text.extend(callers.iter().map(|(name, ..)| format!("{name:<13}")));
-    for (operation, route) in table.operations().iter().zip(routes) {
-        let mut variants = vec![("", Map::new())];
-        variants.extend(variants_of(operation.name));
-        for (variant, extra) in variants {
-            text += &format!("\n{:<52}", format!("{} {variant}", operation.name));
-            let request = request(operation, route.trim_matches('"'), &extra);
-            for (_, proxy, authorization) in &callers {
-                let answer = proxy.ask(request.replace("{authorization}", authorization)).expect("an answer");
-                let cell = match answer.status {
-                    401 | 403 => "-".to_owned(),
-                    200..300 => "yes".to_owned(),
-                    other => other.to_string(),
-                };
-                text += &format!("{cell:<13}");
-            }
-        }
+    text.extend(CALLERS.iter().map(|name| format!("{name:<13}")));
+    for row in matrix() {
+        text += &format!("\n{:<52}", row.name);
+        text.extend(row.cells.iter().map(|cell| format!("{cell:<13}")));
     }
     let trimmed: Vec<&str> = text.lines().map(str::trim_end).collect();
     insta::assert_snapshot!(trimmed.join("\n"));
+}
+
+/// Each need alone decides: a caller with every other right is refused, and is not where the need is missing.
+#[test]
+fn each_need_of_each_route_decides() {
+    let table = Table::built_in().expect("the built-in table");
+    let paths: Vec<&str> = ROUTES.lines().filter_map(|line| line.strip_prefix("route = ")).collect();
+    let most = table.operations().iter().map(|operation| operation.needs.len()).max().expect("rows");
+    let mlflow = Recorder::scripted(answer_of_either);
+    let reviewed = Callers::of(Proxy::before(mlflow.address));
+    let mut wrong = Vec::new();
+    // Each row loses one need, so that one proxy is enough for all rows.
+    for index in 0..most {
+        let changed = Table::parse(&without_need(index), REQUESTS).expect("a table");
+        let changed = Callers::of(Proxy::with_table(mlflow.address, changed, |_| {}));
+        for (operation, path) in table.operations().iter().zip(&paths) {
+            let Some(need) = operation.needs.get(index) else { continue };
+            // All callers of this test are signed in, and a closed feature can have an answer of its own.
+            if matches!(need, Need::Public | Need::SignedIn) || operation.closed.is_some() {
+                continue;
+            }
+            let path = path.trim_matches('"');
+            let mut tried = Vec::new();
+            let decides = ways_to_lack(need).into_iter().any(|(lacks, strange)| {
+                let request = request(operation, path, &Map::new(), strange);
+                let (with, without) = (reviewed.ask(lacks, &request), changed.ask(lacks, &request));
+                let decides = with == "-" && without != "-";
+                tried.push(format!("{with} with it, {without} without it"));
+                decides
+            });
+            if !decides {
+                wrong.push(format!("{}, need {index}: {}", operation.name, tried.join("; ")));
+            }
+        }
+    }
+    let is_repeated = |name: &String| REPEATED.iter().any(|(repeated, _)| name.starts_with(repeated));
+    let (repeated, wrong): (Vec<String>, Vec<String>) = wrong.into_iter().partition(is_repeated);
+    assert_eq!((wrong, repeated.len()), (Vec::new(), REPEATED.len()));
+}
+
+/// Needs that a rule of the same row repeats, so that the row stays closed without them.
+const REPEATED: [(&str, &str); 5] = [
+    ("RegisterScorer, need 1:", "the rule demands that the name is not denied"),
+    ("InvokeScorer, need 2:", "the traces in the request require the same; without traces it decides"),
+    ("InvokeIssueDetection, need 2:", "the rule demands USE on the secret"),
+    ("InvokeIssueDetection, need 3:", "the rule demands USE on the endpoint"),
+    ("ListGatewayEndpointBindings, need 1:", "a request that names no endpoint is for administrators"),
+];
+
+/// A caller who has every right but one.
+#[derive(Clone, Copy)]
+enum Lacks {
+    /// Has MANAGE on the resources that [`sample`] names, and on no other.
+    OthersResources,
+    /// Has DENY on this kind, and MANAGE on all others.
+    Kind(ResourceKind),
+    /// Has MANAGE on all resources, and a token for one experiment.
+    NewResources,
+    Administration,
+    /// An administrator, while the feature is closed.
+    Feature,
+}
+
+/// The callers who lack what a need demands, and the field in which the request names a resource of others.
+fn ways_to_lack(need: &Need) -> Vec<(Lacks, Option<&Field>)> {
+    match need {
+        Need::Level { thing, field, .. } => {
+            let owner = thing.owner_kind();
+            let kind = |kind| (Lacks::Kind(kind), None);
+            // Two needs can name the same resource by one field, and differ in the tier.
+            [(Lacks::OthersResources, Some(field))]
+                .into_iter()
+                .chain(owner.tier.map(kind))
+                .chain([kind(owner.kind)])
+                .collect()
+        }
+        Need::Create(kind) => vec![(Lacks::NewResources, None), (Lacks::Kind(*kind), None)],
+        Need::NotDenied(kind) | Need::Tier(_, kind) => vec![(Lacks::Kind(*kind), None)],
+        Need::Admin => vec![(Lacks::Administration, None)],
+        Need::Blocked(_) => vec![(Lacks::Feature, None)],
+        Need::Public | Need::SignedIn => Vec::new(),
+    }
+}
+
+/// A proxy with these callers.
+struct Callers {
+    proxy: Proxy,
+    at_home: String,
+    manager: String,
+    scoped: String,
+    denied: Vec<(ResourceKind, String)>,
+}
+
+impl Callers {
+    fn of(proxy: Proxy) -> Self {
+        let everything = grants(&[(Scope::Kinds, Permission::Manage)]);
+        let kinds = ResourceKind::ALL.into_iter().filter(|kind| *kind != ResourceKind::Workspace);
+        let denied = kinds.map(|kind| {
+            let mut grants: Vec<_> = everything.iter().copied().filter(|(granted, _)| *granted != kind).collect();
+            grants.push((kind, Permission::Deny));
+            (kind, user(&proxy, &format!("denied-{kind}"), &grants, &Limits::default()))
+        });
+        let denied = denied.collect();
+        let resources = [(ResourceKind::Experiment, "1".to_owned())].into();
+        let scoped = user(&proxy, "scoped", &everything, &Limits { resources, ..Limits::default() });
+        let manager = user(&proxy, "manager", &everything, &Limits::default());
+        let at_home = proxy.user("at-home", &HOME.map(|(kind, key)| (kind, key, Permission::Manage)));
+        Self { proxy, at_home, manager, scoped, denied }
+    }
+
+    fn ask(&self, lacks: Lacks, request: &str) -> String {
+        let caller = match lacks {
+            Lacks::OthersResources => &self.at_home,
+            Lacks::Kind(kind) => &self.denied.iter().find(|(denied, _)| *denied == kind).expect("a caller").1,
+            Lacks::NewResources => &self.scoped,
+            Lacks::Administration => &self.manager,
+            Lacks::Feature => &basic(),
+        };
+        let answer = self.proxy.ask(request.replace("{authorization}", caller)).expect("an answer");
+        match answer.status {
+            401 | 403 => "-".to_owned(),
+            other => other.to_string(),
+        }
+    }
+}
+
+/// The resources that [`sample`] names.
+const HOME: [(ResourceKind, &str); 12] = [
+    (ResourceKind::Experiment, "1"),
+    (ResourceKind::RegisteredModel, "fraud"),
+    (ResourceKind::Prompt, "fraud"),
+    (ResourceKind::Scorer, "1/judge"),
+    (ResourceKind::GatewaySecret, "s-1"),
+    (ResourceKind::GatewayEndpoint, "e-1"),
+    (ResourceKind::GatewayModelDefinition, "md-1"),
+    (ResourceKind::McpServer, "acme/tools"),
+    (ResourceKind::Skill, "helper"),
+    (ResourceKind::Skill, "@helper/helper"),
+    (ResourceKind::Skill, "@x/helper"),
+    (ResourceKind::Job, "j-1"),
+];
+
+/// The same names of resources that belong to others: at home, and elsewhere.
+const ELSEWHERE: [(&str, &str); 21] = [
+    (RUN, "cccccccccccccccccccccccccccccccc"),
+    (LOGGED_MODEL, "m-dddddddddddddddddddddddddddddddd"),
+    ("tr-1", "tr-2"),
+    ("d-1", "d-2"),
+    ("iss-1", "iss-2"),
+    ("ls-1", "ls-2"),
+    ("rq-1", "rq-2"),
+    ("pj-1", "pj-2"),
+    ("os-1", "os-2"),
+    ("s-1", "s-2"),
+    ("md-1", "md-2"),
+    ("e-1", "e-2"),
+    ("g-1", "g-2"),
+    ("j-1", "j-2"),
+    ("fraud", "fraud-2"),
+    ("tools", "tools-2"),
+    ("helper", "helper-2"),
+    ("chat", "chat-2"),
+    ("one", "two"),
+    ("1/x", "2/x"),
+    ("1", "2"),
+];
+
+fn elsewhere(home: &str) -> &'static str {
+    let found = ELSEWHERE.iter().find(|(at_home, _)| *at_home == home);
+    found.map_or_else(|| panic!("{home} has no namesake elsewhere"), |(_, elsewhere)| elsewhere)
+}
+
+/// MLflow's answer about a resource at home, or about its namesake elsewhere.
+fn answer_of_either(request: &Received) -> Option<(u16, String)> {
+    let mut at_home = request.clone();
+    let mut strange = false;
+    for (home, elsewhere) in ELSEWHERE.iter().filter(|(home, _)| *home != "1") {
+        strange |= at_home.target.contains(elsewhere);
+        at_home.target = at_home.target.replace(elsewhere, home);
+    }
+    for name in ["experiment_id", "experiment_ids"] {
+        let (home, elsewhere) = (format!("{name}=1"), format!("{name}=2"));
+        strange |= at_home.target.contains(&elsewhere);
+        at_home.target = at_home.target.replace(&elsewhere, &home);
+    }
+    let (status, mut told) = answer(&at_home)?;
+    if strange {
+        for (home, elsewhere) in ELSEWHERE.iter().filter(|(home, _)| !["1", "one", "1/x"].contains(home)) {
+            told = told.replace(&format!("\"{home}\""), &format!("\"{elsewhere}\""));
+        }
+        told = told.replace("\"experiment_id\":\"1\"", "\"experiment_id\":\"2\"");
+        told = told.replace("\"experiment_ids\":[\"1\"]", "\"experiment_ids\":[\"2\"]");
+        told = told.replace("\"experiment_id\":1", "\"experiment_id\":2");
+        told = told.replace("mlflow-artifacts:/1/", "mlflow-artifacts:/2/").replace("acme/tools\"", "acme/tools-2\"");
+    }
+    Some((status, told))
+}
+
+fn needs_of(line: &str) -> Option<Vec<String>> {
+    // A list of strings is the same in TOML and in JSON.
+    Some(serde_json::from_str(line.strip_prefix("needs = ")?).expect("a list on one line"))
+}
+
+/// The table of routes in which each row lacks the need with this index. A row without another one becomes open to all
+/// signed-in callers, or closed if it was open.
+fn without_need(index: usize) -> String {
+    let line = |line: &str| {
+        let Some(mut needs) = needs_of(line).filter(|needs| index < needs.len()) else { return line.to_owned() };
+        let removed = needs.remove(index);
+        if needs.is_empty() {
+            let is_open = removed == "PUBLIC" || removed == "SIGNED-IN";
+            needs.push(if is_open { "ADMIN" } else { "SIGNED-IN" }.to_owned());
+        }
+        format!("needs = {needs:?}")
+    };
+    ROUTES.lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// The callers of the matrix.
+const CALLERS: [&str; 11] =
+    ["nothing", "DENY", "READ", "USE", "EDIT", "MANAGE", "READ+tiers", "MANAGE-tiers", "read-only", "admin", "opened"];
+
+struct Row {
+    /// The operation and its variant.
+    name: String,
+    /// One for each caller.
+    cells: Vec<String>,
+}
+
+/// Sends the request of each operation as each caller.
+fn matrix() -> Vec<Row> {
+    let mlflow = Recorder::scripted(answer);
+    let proxy = Proxy::before(mlflow.address);
+    let opened = Proxy::with(mlflow.address, |config| config.authz.opened = EVERY_FEATURE.to_vec());
+    let with = |name: &str, levels: &[(Scope, Permission)], read_only: bool| {
+        (&proxy, user(&proxy, name, &grants(levels), &Limits { read_only, ..Limits::default() }))
+    };
+    let callers = [
+        with("nothing", &[], false),
+        with("denied", &[(Scope::Kinds, Permission::Deny)], false),
+        with("reader", &[(Scope::Kinds, Permission::Read)], false),
+        with("caller", &[(Scope::Kinds, Permission::Use)], false),
+        with("editor", &[(Scope::Kinds, Permission::Edit)], false),
+        with("owner", &[(Scope::Kinds, Permission::Manage)], false),
+        with("tiers", &[(Scope::Kinds, Permission::Read), (Scope::Tiers, Permission::Manage)], false),
+        with("untiered", &[(Scope::Kinds, Permission::Manage), (Scope::Tiers, Permission::Deny)], false),
+        with("program", &[(Scope::Kinds, Permission::Manage)], true),
+        (&proxy, basic()),
+        (&opened, basic()),
+    ];
+    let table = Table::built_in().expect("the built-in table");
+    let paths = ROUTES.lines().filter_map(|line| line.strip_prefix("route = "));
+    let mut rows = Vec::new();
+    for (operation, route) in table.operations().iter().zip(paths) {
+        let mut variants = vec![("", Map::new())];
+        variants.extend(variants_of(operation.name));
+        for (variant, extra) in variants {
+            let request = request(operation, route.trim_matches('"'), &extra, None);
+            let cell = |(proxy, authorization): &(&Proxy, String)| {
+                let answer = proxy.ask(request.replace("{authorization}", authorization)).expect("an answer");
+                match answer.status {
+                    401 | 403 => "-".to_owned(),
+                    200..300 => "yes".to_owned(),
+                    other => other.to_string(),
+                }
+            };
+            let name = format!("{} {variant}", operation.name);
+            rows.push(Row { name, cells: callers.iter().map(cell).collect() });
+        }
+    }
+    rows
 }
 
 /// The resources that a caller's grants name.
@@ -104,7 +331,7 @@ fn grants(levels: &[(Scope, Permission)]) -> Vec<(ResourceKind, Permission)> {
 }
 
 /// Creates a user with grants on all resources of some kinds. Returns the value of `Authorization`.
-fn user(proxy: &Proxy, name: &str, grants: &[(ResourceKind, Permission)], read_only: bool) -> String {
+fn user(proxy: &Proxy, name: &str, grants: &[(ResourceKind, Permission)], limits: &Limits) -> String {
     let store = proxy.store();
     let token = AccessToken::generate();
     proxy.block_on(async {
@@ -114,22 +341,23 @@ fn user(proxy: &Proxy, name: &str, grants: &[(ResourceKind, Permission)], read_o
             let grant = Grant { subject: Subject::User(user.id), kind: *kind, selector, permission: *permission };
             store.create_grant(&actor(), &grant).await.expect("a grant");
         }
-        let limits = Limits { read_only, ..Limits::default() };
         let expires = Clock::default().now().plus(Duration::from_secs(3600));
-        let new = NewToken { user: user.id, name: "test", hash: token.hash(), limits: &limits, expires };
+        let new = NewToken { user: user.id, name: "test", hash: token.hash(), limits, expires };
         store.create_token(&actor(), new).await.expect("a token");
         store.close().await;
     });
     format!("Bearer {}", token.reveal())
 }
 
-/// A request that names one existing thing in each field that the table's row needs.
-fn request(operation: &Operation, route: &str, extra: &Map<String, Value>) -> String {
+/// A request that names one existing thing in each field that the table's row needs. `strange`: a field that names one of
+/// others.
+fn request(operation: &Operation, route: &str, extra: &Map<String, Value>, strange: Option<&Field>) -> String {
     let (methods, path) = route.split_once(' ').expect("a method and a path");
     let method = methods.split(',').next().expect("a method");
     let mut parts = Parts { path: path.to_owned(), ..Parts::default() };
     for (_, thing, field) in operation.named() {
-        parts.name(thing, field);
+        let is_strange = strange.is_some_and(|strange| std::ptr::eq(strange, field));
+        parts.name(thing, field, is_strange);
     }
     for (name, value) in further_fields(operation.name).into_iter().chain(extra.clone()) {
         match name.strip_prefix("query.") {
@@ -150,8 +378,12 @@ struct Parts {
 }
 
 impl Parts {
-    fn name(&mut self, thing: Thing, field: &Field) {
+    /// `strange`: it belongs to others.
+    fn name(&mut self, thing: Thing, field: &Field, strange: bool) {
         let value = sample(thing);
+        let of_server = matches!(thing, Thing::McpServer | Thing::McpServerVersion | Thing::NewMcpServerVersion);
+        let value = if strange && !of_server { elsewhere(value) } else { value };
+        let with_of = |thing| if strange && of_server { elsewhere(with_of(thing)) } else { with_of(thing) };
         let name = field.name();
         match field.source {
             Source::Path => {
@@ -324,6 +556,7 @@ fn further_fields(operation: &str) -> Map<String, Value> {
         }
         "CreateGatewayModelDefinition" => json!({ "name": "new", "provider": "openai", "model_name": "gpt" }),
         "CreateGatewayEndpoint" => json!({ "name": "new", "usage_tracking": false }),
+        "InvokeIssueDetection" => json!({ "provider": "openai", "model": "gpt" }),
         "CreateMcpServer" => json!({ "name": "acme/new" }),
         "BulkRegisterSkills" => json!({ "skills": [{ "name": "new" }] }),
         "GraphQl" => {
@@ -433,7 +666,10 @@ fn answer(request: &Received) -> Option<(u16, String)> {
         "review-queues/get" | "review-queues/get-by-name" => json!({ "review_queue": queue }),
         "gateway/endpoints/get" => json!({ "endpoint": endpoint }),
         "gateway/endpoints/list" => json!({ "endpoints": [endpoint] }),
-        "gateway/secrets/get" => json!({ "secret": { "secret_id": "s-1", "secret_name": "key" } }),
+        "gateway/secrets/get" => {
+            json!({ "secret": { "secret_id": "s-1", "secret_name": "key", "provider": "openai",
+            "masked_values": { "api_key": "sk-***" } } })
+        }
         "gateway/model-definitions/get" => {
             json!({ "model_definition": { "model_definition_id": "md-1", "name": "md", "provider": "openai",
                 "model_name": "gpt", "secret_id": "s-1" } })
