@@ -98,7 +98,7 @@ impl From<resolve::Error> for Refusal {
         match error {
             resolve::Error::NoSuchName(message) => Self::absent(message),
             resolve::Error::Upstream(error) => {
-                tracing::warn!(%error, "MLflow could not be request what an experiment is called");
+                tracing::warn!(%error, "MLflow could not be asked for the name of an experiment");
                 let message =
                     "MLflow does not say what this experiment is called, and grants depend on it. Try again later.";
                 Self::unavailable(message, 5)

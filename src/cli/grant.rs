@@ -301,8 +301,8 @@ async fn carry_out(command: Command, format: Format, opened: &Opened) -> anyhow:
 async fn sentence(on: On, level: Level, opened: &Opened) -> anyhow::Result<(Grant, String)> {
     let (subject, called) = on.to.find(opened).await?;
     let (kind, selector) = on.what.parse_new()?;
-    let of_group = matches!(subject, Subject::Group(_));
-    ensure!(!(of_group && kind == ResourceKind::Workspace), "a workspace can be granted to roles only");
+    let of_role = matches!(subject, Subject::Role(_));
+    ensure!(of_role || kind != ResourceKind::Workspace, "a workspace can be granted to roles only");
     let permission = level.on(kind)?;
     let sentence = format!("{called} has {permission} on {}", noun(kind, &selector));
     Ok((Grant { subject, kind, selector, permission }, sentence))

@@ -9,6 +9,7 @@ use super::{Allowed, Answer, Done, EffectError, Maker, Parts};
 use crate::authz::{Identity, Mutation, OnCreate, Permission, Resource, ResourceKind, Selector, Whom, holds};
 use crate::budget::Share;
 use crate::crypto::random_text;
+use crate::http::Last;
 use crate::mlflow::answers::CreatedQueue;
 use crate::mlflow::{created, created_jobs, is_first_version, lookups, makes_skill};
 use crate::resolve::{self, NewVersions};
@@ -152,11 +153,7 @@ impl Parts {
                 store.finish_rename(actor, intent, *kind, from, to).await
             }
         };
-        match mutation {
-            Mutation::Create { .. } => self.authn.forget_all(),
-            // Any user may have had a grant on it.
-            Mutation::Delete { .. } | Mutation::Rename { .. } => self.authn.forget_all(),
-        }
+        self.authn.forget_all();
         finished.map_err(EffectError::NotFinished)
     }
 
@@ -258,11 +255,10 @@ impl Parts {
         who: &Identity,
         kind: ResourceKind,
         parents: Vec<String>,
-        allowed: Allowed,
+        (allowed, last): (Allowed, Last),
     ) -> Result<Done, EffectError> {
-        let Allowed { permit, mut outgoing, share } = allowed;
+        let Allowed { permit, outgoing, share } = allowed;
         let maker = Maker::from(who);
-        let Some(last) = outgoing.body.hold_back_the_last() else { return Err(EffectError::Lost) };
         let mut answer = pin!(self.upstream.forward(permit, outgoing));
         let release = tokio::select! {
             biased;
@@ -276,9 +272,7 @@ impl Parts {
         let names = parents.iter().map(|name| Key::name(kind, name)).collect();
         let _turn = self.turn(who.user, names).await?;
         // An upload can take hours.
-        if !upstream::has_the_same_rights().await {
-            return Err(EffectError::Changed);
-        }
+        upstream::confirm_rights().await?;
         let makes = self.decide_again(who, kind, &parents).await?;
         let begun = self.begin(&maker, makes).await?;
         release.send();
@@ -293,7 +287,7 @@ impl Parts {
         parents: &[String],
     ) -> Result<Vec<Mutation>, EffectError> {
         let looked_up = impatiently(self.resolver.new_versions(kind, parents)).await;
-        let NewVersions { requirements, absent } = looked_up.map_err(EffectError::Unsettled)?;
+        let NewVersions { requirements, absent } = looked_up.map_err(EffectError::LookUp)?;
         if requirements.iter().any(|requirement| holds(who, self.policy, requirement).is_err()) {
             return Err(EffectError::Changed);
         }

@@ -41,6 +41,9 @@ pub enum EffectError {
     /// An earlier effect on the same name was interrupted and cannot be settled now. MLflow was not called.
     #[error("an interrupted change of the same name cannot be settled now: {0}")]
     Unsettled(#[source] resolve::Error),
+    /// MLflow could not be asked whether the mutation is still allowed. The mutation was not sent.
+    #[error(transparent)]
+    LookUp(resolve::Error),
     /// Another request created or deleted the same resource after this one was decided. MLflow was not called.
     #[error("another request changed the same name at the same time")]
     Changed,
@@ -60,6 +63,7 @@ pub enum EffectError {
     /// MLflow gave a new experiment an ID under which data of a purged one is left. The new experiment was renamed and deleted.
     #[error("the ID {0} of the new experiment was used before, and data is left under it")]
     UsedId(String),
+    /// It is unknown whether MLflow carried out the change. An intent that was stored stays and is completed later.
     #[error("the task that carries out the effect failed")]
     Lost,
 }
@@ -139,7 +143,7 @@ impl Effects {
     ///
     /// # Errors
     ///
-    /// See [`EffectError`]; only [`EffectError::NotFinished`] leaves a change behind in MLflow.
+    /// See [`EffectError`], which says for each whether MLflow was called.
     #[expect(clippy::too_many_arguments, reason = "the parts of a request and its reservations")]
     pub async fn carry_out(
         &self,
@@ -147,17 +151,20 @@ impl Effects {
         address: IpAddr,
         permit: Permit,
         follow_up: Option<FollowUp>,
-        outgoing: Outgoing,
+        mut outgoing: Outgoing,
         turn: Option<Turn>,
         mut share: Share,
     ) -> Result<Done, EffectError> {
         let parts = Arc::clone(&self.parts);
         let actor = actor(who, address);
         let (who, maker) = (who.clone(), Maker::from(who));
-        let is_upload = matches!(outgoing.body, Body::Streamed { .. });
+        let last = match &follow_up {
+            Some(FollowUp::CreateVersions { .. }) => outgoing.body.hold_back_the_last(),
+            Some(FollowUp::Mutation(_) | FollowUp::OwnQueue) | None => None,
+        };
         let names = match &follow_up {
             Some(FollowUp::Mutation(mutation)) => Key::of(mutation),
-            Some(FollowUp::CreateVersions { kind, parents }) if !is_upload => {
+            Some(FollowUp::CreateVersions { kind, parents }) if last.is_none() => {
                 parents.iter().map(|name| Key::name(*kind, name)).collect()
             }
             // The turns of an upload's names are taken when it has arrived.
@@ -179,12 +186,10 @@ impl Effects {
             match follow_up {
                 None => parts.send_whole(allowed).await,
                 Some(FollowUp::OwnQueue) => parts.create_queue(&maker.name, allowed).await,
-                Some(FollowUp::CreateVersions { kind, parents }) if is_upload => {
-                    parts.upload_versions(actor, &who, kind, parents, allowed).await
-                }
-                Some(FollowUp::CreateVersions { kind, parents }) => {
-                    parts.create_versions(actor, &who, kind, parents, allowed).await
-                }
+                Some(FollowUp::CreateVersions { kind, parents }) => match last {
+                    Some(last) => parts.upload_versions(actor, &who, kind, parents, (allowed, last)).await,
+                    None => parts.create_versions(actor, &who, kind, parents, allowed).await,
+                },
                 Some(FollowUp::Mutation(mutation)) => parts.run(actor, maker, mutation, allowed).await,
             }
         }));
@@ -194,7 +199,7 @@ impl Effects {
 
 /// Returns the memory to reserve for MLflow's answer to a creation, which repeats the request with every character escaped and
 /// indented.
-fn expected_answer(request: &Body) -> usize {
+pub(crate) fn expected_answer(request: &Body) -> usize {
     let sent = match request {
         Body::Full { bytes } => bytes.as_ref().map_or(0, Bytes::len),
         Body::Empty | Body::Streamed { .. } | Body::Lent { .. } => 0,

@@ -13,7 +13,7 @@ mod query;
 mod reply;
 mod return_path;
 
-pub use body::{Body, BodyError, ReadError, Watcher, discard, read_bounded};
+pub use body::{Body, BodyError, Last, ReadError, Watcher, discard, read_bounded};
 pub use cause::cause;
 pub use cookie::{Keep, all_cookies, only_cookie, set_cookie};
 pub use forwarded::{client_address, from_upstream, to_upstream};

@@ -8,11 +8,16 @@
 //! text, and an object is opened if it has at most [`MAX_MEMBERS`] members. A body therefore costs its own text, its canonical
 //! text, and the replacements for parts of it.
 
+mod keys;
+mod out;
 mod text;
 
 use std::borrow::Cow;
 
-use text::{chars, check_grammar, escape, items, members, trim, unescape};
+pub(super) use keys::Keys;
+use out::LARGE_BYTES;
+pub(super) use out::Out;
+use text::{chars, check_grammar, items, members, trim, unescape};
 pub(super) use text::{
     chars as chars_of, has_escape, items as items_of, keys_anywhere, members as members_of, unescape as text_of,
 };
@@ -494,155 +499,3 @@ fn token(token: &str, out: Option<&mut Out>) -> Result<(), JsonError> {
         None => Ok(()),
     }
 }
-
-/// The keys of one object, in order. Refuses duplicates and keys that start with `[`.
-#[derive(Debug)]
-pub(super) struct Keys<'t> {
-    few: [&'t str; FEW_KEYS],
-    count: usize,
-    has_escapes: bool,
-}
-
-impl<'t> Keys<'t> {
-    pub(super) const fn new() -> Self {
-        Self { few: [""; FEW_KEYS], count: 0, has_escapes: false }
-    }
-
-    pub(super) fn add(&mut self, key: &'t str) -> Result<(), JsonError> {
-        let is_escaped = has_escape(key);
-        let is_bracket = key.starts_with("\"[") || is_escaped && chars(key).next().transpose()? == Some('[');
-        if is_bracket {
-            return Err(JsonError::BracketKey(shown(key)));
-        }
-        if is_escaped {
-            token(key, None)?;
-            self.has_escapes = true;
-        }
-        // For the few keys of a message, pairwise comparison is cheaper than a set.
-        if let Some((place, before)) = self.few.get_mut(..=self.count).and_then(<[_]>::split_last_mut) {
-            *place = key;
-            if before.iter().any(|other| if self.has_escapes { is_same(other, key) } else { *other == key }) {
-                return Err(JsonError::DuplicateKey(shown(key)));
-            }
-        }
-        self.count += 1;
-        Ok(())
-    }
-
-    /// Completes the check of the object whose keys were added.
-    pub(super) fn finish(&self, object: &str) -> Result<(), JsonError> {
-        if self.count > FEW_KEYS { check_many_keys(object, self.count) } else { Ok(()) }
-    }
-}
-
-/// Sorts the positions of the keys, because a set of the keys would require many times the memory of their text.
-fn check_many_keys(object: &str, count: usize) -> Result<(), JsonError> {
-    let mut places: Vec<u32> = Vec::with_capacity(count);
-    for (key, _) in members(object) {
-        let place = (key.as_ptr() as usize).saturating_sub(object.as_ptr() as usize);
-        places.push(u32::try_from(place).map_err(|_| JsonError::TooManyMembers)?);
-    }
-    let key_at = |place: &u32| text::token_at(object, usize::try_from(*place).unwrap_or(usize::MAX));
-    places.sort_unstable_by(|one, other| order(key_at(one), key_at(other)));
-    let twice = places.windows(2).find_map(|pair| match pair {
-        [one, other] if is_same(key_at(one), key_at(other)) => Some(key_at(one)),
-        _ => None,
-    });
-    twice.map_or(Ok(()), |key| Err(JsonError::DuplicateKey(shown(key))))
-}
-
-fn is_same(one: &str, other: &str) -> bool {
-    order(one, other).is_eq()
-}
-
-/// Compares the texts of two string tokens.
-fn order(one: &str, other: &str) -> std::cmp::Ordering {
-    if !has_escape(one) && !has_escape(other) {
-        return text::unquoted(one).cmp(text::unquoted(other));
-    }
-    let letters = |token| chars(token).map(|letter| letter.unwrap_or(char::REPLACEMENT_CHARACTER));
-    letters(one).cmp(letters(other))
-}
-
-/// Returns the first characters of a string token, for an error message.
-fn shown(token: &str) -> String {
-    chars(token).take(64).filter_map(Result::ok).collect()
-}
-
-const FEW_KEYS: usize = 12;
-
-/// Canonical text that is being written, or only measured.
-#[derive(Debug, Default)]
-pub(super) struct Out {
-    text: String,
-    counted: usize,
-    counts: bool,
-    is_large: bool,
-}
-
-impl Out {
-    /// Creates a buffer for the canonical text of `text`. A large text must be measured first.
-    pub(super) fn for_text(text: &str) -> Self {
-        let is_large = text.len() > LARGE_BYTES;
-        // The canonical names of fields and enums can be longer than the ones that they replace.
-        let room = if is_large { 0 } else { text.len() + text.len() / 8 + 64 };
-        Self { text: String::with_capacity(room), is_large, ..Self::default() }
-    }
-
-    pub(super) fn counting() -> Self {
-        Self { counts: true, ..Self::default() }
-    }
-
-    pub(super) const fn is_large(&self) -> bool {
-        self.is_large
-    }
-
-    /// Creates a buffer of exactly the measured size.
-    pub(super) fn measured(&self) -> Self {
-        Self { text: String::with_capacity(self.counted), ..Self::default() }
-    }
-
-    pub(super) fn into_text(self) -> String {
-        self.text
-    }
-
-    /// Returns the current position, to which the text can be truncated later.
-    pub(super) const fn mark(&self) -> usize {
-        if self.counts { self.counted } else { self.text.len() }
-    }
-
-    pub(super) fn back_to(&mut self, mark: usize) {
-        if self.counts { self.counted = mark } else { self.text.truncate(mark) }
-    }
-
-    pub(super) fn push(&mut self, text: &str) {
-        if self.counts { self.counted += text.len() } else { self.text.push_str(text) }
-    }
-
-    pub(super) fn push_quoted(&mut self, text: &str) {
-        self.push("\"");
-        if text.bytes().any(|byte| byte < 0x20 || byte == b'"' || byte == b'\\') {
-            text.chars().for_each(|letter| escape(letter, &mut |text| self.push(text)));
-        } else {
-            self.push(text);
-        }
-        self.push("\"");
-    }
-
-    /// Writes a string token in its canonical spelling.
-    pub(super) fn push_token(&mut self, token: &str) -> Result<(), JsonError> {
-        if !has_escape(token) {
-            self.push(token);
-            return Ok(());
-        }
-        self.push("\"");
-        for letter in chars(token) {
-            escape(letter?, &mut |text| self.push(text));
-        }
-        self.push("\"");
-        Ok(())
-    }
-}
-
-/// Above this size, a text is measured before it is written, because growing the buffer would require three times its size.
-const LARGE_BYTES: usize = 64 * 1024;

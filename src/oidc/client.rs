@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http::{HeaderValue, Request, Response, StatusCode, Uri, header};
 use http_body_util::Full;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy;
@@ -173,27 +173,6 @@ impl Client {
             request.headers_mut().insert(header::AUTHORIZATION, value);
         }
         *request.uri_mut() = url.as_str().parse().map_err(|_| Error::Unwritable)?;
-        self.send(request, patience).await
-    }
-
-    /// Sends a form and returns the answer, regardless of its status.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn post_form(
-        &self,
-        url: &Url,
-        headers: HeaderMap,
-        body: String,
-        patience: Duration,
-    ) -> Result<Response<Bytes>, Error> {
-        let mut request = Request::new(body.into_bytes());
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = url.as_str().parse().map_err(|_| Error::Unwritable)?;
-        *request.headers_mut() = headers;
-        let form = HeaderValue::from_static("application/x-www-form-urlencoded");
-        request.headers_mut().insert(header::CONTENT_TYPE, form);
-        request.headers_mut().entry(header::ACCEPT).or_insert(HeaderValue::from_static("application/json"));
         self.send(request, patience).await
     }
 

@@ -90,7 +90,7 @@ pub enum Error {
     #[error(transparent)]
     Upstream(upstream::Error),
     #[error(transparent)]
-    List(#[from] ListError),
+    List(ListError),
     #[error(transparent)]
     Effect(EffectError),
 }
@@ -101,10 +101,23 @@ impl From<upstream::Error> for Error {
     }
 }
 
+impl From<ListError> for Error {
+    fn from(error: ListError) -> Self {
+        match error {
+            ListError::Upstream(error) => error.into(),
+            ListError::Resolve(error) => error.into(),
+            ListError::NoRoom(full) => Self::Body(BodyError::NoRoom(full)),
+            ListError::PageToken | ListError::MaxResults | ListError::RowTooLarge(_) => Self::List(error),
+        }
+    }
+}
+
 impl From<EffectError> for Error {
     fn from(error: EffectError) -> Self {
-        if let EffectError::Upstream(upstream::Error::SlowBody) = error {
-            Self::Body(BodyError::TooSlow)
+        if let EffectError::Upstream(error) = error {
+            error.into()
+        } else if let EffectError::LookUp(error) = error {
+            error.into()
         } else if let EffectError::NoRoom(full) = error {
             Self::Body(BodyError::NoRoom(full))
         } else {
@@ -203,6 +216,7 @@ impl Error {
                 EffectError::NoRoom(_)
                 | EffectError::Unsettled(_)
                 | EffectError::Changed
+                | EffectError::LookUp(_)
                 | EffectError::NotFinished(_)
                 | EffectError::Unchecked(_)
                 | EffectError::UsedId(_)
@@ -254,17 +268,14 @@ impl Error {
             Self::Address(_) => "address",
             Self::Resolve(resolve::Error::NoSuchName(_)) => "no_such_name",
             Self::Denied(denied) => denied.reason(),
-            Self::Upstream(upstream::Error::Connect(unsent))
-            | Self::Effect(EffectError::Upstream(upstream::Error::Connect(unsent)))
-                if unsent.is_changed() =>
-            {
-                "rights_changed"
-            }
-            Self::Resolve(resolve::Error::Upstream(_)) | Self::Upstream(_) => "upstream",
+            Self::Upstream(error) => reason_of(error),
+            Self::Resolve(resolve::Error::Upstream(error)) => reason_of(error),
+            Self::List(ListError::RowTooLarge(_)) => "answer_too_large",
             Self::List(ListError::PageToken | ListError::MaxResults) => "parameters",
             Self::List(_) | Self::Effect(EffectError::Upstream(_) | EffectError::Unsettled(_)) => "upstream",
             Self::Effect(EffectError::NotBegun(_)) => "store",
             Self::Effect(EffectError::UsedId(_)) => "used_id",
+            Self::Effect(EffectError::LookUp(_)) => "upstream",
             Self::Effect(EffectError::Changed) => "conflict",
             Self::Effect(EffectError::Taken) => "turn_taken",
             Self::Effect(EffectError::NoRoom(_)) => "inspection_share",
@@ -337,6 +348,15 @@ impl Error {
     }
 }
 
+const fn reason_of(error: &upstream::Error) -> &'static str {
+    if let upstream::Error::Connect(unsent) = error
+        && unsent.is_changed()
+    {
+        return "rights_changed";
+    }
+    "upstream"
+}
+
 fn too_many_requests() -> Reply {
     Reply::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::RequestLimitExceeded, TOO_MANY_REQUESTS)
         .with(header::RETRY_AFTER, HeaderValue::from_static("1"))
@@ -398,6 +418,7 @@ fn list(error: &ListError) -> Reply {
 fn effect(error: EffectError) -> Reply {
     match error {
         EffectError::Upstream(error) => unavailable(&error),
+        EffectError::LookUp(error) => resolve(&error),
         EffectError::NotBegun(_) => own::store_unavailable(),
         EffectError::Unsettled(_) => Reply::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -428,7 +449,12 @@ fn effect(error: EffectError) -> Reply {
                  in a few seconds.",
         )
         .with(header::RETRY_AFTER, HeaderValue::from_static("2")),
-        EffectError::NotFinished(_) | EffectError::Unchecked(_) | EffectError::Lost => Reply::new(
+        EffectError::Lost => Reply::new(
+            StatusCode::BAD_GATEWAY,
+            ErrorCode::TemporarilyUnavailable,
+            "This request failed while it was carried out. Look whether MLflow made the change before you repeat it.",
+        ),
+        EffectError::NotFinished(_) | EffectError::Unchecked(_) => Reply::new(
             StatusCode::SERVICE_UNAVAILABLE,
             ErrorCode::TemporarilyUnavailable,
             "MLflow made the change, but its permissions could not be written yet; they will be within minutes. \

@@ -9,7 +9,7 @@ use super::{Checked, Error, Proxy, Record, own};
 use crate::authz::{Identity, Mutation, Permit, Requirement, Visibility, authorize, holds, open_to_all};
 use crate::budget::{Owner, Share};
 use crate::config::{INSPECTION_COST, UnknownFields};
-use crate::effects::Turn;
+use crate::effects::{Done, EffectError, Turn};
 use crate::filter::ListRequest;
 use crate::http::{Body, CanonicalPath, Query, Response, to_upstream};
 use crate::mlflow::{
@@ -119,7 +119,7 @@ impl Proxy {
         self.report_unknown(operation, &unknown)
     }
 
-    #[expect(clippy::too_many_lines, reason = "the steps of one request in their order; to be split")]
+    /// Forwards requests whose JSON body is read, rebuilt and authorised.
     pub(super) async fn forward_json(
         &self,
         checked: &mut Checked<'_>,
@@ -169,12 +169,7 @@ impl Proxy {
         if let Some(FollowUp::Mutation(mutation)) = &mut follow_up {
             Box::pin(self.name_as_stored(mutation)).await?;
         }
-        let renamed = match operation.then {
-            Some(Then::RenameExperiment) => {
-                body.as_mut().map(|body| text_field(body, "experiment_id")).transpose()?.flatten()
-            }
-            Some(_) | None => None,
-        };
+        let renamed = renamed_experiment(operation, body.as_mut())?;
         let rewritten = body.filter(|body| is_rewritten(operation, body, text.as_deref())).map(|body| written(&body));
         let bytes = rewritten.or_else(|| text.map(Bytes::from));
         let outgoing = self.outgoing_json(checked, &query, bytes);
@@ -183,13 +178,7 @@ impl Proxy {
         let answer = if follow_up.is_some() || turn.is_some() {
             let share = Share::of(&self.answers, Owner::User(identity.user));
             let done = self.effects.carry_out(identity, checked.address, permit, follow_up, outgoing, turn, share);
-            match Box::pin(done).await {
-                Ok(done) => {
-                    record.upstream_answered();
-                    Box::pin(self.done(identity, done, operation)).await
-                }
-                Err(error) => Err(error.into()),
-            }
+            Box::pin(self.answer_done(identity, done, operation, record)).await
         } else if let Some(then @ (Then::LearnRun | Then::LearnTrace)) = operation.then {
             self.send_and_learn(permit, outgoing, identity, then, record).await
         } else {
@@ -273,7 +262,19 @@ impl Proxy {
             return self.send(permit, outgoing, record).await;
         }
         let share = Share::of(&self.answers, Owner::User(identity.user));
-        let done = self.effects.carry_out(identity, checked.address, permit, follow_up, outgoing, None, share).await?;
+        let done = self.effects.carry_out(identity, checked.address, permit, follow_up, outgoing, None, share);
+        self.answer_done(identity, done, operation, record).await
+    }
+
+    /// Carries out a change and responds to it.
+    async fn answer_done(
+        &self,
+        identity: &Identity,
+        done: impl Future<Output = Result<Done, EffectError>>,
+        operation: &Operation,
+        record: &mut Record,
+    ) -> Result<Response, Error> {
+        let done = done.await?;
         record.upstream_answered();
         self.done(identity, done, operation).await
     }
@@ -305,7 +306,7 @@ impl Proxy {
         let spans = bodies::aside(size, read)?;
         drop(raw);
         self.report_unknown(operation, &unknown)?;
-        let permit = match self.after_wait(checked, 0).await? {
+        let permit = match self.after_wait(checked, spans.body.len()).await? {
             Some(now) => {
                 let input = Input { params, headers: &checked.head.headers, query: &mut query, body: None };
                 self.permit(&now, operation, input).await.map_err(Error::in_spans)?
@@ -403,6 +404,14 @@ impl Proxy {
         let mut response = own::json(answer.body);
         *response.status_mut() = answer.status;
         Ok(response)
+    }
+}
+
+/// Returns the ID of the experiment that a request renames.
+fn renamed_experiment(operation: &Operation, body: Option<&mut Json<'_>>) -> Result<Option<String>, Error> {
+    match (operation.then, body) {
+        (Some(Then::RenameExperiment), Some(body)) => Ok(text_field(body, "experiment_id")?),
+        (Some(_) | None, _) => Ok(None),
     }
 }
 

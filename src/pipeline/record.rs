@@ -43,7 +43,7 @@ pub struct Record {
     denied: Option<&'static str>,
     resends_only_after_429: bool,
     request_id: Option<Box<str>>,
-    /// Held until the answer has been sent.
+    /// Held as long as MLflow's connection: until a streamed answer has been sent.
     place: Option<Place>,
 }
 

@@ -8,7 +8,7 @@ use super::bodies::{BodyError, Held};
 use super::{Checked, Error, Proxy, Record, own};
 use crate::authz::{Identity, Permit};
 use crate::budget::{self, ANSWER_COST, AnswerError, Owner, Share};
-use crate::effects::{Answer, Done};
+use crate::effects::{Answer, Done, expected_answer};
 use crate::filter::{with_actions, with_all_actions};
 use crate::http::{Body, CanonicalPath, Query, Response, from_upstream, to_upstream};
 use crate::mlflow::{Operation, Then};
@@ -86,8 +86,11 @@ impl Proxy {
         then: Then,
         record: &mut Record,
     ) -> Result<Response, Error> {
+        let mut share = Share::of(&self.answers, Owner::User(identity.user));
+        // Before MLflow is called, because afterwards it is too late to refuse.
+        share.reserve(expected_answer(&outgoing.body)).await.map_err(BodyError::NoRoom)?;
         let (head, body) = self.send_to_read(permit, outgoing, record).await?;
-        let read = self.read_answer(identity, body, self.server.max_body_bytes).await;
+        let read = self.read_within(share, body, self.server.max_body_bytes).await;
         let learn = async |body: Bytes| {
             if then == Then::LearnTrace {
                 Box::pin(self.resolver.learn_trace(&body)).await;
@@ -140,7 +143,10 @@ impl Proxy {
         body: Incoming,
         limit: usize,
     ) -> Result<(Bytes, Share), Error> {
-        let mut share = Share::of(&self.answers, Owner::User(identity.user));
+        self.read_within(Share::of(&self.answers, Owner::User(identity.user)), body, limit).await
+    }
+
+    async fn read_within(&self, mut share: Share, body: Incoming, limit: usize) -> Result<(Bytes, Share), Error> {
         let limit = limit.min(share.most() / ANSWER_COST);
         match budget::read_answer(body, limit, 0, &mut share).await {
             Ok(bytes) => Ok((bytes, share)),

@@ -22,6 +22,7 @@ use prometheus::{IntCounterVec, IntGauge};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tower::{Service, ServiceExt as _};
 
+use super::{Error, Unsent, Why};
 use crate::authz::UserId;
 use crate::clock::Stopwatch;
 use crate::config;
@@ -66,17 +67,21 @@ pub fn on_behalf_of_the_same<F: Future>(work: F) -> impl Future<Output = F::Outp
     }
 }
 
-/// Returns false if the caller of this task has other rights than those with which its request was decided, because deciding
-/// it took long: its body arrived slowly, a look-up was slow, or it waited for its turn.
-pub async fn has_the_same_rights() -> bool {
+/// Identifies the caller of this task again if deciding its request took long: its body arrived slowly, a look-up was slow, or it
+/// waited for its turn.
+///
+/// # Errors
+/// The caller has other rights than those with which the request was decided.
+pub async fn confirm_rights() -> Result<(), Error> {
     // Most requests are decided within moments, and then nothing is cloned.
     if CALLER.try_with(|caller| caller.is_recent()).unwrap_or(true) {
-        return true;
+        return Ok(());
     }
-    match CALLER.try_with(Arc::clone) {
+    let unchanged = match CALLER.try_with(Arc::clone) {
         Ok(caller) => caller.is_unchanged().await,
         Err(_) => true,
-    }
+    };
+    if unchanged { Ok(()) } else { Err(Unsent { why: Why::Changed, retry_after_seconds: 1 }.into()) }
 }
 
 /// Returns the caller on whose behalf this task sends requests, if they may be held.

@@ -5,6 +5,7 @@
 //! restarts: see `hold`. A request that may have reached MLflow is repeated once only if it is a GET or HEAD whose
 //! connection broke at once.
 
+mod error;
 mod hold;
 mod version;
 
@@ -24,7 +25,9 @@ use hyper_util::client::legacy::{self, Client};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-pub use hold::{Caller, Holds, has_the_same_rights, impatiently, on_behalf, on_behalf_of_the_same};
+use error::Why;
+pub use error::{Error, Unsent};
+pub use hold::{Caller, Holds, confirm_rights, impatiently, on_behalf, on_behalf_of_the_same};
 pub use version::{NoVersion, Version};
 
 use hold::Gate;
@@ -33,86 +36,6 @@ use crate::authz::Permit;
 use crate::clock::Stopwatch;
 use crate::config;
 use crate::http::{Body, BodyError, ReadError, cause, read_bounded};
-
-/// A request to MLflow that got no usable answer.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// No byte of the request was sent.
-    #[error("MLflow cannot be reached: {0}")]
-    Connect(#[from] Unsent),
-    /// No byte of a further request was sent, but MLflow carried out the preceding one.
-    #[error("MLflow cannot be reached any more: {0}")]
-    HalfWay(#[source] Unsent),
-    #[error("MLflow sent no response head within {0:?}")]
-    TimedOut(Duration),
-    #[error("the connection to MLflow broke: {}", cause(.0))]
-    Broken(#[source] legacy::Error),
-    #[error("MLflow's answer could not be read: {0}")]
-    Unreadable(#[from] ReadError),
-    #[error("MLflow answered {0} to a look-up")]
-    Unexpected(StatusCode),
-    #[error("MLflow's answer to a look-up is not what its API promises")]
-    NotUnderstood,
-    #[error("the request cannot be written as HTTP")]
-    Unwritable,
-    /// The streamed body arrived below the minimum rate, so the connection was closed.
-    #[error("the client sends the body too slowly")]
-    SlowBody,
-}
-
-impl Error {
-    /// Returns the error class for logs and metrics, from a fixed set.
-    #[must_use]
-    pub const fn kind(&self) -> &'static str {
-        match self {
-            Self::Connect(_) | Self::HalfWay(_) => "connect",
-            Self::TimedOut(_) => "timeout",
-            Self::Broken(_) => "broken",
-            Self::Unreadable(_) => "unreadable",
-            Self::Unexpected(_) => "unexpected_status",
-            Self::NotUnderstood => "not_understood",
-            Self::Unwritable => "unwritable",
-            Self::SlowBody => "slow_body",
-        }
-    }
-
-    /// Marks the error of a request that followed a completed one, so that repeating both is not safe.
-    #[must_use]
-    pub fn half_way(self) -> Self {
-        match self {
-            Self::Connect(unsent) => Self::HalfWay(unsent),
-            other => other,
-        }
-    }
-}
-
-/// A request of which no byte was sent, so that the client can safely repeat it, whatever its method.
-#[derive(Debug, thiserror::Error)]
-#[error("{why}")]
-pub struct Unsent {
-    why: Why,
-    /// Seconds after which the client should retry.
-    pub retry_after_seconds: u64,
-}
-
-/// The reason that a request was not sent.
-#[derive(Debug, thiserror::Error)]
-enum Why {
-    #[error("{}", cause(.0))]
-    NoConnection(legacy::Error),
-    #[error("it has been away for {} s", .0.as_secs())]
-    Away(Duration),
-    #[error("what the caller may do has changed while the request was decided")]
-    Changed,
-}
-
-impl Unsent {
-    /// Returns true if the caller has other rights than those with which the request was decided.
-    #[must_use]
-    pub const fn is_changed(&self) -> bool {
-        matches!(self.why, Why::Changed)
-    }
-}
 
 /// Treatment of a request while MLflow cannot be reached.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -321,9 +244,7 @@ impl Upstream {
     /// MLflow cannot be reached, sends no response head in time, or closes the connection early.
     pub async fn forward(&self, permit: Permit, outgoing: Outgoing) -> Result<Response<Incoming>, Error> {
         let Permit { .. } = permit;
-        if !has_the_same_rights().await {
-            return Err(Unsent { why: Why::Changed, retry_after_seconds: 1 }.into());
-        }
+        confirm_rights().await?;
         self.send(outgoing, self.patience).await
     }
 
@@ -354,7 +275,7 @@ impl Upstream {
         self.question(Method::GET, target, HeaderMap::with_capacity(2), Body::Empty).await
     }
 
-    /// Sends a batch look-up with a JSON body. The request only reads.
+    /// Sends a fixed POST request with a JSON body: a batch look-up, or a change that completes or undoes an allowed one.
     ///
     /// # Errors
     /// As [`Upstream::lookup`].
@@ -576,13 +497,6 @@ impl Upstream {
             }
             (answer, ..) => answer,
         }
-    }
-}
-
-impl Unsent {
-    /// Returns true if no connection could be made.
-    fn found_nobody(&self) -> bool {
-        matches!(&self.why, Why::NoConnection(error) if error.is_connect())
     }
 }
 

@@ -73,7 +73,7 @@ fn an_upload_is_completed_with_the_rights_of_its_end() {
     pause(LONG);
     upload.send(&body[8 * 1024..]);
     let answer = upload.answer().expect("an answer");
-    assert_eq!(answer.status, 409, "{}", answer.text());
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{}", answer.text());
     assert!(!mlflow.take().iter().any(|request| request.target == target), "MLflow got the whole upload");
 }
 

@@ -77,6 +77,8 @@ pub(crate) async fn update(State(context): State<Arc<Context>>, request: ApiRequ
     }
     let name = name.map(role_name).transpose()?;
     let updated = context.store.update_role(&request.actor(), role.id, name, description).await;
+    // Rules of the policy file name roles.
+    context.authn.forget_all();
     updated.map_err(|error| match error {
         store::Error::Exists(_) => {
             let (name, workspace) = (name.unwrap_or(&role.name), &role.workspace);
