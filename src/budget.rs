@@ -1,7 +1,7 @@
 //! Memory that requests share while they hold what was sent to them whole: bodies under inspection, and MLflow's answers until
 //! their clients have read them.
 //!
-//! Each owner holds at most half of a budget. What does not fit waits for a moment and is then refused. Beside the budget, each
+//! Each owner holds at most half of a budget. A request that does not fit waits for a moment and is then refused. In addition to the budget, each
 //! owner has an allowance for small answers, so that users still see their small lists when others hold all of the budget.
 
 use std::collections::HashMap;
@@ -22,7 +22,7 @@ use crate::http::ReadError;
 /// Time that a request waits for memory before it is refused.
 const WAIT: Duration = Duration::from_secs(2);
 
-/// The parts of a budget that all visitors, and those of one network, can hold: one in so many. The rest is for users.
+/// Divisors of the budget for the parts that all visitors, and those of one network, can hold. The rest is for users.
 const VISITORS: usize = 4;
 const NETWORKS: usize = 32;
 

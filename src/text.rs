@@ -42,7 +42,7 @@ pub fn check_name(name: &str) -> Result<(), &'static str> {
         return Err("must not contain control characters, nor begin or end with a space");
     }
     if name.chars().any(|c| is_deceptive(c) || (c.is_whitespace() && c != ' ')) {
-        return Err("must not contain characters that cannot be seen or turn the text around");
+        return Err("must not contain characters that are invisible or change the direction of text");
     }
     if !name.nfc().eq(name.chars()) {
         return Err("must be in Unicode Normalization Form C");
@@ -115,7 +115,9 @@ pub fn check_account(name: &str) -> Result<(), &'static str> {
     }
     // `store::people` gives such a name to an account whose own name went to a user of the first provider.
     if name.rsplit_once('~').is_some_and(|(_, id)| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit())) {
-        return Err("must not end with `~` and a number: accounts whose name another user took over are called so");
+        return Err(
+            "must not end with `~` and a number: that form is reserved for accounts whose name went to another user",
+        );
     }
     let looks = Looks::of(name);
     if RESERVED_LOOKS.iter().any(|reserved| reserved.are_like(&looks)) {

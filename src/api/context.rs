@@ -174,8 +174,8 @@ impl Context {
 }
 
 impl ApiRequest {
-    /// Refuses access tokens, for actions that only the user in person may take. `action`: as in "An access token may not
-    /// `action`".
+    /// Refuses access tokens, for actions that require a password or a session. `action`: as in "An access token cannot be used
+    /// to `action`".
     pub(crate) fn refuse_tokens(&self, action: &str) -> Result<(), Refusal> {
         if self.identity.scheme.is_personal() {
             Ok(())

@@ -43,10 +43,11 @@ impl Refusal {
         Reply::new(StatusCode::BAD_REQUEST, ErrorCode::BadRequest, message).into()
     }
 
-    /// 403 for an action that access tokens are not allowed to take. `what`: as in "An access token may not `what`".
+    /// 403 for an action that access tokens are not allowed to take. `what`: as in "An access token cannot be used to `what`".
     pub(crate) fn token_may_not(what: &str) -> Self {
-        let message =
-            format!("Permission denied. An access token may not {what}. Sign in with your password to do it.");
+        let message = format!(
+            "Permission denied. An access token cannot be used to {what}. Sign in with your password to do it."
+        );
         let reply = Reply::new(StatusCode::FORBIDDEN, ErrorCode::PermissionDenied, message);
         Self { reply, denial: Some(Denial("token")) }
     }
@@ -72,7 +73,7 @@ impl Refusal {
 
     /// 500, without details.
     pub(crate) fn internal() -> Self {
-        let message = "Something went wrong in the proxy. Its log says what.";
+        let message = "Internal error of the proxy. Its log contains the cause.";
         Reply::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::InternalError, message).into()
     }
 
@@ -98,9 +99,8 @@ impl From<resolve::Error> for Refusal {
         match error {
             resolve::Error::NoSuchName(message) => Self::absent(message),
             resolve::Error::Upstream(error) => {
-                tracing::warn!(%error, "MLflow could not be asked for the name of an experiment");
-                let message =
-                    "MLflow does not say what this experiment is called, and grants depend on it. Try again later.";
+                tracing::warn!(%error, "the name of an experiment could not be read from MLflow");
+                let message = "MLflow did not return the name of this experiment, and grants depend on the name. Try again later.";
                 Self::unavailable(message, 5)
             }
         }
@@ -129,7 +129,7 @@ impl From<store::Error> for Refusal {
             | store::Error::Reserved(_) => Self::exists(capitalised(&error)),
             store::Error::NotFound(_) => Self::absent(capitalised(&error)),
             store::Error::LastAdmin(_) => {
-                Self::bad_request(format!("{}. Make somebody else an administrator first.", capitalised(&error)))
+                Self::bad_request(format!("{}. Make another user an administrator first.", capitalised(&error)))
             }
             store::Error::Nul => Self::bad_request("Names and other texts must not contain the character U+0000."),
             store::Error::Open(_) | store::Error::Unavailable(_) => {
@@ -137,7 +137,7 @@ impl From<store::Error> for Refusal {
                 Self::unavailable("The proxy's store does not answer; nothing was changed. Try again later.", 5)
             }
             store::Error::Corrupt(_) => {
-                tracing::error!(%error, "the store holds something that cannot be read");
+                tracing::error!(%error, "the store contains a value that cannot be read");
                 Self::internal()
             }
         }

@@ -294,5 +294,5 @@ fn wrong(name: &str, value: &Value) -> Refusal {
         Value::Array(_) => (String::new(), "an array"),
         Value::Object(_) => (String::new(), "an object"),
     };
-    Reply::invalid(format!("Invalid value{shown} for parameter '{name}' supplied: it does not take {kind}.")).into()
+    Reply::invalid(format!("Invalid value{shown} for parameter '{name}' supplied: it does not accept {kind}.")).into()
 }

@@ -65,9 +65,9 @@ impl Parts {
         let metrics = Arc::new(Metrics::new(names.chain(["none", "Own", "Unlisted"]))?);
         let store = open_store(config, &clock).await?;
         let first_password =
-            bootstrap(config, &store, &clock).await.context("the first administrator could not be made")?;
+            bootstrap(config, &store, &clock).await.context("the first administrator could not be created")?;
         let reapplied = identity::reapply_group_rules(config, &store).await;
-        reapplied.context("people could not be compared with the configuration")?;
+        reapplied.context("users could not be compared with the configuration")?;
         let remotes = identity::remotes(config)?;
         let authn = authn(config, &store, &clock, &remotes, read.policies);
         let providers = providers(config, &store, &clock, &remotes).await?;

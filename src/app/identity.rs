@@ -64,10 +64,10 @@ impl Remotes {
 /// Keeps the discovery document and keys of an identity provider fresh. An unreachable provider does not make the proxy
 /// unready; the last valid documents stay in use.
 pub(super) async fn keep_fresh(name: String, remote: Arc<Remote>, metrics: Arc<Metrics>) {
-    let told = |what: oidc::What, outcome: Result<(), &oidc::Error>| {
+    let on_result = |what: oidc::What, outcome: Result<(), &oidc::Error>| {
         metrics.oidc_fetched(&name, what.as_str(), outcome.err().map_or("ok", oidc::Error::kind));
     };
-    remote.keep_fresh(told).await;
+    remote.keep_fresh(on_result).await;
 }
 
 /// Applies stricter group rules at start: users whose groups no longer admit them, or no longer make them
@@ -105,7 +105,7 @@ pub(super) async fn session_keys(config: &Config, store: &Store) -> anyhow::Resu
     }
     if !config.providers.is_empty() {
         tracing::warn!(
-            "session.keys is empty: the identity provider's tokens are sealed with a key that lies in the store beside them"
+            "session.keys is empty: the identity provider's tokens are sealed with a key that is kept in the same store"
         );
     }
     Ok(Arc::new(KeyRing::of("store", &store.session_key().await?)))

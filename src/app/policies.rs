@@ -80,8 +80,8 @@ fn ambiguous_names(config: &Config, policies: &Policies) -> Vec<String> {
     let path = config.authz.policy_file.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
     let warning = |line| {
         format!(
-            "authz.policy_file: {path}, line {line}: goes by user name, and several providers may know that name. It means the \
-             user of `{first}`; for one of {}, add `provider = \"NAME\"` beside `user`",
+            "authz.policy_file: {path}, line {line}: names a user without a provider, and several providers may have a user \
+             of that name. It means the user of `{first}`; for one of {}, add `provider = \"NAME\"` beside `user`",
             others.join(", ")
         )
     };

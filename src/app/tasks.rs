@@ -106,6 +106,8 @@ pub(super) fn spawn(parts: Parts, listeners: Listeners, config: &Config) -> anyh
     );
     background.ask_providers(&parts.remotes, &sessions, directory, &parts.metrics);
     background.until_the_end(follow_store(parts.authn));
+    // `impatiently`: background tasks repeat at intervals of their own, so they do not take the places of waiting
+    // requests.
     background.until_the_end(impatiently(reconcile(parts.effects, parts.clock)));
     background.until_the_end(watch_version(parts.upstream.clone(), Arc::clone(&parts.metrics)));
     background.until_the_end(impatiently(watch_locations(parts.resolver)));
@@ -225,7 +227,7 @@ async fn reconcile(effects: Effects, clock: Clock) {
             Ok(dropped) => {
                 tracing::warn!(
                     dropped,
-                    "MLflow made resources anew under earlier IDs or names; dropped the earlier grants"
+                    "MLflow created resources again under earlier IDs or names; their earlier grants were deleted"
                 );
             }
             Err(error) => tracing::warn!(%error, "could not ask MLflow for new resources; trying again in a minute"),
@@ -253,9 +255,9 @@ async fn watch_version(upstream: Upstream, metrics: Arc<Metrics>) {
             if let Some(version) = seen {
                 metrics.upstream_is(&version.to_string());
                 if version.is_known() {
-                    tracing::info!(%version, "MLflow {version} is behind us");
+                    tracing::info!(%version, "MLflow {version} is behind the proxy");
                 } else {
-                    tracing::warn!(%version, "MLflow {version} is not among the versions this proxy was made for (2.10 to 3.18)");
+                    tracing::warn!(%version, "MLflow {version} is not among the versions that this proxy supports (2.10 to 3.18)");
                 }
             }
             last = seen;

@@ -193,7 +193,7 @@ fn read(trusted: &Trusted, verified: &Verified) -> Result<(Person, Standing), Er
     };
     read().map_err(|error: claims::ClaimError| {
         // The token is genuine, so this is a matter of configuration and is logged for the administrator.
-        tracing::info!(issuer = %trusted.issuer.name, "a token of {} names nobody: {error}", trusted.issuer.name);
+        tracing::info!(issuer = %trusted.issuer.name, "a token of {} identifies no user or program: {error}", trusted.issuer.name);
         refused(Refusal::Claims)
     })
 }

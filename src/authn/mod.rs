@@ -171,9 +171,11 @@ impl Authn {
         let credential = Credential::read(credentials).map_err(Error::Failed)?;
         // One at a time per credential: of a hundred parallel requests with the same password, only one hashes it.
         let _turn = self.single_flight.enter(cache_key).await;
+        // The request that had the turn before may have cached the identity.
         if let Some(identity) = self.cached(&cache_key, address)? {
             return Ok(identity);
         }
+        // From before the verification: if the caches are invalidated meanwhile, the result serves this request only.
         let started = self.identities.epoch();
         let authenticated = match credential {
             Credential::Token { owner, token } => self.by_token(owner.as_deref(), &token, address).await?,
@@ -247,7 +249,7 @@ impl Authn {
     ///
     /// Also called after a change that concerns one user: the change raised the store's revision, at which
     /// [`Authn::follow_store`] would invalidate all of them within half a second anyway, and loading one takes few
-    /// reads.
+    /// reads. Called before an error of the change is returned, because the change may have been made nevertheless.
     pub fn forget_all(&self) {
         self.identities.forget_all();
     }
@@ -264,7 +266,7 @@ impl Authn {
         if let Err(error) = outcome
             && !was_cut_off
         {
-            tracing::warn!(%error, "the store cannot be followed, what is cached lives to the end of its time: {error}");
+            tracing::warn!(%error, "changes of the store cannot be read, cached identities stay in use until they expire: {error}");
         }
     }
 

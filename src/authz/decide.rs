@@ -146,7 +146,7 @@ impl fmt::Display for NeededScope {
                 write!(f, "This access token lacks the scope `{scope}`. Create a token with that scope, or one without scopes.")
             }
             Self::Another => f.write_str(
-                "This access token lacks the scope of what this belongs to. Create a token with that scope, or one without \
+                "This access token lacks the scope of the resource that this belongs to. Create a token with that scope, or one without \
                  scopes.",
             ),
             Self::Create(kind) => {
@@ -197,20 +197,19 @@ impl fmt::Display for Denied {
         // MLflow's own clients match `Permission denied.` including the full stop.
         f.write_str("Permission denied. ")?;
         match self {
-            Self::NotAdmin => f.write_str("This needs an administrator."),
+            Self::NotAdmin => f.write_str("This requires an administrator."),
             Self::Privileged(what) => write!(f, "Only an administrator may {what}."),
-            Self::MayNotCreate(kind) => write!(f, "You may not create {}s.", kind.noun()),
-            Self::Missing { permission, resource } => write!(
-                f,
-                "{permission} on {resource} is required. Ask somebody who holds MANAGE on it, or an administrator."
-            ),
+            Self::MayNotCreate(kind) => write!(f, "You are not allowed to create {}s.", kind.noun()),
+            Self::Missing { permission, resource } => {
+                write!(f, "{permission} on {resource} is required. Ask a user with MANAGE on it, or an administrator.")
+            }
             Self::MissingTier { permission, tier } => {
                 write!(f, "{permission} on {}s is required. Ask an administrator.", tier.noun())
             }
-            Self::NotYours => f.write_str("This belongs to somebody else."),
+            Self::NotYours => f.write_str("This belongs to another user."),
             Self::MissingOnOwner { permission, noun, id } => write!(
                 f,
-                "{permission} is required on what {noun} `{id}` belongs to. Check the id, or ask an administrator."
+                "{permission} is required on the resource that {noun} `{id}` belongs to. Check the ID, or ask an administrator."
             ),
             Self::TokenIsReadOnly => f.write_str("This access token is read-only. Use one without that scope."),
             Self::TokenScope(needed) => needed.fmt(f),
@@ -302,6 +301,7 @@ pub fn holds(who: &Identity, policy: Policy, requirement: &Requirement) -> Resul
             Err(Denied::Missing { permission: Permission::Manage, resource: resource.clone() })
         }
         Requirement::NotDenied(tier) => not_refused_everywhere(who, *tier),
+        // Without a grant on the tier, the level on the resource decides alone.
         Requirement::Tier { permission, tier } => match who.grants.level_of_all(*tier) {
             Some(level) if !who.admin && !policy.level(Some(level)).covers(*permission) => {
                 Err(Denied::MissingTier { permission: *permission, tier: *tier })
@@ -438,6 +438,7 @@ impl Visibility {
     pub fn of(who: &Identity, policy: Policy, kind: ResourceKind) -> Self {
         let readable = |key: &str| may(who, policy, Permission::Read, &Resource::new(kind, key));
         if !who.limits.resources.is_empty() {
+            // A glob that refuses can match a scoped experiment, whose name is not known here.
             if kind == ResourceKind::Experiment && who.needs_names() {
                 return Self::PerRow;
             }
@@ -453,6 +454,7 @@ impl Visibility {
             return Self::Only(Vec::new());
         }
         if default_reads || all.is_some() {
+            // All except some: such a list cannot be requested from MLflow by its keys.
             let hides = who.grants.exact(kind).any(|(_, level)| level.refuses());
             return if hides || who.grants.has_globs(kind) { Self::PerRow } else { Self::All };
         }

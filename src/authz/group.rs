@@ -16,7 +16,7 @@ pub enum GroupError {
     Empty,
     #[error("a group's name may have at most {MAX_CHARS} characters")]
     TooLong,
-    #[error("of a group only `/**` at its end is understood, for the group and all below it")]
+    #[error("the only pattern for groups is `/**` at the end, for the group and all groups below it")]
     Pattern,
 }
 

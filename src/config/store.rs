@@ -123,7 +123,7 @@ impl PostgresUrl {
             None => {
                 return Err(
                     "needs `?sslmode=verify-full`: the host is another machine, and the store's credentials and \
-                            contents would be sent to whoever answers; an explicit weaker mode is accepted"
+                            contents would be sent to any server that answers; an explicit weaker mode is accepted"
                         .to_owned(),
                 );
             }

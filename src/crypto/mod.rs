@@ -24,6 +24,7 @@ pub use token::{AccessToken, SessionSecret, TokenHash, random_text, short_hash};
 #[must_use]
 pub fn random_password() -> SecretString {
     const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+    // Without bias, because 256 is a multiple of 32.
     let letter = |byte: &u8| ALPHABET.get(usize::from(byte % 32)).map_or('x', |&letter| char::from(letter));
     random::<24>().iter().map(letter).collect::<String>().into()
 }
@@ -36,7 +37,7 @@ pub fn reveal(secret: &SecretString) -> &str {
 
 /// Returns random bytes from the operating system's generator, through AWS-LC.
 #[must_use]
-#[expect(clippy::expect_used, reason = "without randomness no secret can be made, and none must be made up")]
+#[expect(clippy::expect_used, reason = "no secret must be created without randomness")]
 pub fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     rand::fill(&mut bytes).expect("the operating system has randomness");

@@ -23,14 +23,16 @@ pub enum Error {
     Login(#[from] LoginError),
     #[error("the admin API {0}")]
     Client(#[from] client::Error),
-    #[error("the client's service account may not ask: it needs the role `view-users` of `realm-management`")]
+    #[error("the client's service account has no access: it needs the role `view-users` of `realm-management`")]
     Forbidden,
     #[error("the admin API knows no client `{0}`")]
     NoClient(String),
-    #[error("the mapper `{0}` writes what only a sign-in knows into `sub` or a groups claim: nobody can be looked up")]
+    #[error(
+        "the mapper `{0}` writes a value that exists only during a sign-in into `sub` or a groups claim: users cannot be looked up"
+    )]
     Mapper(String),
     /// Concerns one user. The answers about others may still be usable.
-    #[error("the admin API's answer about somebody is not Keycloak's")]
+    #[error("the admin API's answer about a user is not Keycloak's")]
     NotUnderstood,
 }
 

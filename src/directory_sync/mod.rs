@@ -29,10 +29,10 @@ pub enum Error {
     Store(#[from] store::Error),
     /// The realm was recreated, a user federation is unavailable, or `sub` is not a Keycloak ID. Without this check,
     /// all users would be signed out.
-    #[error("it knows none of the {0} people who have been here; they are left as they are")]
+    #[error("it returned none of the {0} known users; they are left unchanged")]
     NobodyFound(usize),
     /// The answers about all other users were applied.
-    #[error("the answers about {0} people are not understood; they are left as they are")]
+    #[error("the answers about {0} users cannot be read; they are left unchanged")]
     Odd(usize),
 }
 
@@ -90,9 +90,9 @@ impl DirectorySync {
             // Logged when the state changes, not in every round.
             match &outcome {
                 Err(error) if !failing => {
-                    tracing::warn!(provider = %name, %error, "who was disabled at {name} is not known: {error}");
+                    tracing::warn!(provider = %name, %error, "the disabled users of {name} cannot be determined: {error}");
                 }
-                Ok(()) if failing => tracing::info!(provider = %name, "the list of people of {name} can be read again"),
+                Ok(()) if failing => tracing::info!(provider = %name, "the list of users of {name} can be read again"),
                 Ok(()) | Err(_) => {}
             }
             failing = outcome.is_err();
@@ -109,6 +109,7 @@ impl DirectorySync {
         let mut directory = Directory::open(provider, realm).await?;
         let (mut missing, mut odd) = (Vec::new(), 0);
         for user in &people {
+            // A long round outlives the access token of the service account.
             if directory.is_old() {
                 directory = Directory::open(provider, realm).await?;
             }
@@ -127,7 +128,7 @@ impl DirectorySync {
             directory = Directory::open(provider, realm).await?;
             let asked = self.clock.now();
             match find(&directory, user).await {
-                Ok(Found::Deleted) => self.deactivate(user, asked, "the identity provider deleted them").await?,
+                Ok(Found::Deleted) => self.deactivate(user, asked, "the identity provider deleted the user").await?,
                 Ok(_) | Err(DirectoryError::NotUnderstood) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -138,7 +139,7 @@ impl DirectorySync {
     async fn follow(&self, provider: &Provider, user: &User, found: Found, asked: Timestamp) -> store::Result<()> {
         let Some(person) = &user.person else { return Ok(()) };
         let (name, standing) = match found {
-            Found::Disabled => return self.deactivate(user, asked, "the identity provider disabled them").await,
+            Found::Disabled => return self.deactivate(user, asked, "the identity provider disabled the user").await,
             Found::Active { name, standing } => (name, standing),
             // The answer contains no groups, so the stored ones decide. It also enables a user who was disabled before.
             Found::Enabled | Found::Deleted => {
@@ -183,8 +184,8 @@ pub async fn why_gone(provider: &Provider, subject: &str) -> Option<&'static str
     let sync = provider.config.sync.as_ref()?;
     let directory = Directory::open(provider, &sync.realm).await.ok()?;
     match directory.find(subject).await.ok()? {
-        Found::Deleted => Some("the identity provider deleted them"),
-        Found::Disabled => Some("the identity provider disabled them"),
+        Found::Deleted => Some("the identity provider deleted the user"),
+        Found::Disabled => Some("the identity provider disabled the user"),
         Found::Enabled | Found::Active { .. } => None,
     }
 }

@@ -77,10 +77,11 @@ impl Parts {
         if !head.status.is_success() {
             for (intent, _) in begun {
                 if let Err(error) = self.store.abandon(intent).await {
-                    tracing::warn!(intent, %error, "an intent that came to nothing could not be forgotten; it will be settled later");
+                    tracing::warn!(intent, %error, "an intent of a request without effect could not be deleted; it will be settled later");
                 }
             }
         } else if begun.iter().any(|(_, mutation)| mutation.needs_answer()) {
+            // A creation: the answer contains the ID or name on which the creator receives MANAGE.
             let body = self.upstream.read(body, share.held().max(ANSWER_BYTES)).await?;
             self.follow_all(actor, maker, &begun, &body).await?;
             return Ok(Done { head, answer: Answer::Read(body, share) });
@@ -136,6 +137,8 @@ impl Parts {
                     self.resolver.forget_locations();
                 }
                 let resource = created(*kind, name, body).ok_or_else(not_understood)?;
+                // Before the owner's grant is written, so that the creator has access to data of the purged
+                // experiment at no time.
                 if self.put_aside(&resource).await.map_err(EffectError::Unchecked)? {
                     let _ = store.abandon(intent).await;
                     return Err(EffectError::UsedId(resource.key));
@@ -169,7 +172,7 @@ impl Parts {
         tracing::warn!(
             experiment = id,
             left,
-            "a new experiment got the ID of a purged one that left data behind, and was put aside as a deleted experiment"
+            "a new experiment got the ID of a purged one that left data behind, and was renamed and deleted"
         );
         let new_name = format!("unused {id} {}", random_text());
         let rename = serde_json::json!({ "experiment_id": id, "new_name": new_name }).to_string();
@@ -225,6 +228,7 @@ impl Parts {
         let queue = created.review_queue;
         if queue.queue_type == "CUSTOM" && queue.created_by != name {
             let change = serde_json::json!({ "queue_id": queue.queue_id, "new_owner": name }).to_string();
+            // The queue exists already, so a failure of this request must not have the meaning "not sent".
             let changed = self.upstream.ask(lookups::CHANGE_REVIEW_QUEUE, change).await;
             if let Some(changed) = changed.map_err(upstream::Error::half_way)? {
                 body = changed;
@@ -248,7 +252,7 @@ impl Parts {
     }
 
     /// Sends an upload without its last piece. When that has arrived, takes the turns of the names, decides once more, and
-    /// sends it: MLflow registers nothing before it has read the whole body. If the answer is no, the connection is closed.
+    /// sends it: MLflow registers nothing before it has read the whole body. After a refusal, the connection is closed.
     pub(super) async fn upload_versions(
         &self,
         actor: Actor,
@@ -264,17 +268,19 @@ impl Parts {
             biased;
             early = answer.as_mut() => {
                 let early = early?;
-                // A success that comes before the body cannot be told from a skill without owner.
+                // A success before the whole body was sent is an error: no intent is stored yet, so a new skill would have no owner.
                 return if early.status().is_success() { Err(not_understood()) } else { Ok(streams(early)) };
             }
             release = last.arrived() => release,
         };
+        // The turns are taken only now, so that a slow client holds none while it sends.
         let names = parents.iter().map(|name| Key::name(kind, name)).collect();
         let _turn = self.turn(who.user, names).await?;
         // An upload can take hours.
         upstream::confirm_rights().await?;
         let makes = self.decide_again(who, kind, &parents).await?;
         let begun = self.begin(&maker, makes).await?;
+        // The intents are stored, so MLflow is allowed to register the versions from here on.
         release.send();
         self.finish(&actor, &maker, begun, answer.await, share).await
     }

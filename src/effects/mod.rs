@@ -48,17 +48,17 @@ pub enum EffectError {
     #[error("another request changed the same name at the same time")]
     Changed,
     /// Another request is changing the same resource and did not finish in time. MLflow was not called.
-    #[error("another request is changing the same thing")]
+    #[error("another request is changing the same resource")]
     Taken,
     /// There is no memory for MLflow's answer. MLflow was not called.
     #[error("too many answers are being read or wait to be read")]
     NoRoom(Full),
     /// MLflow carried out the change, but the grants could not be written. The intent stays and is completed later.
-    #[error("MLflow did it, but the permissions could not be written: {0}")]
+    #[error("MLflow made the change, but its permissions could not be written: {0}")]
     NotFinished(#[source] store::Error),
     /// MLflow created an experiment, but cannot be asked now whether its ID was used before. The intent stays and is completed
     /// later.
-    #[error("MLflow made the experiment, but what is left under its ID cannot be looked at: {0}")]
+    #[error("MLflow created the experiment, but it cannot be checked whether data is left under its ID: {0}")]
     Unchecked(#[source] resolve::Error),
     /// MLflow gave a new experiment an ID under which data of a purged one is left. The new experiment was renamed and deleted.
     #[error("the ID {0} of the new experiment was used before, and data is left under it")]
@@ -182,6 +182,7 @@ impl Effects {
         let names = parts.turn(who.user, names).await?;
         let allowed = Allowed { permit, outgoing, share };
         let task = self.tracker.spawn(on_behalf_of_the_same(async move {
+            // The task owns the turns and releases them at its end, even if the client has disconnected.
             let _turns = (turn, names);
             match follow_up {
                 None => parts.send_whole(allowed).await,

@@ -36,6 +36,7 @@ impl Effects {
             for one in &newest {
                 dropped += store.date_grants(kind, &one.key, one.created).await?;
             }
+            // Stored after all grants were compared, so that a pass that fails is repeated.
             if let Some(until) = newest.iter().map(|one| one.position).max().filter(|until| *until > since) {
                 store.set_compared(kind, until).await?;
             }
@@ -50,6 +51,7 @@ impl Effects {
             };
             dropped += store.date_grants(kind, key, created).await?;
         }
+        // 0 after the last grant, so that the next pass starts again.
         *after = next;
         if dropped > 0 {
             self.parts.authn.forget_all();

@@ -18,7 +18,7 @@ impl Effects {
     pub async fn reconcile(&self, before: Timestamp) -> Result<usize, ReconcileError> {
         let mut settled = 0;
         for intent in self.parts.store.intents().await?.into_iter().filter(|intent| intent.created < before) {
-            // A name that is taken is one whose request is under way.
+            // A locked name belongs to a request that is still in progress.
             let Some(_alone) = self.parts.turns.try_take(Key::of(&intent.mutation)) else { continue };
             let id = intent.id;
             match impatiently(self.parts.settle(intent)).await {
@@ -75,6 +75,7 @@ impl Parts {
             return Ok(self.store.abandon(intent.id).await?);
         };
         let is_owned = self.store.is_owned_since(resource.kind, &resource.key, intent.created).await?;
+        // The grant may have been written before the crash, or by an administrator since.
         if is_owned || self.put_aside(&resource).await? {
             return Ok(self.store.abandon(intent.id).await?);
         }
@@ -109,6 +110,7 @@ impl Parts {
         from: &str,
         to: &str,
     ) -> Result<(), ReconcileError> {
+        // MLflow carried out the renaming if the new name exists, and the old one is free or was given to a newer model.
         let is_renamed =
             !self.is_older_than(intent, kind, from).await? && self.resolver.born(kind, to).await?.is_some();
         if is_renamed {

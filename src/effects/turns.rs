@@ -56,6 +56,7 @@ pub(super) struct Turns {
     wait: Duration,
 }
 
+// `Weak`, because an entry is needed only while a request holds the lock or waits for it.
 type Table = HashMap<(Key, Option<UserId>), Weak<Mutex<()>>>;
 
 impl Default for Turns {
@@ -72,6 +73,9 @@ impl Turns {
     pub(super) async fn take(&self, user: UserId, keys: BTreeSet<Key>) -> Result<Turn, Late> {
         let wait = async {
             let mut held = Vec::with_capacity(2 * keys.len());
+            // Lock order: keys in ascending order, and for each key the place of the user before the turn itself. Two
+            // requests can therefore not wait for each other. At the time limit this future is dropped, which
+            // releases all locks that it holds.
             for key in keys {
                 let [place, turn] = [Some(user), None].map(|user| self.of(key.clone(), user));
                 held.push(place.lock_owned().await);

@@ -89,12 +89,16 @@ struct Walk {
 impl Walk {
     /// Returns the number of rows to request.
     fn size(&self, page: usize, wanted: Option<usize>, rows_wanted: usize) -> Option<usize> {
+        // A page was too large. Pages stay small until `gather` has raised the limit again.
         if self.at_most < REFILL_ROWS {
             return Some(self.at_most);
         }
+        // The first request has the client's own size, which MLflow checks.
         if self.as_asked {
             return wanted;
         }
+        // Doubles with each page, because a list that has filled few rows so far contains few readable ones. At least one row
+        // more than `skip`: the rows before it were returned with the client's previous page.
         let skip = self.position.skip;
         Some((rows_wanted.saturating_add(skip) << page.min(8)).clamp(1, REFILL_ROWS.max(skip + 1)))
     }
@@ -191,6 +195,7 @@ impl Lists {
             if answer.status != StatusCode::OK {
                 return Ok(answer);
             }
+            // The page fitted, so the next one can be larger again.
             walk.as_asked = false;
             walk.at_most = walk.at_most.saturating_mul(2).min(REFILL_ROWS);
             let fetched = Page::parse(filter, &answer.body)?;
@@ -233,10 +238,14 @@ impl Lists {
     ) -> Result<Walk, ListError> {
         let theirs = request.asked();
         let start = self.position(who, filter, request)?;
+        // A page that starts in the middle of one of MLflow's needs more rows than the client wants: also those to
+        // skip.
         let as_asked = start.as_ref().is_none_or(|position| position.pushed && position.skip == 0);
         let pushed = start.as_ref().is_none_or(|position| position.pushed);
         let pushed = pushed && self.push_down(filter, visible, request);
         let (position, fallback) = match start {
+            // The token counts the rows of the restricted list and has no meaning in the whole one, for example when
+            // the caller's grants have changed between two pages.
             Some(position) if position.pushed && !pushed => return Err(ListError::PageToken),
             Some(position) => (position, None),
             None => (Position { pushed, ..Position::default() }, pushed.then_some(theirs)),
@@ -291,6 +300,7 @@ impl Lists {
                 out.push_str(text);
             }
         };
+        // protobuf's JSON omits an empty list. The other APIs of MLflow return `[]`.
         if !rows.is_empty() || filter.shape().dialect != ListDialect::Protobuf {
             member(&mut out, filter.shape().key, &["["]);
             for (index, row) in rows.iter().enumerate() {
@@ -383,6 +393,7 @@ impl Lists {
                 let resource = self.named(who, row.experiment()).await?;
                 let tier = Some(ResourceKind::ReviewQueue);
                 let member = holds(who, policy, &Requirement::OneOf(row.users)).is_ok();
+                // A member of a queue needs READ on the queues of the experiment, any other user EDIT.
                 let permission = if member { Permission::Read } else { Permission::Edit };
                 let requirement = Requirement::Level { permission, resource, tier };
                 Ok(holds(who, policy, &requirement).is_ok())
@@ -481,7 +492,7 @@ fn shown(who: &Identity, policy: Policy, filter: Filter, row: &RawValue) -> Resu
     row.ok_or(ListError::Upstream(upstream::Error::NotUnderstood))
 }
 
-/// Returns true if MLflow's response to a request contains no rows.
+/// Returns true if MLflow, or a server in front of it, refused the request.
 fn refused(answer: &Result<ListAnswer, ListError>) -> bool {
     match answer {
         Ok(answer) => answer.status != StatusCode::OK,

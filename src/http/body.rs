@@ -45,8 +45,8 @@ impl Body {
         Self::Streamed { incoming, watcher: Some(watcher), gate: None }
     }
 
-    /// Returns the same body for a second attempt to send it, after a first one that did not begin. Bytes are shared; a stream is
-    /// lent to whichever of the two is polled first.
+    /// Returns the same body for a second attempt to send it, after a first one that did not begin. Bytes are shared; a stream
+    /// goes to the one that is polled first.
     #[must_use]
     pub fn share(&mut self) -> Self {
         let shelf = match self {
@@ -84,12 +84,12 @@ pub struct Last {
     release: oneshot::Sender<()>,
 }
 
-/// Lets the last piece of a stream go. Dropped unused, the stream breaks off.
+/// Releases the last piece of a stream. If it is dropped unused, the stream ends with an error.
 #[derive(Debug)]
 pub struct Release(oneshot::Sender<()>);
 
 impl Last {
-    /// Waits until all of the body has arrived; for ever if it breaks off.
+    /// Waits until the whole body has arrived. Never returns if the body ends early.
     pub async fn arrived(self) -> Release {
         if self.arrives.await.is_err() {
             std::future::pending::<()>().await;
@@ -99,21 +99,21 @@ impl Last {
 }
 
 impl Release {
-    /// The stream comes to its end.
+    /// Releases the last piece.
     pub fn send(self) {
-        // A stream that broke off meanwhile tells its reader so itself.
+        // If the stream has failed meanwhile, its reader has the error already.
         let _ = self.0.send(());
     }
 }
 
-/// The newest bytes of a stream, which are handed on when more have arrived, or when they are released as the last ones.
+/// Holds back the newest piece of a stream until a further one has arrived, or until it is released as the last one.
 #[derive(Debug)]
 pub struct Gate {
     /// Not empty.
     last: Option<Bytes>,
     ended: bool,
     arrived: Option<oneshot::Sender<()>>,
-    /// `None`: the last piece may go.
+    /// `None` after the last piece was released.
     released: Option<oneshot::Receiver<()>>,
 }
 
@@ -164,7 +164,7 @@ fn poll_watched(
             }
             Poll::Ready(None) | Poll::Pending => {}
         }
-        // hyper does not ask again after the last byte of a known length.
+        // hyper does not poll again after the last byte of a known length.
         let ended = matches!(polled, Poll::Ready(None));
         if ended || matches!(polled, Poll::Ready(Some(Ok(_)))) && incoming.is_end_stream() {
             watcher.complete();
@@ -173,7 +173,7 @@ fn poll_watched(
     polled
 }
 
-/// A stream that two copies of a request hold. The one that is polled first has it.
+/// A stream that two copies of a request share. The copy that is polled first takes it.
 #[derive(Debug)]
 pub struct Lent {
     shelf: Arc<Mutex<Option<Body>>>,
@@ -234,7 +234,7 @@ pub enum BodyError {
     Broken(#[from] hyper::Error),
     #[error("the body arrives too slowly")]
     TooSlow,
-    /// The other copy of the request had it.
+    /// The other copy of the request has taken the stream.
     #[error("the body was sent before")]
     Spent,
     #[error("the body may not be sent any more")]
@@ -310,6 +310,7 @@ where
     B: HttpBody<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    // An announced length that is too large is refused before anything is read.
     if body.size_hint().lower() > limit as u64 {
         return Err(ReadError::TooLarge { limit });
     }

@@ -218,6 +218,7 @@ fn check_headers(headers: &mut HeaderMap) -> Result<(), HeadError> {
             return Err(HeadError::NotText(name.clone()));
         }
     }
+    // Equal counts mean that no name occurs twice, which spares most requests the search.
     if headers.keys_len() != headers.len() {
         for name in ONCE {
             if headers.get_all(&name).iter().nth(1).is_some() {
@@ -249,6 +250,7 @@ fn check_connection(headers: &HeaderMap, nominated: &mut Vec<HeaderName>) -> Res
         for option in value.split(',').map(str::trim).filter(|option| !option.is_empty()) {
             let known = ["close", "keep-alive", "upgrade", "te", "http2-settings"];
             if !known.iter().any(|known| option.eq_ignore_ascii_case(known)) {
+                // A client must not make the proxy remove a header that is evaluated here or that MLflow depends on.
                 let name = HeaderName::try_from(option).ok().filter(|name| !is_meant(name));
                 nominated.push(name.ok_or(HeadError::Nomination)?);
             }

@@ -11,7 +11,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 pub enum QueryError {
     #[error("the query string's percent-encoding is not UTF-8 text")]
     NotText,
-    #[error("the query string holds a NUL character")]
+    #[error("the query string contains a NUL character")]
     Nul,
 }
 

@@ -173,6 +173,7 @@ fn sign_list(body: &mut Json<'_>, field: &str, name: &str, absent: Absent) -> Re
             Err(invalid(field, other, "a list of objects"))
         }
     };
+    // First pass: finds the claims of the client. Each is then written once with its true value, however often it occurs.
     for item in list.iter() {
         match claim_of(&item?)? {
             Some(claim) if !claims.contains(&claim) => claims.push(claim),
@@ -199,6 +200,7 @@ fn sign_map(map: &mut Json<'_>, field: &str, name: &str, absent: Absent) -> Resu
     if matches!(absent, Absent::Append) {
         claims.push(Claim::User);
     }
+    // Removes every spelling before the true values are added.
     members.retain(|(key, _)| Claim::of(key).is_none());
     for claim in claims {
         if let Some(value) = claim.value(name) {

@@ -84,7 +84,7 @@ pub enum GraphqlError {
     Directive(String),
     #[error("The fragment `{0}` is not defined, or contains itself.")]
     Fragment(String),
-    #[error("The fields that are called `{0}` differ.")]
+    #[error("The fields named `{0}` differ.")]
     Conflict(String),
     #[error("The query has too many {0}.")]
     TooMany(&'static str),
@@ -157,6 +157,7 @@ impl Query {
         let data = match members.get("data") {
             Some(data) if data.get() == "null" => None,
             Some(data) => Some(self::members(data.get())?),
+            // Nothing was sent, so every field is `null`.
             None if answer.is_none() => Some(BTreeMap::new()),
             None => return Err(GraphqlError::Answer),
         };
@@ -192,6 +193,7 @@ impl RootField {
             None if OPEN.contains(&selected.name.as_str()) => Ask::Open,
             None => return Err(GraphqlError::UnknownField(selected.name)),
         };
+        // Open fields lead to no resource, so their selection needs no restriction.
         if ask != Ask::Open {
             selected.check_below()?;
             selected.show_names();
@@ -279,6 +281,8 @@ fn ask(name: &str, input: &[(String, Literal)]) -> Ask {
         "mlflowGetRun" | "mlflowListArtifacts" => {
             let (id, uuid) = (text("runId"), text("runUuid"));
             let run = if id.is_empty() { uuid } else { id };
+            // MLflow accepts either name. With two different IDs, the run that is read could be another than the
+            // authorised one.
             let one = uuid.is_empty() || uuid == run;
             if one && is_opaque_id(run) { Ask::Run(run.to_owned()) } else { Ask::Nothing }
         }

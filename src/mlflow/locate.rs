@@ -45,7 +45,7 @@ impl Located {
         is_experiment(self.thing)
     }
 
-    /// Returns true if the id is the key of a scorer, by its experiment and name.
+    /// Returns true if the ID is the key of a scorer, by its experiment and name.
     #[must_use]
     pub const fn is_scorer(&self) -> bool {
         matches!(self.thing, Thing::Scorer | Thing::ScorerVersion)
@@ -64,21 +64,21 @@ pub enum LocateError {
          See the API docs for more information about request parameters."
     )]
     Invalid { name: String, value: String, expected: &'static str },
-    #[error("The parameter '{0}' is given more than once; give it once.")]
+    #[error("The parameter '{0}' is given more than once. Give it once.")]
     Repeated(String),
-    #[error("The parameters '{0}' and '{1}' name different things; give one of them.")]
+    #[error("The parameters '{0}' and '{1}' name different resources. Use one of them.")]
     Contradiction(String, String),
-    #[error("The parameters '{0}' and '{1}' exclude each other; give one of them.")]
+    #[error("The parameters '{0}' and '{1}' exclude each other. Use one of them.")]
     Exclusive(String, String),
     #[error(
         "The parameter '{0}' cannot hold the key '{1}', which MLflow reads as a list of experiments. Use another key."
     )]
     ReservedKey(String, String),
-    #[error("The key '{0}' holds a control character.")]
+    #[error("The key '{0}' contains a control character.")]
     ControlCharacter(String),
     #[error("The parameter '{0}' is not known. This proxy is configured to refuse unknown parameters.")]
     Unknown(String),
-    #[error("The request names more than {0} different things. Send it in parts.")]
+    #[error("The request names more than {0} different resources. Send it in parts.")]
     TooMany(usize),
     #[error(transparent)]
     Path(#[from] PathError),
@@ -105,6 +105,7 @@ pub fn locate(operation: &Operation, input: &mut Input<'_, '_>) -> Result<Found,
     for (permission, thing, field) in operation.named() {
         let (count, limit) =
             if is_experiment(thing) { (&mut experiments, MAX_EXPERIMENTS) } else { (&mut others, MAX_THINGS) };
+        // Objects of earlier needs, with which those of this need can coincide.
         let before = located.len();
         let values = match &field.with {
             None => values(field, input)?,

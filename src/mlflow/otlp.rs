@@ -113,6 +113,7 @@ pub fn read(
     let mut found = Found::default();
     let body = if content_type == JSON {
         let text = schema.rebuild_body(schema.spans(), &unpacked, &[], unknown).map_err(|_| OtlpError::Format)?;
+        // Freed first, because both texts together would exceed the reserved memory.
         drop(unpacked);
         read_json(text, &mut found)?
     } else {
@@ -323,6 +324,7 @@ const BYTES_VALUE: u32 = 7;
 ///
 /// Returns the export with its IDs in lower case.
 fn read_json(export: String, found: &mut Found) -> Result<Vec<u8>, OtlpError> {
+    // Positions of IDs to convert, which happens after the walk, because the text is borrowed during it.
     let mut ids: Vec<u32> = Vec::new();
     let mut upper = |id: &str| {
         if id.bytes().any(|byte| byte.is_ascii_uppercase()) {

@@ -54,7 +54,7 @@ pub(super) fn of_secret(body: &mut Json<'_>) -> Result<Vec<Demand>, LocateError>
     }
     for (key, value) in entries(body, "secret_value")? {
         match key.as_str() {
-            // MLflow returns only the keys of a stored secret, so an empty value could not be told from a credential.
+            // MLflow returns only the keys of a stored secret, so an empty value would look like a credential.
             _ if value.is_empty() => return Err(malformed(&key, "", "left out, or not empty")),
             // MLflow 3.9 accepts the name of an environment variable or a file instead of the key.
             "api_key" if value.starts_with(['$', '/', '~', '.']) => {

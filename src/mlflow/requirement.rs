@@ -57,7 +57,7 @@ impl Operation {
     }
 }
 
-/// The kind of resource whose grants decide about a thing (the resource itself or its parent), and the tier of the thing.
+/// The kind of resource whose grants decide about an object (the resource itself or its parent), and the tier of the object.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct OwnerKind {
     pub kind: ResourceKind,
@@ -83,7 +83,7 @@ impl OwnerKind {
     }
 }
 
-/// The way to find the resource that decides about a thing.
+/// The way to find the resource that decides about an object.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Target {
     /// The request contains the key that grants use.
@@ -203,7 +203,7 @@ impl Thing {
     /// Returns the kinds of resources whose grants alone decide about it, and its tier.
     ///
     /// `None` if other facts can decide, such as membership of a review queue, or if MLflow's response for a name that does not
-    /// exist takes precedence. A request for such a thing is never refused before its body is read.
+    /// exist takes precedence. A request for such an object is never refused before its body is read.
     #[must_use]
     pub const fn granted_by(self) -> Option<(&'static [ResourceKind], Option<ResourceKind>)> {
         let OwnerKind { kind, tier } = self.owner_kind();
@@ -224,7 +224,7 @@ impl Thing {
 }
 
 impl Located {
-    /// Returns the requirement of a thing if the request contains the key that grants use.
+    /// Returns the requirement of an object if the request contains the key that grants use.
     ///
     /// # Errors
     ///

@@ -223,6 +223,8 @@ impl Schema {
         let message = message.and_then(|id| self.message(id)).unwrap_or(&self.empty);
         let again = reader.clone();
         let out = Out::for_text(text);
+        // A small body is rebuilt in one pass, with a buffer that may grow. A large one is measured first, because a growing
+        // buffer would take more than the memory that is reserved for the body.
         if !out.is_large() {
             let mut rebuild = Rebuild { schema: self, reader, out, unknown, measures: true };
             rebuild.object(message, text, fronts)?;
@@ -255,6 +257,7 @@ impl Schema {
         query.try_retain(|name, value| {
             let known = message.and_then(|message| message.field(name)).filter(|(_, field)| *field.name == *name);
             let kind = match known {
+                // A list is a parameter that occurs several times.
                 Some((index, Field { kind: Kind::Repeated(inner), .. })) => {
                     let _ = seen.insert(index);
                     Some(inner.as_ref())
@@ -353,6 +356,7 @@ impl<'s> Rebuild<'s, '_> {
     fn members(&mut self, message: &'s Message, object: &str, fronts: &[&[Step]]) -> Result<(), LocateError> {
         self.reader.down();
         let mut kept = self.known(message, object, fronts)?;
+        // A stable sort: apart from the fields that identify what is authorised, members stay in the client's order.
         if !kept.is_sorted_by_key(|member| member.rank) {
             kept.sort_by_key(|member| member.rank);
         }
@@ -398,6 +402,7 @@ impl<'s> Rebuild<'s, '_> {
             let name = text_of(key)?;
             let field = match message.field(&name) {
                 Some((index, field)) => {
+                    // protobuf: `null` means absent, except for `google.protobuf.Value`, where it is a value.
                     if message.dialect != Dialect::Plain && value == "null" && !matches!(field.kind, Kind::Value) {
                         continue;
                     }
@@ -409,6 +414,7 @@ impl<'s> Rebuild<'s, '_> {
                     None
                 }
                 None => {
+                    // A value that is removed must be valid JSON, too: MLflow would refuse the whole body.
                     self.reader.copy(value, None, &mut |_| Ok::<_, LocateError>(()))?;
                     self.unknown.add(&name);
                     continue;

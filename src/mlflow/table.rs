@@ -76,12 +76,12 @@ impl FromStr for Narrow {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (thing, field) = text.split_once(' ').ok_or_else(|| format!("`{text}` is not a thing and a field"))?;
+        let (thing, field) = text.split_once(' ').ok_or_else(|| format!("`{text}` is not a resource and a field"))?;
         let named: Thing = thing.parse()?;
         if matches!(named, Thing::Experiment | Thing::Trace) {
             Ok(Self { thing: named, field: field.parse()? })
         } else {
-            Err(format!("`{thing}`s are not cut down"))
+            Err(format!("lists of `{thing}` cannot be narrowed"))
         }
     }
 }
@@ -392,7 +392,7 @@ impl Table {
             let (methods, path) = parse_route(&row.route).map_err(wrong)?;
             let needs = row.needs.iter().map(|need| need.parse()).collect::<Result<Vec<Need>, _>>().map_err(wrong)?;
             if needs.is_empty() {
-                return Err(wrong("it needs nothing; say PUBLIC if that is meant".to_owned()));
+                return Err(wrong("`needs` is empty; write PUBLIC if that is intended".to_owned()));
             }
             let narrow = row.narrow.as_deref().map(Narrow::from_str).transpose().map_err(wrong)?;
             let reads = methods.iter().all(|method| *method == Method::GET);
@@ -543,7 +543,7 @@ fn known_fields(
         };
         let steps = field.steps.iter().map(|step| step.names.iter().map(String::as_str));
         if !schema.has(message, steps, field.with.as_deref()) {
-            return Err(format!("requests.toml does not know the field `{}`", field.name()));
+            return Err(format!("requests.toml has no field `{}`", field.name()));
         }
     }
     Ok(fields)

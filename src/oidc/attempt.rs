@@ -114,6 +114,7 @@ impl Attempts {
         let Some(cookie) = crate::http::only_cookie(headers, &name) else { return Returned::Stale };
         let Some(attempt) = self.attempt(cookie) else { return Returned::Stale };
         let right = attempt.id == state.id && self.is_fresh(state.at) && self.is_fresh(attempt.at);
+        // Checked and recorded in one step: of two parallel uses of a state, one is stale.
         if right && self.spent.entry(state.id.clone()).or_insert(()).is_fresh() {
             return Returned::Right(attempt);
         }
@@ -138,6 +139,7 @@ impl Attempts {
             })
             .collect();
         all.sort_unstable_by_key(|(at, _)| std::cmp::Reverse(*at));
+        // One less than the maximum, because a cookie is about to be added.
         let keep = |(place, (at, _)): &(usize, &(i64, &str))| *place < MAX_PER_BROWSER - 1 && *at > i64::MIN;
         all.iter().enumerate().filter(|entry| !keep(entry)).map(|(_, (_, name))| (*name).to_owned()).collect()
     }

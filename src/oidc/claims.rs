@@ -54,7 +54,7 @@ impl Person {
 /// Reason for which claims do not identify a user or program.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum ClaimError {
-    #[error("the claim `sub` is missing or strange")]
+    #[error("the claim `sub` is missing or not valid")]
     Subject,
     #[error("the claim `{0}`, which is the user name, is missing or not a text")]
     NoName(String),
@@ -71,7 +71,9 @@ pub enum ClaimError {
     TooManyGroups,
     #[error("no rule in `machines` matches, and the preset needs the claim `{0}`")]
     NoMachine(&'static str),
-    #[error("everybody can get tokens of `{0}`: say who may come in by a rule in `machines` or by `allowed_groups`")]
+    #[error(
+        "every account of `{0}` can get tokens: name those that are admitted with a rule in `machines` or with `allowed_groups`"
+    )]
     OpenIssuer(String),
     #[error("the name `{0}` of the rule in `machines` needs a claim that is missing or not a plain text")]
     Template(String),
@@ -102,6 +104,7 @@ pub fn read(rules: &Claims, claims: &Value) -> Result<Person, ClaimError> {
 /// See [`ClaimError`].
 pub fn read_all(rules: &Claims, documents: &[&Value]) -> Result<Person, ClaimError> {
     let subject = subject(documents)?;
+    // A user with such a subject would share the identity of a program.
     if subject.starts_with(MACHINE) {
         return Err(ClaimError::Subject);
     }
@@ -140,6 +143,7 @@ pub fn says_all_groups(rules: &Claims, claims: &Value) -> bool {
 /// See [`ClaimError`].
 pub fn read_bearer(issuer: &Issuer, claims: &Value) -> Result<Person, ClaimError> {
     let Some(machine) = machine::named(issuer, claims)? else { return read(&issuer.claims, claims) };
+    // Only checked, because the rule identifies the program.
     subject(&[claims])?;
     let said = groups::said(&issuer.claims, &[claims])?;
     let mut groups = said.unwrap_or_default();

@@ -109,6 +109,7 @@ impl Client {
     pub fn new(endpoint: &Endpoint, egress: &Egress) -> std::io::Result<Self> {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
+        // The connector is also used below TLS. By default it refuses `https` URLs.
         connector.enforce_http(false);
         connector.set_connect_timeout(Some(CONNECT));
         let tls = HttpsConnectorBuilder::new().with_tls_config(tls(&endpoint.ca)?);
@@ -182,6 +183,7 @@ impl Client {
     /// See [`Error`].
     pub async fn send(&self, request: Request<Vec<u8>>, patience: Duration) -> Result<Response<Bytes>, Error> {
         let url = Url::parse(&request.uri().to_string()).map_err(|_| Error::Unwritable)?;
+        // Checked for every request, because most URLs are from the provider's metadata.
         if !is_safe(&url, self.internal.as_ref()) {
             return Err(Error::Unsafe(url.origin().ascii_serialization()));
         }

@@ -36,11 +36,9 @@ pub struct Metadata {
 /// Reason for which metadata is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum MetadataError {
-    #[error("its description is not what OpenID Connect Discovery says: {0}")]
+    #[error("its description does not follow OpenID Connect Discovery: {0}")]
     NotUnderstood(#[source] serde_json::Error),
-    #[error(
-        "it calls itself `{said}`, but the configured issuer is `{configured}`: both must be the same to the letter"
-    )]
+    #[error("its issuer is `{said}`, but the configured issuer is `{configured}`: both must be identical")]
     AnotherIssuer { said: String, configured: String },
     #[error("its `{0}` is neither https nor on this machine")]
     Unsafe(&'static str),

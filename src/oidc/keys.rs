@@ -29,7 +29,7 @@ pub struct Key {
 /// Reason for which a key set is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
-    #[error("its key set is not what RFC 7517 says: {0}")]
+    #[error("its key set does not follow RFC 7517: {0}")]
     NotUnderstood(#[source] serde_json::Error),
     #[error("its key set has {0} keys; more than {MAX_KEYS} are not read")]
     TooMany(usize),

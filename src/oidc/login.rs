@@ -96,15 +96,15 @@ pub enum Error {
     /// The provider answered with an OAuth 2.0 error.
     #[error("the provider refused: {0}")]
     Refused(Refused),
-    #[error("the provider's answer is not what OAuth 2.0 says")]
+    #[error("the provider's answer does not follow OAuth 2.0")]
     NotUnderstood,
     #[error("there is no ID token in the provider's answer")]
     NoIdToken,
     #[error("the ID token was refused: {0}")]
     Token(#[from] Refusal),
-    #[error("the claims do not say who it is: {0}")]
+    #[error("the claims do not identify a user: {0}")]
     Claims(#[from] ClaimError),
-    #[error("the refreshed token is somebody else's")]
+    #[error("the refreshed token belongs to another user")]
     SomebodyElse,
 }
 
@@ -124,9 +124,9 @@ pub enum Refused {
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Grant => "the code or token is of no use (any more)",
+            Self::Grant => "the code or token is not valid (any more)",
             Self::Person => "the user is disabled or deleted there",
-            Self::Client => "it does not know us: check client_id, client_secret and client_auth",
+            Self::Client => "it does not recognise the client: check client_id, client_secret and client_auth",
             Self::Request => "the request",
         })
     }
@@ -152,7 +152,7 @@ impl Error {
     }
 }
 
-/// A refusal with the provider's own words for it, which diagnosis may show and nothing is decided by.
+/// A refusal with the provider's own description of it, for diagnosis only.
 #[derive(Debug)]
 pub struct Failure {
     pub error: Error,
@@ -485,7 +485,7 @@ fn granted(answer: Answer) -> Result<Granted, Failure> {
             let words = response.error_description().cloned().unwrap_or_default();
             Failure { error: Error::Refused(refused(&response)), words }
         }
-        // Its text may hold tokens.
+        // Its text may contain tokens.
         RequestTokenError::Parse(..) | RequestTokenError::Other(_) => Error::NotUnderstood.into(),
     })?;
     Ok(Granted {

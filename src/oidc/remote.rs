@@ -249,12 +249,12 @@ impl Remote {
         }))
     }
 
-    /// Refreshes the provider's metadata and keys forever. Run once, by `app`. `told` is called after every request.
-    pub async fn keep_fresh(&self, told: impl Fn(What, Result<(), &Error>)) {
+    /// Refreshes the provider's metadata and keys forever. Run once, by `app`. `on_result` is called after every request.
+    pub async fn keep_fresh(&self, on_result: impl Fn(What, Result<(), &Error>)) {
         let mut pause = self.timing.retry;
         loop {
             let round = self.begun.fetch_add(1, Ordering::AcqRel) + 1;
-            let outcome = self.refresh(&told).await;
+            let outcome = self.refresh(&on_result).await;
             self.ended.send_replace(round);
             self.say(outcome.as_ref().err());
             let wait = match outcome {
@@ -276,13 +276,13 @@ impl Remote {
     ///
     /// # Errors
     /// The first failure.
-    pub async fn refresh(&self, told: &impl Fn(What, Result<(), &Error>)) -> Result<(), Error> {
+    pub async fn refresh(&self, on_result: &impl Fn(What, Result<(), &Error>)) -> Result<(), Error> {
         let described = match &self.endpoint.jwks_url {
             // With a configured `jwks_url`, only the keys are needed.
             Some(_) => Ok(()),
             None => {
                 let described = self.describe(self.timing.call).await;
-                told(What::Metadata, described.as_ref().copied());
+                on_result(What::Metadata, described.as_ref().copied());
                 described
             }
         };
@@ -292,7 +292,7 @@ impl Remote {
             return described.and(Err(Error::NoKeySet));
         };
         let fetched = self.fetch_keys(&url).await;
-        told(What::Keys, fetched.as_ref().copied());
+        on_result(What::Keys, fetched.as_ref().copied());
         fetched.and(described)
     }
 

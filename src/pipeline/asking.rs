@@ -25,7 +25,7 @@ pub(super) struct Asking {
 /// The identity with which the request is decided.
 struct Found {
     identity: Arc<Identity>,
-    /// The moment in which the caller was last found to have it.
+    /// Time at which this identity was last confirmed.
     at: Stopwatch,
 }
 
@@ -53,7 +53,7 @@ impl Asking {
         }
     }
 
-    /// Identifies the caller as of now. The request is then decided with this identity.
+    /// Identifies the caller again. The request is then decided with the result.
     pub(super) async fn identity(&self) -> Result<Arc<Identity>, authn::Error> {
         let at = Stopwatch::start();
         let identity = self.look().await?;
@@ -91,6 +91,7 @@ impl upstream::Caller for Asking {
             let mut found = self.found();
             let unchanged = Arc::ptr_eq(&now, &found.identity) || now.has_the_rights_of(&found.identity);
             if unchanged {
+                // From before the look-up, so that a change during the look-up does not count as confirmed.
                 found.at = at;
             }
             unchanged

@@ -46,6 +46,8 @@ impl Proxy {
             return Err(LocateError::Missing(missing).into());
         }
         let located = found.located;
+        // After `locate`, which makes the IDs in the body canonical. Rules may replace parts of the body, such as a
+        // scorer.
         let demanded = bodies::aside(size, || demands(operation, &located, input.body.as_deref_mut()))?;
         let mut requirements = Requirements { identity, policy: self.policy, all: Vec::with_capacity(4) };
         for requirement in operation.needs.iter().filter_map(|need| need.requirement(operation)) {
@@ -62,6 +64,7 @@ impl Proxy {
                 requirements.add(Requirement::NotRefused(Resource::new(ResourceKind::Scorer, scorer.as_str())))?;
                 requirements.add(Box::pin(self.scorer_as_stored(scorer)).await?)?;
             }
+            // The addresses that MLflow connects to are checked for administrators, too.
             if !unlimited || gateway::holds_for_everybody(&demand) {
                 for requirement in Box::pin(self.demand(demand)).await? {
                     self.add(&mut requirements, requirement).await?;
@@ -101,10 +104,11 @@ impl Proxy {
         Ok(())
     }
 
-    /// Adds the requirements of located things.
+    /// Adds the requirements of located objects.
     async fn require_all(&self, requirements: &mut Requirements<'_>, located: Vec<Located>) -> Result<(), Error> {
         let identity = requirements.identity;
         let traces = located.iter().filter(|one| matches!(one.thing, Thing::Trace | Thing::AssessmentOf));
+        // A single trace is looked up below, without a batch request.
         if traces.clone().nth(1).is_some() {
             Box::pin(self.resolver.prefetch_traces(traces.map(|trace| trace.id.as_str()))).await;
         }
@@ -127,6 +131,8 @@ impl Proxy {
             let read_file = located.thing == Thing::Artifact && located.permission == Permission::Read;
             let file = read_file.then(|| located.id.clone());
             match (self.require(requirements, located).await, file) {
+                // READ on a registered model also opens the files of its versions. Checked only after a refusal,
+                // because this requires look-ups, and users of the experiment read most files.
                 (Err(Error::Denied(denied)), Some(path)) => {
                     let version = Box::pin(self.version_with_file(identity, &path)).await?;
                     requirements.add(version.ok_or(Error::Denied(denied))?)?;
@@ -144,7 +150,7 @@ impl Proxy {
         Ok(Requirement::NotRefused(Resource::new(ResourceKind::Scorer, stored)))
     }
 
-    /// Adds what a located thing comes to.
+    /// Adds the requirements of a located object, after a look-up if one is needed.
     async fn require(&self, requirements: &mut Requirements<'_>, located: Located) -> Result<(), Error> {
         // The ID of an experiment requires no look-up.
         match self.resolver.at_hand(&located) {
@@ -259,6 +265,7 @@ impl Proxy {
     /// Returns the requirements of an artifact location that the caller chose: none below a configured prefix, if the location
     /// is not in use.
     async fn chosen_location(&self, location: &str) -> Result<Vec<Requirement>, Error> {
+        // Excludes characters that MLflow or a storage library could decode or normalise into another location.
         let is_plain = !location.contains(['%', '\\', '?', '#']) && !location.split('/').any(|part| part == "..");
         let is_below = |prefix: &String| {
             let rest = location.strip_prefix(prefix.trim_end_matches('/'));

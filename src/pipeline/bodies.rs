@@ -109,6 +109,7 @@ impl Bodies {
                 Poll::Ready(frame) => frame,
                 Poll::Pending => {
                     let watch: Stopwatch = *watch.get_or_insert_with(Stopwatch::start);
+                    // Time spent waiting for memory is not the sender's.
                     let left = (self.pace.allowed(pieces.len()) + waited).saturating_sub(watch.elapsed());
                     timeout(left, body.frame()).await.map_err(|_| BodyError::TooSlow)?
                 }

@@ -34,6 +34,7 @@ impl Proxy {
         Self::one_workspace(&mut head)?;
         let target = head.uri.path_and_query().ok_or(crate::http::HeadError::Target)?;
         let below = target.path().strip_prefix(self.static_prefix.as_str()).unwrap_or(target.path());
+        // Selected before decoding, because the form determines how the path is decoded.
         let path = match PathForm::of(below) {
             PathForm::Plain => CanonicalPath::parse(target)?,
             PathForm::Names => CanonicalPath::parse_names(target)?,
@@ -96,6 +97,7 @@ impl Proxy {
         if matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS) {
             return Ok(());
         }
+        // The browser itself sets `Sec-Fetch-Site`, and no script can change it. Older browsers send `Origin` only.
         let site = head.headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
         if matches!(site, Some(b"cross-site" | b"same-site")) {
             return Err(Error::CrossOrigin);

@@ -169,7 +169,7 @@ impl Error {
                 (LATER, "There were too many failed sign-ins from here. Wait some minutes before you try again.".into())
             }
             Self::Authn(authn::Error::Busy | authn::Error::NoKeys | authn::Error::Store(_)) => {
-                (LATER, "Nobody can be signed in right now. Try again in a moment.".into())
+                (LATER, "Sign-in is not possible right now. Try again in a moment.".into())
             }
             Self::UnknownRoute | Self::OutsidePrefix(_) | Self::Path(_) | Self::MethodNotAllowed(_) => {
                 (own::NOT_FOUND, own::NO_PAGE.into())
@@ -302,7 +302,7 @@ impl Error {
             Self::MethodNotAllowed(methods) => method_not_allowed(&methods),
             Self::ContentType => Reply::invalid("Bad Request. The body must come with Content-Type: application/json."),
             Self::ContentEncoding => {
-                Reply::invalid("Bad Request. This endpoint does not take encoded (compressed) bodies.")
+                Reply::invalid("Bad Request. This endpoint does not accept encoded (compressed) bodies.")
             }
             Self::Body(error) => body(&error),
             Self::TooManyRequests => too_many_requests(),
@@ -330,11 +330,11 @@ impl Error {
                  authz.opened.",
                 feature.as_str()
             )),
-            Self::TraceElsewhere => {
-                Reply::invalid("A trace of this id exists in another experiment. A trace cannot move; give a new id.")
-            }
+            Self::TraceElsewhere => Reply::invalid(
+                "A trace with this ID exists in another experiment, and traces cannot be moved. Use a new ID.",
+            ),
             Self::UsersName => Reply::invalid(
-                "This is a registered user's name. A custom review queue cannot have it; assign that user to a queue instead.",
+                "A custom review queue cannot have the name of a registered user. Assign that user to a queue instead.",
             ),
             Self::Denied(denied) => not_granted(&denied, pages),
             Self::Resolve(error) => resolve(&error),
@@ -390,7 +390,7 @@ fn body(error: &BodyError) -> Reply {
             ErrorCode::InvalidParameterValue,
             format!("The request body is larger than {limit} bytes. Send it in parts, or raise server.max_body_bytes."),
         ),
-        BodyError::Read(ReadError::Broken) => Reply::invalid("The request body broke off before its end."),
+        BodyError::Read(ReadError::Broken) => Reply::invalid("The request body ended before it was complete."),
         BodyError::TooSlow => Reply::new(
             StatusCode::REQUEST_TIMEOUT,
             ErrorCode::BadRequest,
@@ -423,36 +423,35 @@ fn effect(error: EffectError) -> Reply {
         EffectError::Unsettled(_) => Reply::new(
             StatusCode::SERVICE_UNAVAILABLE,
             ErrorCode::TemporarilyUnavailable,
-            "An earlier change of the same name was interrupted and cannot be completed now; nothing was changed. \
-                 Try again later.",
+            "An earlier change of the same name was interrupted and cannot be completed now. Nothing was changed. Try again later.",
         )
         .with(header::RETRY_AFTER, HeaderValue::from_static("5")),
         EffectError::UsedId(id) => Reply::new(
             StatusCode::SERVICE_UNAVAILABLE,
             ErrorCode::TemporarilyUnavailable,
             format!(
-                "MLflow gave the new experiment the ID {id}, under which data of a purged experiment is left. That \
-                     experiment was deleted again. Repeat the request: the next one gets another ID."
+                "MLflow assigned the ID {id} to the new experiment, but data of a purged experiment is left under that ID. \
+                 The new experiment was deleted. Repeat the request: it gets another ID."
             ),
         )
         .with(header::RETRY_AFTER, HeaderValue::from_static("0")),
         EffectError::Changed => Reply::new(
             StatusCode::CONFLICT,
             ErrorCode::ResourceConflict,
-            "Another request made or deleted the same thing at the same time; nothing was changed. Try again.",
+            "Another request created or deleted the same resource at the same time. Nothing was changed. Try again.",
         ),
         EffectError::NoRoom(full) => no_room(full),
         EffectError::Taken => Reply::new(
             StatusCode::SERVICE_UNAVAILABLE,
             ErrorCode::TemporarilyUnavailable,
-            "Another request is changing the same thing and MLflow has not answered it yet; nothing was changed. Try again \
-                 in a few seconds.",
+            "Another request is changing the same resource, and MLflow has not answered it yet. Nothing was changed. Try \
+             again in a few seconds.",
         )
         .with(header::RETRY_AFTER, HeaderValue::from_static("2")),
         EffectError::Lost => Reply::new(
             StatusCode::BAD_GATEWAY,
             ErrorCode::TemporarilyUnavailable,
-            "This request failed while it was carried out. Look whether MLflow made the change before you repeat it.",
+            "This request failed while it was carried out. Check if MLflow made the change before you repeat it.",
         ),
         EffectError::NotFinished(_) | EffectError::Unchecked(_) => Reply::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -522,9 +521,11 @@ fn unavailable(error: &upstream::Error) -> Reply {
         upstream::Error::HalfWay(_)
         | upstream::Error::Broken(_)
         | upstream::Error::Unreadable(_)
-        | upstream::Error::SlowBody => (StatusCode::BAD_GATEWAY, "MLflow broke off its answer. Try again later."),
+        | upstream::Error::SlowBody => {
+            (StatusCode::BAD_GATEWAY, "MLflow's answer could not be read to its end. Try again later.")
+        }
         upstream::Error::Unexpected(_) | upstream::Error::NotUnderstood | upstream::Error::Unwritable => {
-            (StatusCode::BAD_GATEWAY, "MLflow gave an answer that cannot be used. Ask whoever runs it.")
+            (StatusCode::BAD_GATEWAY, "MLflow returned an answer that cannot be used. Ask the operator of MLflow.")
         }
     };
     Reply::new(status, ErrorCode::TemporarilyUnavailable, what)
@@ -533,8 +534,11 @@ fn unavailable(error: &upstream::Error) -> Reply {
 fn method_not_allowed(methods: &[Method]) -> Reply {
     let names: Vec<&str> = methods.iter().map(Method::as_str).collect();
     let allow = names.join(", ");
-    let reply =
-        Reply::new(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::BadRequest, format!("This endpoint takes {allow} only."));
+    let reply = Reply::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        ErrorCode::BadRequest,
+        format!("This endpoint accepts {allow} only."),
+    );
     match HeaderValue::try_from(allow) {
         Ok(allow) => reply.with(header::ALLOW, allow),
         Err(_) => reply,

@@ -90,7 +90,7 @@ impl Proxy {
         }
         let outgoing = self.outgoing(checked, &query, Body::Empty);
         if let Some(field) = operation.hide.as_deref().filter(|_| !identity.admin) {
-            let rewrite = |told: &str| without(field, told);
+            let rewrite = |answer: &str| without(field, answer);
             return Box::pin(self.send_and_rewrite(permit, outgoing, identity, record, rewrite)).await;
         }
         self.send_with_actions(permit, outgoing, identity, operation, record).await
@@ -130,22 +130,25 @@ impl Proxy {
     ) -> Result<Response, Error> {
         let limit = if operation.large { usize::MAX } else { SMALL_BODY_BYTES };
         if checked.has_body() {
+            // Refuses a caller without any sufficient grant before memory for the body is reserved.
             self.could_be_allowed(identity, operation)?;
         }
         let held = self.read_json(checked, identity, limit).await?;
         let Held { bytes, share: _share } = held;
-        // With the body read, hyper notices a client that leaves, and what it wanted is not done any more.
+        // Waits only now: with the body read, hyper notices a client that disconnects during the wait, and the request is dropped.
         let now = self.after_wait(checked, bytes.len()).await?;
         let identity = now.as_deref().unwrap_or(identity);
         let mut query = std::mem::take(&mut checked.query);
         let text = self.keep_known_fields(operation, &mut query, (!bytes.is_empty()).then_some(&bytes))?;
+        // Only the canonical text is used from here on. Without this, body and copies would exceed the reserved
+        // memory.
         drop(bytes);
         let mut body = text.as_deref().map(Json::open).transpose()?;
         let turn = Box::pin(self.turn(identity, operation, body.as_ref())).await?;
         let input = Input { params, headers: &checked.head.headers, query: &mut query, body: body.as_mut() };
         let decided = match &turn {
             None => self.permit(identity, operation, input).await,
-            // Nobody waits for MLflow while others wait for the turn.
+            // Does not wait for an unreachable MLflow, because other requests wait for this turn.
             Some(_) => Box::pin(impatiently(self.permit(identity, operation, input))).await,
         };
         let permit = match decided {
@@ -292,6 +295,8 @@ impl Proxy {
         let mut query = Query::default();
         let headers = &checked.head.headers;
         let input = Input { params, headers, query: &mut query, body: None };
+        // Decided before the body is read, so that callers without access cannot make the proxy decompress it, and
+        // again below if that took long.
         let permit = self.permit(identity, operation, input).await.map_err(Error::in_spans)?;
         let limit = self.server.max_body_bytes;
         let Held { bytes: raw, mut share } = self.read(checked, Owner::User(identity.user), limit).await?;
@@ -300,6 +305,7 @@ impl Proxy {
         let (content_type, encoding) = (text(header::CONTENT_TYPE), text(header::CONTENT_ENCODING));
         let mut unknown = Unknown::default();
         let schema = self.table.schema();
+        // Measured before decompression, so that all memory is reserved before it is used.
         let size = bodies::aside(raw.len(), || unpacked_size(encoding, &raw, limit))?;
         share.grow(size.saturating_mul(INSPECTION_COST)).await.map_err(BodyError::NoRoom)?;
         let read = || read_spans(schema, content_type, encoding, &raw, limit, &mut unknown);
@@ -339,7 +345,10 @@ impl Proxy {
         if !self.authz.unlisted_routes_for_admins {
             return Err(Error::UnknownRoute);
         }
+        // The effect of an unknown route is not known either, so every other method counts as a change.
         let reads = matches!(checked.head.method, Method::GET | Method::HEAD);
+        // Checked before the wait, so that only administrators wait, and again after it with their rights of that
+        // moment.
         holds(identity, self.policy, &Requirement::Admin { change: !reads })?;
         let now = self.after_wait(checked, 0).await?;
         let identity = now.as_deref().unwrap_or(identity);
@@ -384,6 +393,7 @@ impl Proxy {
             None if identity.admin && identity.limits.is_unlimited() => vec![Visibility::All],
             None => vec![Visibility::PerRow],
         };
+        // MLflow's answer is forwarded unchanged if no row is hidden and no `allowed_actions` have to be replaced.
         let as_it_is = filter.shape().actions.is_none() || identity.admin && identity.limits.is_unlimited();
         if as_it_is && visible.iter().all(|visible| *visible == Visibility::All) {
             let outgoing = match &body {

@@ -108,6 +108,7 @@ impl Proxy {
         let Some(stored) = self.resolver.secret(id).await? else { return Ok(Vec::new()) };
         let changed = stored.changed(auth_config, secret_keys);
         let mut models = self.resolver.models_of_secret(id).await?;
+        // Also for a secret that no model definition uses yet.
         let own = stored.provider.clone().unwrap_or_default();
         models.push(ProviderModel { provider: own, name: String::new() });
         let mut requirements = Vec::new();

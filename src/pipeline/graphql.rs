@@ -28,6 +28,7 @@ impl Proxy {
         let now = self.after_wait(checked, held.bytes.len()).await?;
         let identity = now.as_deref().unwrap_or(identity);
         let query = GraphqlQuery::parse(&held.bytes)?;
+        // The permit covers the requirements of all fields that are kept. Denied fields are not sent.
         let mut proven = vec![Requirement::SignedIn];
         let mut verdicts = Vec::with_capacity(query.fields().len());
         for field in query.fields() {
@@ -40,9 +41,9 @@ impl Proxy {
             Some(body) => Some(self.ask_graphql(permit, identity, checked, body, record).await?),
             None => None,
         };
-        let told = answer.as_ref().map(|(bytes, _)| bytes.as_ref());
-        let readable = self.readable_names(identity, &query, &verdicts, told).await?;
-        let body = Bytes::from(query.answer(&verdicts, told, |name| readable.contains(name))?);
+        let bytes = answer.as_ref().map(|(bytes, _)| bytes.as_ref());
+        let readable = self.readable_names(identity, &query, &verdicts, bytes).await?;
+        let body = Bytes::from(query.answer(&verdicts, bytes, |name| readable.contains(name))?);
         Ok(own::json(match answer {
             Some((_, share)) => kept(share, body).await?,
             None => body,
@@ -84,6 +85,7 @@ impl Proxy {
                 needed.push(requirement);
             }
         }
+        // Added together at the end, because a field that is dropped must not add requirements.
         proven.append(&mut needed);
         Ok(Verdict::Keep)
     }
@@ -119,6 +121,7 @@ impl Proxy {
         answer: Option<&[u8]>,
     ) -> Result<BTreeSet<String>, Error> {
         let mut names = BTreeMap::new();
+        // Discards the result: this pass only collects the names.
         query.answer(verdicts, answer, |name| {
             names.insert(name.to_owned(), ());
             false

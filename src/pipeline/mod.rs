@@ -134,8 +134,11 @@ impl Proxy {
             keep_private(answer.status(), answer.headers_mut());
         }
         if let Some(foreign) = foreign {
+            // Also on refusals: without these headers the script of the page can read neither status nor message.
             foreign.allow(answer.headers_mut());
         }
+        // Also on answers to requests without `Origin`: a cache must not serve them to a listed origin without the
+        // CORS headers.
         if !self.server.cors.origins.is_empty() {
             answer.headers_mut().append(header::VARY, HeaderValue::from_static("Origin"));
         }
@@ -161,6 +164,7 @@ impl Proxy {
         record: &mut Record,
     ) -> Result<Response, Error> {
         let mut checked = self.check(head, body, peer, edge, foreign, record)?;
+        // Browsers send preflights without credentials, so they are answered before authentication.
         if foreign.is_some() && cors::is_preflight(&checked.head) {
             return Ok(cors::preflight(&checked.head.headers));
         }
@@ -175,6 +179,7 @@ impl Proxy {
         if let Found::Operation { operation, .. } = &found
             && operation.provider_key
         {
+            // Before authentication, which reads the credential for the proxy from the header that this changes.
             take_provider_key(&mut checked);
         }
         let local = self.web.access(path.decoded());
@@ -183,6 +188,8 @@ impl Proxy {
         }
         let identity = self.authenticate(&checked, foreign, record).await?;
         record.identity(&identity);
+        // CSRF: browsers send the session cookie on their own, so only sessions need the check. Other credentials are
+        // sent on purpose.
         if matches!(identity.scheme, Scheme::Session(_)) {
             self.check_site(&checked.head, foreign)?;
         }
@@ -192,6 +199,7 @@ impl Proxy {
         if local.is_some() {
             return upstream::on_behalf(asking, Box::pin(self.answer_ourselves(checked, identity, record))).await;
         }
+        // The record keeps the place until the answer has been sent completely.
         record.place(self.places.take(identity.user)?);
         upstream::on_behalf(asking, self.forward(&mut checked, identity, found, record)).await
     }
@@ -248,6 +256,8 @@ impl Proxy {
     ) -> Result<Arc<Identity>, Error> {
         let mut shown = shown(&checked.head.headers);
         if foreign.is_some_and(|foreign| !foreign.credentials) {
+            // The session of the browser is not for this origin. Credentials that its script sends itself still
+            // count.
             shown.session = None;
         }
         if let Some(identity) = self.authn.recent(shown) {

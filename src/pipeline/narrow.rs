@@ -46,6 +46,7 @@ impl Proxy {
             let readable = |id: &str| may_read(&Resource::new(ResourceKind::Experiment, id));
             return Ok(narrow(list, query, body, |id| Ok(keep(readable(id))))?);
         }
+        // The first pass only collects the IDs, so that their names are looked up together.
         let mut named = HashSet::new();
         narrow(list, query, body.as_deref_mut(), |id| {
             named.insert(id.to_owned());

@@ -36,6 +36,7 @@ impl Proxy {
         record.own();
         address_pages(&mut checked)?;
         let body = self.read_own(&mut checked, Owner::User(identity.user)).await?.bytes;
+        // The sender controls how long its body takes to arrive, and the rights can be revoked meanwhile.
         let identity = checked.identified_again(false).await?.unwrap_or(identity);
         let request = http::Request::from_parts(checked.head, body);
         let response = self.web.answer(Some(identity), checked.address, request).await;
@@ -102,6 +103,8 @@ impl Proxy {
         let head = &checked.head;
         let nobody = match &error {
             authn::Error::Missing => true,
+            // With a session that has ended, the browser signs in again. A refused `Authorization` is an error of the
+            // client.
             authn::Error::Failed(_) => !head.headers.contains_key(header::AUTHORIZATION),
             authn::Error::TooManyAttempts { .. }
             | authn::Error::Busy

@@ -13,7 +13,7 @@ pub struct Places {
     taken: Arc<Mutex<HashMap<UserId, usize>>>,
 }
 
-/// The place of one request. Given back on drop: when the last byte of a streamed answer was sent, or when an answer in memory is
+/// The place of one request. Released on drop: when the last byte of a streamed answer was sent, or when an answer in memory is
 /// handed to the connection.
 #[derive(Debug)]
 pub(super) struct Place {

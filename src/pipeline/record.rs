@@ -105,7 +105,7 @@ impl Record {
         self.address = address;
     }
 
-    /// The moment in which the request's head arrived.
+    /// Returns the time at which the request's head arrived.
     pub(super) const fn started(&self) -> Stopwatch {
         self.watch
     }
@@ -172,6 +172,7 @@ impl Record {
             Error::Resolve(resolve::Error::Upstream(error))
             | Error::List(ListError::Resolve(resolve::Error::Upstream(error))) => self.upstream_failed(error),
             Error::Effect(EffectError::Upstream(error)) => self.upstream_failed(error),
+            // Load, and no failure: nothing was changed.
             Error::Effect(EffectError::Taken) => {}
             Error::Effect(error) => {
                 metrics.effects_failed.inc();
@@ -227,6 +228,7 @@ impl Record {
         if let upstream::Error::Connect(unsent) = error
             && unsent.is_changed()
         {
+            // No failure of MLflow: the caller's rights have changed.
             return;
         }
         self.telemetry.metrics.upstream_failed(error.kind());
@@ -259,7 +261,7 @@ impl Record {
                 Body::watched(incoming, Box::new(finishing))
             }
             whole @ (Body::Empty | Body::Full { .. } | Body::Streamed { .. } | Body::Lent { .. }) => {
-                // In memory: as good as sent.
+                // In memory: counted as sent, because hyper takes it in one piece.
                 finishing.sent = http_body::Body::size_hint(&whole).lower();
                 finishing.outcome = Outcome::Complete;
                 whole

@@ -42,7 +42,7 @@ impl Proxy {
     ) -> Result<Response, Error> {
         match operation.actions.filter(|_| !(identity.admin && identity.limits.is_unlimited())) {
             Some(kind) => {
-                let rewrite = |told: &str| with_actions(identity, self.policy, kind, told);
+                let rewrite = |answer: &str| with_actions(identity, self.policy, kind, answer);
                 Box::pin(self.send_and_rewrite(permit, outgoing, identity, record, rewrite)).await
             }
             None => self.send(permit, outgoing, record).await,
@@ -62,6 +62,7 @@ impl Proxy {
         let (head, body) = self.send_to_read(permit, outgoing, record).await?;
         let read = self.read_answer(identity, body, self.server.max_body_bytes).await;
         let answered = self.answer_read(head, read, async |body| rewritten(&body, rewrite)).await;
+        // A change has been carried out, so its error must not invite the client to repeat the request.
         answered.map_err(|error| if reads { error } else { error.after_a_change() })
     }
 

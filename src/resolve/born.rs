@@ -143,6 +143,7 @@ impl Resolver {
                 self.each_page(path, query, take).await?;
             }
         }
+        // Without a creation time, a new resource cannot be distinguished from an earlier one.
         found.retain(|one| one.created > 0);
         Ok(found)
     }

@@ -233,12 +233,14 @@ impl Resolver {
             return Ok(known);
         }
         self.metrics.resources.misses.inc();
+        // Read before the list is requested; compared afterwards to detect a creation in between.
         let created = locations.created.load(Ordering::Acquire);
         let whole = !locations.whole.contains_key(&());
         let mut index = match locations.known.load_full() {
             Some(known) if !whole => Index::clone(&known),
             Some(_) | None => Index::default(),
         };
+        // MLflow orders experiments by creation time, which several servers take from their own clocks.
         let since = index.newest.saturating_sub(CLOCK_SKEW_MS);
         self.experiments_since(since, |experiment| index.learn(experiment)).await?;
         let index = Arc::new(index);

@@ -119,7 +119,7 @@ impl Resolver {
         }
     }
 
-    /// Returns the requirement of a located thing if it can be determined without asking MLflow.
+    /// Returns the requirement of a located object if it can be determined without asking MLflow.
     #[must_use]
     pub fn at_hand(&self, located: &Located) -> Option<Requirement> {
         match located.requirement() {
@@ -132,7 +132,7 @@ impl Resolver {
         }
     }
 
-    /// Returns the requirements of a located thing: more than one if it belongs to several experiments.
+    /// Returns the requirements of a located object: more than one if it belongs to several experiments.
     ///
     /// # Errors
     ///
@@ -193,6 +193,7 @@ impl Resolver {
     ///
     /// MLflow could not be asked.
     pub async fn is_inside(&self, uri: &str, run: Option<&str>, model: Option<&str>) -> Result<bool, Error> {
+        // Spellings that MLflow or a storage library could normalise to a place outside of the root.
         if uri.contains(['%', '\\', '?', '#']) || uri.split('/').any(|segment| segment == ".." || segment == ".") {
             return Ok(false);
         }

@@ -46,6 +46,7 @@ impl Resolver {
                 None => return Ok(()),
             }
         }
+        // More pages than a real list has. An incomplete result would look like missing rows, so it is an error.
         Err(failed(upstream::Error::NotUnderstood))
     }
 
@@ -57,6 +58,7 @@ impl Resolver {
     pub(super) async fn experiments_since(&self, since: i64, mut take: impl FnMut(ExperimentId)) -> Result<(), Error> {
         let mut query = Query::default();
         query.set("view_type", Some("ALL"));
+        // A stable order, in which experiments that are created during the walk come last.
         query.set("order_by", Some("experiment_id ASC"));
         if since > 0 {
             query.set("filter", Some(&format!("creation_time >= {since}")));

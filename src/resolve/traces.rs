@@ -30,6 +30,7 @@ impl Resolver {
             }
         }
         for ids in unknown.chunks(BATCH) {
+            // A single trace costs one request in either way.
             if ids.len() < 2 {
                 return;
             }

@@ -77,6 +77,7 @@ impl Resolver {
         if let ModelFiles::Run(_) = files {
             to_follow.extend(self.versions_where(&format!("run_id = '{id}'"), &mut found).await?);
         }
+        // The source of a copy is `models:/NAME/VERSION`, and a copy can be copied again.
         for _ in 0..MAX_COPIED {
             let Some(copied) = to_follow.pop() else { break };
             // A name with a quote cannot be written in a filter.

@@ -172,7 +172,7 @@ impl Parts {
         self.drive(connection, &wire, stop, Wire::steps).await;
     }
 
-    /// Lets hyper work until the connection ends, `progress` stands still, or we are told to stop.
+    /// Polls hyper until the connection ends, `progress` is unchanged for too long, or `stop` is cancelled.
     async fn drive<C>(&self, connection: C, wire: &Wire, stop: CancellationToken, progress: fn(&Wire) -> u64)
     where
         C: GracefulConnection<Error = hyper::Error> + Future<Output = Result<(), hyper::Error>>,
@@ -209,7 +209,7 @@ impl Parts {
     fn note(&self, ended: Result<(), hyper::Error>) {
         let Err(error) = ended else { return };
         if error.is_parse() {
-            // hyper has answered 400 itself: the head passed the inspector but has, for example, an invalid target.
+            // hyper has answered 400 itself: the head passed the inspector, but has an invalid target, for example.
             self.metrics.edge_refused("unparseable");
         }
         tracing::debug!(%error, "a connection ended early");
@@ -220,7 +220,7 @@ fn graceful<C: GracefulConnection>(connection: Pin<&mut C>) {
     connection.graceful_shutdown();
 }
 
-/// Remembers the progress at the last look.
+/// The progress at the previous check.
 #[derive(Debug, Default)]
 struct Idle {
     progress: u64,
@@ -292,6 +292,7 @@ fn http2(limits: &Limits, tasks: Tasks) -> http2::Builder<Tasks> {
         .timer(TokioTimer::new())
         .max_concurrent_streams(HTTP2_STREAMS)
         .max_header_list_size(u32::try_from(limits.max_head_bytes).unwrap_or(u32::MAX))
+        // Closes connections that open and reset streams faster than they are handled (CVE-2023-44487).
         .max_pending_accept_reset_streams(HTTP2_PENDING_RESETS)
         .initial_stream_window_size(HTTP2_STREAM_WINDOW)
         .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)

@@ -66,6 +66,7 @@ impl<T> Guard<T> {
 
     /// Inspects the new bytes at the end of `buf`, and leaves only those there that may pass.
     fn take(&mut self, buf: &mut ReadBuf<'_>, before: usize) {
+        // Usually nothing is held back, and the new bytes are inspected in hyper's buffer without a copy.
         let straight = self.held.is_empty();
         let seen = if straight {
             self.inspector.inspect(buf.filled().get(before..).unwrap_or_default())
@@ -139,6 +140,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guard<T> {
             }
             match this.ending {
                 Ending::Open => {}
+                // No wake-up is needed: the answer to the stand-in closes the connection.
                 Ending::Refused => return Poll::Pending,
                 Ending::Over | Ending::Lingering(_) => return Poll::Ready(Ok(())),
             }

@@ -152,7 +152,7 @@ impl Inspector {
             }
             match bytes.get(at + 1..).unwrap_or_default() {
                 [] | [b'\r'] => {
-                    self.scanned = at; // cannot tell yet: look at this line end again
+                    self.scanned = at; // incomplete: this line end is inspected again
                     return Ok(None);
                 }
                 [b'\r', b'\n', ..] => return Ok(Some(at + 3)),
@@ -206,18 +206,23 @@ fn framing(headers: &[httparse::Header<'_>], is_http_11: bool) -> Result<Place, 
     for header in headers {
         // Comparing the length first leaves three comparisons for most headers.
         match header.name.len() {
+            // RFC 9110 §8.6 permits a list of equal lengths. Servers differ in reading it, so only one plain number
+            // passes.
             14 if header.name.eq_ignore_ascii_case("content-length") => {
                 let number = decimal(header.value).ok_or(EdgeRefusal::ContentLength)?;
                 if length.replace(number).is_some() {
                     return Err(EdgeRefusal::ContentLength);
                 }
             }
+            // RFC 9112 §6.1: HTTP/1.0 has no chunked bodies. Servers differ in reading lists of encodings, so one
+            // value passes.
             17 if header.name.eq_ignore_ascii_case("transfer-encoding") => {
                 if chunked || !is_http_11 || !header.value.eq_ignore_ascii_case(b"chunked") {
                     return Err(EdgeRefusal::TransferEncoding);
                 }
                 chunked = true;
             }
+            // `h2c` is an offer that a server is free to ignore (RFC 9110 §7.8).
             7 if header.name.eq_ignore_ascii_case("upgrade") && !header.value.eq_ignore_ascii_case(b"h2c") => {
                 return Err(EdgeRefusal::Upgrade);
             }

@@ -179,7 +179,7 @@ impl Backoff {
     async fn after(&mut self, error: &std::io::Error) {
         use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
         if matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
-            return; // that one connection's trouble, not ours
+            return; // the error concerns this connection only
         }
         tracing::warn!(%error, pause = ?self.0, "no connection could be accepted");
         tokio::time::sleep(self.0).await;

@@ -103,6 +103,7 @@ impl Register {
         let mut open = self.open();
         loop {
             while let Some(number) = open.candidates.pop() {
+                // Checked again, because a candidate may have received a request since the search.
                 if let Some(entry) = open.entries.get(&number).filter(|entry| entry.may_be_closed()) {
                     entry.stop.cancel();
                     return true;

@@ -50,6 +50,8 @@ where
         if let Some(why) = refusal {
             self.metrics.edge_refused(why.as_str());
         }
+        // On HTTP/1, the bytes after a refused head have no reliable meaning. On HTTP/2, other streams are not
+        // affected.
         let close = refusal.is_some() && request.version() < Version::HTTP_2;
         let most = if request.version() < Version::HTTP_2 { usize::MAX } else { HTTP2_PIECE_BYTES };
         let turn = Turn::start(&self.wire);
@@ -90,7 +92,7 @@ impl<F: Future<Output = Response>> Future for Answer<F> {
             Ok(Poll::Ready(response)) => response,
             Err(_) => {
                 this.metrics.panics.inc();
-                tracing::error!("a request made the proxy panic; it was answered with 500");
+                tracing::error!("the proxy panicked while it processed a request, and answered with 500");
                 *this.close = true;
                 Reply::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::InternalError, "An internal error happened.")
                     .into_response()
@@ -166,11 +168,11 @@ impl HttpBody for Sending {
     }
 }
 
-/// The piece of an answer that HTTP/2 is given at once. The next one is asked for when the client takes more, so that a client
-/// that reads is told from one that does not. A frame has no more by default (RFC 9113 §6.5.2).
+/// Size of the pieces in which an HTTP/2 answer is passed to hyper, which requests the next one when the client has taken more.
+/// That shows whether a client reads. Equals the default maximum size of a frame (RFC 9113 §6.5.2).
 const HTTP2_PIECE_BYTES: usize = 16 * 1024;
 
-/// Marks on the wire that an answer is being made; also when it is dropped half-way.
+/// Counts an answer in [`Wire`] while it is being prepared, until it is complete or dropped.
 #[derive(Debug)]
 struct Turn(Option<Arc<Wire>>);
 

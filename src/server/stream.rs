@@ -20,7 +20,7 @@ pub(super) struct Wire {
     moves: AtomicU64,
     /// Counts requests and pieces of answers. On HTTP/2 only these are progress: a client that reads nothing still answers pings.
     steps: AtomicU64,
-    /// Requests whose answer is being made.
+    /// Requests whose answer is being prepared.
     answering: AtomicU32,
     /// Answers whose body has not been passed to hyper completely.
     sending: AtomicU32,
@@ -78,12 +78,12 @@ impl Wire {
         self.moves.load(Ordering::Relaxed)
     }
 
-    /// A number that stays the same while no request comes and no piece of an answer is taken.
+    /// Returns a counter that is unchanged while no request arrives and no piece of an answer is taken.
     pub(super) fn steps(&self) -> u64 {
         self.steps.load(Ordering::Relaxed)
     }
 
-    /// A piece of an answer was handed to hyper, which asks for one when the client takes more.
+    /// Records that a piece of an answer was passed to hyper, which requests one when the client takes more.
     pub(super) fn step(&self) {
         self.steps.fetch_add(1, Ordering::Relaxed);
     }

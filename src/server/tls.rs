@@ -88,7 +88,7 @@ impl Acceptor {
     async fn load_aside(&self) -> Result<Served, Error> {
         let files = self.files.clone();
         let loaded = tokio::task::spawn_blocking(move || Served::load(&files)).await;
-        loaded.unwrap_or_else(|_| Err(Error::Unreadable("the files could not be looked at".to_owned())))
+        loaded.unwrap_or_else(|_| Err(Error::Unreadable("the files could not be checked".to_owned())))
     }
 
     /// Returns the end of validity of the current certificate; `None` when it cannot be read.

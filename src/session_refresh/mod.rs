@@ -78,6 +78,7 @@ impl SessionRefresh {
     /// nothing else.
     pub async fn refresh_for_ever(self: Arc<Self>) {
         let mut ticks = interval(EVERY);
+        // Ticks that a long round has missed are not made up for.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let places = Arc::new(Semaphore::new(MAX_IN_PROGRESS));
         loop {
@@ -95,7 +96,7 @@ impl SessionRefresh {
         loop {
             ticks.tick().await;
             if let Err(error) = self.store.sweep_sessions(self.idle_since()).await {
-                tracing::warn!(%error, "sessions that are over are still there");
+                tracing::warn!(%error, "expired sessions could not be deleted");
             }
         }
     }

@@ -59,9 +59,11 @@ impl SessionRefresh {
             return self.end(session.id, "its tokens cannot be opened: the key is not in session.keys").await;
         };
         let Some(refresh_token) = &tokens.refresh_token else {
+            // Without a refresh token there is nothing to refresh, so the session is never due again.
             self.store.refreshed(lease, &session.tokens, None, 0).await?;
             return Ok(Outcome::Kept);
         };
+        // From before the request, so that facts which are stored meanwhile count as newer than its answer.
         let asked = self.clock.now();
         let answer = provider.refresh(refresh_token).await;
         self.note_health(provider, health, answer.as_ref().err());
@@ -134,7 +136,7 @@ impl SessionRefresh {
         if self.clock.now().since(seen) < self.limits.unconfirmed {
             return Ok(Outcome::Kept);
         }
-        self.end(session.id, "the provider has not said for too long which groups its owner is in").await
+        self.end(session.id, "the provider has not returned the groups of its owner for too long").await
     }
 
     async fn update_owner(&self, session: &Session, seen: Seen<'_>) -> store::Result<Outcome> {

@@ -24,7 +24,7 @@ pub enum Error {
     Unreadable(#[from] ReadError),
     #[error("MLflow answered {0} to a look-up")]
     Unexpected(StatusCode),
-    #[error("MLflow's answer to a look-up is not what its API promises")]
+    #[error("MLflow's answer to a look-up does not follow its API")]
     NotUnderstood,
     #[error("the request cannot be written as HTTP")]
     Unwritable,
@@ -73,9 +73,9 @@ pub struct Unsent {
 pub(super) enum Why {
     #[error("{}", cause(.0))]
     NoConnection(legacy::Error),
-    #[error("it has been away for {} s", .0.as_secs())]
+    #[error("it has been unreachable for {} s", .0.as_secs())]
     Away(Duration),
-    #[error("what the caller may do has changed while the request was decided")]
+    #[error("the caller's permissions changed while the request was decided")]
     Changed,
 }
 

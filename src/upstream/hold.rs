@@ -183,6 +183,7 @@ impl Gate {
         C::Response: Read + Write + Unpin + Send + 'static,
         C::Future: Send,
     {
+        // The client waits for both limits together, so holding must leave time for the answer.
         let limit = config.hold.min(config.response_timeout / 2);
         let room = holds.filter(|_| !limit.is_zero()).map(|holds| Room {
             limit,
@@ -296,6 +297,7 @@ impl Gate {
         let mut turn = self.turn.lock().await;
         let rest = turn.last.map_or(Duration::ZERO, |last| turn.pause.saturating_sub(last.elapsed()));
         tokio::time::sleep(rest).await;
+        // Another request may have reached MLflow during the wait for the turn.
         if !self.shut.load(Ordering::SeqCst) {
             return;
         }
@@ -411,6 +413,7 @@ where
         // When a server closes after its answer, both futures are ready.
         answer.as_mut().poll(cx).map(|answer| answer.is_ok())
     });
+    // No answer in time: the server accepted the connection, so it is slow and not unreachable.
     tokio::time::timeout(PROBE_PATIENCE, answered).await.unwrap_or(true)
 }
 

@@ -159,7 +159,8 @@ impl Upstream {
         let invalid = |what: &str| std::io::Error::new(std::io::ErrorKind::InvalidInput, what);
         let uri: Uri = config.url.as_str().parse().map_err(|_| invalid("upstream.url is not a URL"))?;
         let authority = uri.authority().cloned().ok_or_else(|| invalid("upstream.url has no host"))?;
-        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| invalid("upstream.url has a strange host"))?;
+        let host =
+            HeaderValue::from_str(authority.as_str()).map_err(|_| invalid("upstream.url has an invalid host"))?;
         let scheme = uri.scheme().cloned().ok_or_else(|| invalid("upstream.url has no scheme"))?;
         let health = format!("{scheme}://{authority}{}{HEALTH}", config.static_prefix);
         let health: Uri = health.parse().map_err(|_| invalid("upstream.static_prefix cannot be part of a URL"))?;
@@ -386,6 +387,7 @@ impl Upstream {
 
     async fn send(&self, outgoing: Outgoing, patience: Patience) -> Result<Response<Incoming>, Error> {
         let mut request = self.request(outgoing)?;
+        // Before the body is shared with a copy, so that the count covers whichever of them is sent.
         let mut pieces = Pieces(request.body_mut().count_pieces(), 0);
         let caller = (patience == Patience::Waits && self.gate.holds()).then(hold::caller).flatten();
         let mut since = None;
@@ -452,6 +454,7 @@ impl Upstream {
                 Ok(response)
             }
             Ok(Err(error)) if is_unsent(&error) => {
+                // A pooled connection that was closed proves nothing about MLflow. A failure to connect does.
                 if error.is_connect() {
                     self.gate.shut();
                 }

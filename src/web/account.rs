@@ -196,6 +196,7 @@ async fn reveal_or_show(
 ) -> Result<Response, Refusal> {
     match token {
         Ok((token, secret)) => {
+            // No redirect, because the secret would have to be stored or be part of an address.
             let page = html::new_token(&NewTokenPage {
                 base: &context.address.static_prefix,
                 name: &token.name,
@@ -210,6 +211,7 @@ async fn reveal_or_show(
 
 async fn back_or_show(context: &Context, request: &ApiRequest, done: Result<(), Refusal>) -> Result<Response, Refusal> {
     match done {
+        // A redirect, so that reloading the page does not send the form again.
         Ok(()) => Ok(see_other(&format!("{}{PATH}", context.address.static_prefix))),
         Err(refusal) => show(context, request, Outcome::wrong(refusal)).await,
     }

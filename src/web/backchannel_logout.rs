@@ -48,6 +48,7 @@ async fn log_out(request: &SignInRequest, provider: &Provider, logout: &Logout) 
     let actor = request.actor(&provider.config.name);
     let (subject, sid) = (logout.subject.as_deref(), logout.sid.as_deref());
     let ended = store.log_out(&actor, issuer, &logout.jti, logout.expires, subject, sid).await;
+    // Also after an error: the sessions may have ended although the store's answer was lost.
     request.context.authn.forget_all();
     let Some(mut users) = ended? else { return Ok(false) };
     if provider.config.logout_suspends_tokens {
@@ -67,7 +68,7 @@ async fn suspend(request: &SignInRequest, users: &[UserId]) -> store::Result<()>
     users.sort_unstable();
     users.dedup();
     for user in users {
-        let why = "the identity provider signed them out";
+        let why = "the identity provider signed the user out";
         match request.context.store.suspend(&request.actor("proxy"), user, why).await {
             Ok(()) | Err(store::Error::NotFound(_)) => {}
             Err(error) => return Err(error),

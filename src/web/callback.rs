@@ -40,10 +40,12 @@ pub(super) async fn answer(Path(name): Path<String>, request: SignInRequest) -> 
     let Some(sealed) = state.filter(|state| !state.is_empty()) else { return refused("no_state") };
     let attempts = &request.sign_in.providers.attempts;
     let Some(state) = attempts.read(sealed) else { return refused("wrong_state") };
+    // Mix-up attack (RFC 9207): a code must be redeemed only at the provider to which this state was sent.
     if state.provider != provider.config.name || !provider.is_sender(iss) {
         return refused("another_provider");
     }
     let return_to = state.return_to(&request.sign_in.home);
+    // From here on the state is used, so a reload of this page is stale.
     let attempt = match attempts.take(sealed, &state, &request.head.headers) {
         Returned::Right(attempt) => attempt,
         // Another tab completed a sign-in first, or this one took too long.
@@ -204,7 +206,7 @@ fn outcome_of(person: &Person, page: Response, provider: &Provider, outcome: &'s
 }
 
 fn other_method() -> Response {
-    let words = "This page answers GET only.";
+    let words = "This page accepts GET only.";
     let reply = Reply::new(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::BadRequest, words);
     Refusal::from(reply.with(header::ALLOW, HeaderValue::from_static("GET"))).into_response()
 }

@@ -37,6 +37,7 @@ pub(super) async fn signed_out(request: SignInRequest) -> Response {
 fn at_provider(request: &SignInRequest, session: &Session) -> Option<String> {
     let providers = &request.sign_in.providers;
     let provider = providers.get(session.provider.as_deref()?)?;
+    // Without the ID token, the provider asks the user to confirm the sign-out.
     let tokens = Tokens::open(&providers.keys, session.user.0, &session.tokens).unwrap_or_default();
     Some(provider.sign_out_at(&tokens)?.into())
 }

@@ -154,6 +154,6 @@ async fn unknown(uri: Uri) -> Refusal {
 }
 
 async fn other_method(method: Method, uri: Uri) -> Refusal {
-    let message = format!("'{}' does not answer {method}. The Allow header says what it answers.", uri.path());
+    let message = format!("'{}' does not accept {method}. The Allow header lists the accepted methods.", uri.path());
     Reply::new(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::BadRequest, message).into()
 }

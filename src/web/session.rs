@@ -31,7 +31,9 @@ impl SignInRequest {
         session: ProviderSession,
         to: &ReturnPath,
     ) -> store::Result<Response> {
-        self.end_session("signed in anew").await?;
+        // Session fixation: a session is never continued by another sign-in. The old one ends, and the new one has a
+        // new secret.
+        self.end_session("signed in again").await?;
         let secret = SessionSecret::generate();
         let ProviderSession { provider, issuer, subject, sid, tokens, refresh_at } = session;
         let limits = &self.sign_in.session;

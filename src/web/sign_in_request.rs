@@ -74,7 +74,7 @@ impl SignInRequest {
         if navigates(&self.head.headers) {
             return None;
         }
-        let words = "Please sign in. This page is for people at a browser; programs use an access token.";
+        let words = "Please sign in. This page is for browsers; programs use an access token.";
         Some(refusal(StatusCode::UNAUTHORIZED, ErrorCode::Unauthenticated, words))
     }
 

@@ -238,7 +238,7 @@ async fn an_account_is_made_on_the_page_for_it_and_from_nowhere_else() {
         ("admin", form("dave", &format!("{token}&username=x")), 400, "Parameter 'username' is given more than once."),
         ("admin", "{}".to_owned(), 400, "Invalid content type. Must be application/x-www-form-urlencoded"),
         ("admin/ro", form("dave", token), 403, "read-only"),
-        ("alice", form("dave", token), 403, "This needs an administrator."),
+        ("alice", form("dave", token), 403, "This requires an administrator."),
     ] {
         let (got, text) = send(who, &form).await;
         assert!(got == status && text.contains(message), "{form}: {got} {text}");

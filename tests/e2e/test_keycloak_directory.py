@@ -98,6 +98,6 @@ def test_a_service_account_that_may_not_ask_changes_nothing_and_says_what_it_nee
         before = asking.counted("directory_syncs_total", outcome="forbidden")
         wait_until(lambda: asking.counted("directory_syncs_total", outcome="forbidden") > before + 1, SOON, "again", every=0.3)
         assert leaver.works()
-        said = [line for line in asking.process.output().splitlines() if "who was disabled at keycloak is not known" in line]
+        said = [line for line in asking.process.output().splitlines() if "the disabled users of keycloak cannot be determined" in line]
         assert len(said) == 1 and "needs the role `view-users`" in said[0]
     wait_until(leaver.out, SOON, "it may again", every=0.3)

@@ -213,7 +213,7 @@ OF_THE_CLIENT = {
         "an https address in oidc.providers.keycloak.issuer or oidc.providers.keycloak.internal_url; Keycloak refuses plain HTTP as "
         "Realm settings > General > Require SSL says"),
     "no-such-client": Mistake(
-        nothing, "oidc.providers.keycloak.client_id: it is the Client ID in Clients, in this very realm",
+        nothing, "oidc.providers.keycloak.client_id: it is the Client ID in Clients, in this realm",
         settings={f"{PROVIDER}CLIENT_ID": "nobody"}),
     "client-disabled": Mistake(lambda realm: realm.client(enabled=False), SETTINGS + "Enabled: On"),
     "wrong-secret": Mistake(nothing, SECRET, settings={f"{PROVIDER}CLIENT_SECRET": "another-secret"}),

@@ -265,7 +265,7 @@ def test_one_in_trouble_leaves_the_other_alone(two):
 
 def test_rules_that_several_could_match_are_warned_of(two):
     told = two.proxy.cli("check-config").stderr
-    lines = [number for number in range(1, 40) if f"line {number}: goes by user name" in told]
+    lines = [number for number in range(1, 40) if f"line {number}: names a user without a provider" in told]
     source = two.policy.read_text().splitlines()
     assert [source[number] for number in lines] == [line for line in source if "user =" in line and "provider" not in line], told
     assert "It means the user of `company`; for one of partner" in told

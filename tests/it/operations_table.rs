@@ -1,4 +1,4 @@
-//! The list of operations in docs/operations-table.md is the route table's, in words.
+//! Generates the list of operations in docs/operations-table.md from the route table, and compares it.
 
 use std::fmt::Write as _;
 
@@ -6,9 +6,8 @@ use mlflow_auth_proxy::mlflow::{Need, Operation, Table, Thing};
 
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations-table.md");
 const ROUTES: &str = include_str!("../../src/mlflow/routes.toml");
-const BEGIN: &str =
-    "<!-- made from src/mlflow/routes.toml; `UPDATE_DOCS=1 cargo test --test it operations_table` writes it anew -->\n";
-const END: &str = "<!-- end of what is made -->\n";
+const BEGIN: &str = "<!-- generated from src/mlflow/routes.toml; update with `UPDATE_DOCS=1 cargo test --test it operations_table` -->\n";
+const END: &str = "<!-- end of the generated part -->\n";
 
 #[test]
 fn the_operations_table_lists_every_operation() {
@@ -20,18 +19,15 @@ fn the_operations_table_lists_every_operation() {
         std::fs::write(PAGE, format!("{before}{BEGIN}{wanted}{END}{after}"))
             .expect("docs/operations-table.md is written");
     } else {
-        assert!(
-            listed == wanted,
-            "docs/operations-table.md is not what routes.toml says; UPDATE_DOCS=1 writes it anew"
-        );
+        assert!(listed == wanted, "docs/operations-table.md differs from routes.toml; UPDATE_DOCS=1 updates it");
     }
 }
 
-/// The sections and rows of the file in its order; the needs as they were understood.
+/// Returns the sections and rows of the file in its order, with the parsed needs.
 fn list() -> String {
     let table = Table::built_in().expect("the built-in table");
     let mut operations = table.operations().iter();
-    let mut out = String::from("\n| operation | request | needs |\n|---|---|---|\n");
+    let mut out = String::from("\n| operation | request | requires |\n|---|---|---|\n");
     for line in ROUTES.lines() {
         if let Some(section) = line.strip_prefix("# ---- ") {
             writeln!(out, "| **{section}** | | |").expect("a text");
@@ -50,10 +46,11 @@ fn needs(operation: &Operation) -> String {
     words.dedup();
     let mut text = words.join("; ");
     if operation.filter.is_some() {
-        text += "; the answer holds what one may read";
+        text += "; the answer contains only what the caller can read";
     }
     if let Some(narrow) = &operation.narrow {
-        write!(text, "; the {}s named are cut down to those one may read", noun(narrow.thing)).expect("a text");
+        write!(text, "; the {}s named are reduced to those that the caller can read", noun(narrow.thing))
+            .expect("a text");
     }
     if operation.rule.is_some() {
         text += "; and a rule";

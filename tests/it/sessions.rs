@@ -290,7 +290,7 @@ fn a_signed_out_users_tokens_stay_suspended_while_another_session_is_refreshed()
     let (store, actor) = (world.proxy.store(), crate::harness::actor());
     world.proxy.block_on(async {
         let user = store.user_by_name("alice@example.com").await.unwrap().unwrap();
-        store.suspend(&actor, user.id, "the identity provider signed them out").await.unwrap();
+        store.suspend(&actor, user.id, "the identity provider signed the user out").await.unwrap();
     });
     eventually("the token rests", || status_with(&world, &bearer) == 401);
     let (before, mut claims) = (world.token_requests(), world.claims("none"));

@@ -219,7 +219,7 @@ fn stored(role: Role) -> Result<Role, Refusal> {
     match synthetic_roles::owner(role.id) {
         None => Ok(role),
         Some(_) => Err(Reply::invalid(format!(
-            "Role '{}' stands for what one user was granted. Change that with users/permissions/grant and revoke.",
+            "Role '{}' represents the grants of one user. Change them with users/permissions/grant and revoke.",
             role.name
         ))
         .into()),

@@ -130,7 +130,7 @@ impl Context {
     async fn subject(&self, principal: &Whom) -> Result<Subject, Refusal> {
         match principal {
             Whom::Everybody => {
-                let message = "Grants to everybody are written in the policy file. Name a user, a group or a role.";
+                let message = "Grants to all users belong in the policy file. Name a user, a group or a role.";
                 Err(Reply::invalid(message).into())
             }
             Whom::User(name) => Ok(Subject::User(self.user(name).await?.id)),

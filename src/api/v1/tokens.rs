@@ -34,7 +34,7 @@ pub(crate) async fn list(State(context): State<Arc<Context>>, request: ApiReques
 
 /// `POST /auth/api/v1/tokens` with `name`, `expires_in_days` and optional `scopes`. Only this answer contains the secret.
 pub(crate) async fn create(State(context): State<Arc<Context>>, request: ApiRequest) -> ApiResult {
-    request.refuse_tokens("make access tokens")?;
+    request.refuse_tokens("create access tokens")?;
     only_own(&request)?;
     let params = request.fields(&["name", "expires_in_days", "scopes"])?;
     let scopes = params.optional_texts("scopes")?;
@@ -103,13 +103,13 @@ pub(crate) async fn rotate_for_caller(
     let expires = match expires_in_days {
         Some(days) => expiry(context, days)?,
         None if token.expires > context.clock.now() => token.expires,
-        None => return Err(Reply::invalid("The token has expired. Say 'expires_in_days' to renew it.").into()),
+        None => return Err(Reply::invalid("The token has expired. Set 'expires_in_days' to renew it.").into()),
     };
     let secret = AccessToken::generate();
     let rotated = context.store.rotate_token(&request.actor(), id, secret.hash(), expires).await;
     context.authn.forget_all();
     let rotated = rotated.map_err(|error| match error {
-        store::Error::NotFound(_) => Refusal::absent(format!("Token with id={id} was revoked. Make a new one.")),
+        store::Error::NotFound(_) => Refusal::absent(format!("Token with id={id} was revoked. Create a new one.")),
         other => taken(other, &token.name),
     })?;
     Ok((rotated, secret))
@@ -122,6 +122,7 @@ pub(crate) async fn revoke_by_id(context: &Context, request: &ApiRequest, id: To
     }
     match request.identity.scheme {
         Scheme::Password | Scheme::Session(_) => {}
+        // The holder of a leaked token can revoke it with the token itself.
         Scheme::Token(own) if own == id => {}
         Scheme::Token(_) | Scheme::Jwt => return Err(Refusal::token_may_not("revoke another access token")),
     }
@@ -158,7 +159,8 @@ pub(crate) async fn owner(
 fn only_own(request: &ApiRequest) -> Result<(), Refusal> {
     match Params::Query(request.query()?).optional_text("user")? {
         Some(name) if !request.is(name) => {
-            Err(Reply::invalid("Access tokens can only be made and rotated by their owner. Leave 'user' out.").into())
+            Err(Reply::invalid("Access tokens can only be created and rotated by their owner. Leave 'user' out.")
+                .into())
         }
         Some(_) | None => Ok(()),
     }

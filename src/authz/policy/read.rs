@@ -105,10 +105,10 @@ pub(super) fn parse(text: &str) -> Result<PolicyFile, PolicyProblems> {
     })?;
     let mut reader = Reader { text, problems: Vec::new() };
     if raw.empty && !(raw.grants.is_empty() && raw.on_create.is_empty()) {
-        reader.problems.push(whole("`empty = true` stands in a file that has rules".to_owned()));
+        reader.problems.push(whole("the file has rules, and `empty = true`".to_owned()));
     }
     if raw.grants.len() + raw.on_create.len() + raw.tests.len() > MAX_SENTENCES {
-        reader.problems.push(whole(format!("the file has more than {MAX_SENTENCES} sentences")));
+        reader.problems.push(whole(format!("the file has more than {MAX_SENTENCES} entries")));
     }
     let sentences = reader.all("grants", raw.grants, sentence);
     let on_create = reader.all("on_create", raw.on_create, rule);
@@ -165,16 +165,14 @@ fn sentence(line: usize, raw: &RawGrant) -> Result<Sentence, Vec<String>> {
 
 fn rule(_line: usize, raw: &RawOnCreate) -> Result<OnCreate, Vec<String>> {
     let to = whom_of(&raw.to).and_then(|to| match to {
-        (Whom::Everybody, _) => {
-            Err("what is made cannot be granted to everybody; write a grant with a glob".to_owned())
-        }
+        (Whom::Everybody, _) => Err("`on_create` cannot grant to all users; write a grant with a glob".to_owned()),
         (Whom::Group(_), Some(_)) => {
-            Err("`provider` does not go with the `group` that something is granted to".to_owned())
+            Err("`provider` cannot be combined with the `group` that receives the grants".to_owned())
         }
         to => Ok(to),
     });
     let permission = level(&raw.permission).and_then(|level| {
-        if level.refuses() { Err(format!("{level} takes away; here something is given")) } else { Ok(level) }
+        if level.refuses() { Err(format!("{level} refuses, and `on_create` only grants")) } else { Ok(level) }
     });
     let mut kinds = Vec::with_capacity(raw.kinds.len());
     let mut wrong = Vec::new();
@@ -184,12 +182,12 @@ fn rule(_line: usize, raw: &RawOnCreate) -> Result<OnCreate, Vec<String>> {
                 wrong.push(not_taken(kind));
             }
             Ok(kind) if is_owned(kind) => kinds.push(kind),
-            Ok(kind) => wrong.push(format!("a {} has no owner, so nothing is granted with it", kind.noun())),
+            Ok(kind) => wrong.push(format!("a {} has no owner, so `on_create` cannot grant on it", kind.noun())),
             Err(message) => wrong.push(message),
         }
     }
     if raw.kinds.is_empty() {
-        wrong.push("`kinds` must name what is made".to_owned());
+        wrong.push("`kinds` must name at least one type".to_owned());
     }
     match (whom_of(&raw.by), to, permission) {
         (Ok((by, by_provider)), Ok((to, to_provider)), Ok(permission)) if wrong.is_empty() => {
@@ -207,7 +205,9 @@ fn whom_of(to: &BTreeMap<String, String>) -> Result<(Whom, Option<String>), Stri
     let mut rest = to.clone();
     let provider = rest.remove("provider");
     match (read_whom(&rest)?, provider) {
-        (Whom::Role(_), Some(_)) => Err("`provider` goes with `user` or `group`, not with `role`".to_owned()),
+        (Whom::Role(_), Some(_)) => {
+            Err("`provider` can be combined with `user` or `group`, not with `role`".to_owned())
+        }
         (whom, provider) => Ok((whom, provider)),
     }
 }

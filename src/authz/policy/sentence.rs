@@ -12,7 +12,7 @@ use crate::authz::{Resource, ResourceKind, Selector, check_group, scorer_key};
 /// # Errors
 /// A description of the problem.
 pub fn read_whom(to: &BTreeMap<String, String>) -> Result<Whom, String> {
-    let (key, name) = only(to, "say whom with exactly one of `user`, `group` and `role`")?;
+    let (key, name) = only(to, "`to` must have exactly one of `user`, `group` and `role`")?;
     if name.is_empty() {
         return Err(format!("`{key}` must not be empty"));
     }
@@ -21,7 +21,7 @@ pub fn read_whom(to: &BTreeMap<String, String>) -> Result<Whom, String> {
         "user" => Ok(Whom::User(name.to_owned())),
         "group" => check_group(name).map(|()| Whom::Group(name.to_owned())).map_err(|error| error.to_string()),
         "role" => Ok(Whom::Role(name.to_owned())),
-        other => Err(format!("`{other}` is nobody; use `user`, `group` or `role`")),
+        other => Err(format!("`{other}` is not a key of `to`; use `user`, `group` or `role`")),
     }
 }
 
@@ -51,7 +51,7 @@ pub fn write_target(kind: ResourceKind, selector: &Selector) -> (String, String)
 
 /// Parses an object like [`read_target`], with `{user}` accepted in names.
 pub(super) fn read_pattern(on: &BTreeMap<String, String>) -> Result<(ResourceKind, Pattern), String> {
-    let (key, text) = only(on, "say on what with exactly one key, such as `experiment` or `registered_model`")?;
+    let (key, text) = only(on, "`on` must have exactly one key, such as `experiment` or `registered_model`")?;
     if key == EXPERIMENT_ID {
         return Ok((ResourceKind::Experiment, Pattern::Fixed(id(text)?)));
     }
@@ -79,7 +79,7 @@ pub(super) fn read_resource(on: &BTreeMap<String, String>) -> Result<Resource, S
                 None => Resource::new(ResourceKind::Experiment, number),
             })
         }
-        (Some(_), _) => Err("one test is about one thing".to_owned()),
+        (Some(_), _) => Err("a test must name one resource".to_owned()),
         (None, Some(name)) if rest.len() == 1 => Ok(Resource::experiment(name.as_str(), &name)),
         (None, _) => match read_target(&rest)? {
             (kind, Selector::Exact(key)) => Ok(Resource::new(kind, key)),
@@ -129,7 +129,8 @@ pub(super) fn kind(word: &str) -> Result<ResourceKind, String> {
         Ok(ResourceKind::Workspace) => Err("a workspace is granted to roles only".to_owned()),
         Ok(kind) => Ok(kind),
         Err(_) => Err(format!(
-            "`{word}` is nothing that can be granted; use `experiment`, `{EXPERIMENT_ID}`, `registered_model`, `prompt` or another type of docs/permissions.md"
+            "`{word}` is not a resource type; use `experiment`, `{EXPERIMENT_ID}`, `registered_model`, `prompt` or another \
+             type of docs/permissions.md"
         )),
     }
 }

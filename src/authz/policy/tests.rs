@@ -170,7 +170,7 @@ expect = \"yes\"
 #[test]
 fn what_cannot_be_granted_is_refused() {
     for (sentence, words) in [
-        (on("team = \"x\"", "experiment = \"*\"", "READ"), "`team` is nobody"),
+        (on("team = \"x\"", "experiment = \"*\"", "READ"), "`team` is not a key of `to`"),
         (on("user = \"\"", "experiment = \"*\"", "READ"), "must not be empty"),
         (on("user = \"a\"", "experiment = \"\"", "READ"), "must not be empty"),
         (on("user = \"a\"", "job = \"*\"", "READ"), "cannot be granted"),
@@ -181,7 +181,7 @@ fn what_cannot_be_granted_is_refused() {
         (on("user = \"a\"", "skill = \"review\"", "USE"), "one of READ, EDIT, MANAGE, NO_PERMISSIONS, DENY"),
         (on("user = \"a\"", "skill = \"Review\"", "READ"), "this matches no skill"),
         (on("user = \"a\"", "mcp_server = \"a\"", "DENY"), "this matches no MCP server"),
-        (on("user = \"a\"", "experiments = \"*\"", "READ"), "nothing that can be granted"),
+        (on("user = \"a\"", "experiments = \"*\"", "READ"), "is not a resource type"),
         (on("user = \"a\"", "experiment = 12", "READ"), "expected a string"),
         ("grant = []\n".to_owned(), "unknown field"),
         ("[[grants]\n".to_owned(), "line 1"),

@@ -32,7 +32,7 @@ pub(super) async fn check(
     one.endpoints(&metadata, report);
     let shown = one.redirect(attempts, report).await;
     one.scopes(&metadata, shown.as_ref(), attempts, report).await;
-    // One cause, one failure: where there is no client, nothing of it is right.
+    // One failure for one cause: without a client, all checks of its settings would fail.
     if !shown.is_some_and(|shown| shown.is_without_client()) {
         let is_recognised = one.client(attempts, report).await;
         one.logout(&metadata, report).await;
@@ -237,7 +237,7 @@ impl One<'_> {
         }
     }
 
-    /// The provider knows the configured scopes, and the client is allowed to ask for them.
+    /// Checks that the provider supports the configured scopes and that the client is allowed to request them.
     async fn scopes(&self, metadata: &Metadata, shown: Option<&Shown>, attempts: &Attempts, report: &mut Report) {
         let check = self.check("scopes");
         let configured = &self.provider.config.scopes;
@@ -287,7 +287,7 @@ impl One<'_> {
         let redirect = self.callback();
         let shown = match self.first_page(attempts, None).await {
             Ok(Ok(shown)) => shown,
-            // Browsers may reach what this machine does not.
+            // A browser may reach addresses that this machine does not reach.
             Ok(Err(error)) => {
                 report.warn(check, format!("unknown: the sign-in page {error}"), "try it in a browser");
                 return None;
@@ -310,7 +310,7 @@ impl One<'_> {
             Shown::NoClient => report.fail(
                 self.check("client"),
                 format!("it has no client `{client}`"),
-                format!("{}: it is the Client ID in Clients, in this very realm", self.key("client_id")),
+                format!("{}: it is the Client ID in Clients, in this realm", self.key("client_id")),
             ),
             Shown::Disabled => report.fail(
                 self.check("client"),
@@ -351,8 +351,8 @@ impl One<'_> {
         }
     }
 
-    /// A code that was never issued: only a client that is recognised learns that it is wrong. Returns whether it was, by its
-    /// secret if there is one.
+    /// Redeems a code that was never issued. The provider reports the code as wrong only to a client that it recognises. Returns
+    /// true if it recognised the client, by its secret if there is one.
     async fn client(&self, attempts: &Attempts, report: &mut Report) -> bool {
         let check = self.check("client credentials");
         let begun = attempts.begin(&self.provider.config.name, &ReturnPath::parse_or("/", "/"), 0, &HeaderMap::new());

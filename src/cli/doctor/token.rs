@@ -23,7 +23,7 @@ const MAX_DEPTH: usize = 4;
 /// Advice for a token of a kind that is not accepted.
 const OTHER_KIND: &str = "the access token: ID, refresh and logout tokens are never accepted";
 
-/// Says what each rule makes of it.
+/// Reports the result for each configured provider and issuer.
 pub(super) fn check(
     text: &str,
     config: &Config,
@@ -91,7 +91,7 @@ impl<'t> Given<'t> {
     }
 }
 
-/// Only what was made for the client that people sign in at tells which groups they would have.
+/// Reports the groups that a user would have after a sign-in. Only a token of the client for sign-in contains them.
 fn signing_in(given: &Given<'_>, provider: &Provider, is_bearer: bool, report: &mut Report) {
     let check = format!("token: groups for provider {}", provider.name);
     let ours = &provider.client_id;
@@ -104,7 +104,7 @@ fn signing_in(given: &Given<'_>, provider: &Provider, is_bearer: bool, report: &
     if found.are_there {
         report.ok(check, found.text);
     } else if !is_bearer {
-        // The other token may have them. As a bearer this one must, and is reported there.
+        // The other token may have them. As a bearer token this one must have them, which is reported there.
         report.warn(check, found.text, found.change);
     }
     let check = format!("token: sign-in with provider {}", provider.name);
@@ -143,7 +143,7 @@ fn bearer(given: Given<'_>, issuer: &Issuer, remote: &Remote, clock: &Clock, rep
         }
         Ok(Ok(person)) => {
             rules.standing(&person, unsigned, &check, report);
-            // A rule has named it, and says its groups.
+            // A rule names the program and contains its groups.
             if person.machine {
                 return;
             }

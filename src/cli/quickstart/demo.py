@@ -1,4 +1,4 @@
-"""Logs a few runs through the proxy, as whoever the environment says. Prints `experiment_id=...`."""
+"""Logs a few runs through the proxy with the credentials in the environment. Prints `experiment_id=...`."""
 
 import math
 

@@ -68,7 +68,7 @@ impl Environment {
 
     async fn ready(&self) -> anyhow::Result<Python> {
         let cache = self.root.parent().unwrap_or(&self.root);
-        fs::create_dir_all(cache).with_context(|| format!("{} cannot be made", cache.display()))?;
+        fs::create_dir_all(cache).with_context(|| format!("{} cannot be created", cache.display()))?;
         // Two quickstarts that install the same version take turns.
         let lock = private_file(OpenOptions::new().write(true), &self.lock)?;
         let _held = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock)).await??;

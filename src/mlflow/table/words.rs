@@ -24,7 +24,7 @@ impl FromStr for Need {
             [level, thing, field] => {
                 let permission: Permission = level.parse().map_err(|error| format!("{error}"))?;
                 if permission.refuses() {
-                    return Err(format!("`{level}` cannot be needed"));
+                    return Err(format!("`{level}` cannot be required"));
                 }
                 Ok(Self::Level { permission, thing: thing.parse()?, field: field.parse()? })
             }
@@ -59,7 +59,7 @@ impl FromStr for Then {
             Some(("forget", "traces")) => Ok(Self::ForgetTraces),
             Some(("learn", "run")) => Ok(Self::LearnRun),
             Some(("learn", "trace")) => Ok(Self::LearnTrace),
-            Some(_) | None => Err(format!("`{sentence}` is nothing that could follow")),
+            Some(_) | None => Err(format!("`{sentence}` is not an effect")),
         }
     }
 }
@@ -100,7 +100,7 @@ impl FromStr for Thing {
             "new-skill" => Self::NewSkill,
             "job" => Self::Job,
             "artifact" => Self::Artifact,
-            _ => return Err(format!("`{word}` is not a thing")),
+            _ => return Err(format!("`{word}` is not an object")),
         })
     }
 }
@@ -110,7 +110,8 @@ impl FromStr for Field {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (rest, optional) = text.strip_suffix('?').map_or((text, false), |rest| (rest, true));
-        let (source, rest) = rest.split_once('.').ok_or_else(|| format!("`{text}` does not say where the field is"))?;
+        let (source, rest) =
+            rest.split_once('.').ok_or_else(|| format!("`{text}` does not name query, body, path or header"))?;
         let source = match source {
             "query" => Source::Query,
             "body" => Source::Body,

@@ -75,7 +75,7 @@ impl fmt::Display for Refusal {
             Self::TooLarge => "it is too large",
             Self::Issuer => "its `iss` is not an issuer that is configured",
             Self::Algorithm => "its `alg` is not among the configured `algorithms`",
-            Self::Header => "its header asks for what is not supported (`crit`, `b64`, `zip`)",
+            Self::Header => "its header requires an extension that is not supported (`crit`, `b64`, `zip`)",
             Self::UnknownKey => "its issuer has no key with this `kid` that fits its `alg`",
             Self::NoKeys => "its issuer's keys could not be fetched yet",
             Self::Signature => "its signature is wrong",
@@ -83,17 +83,17 @@ impl fmt::Display for Refusal {
             Self::Expired => "it has expired",
             Self::NotBefore => "its `nbf` lies in the future or is not a time",
             Self::IssuedAt => "its `iat` is missing, lies in the future or is not a time",
-            Self::Audience => "its `aud` names none of ours",
+            Self::Audience => "its `aud` contains none of the configured audiences",
             Self::AuthorizedParty => "its `azp` is not a client that may ask for it",
-            Self::Subject => "its `sub` (or `sid`) is missing or strange",
+            Self::Subject => "its `sub` (or `sid`) is missing or not valid",
             Self::Kind => "it is another kind of token than is expected here",
             Self::Bound => {
                 "it is bound to a key (`cnf`), which a bearer does not show: ask for one without DPoP or mTLS"
             }
             Self::Nonce => "its `nonce` is not the expected one",
-            Self::Events => "its `events` do not say that it is a logout",
-            Self::Jti => "its `jti` is missing or strange",
-            Self::Claims => "its claims name nobody",
+            Self::Events => "its `events` contain no logout",
+            Self::Jti => "its `jti` is missing or not valid",
+            Self::Claims => "its claims do not identify a user or program",
         })
     }
 }
