@@ -13,8 +13,8 @@ use criterion::{Criterion, Throughput};
 use http::Method;
 use http::uri::PathAndQuery;
 use mlflow_auth_proxy::authz::{
-    Grant, Identity, Limits, Permission, Policy, Requirement, Resource, ResourceKind, Scheme, Selector, Subject,
-    TokenId, UserId, Visibility, authorize,
+    DefaultPermission, Grant, Identity, Limits, Permission, Requirement, Resource, ResourceKind, Scheme, Selector,
+    Subject, TokenId, UserId, Visibility, authorize,
 };
 use mlflow_auth_proxy::http::{CanonicalPath, Query};
 use mlflow_auth_proxy::mlflow::{Found, Input, Json, Table, Unknown, canonical, locate};
@@ -122,7 +122,7 @@ fn canonicalise(criterion: &mut Criterion) {
 
 /// Grants in, a permit or a reason out; and the question that lists ask once per request.
 fn decide(criterion: &mut Criterion) {
-    let policy = Policy { default_permission: Permission::NoPermissions };
+    let policy = DefaultPermission(Permission::NoPermissions);
     let mut group = criterion.benchmark_group("decide");
     for grants in [1, 100, 10_000] {
         let reader = reader_of(grants);

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::authz::{Grant, Homes, Identity, Limits, Policy, PolicyFile, ResourceKind, Scheme, Source, Whom, explain};
+use crate::authz::{
+    DefaultPermission, Grant, Homes, Identity, Limits, PolicyFile, ResourceKind, Scheme, Source, Whom, explain,
+};
 use crate::clock::Timestamp;
 use crate::mlflow::Question;
 use crate::resolve::{self, Resolver};
@@ -55,7 +57,7 @@ pub async fn add_name(resolver: &Resolver, question: &mut Question) -> Result<()
 #[must_use]
 pub fn explanation(
     examined: &Examined,
-    policy: Policy,
+    default_permission: DefaultPermission,
     (file, homes): (&PolicyFile, &Homes),
     operation: &str,
     question: &Question,
@@ -74,7 +76,7 @@ pub fn explanation(
         shadow: None,
     };
     let rules = standing.sentences(file, &member);
-    let explained = explain(&identity, policy, &question.requirements, &question.resource, rules);
+    let explained = explain(&identity, default_permission, &question.requirements, &question.resource, rules);
     json!({
         "user": user.name,
         "groups": groups,
@@ -85,7 +87,7 @@ pub fn explanation(
         "reason": explained.denied,
         "permission": explained.level.as_str(),
         "grants": Value::from_iter(explained.grants.iter().map(grant)),
-        "default_permission": policy.default_permission.as_str(),
+        "default_permission": default_permission.0.as_str(),
         "is_admin": user.is_admin(),
         "token_scopes": identity.limits.scopes(),
         "also_needs": question.also,

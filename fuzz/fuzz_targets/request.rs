@@ -7,7 +7,7 @@ use http::{HeaderMap, Method, uri::PathAndQuery};
 use libfuzzer_sys::fuzz_target;
 use mlflow_auth_proxy::http::{CanonicalPath, Query};
 use mlflow_auth_proxy::mlflow::{
-    Demand, Found, Input, Json, Keep, Located, Narrowed, Need, Operation, Send, Source, Table, Unknown, demands, locate,
+    Demand, Found, Input, Json, Keep, Located, Narrowed, Need, Operation, BodyMode, Source, Table, Unknown, demands, locate,
     narrow, sign,
 };
 use mlflow_auth_proxy_fuzz::{camel, request};
@@ -87,10 +87,10 @@ fn read(method: &Method, headers: &HeaderMap, target: &PathAndQuery, body: &[u8]
     let mut query = Query::parse(target.query().unwrap_or_default()).ok()?;
     let Found::Operation { operation, params } = TABLE.find(method, path.decoded()) else { return None };
     // What is left encoded is for artifact paths, which have a target of their own.
-    if path.decoded().contains('%') || matches!(operation.send, Send::Graphql | Send::Otlp) {
+    if path.decoded().contains('%') || matches!(operation.send, BodyMode::Graphql | BodyMode::Otlp) {
         return None;
     }
-    let is_json = operation.send == Send::Json;
+    let is_json = operation.send == BodyMode::Json;
     let mut json = if is_json && !body.is_empty() { Some(Json::parse_object(body).ok()?) } else { None };
     TABLE.rebuild(operation, &mut query, json.as_mut(), &mut Unknown::default()).ok()?;
     let mut input = Input { params: &params, headers, query: &mut query, body: json.as_mut() };

@@ -10,7 +10,8 @@ use url::Url;
 use super::{ApiRequest, Refusal};
 use crate::authn::Authn;
 use crate::authz::{
-    DEFAULT_WORKSPACE, Denied, Identity, Permission, Policy, Requirement, Resource, ResourceKind, Selector, authorize,
+    DEFAULT_WORKSPACE, DefaultPermission, Denied, Identity, Permission, Requirement, Resource, ResourceKind, Selector,
+    authorize,
 };
 use crate::clock::Clock;
 use crate::config;
@@ -24,7 +25,7 @@ pub struct Context {
     pub store: Arc<Store>,
     pub authn: Arc<Authn>,
     pub config: config::Authn,
-    pub policy: Policy,
+    pub default_permission: DefaultPermission,
     pub table: Arc<Table>,
     pub address: PublicAddress,
     pub clock: Clock,
@@ -86,7 +87,7 @@ impl Context {
 impl Context {
     /// Requires that the caller meets `requirement`.
     pub(crate) fn require(&self, request: &ApiRequest, requirement: Requirement) -> Result<(), Refusal> {
-        let _permit = authorize(&request.identity, self.policy, &[requirement])?;
+        let _permit = authorize(&request.identity, self.default_permission, &[requirement])?;
         Ok(())
     }
 
@@ -94,7 +95,7 @@ impl Context {
     fn require_to_view(&self, request: &ApiRequest, requirement: Requirement) -> Result<(), Refusal> {
         let mut identity = Identity::clone(&request.identity);
         identity.limits.read_only = false;
-        let _permit = authorize(&identity, self.policy, &[requirement])?;
+        let _permit = authorize(&identity, self.default_permission, &[requirement])?;
         Ok(())
     }
 
@@ -111,7 +112,7 @@ impl Context {
     fn require_admin_in(&self, request: &ApiRequest, workspace: &str, requirement: Requirement) -> Result<(), Refusal> {
         let mut identity = Identity::clone(&request.identity);
         identity.admin = identity.administers(workspace);
-        let _permit = authorize(&identity, self.policy, &[requirement])?;
+        let _permit = authorize(&identity, self.default_permission, &[requirement])?;
         Ok(())
     }
 
@@ -119,7 +120,7 @@ impl Context {
     pub(crate) fn require_any_workspace_admin(&self, request: &ApiRequest) -> Result<(), Refusal> {
         let mut identity = Identity::clone(&request.identity);
         identity.admin |= identity.grants.administers_any();
-        let _permit = authorize(&identity, self.policy, &[Requirement::Admin { change: true }])?;
+        let _permit = authorize(&identity, self.default_permission, &[Requirement::Admin { change: true }])?;
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use super::identity::{self, Remotes};
 use super::policies::{self, File};
 use crate::api::{self, PublicAddress};
 use crate::authn::Authn;
-use crate::authz::{Policies, Policy};
+use crate::authz::{DefaultPermission, Policies};
 use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -81,7 +81,7 @@ impl Parts {
             // Effects run while the names that change are locked, so their requests to MLflow must not be held.
             upstream.at_once(),
             Arc::clone(&resolver),
-            policy(config),
+            default_permission(config),
             effects_tasks.clone(),
         );
         let logs = Logs::start(config, &store, &metrics, &clock)?;
@@ -89,7 +89,7 @@ impl Parts {
             store: Arc::clone(&store),
             authn: Arc::clone(&authn),
             config: config.authn.clone(),
-            policy: policy(config),
+            default_permission: default_permission(config),
             table,
             address: PublicAddress {
                 url: config.server.public_url.clone(),
@@ -143,8 +143,8 @@ fn access_log(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<(Access
     Ok((log, Some(writer)))
 }
 
-const fn policy(config: &Config) -> Policy {
-    Policy { default_permission: config.authz.default_permission }
+const fn default_permission(config: &Config) -> DefaultPermission {
+    DefaultPermission(config.authz.default_permission)
 }
 
 async fn open_store(config: &Config, clock: &Clock) -> anyhow::Result<Arc<Store>> {
@@ -191,7 +191,7 @@ async fn proxy(
     let sealer = Sealer::new(&context.store.sealing_key().await?);
     Ok(Proxy {
         server: config.server.clone(),
-        policy: context.policy,
+        default_permission: context.default_permission,
         authz: config.authz.clone(),
         static_prefix: config.upstream.static_prefix.clone(),
         table: Arc::clone(&context.table),

@@ -6,21 +6,18 @@ use std::fmt;
 
 use super::{Identity, Limits, Permission, Resource, ResourceKind};
 
-/// Rules that apply to all users. One snapshot per request.
+/// Level of a signed-in user where no grant applies, and the minimum of every positive grant.
 #[derive(Clone, Copy, Debug)]
-pub struct Policy {
-    /// Level of a signed-in user where no grant applies, and the minimum of every positive grant.
-    pub default_permission: Permission,
-}
+pub struct DefaultPermission(pub Permission);
 
-impl Policy {
+impl DefaultPermission {
     /// Combines the grants' level, `None` if no grant applies, with the default permission.
     #[must_use]
     pub fn level(self, granted: Option<Permission>) -> Permission {
         match granted {
-            None => self.default_permission,
+            None => self.0,
             Some(level) if level.refuses() => level,
-            Some(level) => level.max(self.default_permission),
+            Some(level) => level.max(self.0),
         }
     }
 }
@@ -221,9 +218,13 @@ impl fmt::Display for Denied {
 ///
 /// # Errors
 /// The reason of the first requirement that does not hold.
-pub fn authorize(who: &Identity, policy: Policy, requirements: &[Requirement]) -> Result<Permit, Denied> {
+pub fn authorize(
+    who: &Identity,
+    default_permission: DefaultPermission,
+    requirements: &[Requirement],
+) -> Result<Permit, Denied> {
     for requirement in requirements {
-        holds(who, policy, requirement)?;
+        holds(who, default_permission, requirement)?;
     }
     Ok(Permit { _only_authorize_makes_one: () })
 }
@@ -235,18 +236,23 @@ pub fn open_to_all() -> Permit {
 
 /// Returns true if the identity has this level on one resource. `filter` calls it for each row.
 #[must_use]
-pub fn may(who: &Identity, policy: Policy, permission: Permission, resource: &Resource) -> bool {
-    who.limits.allow(permission, resource) && (who.admin || level(who, policy, resource).covers(permission))
+pub fn may(who: &Identity, default_permission: DefaultPermission, permission: Permission, resource: &Resource) -> bool {
+    who.limits.allow(permission, resource) && (who.admin || level(who, default_permission, resource).covers(permission))
 }
 
 /// Returns false if `who` cannot have this level on any resource of `kind`, whichever resource a request names.
 ///
 /// A cheap check before a request is read: it examines the grants only.
 #[must_use]
-pub fn may_any(who: &Identity, policy: Policy, permission: Permission, kind: ResourceKind) -> bool {
-    let reaches = |level: Permission| policy.level(Some(level)).covers(permission);
+pub fn may_any(
+    who: &Identity,
+    default_permission: DefaultPermission,
+    permission: Permission,
+    kind: ResourceKind,
+) -> bool {
+    let reaches = |level: Permission| default_permission.level(Some(level)).covers(permission);
     who.admin
-        || policy.default_permission.covers(permission)
+        || default_permission.0.covers(permission)
         || who.grants.has_globs(kind)
         || who.grants.level_of_all(kind).is_some_and(reaches)
         || who.grants.exact(kind).any(|(_, level)| reaches(level))
@@ -256,7 +262,7 @@ pub fn may_any(who: &Identity, policy: Policy, permission: Permission, kind: Res
 /// requires READ on the resource, and the level on the tier if a grant applies to it, otherwise on the resource.
 fn may_below(
     who: &Identity,
-    policy: Policy,
+    default_permission: DefaultPermission,
     permission: Permission,
     resource: &Resource,
     tier: Option<ResourceKind>,
@@ -264,10 +270,10 @@ fn may_below(
     match tier.and_then(|tier| who.grants.level_of_all(tier)) {
         Some(level) if !who.admin => {
             who.limits.allow(permission, resource)
-                && may(who, policy, Permission::Read, resource)
-                && policy.level(Some(level)).covers(permission)
+                && may(who, default_permission, Permission::Read, resource)
+                && default_permission.level(Some(level)).covers(permission)
         }
-        Some(_) | None => may(who, policy, permission, resource),
+        Some(_) | None => may(who, default_permission, permission, resource),
     }
 }
 
@@ -275,7 +281,7 @@ fn may_below(
 ///
 /// # Errors
 /// The reason why it does not hold.
-pub fn holds(who: &Identity, policy: Policy, requirement: &Requirement) -> Result<(), Denied> {
+pub fn holds(who: &Identity, default_permission: DefaultPermission, requirement: &Requirement) -> Result<(), Denied> {
     match requirement {
         Requirement::SignedIn => Ok(()),
         Requirement::Admin { change } => {
@@ -303,7 +309,7 @@ pub fn holds(who: &Identity, policy: Policy, requirement: &Requirement) -> Resul
         Requirement::NotDenied(tier) => not_refused_everywhere(who, *tier),
         // Without a grant on the tier, the level on the resource decides alone.
         Requirement::Tier { permission, tier } => match who.grants.level_of_all(*tier) {
-            Some(level) if !who.admin && !policy.level(Some(level)).covers(*permission) => {
+            Some(level) if !who.admin && !default_permission.level(Some(level)).covers(*permission) => {
                 Err(Denied::MissingTier { permission: *permission, tier: *tier })
             }
             Some(_) | None => Ok(()),
@@ -316,7 +322,7 @@ pub fn holds(who: &Identity, policy: Policy, requirement: &Requirement) -> Resul
         Requirement::Any(ways) => {
             let mut first = None;
             for way in ways {
-                match way.iter().try_for_each(|requirement| holds(who, policy, requirement)) {
+                match way.iter().try_for_each(|requirement| holds(who, default_permission, requirement)) {
                     Ok(()) => return Ok(()),
                     Err(denied) => first = first.or(Some(denied)),
                 }
@@ -324,7 +330,7 @@ pub fn holds(who: &Identity, policy: Policy, requirement: &Requirement) -> Resul
             Err(first.unwrap_or(Denied::NotYours))
         }
         Requirement::Level { permission, resource, tier } => {
-            if may_below(who, policy, *permission, resource, *tier) {
+            if may_below(who, default_permission, *permission, resource, *tier) {
                 return Ok(());
             }
             // Refused in any case; this only selects the reason that helps the caller most.
@@ -332,7 +338,7 @@ pub fn holds(who: &Identity, policy: Policy, requirement: &Requirement) -> Resul
                 .unwrap_or_else(|| Denied::Missing { permission: *permission, resource: resource.clone() }))
         }
         Requirement::Belonging { permission, noun, id, owner, tier } => {
-            belongs(who, policy, *permission, (noun, id), owner.as_ref(), *tier)
+            belongs(who, default_permission, *permission, (noun, id), owner.as_ref(), *tier)
         }
     }
 }
@@ -346,14 +352,14 @@ fn not_refused_everywhere(who: &Identity, kind: ResourceKind) -> Result<(), Deni
 /// Checks that `permission` is held on the owner of an object, which errors describe by noun and ID.
 fn belongs(
     who: &Identity,
-    policy: Policy,
+    default_permission: DefaultPermission,
     permission: Permission,
     (noun, id): (&'static str, &str),
     owner: Option<&Resource>,
     tier: Option<ResourceKind>,
 ) -> Result<(), Denied> {
     if let Some(owner) = owner
-        && may_below(who, policy, permission, owner, tier)
+        && may_below(who, default_permission, permission, owner, tier)
     {
         return Ok(());
     }
@@ -364,7 +370,7 @@ fn belongs(
     // The scope contains the owner's key, so it is named only to users who can read the owner without the token's
     // limits.
     let needed = |owner: &Resource| {
-        let readable = who.admin || level(who, policy, owner).covers(Permission::Read);
+        let readable = who.admin || level(who, default_permission, owner).covers(Permission::Read);
         if readable { NeededScope::of(owner) } else { NeededScope::Another }
     };
     if let Some(denied) = limited(who, permission, owner, needed) {
@@ -372,7 +378,7 @@ fn belongs(
     }
     match owner {
         // A caller who can read the owner is allowed to know which one it is.
-        Some(owner) if may(who, policy, Permission::Read, owner) => {
+        Some(owner) if may(who, default_permission, Permission::Read, owner) => {
             Err(Denied::Missing { permission, resource: owner.clone() })
         }
         Some(_) | None => Err(Denied::MissingOnOwner { permission, noun, id: id.to_owned() }),
@@ -413,12 +419,12 @@ fn level_refuses(who: &Identity, resource: &Resource) -> bool {
     who.grants.level(resource).is_some_and(Permission::refuses)
 }
 
-pub(super) fn level(who: &Identity, policy: Policy, resource: &Resource) -> Permission {
+pub(super) fn level(who: &Identity, default_permission: DefaultPermission, resource: &Resource) -> Permission {
     if resource.kind == ResourceKind::Job {
         // A job belongs to its creator. The default permission applies to shared resources only.
         return who.grants.level(resource).unwrap_or(Permission::NoPermissions);
     }
-    policy.level(who.grants.level(resource))
+    default_permission.level(who.grants.level(resource))
 }
 
 /// The resources of a kind that an identity can read, as far as they are known before a list is requested.
@@ -435,8 +441,8 @@ pub enum Visibility {
 impl Visibility {
     /// Returns the resources of `kind` that `who` can read.
     #[must_use]
-    pub fn of(who: &Identity, policy: Policy, kind: ResourceKind) -> Self {
-        let readable = |key: &str| may(who, policy, Permission::Read, &Resource::new(kind, key));
+    pub fn of(who: &Identity, default_permission: DefaultPermission, kind: ResourceKind) -> Self {
+        let readable = |key: &str| may(who, default_permission, Permission::Read, &Resource::new(kind, key));
         if !who.limits.resources.is_empty() {
             // A glob that refuses can match a scoped experiment, whose name is not known here.
             if kind == ResourceKind::Experiment && who.needs_names() {
@@ -448,7 +454,7 @@ impl Visibility {
         if who.admin {
             return Self::All;
         }
-        let default_reads = policy.default_permission.covers(Permission::Read);
+        let default_reads = default_permission.0.covers(Permission::Read);
         let all = who.grants.level_of_all(kind);
         if all.is_some_and(Permission::refuses) {
             return Self::Only(Vec::new());

@@ -3,7 +3,7 @@
 //! The verdict comes from [`holds`]; this module only collects the grants and the level.
 
 use super::decide::level;
-use super::{Grant, Identity, Permission, Policy, Requirement, Resource, ResourceKind, Subject, holds};
+use super::{DefaultPermission, Grant, Identity, Permission, Requirement, Resource, ResourceKind, Subject, holds};
 
 /// A decision and the facts it is based on.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -23,12 +23,12 @@ pub struct Explanation<S = Subject> {
 #[must_use]
 pub fn explain<S>(
     who: &Identity,
-    policy: Policy,
+    default_permission: DefaultPermission,
     requirements: &[Requirement],
     resource: &Resource,
     held: impl IntoIterator<Item = Grant<S>>,
 ) -> Explanation<S> {
-    let denied = requirements.iter().find_map(|requirement| holds(who, policy, requirement).err());
+    let denied = requirements.iter().find_map(|requirement| holds(who, default_permission, requirement).err());
     let asked = |tier| {
         requirements.iter().any(|requirement| match requirement {
             Requirement::Level { tier: below, .. } | Requirement::Belonging { tier: below, .. } => *below == Some(tier),
@@ -51,7 +51,7 @@ pub fn explain<S>(
     Explanation {
         allowed: denied.is_none(),
         denied: denied.map(|denied| denied.to_string()),
-        level: level(who, policy, resource),
+        level: level(who, default_permission, resource),
         grants: held.into_iter().filter(takes_part).collect(),
     }
 }

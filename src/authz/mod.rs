@@ -16,7 +16,8 @@ mod policy;
 mod selector;
 
 pub use decide::{
-    Denied, NeededScope, Permit, Policy, Requirement, Visibility, authorize, holds, may, may_any, open_to_all,
+    DefaultPermission, Denied, NeededScope, Permit, Requirement, Visibility, authorize, holds, may, may_any,
+    open_to_all,
 };
 pub use explain::{Explanation, explain};
 pub use grant::{DEFAULT_WORKSPACE, Grant, GrantSet, Subject};

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const POLICY: Policy = Policy { default_permission: Permission::NoPermissions };
+const POLICY: DefaultPermission = DefaultPermission(Permission::NoPermissions);
 
 fn grant(kind: ResourceKind, selector: &str, permission: Permission) -> Grant {
     let selector = Selector::parse(kind, selector).expect("a selector");
@@ -66,11 +66,13 @@ fn the_permission_matrix_is_what_was_reviewed() {
         "experiment 1", "READ", "USE", "EDIT", "MANAGE", "create", "admin"
     );
     for (name, who, default_permission) in rows {
-        let policy = Policy { default_permission };
+        let default_permission = DefaultPermission(default_permission);
         let mark = |allowed: bool| if allowed { "yes" } else { "-" };
-        let levels = [Read, Use, Edit, Manage].map(|level| mark(may(&who, policy, level, &experiment("1"))));
-        let create = mark(authorize(&who, policy, &[Requirement::Create(ResourceKind::Experiment)]).is_ok());
-        let admin = mark(authorize(&who, policy, &[Requirement::Admin { change: true }]).is_ok());
+        let levels =
+            [Read, Use, Edit, Manage].map(|level| mark(may(&who, default_permission, level, &experiment("1"))));
+        let create =
+            mark(authorize(&who, default_permission, &[Requirement::Create(ResourceKind::Experiment)]).is_ok());
+        let admin = mark(authorize(&who, default_permission, &[Requirement::Admin { change: true }]).is_ok());
         let cells: Vec<String> = levels.iter().chain([&create]).map(|cell| format!("{cell:<8}")).collect();
         table += &format!("{name:<36}{}{admin}\n", cells.concat());
     }
@@ -155,7 +157,9 @@ fn every_requirement_must_hold() {
 fn what_can_be_read_is_known_in_advance_where_it_can_be() {
     let kind = ResourceKind::RegisteredModel;
     let model = |selector: &str, permission| grant(kind, selector, permission);
-    let of = |grants: &[Grant], default_permission| Visibility::of(&who(grants), Policy { default_permission }, kind);
+    let of = |grants: &[Grant], default_permission| {
+        Visibility::of(&who(grants), DefaultPermission(default_permission), kind)
+    };
     use Permission::{Deny, Edit, NoPermissions, Read};
     assert_eq!(of(&[], NoPermissions), Visibility::Only(vec![]));
     assert_eq!(of(&[], Read), Visibility::All);
@@ -317,11 +321,11 @@ proptest! {
             .collect();
         let limits = Limits { read_only, ..Limits::default() };
         let who = Identity { admin, limits, ..who(&held) };
-        let policy = Policy { default_permission: Permission::ALL[default] };
+        let default_permission = DefaultPermission(Permission::ALL[default]);
         let permission = Permission::ALL[needed];
         let asked = Requirement::Level { permission, resource: experiment("1"), tier: Some(ResourceKind::Run) };
-        let explained = explain(&who, policy, std::slice::from_ref(&asked), &experiment("1"), held.clone());
-        prop_assert_eq!(explained.allowed, holds(&who, policy, &asked).is_ok());
+        let explained = explain(&who, default_permission, std::slice::from_ref(&asked), &experiment("1"), held.clone());
+        prop_assert_eq!(explained.allowed, holds(&who, default_permission, &asked).is_ok());
         let takes_part = |grant: &&Grant| grant.kind == ResourceKind::Run || grant.selector.selects(&experiment("1"));
         prop_assert_eq!(explained.grants.len(), held.iter().filter(takes_part).count());
     }
@@ -341,23 +345,23 @@ fn whoever_holds_a_level_on_one_resource_could_hold_it() {
         vec![grant(ResourceKind::RegisteredModel, "1", Manage)],
     ] {
         for default_permission in [NoPermissions, Read, Manage] {
-            let (who, policy) = (who(&grants), Policy { default_permission });
+            let (who, default_permission) = (who(&grants), DefaultPermission(default_permission));
             for level in [Read, Edit, Manage] {
-                let could = may_any(&who, policy, level, ResourceKind::Experiment);
+                let could = may_any(&who, default_permission, level, ResourceKind::Experiment);
                 for key in ["1", "2", "3"] {
-                    let holds = may(&who, policy, level, &Resource::new(ResourceKind::Experiment, key));
-                    assert!(could || !holds, "{grants:?} {default_permission} {level} {key}");
+                    let holds = may(&who, default_permission, level, &Resource::new(ResourceKind::Experiment, key));
+                    assert!(could || !holds, "{grants:?} {default_permission:?} {level} {key}");
                 }
             }
         }
     }
-    let policy = Policy { default_permission: NoPermissions };
-    assert!(!may_any(&who(&[]), policy, Read, ResourceKind::Experiment));
-    assert!(!may_any(&who(&[exp("1", Read)]), policy, Edit, ResourceKind::Experiment));
-    assert!(!may_any(&who(&[exp("1", Deny)]), policy, Read, ResourceKind::Experiment));
+    let default_permission = DefaultPermission(NoPermissions);
+    assert!(!may_any(&who(&[]), default_permission, Read, ResourceKind::Experiment));
+    assert!(!may_any(&who(&[exp("1", Read)]), default_permission, Edit, ResourceKind::Experiment));
+    assert!(!may_any(&who(&[exp("1", Deny)]), default_permission, Read, ResourceKind::Experiment));
     assert!(!may_any(
         &who(&[grant(ResourceKind::RegisteredModel, "1", Manage)]),
-        policy,
+        default_permission,
         Read,
         ResourceKind::Experiment
     ));

@@ -12,7 +12,7 @@ use super::moment;
 use super::output::Format;
 use super::stored::{Absent, Opened};
 use crate::app;
-use crate::authz::{Limits, Policy};
+use crate::authz::{DefaultPermission, Limits};
 use crate::config::{self, Flags};
 use crate::explain::{Examined, add_name, explanation};
 use crate::mlflow::{Question, Table};
@@ -45,7 +45,7 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(arguments: Arguments, flags: &Flags) -> anyhow::Result<ExitCode> {
     let config = config::load(flags)?;
-    let policy = Policy { default_permission: config.authz.default_permission };
+    let policy = DefaultPermission(config.authz.default_permission);
     let policies = app::read_policies(&config).await?;
     let (file, homes) = (policies.enforced(), policies.homes());
     let mut question = Question::parse(&Table::built_in()?, &arguments.operation, &arguments.resource)?;

@@ -11,7 +11,8 @@ use clap::{Args, Subcommand};
 
 use super::output;
 use crate::authz::{
-    Expectation, Home, Identity, Limits, Member, Policy, PolicyFile, PolicyProblems, Resource, Scheme, UserId, holds,
+    DefaultPermission, Expectation, Home, Identity, Limits, Member, PolicyFile, PolicyProblems, Resource, Scheme,
+    UserId, holds,
 };
 use crate::config::{self, Flags, Origin, Problem, Problems};
 use crate::mlflow::{Question, Table};
@@ -77,7 +78,7 @@ pub(super) fn run(arguments: Arguments, flags: &Flags) -> anyhow::Result<ExitCod
         Command::Test { file, tests, user, provider, groups, roles, operation, resource } => {
             let asker = Asker {
                 file: read(&file, PolicyFile::parse)?,
-                rules: Policy { default_permission: config::load(flags)?.authz.default_permission },
+                default_permission: DefaultPermission(config::load(flags)?.authz.default_permission),
                 table: Table::built_in()?,
             };
             match (user, operation, resource) {
@@ -124,7 +125,7 @@ fn read(path: &Path, parse: impl Fn(&str) -> Result<PolicyFile, PolicyProblems>)
 
 struct Asker {
     file: PolicyFile,
-    rules: Policy,
+    default_permission: DefaultPermission,
     table: Table,
 }
 
@@ -185,7 +186,10 @@ impl Asker {
             grants: Arc::new(self.file.alone(&member(asked))),
             shadow: None,
         };
-        let denied = question.requirements.iter().find_map(|requirement| holds(&who, self.rules, requirement).err());
+        let denied = question
+            .requirements
+            .iter()
+            .find_map(|requirement| holds(&who, self.default_permission, requirement).err());
         Ok(denied.map(|denied| denied.to_string()))
     }
 }

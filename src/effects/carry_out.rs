@@ -294,7 +294,7 @@ impl Parts {
     ) -> Result<Vec<Mutation>, EffectError> {
         let looked_up = impatiently(self.resolver.new_versions(kind, parents)).await;
         let NewVersions { requirements, absent } = looked_up.map_err(EffectError::LookUp)?;
-        if requirements.iter().any(|requirement| holds(who, self.policy, requirement).is_err()) {
+        if requirements.iter().any(|requirement| holds(who, self.default_permission, requirement).is_err()) {
             return Err(EffectError::Changed);
         }
         Ok(absent.into_iter().map(|name| Mutation::Create { kind, name }).collect())

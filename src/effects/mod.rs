@@ -22,7 +22,7 @@ pub use turns::Turn;
 use turns::{Key, Late, Turns};
 
 use crate::authn::Authn;
-use crate::authz::{Identity, Permit, Policy, UserId};
+use crate::authz::{DefaultPermission, Identity, Permit, UserId};
 use crate::budget::{Full, Share};
 use crate::http::Body;
 use crate::mlflow::FollowUp;
@@ -96,7 +96,7 @@ struct Parts {
     authn: Arc<Authn>,
     upstream: Upstream,
     resolver: Arc<Resolver>,
-    policy: Policy,
+    default_permission: DefaultPermission,
     /// One writer per name, so that a model cannot be created again before the grants of the deleted one are removed. Also one
     /// change at a time of the AI gateway's secrets and model definitions, and one new experiment with a chosen location.
     turns: Turns,
@@ -110,11 +110,11 @@ impl Effects {
         authn: Arc<Authn>,
         upstream: Upstream,
         resolver: Arc<Resolver>,
-        policy: Policy,
+        default_permission: DefaultPermission,
         tracker: TaskTracker,
     ) -> Self {
         let turns = Turns::default();
-        Self { parts: Arc::new(Parts { store, authn, upstream, resolver, policy, turns }), tracker }
+        Self { parts: Arc::new(Parts { store, authn, upstream, resolver, default_permission, turns }), tracker }
     }
 
     /// Waits for the turn to change secrets or model definitions of the AI gateway.

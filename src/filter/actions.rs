@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde_json::value::RawValue;
 
-use crate::authz::{Identity, Permission, Policy, Resource, ResourceKind, may};
+use crate::authz::{DefaultPermission, Identity, Permission, Resource, ResourceKind, may};
 use crate::mlflow::skill_key;
 
 /// MLflow's name of each action, and the permission that it requires (`mlflow.server.auth._permission_to_allowed_actions`,
@@ -20,7 +20,12 @@ const ACTIONS: [(&str, Permission); 4] = [
 
 /// Adds the actions that `who` is allowed to one resource of this kind in MLflow's form. Returns `None` for any other text.
 #[must_use]
-pub fn with_actions(who: &Identity, policy: Policy, kind: ResourceKind, row: &str) -> Option<String> {
+pub fn with_actions(
+    who: &Identity,
+    default_permission: DefaultPermission,
+    kind: ResourceKind,
+    row: &str,
+) -> Option<String> {
     rewritten(row, |members| {
         let text = |name: &str| {
             members.get(name).and_then(|value: &&RawValue| serde_json::from_str::<Option<String>>(value.get()).ok())
@@ -34,7 +39,7 @@ pub fn with_actions(who: &Identity, policy: Policy, kind: ResourceKind, row: &st
         Some(
             ACTIONS
                 .iter()
-                .filter(|(_, level)| may(who, policy, *level, &resource))
+                .filter(|(_, level)| may(who, default_permission, *level, &resource))
                 .map(|(action, _)| *action)
                 .collect(),
         )

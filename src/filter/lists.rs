@@ -15,7 +15,9 @@ use serde_json::value::RawValue;
 use super::actions::with_actions;
 use super::push_down;
 use super::request::{Asked, ListRequest};
-use crate::authz::{Identity, Permission, Permit, Policy, Requirement, Resource, ResourceKind, Visibility, holds, may};
+use crate::authz::{
+    DefaultPermission, Identity, Permission, Permit, Requirement, Resource, ResourceKind, Visibility, holds, may,
+};
 use crate::budget::{ANSWER_COST, AnswerError, Full, read_answer};
 use crate::crypto::Sealer;
 use crate::http::ReadError;
@@ -142,13 +144,14 @@ impl Lists {
     pub async fn page(
         &self,
         who: &Identity,
-        policy: Policy,
+        default_permission: DefaultPermission,
         permit: Permit,
         filter: Filter,
         visible: &[Visibility],
         mut request: ListRequest<'_, '_>,
     ) -> Result<ListAnswer, ListError> {
-        let ListAnswer { status, body } = self.gather(who, policy, permit, filter, visible, &mut request).await?;
+        let ListAnswer { status, body } =
+            self.gather(who, default_permission, permit, filter, visible, &mut request).await?;
         let body = request.share.keep(body).await.map_err(ListError::NoRoom)?;
         Ok(ListAnswer { status, body })
     }
@@ -156,7 +159,7 @@ impl Lists {
     async fn gather(
         &self,
         who: &Identity,
-        policy: Policy,
+        default_permission: DefaultPermission,
         permit: Permit,
         filter: Filter,
         visible: &[Visibility],
@@ -201,9 +204,9 @@ impl Lists {
             let fetched = Page::parse(filter, &answer.body)?;
             looked_at += fetched.rows.len();
             let skip = walk.position.skip;
-            self.prefetch(who, policy, filter, fetched.rows.iter().skip(skip), &mut kinds).await?;
+            self.prefetch(who, default_permission, filter, fetched.rows.iter().skip(skip), &mut kinds).await?;
             for (index, row) in fetched.rows.into_iter().enumerate().skip(skip) {
-                if !self.readable(who, policy, filter, row, &mut kinds).await? {
+                if !self.readable(who, default_permission, filter, row, &mut kinds).await? {
                     continue;
                 }
                 if rows.len() == rows_wanted || kept + row.get().len() > limit && !rows.is_empty() {
@@ -211,7 +214,7 @@ impl Lists {
                     walk.position.skip = index;
                     return Ok(self.answer(who, filter, &rows, Some(&walk.position)));
                 }
-                let row = shown(who, policy, filter, row)?;
+                let row = shown(who, default_permission, filter, row)?;
                 kept += row.get().len();
                 rows.push(row);
             }
@@ -355,18 +358,18 @@ impl Lists {
     async fn readable(
         &self,
         who: &Identity,
-        policy: Policy,
+        default_permission: DefaultPermission,
         filter: Filter,
         row: &RawValue,
         kinds: &mut NameKinds,
     ) -> Result<bool, ListError> {
-        let read = |resource: &Resource| may(who, policy, Permission::Read, resource);
+        let read = |resource: &Resource| may(who, default_permission, Permission::Read, resource);
         match filter {
             Filter::Experiments => Ok(read(&parse_row::<ExperimentRow>(row)?.into())),
             Filter::RegisteredModels => Ok(read(&parse_row::<RegisteredModel>(row)?.resource())),
             Filter::ModelVersions => {
                 let row: NamedRow = parse_row(row)?;
-                if let Some(known) = versions_readable(who, policy, &row.name) {
+                if let Some(known) = versions_readable(who, default_permission, &row.name) {
                     return Ok(known);
                 }
                 // Only names on which the caller holds a grant occur here, so the cost depends on the number of readable rows.
@@ -374,7 +377,9 @@ impl Lists {
                     return Ok(*known);
                 }
                 let readable = match self.resolver.model(&row.name).await {
-                    Ok(resource) => holds(who, policy, &Requirement::version(Permission::Read, resource)).is_ok(),
+                    Ok(resource) => {
+                        holds(who, default_permission, &Requirement::version(Permission::Read, resource)).is_ok()
+                    }
                     // Deleted since MLflow listed it.
                     Err(resolve::Error::NoSuchName(_)) => false,
                     Err(error) => return Err(error.into()),
@@ -392,11 +397,11 @@ impl Lists {
                 let row: ReviewQueue = parse_row(row)?;
                 let resource = self.named(who, row.experiment()).await?;
                 let tier = Some(ResourceKind::ReviewQueue);
-                let member = holds(who, policy, &Requirement::OneOf(row.users)).is_ok();
+                let member = holds(who, default_permission, &Requirement::OneOf(row.users)).is_ok();
                 // A member of a queue needs READ on the queues of the experiment, any other user EDIT.
                 let permission = if member { Permission::Read } else { Permission::Edit };
                 let requirement = Requirement::Level { permission, resource, tier };
-                Ok(holds(who, policy, &requirement).is_ok())
+                Ok(holds(who, default_permission, &requirement).is_ok())
             }
             Filter::Secrets => Ok(read(&parse_row::<SecretRow>(row)?.into())),
             Filter::Endpoints => Ok(read(&parse_row::<EndpointRow>(row)?.into())),
@@ -405,7 +410,7 @@ impl Lists {
                 let row: EndpointModelRow = parse_row(row)?;
                 let Some(id) = self.resolver.recent_endpoint(&row.id).await? else { return Ok(false) };
                 let endpoint = Resource::new(ResourceKind::GatewayEndpoint, &*id);
-                Ok(may(who, policy, Permission::Use, &endpoint))
+                Ok(may(who, default_permission, Permission::Use, &endpoint))
             }
             Filter::McpServers => Ok(read(&Resource::new(ResourceKind::McpServer, parse_row::<NamedRow>(row)?.name))),
             Filter::McpEndpoints => Ok(read(&parse_row::<McpEndpointRow>(row)?.into())),
@@ -420,7 +425,7 @@ impl Lists {
     async fn prefetch<'a>(
         &self,
         who: &Identity,
-        policy: Policy,
+        default_permission: DefaultPermission,
         filter: Filter,
         rows: impl Iterator<Item = &'a &'a RawValue>,
         kinds: &mut NameKinds,
@@ -430,12 +435,15 @@ impl Lists {
                 let mut names = BTreeSet::new();
                 for row in rows {
                     let row: NamedRow = parse_row(row)?;
-                    if !kinds.0.contains_key(&row.name) && versions_readable(who, policy, &row.name).is_none() {
+                    if !kinds.0.contains_key(&row.name)
+                        && versions_readable(who, default_permission, &row.name).is_none()
+                    {
                         names.insert(row.name);
                     }
                 }
                 for (name, resource) in Box::pin(self.resolver.models(&names)).await? {
-                    let read = holds(who, policy, &Requirement::version(Permission::Read, resource)).is_ok();
+                    let read =
+                        holds(who, default_permission, &Requirement::version(Permission::Read, resource)).is_ok();
                     kinds.0.insert(name, read);
                 }
             }
@@ -479,16 +487,23 @@ impl Lists {
 
 /// Returns true if the versions of this name are readable, regardless of whether it is a model or a prompt; `None` if the kind
 /// matters.
-fn versions_readable(who: &Identity, policy: Policy, name: &str) -> Option<bool> {
-    let read = |kind| holds(who, policy, &Requirement::version(Permission::Read, Resource::new(kind, name))).is_ok();
+fn versions_readable(who: &Identity, default_permission: DefaultPermission, name: &str) -> Option<bool> {
+    let read = |kind| {
+        holds(who, default_permission, &Requirement::version(Permission::Read, Resource::new(kind, name))).is_ok()
+    };
     let as_model = read(ResourceKind::RegisteredModel);
     (as_model == read(ResourceKind::Prompt)).then_some(as_model)
 }
 
 /// Returns the row in the form that `who` is allowed to read.
-fn shown(who: &Identity, policy: Policy, filter: Filter, row: &RawValue) -> Result<Box<RawValue>, ListError> {
+fn shown(
+    who: &Identity,
+    default_permission: DefaultPermission,
+    filter: Filter,
+    row: &RawValue,
+) -> Result<Box<RawValue>, ListError> {
     let Some(kind) = filter.shape().actions else { return Ok(row.to_owned()) };
-    let row = with_actions(who, policy, kind, row.get()).and_then(|row| RawValue::from_string(row).ok());
+    let row = with_actions(who, default_permission, kind, row.get()).and_then(|row| RawValue::from_string(row).ok());
     row.ok_or(ListError::Upstream(upstream::Error::NotUnderstood))
 }
 

@@ -47,7 +47,8 @@ pub use rules::{
 };
 pub use schema::{MessageId, RequestFields, Schema, SchemaError, Unknown};
 pub use table::{
-    Feature, Field, Filter, Found, Narrow, Need, Operation, Rule, Send, Source, Step, Table, TableError, Then, Thing,
+    BodyMode, Feature, Field, Filter, Found, Narrow, Need, Operation, Rule, Source, Step, Table, TableError, Then,
+    Thing,
 };
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! call it. Pure: questions to MLflow are returned as a [`Lookup`].
 
 use super::answers::ReviewQueue;
-use super::{Feature, Located, Need, Operation, QueuePart, Send, Thing};
+use super::{BodyMode, Feature, Located, Need, Operation, QueuePart, Thing};
 use crate::authz::{Permission, Requirement, Resource, ResourceKind, skill_key};
 
 impl Need {
@@ -15,7 +15,7 @@ impl Need {
     pub fn requirement(&self, operation: &Operation) -> Option<Requirement> {
         match self {
             Self::Public | Self::SignedIn => Some(Requirement::SignedIn),
-            Self::Admin => Some(Requirement::Admin { change: operation.send != Send::Query }),
+            Self::Admin => Some(Requirement::Admin { change: operation.send != BodyMode::Query }),
             Self::Blocked(_) => Some(Requirement::Admin { change: true }),
             Self::Create(kind) => Some(Requirement::Create(*kind)),
             Self::NotDenied(tier) => Some(Requirement::NotDenied(*tier)),

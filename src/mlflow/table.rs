@@ -190,7 +190,7 @@ impl Feature {
 /// The treatment of the request's body.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "kebab-case")]
-pub enum Send {
+pub enum BodyMode {
     Query,
     Json,
     Stream,
@@ -276,7 +276,7 @@ pub struct Operation {
     /// A bounded set of names, so usable as a metric label. `'static` because the table lives as long as the process.
     pub name: &'static str,
     pub needs: Vec<Need>,
-    pub send: Send,
+    pub send: BodyMode,
     /// Its known fields. All others are removed from a request.
     pub fields: RequestFields,
     /// True if its JSON can be as large as the configuration allows. That of other operations is small.
@@ -396,7 +396,7 @@ impl Table {
             }
             let narrow = row.narrow.as_deref().map(Narrow::from_str).transpose().map_err(wrong)?;
             let reads = methods.iter().all(|method| *method == Method::GET);
-            let send = row.send.unwrap_or(if reads { Send::Query } else { Send::Json });
+            let send = row.send.unwrap_or(if reads { BodyMode::Query } else { BodyMode::Json });
             let fields = known_fields(&schema, &row.name, send, &needs, narrow.as_ref().map(|narrow| &narrow.field))
                 .map_err(wrong)?;
             let author = row.author.map(Author::field);
@@ -500,7 +500,7 @@ struct Row {
     name: String,
     route: String,
     needs: Vec<String>,
-    send: Option<Send>,
+    send: Option<BodyMode>,
     #[serde(default)]
     large: bool,
     #[serde(default)]
@@ -521,17 +521,17 @@ struct Row {
 fn known_fields(
     schema: &Schema,
     name: &str,
-    send: Send,
+    send: BodyMode,
     needs: &[Need],
     narrow: Option<&Field>,
 ) -> Result<RequestFields, String> {
     // Both are rebuilt by separate parsers.
-    if matches!(send, Send::Otlp | Send::Graphql) {
+    if matches!(send, BodyMode::Otlp | BodyMode::Graphql) {
         return Ok(RequestFields::default());
     }
     let mut fields = schema.of(name).ok_or("requests.toml does not have its fields")?;
     // One message in both places is used by several rows: MLflow reads it from the query of a GET, else from the body.
-    if send == Send::Json && fields.query == fields.body {
+    if send == BodyMode::Json && fields.query == fields.body {
         fields.query = None;
     }
     let needed = needs.iter().filter_map(Need::named).map(|(_, _, field)| field);

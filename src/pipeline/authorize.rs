@@ -3,8 +3,8 @@
 use super::bodies;
 use super::{Error, Proxy, gateway};
 use crate::authz::{
-    Denied, Identity, Permission, Permit, Policy, Requirement, Resource, ResourceKind, Visibility, authorize, holds,
-    may_any,
+    DefaultPermission, Denied, Identity, Permission, Permit, Requirement, Resource, ResourceKind, Visibility,
+    authorize, holds, may_any,
 };
 use crate::mlflow::{Demand, Input, Json, LocateError, Located, Need, Operation, Thing, demands, locate};
 
@@ -49,7 +49,8 @@ impl Proxy {
         // After `locate`, which makes the IDs in the body canonical. Rules may replace parts of the body, such as a
         // scorer.
         let demanded = bodies::aside(size, || demands(operation, &located, input.body.as_deref_mut()))?;
-        let mut requirements = Requirements { identity, policy: self.policy, all: Vec::with_capacity(4) };
+        let mut requirements =
+            Requirements { identity, default_permission: self.default_permission, all: Vec::with_capacity(4) };
         for requirement in operation.needs.iter().filter_map(|need| need.requirement(operation)) {
             requirements.add(requirement)?;
         }
@@ -71,7 +72,7 @@ impl Proxy {
                 }
             }
         }
-        Ok(authorize(identity, self.policy, &requirements.all)?)
+        Ok(authorize(identity, self.default_permission, &requirements.all)?)
     }
 
     /// Refuses a request before its body is read if the caller has no grant that the operation requires.
@@ -88,14 +89,14 @@ impl Proxy {
         }
         for need in &operation.needs {
             if let Some(requirement) = need.requirement(operation) {
-                holds(identity, self.policy, &requirement)?;
+                holds(identity, self.default_permission, &requirement)?;
             } else if let Need::Level { permission, thing, field } = need
                 && !field.optional
                 && let Some((kinds, tier)) = thing.granted_by()
             {
                 // With a grant on the tier, READ on the resource is sufficient.
                 let least = if tier.is_some() { Permission::Read } else { *permission };
-                if !kinds.iter().any(|kind| may_any(identity, self.policy, least, *kind)) {
+                if !kinds.iter().any(|kind| may_any(identity, self.default_permission, least, *kind)) {
                     let kind = kinds.first().copied().unwrap_or(ResourceKind::Experiment);
                     return Err(Denied::MissingTier { permission: *permission, tier: kind }.into());
                 }
@@ -167,7 +168,7 @@ impl Proxy {
     /// Returns a requirement that is met if the file at this path belongs to a model version that the caller is allowed to
     /// read.
     async fn version_with_file(&self, identity: &Identity, path: &str) -> Result<Option<Requirement>, Error> {
-        let readable = |kind| Visibility::of(identity, self.policy, kind) != Visibility::Only(Vec::new());
+        let readable = |kind| Visibility::of(identity, self.default_permission, kind) != Visibility::Only(Vec::new());
         if ![ResourceKind::RegisteredModel, ResourceKind::Prompt].into_iter().any(readable) {
             return Ok(None);
         }
@@ -178,7 +179,7 @@ impl Proxy {
                 Err(error) => return Err(error.into()),
             };
             let requirement = Requirement::version(Permission::Read, resource);
-            let reads = holds(identity, self.policy, &requirement).is_ok();
+            let reads = holds(identity, self.default_permission, &requirement).is_ok();
             if reads && self.resolver.is_file_of(path, version).await? {
                 return Ok(Some(requirement));
             }
@@ -294,13 +295,13 @@ impl Proxy {
 /// does not cost the remaining look-ups.
 struct Requirements<'r> {
     identity: &'r Identity,
-    policy: Policy,
+    default_permission: DefaultPermission,
     all: Vec<Requirement>,
 }
 
 impl Requirements<'_> {
     fn add(&mut self, requirement: Requirement) -> Result<(), Error> {
-        holds(self.identity, self.policy, &requirement)?;
+        holds(self.identity, self.default_permission, &requirement)?;
         self.all.push(requirement);
         Ok(())
     }

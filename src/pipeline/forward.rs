@@ -349,10 +349,10 @@ impl Proxy {
         let reads = matches!(checked.head.method, Method::GET | Method::HEAD);
         // Checked before the wait, so that only administrators wait, and again after it with their rights of that
         // moment.
-        holds(identity, self.policy, &Requirement::Admin { change: !reads })?;
+        holds(identity, self.default_permission, &Requirement::Admin { change: !reads })?;
         let now = self.after_wait(checked, 0).await?;
         let identity = now.as_deref().unwrap_or(identity);
-        let permit = authorize(identity, self.policy, &[Requirement::Admin { change: !reads }])?;
+        let permit = authorize(identity, self.default_permission, &[Requirement::Admin { change: !reads }])?;
         if checked.path.decoded().contains('%') {
             return Err(crate::http::PathError::EncodedTwice.into());
         }
@@ -384,10 +384,10 @@ impl Proxy {
                 .iter()
                 .map(|kind| match filter.tier(*kind) {
                     // Excludes all objects of a denied tier.
-                    Some(tier) if holds(identity, self.policy, &Requirement::NotDenied(tier)).is_err() => {
+                    Some(tier) if holds(identity, self.default_permission, &Requirement::NotDenied(tier)).is_err() => {
                         Visibility::Only(Vec::new())
                     }
-                    Some(_) | None => Visibility::of(identity, self.policy, *kind),
+                    Some(_) | None => Visibility::of(identity, self.default_permission, *kind),
                 })
                 .collect(),
             None if identity.admin && identity.limits.is_unlimited() => vec![Visibility::All],
@@ -409,7 +409,7 @@ impl Proxy {
         let (method, path) = (checked.head.method.clone(), checked.path.encoded().into_owned());
         let share = Share::of(&self.answers, Owner::User(identity.user));
         let request = ListRequest { method, path, headers, query: &mut query, body, share };
-        let answer = self.lists.page(identity, self.policy, permit, filter, &visible, request).await?;
+        let answer = self.lists.page(identity, self.default_permission, permit, filter, &visible, request).await?;
         record.upstream_answered();
         let mut response = own::json(answer.body);
         *response.status_mut() = answer.status;

@@ -83,7 +83,7 @@ impl Proxy {
         }
         let tier = Some(ResourceKind::Trace);
         let edit = Requirement::Level { permission: Permission::Edit, resource, tier };
-        Ok(holds(identity, self.policy, &edit).is_ok().then(|| value.clone()))
+        Ok(holds(identity, self.default_permission, &edit).is_ok().then(|| value.clone()))
     }
 
     /// Returns the requirements of the use of a guardrail: those of its scorer and of its endpoint.
@@ -136,7 +136,7 @@ impl Proxy {
             // The alias may have moved since the decision.
             let written = version.model.as_deref();
             for requirement in written.map_or(Ok(Vec::new()), |written| self.prompt_model(written))? {
-                holds(identity, self.policy, &requirement)?;
+                holds(identity, self.default_permission, &requirement)?;
             }
             pin_prompt(body, &name, &version.version);
         }

@@ -36,7 +36,7 @@ impl Proxy {
             self.ask_beside(identity, &field.ask, &verdict).await;
             verdicts.push(verdict);
         }
-        let permit = authorize(identity, self.policy, &proven)?;
+        let permit = authorize(identity, self.default_permission, &proven)?;
         let answer = match query.rewrite(&verdicts) {
             Some(body) => Some(self.ask_graphql(permit, identity, checked, body, record).await?),
             None => None,
@@ -65,7 +65,7 @@ impl Proxy {
             Ask::Runs(ids) => ids.iter().map(|id| read(Thing::Run, id)).collect(),
             Ask::Experiments(ids) => {
                 let tier = Requirement::Tier { permission: Permission::Read, tier: ResourceKind::Run };
-                if holds(identity, self.policy, &tier).is_err() {
+                if holds(identity, self.default_permission, &tier).is_err() {
                     return Ok(Verdict::Drop);
                 }
                 let readable = self.readable_experiments(identity, ids.iter().map(String::as_str), None).await?;
@@ -79,7 +79,7 @@ impl Proxy {
                 if identity.needs_names() {
                     self.name_all(&mut requirement).await?;
                 }
-                if holds(identity, self.policy, &requirement).is_err() {
+                if holds(identity, self.default_permission, &requirement).is_err() {
                     return Ok(Verdict::Drop);
                 }
                 needed.push(requirement);
@@ -126,7 +126,9 @@ impl Proxy {
             names.insert(name.to_owned(), ());
             false
         })?;
-        let reads = |resource| holds(identity, self.policy, &Requirement::version(Permission::Read, resource)).is_ok();
+        let reads = |resource| {
+            holds(identity, self.default_permission, &Requirement::version(Permission::Read, resource)).is_ok()
+        };
         let reads_as = |kind, name: &str| reads(Resource::new(kind, name));
         let (mut readable, mut unclear) = (BTreeSet::new(), BTreeSet::new());
         for name in names.into_keys() {

@@ -37,13 +37,13 @@ pub use places::Places;
 pub use record::Record;
 
 use crate::authn::{Authn, RawCredentials, SESSION_COOKIE};
-use crate::authz::{Identity, Policy, Scheme};
+use crate::authz::{DefaultPermission, Identity, Scheme};
 use crate::budget::Budget;
 use crate::config;
 use crate::effects::Effects;
 use crate::filter::Lists;
 use crate::http::{Body, CanonicalPath, Query, Request, Response, keep_private};
-use crate::mlflow::{Found, Send, Table};
+use crate::mlflow::{BodyMode, Found, Table};
 use crate::resolve::Resolver;
 use crate::server::{EdgeRefusal, Peer};
 use crate::telemetry::Telemetry;
@@ -54,7 +54,7 @@ use crate::web::{Access, Web};
 #[derive(Debug)]
 pub struct Proxy {
     pub server: config::Server,
-    pub policy: Policy,
+    pub default_permission: DefaultPermission,
     pub authz: config::Authz,
     /// Path prefix under which MLflow, and the proxy in front of it, respond.
     pub static_prefix: String,
@@ -219,17 +219,21 @@ impl Proxy {
                     return Ok(own::json(Bytes::from_static(json.as_bytes())));
                 }
                 let now = match operation.send {
-                    Send::Query | Send::Stream | Send::Otlp => self.after_wait(checked, 0).await?,
+                    BodyMode::Query | BodyMode::Stream | BodyMode::Otlp => self.after_wait(checked, 0).await?,
                     // Waits when its body has been read.
-                    Send::Json | Send::Graphql => None,
+                    BodyMode::Json | BodyMode::Graphql => None,
                 };
                 let identity = now.unwrap_or(identity);
                 match operation.send {
-                    Send::Query => self.forward_query(checked, &identity, operation, &params, record).await,
-                    Send::Json => Box::pin(self.forward_json(checked, &identity, operation, &params, record)).await,
-                    Send::Stream => Box::pin(self.forward_stream(checked, &identity, operation, &params, record)).await,
-                    Send::Otlp => Box::pin(self.forward_spans(checked, &identity, operation, &params, record)).await,
-                    Send::Graphql => Box::pin(self.forward_graphql(checked, &identity, record)).await,
+                    BodyMode::Query => self.forward_query(checked, &identity, operation, &params, record).await,
+                    BodyMode::Json => Box::pin(self.forward_json(checked, &identity, operation, &params, record)).await,
+                    BodyMode::Stream => {
+                        Box::pin(self.forward_stream(checked, &identity, operation, &params, record)).await
+                    }
+                    BodyMode::Otlp => {
+                        Box::pin(self.forward_spans(checked, &identity, operation, &params, record)).await
+                    }
+                    BodyMode::Graphql => Box::pin(self.forward_graphql(checked, &identity, record)).await,
                 }
             }
             Found::OtherMethods(methods) => Err(Error::MethodNotAllowed(methods)),

@@ -38,10 +38,10 @@ impl Proxy {
         query: &mut Query,
         mut body: Option<&mut Json<'_>>,
     ) -> Result<Narrowed, Error> {
-        if Visibility::of(identity, self.policy, ResourceKind::Experiment) == Visibility::All {
+        if Visibility::of(identity, self.default_permission, ResourceKind::Experiment) == Visibility::All {
             return Ok(Narrowed::Some);
         }
-        let may_read = |experiment: &Resource| may(identity, self.policy, Permission::Read, experiment);
+        let may_read = |experiment: &Resource| may(identity, self.default_permission, Permission::Read, experiment);
         if !identity.needs_names() {
             let readable = |id: &str| may_read(&Resource::new(ResourceKind::Experiment, id));
             return Ok(narrow(list, query, body, |id| Ok(keep(readable(id))))?);
@@ -102,7 +102,7 @@ impl Proxy {
                 self.resolver.name(&mut resource).await?;
             }
             let read = Requirement::Level { permission: Permission::Read, resource, tier };
-            if holds(identity, self.policy, &read).is_ok() {
+            if holds(identity, self.default_permission, &read).is_ok() {
                 readable.insert(id);
             }
         }

@@ -17,7 +17,7 @@ use crate::clock::{Stopwatch, Timestamp};
 use crate::effects::EffectError;
 use crate::filter::ListError;
 use crate::http::{Body, Response, Watcher, navigates};
-use crate::mlflow::{AddressError, Operation, Send};
+use crate::mlflow::{AddressError, BodyMode, Operation};
 use crate::resolve;
 use crate::server::Peer;
 use crate::store::{Actor, AuditEntry};
@@ -74,7 +74,7 @@ impl Record {
         self.operation = operation.name;
         self.kind = match operation {
             Operation { filter: Some(_), .. } | Operation { narrow: Some(_), .. } => RequestKind::Search,
-            Operation { send: Send::Stream, .. } => RequestKind::Artifact,
+            Operation { send: BodyMode::Stream, .. } => RequestKind::Artifact,
             _ if operation.is_public() => RequestKind::Static,
             _ if operation.name.ends_with("Artifact") => RequestKind::Artifact,
             _ => RequestKind::Api,

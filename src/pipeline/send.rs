@@ -42,7 +42,7 @@ impl Proxy {
     ) -> Result<Response, Error> {
         match operation.actions.filter(|_| !(identity.admin && identity.limits.is_unlimited())) {
             Some(kind) => {
-                let rewrite = |answer: &str| with_actions(identity, self.policy, kind, answer);
+                let rewrite = |answer: &str| with_actions(identity, self.default_permission, kind, answer);
                 Box::pin(self.send_and_rewrite(permit, outgoing, identity, record, rewrite)).await
             }
             None => self.send(permit, outgoing, record).await,

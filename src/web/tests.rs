@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::*;
 use crate::api::{Denial, PublicAddress};
 use crate::authn::{Authn, RawCredentials};
-use crate::authz::{Grant, Limits, Permission, Policy, ResourceKind, Selector, Subject};
+use crate::authz::{DefaultPermission, Grant, Limits, Permission, ResourceKind, Selector, Subject};
 use crate::clock::{Clock, Timestamp};
 use crate::crypto::{AccessToken, KeyRing, PasswordHash, SessionSecret};
 use crate::mlflow::Table;
@@ -52,7 +52,7 @@ fn context(store: &Arc<Store>, authn: &Arc<Authn>, clock: &Clock) -> Context {
         store: Arc::clone(store),
         authn: Arc::clone(authn),
         config: config(),
-        policy: Policy { default_permission: Permission::NoPermissions },
+        default_permission: DefaultPermission(Permission::NoPermissions),
         table: table(),
         address: PublicAddress::default(),
         clock: clock.clone(),
@@ -69,8 +69,8 @@ impl World {
         let clock = Clock::manual(START);
         let store = Arc::new(Store::open("sqlite::memory:", clock.clone()).await.unwrap());
         let authn = Arc::new(Authn::new(&config(), Arc::clone(&store), clock.clone()));
-        let policy = Policy { default_permission };
-        let web = Web::new(Context { policy, ..context(&store, &authn, &clock) }, sign_in(&clock)).unwrap();
+        let default_permission = DefaultPermission(default_permission);
+        let web = Web::new(Context { default_permission, ..context(&store, &authn, &clock) }, sign_in(&clock)).unwrap();
         let mut world = Self { web, store, authn, clock, credentials: BTreeMap::new() };
         let admin = world.person("admin", true).await;
         let alice = world.person("alice", false).await;

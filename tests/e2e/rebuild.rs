@@ -13,8 +13,8 @@ use base64::prelude::BASE64_STANDARD as BASE64;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use mlflow_auth_proxy::http::{CanonicalPath, Query};
 use mlflow_auth_proxy::mlflow::{
-    Found, Input, Json, Keep, Located, Narrowed, Operation, Send, Table, Unknown, demands, locate, narrow, read_spans,
-    sign,
+    BodyMode, Found, Input, Json, Keep, Located, Narrowed, Operation, Table, Unknown, demands, locate, narrow,
+    read_spans, sign,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -68,11 +68,13 @@ fn rebuild(table: &Table, mine: &[String], line: &Line, body: &[u8]) -> Result<V
     let mut query = Query::parse(&line.query).map_err(|error| refused(operation.name, &error))?;
     let mut unknown = Unknown::default();
     match operation.send {
-        Send::Otlp => return spans(table, operation, &headers, body, &mut unknown),
-        Send::Graphql => return Err(json!({ "operation": operation.name, "refused": "GraphQL is rebuilt elsewhere" })),
-        Send::Query | Send::Json | Send::Stream => {}
+        BodyMode::Otlp => return spans(table, operation, &headers, body, &mut unknown),
+        BodyMode::Graphql => {
+            return Err(json!({ "operation": operation.name, "refused": "GraphQL is rebuilt elsewhere" }));
+        }
+        BodyMode::Query | BodyMode::Json | BodyMode::Stream => {}
     }
-    let is_json = operation.send == Send::Json;
+    let is_json = operation.send == BodyMode::Json;
     let body = if is_json && !body.is_empty() { Some(body) } else { None };
     let text =
         table.rebuild(operation, &mut query, body, &mut unknown).map_err(|error| refused(operation.name, &error))?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header;
 
-use crate::authz::{Permission, Policy, Resource, ResourceKind};
+use crate::authz::{DefaultPermission, Permission, Resource, ResourceKind};
 use crate::web::tests::{HERE, World, show};
 
 #[tokio::test]
@@ -501,7 +501,7 @@ fn scorer(more: &str) -> String {
 async fn a_grant_holds_from_the_next_request_on() {
     let world = World::new().await;
     let experiment = Resource::new(ResourceKind::Experiment, "1");
-    let policy = Policy { default_permission: Permission::NoPermissions };
+    let policy = DefaultPermission(Permission::NoPermissions);
     let may = async || {
         let bob = world.identity("bob").await.unwrap();
         crate::authz::may(&bob, policy, Permission::Read, &experiment)

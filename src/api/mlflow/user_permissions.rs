@@ -58,7 +58,7 @@ pub(crate) async fn get(State(context): State<Arc<Context>>, request: ApiRequest
             return Err(Reply::invalid("Ask for one resource or for '*'; a glob has no permission of its own.").into());
         }
     };
-    let permission = context.policy.level(granted);
+    let permission = context.default_permission.level(granted);
     let allowed = permission.covers(Permission::Use);
     Ok(ApiResponse::ok(json!({ "allowed": allowed, "permission": permission.as_str() })))
 }

@@ -35,5 +35,5 @@ pub(crate) async fn get(State(context): State<Arc<Context>>, request: ApiRequest
     if examined.needs_names(&file, homes) {
         add_name(&context.resolver, &mut question).await?;
     }
-    Ok(ApiResponse::ok(explanation(&examined, context.policy, (&file, homes), operation, &question)))
+    Ok(ApiResponse::ok(explanation(&examined, context.default_permission, (&file, homes), operation, &question)))
 }

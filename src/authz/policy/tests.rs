@@ -1,7 +1,7 @@
 use super::*;
-use crate::authz::{Identity, Limits, Policy, Scheme, UserId, Visibility, may};
+use crate::authz::{DefaultPermission, Identity, Limits, Scheme, UserId, Visibility, may};
 
-const NOTHING: Policy = Policy { default_permission: Permission::NoPermissions };
+const NOTHING: DefaultPermission = DefaultPermission(Permission::NoPermissions);
 
 fn groups(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
