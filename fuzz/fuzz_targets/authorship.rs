@@ -35,11 +35,10 @@ const AUTHORS: [Author; 15] = [
 fuzz_target!(|input: &[u8]| {
     let Some((letter, body)) = input.split_first() else { return };
     let Some(author) = AUTHORS.get(usize::from(letter.wrapping_sub(b'a'))) else { return };
-    let Ok(mut json) = Json::parse_object(body) else { return };
     let operation = TABLE.operations().iter().find(|row| row.author == Some(*author)).expect("a row with this author");
-    if TABLE.rebuild(operation, &mut Query::default(), Some(&mut json), &mut Unknown::default()).is_err() {
-        return;
-    }
+    let rebuilt = TABLE.rebuild(operation, &mut Query::default(), Some(body), &mut Unknown::default());
+    let Ok(Some(text)) = rebuilt else { return };
+    let Ok(mut json) = Json::open(&text) else { return };
     if sign(*author, &mut json, CALLER).is_err() {
         return;
     }

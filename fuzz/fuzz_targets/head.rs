@@ -12,8 +12,8 @@ const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
 const FORWARDED_FOR: &str = "x-forwarded-for";
 
 fuzz_target!(|input: &[u8]| {
-    let Some((head, body)) = request(input) else { return };
-    if check(&head, !body.is_empty()).is_err() {
+    let Some((mut head, body)) = request(input) else { return };
+    if check(&mut head, !body.is_empty()).is_err() {
         return;
     }
     assert_eq!(head.headers.get_all(header::HOST).iter().count(), 1);

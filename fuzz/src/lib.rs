@@ -136,5 +136,6 @@ pub fn rules() -> Claims {
         admin: vec!["/ml/admin*".to_owned()],
         username: "email".to_owned(),
         verified_email: true,
+        machine_names: Vec::new(),
     }
 }
