@@ -263,6 +263,7 @@ impl Upstream {
     /// # Errors
     /// As [`Upstream::forward`].
     pub(crate) async fn refill(&self, outgoing: Outgoing) -> Result<Response<Incoming>, Error> {
+        confirm_rights().await?;
         self.send(outgoing, self.patience).await
     }
 

@@ -107,6 +107,38 @@ fn a_request_is_sent_with_the_rights_after_a_slow_look_up() {
     assert_eq!(proxy.ask(send_json("POST", target, &gina, &body)).expect("an answer").status, 403);
 }
 
+/// A list is filled from as many of MLflow's pages as it takes, each of which is a request.
+#[test]
+fn no_further_page_of_a_list_is_asked_for_with_earlier_rights() {
+    let stuck = Arc::new(AtomicBool::new(true));
+    let until = Arc::clone(&stuck);
+    let mlflow = Recorder::scripted(move |request| {
+        if !request.target.contains("/experiments/search") {
+            return None;
+        }
+        if request.target.contains("page_token=") {
+            return Some((200, r#"{"experiments":[{"experiment_id":"1","name":"one"}]}"#.to_owned()));
+        }
+        while until.load(Ordering::SeqCst) {
+            pause(Duration::from_millis(10));
+        }
+        Some((200, r#"{"experiments":[{"experiment_id":"2","name":"two"}],"next_page_token":"1"}"#.to_owned()))
+    });
+    let proxy = Proxy::before(mlflow.address);
+    let gina = proxy.user("gina", &[(ResourceKind::Experiment, "1", Permission::Read)]);
+    let search = "/api/2.0/mlflow/experiments/search?max_results=1";
+    let mut client = proxy.connect();
+    client.send(get(search, &gina));
+    mlflow.wait_for(search);
+    revoke(&proxy, "gina");
+    wait_until_refused(&proxy, "/api/2.0/mlflow/experiments/get?experiment_id=1", &gina);
+    pause(LONG);
+    stuck.store(false, Ordering::SeqCst);
+    let answer = client.answer().expect("an answer");
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{}", answer.text());
+    assert!(!mlflow.take().iter().any(|request| request.target.contains("page_token=")), "MLflow got the request");
+}
+
 #[test]
 fn the_own_api_answers_with_the_rights_after_the_body() {
     let mlflow = Recorder::start();
