@@ -1,8 +1,9 @@
 //! Memory that requests share while they hold what was sent to them whole: bodies under inspection, and MLflow's answers until
 //! their clients have read them.
 //!
-//! Each owner holds at most half of a budget. A request that does not fit waits for a moment and is then refused. In addition to the budget, each
-//! owner has an allowance for small answers, so that users still see their small lists when others hold all of the budget.
+//! Each user holds at most half of a budget, and visitors less. A request that does not fit waits for a moment and is then
+//! refused. In addition to the budget, each owner has an allowance for small answers, so that users still see their small lists
+//! when others hold all of the budget.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -17,7 +18,7 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use crate::authz::UserId;
-use crate::http::ReadError;
+use crate::http::{Body, ReadError};
 
 /// Time that a request waits for memory before it is refused.
 const WAIT: Duration = Duration::from_secs(2);
@@ -35,7 +36,7 @@ pub enum Owner {
     Visitor(IpAddr),
 }
 
-/// Limit that a request exceeded: the whole budget, or the caller's half of it.
+/// Limit that a request exceeded: the whole budget, or the caller's part of it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Full {
     Everybodys,
@@ -312,6 +313,17 @@ where
         all.extend_from_slice(&piece);
     }
     Ok(all.into())
+}
+
+/// Returns the memory to reserve for MLflow's answer to a creation, which repeats the request with every character escaped and
+/// indented.
+#[must_use]
+pub fn expected_answer(request: &Body) -> usize {
+    let sent = match request {
+        Body::Full { bytes } => bytes.as_ref().map_or(0, Bytes::len),
+        Body::Empty | Body::Streamed { .. } | Body::Lent { .. } => 0,
+    };
+    sent.saturating_mul(3).saturating_add(16 * 1024)
 }
 
 /// Memory that a response takes while it is read and filtered, as a multiple of its size: its frames and the joined

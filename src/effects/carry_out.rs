@@ -17,18 +17,8 @@ use crate::store::{self, Actor, User};
 use crate::upstream::{self, impatiently};
 
 impl Parts {
-    pub(super) async fn run(
-        &self,
-        actor: Actor,
-        maker: Maker,
-        mutation: Mutation,
-        allowed: Allowed,
-    ) -> Result<Done, EffectError> {
-        self.run_all(actor, maker, vec![mutation], allowed).await
-    }
-
     /// Carries out mutations that one request makes, all of them or none. The caller has the turns of their names.
-    async fn run_all(
+    pub(super) async fn run(
         &self,
         actor: Actor,
         maker: Maker,
@@ -248,7 +238,7 @@ impl Parts {
         allowed: Allowed,
     ) -> Result<Done, EffectError> {
         let makes = self.decide_again(who, kind, &parents).await?;
-        self.run_all(actor, Maker::from(who), makes, allowed).await
+        self.run(actor, Maker::from(who), makes, allowed).await
     }
 
     /// Sends an upload without its last piece. When that has arrived, takes the turns of the names, decides once more, and

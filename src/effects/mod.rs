@@ -23,8 +23,7 @@ use turns::{Key, Late, Turns};
 
 use crate::authn::Authn;
 use crate::authz::{DefaultPermission, Identity, Permit, UserId};
-use crate::budget::{Full, Share};
-use crate::http::Body;
+use crate::budget::{Full, Share, expected_answer};
 use crate::mlflow::FollowUp;
 use crate::resolve::{self, Resolver};
 use crate::store::{self, Actor, Store, User};
@@ -191,21 +190,11 @@ impl Effects {
                     Some(last) => parts.upload_versions(actor, &who, kind, parents, (allowed, last)).await,
                     None => parts.create_versions(actor, &who, kind, parents, allowed).await,
                 },
-                Some(FollowUp::Mutation(mutation)) => parts.run(actor, maker, mutation, allowed).await,
+                Some(FollowUp::Mutation(mutation)) => parts.run(actor, maker, vec![mutation], allowed).await,
             }
         }));
         task.await.unwrap_or(Err(EffectError::Lost))
     }
-}
-
-/// Returns the memory to reserve for MLflow's answer to a creation, which repeats the request with every character escaped and
-/// indented.
-pub(crate) fn expected_answer(request: &Body) -> usize {
-    let sent = match request {
-        Body::Full { bytes } => bytes.as_ref().map_or(0, Bytes::len),
-        Body::Empty | Body::Streamed { .. } | Body::Lent { .. } => 0,
-    };
-    sent.saturating_mul(3).saturating_add(16 * 1024)
 }
 
 impl Parts {

@@ -40,8 +40,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// State of the database file: open in this or another process, or not.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Use {
-    Nobody,
-    Somebody,
+    Unopened,
+    Open,
 }
 
 /// Refuses a log that was left by another database than the one at `path`.
@@ -52,11 +52,11 @@ pub(super) async fn check(path: &Path) -> Result<Use> {
     // POSIX releases all locks of a process on a file when it closes any descriptor of that file. Reading a database
     // that this process has open would therefore drop SQLite's locks.
     if is_open(path) {
-        return Ok(Use::Somebody);
+        return Ok(Use::Open);
     }
     for attempt in 1..=ATTEMPTS {
         if belongs(path).await {
-            return Ok(Use::Nobody);
+            return Ok(Use::Unopened);
         }
         if attempt < ATTEMPTS {
             tokio::time::sleep(PAUSE).await;

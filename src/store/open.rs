@@ -15,7 +15,7 @@ impl Store {
     /// # Errors
     /// [`Error::Open`] when the URL is not supported, or the database cannot be opened, created or migrated.
     pub async fn open(url: &str, clock: Clock) -> Result<Self> {
-        let config = config::Store::at(url).map_err(|why| Error::Open(format!("`{url}` {why}")))?;
+        let config = config::Store::at(url).map_err(|why| bad_url(&why))?;
         Self::connect(&config, clock).await
     }
 
@@ -37,12 +37,11 @@ impl Store {
     }
 
     async fn connect_once(config: &config::Store, clock: Clock) -> Result<Self> {
-        let parsed = StoreUrl::parse(&config.url).map_err(|why| Error::Open(format!("`{}` {why}", config.url)))?;
-        let (writer, readers, used) = match parsed {
+        let (writer, readers, used) = match StoreUrl::parse(&config.url).map_err(|why| bad_url(&why))? {
             StoreUrl::Sqlite(url) => db::sqlite::open(&url).await?,
             StoreUrl::Postgres(url) => {
                 let (writer, readers) = db::postgres::open(&url, config).await?;
-                (writer, readers, Use::Somebody)
+                (writer, readers, Use::Open)
             }
         };
         let store = Self { writer, readers, clock };
@@ -53,7 +52,7 @@ impl Store {
     /// Migrates the tables in one transaction that holds a lock from its start, so that processes that open a new
     /// database together take turns.
     async fn migrate(&self, used: Use) -> Result<()> {
-        if used == Use::Nobody {
+        if used == Use::Unopened {
             // A leftover log is applied now, so that the next log starts from the current state.
             sql("PRAGMA wal_checkpoint(TRUNCATE)").execute(&self.writer).await.map_err(Error::open)?;
         }
@@ -74,7 +73,7 @@ impl Store {
                 .await
                 .map_err(Error::open)?;
         }
-        if used == Use::Nobody {
+        if used == Use::Unopened {
             // From here on, the count in the log differs from the count in the main file, which a copied backup
             // contains.
             let raise = sql("UPDATE meta SET value = value + 1 WHERE name = 'writes'");
@@ -82,6 +81,11 @@ impl Store {
         }
         tx.commit().await.map_err(Error::open)
     }
+}
+
+/// Describes a fault of the URL without the URL, which could contain a password.
+fn bad_url(why: &str) -> Error {
+    Error::Open(format!("the URL of the store {why}"))
 }
 
 const OPEN_ATTEMPTS: u32 = 10;

@@ -37,13 +37,7 @@ impl Store {
     /// # Errors
     /// Only those that [`Store`] lists for every method.
     pub async fn has_exact_grants(&self, kind: ResourceKind) -> Result<bool> {
-        let kinds = match kind {
-            ResourceKind::Experiment => "'experiment', 'scorer'",
-            ResourceKind::McpServer => "'mcp_server'",
-            ResourceKind::Skill => "'skill'",
-            _ => "'registered_model', 'prompt'",
-        };
-        let found = format!("SELECT EXISTS (SELECT 1 FROM grants WHERE form = 'exact' AND kind IN ({kinds}))");
+        let found = format!("SELECT EXISTS (SELECT 1 FROM grants WHERE {})", exact(kind));
         Ok(sql(found).scalar(&self.readers).await?)
     }
 
@@ -89,8 +83,7 @@ impl Store {
             change.commit(&Actor::proxy(), "resource.reissue", format!("{kind}:{key}"), detail).await?;
         }
         if is_undated {
-            let date = format!("UPDATE grants SET thing_created = $2 WHERE {undated}");
-            let date = sql(date);
+            let date = sql(format!("UPDATE grants SET thing_created = $2 WHERE {undated}"));
             date.bind(key).bind(created).execute(&self.writer).await?;
         }
         Ok(dropped)
@@ -101,19 +94,28 @@ fn cursor(kind: ResourceKind) -> String {
     format!("compared_{kind}")
 }
 
+/// Returns the SQL condition for the exact grants on resources of a kind, or of another kind that is treated with it.
+fn exact(kind: ResourceKind) -> String {
+    let kinds = match kind {
+        ResourceKind::Experiment => "'experiment', 'scorer'",
+        ResourceKind::McpServer => "'mcp_server'",
+        ResourceKind::Skill => "'skill'",
+        _ => "'registered_model', 'prompt'",
+    };
+    format!("form = 'exact' AND kind IN ({kinds})")
+}
+
 /// Returns the SQL condition for the exact grants on the resource whose key is `$1`.
 fn on(kind: ResourceKind) -> String {
-    let which = match kind {
+    let named = match kind {
         // A scorer's key is `EXPERIMENT/NAME`. Scorers are deleted with their experiment.
         ResourceKind::Experiment => {
             "(kind = 'experiment' AND selector = $1
                  OR kind = 'scorer' AND substr(selector, 1, length($1) + 1) = $1 || '/')"
         }
-        ResourceKind::McpServer => "kind = 'mcp_server' AND selector = $1",
-        ResourceKind::Skill => "kind = 'skill' AND selector = $1",
-        _ => "kind IN ('registered_model', 'prompt') AND selector = $1",
+        _ => "selector = $1",
     };
-    format!("form = 'exact' AND {which}")
+    format!("{} AND {named}", exact(kind))
 }
 
 /// Returns the SQL condition for those grants that were made for a resource created at another time than `$2`.

@@ -17,14 +17,14 @@ use super::Pool;
 use crate::store::leftover::{self, Use};
 use crate::store::{Error, Result};
 
-/// Opens `sqlite://path` (created when absent, mode 0600) or `sqlite::memory:`. Returns the pool of the writer and that
+/// Opens `sqlite://path` (created when absent, mode 0600) or `sqlite::memory:`, as `config::StoreUrl` accepts it. Returns the pool of the writer and that
 /// of the readers.
 pub(in crate::store) async fn open(url: &str) -> Result<(Pool, Pool, Use)> {
     let options = options(url)?;
     if url == MEMORY {
         // An in-memory database exists only in its connection, so both pools share one that is kept open.
         let only = Pool::Sqlite(pool(options, 1).await?);
-        return Ok((only.clone(), only, Use::Somebody));
+        return Ok((only.clone(), only, Use::Open));
     }
     make_file(options.get_filename())?;
     keep_private(options.get_filename())?;
@@ -43,11 +43,6 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(4);
 
 fn options(url: &str) -> Result<SqliteConnectOptions> {
-    let known = url == MEMORY || url.strip_prefix("sqlite://").is_some_and(|path| !path.is_empty());
-    // Parameters could disable properties that the store relies on (`mode=ro`, `mode=memory`, `immutable`).
-    if !known || url.contains(['?', '#']) {
-        return Err(Error::Open(format!("`{url}` is not `sqlite://path` or `{MEMORY}`")));
-    }
     let options = SqliteConnectOptions::from_str(url).map_err(|error| Error::Open(error.to_string()))?;
     Ok(options.foreign_keys(true).busy_timeout(BUSY_TIMEOUT).disable_statement_logging())
 }
@@ -95,7 +90,7 @@ fn keep_private(path: &Path) -> Result<()> {
             }
             Err(error) => {
                 return Err(Error::Open(format!(
-                    "`{name}` is accessible to everybody (mode {mode:03o}), which cannot be changed: {error}; its owner \
+                    "`{name}` is accessible to all users (mode {mode:03o}), which cannot be changed: {error}; its owner \
                      should run `chmod 600`"
                 )));
             }
