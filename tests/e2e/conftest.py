@@ -30,6 +30,15 @@ def mlflow_server(folder):
         server.stop()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def big_artifacts_go(folder):
+    """Removes the large files that the tests of a module left in MLflow: a machine may have a few GB for the whole run."""
+    yield
+    for file in (folder / "mlflow" / "artifacts").rglob("*"):
+        if file.is_file() and file.stat().st_size >= 1 << 20:
+            file.unlink()
+
+
 @pytest.fixture(scope="session")
 def proxy(mlflow_server, folder):
     """The proxy most tests go through: plain HTTP on loopback."""
