@@ -112,6 +112,10 @@ impl Running {
         if let Some(access) = self.access {
             access.finish();
         }
+        // Otherwise other processes take over what this one held only when its time has passed.
+        if let Err(error) = self.store.end_serving().await {
+            tracing::debug!(%error, "the store does not know that this process ends");
+        }
         self.store.close().await;
     }
 }

@@ -57,6 +57,12 @@ impl Clock {
         Self { manual: Some(Arc::new(AtomicI64::new(start.0))) }
     }
 
+    /// Returns true for the system clock.
+    #[must_use]
+    pub const fn is_system(&self) -> bool {
+        self.manual.is_none()
+    }
+
     /// Moves a manual clock forward. Has no effect on the system clock.
     pub fn advance(&self, by: Duration) {
         if let Some(manual) = &self.manual {

@@ -162,3 +162,12 @@ CREATE TABLE compatibility (
     release TEXT COLLATE "C" NOT NULL
 );
 INSERT INTO compatibility (oldest, release) VALUES (7, '0.1.0');
+
+-- Wakes the other processes when a change is committed; they read the scopes from the table.
+CREATE FUNCTION changes_notify() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify('mlflow_auth_proxy', NEW.revision::text);
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER changes_notify AFTER INSERT ON changes FOR EACH ROW EXECUTE FUNCTION changes_notify();

@@ -149,7 +149,9 @@ const fn default_permission(config: &Config) -> DefaultPermission {
 
 async fn open_store(config: &Config, clock: &Clock) -> anyhow::Result<Arc<Store>> {
     let store = Store::connect(&config.store, clock.clone()).await;
-    Ok(Arc::new(store.with_context(|| format!("store.url: `{}` cannot be opened", config.store.url))?))
+    let store = store.with_context(|| format!("store.url: `{}` cannot be opened", config.store.url))?;
+    store.keep_alive().await.context("store.url: the store cannot be written")?;
+    Ok(Arc::new(store))
 }
 
 /// Creates the first administrator in an empty store. Returns the password if it was generated here.
@@ -162,13 +164,15 @@ async fn bootstrap(config: &Config, store: &Store, clock: &Clock) -> anyhow::Res
     let authn = Authn::new(&config.authn, Arc::new(store.clone()), clock.clone());
     let hash = authn.hash_password(password.clone()).await?;
     let actor = Actor { name: "bootstrap".to_owned(), token: None, address: None };
-    store.create_user(&actor, &config.bootstrap.admin_username, Some(&hash), true).await?;
-    Ok(if given.is_none() { Some(password) } else { None })
+    // Of several processes that start together on an empty store, one creates the account and shows its password.
+    let first = store.create_first_user(&actor, &config.bootstrap.admin_username, &hash).await?;
+    Ok(first.filter(|_| given.is_none()).map(|_| password))
 }
 
 fn authn(config: &Config, store: &Arc<Store>, clock: &Clock, remotes: &Remotes, policies: Policies) -> Arc<Authn> {
     let authn = Authn::new(&config.authn, Arc::clone(store), clock.clone());
     let authn = authn.with_policies(Arc::new(policies)).with_trusted_issuers(remotes.trusted(config));
+    let authn = authn.with_max_staleness(config.store.max_staleness);
     Arc::new(authn.with_session_idle_timeout(config.session.idle_timeout))
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -24,14 +25,16 @@ use crate::effects::Effects;
 use crate::resolve::Resolver;
 use crate::server::{self, tls};
 use crate::session_refresh::SessionRefresh;
-use crate::store::Store;
+use crate::store::{Scope, Store};
 use crate::telemetry::Metrics;
 use crate::upstream::{Upstream, impatiently};
 
 /// Interval between checks of the store for changes that other processes made.
 const FOLLOW_STORE_EVERY: Duration = Duration::from_millis(500);
 /// Interval between attempts to finish interrupted effects.
-const RECONCILE_EVERY: Duration = Duration::from_secs(60);
+const RECONCILE_EVERY: Duration = Duration::from_secs(10);
+/// Number of these intervals between questions to MLflow about reused IDs and names: one minute.
+const REISSUED_EVERY_ROUNDS: u32 = 6;
 /// Minimum age of an effect before it counts as interrupted; a younger one can still be in progress.
 const SETTLED_AFTER_MS: i64 = 300_000;
 /// Interval between measurements of the store's size.
@@ -105,10 +108,13 @@ pub(super) fn spawn(parts: Parts, listeners: Listeners, config: &Config) -> anyh
         Arc::clone(&parts.metrics),
     );
     background.ask_providers(&parts.remotes, &sessions, directory, &parts.metrics);
-    background.until_the_end(follow_store(parts.authn));
+    let announced = Arc::new(Notify::new());
+    background.until_the_end(listen(Arc::clone(&parts.store), Arc::clone(&announced), Arc::clone(&parts.metrics)));
+    background.until_the_end(follow_store(parts.authn, Arc::clone(&parts.resolver), announced));
+    background.until_the_end(keep_alive(Arc::clone(&parts.store)));
     // `impatiently`: background tasks repeat at intervals of their own, so they do not take the places of waiting
     // requests.
-    background.until_the_end(impatiently(reconcile(parts.effects, parts.clock)));
+    background.until_the_end(impatiently(reconcile(parts.effects, Arc::clone(&parts.store), parts.clock)));
     background.until_the_end(watch_version(parts.upstream.clone(), Arc::clone(&parts.metrics)));
     background.until_the_end(impatiently(watch_locations(parts.resolver)));
     background.until_the_end(watch_size(Arc::clone(&parts.store), parts.metrics));
@@ -202,36 +208,68 @@ impl Background {
     }
 }
 
-/// Invalidates cached identities when another process changed the store.
-async fn follow_store(authn: Arc<Authn>) {
+/// Invalidates what other processes change: at once where the store announces changes, otherwise twice a second.
+async fn follow_store(authn: Arc<Authn>, resolver: Arc<Resolver>, announced: Arc<Notify>) {
     let mut ticks = interval(FOLLOW_STORE_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        ticks.tick().await;
-        authn.follow_store().await;
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = announced.notified() => {}
+        }
+        for scope in authn.follow_store().await {
+            match scope {
+                Scope::Experiment(id) => resolver.forget_experiment(&id).await,
+                Scope::Name(name) => resolver.forget_name(&name).await,
+                Scope::Everything => resolver.forget_names(),
+                Scope::User(_) | Scope::Group(_) | Scope::Role(_) => {}
+            }
+        }
     }
 }
 
-/// Finishes effects that a crash or an unwritable store interrupted, such as the owner grant of a new resource. Also
-/// drops grants on earlier resources whose IDs or names MLflow has reused. Runs at start and then every minute.
-async fn reconcile(effects: Effects, clock: Clock) {
-    let mut ticks = interval(RECONCILE_EVERY);
+/// Listens for changes that the store announces.
+async fn listen(store: Arc<Store>, announced: Arc<Notify>, metrics: Arc<Metrics>) {
+    store.listen(&announced, |connected| metrics.store_listening.set(i64::from(connected))).await;
+}
+
+/// Keeps what this process holds in the store its own.
+async fn keep_alive(store: Arc<Store>) {
+    let mut ticks = interval(Store::ALIVE_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // In the first round every stored effect is from an earlier process, so none can still be in progress.
-    let mut before = clock.now();
-    let mut undated = 0;
     loop {
         ticks.tick().await;
-        match effects.drop_reissued(&mut undated).await {
-            Ok(0) => {}
-            Ok(dropped) => {
-                tracing::warn!(
-                    dropped,
-                    "MLflow created resources again under earlier IDs or names; their earlier grants were deleted"
-                );
-            }
-            Err(error) => tracing::warn!(%error, "could not ask MLflow for new resources; trying again in a minute"),
+        if let Err(error) = store.keep_alive().await {
+            tracing::debug!(%error, "the store does not know that this process serves");
         }
+    }
+}
+
+/// Finishes effects that a crash or an unwritable store interrupted, such as the owner grant of a new resource, here or in
+/// a process that is gone. Also drops grants on earlier resources whose IDs or names MLflow has reused, in one process.
+async fn reconcile(effects: Effects, store: Arc<Store>, clock: Clock) {
+    let mut ticks = interval(RECONCILE_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // In the first round every effect of this process's store is from an earlier one, so none can still be in progress.
+    let mut before = clock.now();
+    let (mut undated, mut rounds) = (0, 0_u32);
+    loop {
+        ticks.tick().await;
+        if rounds.is_multiple_of(REISSUED_EVERY_ROUNDS) && store.hold("reissued").await.unwrap_or(false) {
+            match effects.drop_reissued(&mut undated).await {
+                Ok(0) => {}
+                Ok(dropped) => {
+                    tracing::warn!(
+                        dropped,
+                        "MLflow created resources again under earlier IDs or names; their earlier grants were deleted"
+                    );
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "could not ask MLflow for new resources; trying again in a minute");
+                }
+            }
+        }
+        rounds = rounds.wrapping_add(1);
         match effects.reconcile(before).await {
             Ok(settled) => {
                 if settled > 0 {
@@ -240,7 +278,7 @@ async fn reconcile(effects: Effects, clock: Clock) {
                 before = Timestamp(clock.now().0.saturating_sub(SETTLED_AFTER_MS));
             }
             Err(error) => {
-                tracing::warn!(%error, "interrupted effects could not be settled yet; trying again in a minute")
+                tracing::warn!(%error, "interrupted effects could not be settled yet; trying again soon")
             }
         }
     }

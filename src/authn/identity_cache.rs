@@ -1,19 +1,22 @@
 //! Cache of identities, and the times at which their tokens and sessions were last used.
 //!
-//! Invalidation is one increment: an entry records the epoch in which its loading began and is valid only in that
-//! epoch. An identity that was being loaded during an invalidation is therefore never found, however late it is
-//! inserted.
+//! An entry records the epoch in which its loading began. A change raises the epoch and marks whose permissions it
+//! affects with the new one; an entry is valid unless one of its marks is newer than its epoch. An identity that was
+//! being loaded during a change is therefore never found, however late it is inserted. Marks are shared by hash: a
+//! collision makes an identity be loaded once more, and never keeps one.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use moka::sync::Cache;
 
-use crate::authz::{Identity, Scheme, SessionId, TokenId};
+use crate::authz::{Identity, RoleId, Scheme, SessionId, TokenId, texts_of_groups};
 use crate::clock::Timestamp;
 use crate::crypto::CacheKey;
+use crate::store::{Follower, Scope};
 
 /// The epoch in which the loading of an identity began.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -24,9 +27,43 @@ pub(super) struct Epoch(u64);
 pub(super) struct IdentityCache {
     entries: Cache<CacheKey, Arc<Entry>>,
     epoch: AtomicU64,
+    /// The epoch of the last change of each mark.
+    changed: Box<[AtomicU64]>,
+    /// The epoch of the last change that affects all identities.
+    all_changed: AtomicU64,
+    changing: Mutex<()>,
+    /// Time (Unix ms) at which the store was last asked for changes.
+    confirmed: AtomicI64,
+    /// Milliseconds for which that suffices.
+    stale_after: AtomicI64,
     used: Mutex<HashMap<Used, Timestamp>>,
-    /// Minimum time between two recorded uses of a session.
-    note_sessions_every: Duration,
+    /// Minimum time in milliseconds between two recorded uses of a session.
+    note_sessions_every: AtomicI64,
+}
+
+/// An identity, with the marks of everything in the store that it depends on.
+#[derive(Clone, Debug)]
+pub(super) struct Loaded {
+    pub(super) identity: Arc<Identity>,
+    marks: Arc<[u16]>,
+}
+
+impl Loaded {
+    /// Creates the identity of a user who has these roles.
+    pub(super) fn new(identity: Identity, roles: impl Iterator<Item = RoleId>) -> Self {
+        let user = [Scope::User(identity.user)].into_iter();
+        let groups = texts_of_groups(identity.groups.iter().map(AsRef::as_ref)).into_iter().map(Scope::Group);
+        let marks = user.chain(roles.map(Scope::Role)).chain(groups).map(|scope| mark(&scope)).collect();
+        Self { identity: Arc::new(identity), marks }
+    }
+}
+
+/// Returns the mark of a user, a group or a role.
+fn mark(scope: &Scope) -> u16 {
+    let mut hasher = DefaultHasher::new();
+    scope.hash(&mut hasher);
+    let [low, high, ..] = hasher.finish().to_le_bytes();
+    u16::from_le_bytes([low, high])
 }
 
 /// A credential whose last use is recorded.
@@ -38,9 +75,11 @@ pub(super) enum Used {
 
 #[derive(Debug)]
 struct Entry {
-    identity: Arc<Identity>,
+    loaded: Loaded,
     until: Timestamp,
     epoch: Epoch,
+    /// The last epoch in which the entry was found to be valid.
+    checked: AtomicU64,
     /// Time at which the use of its token or session was last recorded, in Unix milliseconds.
     noted: AtomicI64,
 }
@@ -56,15 +95,37 @@ impl IdentityCache {
             // The wall clock may be set back. The cache's own clock cannot.
             entries: Cache::builder().max_capacity(entries).time_to_live(ttl).build(),
             epoch: AtomicU64::new(0),
+            changed: (0..=u16::MAX).map(|_| AtomicU64::new(0)).collect(),
+            all_changed: AtomicU64::new(0),
+            changing: Mutex::default(),
+            confirmed: AtomicI64::new(0),
+            stale_after: AtomicI64::new(i64::MAX),
             used: Mutex::default(),
-            note_sessions_every: Self::NOTE_EVERY,
+            note_sessions_every: AtomicI64::new(milliseconds(Self::NOTE_EVERY)),
         }
     }
 
     /// Sets the interval of recording sessions to an eighth of `idle` at most, so that a session in use does not expire
     /// as idle much too early.
-    pub(super) fn sessions_idle_after(&mut self, idle: Duration) {
-        self.note_sessions_every = Self::NOTE_EVERY.min(idle / 8);
+    pub(super) fn sessions_idle_after(&self, idle: Duration) {
+        self.note_sessions_every.store(milliseconds(Self::NOTE_EVERY.min(idle / 8)), Ordering::Relaxed);
+    }
+
+    /// Sets the time after which nothing is found, while the store cannot be asked for changes.
+    pub(super) fn stale_after(&self, limit: Duration) {
+        self.stale_after.store(milliseconds(limit), Ordering::Relaxed);
+    }
+
+    /// Records that all changes before `asked` are known.
+    pub(super) fn confirm(&self, asked: Timestamp) {
+        self.confirmed.store(asked.0, Ordering::Release);
+    }
+
+    fn is_stale(&self, now: Timestamp) -> bool {
+        let age = now.0.saturating_sub(self.confirmed.load(Ordering::Acquire));
+        // A clock that was set back makes the age meaningless, until the store is asked again.
+        let limit = self.stale_after.load(Ordering::Relaxed);
+        age > limit || age < -CLOCK_STEP_MS && limit < i64::MAX
     }
 
     /// Returns the current epoch. Must be called before anything that becomes part of the identity is read.
@@ -73,37 +134,59 @@ impl IdentityCache {
     }
 
     pub(super) fn get(&self, cache_key: &CacheKey, now: Timestamp) -> Option<Arc<Identity>> {
-        self.get_with_expiry(cache_key, now).map(|(identity, _)| identity)
+        self.entry(cache_key, now).map(|entry| Arc::clone(&entry.loaded.identity))
     }
 
     /// Returns a valid identity together with the time until which it is valid.
-    pub(super) fn get_with_expiry(&self, cache_key: &CacheKey, now: Timestamp) -> Option<(Arc<Identity>, Timestamp)> {
+    pub(super) fn get_with_expiry(&self, cache_key: &CacheKey, now: Timestamp) -> Option<(Loaded, Timestamp)> {
+        self.entry(cache_key, now).map(|entry| (entry.loaded.clone(), entry.until))
+    }
+
+    fn entry(&self, cache_key: &CacheKey, now: Timestamp) -> Option<Arc<Entry>> {
         let entry = self.entries.get(cache_key)?;
-        if entry.epoch != self.epoch() || entry.until <= now {
+        if entry.until <= now || self.is_stale(now) || !self.is_current(&entry) {
             return None;
         }
         self.note_use(&entry, now);
-        Some((Arc::clone(&entry.identity), entry.until))
+        Some(entry)
+    }
+
+    /// Returns true if nothing that the entry depends on has changed since its loading began. The marks are compared
+    /// once in each epoch.
+    fn is_current(&self, entry: &Entry) -> bool {
+        let Epoch(now) = self.epoch();
+        if entry.checked.load(Ordering::Relaxed) == now {
+            return true;
+        }
+        let is_unchanged = |changed: &AtomicU64| changed.load(Ordering::Acquire) <= entry.epoch.0;
+        let mut marks = entry.loaded.marks.iter();
+        let is_current = is_unchanged(&self.all_changed)
+            && marks.all(|mark| self.changed.get(usize::from(*mark)).is_some_and(is_unchanged));
+        if is_current {
+            entry.checked.store(now, Ordering::Relaxed);
+        }
+        is_current
     }
 
     pub(super) fn insert(
         &self,
         cache_key: CacheKey,
         started: Epoch,
-        identity: Arc<Identity>,
+        loaded: Loaded,
         until: Timestamp,
         last_used: Option<Timestamp>,
         now: Timestamp,
     ) {
         let noted = AtomicI64::new(last_used.unwrap_or(Timestamp(i64::MIN)).0);
-        let entry = Arc::new(Entry { identity, until, epoch: started, noted });
+        let checked = AtomicU64::new(started.0);
+        let entry = Arc::new(Entry { loaded, until, epoch: started, checked, noted });
         self.note_use(&entry, now);
         self.entries.insert(cache_key, entry);
     }
 
     pub(super) fn forget_all(&self) {
-        // INVARIANT: the epoch changes first. Emptying the cache afterwards only frees memory.
-        self.epoch.fetch_add(1, Ordering::AcqRel);
+        self.changed(&[Scope::Everything]);
+        // Emptying the cache only frees memory.
         self.entries.invalidate_all();
     }
 
@@ -120,13 +203,13 @@ impl IdentityCache {
     }
 
     fn note_use(&self, entry: &Entry, now: Timestamp) {
-        let (what, every) = match entry.identity.scheme {
-            Scheme::Token(token) => (Used::Token(token), Self::NOTE_EVERY),
-            Scheme::Session(session) => (Used::Session(session), self.note_sessions_every),
+        let (what, every) = match entry.loaded.identity.scheme {
+            Scheme::Token(token) => (Used::Token(token), milliseconds(Self::NOTE_EVERY)),
+            Scheme::Session(session) => (Used::Session(session), self.note_sessions_every.load(Ordering::Relaxed)),
             Scheme::Password | Scheme::Jwt => return,
         };
         let noted = entry.noted.load(Ordering::Relaxed);
-        if now.since(Timestamp(noted)) < every {
+        if now.0.saturating_sub(noted) < every {
             return;
         }
         // Of several requests at the same time, only one records the use.
@@ -142,3 +225,31 @@ impl IdentityCache {
         }
     }
 }
+
+impl Follower for IdentityCache {
+    fn changed(&self, scopes: &[Scope]) {
+        let _turn = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = self.epoch.load(Ordering::Acquire) + 1;
+        for scope in scopes {
+            match scope {
+                Scope::User(_) | Scope::Group(_) | Scope::Role(_) => {
+                    if let Some(changed) = self.changed.get(usize::from(mark(scope))) {
+                        changed.store(next, Ordering::Release);
+                    }
+                }
+                // IdentityCache contain permissions, and no facts about MLflow's resources.
+                Scope::Experiment(_) | Scope::Name(_) => {}
+                Scope::Everything => self.all_changed.store(next, Ordering::Release),
+            }
+        }
+        // INVARIANT: the marks come first. Whoever sees the new epoch sees them too.
+        self.epoch.store(next, Ordering::Release);
+    }
+}
+
+fn milliseconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Step of the clock that does not make the identities stale.
+const CLOCK_STEP_MS: i64 = 1000;

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use moka::sync::Cache;
 
+use super::identity_cache::Loaded;
 use super::{Authenticated, Authn, Error, Reason};
-use crate::authz::{Identity, Scheme};
+use crate::authz::Scheme;
 use crate::clock::Timestamp;
 use crate::config;
 use crate::crypto::CacheKey;
@@ -44,7 +45,7 @@ pub(super) struct VerifiedClaims {
 /// The identity behind a token.
 pub(super) enum JwtIdentity {
     /// The cached identity of another token with equal claims, and the time until which it is valid for this token.
-    Cached(Arc<Identity>, Timestamp),
+    Cached(Loaded, Timestamp),
     Loaded(Box<Authenticated>),
 }
 
@@ -87,7 +88,7 @@ impl Authn {
             person,
         };
         let found = match self.identities.get_with_expiry(&claims_key, self.clock.now()) {
-            Some((identity, until)) => JwtIdentity::Cached(identity, known.expires.min(until)),
+            Some((loaded, until)) => JwtIdentity::Cached(loaded, known.expires.min(until)),
             None => {
                 let (user, is_stored) = self.upsert_owner(trusted, &known, standing).await?;
                 let authenticated = authenticated(user, &known)?;
@@ -148,14 +149,7 @@ impl Authn {
                 // If users sign in at this issuer too, the login determines their names.
                 let named = before.as_ref().filter(|_| trusted.login.is_some() && !person.machine);
                 let name = named.map_or(person.name.as_str(), |user| user.name.as_str());
-                // A new account may take its name from another one.
-                let displaces = before.is_none() && self.store.user_by_name(name).await?.is_some();
-                let user = self.store_facts(issuer, &person.subject, name, &facts).await?;
-                // What was loaded before is of another time.
-                if before.map_or(displaces, |before| differs(&before, &user)) {
-                    self.forget_all();
-                }
-                (user, true)
+                (self.store_facts(issuer, &person.subject, name, &facts).await?, true)
             }
         };
         if refused { Err(Error::Failed(Reason::OwnerNotAllowed)) } else { Ok((user, is_stored)) }
@@ -238,12 +232,6 @@ fn overruled(user: &User, issued: Option<Timestamp>) -> Option<Reason> {
         return Some(Reason::OwnerSuspended);
     }
     (!person.allowed && is_outdated(user, issued)).then_some(Reason::OwnerNotAllowed)
-}
-
-/// Returns true if more than the time differs.
-fn differs(before: &User, after: &User) -> bool {
-    let facts = |user: &User| user.person.as_ref().map(|it| (it.groups.clone(), it.admin, it.allowed, it.suspended));
-    before.name != after.name || facts(before) != facts(after)
 }
 
 /// Returns true if the provider reported on the owner after it issued the token. The comparison uses whole seconds,

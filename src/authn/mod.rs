@@ -15,7 +15,7 @@ use crate::authz::{Identity, Limits, Policies, Scheme};
 use crate::clock::{Clock, Timestamp};
 use crate::config;
 use crate::crypto::{CacheKey, CacheKeys};
-use crate::store::{self, Store, User};
+use crate::store::{self, Follower as _, Scope, Store, User};
 
 mod credential;
 mod hashing;
@@ -30,7 +30,7 @@ mod token;
 
 use credential::Credential;
 use hashing::Hashing;
-use identity_cache::{Epoch, IdentityCache, Used};
+use identity_cache::{Epoch, IdentityCache, Loaded, Used};
 use jwt::{JwtIdentity, VerifiedTokens};
 use login_throttle::LoginThrottle;
 use single_flight::SingleFlight;
@@ -49,7 +49,7 @@ pub struct Authn {
     policies: Arc<Policies>,
     clock: Clock,
     keys: CacheKeys,
-    identities: IdentityCache,
+    identities: Arc<IdentityCache>,
     /// Keys of verified passwords (user, stored hash and password), and the time until which each is accepted without a
     /// hash.
     verified_passwords: Cache<CacheKey, Timestamp>,
@@ -80,8 +80,12 @@ impl Authn {
     /// Creates an authenticator with empty caches over `store`.
     #[must_use]
     pub fn new(config: &config::Authn, store: Arc<Store>, clock: Clock) -> Self {
+        let identities = Arc::new(IdentityCache::new(config.cache_entries, config.cache_ttl));
+        identities.confirm(clock.now());
+        let follower = Arc::downgrade(&identities);
+        store.follow_changes(follower);
         Self {
-            identities: IdentityCache::new(config.cache_entries, config.cache_ttl),
+            identities,
             // The wall clock may be set back. The cache's own clock cannot.
             verified_passwords: Cache::builder()
                 .max_capacity(config.cache_entries)
@@ -109,6 +113,13 @@ impl Authn {
     pub fn with_session_idle_timeout(mut self, idle: Duration) -> Self {
         self.session_idle = idle;
         self.identities.sessions_idle_after(idle);
+        self
+    }
+
+    /// Sets the time for which cached identities are used while the store cannot be asked for changes.
+    #[must_use]
+    pub fn with_max_staleness(self, limit: Duration) -> Self {
+        self.identities.stale_after(limit);
         self
     }
 
@@ -185,21 +196,21 @@ impl Authn {
             }
             Credential::Jwt(token) => match self.by_jwt(cache_key, token).await? {
                 JwtIdentity::Loaded(authenticated) => *authenticated,
-                JwtIdentity::Cached(identity, expires) => {
-                    self.remember(cache_key, started, &identity, expires, None);
-                    return Ok(identity);
+                JwtIdentity::Cached(loaded, expires) => {
+                    self.remember(cache_key, started, &loaded, expires, None);
+                    return Ok(loaded.identity);
                 }
             },
             Credential::Session(secret) => self.by_session(secret).await?,
         };
         let (expires, last_used, claims_key) =
             (authenticated.expires, authenticated.last_used, authenticated.claims_key);
-        let identity = Arc::new(self.identity(authenticated).await?);
-        self.remember(cache_key, started, &identity, expires, last_used);
+        let loaded = self.load(authenticated).await?;
+        self.remember(cache_key, started, &loaded, expires, last_used);
         if let Some(claims_key) = claims_key {
-            self.remember(claims_key, started, &identity, Timestamp(i64::MAX), None);
+            self.remember(claims_key, started, &loaded, Timestamp(i64::MAX), None);
         }
-        Ok(identity)
+        Ok(loaded.identity)
     }
 
     /// Caches the identity under this key, until `expires` or the end of the cache's time.
@@ -207,24 +218,24 @@ impl Authn {
         &self,
         cache_key: CacheKey,
         started: Epoch,
-        identity: &Arc<Identity>,
+        loaded: &Loaded,
         expires: Timestamp,
         last_used: Option<Timestamp>,
     ) {
         let now = self.clock.now();
         let until = now.plus(self.cache_ttl).min(expires);
-        self.identities.insert(cache_key, started, Arc::clone(identity), until, last_used, now);
+        self.identities.insert(cache_key, started, loaded.clone(), until, last_used, now);
     }
 
     /// Loads the permissions of an authenticated user: their own, and those of their groups and roles.
-    async fn identity(&self, authenticated: Authenticated) -> Result<Identity, Error> {
+    async fn load(&self, authenticated: Authenticated) -> Result<Loaded, Error> {
         let Authenticated { user, scheme, limits, groups, admin, .. } = authenticated;
         let standing = self.store.standing_of(user.id, &groups).await?;
         let home = self.policies.homes().of(user.identity());
         let member = standing.member(user.name_at_provider(), home, &groups);
         let grants = Arc::new(standing.grants(&self.policies.enforced(), &member));
         let shadow = self.policies.shadow().map(|shadow| Arc::new(standing.grants(&shadow, &member)));
-        Ok(Identity {
+        let identity = Identity {
             user: user.id,
             name: user.name.as_str().into(),
             admin,
@@ -233,7 +244,8 @@ impl Authn {
             limits,
             grants,
             shadow,
-        })
+        };
+        Ok(Loaded::new(identity, standing.roles()))
     }
 
     /// Returns true if a user has this name. The comparison ignores case.
@@ -245,37 +257,44 @@ impl Authn {
         Ok(self.store.users().await?.iter().any(|user| user.name.to_lowercase() == name))
     }
 
-    /// Invalidates all cached identities, but not the verified passwords, whose keys contain the stored hash.
-    ///
-    /// Also called after a change that concerns one user: the change raised the store's revision, at which
-    /// [`Authn::follow_store`] would invalidate all of them within half a second anyway, and loading one takes few
-    /// reads. Called before an error of the change is returned, because the change may have been made nevertheless.
+    /// Invalidates all cached identities, because a policy changed. Changes of the store invalidate what they affect by
+    /// themselves. Verified passwords stay: their keys contain the stored hash.
     pub fn forget_all(&self) {
         self.identities.forget_all();
     }
 
-    /// Compares the store's revision with the last seen one, and invalidates all identities if another process changed
-    /// something.
+    /// Reads the changes of other processes since the last call, invalidates the identities that they affect, and
+    /// returns their scopes for other caches.
     ///
-    /// Called twice a second by `app`. Also writes the last uses of tokens and sessions to the store. If the store does
-    /// not answer, this is logged once, and cached identities remain valid until they expire.
-    pub async fn follow_store(&self) {
-        // `and` evaluates its argument first: the uses are handed over even if the comparison failed.
-        let outcome = self.compare_revision().await.and(self.hand_over_last_uses().await);
+    /// Called twice a second by `app`, and when the store announces a change. Also writes the last uses of tokens and
+    /// sessions to the store. If the store does not answer, this is logged once, and cached identities remain valid until
+    /// they expire or are older than [`Authn::with_max_staleness`] allows.
+    pub async fn follow_store(&self) -> Vec<Scope> {
+        // The uses are handed over even if the changes could not be read.
+        let changes = self.read_changes().await;
+        let uses = self.hand_over_last_uses().await;
+        let (scopes, outcome) = match changes {
+            Ok(scopes) => (scopes, uses),
+            Err(error) => (Vec::new(), Err(error)),
+        };
         let was_cut_off = self.cut_off.swap(outcome.is_err(), Ordering::Relaxed);
         if let Err(error) = outcome
             && !was_cut_off
         {
             tracing::warn!(%error, "changes of the store cannot be read, cached identities stay in use until they expire: {error}");
         }
+        scopes
     }
 
-    async fn compare_revision(&self) -> store::Result<()> {
-        let revision = self.store.revision().await?;
-        if self.revision.swap(revision, Ordering::AcqRel) != revision {
-            self.forget_all();
+    async fn read_changes(&self) -> store::Result<Vec<Scope>> {
+        let asked = self.clock.now();
+        let changes = self.store.changes_since(self.revision.load(Ordering::Acquire)).await?;
+        if !changes.scopes.is_empty() {
+            self.identities.changed(&changes.scopes);
         }
-        Ok(())
+        self.revision.store(changes.revision, Ordering::Release);
+        self.identities.confirm(asked);
+        Ok(changes.scopes)
     }
 
     async fn hand_over_last_uses(&self) -> store::Result<()> {

@@ -262,12 +262,10 @@ async fn a_revoked_or_rotated_token_ends_at_once() {
     world.ask(&bearer(&secret), HERE).await.unwrap();
     let rotated = AccessToken::generate();
     world.store.rotate_token(&actor(), token.id, rotated.hash(), START.plus(DAY)).await.unwrap();
-    world.authn.forget_all();
     assert_eq!(world.recent(&bearer(&secret)), None);
     assert_eq!(world.answer(&bearer(&secret), HERE).await, "unknown_token");
     assert_eq!(world.answer(&bearer(&rotated), HERE).await, "bob");
     world.store.revoke_token(&actor(), token.id).await.unwrap();
-    world.authn.forget_all();
     assert_eq!(world.recent(&bearer(&rotated)), None);
     assert_eq!(world.answer(&bearer(&rotated), HERE).await, "revoked_token");
 }
@@ -278,7 +276,6 @@ async fn a_changed_password_ends_the_old_one_at_once() {
     assert_eq!(world.answer_after(1, &basic("alice", "sesame"), HERE).await, "alice");
     let hash = world.authn.hash_password("tahini".into()).await.unwrap();
     world.store.set_password(&actor(), world.alice.id, &hash, AccessTokens::Keep).await.unwrap();
-    world.authn.forget_all();
     assert_eq!(world.recent(&basic("alice", "sesame")), None);
     assert_eq!(world.answer_after(1, &basic("alice", "sesame"), HERE).await, "wrong_password");
     assert_eq!(world.answer_after(1, &basic("alice", "tahini"), HERE).await, "alice");
@@ -295,7 +292,6 @@ async fn forgetting_identities_does_not_make_known_passwords_be_hashed_again() {
     assert_eq!(world.answer_after(0, &header, HERE).await, "alice");
     assert!(world.ask(&header, HERE).await.unwrap().admin, "the change is seen");
     world.store.delete_user(&actor(), world.alice.id).await.unwrap();
-    world.authn.forget_all();
     assert_eq!(world.answer(&header, HERE).await, "unknown_user");
     world.store.release_name(&actor(), "alice").await.unwrap();
     world.store.create_user(&actor(), "alice", None, false).await.unwrap();
@@ -312,7 +308,6 @@ async fn an_identity_forgotten_while_it_was_loading_is_not_remembered() {
     // It has read alice's row and waits for its turn to hash.
     assert!(tokio::time::timeout(Duration::from_millis(50), &mut asking).await.is_err());
     world.store.set_admin(&actor(), world.alice.id, true).await.unwrap();
-    world.authn.forget_all();
     drop(held);
     assert!(!asking.await.unwrap().admin, "asked before the change, answered as before it");
     assert_eq!(world.recent(&header), None);
@@ -395,4 +390,195 @@ async fn no_secret_shows_in_debug_or_errors() {
     let shown = format!("{:?} {error:?} {error} {request:?}", world.authn);
     assert!(!shown.contains(&format!("{:?}", header.as_bytes())), "{shown}");
     assert!(!shown.contains("sesame") && !shown.contains("open-up"), "{shown}");
+}
+
+fn grant_to(subject: Subject, permission: Permission) -> Grant {
+    Grant { subject, kind: ResourceKind::Experiment, selector: Selector::Exact("12".to_owned()), permission }
+}
+
+/// Creates a user of an identity provider who is in these groups, with an access token.
+async fn member(world: &World, name: &str, groups: &[String]) -> (User, String) {
+    let seen = seen(name, groups);
+    let user = world.store.meet(&actor(), seen, store::Occasion::SignIn).await.unwrap();
+    let (secret, _) = world.token(&user, "ci").await;
+    (user, bearer(&secret))
+}
+
+fn seen<'s>(name: &'s str, groups: &'s [String]) -> store::Seen<'s> {
+    store::Seen {
+        issuer: "https://id.example",
+        subject: name,
+        name,
+        groups,
+        admin: false,
+        allowed: true,
+        owns_plain_names: true,
+    }
+}
+
+#[tokio::test]
+async fn a_change_leaves_the_identities_that_it_does_not_affect() {
+    let world = World::new().await;
+    let role = world.store.create_role(&actor(), "default", "team", None).await.unwrap();
+    let (ann, anns) = member(&world, "ann", &["/ml/a".to_owned()]).await;
+    let (_, bens) = member(&world, "ben", &["/ml/b".to_owned()]).await;
+    let (cid, cids) = member(&world, "cid", &[]).await;
+    world.store.assign_role(&actor(), cid.id, role.id).await.unwrap();
+    let (store, actor) = (&world.store, actor());
+    let group = |text: &str| Subject::Group(text.to_owned());
+    let warm = async || {
+        for header in [&anns, &bens, &cids] {
+            world.ask(header, HERE).await.unwrap();
+        }
+    };
+    let known = || [&anns, &bens, &cids].map(|header| world.recent(header).is_some());
+    let read = |subject| grant_to(subject, Permission::Read);
+    warm().await;
+    store.set_grant(&actor, &read(Subject::User(ann.id))).await.unwrap();
+    assert_eq!(known(), [false, true, true]);
+    warm().await;
+    store.set_grant(&actor, &read(group("/ml/b"))).await.unwrap();
+    assert_eq!(known(), [true, false, true]);
+    warm().await;
+    store.set_grant(&actor, &read(group("/ml/**"))).await.unwrap();
+    assert_eq!(known(), [false, false, true]);
+    warm().await;
+    store.delete_grant(&actor, &group("/ml/**"), ResourceKind::Experiment, &read(group("")).selector).await.unwrap();
+    assert_eq!(known(), [false, false, true]);
+    warm().await;
+    store.set_grant(&actor, &read(Subject::Role(role.id))).await.unwrap();
+    assert_eq!(known(), [true, true, false]);
+    warm().await;
+    store.create_user(&actor, "dan", None, false).await.unwrap();
+    store.set_grant(&actor, &read(group("/other"))).await.unwrap();
+    assert_eq!(known(), [true, true, true]);
+    store.delete_role(&actor, role.id).await.unwrap();
+    assert_eq!(known(), [true, true, false]);
+}
+
+/// Everything that decides what a caller may do.
+fn facts(identity: &Identity) -> (String, Arc<crate::authz::GrantSet>) {
+    let Identity { user, name, admin, scheme, groups, limits, grants, shadow } = identity;
+    assert!(shadow.is_none());
+    (format!("{user} {name} {admin} {scheme:?} {groups:?} {limits:?}"), Arc::clone(grants))
+}
+
+#[tokio::test]
+async fn no_change_of_the_store_leaves_an_identity_that_it_would_load_differently() {
+    let world = World::new().await;
+    let (store, actor) = (&world.store, actor());
+    let role = store.create_role(&actor, "default", "team", None).await.unwrap();
+    let (ann, anns) = member(&world, "ann", &["/ml/a".to_owned()]).await;
+    let (ben, bens) = member(&world, "ben", &["/ml/b".to_owned()]).await;
+    let (secret, token) = world.token(&world.bob, "ci").await;
+    let headers = [anns, bens, bearer(&secret), basic("alice", "sesame")];
+    // Compares what is remembered with what another authenticator loads.
+    let check = async |what: &str| {
+        let other = Authn::new(&config(), Arc::new(Store::clone(store)), world.clock.clone());
+        for header in &headers {
+            let shown = || RawCredentials::authorization(header.as_bytes());
+            if let Some(known) = world.authn.recent(shown()) {
+                let loaded = other.authenticate(shown(), HERE).await;
+                assert_eq!(Some(facts(&known)), loaded.ok().map(|it| facts(&it)), "after {what}");
+            }
+            let _ = world.ask(header, HERE).await;
+        }
+    };
+    check("nothing").await;
+    let (kind, exact) = (ResourceKind::Experiment, Selector::Exact("12".to_owned()));
+    let groups = ["/ml/a".to_owned(), "/new".to_owned()];
+    let (subjects, name) = ([Subject::User(ann.id), Subject::Group("/ml/a".to_owned()), Subject::Role(role.id)], "m");
+    store.assign_role(&actor, ben.id, role.id).await.unwrap();
+    check("assign_role").await;
+    for subject in subjects {
+        store.create_grant(&actor, &grant_to(subject.clone(), Permission::Read)).await.unwrap();
+        check("create_grant").await;
+        store.update_grant(&actor, &grant_to(subject.clone(), Permission::Edit)).await.unwrap();
+        check("update_grant").await;
+        store.set_grant(&actor, &grant_to(subject.clone(), Permission::Manage)).await.unwrap();
+        check("set_grant").await;
+        store.delete_grant(&actor, &subject, kind, &exact).await.unwrap();
+        check("delete_grant").await;
+        store.create_grant(&actor, &grant_to(subject, Permission::Read)).await.unwrap();
+        check("create_grant").await;
+    }
+    store.date_grants(kind, "12", 5).await.unwrap();
+    store.date_grants(kind, "12", 6).await.unwrap();
+    check("date_grants").await;
+    let model = ResourceKind::RegisteredModel;
+    let create = crate::authz::Mutation::Create { kind: model, name: name.to_owned() };
+    for user in [ann.id, ben.id] {
+        world.clock.advance(Duration::from_millis(5));
+        let intent = store.begin(&create, user).await.unwrap();
+        store.finish_create(&actor, intent, model, name, user, &[]).await.unwrap();
+        check("finish_create").await;
+    }
+    let intent = store.begin(&create, ann.id).await.unwrap();
+    store.finish_rename(&actor, intent, model, name, "n").await.unwrap();
+    check("finish_rename").await;
+    let intent = store.begin(&create, ann.id).await.unwrap();
+    store.finish_drop(&actor, intent, model, "n").await.unwrap();
+    check("finish_drop").await;
+    store.own(&actor, ResourceKind::Job, "j", ann.id).await.unwrap();
+    check("own").await;
+    store.update_role(&actor, role.id, Some("crew"), None).await.unwrap();
+    check("update_role").await;
+    store.unassign_role(&actor, ben.id, role.id).await.unwrap();
+    check("unassign_role").await;
+    store.assign_role(&actor, ben.id, role.id).await.unwrap();
+    check("assign_role").await;
+    store.delete_role(&actor, role.id).await.unwrap();
+    check("delete_role").await;
+    store.meet(&actor, seen("ann", &groups), store::Occasion::Refresh).await.unwrap();
+    check("meet").await;
+    world.clock.advance(Duration::from_secs(1));
+    store.follow(&actor, &ben, seen("ben", &groups), world.clock.now()).await.unwrap();
+    check("follow").await;
+    store.suspend(&actor, ann.id, "logout").await.unwrap();
+    check("suspend").await;
+    let ben = store.user(ben.id).await.unwrap().unwrap();
+    store.disallow(&actor, &ben, world.clock.now(), "disabled").await.unwrap();
+    check("disallow").await;
+    // A user of the first provider takes the name of another one.
+    let other = store::Seen { issuer: "https://first.example", ..seen("ann", &[]) };
+    store.meet(&actor, seen("ann", &groups), store::Occasion::SignIn).await.unwrap();
+    check("meet").await;
+    store.meet(&actor, other, store::Occasion::SignIn).await.unwrap();
+    check("displace").await;
+    store.set_admin(&actor, world.alice.id, true).await.unwrap();
+    check("set_admin").await;
+    store.rotate_token(&actor, token.id, AccessToken::generate().hash(), START.plus(DAY)).await.unwrap();
+    check("rotate_token").await;
+    let hash = world.authn.hash_password("tahini".into()).await.unwrap();
+    store.set_password(&actor, world.alice.id, &hash, AccessTokens::Revoke).await.unwrap();
+    check("set_password").await;
+    store.delete_user(&actor, ann.id).await.unwrap();
+    check("delete_user").await;
+}
+
+#[tokio::test]
+async fn without_news_of_the_store_nothing_is_decided_from_memory_for_longer_than_allowed() {
+    let world = World::new().await;
+    let authn = Authn::new(&config(), Arc::clone(&world.store), world.clock.clone());
+    let authn = authn.with_max_staleness(Duration::from_secs(30));
+    let (secret, _) = world.token(&world.bob, "ci").await;
+    let header = bearer(&secret);
+    let shown = || RawCredentials::authorization(header.as_bytes());
+    authn.follow_store().await;
+    authn.authenticate(shown(), HERE).await.unwrap();
+    world.clock.advance(Duration::from_secs(30));
+    assert!(authn.recent(shown()).is_some());
+    world.clock.advance(Duration::from_secs(1));
+    assert!(authn.recent(shown()).is_none(), "the last answer of the store is too old");
+    authn.follow_store().await;
+    assert!(authn.recent(shown()).is_some(), "the store was asked, and nothing has changed");
+    world.store.close().await;
+    world.clock.advance(Duration::from_secs(20));
+    authn.follow_store().await;
+    assert!(authn.recent(shown()).is_some());
+    world.clock.advance(Duration::from_secs(11));
+    authn.follow_store().await;
+    assert!(authn.recent(shown()).is_none());
+    let refused = authn.authenticate(shown(), HERE).await;
+    assert!(matches!(refused, Err(Error::Store(store::Error::Unavailable(_)))), "{refused:?}");
 }

@@ -250,6 +250,7 @@ fn store(raw: raw::Store, report: &mut Report) -> Option<Store> {
     let acquire = report.check("store.acquire_timeout_seconds", acquire);
     let statement = checks::seconds(raw.statement_timeout_seconds, 1..=MINUTE);
     let statement = report.check("store.statement_timeout_seconds", statement);
+    let staleness = report.check("store.max_staleness_seconds", checks::seconds(raw.max_staleness_seconds, 1..=HOUR));
     url?;
     Some(Store {
         url: raw.url,
@@ -257,6 +258,7 @@ fn store(raw: raw::Store, report: &mut Report) -> Option<Store> {
         max_connections: connections?,
         acquire_timeout: acquire?,
         statement_timeout: statement?,
+        max_staleness: staleness?,
     })
 }
 

@@ -152,6 +152,7 @@ pub(super) struct Store {
     pub(super) max_connections: u64,
     pub(super) acquire_timeout_seconds: u64,
     pub(super) statement_timeout_seconds: u64,
+    pub(super) max_staleness_seconds: u64,
 }
 
 impl Default for Store {
@@ -163,6 +164,7 @@ impl Default for Store {
             max_connections: 10,
             acquire_timeout_seconds: 5,
             statement_timeout_seconds: 10,
+            max_staleness_seconds: 30,
         }
     }
 }

@@ -22,6 +22,8 @@ pub struct Store {
     pub acquire_timeout: Duration,
     /// Time after which a statement of PostgreSQL is cancelled.
     pub statement_timeout: Duration,
+    /// Time for which decisions are made from memory while the store cannot be asked for changes.
+    pub max_staleness: Duration,
 }
 
 impl Store {
@@ -37,6 +39,7 @@ impl Store {
             max_connections: 10,
             acquire_timeout: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(10),
+            max_staleness: Duration::from_secs(30),
         })
     }
 }

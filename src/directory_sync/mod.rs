@@ -82,8 +82,13 @@ impl DirectorySync {
 
     async fn run(self: Arc<Self>, name: String, config: config::Sync) {
         let Some(provider) = self.providers.get(&name) else { return };
-        let mut failing = false;
+        let (mut failing, lease) = (false, format!("directory:{name}"));
         loop {
+            // One process reads the list. Another one takes over when that one is gone.
+            if !self.store.hold(&lease).await.unwrap_or(false) {
+                tokio::time::sleep(config.every.min(TAKE_OVER)).await;
+                continue;
+            }
             let begun = Stopwatch::start();
             let outcome = self.round(provider, &config.realm).await;
             self.metrics.directory_synced(&name, outcome.as_ref().err().map_or("ok", Error::kind));
@@ -193,6 +198,9 @@ pub async fn why_gone(provider: &Provider, subject: &str) -> Option<&'static str
 async fn find(directory: &Directory<'_>, user: &User) -> Result<Found, DirectoryError> {
     directory.find(user.person.as_ref().map_or("", |person| &person.subject)).await
 }
+
+/// Interval at which a process tries to take over.
+const TAKE_OVER: Duration = Duration::from_secs(10);
 
 /// Returns the time until the next round. It is at least as long as the last round took, so that a large realm is not
 /// queried continuously. If the sync is on by default and the service account lacks the rights, it is at least

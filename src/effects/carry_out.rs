@@ -146,7 +146,6 @@ impl Parts {
                 store.finish_rename(actor, intent, *kind, from, to).await
             }
         };
-        self.authn.forget_all();
         finished.map_err(EffectError::NotFinished)
     }
 

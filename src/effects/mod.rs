@@ -12,6 +12,7 @@ mod turns;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
@@ -26,7 +27,7 @@ use crate::authz::{DefaultPermission, Identity, Permit, UserId};
 use crate::budget::{Full, Share, expected_answer};
 use crate::mlflow::FollowUp;
 use crate::resolve::{self, Resolver};
-use crate::store::{self, Actor, Store, User};
+use crate::store::{self, Actor, Scope, Store, User};
 use crate::upstream::{self, Outgoing, Upstream, on_behalf_of_the_same};
 
 /// The reason why a mutation or its follow-up failed.
@@ -99,6 +100,7 @@ struct Parts {
     /// One writer per name, so that a model cannot be created again before the grants of the deleted one are removed. Also one
     /// change at a time of the AI gateway's secrets and model definitions, and one new experiment with a chosen location.
     turns: Turns,
+    tracker: TaskTracker,
 }
 
 impl Effects {
@@ -113,7 +115,8 @@ impl Effects {
         tracker: TaskTracker,
     ) -> Self {
         let turns = Turns::default();
-        Self { parts: Arc::new(Parts { store, authn, upstream, resolver, default_permission, turns }), tracker }
+        let parts = Parts { store, authn, upstream, resolver, default_permission, turns, tracker: tracker.clone() };
+        Self { parts: Arc::new(parts), tracker }
     }
 
     /// Waits for the turn to change secrets or model definitions of the AI gateway.
@@ -135,6 +138,13 @@ impl Effects {
     /// [`EffectError::Taken`].
     pub async fn location_turn(&self, who: &Identity) -> Result<Turn, EffectError> {
         self.parts.turn(who.user, [Key::Location].into()).await
+    }
+
+    /// Announces the new name of an experiment to other processes when the returned value is dropped, also because the
+    /// client disconnected.
+    #[must_use]
+    pub fn announcing_rename(&self, experiment: String) -> impl Drop + use<> {
+        Announcement { store: Arc::clone(&self.parts.store), tracker: self.tracker.clone(), experiment }
     }
 
     /// Sends an allowed request and completes its follow-up, even if the client disconnects. Then `turn` is released.
@@ -197,9 +207,37 @@ impl Effects {
     }
 }
 
+struct Announcement {
+    store: Arc<Store>,
+    tracker: TaskTracker,
+    experiment: String,
+}
+
+impl Drop for Announcement {
+    fn drop(&mut self) {
+        let (store, scope) = (Arc::clone(&self.store), Scope::Experiment(std::mem::take(&mut self.experiment)));
+        self.tracker.spawn(async move {
+            if let Err(error) = store.announce(scope).await {
+                // Other processes ask MLflow for the name again within half a minute.
+                tracing::warn!(%error, "the new name of an experiment could not be announced to other processes");
+            }
+        });
+    }
+}
+
 impl Parts {
     async fn turn(&self, user: UserId, keys: BTreeSet<Key>) -> Result<Turn, EffectError> {
-        self.turns.take(user, keys).await.map_err(|Late| EffectError::Taken)
+        let turn = self.turns.take(user, keys.clone()).await.map_err(|Late| EffectError::Taken)?;
+        let turn = turn.among_processes(&self.store, &self.tracker, &keys, turns::WAIT).await;
+        turn.map_err(EffectError::NotBegun)?.ok_or(EffectError::Taken)
+    }
+
+    /// Takes turns if all are free; `None` otherwise.
+    async fn try_turn(&self, keys: BTreeSet<Key>) -> store::Result<Option<Turn>> {
+        match self.turns.try_take(keys.clone()) {
+            Some(turn) => turn.among_processes(&self.store, &self.tracker, &keys, Duration::ZERO).await,
+            None => Ok(None),
+        }
     }
 }
 

@@ -53,9 +53,6 @@ impl Effects {
         }
         // 0 after the last grant, so that the next pass starts again.
         *after = next;
-        if dropped > 0 {
-            self.parts.authn.forget_all();
-        }
         Ok(dropped)
     }
 }

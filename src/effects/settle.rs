@@ -5,21 +5,28 @@ use super::{EffectError, Effects, Maker, Parts};
 use crate::authz::{Mutation, ResourceKind};
 use crate::clock::Timestamp;
 use crate::resolve;
-use crate::store::{self, Actor, Intent};
+use crate::store::{self, Actor, Holder, Intent};
 use crate::upstream::impatiently;
 
 impl Effects {
-    /// Completes or drops mutations that began before `before` and that a crash or an unwritable store interrupted. Returns the
-    /// number of settled intents.
+    /// Completes or drops mutations that a crash or an unwritable store interrupted: those of this process that began
+    /// before `before`, and those of processes that are gone. Returns the number of settled intents.
     ///
     /// # Errors
     ///
     /// The store or MLflow does not respond; the remaining intents are tried again next time.
     pub async fn reconcile(&self, before: Timestamp) -> Result<usize, ReconcileError> {
         let mut settled = 0;
-        for intent in self.parts.store.intents().await?.into_iter().filter(|intent| intent.created < before) {
+        let is_interrupted = |intent: &Intent| match intent.holder {
+            Holder::Gone => true,
+            // A process of a version that did not record itself cannot be recognised.
+            Holder::Own | Holder::Unknown => intent.created < before,
+            // Another process is carrying it out, or will settle it.
+            Holder::Other => false,
+        };
+        for intent in self.parts.store.intents().await?.into_iter().filter(is_interrupted) {
             // A locked name belongs to a request that is still in progress.
-            let Some(_alone) = self.parts.turns.try_take(Key::of(&intent.mutation)) else { continue };
+            let Some(_alone) = self.parts.try_turn(Key::of(&intent.mutation)).await? else { continue };
             let id = intent.id;
             match impatiently(self.parts.settle(intent)).await {
                 Ok(()) => settled += 1,
@@ -63,7 +70,6 @@ impl Parts {
             Mutation::Delete { kind, key } => self.settle_delete(&intent, *kind, key).await?,
             Mutation::Rename { kind, from, to } => self.settle_rename(&intent, *kind, from, to).await?,
         }
-        self.authn.forget_all();
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! Turns: locks of names, within this process.
+//! Turns: locks of names, within this process and among the processes on a shared store.
 //!
 //! A turn is never held while a client sends or reads: an upload takes it when its last piece has arrived
 //! (`carry_out::upload_versions`). It is held while MLflow answers, which `upstream.response_timeout` bounds.
@@ -9,9 +9,13 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 
 use crate::authz::{Mutation, ResourceKind, UserId};
+use crate::clock::Stopwatch;
+use crate::crypto::short_hash;
 use crate::resolve::folded;
+use crate::store::{self, Store};
 
 /// Key of a turn. Several turns are taken in this order, so that two requests cannot wait for each other.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -29,6 +33,16 @@ impl Key {
         Self::Name(kind.sharing_names().first().copied().unwrap_or(kind), folded(name))
     }
 
+    /// Returns the name of the lease of this turn.
+    fn lease(&self) -> String {
+        match self {
+            Self::Gateway => "turn:gateway".to_owned(),
+            Self::Location => "turn:location".to_owned(),
+            // A hash, because names can be longer than what databases index.
+            Self::Name(kind, name) => format!("turn:{kind}:{}", short_hash(name)),
+        }
+    }
+
     /// Returns the keys of the names that a mutation changes.
     pub(super) fn of(mutation: &Mutation) -> BTreeSet<Self> {
         mutation.names().into_iter().map(|name| Self::name(mutation.kind(), name)).collect()
@@ -38,15 +52,76 @@ impl Key {
 /// Turns that are held until this is dropped.
 #[derive(Debug)]
 pub struct Turn {
-    _held: Vec<OwnedMutexGuard<()>>,
+    held: Vec<OwnedMutexGuard<()>>,
+    shared: Option<Shared>,
 }
+
+impl Turn {
+    /// Takes the turns among the processes on a shared store too, waiting for them if `patience` allows. Returns `None`
+    /// if another process has one of them.
+    pub(super) async fn among_processes(
+        mut self,
+        store: &Arc<Store>,
+        tracker: &TaskTracker,
+        keys: &BTreeSet<Key>,
+        patience: Duration,
+    ) -> store::Result<Option<Self>> {
+        if !store.is_shared() {
+            return Ok(Some(self));
+        }
+        let waiting = Stopwatch::start();
+        for name in keys.iter().map(Key::lease) {
+            let shared = Shared { store: Arc::clone(store), tracker: tracker.clone(), names: Vec::new() };
+            // Before the lease is taken: if this request goes away while it waits for the store, it may have it.
+            self.shared.get_or_insert(shared).names.push(name.clone());
+            while !store.hold(&name).await? {
+                if waiting.elapsed() >= patience {
+                    return Ok(None);
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
+        }
+        Ok(Some(self))
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let Some(Shared { store, tracker, names }) = self.shared.take() else { return };
+        // The turn in this process ends last: the next one takes the leases again, and this must not release those.
+        let held = std::mem::take(&mut self.held);
+        tracker.spawn(async move {
+            for name in names {
+                for _ in 0..RELEASE_ATTEMPTS {
+                    let Err(error) = store.release(&name).await else { break };
+                    tracing::warn!(%error, "a turn could not be released in the store yet");
+                    tokio::time::sleep(RELEASE_PAUSE).await;
+                }
+            }
+            drop(held);
+        });
+    }
+}
+
+/// The leases of a turn.
+#[derive(Debug)]
+struct Shared {
+    store: Arc<Store>,
+    tracker: TaskTracker,
+    names: Vec<String>,
+}
+
+/// Pause before a lease of another process is tried again.
+const AGAIN: Duration = Duration::from_millis(50);
+const RELEASE_ATTEMPTS: u32 = 60;
+const RELEASE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Error: the turn did not come in time.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Late;
 
 /// Time that a request waits for its turn. MLflow answers most changes within a fraction of it.
-const WAIT: Duration = Duration::from_secs(5);
+pub(super) const WAIT: Duration = Duration::from_secs(5);
 
 /// Turns that are held or waited for. An entry with a user is that user's place in the queue: only one request of each user waits
 /// in the queue at a time, so that a user with many requests delays another user's request by one of them at most.
@@ -81,7 +156,7 @@ impl Turns {
                 held.push(place.lock_owned().await);
                 held.push(turn.lock_owned().await);
             }
-            Turn { _held: held }
+            Turn { held, shared: None }
         };
         timeout(self.wait, wait).await.map_err(|_| Late)
     }
@@ -89,7 +164,7 @@ impl Turns {
     /// Takes the turns if all are free; `None` otherwise.
     pub(super) fn try_take(&self, keys: BTreeSet<Key>) -> Option<Turn> {
         let held = keys.into_iter().map(|key| self.of(key, None).try_lock_owned().ok()).collect::<Option<_>>()?;
-        Some(Turn { _held: held })
+        Some(Turn { held, shared: None })
     }
 
     fn of(&self, key: Key, user: Option<UserId>) -> Arc<Mutex<()>> {

@@ -44,6 +44,14 @@ pub struct State {
     tries: u8,
 }
 
+impl State {
+    /// Returns the identifier of the sign-in, and the time until which it can be completed.
+    #[must_use]
+    pub fn id(&self) -> (&str, Timestamp) {
+        (&self.id, Timestamp(self.at).plus(LIFETIME))
+    }
+}
+
 /// The sealed content of the cookie, available only to the browser that began the sign-in.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Attempt {

@@ -176,6 +176,7 @@ impl Proxy {
         let rewritten = body.filter(|body| is_rewritten(operation, body, text.as_deref())).map(|body| written(&body));
         let bytes = rewritten.or_else(|| text.map(Bytes::from));
         let outgoing = self.outgoing_json(checked, &query, bytes);
+        let _announced = renamed.clone().map(|id| self.effects.announcing_rename(id));
         // Also before the request, because a look-up can occur between MLflow's change and its response.
         self.forget_changed(operation, renamed.as_deref()).await;
         let answer = if follow_up.is_some() || turn.is_some() {

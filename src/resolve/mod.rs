@@ -305,6 +305,12 @@ impl Resolver {
         self.names.invalidate(name).await;
     }
 
+    /// Removes all cached names, because unknown changes were made through other processes.
+    pub fn forget_names(&self) {
+        self.experiments.invalidate_all();
+        self.names.invalidate_all();
+    }
+
     /// Returns the model or prompt with this name, under the name that MLflow returns.
     ///
     /// # Errors

@@ -95,7 +95,11 @@ impl SessionRefresh {
         let mut ticks = interval(SWEEP_EVERY);
         loop {
             ticks.tick().await;
-            if let Err(error) = self.store.sweep_sessions(self.idle_since()).await {
+            let swept = match self.store.sweep_sessions(self.idle_since()).await {
+                Ok(_) => self.store.sweep_leases().await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = swept {
                 tracing::warn!(%error, "expired sessions could not be deleted");
             }
         }

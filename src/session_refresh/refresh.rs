@@ -140,11 +140,7 @@ impl SessionRefresh {
     }
 
     async fn update_owner(&self, session: &Session, seen: Seen<'_>) -> store::Result<Outcome> {
-        let before = self.store.revision().await?;
         self.store.meet(&Actor::proxy(), seen, Occasion::Refresh).await?;
-        if self.store.revision().await? != before {
-            self.authn.forget_all();
-        }
         if seen.allowed { Ok(Outcome::Done) } else { self.end(session.id, "in no allowed group any more").await }
     }
 
@@ -206,7 +202,6 @@ impl SessionRefresh {
 
     async fn end(&self, session: SessionId, why: &str) -> store::Result<Outcome> {
         let ended = self.store.end_session(&Actor::proxy(), session, why).await;
-        self.authn.forget_all();
         match ended {
             Ok(()) => Ok(Outcome::Ended),
             Err(store::Error::NotFound(_)) => Ok(Outcome::Lost),

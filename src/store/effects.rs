@@ -4,6 +4,7 @@
 //! follow-up. A crash in between leaves the intent, which [`Store::intents`] returns at the next start.
 
 use super::change::Change;
+use super::changes::Scope;
 use super::db::sql;
 use super::{Actor, Error, Result, Store, rows};
 use crate::authz::{
@@ -19,6 +20,20 @@ pub struct Intent {
     /// The caller, who becomes the owner of the created resource; `None` for other mutations.
     pub user: Option<UserId>,
     pub created: Timestamp,
+    pub holder: Holder,
+}
+
+/// The process that carries a mutation out.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Holder {
+    /// This process.
+    Own,
+    /// Another process that exists.
+    Other,
+    /// A process of a version that did not record itself.
+    Unknown,
+    /// A process that does not exist any more.
+    Gone,
 }
 
 impl Store {
@@ -33,13 +48,15 @@ impl Store {
             Mutation::Delete { kind, key } => ("drop", kind, key, None, None),
             Mutation::Rename { kind, from, to } => ("rename", kind, from, Some(to), None),
         };
+        let created = self.now().0;
         // An explicit transaction: a single statement with RETURNING does not report that its commit failed.
         let mut tx = self.writer.begin().await?;
-        let id =
-            sql("INSERT INTO intents (effect, kind, subject, new, user_id, created) VALUES ($1, $2, $3, $4, $5, $6)
-             RETURNING id");
-        let id = id.bind(word).bind(kind.as_str()).bind(subject).bind(new).bind(user).bind(self.clock.now().0);
-        let id = id.scalar(&mut tx).await?;
+        // A process that could not renew its existence would otherwise lose the intent to another one at once.
+        self.exist(&mut tx).await?;
+        let id = sql("INSERT INTO intents (effect, kind, subject, new, user_id, created, holder)
+             VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING id");
+        let id = id.bind(word).bind(kind.as_str()).bind(subject).bind(new).bind(user).bind(created);
+        let id = id.bind(&*self.replica).scalar(&mut tx).await?;
         tx.commit().await?;
         Ok(id)
     }
@@ -63,6 +80,10 @@ impl Store {
         shared: &[OnCreate],
     ) -> Result<()> {
         let mut change = self.change().await?;
+        if !change.is_open(intent).await? && change.has_owner(kind, key).await? {
+            // Another process has settled the intent, and who owns the resource now is its or a later decision.
+            return Ok(());
+        }
         let dropped = change.drop_older_grants(kind, key, intent).await?;
         let mut detail = match change.user(user).await {
             Ok(creator) => {
@@ -84,6 +105,7 @@ impl Store {
             detail += &format!(", {dropped} older grants dropped");
         }
         change.end(intent).await?;
+        change.affects([Scope::Name(key.to_owned())]);
         change.commit(actor, "resource.create", format!("{kind}:{key}"), detail).await
     }
 
@@ -106,12 +128,19 @@ impl Store {
     /// Only those that [`Store`] lists for every method.
     pub async fn finish_drop(&self, actor: &Actor, intent: i64, kind: ResourceKind, key: &str) -> Result<()> {
         let mut change = self.change().await?;
+        if !change.is_open(intent).await? {
+            // Settled by another process; the name may have a new owner since.
+            return Ok(());
+        }
         let mut dropped = 0;
         for kind in kind.sharing_names() {
-            let drop = sql("DELETE FROM grants WHERE kind = $1 AND form = 'exact' AND selector = $2");
-            dropped += drop.bind(kind.as_str()).bind(key).execute(change.on()).await?;
+            let drop = sql(
+                "DELETE FROM grants WHERE kind = $1 AND form = 'exact' AND selector = $2 RETURNING subject_kind, subject",
+            );
+            dropped += change.affecting(drop.bind(kind.as_str()).bind(key)).await?;
         }
         change.end(intent).await?;
+        change.affects([Scope::Name(key.to_owned())]);
         let detail = format!("{dropped} grants dropped");
         change.commit(actor, "resource.delete", format!("{kind}:{key}"), detail).await
     }
@@ -130,6 +159,9 @@ impl Store {
         to: &str,
     ) -> Result<()> {
         let mut change = self.change().await?;
+        if !change.is_open(intent).await? {
+            return Ok(());
+        }
         let (mut moved, mut dropped) = (0, 0);
         if from != to {
             dropped = change.drop_older_grants(kind, to, intent).await?;
@@ -138,6 +170,7 @@ impl Store {
             moved += change.move_grants(*kind, from, to).await?;
         }
         change.end(intent).await?;
+        change.affects([Scope::Name(from.to_owned()), Scope::Name(to.to_owned())]);
         let detail = format!("now `{to}`, {moved} grants moved, {dropped} older grants at the new name dropped");
         change.commit(actor, "resource.rename", format!("{kind}:{from}"), detail).await
     }
@@ -166,8 +199,21 @@ impl Store {
     /// # Errors
     /// Only those that [`Store`] lists for every method.
     pub async fn intents(&self) -> Result<Vec<Intent>> {
-        let intents = sql("SELECT id, effect, kind, subject, new, user_id, created FROM intents ORDER BY id");
-        intents.fetch_all(&self.readers).await?.iter().map(rows::intent).collect()
+        let intents = sql(
+            "SELECT id, effect, kind, subject, new, user_id, created, holder IS NOT NULL AND holder = $1 AS is_own,
+                    holder IS NOT NULL AND NOT EXISTS (
+                        SELECT 1 FROM leases WHERE leases.name = 'replica:' || intents.holder AND leases.until > $2
+                    ) AS is_gone, holder IS NULL AS is_unknown
+             FROM intents ORDER BY id",
+        );
+        let intents = intents.bind(&*self.replica).bind(self.now().0);
+        let mut intents =
+            intents.fetch_all(&self.readers).await?.iter().map(rows::intent).collect::<Result<Vec<_>>>()?;
+        if !self.is_shared() {
+            // Those of an earlier process are this one's, which serves alone.
+            intents.iter_mut().for_each(|intent| intent.holder = Holder::Own);
+        }
+        Ok(intents)
     }
 }
 
@@ -183,6 +229,19 @@ impl Change {
         let Some(subject) = subject else { return Ok(false) };
         let selector = Selector::Exact(key.to_owned());
         Ok(self.add_grant(&Grant { subject, kind, selector, permission }).await?.is_some())
+    }
+
+    /// Returns true if an intent exists, and locks it.
+    async fn is_open(&mut self, intent: i64) -> Result<bool> {
+        let open = sql("UPDATE intents SET created = created WHERE id = $1").bind(intent);
+        Ok(open.execute(self.on()).await? > 0)
+    }
+
+    /// Returns true if any subject has MANAGE on exactly this resource.
+    async fn has_owner(&mut self, kind: ResourceKind, key: &str) -> Result<bool> {
+        let owner =
+            sql("SELECT 1 FROM grants WHERE form = 'exact' AND kind = $1 AND selector = $2 AND permission = 'MANAGE'");
+        Ok(owner.bind(kind.as_str()).bind(key).fetch_optional(self.on()).await?.is_some())
     }
 
     async fn end(&mut self, intent: i64) -> Result<()> {
@@ -202,39 +261,31 @@ impl Change {
             // A scorer's key is `EXPERIMENT/NAME`.
             let drop = format!(
                 "DELETE FROM grants WHERE {older} AND (kind = 'experiment' AND selector = $1
-                     OR kind = 'scorer' AND substr(selector, 1, length($1) + 1) = $1 || '/')"
+                     OR kind = 'scorer' AND substr(selector, 1, length($1) + 1) = $1 || '/')
+                 RETURNING subject_kind, subject"
             );
-            let drop = sql(drop).bind(key).bind(intent);
-            return Ok(drop.execute(self.on()).await?);
+            return self.affecting(sql(drop).bind(key).bind(intent)).await;
         }
         for kind in kind.sharing_names() {
             let drop = format!(
                 "DELETE FROM grants WHERE {older} AND kind = $1 AND selector = $3
-                     AND permission NOT IN ('DENY', 'NO_PERMISSIONS')"
+                     AND permission NOT IN ('DENY', 'NO_PERMISSIONS')
+                 RETURNING subject_kind, subject"
             );
-            let drop = sql(drop).bind(kind.as_str()).bind(intent).bind(key);
-            dropped += drop.execute(self.on()).await?;
+            dropped += self.affecting(sql(drop).bind(kind.as_str()).bind(intent).bind(key)).await?;
         }
         Ok(dropped)
     }
 
     async fn move_grants(&mut self, kind: ResourceKind, from: &str, to: &str) -> Result<u64> {
-        sql("DELETE FROM grants WHERE kind = $1 AND form = 'exact' AND selector = $2 AND EXISTS (
+        let replaced = sql("DELETE FROM grants WHERE kind = $1 AND form = 'exact' AND selector = $2 AND EXISTS (
                  SELECT 1 FROM grants AS moving
                  WHERE moving.kind = $3 AND moving.form = 'exact' AND moving.selector = $4
-                   AND moving.subject_kind = grants.subject_kind AND moving.subject = grants.subject)")
-        .bind(kind.as_str())
-        .bind(to)
-        .bind(kind.as_str())
-        .bind(from)
-        .execute(self.on())
-        .await?;
-        let moved = sql("UPDATE grants SET selector = $1 WHERE kind = $2 AND form = 'exact' AND selector = $3")
-            .bind(to)
-            .bind(kind.as_str())
-            .bind(from)
-            .execute(self.on())
-            .await?;
-        Ok(moved)
+                   AND moving.subject_kind = grants.subject_kind AND moving.subject = grants.subject)
+             RETURNING subject_kind, subject");
+        self.affecting(replaced.bind(kind.as_str()).bind(to).bind(kind.as_str()).bind(from)).await?;
+        let moved = sql("UPDATE grants SET selector = $1 WHERE kind = $2 AND form = 'exact' AND selector = $3
+             RETURNING subject_kind, subject");
+        self.affecting(moved.bind(to).bind(kind.as_str()).bind(from)).await
     }
 }

@@ -3,7 +3,8 @@
 //! A subject has at most one grant on a selector. A grant to a user or role that does not exist is refused.
 
 use super::change::Change;
-use super::db::sql;
+use super::changes::Scope;
+use super::db::{Sql, sql};
 use super::rows::{selector_columns, subject_columns};
 use super::{Actor, Error, Result, Store, rows};
 use crate::authz::{Grant, Permission, ResourceKind, Selector, Subject};
@@ -124,6 +125,7 @@ impl Store {
     pub async fn update_grant(&self, actor: &Actor, grant: &Grant) -> Result<()> {
         let mut change = self.change().await?;
         let whom = change.subject(&grant.subject).await?;
+        change.affects([Scope::from(&grant.subject)]);
         let (subject_kind, subject) = subject_columns(&grant.subject);
         let (form, selector) = selector_columns(&grant.selector);
         let updated = sql("UPDATE grants SET permission = $1, created = $7, thing_created = NULL
@@ -156,6 +158,7 @@ impl Store {
     ) -> Result<Permission> {
         let mut change = self.change().await?;
         let whom = change.subject(subject).await?;
+        change.affects([Scope::from(subject)]);
         let (subject_kind, subject) = subject_columns(subject);
         let (form, key) = selector_columns(selector);
         let deleted: Option<String> = sql("DELETE FROM grants
@@ -185,8 +188,18 @@ impl Change {
         })
     }
 
+    /// Runs a statement on grants that returns `subject_kind, subject` of each row, and records that the subjects are
+    /// affected. Returns the number of rows.
+    pub(super) async fn affecting(&mut self, statement: Sql) -> Result<u64> {
+        let rows = statement.fetch_all(self.on()).await?;
+        let subjects = rows.iter().map(rows::subject).collect::<Result<Vec<_>>>()?;
+        self.affects(subjects.iter().map(Scope::from));
+        Ok(rows.len() as u64)
+    }
+
     /// Creates a grant and returns its ID; `None` when the subject already has a grant on that selector.
     pub(super) async fn add_grant(&mut self, grant: &Grant) -> Result<Option<i64>> {
+        self.affects([Scope::from(&grant.subject)]);
         let (subject_kind, subject) = subject_columns(&grant.subject);
         let (form, selector) = selector_columns(&grant.selector);
         let at = self.at.0;
@@ -205,6 +218,7 @@ impl Change {
 
     /// Creates a grant, or changes the level of the existing one.
     pub(super) async fn put_grant(&mut self, grant: &Grant) -> Result<()> {
+        self.affects([Scope::from(&grant.subject)]);
         let (subject_kind, subject) = subject_columns(&grant.subject);
         let (form, selector) = selector_columns(&grant.selector);
         let at = self.at.0;

@@ -3,6 +3,9 @@
 //! On SQLite or PostgreSQL, with one text of SQL; see [`db`]. Each change and its audit row are one transaction, which
 //! also raises [`Store::revision`] so that caches, in this process or another, are refreshed.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+
 use crate::clock::Clock;
 
 use db::{Pool, sql};
@@ -10,9 +13,11 @@ use db::{Pool, sql};
 mod audit;
 mod audit_search;
 mod change;
+mod changes;
 mod db;
 mod effects;
 mod grants;
+mod leases;
 mod leftover;
 mod open;
 mod people;
@@ -27,7 +32,8 @@ mod users;
 
 pub use audit::{Actor, AuditEntry, AuditId};
 pub use audit_search::{AuditFilter, AuditOutcome};
-pub use effects::Intent;
+pub use changes::{Changes, Follower, Scope};
+pub use effects::{Holder, Intent};
 pub use grants::GrantRow;
 pub use people::{Occasion, Person, Seen};
 pub use reissued::Undated;
@@ -47,6 +53,11 @@ pub struct Store {
     writer: Pool,
     readers: Pool,
     clock: Clock,
+    followers: changes::Followers,
+    /// Identifies this process among those on the same store.
+    replica: Arc<str>,
+    /// Milliseconds by which the database's clock is ahead of this process's clock.
+    skew: Arc<AtomicI64>,
 }
 
 impl Store {
@@ -59,7 +70,7 @@ impl Store {
         sql(
             "UPDATE meta SET value = CASE name WHEN 'checked' THEN $1 ELSE value + 1 END WHERE name IN ('checked', 'writes')",
         )
-        .bind(self.clock.now().0)
+        .bind(self.now().0)
             .execute(&self.writer)
             .await?;
         self.revision().await.map(drop)

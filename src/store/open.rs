@@ -1,7 +1,9 @@
 //! Opens the store: the connections of its database, and the migrations.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::changes::Followers;
 use super::db::{self, migrations, sql};
 use super::leftover::{self, Use};
 use super::{Error, Result, Store};
@@ -44,8 +46,10 @@ impl Store {
                 (writer, readers, Use::Open)
             }
         };
-        let store = Self { writer, readers, clock };
+        let replica = crypto::random_text().into();
+        let store = Self { writer, readers, clock, followers: Followers::default(), replica, skew: Arc::default() };
         store.migrate(used).await?;
+        store.compare_clocks().await?;
         Ok(store)
     }
 

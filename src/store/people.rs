@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::change::Change;
+use super::changes::Scope;
 use super::db::sql;
 use super::{Actor, Error, Result, Store, User, rows};
 use crate::authz::UserId;
@@ -79,11 +80,11 @@ impl Store {
         if let Some(user) = self.user_by_identity(seen.issuer, seen.subject).await?
             && says_nothing_new(&user, seen, occasion)
         {
-            if self.clock.now().since(user.person.as_ref().map_or(Timestamp(0), |person| person.seen)) < SEEN_EVERY {
+            if self.now().since(user.person.as_ref().map_or(Timestamp(0), |person| person.seen)) < SEEN_EVERY {
                 return Ok(user);
             }
             sql("UPDATE users SET seen = $1 WHERE id = $2")
-                .bind(self.clock.now().0)
+                .bind(self.now().0)
                 .bind(user.id.0)
                 .execute(&self.writer)
                 .await?;
@@ -100,6 +101,7 @@ impl Store {
         };
         change.write_person(id, seen, occasion).await?;
         let user = change.user(id).await?;
+        change.affects([Scope::User(user.id)]);
         let detail = format!("{} groups, {}", seen.groups.len(), words(seen));
         change.commit(actor, action, format!("user:{}", user.name), detail).await?;
         Ok(user)
@@ -133,6 +135,7 @@ impl Store {
         }
         change.rename_person(user, seen.name).await?;
         let user = change.user(user.id).await?;
+        change.affects([Scope::User(user.id)]);
         let detail = format!("{} groups, {}", seen.groups.len(), words(seen));
         change.commit(actor, "person.update", format!("user:{}", user.name), detail).await
     }
@@ -152,6 +155,7 @@ impl Store {
             return Ok(());
         }
         let ended = sql("DELETE FROM sessions WHERE user_id = $1").bind(user.id.0).execute(change.on()).await?;
+        change.affects([Scope::User(user.id)]);
         let detail = format!("{why}; {} sessions ended", ended);
         change.commit(actor, "person.update", format!("user:{}", user.name), detail).await
     }
@@ -180,6 +184,7 @@ impl Store {
             .bind(user.id.0)
             .execute(change.on())
             .await?;
+        change.affects([Scope::User(user.id)]);
         change.commit(actor, "person.suspend", format!("user:{}", user.name), why.to_owned()).await
     }
 }
@@ -297,6 +302,7 @@ impl Change {
     /// Gives an account a name that no other account has; the account keeps its grants and tokens.
     async fn displace(&mut self, holder: &User) -> Result<()> {
         let name = displaced_name(&holder.name, holder.id);
+        self.affects([Scope::User(holder.id)]);
         tracing::warn!(user = %holder.name, %name, "the user of the first provider has this name; the other one is renamed");
         sql("UPDATE users SET name = $1 WHERE id = $2").bind(name).bind(holder.id.0).execute(self.on()).await?;
         Ok(())

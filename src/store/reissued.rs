@@ -77,8 +77,8 @@ impl Store {
         let mut dropped = 0;
         if is_stale {
             let mut change = self.change().await?;
-            let drop = sql(format!("DELETE FROM grants WHERE {stale}"));
-            dropped = drop.bind(key).bind(created).execute(change.on()).await?;
+            let drop = sql(format!("DELETE FROM grants WHERE {stale} RETURNING subject_kind, subject"));
+            dropped = change.affecting(drop.bind(key).bind(created)).await?;
             let detail = format!("{dropped} grants dropped: MLflow has a newer resource of this ID or name");
             change.commit(&Actor::proxy(), "resource.reissue", format!("{kind}:{key}"), detail).await?;
         }

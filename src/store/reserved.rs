@@ -44,6 +44,7 @@ impl Store {
         if released.execute(change.on()).await? == 0 {
             return Err(Error::NotFound(format!("reserved name {name}")));
         }
+        change.affects([]);
         change.commit(actor, "name.release", format!("user:{name}"), String::new()).await
     }
 }

@@ -3,6 +3,7 @@
 //! The permissions of a role are grants with the role as subject; `super::grants` creates and changes them.
 
 use super::change::Change;
+use super::changes::Scope;
 use super::db::{Row, sql};
 use super::grants::GrantRow;
 use super::{Actor, Error, Result, Store, rows};
@@ -136,6 +137,7 @@ impl Store {
         .fetch_optional(change.on())
         .await?;
         let role = rows::role(&created.ok_or_else(|| Error::Exists(target(workspace, name)))?)?;
+        change.affects([]);
         change.commit(actor, "role.create", target(workspace, name), String::new()).await?;
         Ok(role)
     }
@@ -170,6 +172,7 @@ impl Store {
             .execute(change.on())
             .await?;
         let detail = if name == role.name { String::new() } else { format!("now `{name}`") };
+        change.affects([Scope::Role(id)]);
         change.commit(actor, "role.update", role.target(), detail).await
     }
 
@@ -186,6 +189,7 @@ impl Store {
             .await?;
         sql("DELETE FROM role_assignments WHERE role_id = $1").bind(id.0).execute(change.on()).await?;
         sql("DELETE FROM roles WHERE id = $1").bind(id.0).execute(change.on()).await?;
+        change.affects([Scope::Role(id)]);
         change.commit(actor, "role.delete", role.target(), String::new()).await
     }
 
@@ -201,6 +205,7 @@ impl Store {
         let assigned = assigned.bind(user.id.0).bind(role.id.0).fetch_optional(change.on()).await?;
         let assigned = assigned.ok_or_else(|| Error::Exists(format!("{} of user:{}", role.target(), user.name)))?;
         let assignment = rows::assignment(&assigned)?;
+        change.affects([Scope::User(user.id)]);
         change.commit(actor, "role.assign", role.target(), format!("user:{}", user.name)).await?;
         Ok(assignment)
     }
@@ -217,6 +222,7 @@ impl Store {
         if taken == 0 {
             return Err(Error::NotFound(format!("{} of user:{}", role.target(), user.name)));
         }
+        change.affects([Scope::User(user.id)]);
         change.commit(actor, "role.unassign", role.target(), format!("user:{}", user.name)).await
     }
 }

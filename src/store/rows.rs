@@ -3,7 +3,7 @@
 //! An unknown word is [`Error::Corrupt`], never a default: a scope or level that is misread could grant access.
 
 use super::db::Row;
-use super::{Assignment, AuditEntry, Error, GrantRow, Intent, Person, Result, Role, Token, Undated, User};
+use super::{Assignment, AuditEntry, Error, GrantRow, Holder, Intent, Person, Result, Role, Token, Undated, User};
 use crate::authz::{Grant, Limits, Mutation, Permission, ResourceKind, RoleId, Selector, Subject, TokenId, UserId};
 use crate::clock::Timestamp;
 use crate::crypto::PasswordHash;
@@ -65,16 +65,21 @@ pub(super) fn token_and_owner(row: &Row) -> Result<(Token, User)> {
     Ok((token, owner))
 }
 
-/// Reads a grant from the columns `subject_kind, subject, kind, form, selector, permission`.
-pub(super) fn grant(row: &Row) -> Result<Grant> {
+/// Reads a subject from the columns `subject_kind, subject`.
+pub(super) fn subject(row: &Row) -> Result<Subject> {
     let (subject_kind, subject): (&str, &str) = (row.try_get("subject_kind")?, row.try_get("subject")?);
     let number = || subject.parse().map_err(|_| Error::Corrupt(format!("`{subject}` is not the number of a subject")));
-    let subject = match subject_kind {
-        "user" => Subject::User(UserId(number()?)),
-        "group" => Subject::Group(subject.to_owned()),
-        "role" => Subject::Role(RoleId(number()?)),
-        other => return Err(Error::Corrupt(format!("`{other}` is not a kind of subject"))),
-    };
+    match subject_kind {
+        "user" => Ok(Subject::User(UserId(number()?))),
+        "group" => Ok(Subject::Group(subject.to_owned())),
+        "role" => Ok(Subject::Role(RoleId(number()?))),
+        other => Err(Error::Corrupt(format!("`{other}` is not a kind of subject"))),
+    }
+}
+
+/// Reads a grant from the columns `subject_kind, subject, kind, form, selector, permission`.
+pub(super) fn grant(row: &Row) -> Result<Grant> {
+    let subject = subject(row)?;
     let key = || row.try_get::<String>("selector");
     let selector = match row.try_get("form")? {
         "all" => Selector::All,
@@ -115,7 +120,8 @@ pub(super) fn assignment(row: &Row) -> Result<Assignment> {
     })
 }
 
-/// Reads an intent from the columns `id, effect, kind, subject, new, user_id, created`.
+/// Reads an intent from the columns `id, effect, kind, subject, new, user_id, created, is_own,
+/// is_gone, is_unknown`.
 pub(super) fn intent(row: &Row) -> Result<Intent> {
     let subject: String = row.try_get("subject")?;
     let mutation = match row.try_get("effect")? {
@@ -125,7 +131,14 @@ pub(super) fn intent(row: &Row) -> Result<Intent> {
         other => return Err(Error::Corrupt(format!("`{other}` is not an effect"))),
     };
     let user: Option<i64> = row.try_get("user_id")?;
-    Ok(Intent { id: row.try_get("id")?, mutation, user: user.map(UserId), created: Timestamp(row.try_get("created")?) })
+    let holder = match (row.try_get("is_own")?, row.try_get("is_gone")?, row.try_get("is_unknown")?) {
+        (true, _, _) => Holder::Own,
+        (false, true, _) => Holder::Gone,
+        (false, false, true) => Holder::Unknown,
+        (false, false, false) => Holder::Other,
+    };
+    let (id, created) = (row.try_get("id")?, Timestamp(row.try_get("created")?));
+    Ok(Intent { id, mutation, user: user.map(UserId), created, holder })
 }
 
 /// Reads an audit entry from the columns `at, actor, token, address, action, target, detail, count`.

@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 
+use super::changes::Scope;
 use super::db::{Row, sql};
 use super::{Actor, Error, Result, Store};
 use crate::authz::{SessionId, UserId};
@@ -105,6 +106,8 @@ impl Store {
         if surplus > 0 {
             how.push_str(&format!("; {surplus} sessions ended, because the user has too many"));
         }
+        // A session that ends here has a cached identity.
+        change.affects((surplus > 0).then_some(Scope::User(user.id)));
         change.commit(actor, "session.create", format!("user:{}", user.name), how).await?;
         Ok(session)
     }
@@ -151,10 +154,11 @@ impl Store {
     /// [`Error::NotFound`].
     pub async fn end_session(&self, actor: &Actor, id: SessionId, why: &str) -> Result<()> {
         let mut change = self.change().await?;
-        let ended = sql("DELETE FROM sessions WHERE id = $1").bind(id.0).execute(change.on()).await?;
-        if ended == 0 {
+        let ended = sql("DELETE FROM sessions WHERE id = $1 RETURNING user_id").bind(id.0);
+        let Some(user) = ended.scalar_optional(change.on()).await? else {
             return Err(Error::NotFound(format!("session {id}")));
-        }
+        };
+        change.affects([Scope::User(UserId(user))]);
         change.commit(actor, "session.end", format!("session:{id}"), why.to_owned()).await
     }
 
@@ -208,6 +212,7 @@ impl Store {
             }
             (None, None) => Vec::new(),
         };
+        change.affects(ended.iter().map(|user| Scope::User(UserId(*user))));
         let detail = format!("{} sessions ended by the provider", ended.len());
         change.commit(actor, "session.logout", issuer.to_owned(), detail).await?;
         let mut users: Vec<UserId> = ended.into_iter().map(UserId).collect();
@@ -228,7 +233,7 @@ impl Store {
         milliseconds: i64,
         at_most: i64,
     ) -> Result<Vec<Lease>> {
-        let now = self.clock.now().0;
+        let now = self.now().0;
         let (due, providers) = due(whose);
         let bound = |text: String| {
             providers.iter().fold(sql(text).bind(now).bind(idle_since.0), |query, provider| query.bind(*provider))
@@ -296,7 +301,7 @@ impl Store {
     /// Only those that [`Store`] lists for every method.
     pub async fn sweep_sessions(&self, idle_since: Timestamp) -> Result<u64> {
         let swept = sql("DELETE FROM sessions WHERE expires <= $1 OR last_used < $2")
-            .bind(self.clock.now().0)
+            .bind(self.now().0)
             .bind(idle_since.0)
             .execute(&self.writer)
             .await?;

@@ -5,7 +5,8 @@
 use super::db::sql;
 use super::{Result, Role, Store, rows};
 use crate::authz::{
-    DEFAULT_WORKSPACE, Grant, GrantSet, Home, Member, PolicyFile, Source, Subject, UserId, Whom, texts_of_groups,
+    DEFAULT_WORKSPACE, Grant, GrantSet, Home, Member, PolicyFile, RoleId, Source, Subject, UserId, Whom,
+    texts_of_groups,
 };
 
 /// All grants of one user in the store.
@@ -49,6 +50,11 @@ impl Store {
 const AT_ONCE: usize = 24;
 
 impl Standing {
+    /// Returns the roles of the user.
+    pub fn roles(&self) -> impl Iterator<Item = RoleId> + '_ {
+        self.roles.iter().map(|role| role.id)
+    }
+
     /// Returns the user as the subject of a policy's rules.
     #[must_use]
     pub fn member<'m>(&'m self, name: &'m str, home: Home<'m>, groups: &'m [String]) -> Member<'m> {

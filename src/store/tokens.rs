@@ -3,6 +3,7 @@
 //! A token that was revoked or has expired is kept for its owner and the audit log. It cannot be used again.
 
 use super::change::Change;
+use super::changes::Scope;
 use super::db::sql;
 use super::{Actor, Error, Result, Store, User, rows};
 use crate::authz::{Limits, TokenId, UserId};
@@ -56,6 +57,7 @@ impl Store {
             .fetch_optional(change.on())
             .await?;
         let created = rows::token(&created.ok_or_else(|| Error::Exists(token.name.to_owned()))?)?;
+        change.affects([]);
         let detail =
             format!("`{}` of {}, scopes {scopes}, expires {}", token.name, owner.name, token.expires.rfc3339());
         change.commit(actor, "token.create", target(created.id), detail).await?;
@@ -108,6 +110,7 @@ impl Store {
             return Ok(());
         }
         sql("UPDATE tokens SET revoked = $1 WHERE id = $2").bind(change.at.0).bind(id.0).execute(change.on()).await?;
+        change.affects([Scope::User(token.user)]);
         change.commit(actor, "token.revoke", target(id), format!("`{}`", token.name)).await
     }
 
@@ -131,6 +134,7 @@ impl Store {
         .fetch_optional(change.on())
         .await?;
         let rotated = rows::token(&rotated.ok_or_else(|| not_found(id))?)?;
+        change.affects([Scope::User(token.user)]);
         change
             .commit(actor, "token.rotate", target(id), format!("`{}`, expires {}", token.name, expires.rfc3339()))
             .await?;

@@ -3,6 +3,7 @@
 //! Names are unique. No method removes the last account that is marked as administrator.
 
 use super::change::Change;
+use super::changes::Scope;
 use super::db::sql;
 use super::{Actor, Error, Person, Result, Store, rows};
 use crate::authz::UserId;
@@ -94,8 +95,28 @@ impl Store {
         .fetch_one(change.on())
         .await?;
         let user = rows::user(&created)?;
+        change.affects([Scope::User(user.id)]);
         change.commit(actor, "user.create", target(name), role(admin).to_owned()).await?;
         Ok(user)
+    }
+
+    /// Creates the first account, an administrator. Returns `None` if the store has users, also because another process
+    /// was faster.
+    ///
+    /// # Errors
+    /// Only those that [`Store`] lists for every method.
+    pub async fn create_first_user(&self, actor: &Actor, name: &str, password: &PasswordHash) -> Result<Option<User>> {
+        let mut change = self.change().await?;
+        let users: i64 = sql("SELECT COUNT(*) FROM users").scalar(change.on()).await?;
+        if users > 0 {
+            return Ok(None);
+        }
+        let id = sql("INSERT INTO users (name, password, admin, created) VALUES ($1, $2, $3, $4) RETURNING id");
+        let id = id.bind(name).bind(&password.0).bind(true).bind(change.at.0).scalar(change.on()).await?;
+        let user = change.user(UserId(id)).await?;
+        change.affects([Scope::User(user.id)]);
+        change.commit(actor, "user.create", target(name), role(true).to_owned()).await?;
+        Ok(Some(user))
     }
 
     /// Returns the account with exactly this name.
@@ -170,6 +191,7 @@ impl Store {
                 (revoked, format!("{revoked} access tokens revoked"))
             }
         };
+        change.affects([Scope::User(user.id)]);
         change.commit(actor, "user.password", target(&user.name), detail).await?;
         Ok(revoked)
     }
@@ -185,6 +207,7 @@ impl Store {
             change.keep_an_admin(&user).await?;
         }
         sql("UPDATE users SET admin = $1 WHERE id = $2").bind(admin).bind(user.id.0).execute(change.on()).await?;
+        change.affects([Scope::User(user.id)]);
         change.commit(actor, "user.admin", target(&user.name), role(admin).to_owned()).await
     }
 
@@ -204,6 +227,7 @@ impl Store {
             .execute(change.on())
             .await?;
         sql("DELETE FROM users WHERE id = $1").bind(user.id.0).execute(change.on()).await?;
+        change.affects([Scope::User(user.id)]);
         change.commit(actor, "user.delete", target(&user.name), String::new()).await
     }
 }

@@ -69,6 +69,8 @@ pub struct Metrics {
     pub audit_rows: IntGauge,
     /// Size of the store's database in bytes.
     pub store_bytes: IntGauge,
+    /// 1 while the store announces changes of other processes.
+    pub store_listening: IntGauge,
 }
 
 /// Kind of a request, the label of durations. A histogram per operation would have too many series.
@@ -251,6 +253,7 @@ impl Metrics {
             audit_entries_dropped: counter(&r, "audit_entries_dropped_total", "Denials missing in the audit log")?,
             audit_rows: gauge(&r, "audit_rows", "Rows of the audit log")?,
             store_bytes: gauge(&r, "store_bytes", "Size of the store's database")?,
+            store_listening: gauge(&r, "store_listening", "1 while PostgreSQL announces changes of other processes")?,
             registry: r,
         })
     }

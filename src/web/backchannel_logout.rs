@@ -48,8 +48,6 @@ async fn log_out(request: &SignInRequest, provider: &Provider, logout: &Logout) 
     let actor = request.actor(&provider.config.name);
     let (subject, sid) = (logout.subject.as_deref(), logout.sid.as_deref());
     let ended = store.log_out(&actor, issuer, &logout.jti, logout.expires, subject, sid).await;
-    // Also after an error: the sessions may have ended although the store's answer was lost.
-    request.context.authn.forget_all();
     let Some(mut users) = ended? else { return Ok(false) };
     if provider.config.logout_suspends_tokens {
         // A user without a session here can have access tokens, too.
@@ -74,7 +72,6 @@ async fn suspend(request: &SignInRequest, users: &[UserId]) -> store::Result<()>
             Err(error) => return Err(error),
         }
     }
-    request.context.authn.forget_all();
     Ok(())
 }
 

@@ -14,7 +14,7 @@ use super::session::ProviderSession;
 use super::sign_in_request::SignInRequest;
 use crate::api::Refusal;
 use crate::http::{ErrorCode, Keep, Reply};
-use crate::oidc::{self, Attempt, Person, Provider, Returned, Tokens, attempt_cookie};
+use crate::oidc::{self, Attempt, Person, Provider, Returned, State, Tokens, attempt_cookie};
 use crate::session_refresh;
 use crate::store::{self, Occasion, Seen, User};
 
@@ -46,7 +46,11 @@ pub(super) async fn answer(Path(name): Path<String>, request: SignInRequest) -> 
     }
     let return_to = state.return_to(&request.sign_in.home);
     // From here on the state is used, so a reload of this page is stale.
-    let attempt = match attempts.take(sealed, &state, &request.head.headers) {
+    let returned = match take(&request, sealed, &state).await {
+        Ok(returned) => returned,
+        Err(error) => return outcome(request.store_unavailable(&error), provider, "store"),
+    };
+    let attempt = match returned {
         Returned::Right(attempt) => attempt,
         // Another tab completed a sign-in first, or this one took too long.
         Returned::Stale if request.identity.is_some() => return see_other(return_to.as_str()),
@@ -68,6 +72,16 @@ pub(super) async fn answer(Path(name): Path<String>, request: SignInRequest) -> 
     };
     add_cookie(&mut page, &attempt_cookie(sealed), "", Keep::No);
     page
+}
+
+/// Verifies that this browser began the sign-in, and marks its state as used in every process.
+async fn take(request: &SignInRequest, sealed: &str, state: &State) -> store::Result<Returned> {
+    let returned = request.sign_in.providers.attempts.take(sealed, state, &request.head.headers);
+    let (id, expires) = state.id();
+    match returned {
+        Returned::Right(_) if !request.context.store.use_once("login", id, expires).await? => Ok(Returned::Stale),
+        returned => Ok(returned),
+    }
 }
 
 /// A user who is allowed to sign in, and the provider's part of the session.
@@ -103,8 +117,6 @@ async fn enter(
         let page = request.show(StatusCode::FORBIDDEN, page);
         return Err(Box::new(outcome_of(&person, page, provider, "not_allowed")));
     };
-    // Changed groups take effect at once.
-    request.context.authn.forget_all();
     let tokens = granted.tokens(Tokens::default());
     let refresh_at = tokens.refresh_token.is_some();
     let refresh_at =
@@ -137,7 +149,6 @@ async fn update_account(request: &SignInRequest, provider: &Provider, person: &P
         owns_plain_names: request.context.authn.policies().homes().owns_plain_names(issuer),
     };
     let user = store.meet(&request.actor(&person.name), seen, Occasion::SignIn).await?;
-    request.context.authn.forget_all();
     Ok(Some(user))
 }
 

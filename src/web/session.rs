@@ -70,7 +70,6 @@ impl SignInRequest {
         let owner = self.context.store.user(session.user).await?;
         let name = owner.map_or_else(|| "-".to_owned(), |user| user.name);
         let ended = self.context.store.end_session(&self.actor(&name), session.id, why).await;
-        self.context.authn.forget_all();
         match ended {
             Ok(()) => Ok(Some(session)),
             Err(store::Error::NotFound(_)) => Ok(None),

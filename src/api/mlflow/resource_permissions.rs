@@ -79,7 +79,6 @@ pub(crate) async fn create(State(context): State<Arc<Context>>, request: ApiRequ
     let name = params.text("username")?;
     let (user, grant) = grant(&context, &named, name, level(params.text("permission")?)?).await?;
     let created = context.store.create_grant(&request.actor(), &grant).await;
-    context.authn.forget_all();
     created.map_err(|error| match error {
         store::Error::Exists(_) => Refusal::exists(named.exists(name)),
         store::Error::NotFound(_) => Refusal::no_user(name),
@@ -121,7 +120,6 @@ pub(crate) async fn update(State(context): State<Arc<Context>>, request: ApiRequ
     let name = params.text("username")?;
     let (_, grant) = grant(&context, &named, name, level(params.text("permission")?)?).await?;
     let updated = context.store.update_grant(&request.actor(), &grant).await;
-    context.authn.forget_all();
     updated.map_err(|error| named.not_there(error, name))?;
     Ok(ApiResponse::done())
 }
@@ -135,7 +133,6 @@ pub(crate) async fn delete(State(context): State<Arc<Context>>, request: ApiRequ
     let user = context.user(name).await?;
     let deleted =
         context.store.delete_grant(&request.actor(), &Subject::User(user.id), family.kind, &named.selector).await;
-    context.authn.forget_all();
     deleted.map_err(|error| named.not_there(error, name))?;
     Ok(ApiResponse::done())
 }

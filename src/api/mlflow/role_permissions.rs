@@ -25,7 +25,6 @@ pub(crate) async fn add(State(context): State<Arc<Context>>, request: ApiRequest
     let selector = parse::new_selector(kind, pattern)?;
     let grant = Grant { subject: synthetic_roles::subject(role.id), kind, selector, permission };
     let added = context.store.create_grant(&request.actor(), &grant).await;
-    context.authn.forget_all();
     let id = added.map_err(|error| match error {
         store::Error::Exists(_) => Refusal::exists(format!(
             "Role permission (role_id={}, resource_type={kind}, resource_pattern={pattern}) already exists.",
@@ -44,7 +43,6 @@ pub(crate) async fn update(State(context): State<Arc<Context>>, request: ApiRequ
     let (role, mut row) = context.permission(&request, params.integer("role_permission_id")?).await?;
     row.grant.permission = parse::level_for(row.grant.kind, params.text("permission")?)?;
     let updated = context.store.update_grant(&request.actor(), &row.grant).await;
-    context.authn.forget_all();
     updated.map_err(|error| gone(error, row.id))?;
     Ok(view(role, &row))
 }
@@ -54,7 +52,6 @@ pub(crate) async fn remove(State(context): State<Arc<Context>>, request: ApiRequ
     let params = request.params()?;
     let (_, GrantRow { id, grant }) = context.permission(&request, params.integer("role_permission_id")?).await?;
     let removed = context.store.delete_grant(&request.actor(), &grant.subject, grant.kind, &grant.selector).await;
-    context.authn.forget_all();
     removed.map_err(|error| gone(error, id))?;
     Ok(ApiResponse::done())
 }

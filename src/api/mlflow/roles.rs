@@ -77,8 +77,6 @@ pub(crate) async fn update(State(context): State<Arc<Context>>, request: ApiRequ
     }
     let name = name.map(role_name).transpose()?;
     let updated = context.store.update_role(&request.actor(), role.id, name, description).await;
-    // Rules of the policy file name roles.
-    context.authn.forget_all();
     updated.map_err(|error| match error {
         store::Error::Exists(_) => {
             let (name, workspace) = (name.unwrap_or(&role.name), &role.workspace);
@@ -94,7 +92,6 @@ pub(crate) async fn update(State(context): State<Arc<Context>>, request: ApiRequ
 pub(crate) async fn delete(State(context): State<Arc<Context>>, request: ApiRequest) -> ApiResult {
     let role = stored(context.managed_role(&request, &request.params()?).await?)?;
     let deleted = context.store.delete_role(&request.actor(), role.id).await;
-    context.authn.forget_all();
     deleted.map_err(|error| gone(error, no_role(role.id)))?;
     Ok(ApiResponse::done())
 }
@@ -105,7 +102,6 @@ pub(crate) async fn assign(State(context): State<Arc<Context>>, request: ApiRequ
     let role = stored(context.managed_role(&request, &params).await?)?;
     let user = context.user(params.text("username")?).await?;
     let assigned = context.store.assign_role(&request.actor(), user.id, role.id).await;
-    context.authn.forget_all();
     let assignment = assigned.map_err(|error| match error {
         store::Error::Exists(_) => {
             Refusal::exists(format!("User role assignment (user_id={}, role_id={}) already exists", user.id, role.id))
@@ -121,7 +117,6 @@ pub(crate) async fn unassign(State(context): State<Arc<Context>>, request: ApiRe
     let role = stored(context.managed_role(&request, &params).await?)?;
     let user = context.user(params.text("username")?).await?;
     let taken = context.store.unassign_role(&request.actor(), user.id, role.id).await;
-    context.authn.forget_all();
     taken.map_err(|error| {
         let (user, role) = (user.id, role.id);
         let absent = format!("User role assignment (user_id={user}, role_id={role}) not found");

@@ -72,7 +72,6 @@ pub(crate) async fn grant(State(context): State<Arc<Context>>, request: ApiReque
     let user = context.user(name).await?;
     let grant = Grant { subject: Subject::User(user.id), kind, selector, permission };
     let granted = context.store.create_grant(&request.actor(), &grant).await;
-    context.authn.forget_all();
     granted.map_err(|error| match error {
         store::Error::Exists(_) => Refusal::exists(message(name, kind, &grant.selector, "already exists")),
         store::Error::NotFound(_) => Refusal::no_user(name),
@@ -88,7 +87,6 @@ pub(crate) async fn revoke(State(context): State<Arc<Context>>, request: ApiRequ
     let name = params.text("username")?;
     let user = context.user(name).await?;
     let revoked = context.store.delete_grant(&request.actor(), &Subject::User(user.id), kind, &selector).await;
-    context.authn.forget_all();
     revoked.map_err(|error| match error {
         store::Error::NotFound(_) => Refusal::absent(message(name, kind, &selector, "not found")),
         other => other.into(),

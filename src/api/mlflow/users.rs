@@ -128,7 +128,6 @@ pub(crate) async fn update_password(State(context): State<Arc<Context>>, request
     let user = context.user(name).await?;
     let hash = context.authn.hash_password(new_password(password)?).await?;
     let changed = context.store.set_password(&request.actor(), user.id, &hash, AccessTokens::Revoke).await;
-    context.authn.forget_all();
     changed.map_err(|error| gone(error, name))?;
     Ok(ApiResponse::done())
 }
@@ -154,7 +153,6 @@ impl Context {
         }
         let hash = self.authn.hash_password(new_password(new)?).await?;
         let changed = self.store.set_password(&request.actor(), user.id, &hash, tokens).await;
-        self.authn.forget_all();
         changed.map_err(|error| gone(error, &user.name))
     }
 }
@@ -166,7 +164,6 @@ pub(crate) async fn update_admin(State(context): State<Arc<Context>>, request: A
     let (name, admin) = (params.text("username")?, params.boolean("is_admin")?);
     let user = context.user(name).await?;
     let changed = context.store.set_admin(&request.actor(), user.id, admin).await;
-    context.authn.forget_all();
     changed.map_err(|error| gone(error, name))?;
     Ok(ApiResponse::done())
 }
@@ -182,7 +179,6 @@ pub(crate) async fn delete(State(context): State<Arc<Context>>, request: ApiRequ
     }
     let user = context.user(name).await?;
     let deleted = context.store.delete_user(&request.actor(), user.id).await;
-    context.authn.forget_all();
     deleted.map_err(|error| gone(error, name))?;
     Ok(ApiResponse::done())
 }

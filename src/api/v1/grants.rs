@@ -52,7 +52,6 @@ pub(crate) async fn list(State(context): State<Arc<Context>>, request: ApiReques
 pub(crate) async fn set(State(context): State<Arc<Context>>, request: ApiRequest) -> ApiResult {
     let NewGrant { grant, view } = context.new_grant(&request, &request.fields(&["to", "on", "permission"])?).await?;
     let set = context.store.set_grant(&request.actor(), &grant).await;
-    context.authn.forget_all();
     set?;
     let warning = context.warn_if_missing(grant.kind, &grant.selector).await;
     Ok(ApiResponse::ok(granted(&view, warning.as_deref())).warning(warning))
@@ -62,7 +61,6 @@ pub(crate) async fn set(State(context): State<Arc<Context>>, request: ApiRequest
 pub(crate) async fn create(State(context): State<Arc<Context>>, request: ApiRequest) -> ApiResult {
     let NewGrant { grant, view } = context.new_grant(&request, &request.fields(&["to", "on", "permission"])?).await?;
     let created = context.store.create_grant(&request.actor(), &grant).await;
-    context.authn.forget_all();
     created.map_err(|error| match error {
         store::Error::Exists(_) => Refusal::exists("This grant already exists. Change it with PUT.".to_owned()),
         other => other.into(),
@@ -76,7 +74,6 @@ pub(crate) async fn revoke(State(context): State<Arc<Context>>, request: ApiRequ
     let (principal, (kind, selector)) = context.manageable(&request, &request.fields(&["to", "on"])?).await?;
     let subject = context.subject(&principal).await?;
     let revoked = context.store.delete_grant(&request.actor(), &subject, kind, &selector).await;
-    context.authn.forget_all();
     revoked.map_err(|error| match error {
         store::Error::NotFound(_) => Refusal::absent("There is no such grant.".to_owned()),
         other => other.into(),

@@ -51,7 +51,6 @@ pub(crate) async fn end_one(
         return Err(absent(id));
     }
     let ended = context.store.end_session(&request.actor(), id, "ended by hand").await;
-    context.authn.forget_all();
     ended.map_err(|error| match error {
         store::Error::NotFound(_) => absent(id),
         other => other.into(),

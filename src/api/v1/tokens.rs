@@ -107,7 +107,6 @@ pub(crate) async fn rotate_for_caller(
     };
     let secret = AccessToken::generate();
     let rotated = context.store.rotate_token(&request.actor(), id, secret.hash(), expires).await;
-    context.authn.forget_all();
     let rotated = rotated.map_err(|error| match error {
         store::Error::NotFound(_) => Refusal::absent(format!("Token with id={id} was revoked. Create a new one.")),
         other => taken(other, &token.name),
@@ -129,7 +128,6 @@ pub(crate) async fn revoke_by_id(context: &Context, request: &ApiRequest, id: To
     let (owner, _) = owner(context, request, Requirement::Admin { change: true }).await?;
     let token = find(context, id, owner).await?;
     let revoked = context.store.revoke_token(&request.actor(), token.id).await;
-    context.authn.forget_all();
     revoked.map_err(|error| match error {
         store::Error::NotFound(_) => absent(id),
         other => other.into(),

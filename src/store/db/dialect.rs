@@ -12,6 +12,16 @@ impl Pool {
     }
 }
 
+impl Pool {
+    /// Returns the statement that reads the time of the database, in Unix milliseconds.
+    pub(in crate::store) const fn time(&self) -> &'static str {
+        match self {
+            Self::Sqlite(_) => "SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER)",
+            Self::Postgres(_) => "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint",
+        }
+    }
+}
+
 impl Tx {
     /// Returns the statement that creates the table of applied migrations, as sqlx defines it.
     pub(super) const fn migrations_table(&self) -> &'static str {

@@ -6,9 +6,10 @@
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPoolOptions, PgRow, PgSslMode};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgListener, PgPoolOptions, PgRow, PgSslMode};
 use sqlx::query::Query;
 use sqlx::{ConnectOptions as _, Connection as _, PgPool, Postgres, Row as _};
+use tokio::sync::Notify;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
@@ -164,11 +165,61 @@ impl Pool {
         self.connections.close().await;
     }
 
+    /// Wakes `wake` at every notification of a change, and when notifications may have been missed. Reports to
+    /// `connected` whether notifications are received. Never returns.
+    pub(in crate::store) async fn listen(&self, wake: &Notify, connected: impl Fn(bool) + Send + Sync) {
+        loop {
+            let listened = self.listen_once(wake, &connected).await;
+            connected(false);
+            if let Err(error) = listened {
+                tracing::debug!(%error, "notifications of changes are not received; the store is asked twice a second");
+            }
+            tokio::time::sleep(RECONNECT).await;
+        }
+    }
+
+    async fn listen_once(&self, wake: &Notify, connected: &(impl Fn(bool) + Send + Sync)) -> Result<()> {
+        let options = PgConnectOptions::clone(&self.connections.connect_options());
+        let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(CONNECT);
+        let pool = pool.after_connect(|connection, _| Box::pin(check(connection))).connect_lazy_with(options);
+        let mut listener = PgListener::connect_with(&pool).await?;
+        listener.eager_reconnect(false);
+        answered(listener.listen(CHANNEL)).await?;
+        connected(true);
+        loop {
+            // Also at first: changes since the last connection were not announced.
+            wake.notify_one();
+            match timeout(PING_EVERY, listener.try_recv()).await {
+                Ok(received) => {
+                    if received?.is_none() {
+                        return Ok(());
+                    }
+                }
+                // Nothing tells an idle connection that the server is gone.
+                Err(_) => answered(sqlx::raw_sql("SELECT 1").execute(&mut listener)).await.map(drop)?,
+            }
+        }
+    }
+
     async fn hold(&self) -> Result<Held> {
         Ok(Held { connection: self.connections.acquire().await?, limit: self.limit, is_sound: true })
     }
 }
 
+/// Fails if the server does not answer in time.
+async fn answered<T>(answer: impl Future<Output = Result<T>>) -> Result<T> {
+    let timed_out = |_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
+    timeout(CONNECT, answer).await.unwrap_or_else(timed_out)
+}
+
+/// The channel on which the database announces changes; see the trigger in the migrations.
+const CHANNEL: &str = "mlflow_auth_proxy";
+/// Limit of connecting, and of the answer to a ping.
+const CONNECT: Duration = Duration::from_secs(5);
+/// Pause before listening again.
+const RECONNECT: Duration = Duration::from_secs(1);
+/// Time without a notification after which the connection is tested.
+const PING_EVERY: Duration = Duration::from_secs(10);
 /// Time after which an unused connection is closed.
 const IDLE: Duration = Duration::from_mins(5);
 /// Time after which a connection is replaced, so that a changed address is found.

@@ -812,3 +812,70 @@ async fn all_conditions_must_hold_and_the_newest_come_first() {
     let newest = store.audit_search(&AuditFilter::default(), 1).await.unwrap();
     assert_eq!(newest[0].actor.name, "bob");
 }
+
+#[tokio::test]
+async fn each_change_is_announced_with_what_it_affects() {
+    let (store, _) = memory().await;
+    let alice = user(&store, "alice").await;
+    let role = store.create_role(&actor(), "default", "team", None).await.unwrap();
+    let before = store.revision().await.unwrap();
+    let since = async |revision| store.changes_since(revision).await.unwrap();
+    assert_eq!(since(before).await, Changes { revision: before, scopes: Vec::new() });
+    let read = |subject| grant(subject, ResourceKind::Experiment, "1", Permission::Read);
+    let group = Subject::Group("/ml/\"a\": b".to_owned());
+    store.set_grant(&actor(), &read(group)).await.unwrap();
+    store.set_grant(&actor(), &read(Subject::Role(role.id))).await.unwrap();
+    store.set_grant(&actor(), &read(Subject::User(alice.id))).await.unwrap();
+    store.announce(Scope::Experiment("7".to_owned())).await.unwrap();
+    let changed = since(before).await;
+    assert_eq!(changed.revision, before + 4);
+    let expected = [
+        Scope::User(alice.id),
+        Scope::Group("/ml/\"a\": b".to_owned()),
+        Scope::Role(role.id),
+        Scope::Experiment("7".to_owned()),
+    ];
+    assert_eq!(changed.scopes, expected);
+    assert_eq!(since(before + 3).await.scopes, [Scope::Experiment("7".to_owned())]);
+    // What cannot be known: a revision of another database, a version without scopes, and too long ago.
+    let everything = Changes { revision: before + 4, scopes: vec![Scope::Everything] };
+    assert_eq!(since(before + 9).await, everything);
+    assert_eq!(since(i64::MIN).await, everything);
+    sql("DELETE FROM changes WHERE revision = $1").bind(before + 2).execute(&store.writer).await.unwrap();
+    assert_eq!(since(before).await, everything);
+    sql("DELETE FROM changes").execute(&store.writer).await.unwrap();
+    assert_eq!(since(before).await, everything);
+    // A change that does not say what it affects.
+    let change = store.change().await.unwrap();
+    change.commit(&actor(), "test", String::new(), String::new()).await.unwrap();
+    assert_eq!(since(before + 4).await.scopes, [Scope::Everything]);
+}
+
+#[tokio::test]
+async fn text_with_nul_is_refused_and_found_nowhere() {
+    let (store, _) = memory().await;
+    let alice = user(&store, "alice").await;
+    assert!(store.user_by_name("a\0").await.unwrap().is_none());
+    let grant = grant(Subject::User(alice.id), ResourceKind::RegisteredModel, "a\0b", Permission::Read);
+    assert!(matches!(store.set_grant(&actor(), &grant).await, Err(Error::Nul)));
+    let entry = AuditEntry {
+        at: START,
+        actor: Actor { name: "a\0".to_owned(), token: None, address: None },
+        action: "request.denied".to_owned(),
+        target: "registered_model:a\0b".to_owned(),
+        detail: "\0".to_owned(),
+        count: 1,
+    };
+    store.audit(&[entry], &[]).await.unwrap();
+    assert_eq!(store.audit_log(1).await.unwrap()[0].target, "registered_model:a\u{fffd}b");
+}
+
+#[tokio::test]
+async fn names_are_ordered_by_their_bytes() {
+    let (store, _) = memory().await;
+    for name in ["b", "a", "Z", "~x", "_y", "\u{e4}"] {
+        user(&store, name).await;
+    }
+    let names: Vec<_> = store.users().await.unwrap().into_iter().map(|user| user.name).collect();
+    assert_eq!(names, ["Z", "_y", "a", "b", "~x", "\u{e4}"]);
+}

@@ -204,3 +204,96 @@ async fn a_newer_schema_is_used_if_it_is_compatible_and_refused_by_the_release_i
         );
     }
 }
+
+#[tokio::test]
+async fn a_commit_wakes_other_processes_also_after_their_connection_was_lost() {
+    let url = server::database().await;
+    let (one, two) =
+        (Store::open(&url, Clock::default()).await.unwrap(), Store::open(&url, Clock::default()).await.unwrap());
+    let (wake, connections) = (tokio::sync::Notify::new(), tokio::sync::watch::Sender::new(0));
+    let listening = two.listen(&wake, |connected| connections.send_modify(|count| *count += u32::from(connected)));
+    let acting = async {
+        connections.subscribe().wait_for(|count| *count == 1).await.unwrap();
+        wake.notified().await;
+        user(&one, "alice").await;
+        wake.notified().await;
+        let name = name_of(&url);
+        let end = format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}' AND query LIKE 'LISTEN%'"
+        );
+        administer(&url, end).await;
+        connections.subscribe().wait_for(|count| *count == 2).await.unwrap();
+        wake.notified().await;
+        user(&one, "bob").await;
+        wake.notified().await;
+    };
+    tokio::select! { () = listening => panic!("it never ends"), () = acting => {} }
+    let rows = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'mlflow-auth-proxy %'
+                AND datname = current_database()";
+    assert!(sql(rows).scalar::<i64>(&one.readers).await.unwrap() >= 3);
+}
+
+#[tokio::test]
+async fn a_right_belongs_to_one_process_until_it_is_gone() {
+    let url = server::database().await;
+    let clock = Clock::manual(START);
+    let one = Store::open(&url, clock.clone()).await.unwrap();
+    let two = Store::open(&url, clock.clone()).await.unwrap();
+    assert!(one.hold("turn:a").await.unwrap());
+    assert!(one.hold("turn:a").await.unwrap(), "it is held already");
+    assert!(!two.hold("turn:a").await.unwrap());
+    assert!(two.hold("turn:b").await.unwrap());
+    two.release("turn:a").await.unwrap();
+    assert!(!two.hold("turn:a").await.unwrap(), "only its holder releases it");
+    one.release("turn:a").await.unwrap();
+    assert!(two.hold("turn:a").await.unwrap());
+    // `two` does not renew its existence.
+    clock.advance(Duration::from_secs(10));
+    one.keep_alive().await.unwrap();
+    assert!(!one.hold("turn:a").await.unwrap());
+    clock.advance(Duration::from_secs(6));
+    assert!(one.hold("turn:a").await.unwrap());
+    assert!(!two.hold("turn:a").await.unwrap(), "another one has it since");
+    one.sweep_leases().await.unwrap();
+    one.end_serving().await.unwrap();
+    assert!(two.hold("turn:a").await.unwrap());
+    assert!(one.use_once("login", "s", START.plus(DAY)).await.unwrap());
+    assert!(!two.use_once("login", "s", START.plus(DAY)).await.unwrap());
+    assert!(two.use_once("other", "s", START.plus(DAY)).await.unwrap());
+    clock.advance(DAY);
+    two.sweep_leases().await.unwrap();
+    assert!(one.use_once("login", "s", START.plus(DAY)).await.unwrap());
+}
+
+#[tokio::test]
+async fn an_intent_is_its_processes_own_until_that_is_gone_and_is_finished_once() {
+    let url = server::database().await;
+    let clock = Clock::manual(START);
+    let one = Store::open(&url, clock.clone()).await.unwrap();
+    let two = Store::open(&url, clock.clone()).await.unwrap();
+    let (alice, bob) = (user(&one, "alice").await, user(&one, "bob").await);
+    let kind = ResourceKind::RegisteredModel;
+    let create = Mutation::Create { kind, name: "m".to_owned() };
+    let holder = async |store: &Store| store.intents().await.unwrap()[0].holder;
+    let intent = one.begin(&create, alice.id).await.unwrap();
+    assert_eq!((holder(&one).await, holder(&two).await), (Holder::Own, Holder::Other));
+    clock.advance(Duration::from_secs(16));
+    assert_eq!(holder(&two).await, Holder::Gone);
+    // It was settled elsewhere, and the name has another owner since: the late process changes nothing.
+    two.abandon(intent).await.unwrap();
+    let again = two.begin(&create, bob.id).await.unwrap();
+    two.finish_create(&actor(), again, kind, "m", bob.id, &[]).await.unwrap();
+    let owned = two.grants().await.unwrap();
+    one.finish_create(&actor(), intent, kind, "m", alice.id, &[]).await.unwrap();
+    one.finish_drop(&actor(), intent, kind, "m").await.unwrap();
+    one.finish_rename(&actor(), intent, kind, "m", "n").await.unwrap();
+    assert_eq!(two.grants().await.unwrap(), owned);
+    // A creation without any owner gets one, even late.
+    one.finish_create(&actor(), intent, kind, "orphan", alice.id, &[]).await.unwrap();
+    assert_eq!(two.grants_of(&Subject::User(alice.id)).await.unwrap().len(), 1);
+    sql("INSERT INTO intents (effect, kind, subject, created) VALUES ('drop', 'prompt', 'p', 0)")
+        .execute(&one.writer)
+        .await
+        .unwrap();
+    assert_eq!(holder(&one).await, Holder::Unknown, "of a version that did not record itself");
+}

@@ -1,0 +1,139 @@
+//! Exclusive rights among the processes on one store.
+//!
+//! A process that serves renews the lease of its own existence; what it holds besides is its own as long as it exists.
+//! Times are those of the database; see [`Store::now`]. A store that is not shared has one process that serves, which
+//! holds everything, and no rows are written.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::db::{Pool, Tx, sql};
+use super::{Result, Store};
+use crate::clock::Timestamp;
+
+/// Time after which a process that did not renew its existence counts as gone.
+const GONE_AFTER: Duration = Duration::from_secs(15);
+
+impl Store {
+    /// Interval at which a serving process must call [`Store::keep_alive`].
+    pub const ALIVE_EVERY: Duration = Duration::from_secs(3);
+
+    /// Returns true if other processes may serve on the same store.
+    #[must_use]
+    pub const fn is_shared(&self) -> bool {
+        matches!(self.readers, Pool::Postgres(_))
+    }
+
+    /// Renews the existence of this process, and compares its clock with that of the database.
+    ///
+    /// # Errors
+    /// Only those that [`Store`] lists for every method.
+    pub async fn keep_alive(&self) -> Result<()> {
+        if !self.is_shared() {
+            return Ok(());
+        }
+        self.compare_clocks().await?;
+        let mut tx = self.writer.begin().await?;
+        self.exist(&mut tx).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Ends the existence of this process, so that others take over at once.
+    ///
+    /// # Errors
+    /// Only those that [`Store`] lists for every method.
+    pub async fn end_serving(&self) -> Result<()> {
+        if !self.is_shared() {
+            return Ok(());
+        }
+        let end = sql("DELETE FROM leases WHERE holder = $1");
+        end.bind(&*self.replica).execute(&self.writer).await?;
+        Ok(())
+    }
+
+    /// Takes an exclusive right, or confirms it. Returns false if another process that exists has it.
+    ///
+    /// # Errors
+    /// Only those that [`Store`] lists for every method.
+    pub async fn hold(&self, name: &str) -> Result<bool> {
+        if !self.is_shared() {
+            return Ok(true);
+        }
+        let mut tx = self.writer.begin().await?;
+        self.exist(&mut tx).await?;
+        let take = sql("INSERT INTO leases (name, holder, until) VALUES ($1, $2, $3)
+             ON CONFLICT (name) DO UPDATE SET holder = excluded.holder
+             WHERE leases.holder = $2 OR NOT EXISTS (
+                 SELECT 1 FROM leases AS other WHERE other.name = 'replica:' || leases.holder AND other.until > $4)");
+        let take = take.bind(name).bind(&*self.replica).bind(i64::MAX).bind(self.now().0);
+        let is_taken = take.execute(&mut tx).await? > 0;
+        tx.commit().await?;
+        Ok(is_taken)
+    }
+
+    /// Gives an exclusive right up.
+    ///
+    /// # Errors
+    /// Only those that [`Store`] lists for every method.
+    pub async fn release(&self, name: &str) -> Result<()> {
+        if !self.is_shared() {
+            return Ok(());
+        }
+        let release = sql("DELETE FROM leases WHERE name = $1 AND holder = $2");
+        release.bind(name).bind(&*self.replica).execute(&self.writer).await?;
+        Ok(())
+    }
+
+    /// Records the use of an identifier that is accepted once. Returns false if it was used before, in whichever
+    /// process.
+    ///
+    /// # Errors
+    /// Only those that [`Store`] lists for every method.
+    pub async fn use_once(&self, kind: &str, id: &str, expires: Timestamp) -> Result<bool> {
+        let used = sql("INSERT INTO used_once (kind, id, expires) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING");
+        Ok(used.bind(kind).bind(id).bind(expires.0).execute(&self.writer).await? > 0)
+    }
+
+    /// Deletes what has expired: identifiers that were used, and processes that are gone.
+    ///
+    /// # Errors
+    /// Only those that [`Store`] lists for every method.
+    pub async fn sweep_leases(&self) -> Result<()> {
+        let now = self.now().0;
+        sql("DELETE FROM used_once WHERE expires < $1").bind(now).execute(&self.writer).await?;
+        sql("DELETE FROM leases WHERE until < $1").bind(now).execute(&self.writer).await?;
+        let left_behind = sql("DELETE FROM leases WHERE NOT EXISTS (
+                 SELECT 1 FROM leases AS alive WHERE alive.name = 'replica:' || leases.holder)");
+        left_behind.execute(&self.writer).await?;
+        Ok(())
+    }
+
+    /// Returns the time of the database. It is the process's clock, corrected by the difference that was last measured.
+    pub(super) fn now(&self) -> Timestamp {
+        Timestamp(self.clock.now().0.saturating_add(self.skew.load(Ordering::Relaxed)))
+    }
+
+    /// Measures the difference to the database's clock, except for the clocks of tests.
+    pub(super) async fn compare_clocks(&self) -> Result<()> {
+        if !self.is_shared() || !self.clock.is_system() {
+            return Ok(());
+        }
+        let before = self.clock.now().0;
+        let there: i64 = sql(self.readers.time()).scalar(&self.readers).await?;
+        let after = self.clock.now().0;
+        self.skew.store(there.saturating_sub(before.midpoint(after)), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Renews the existence of this process within a transaction.
+    pub(super) async fn exist(&self, tx: &mut Tx) -> Result<()> {
+        if !self.is_shared() {
+            return Ok(());
+        }
+        let renew = sql("INSERT INTO leases (name, holder, until) VALUES ($1, $2, $3)
+             ON CONFLICT (name) DO UPDATE SET until = excluded.until");
+        let until = self.now().plus(GONE_AFTER).0;
+        renew.bind(format!("replica:{}", self.replica)).bind(&*self.replica).bind(until).execute(tx).await?;
+        Ok(())
+    }
+}
