@@ -237,7 +237,7 @@ impl Follower for IdentityCache {
                         changed.store(next, Ordering::Release);
                     }
                 }
-                // IdentityCache contain permissions, and no facts about MLflow's resources.
+                // The cache contains permissions, and no facts about MLflow's resources.
                 Scope::Experiment(_) | Scope::Name(_) => {}
                 Scope::Everything => self.all_changed.store(next, Ordering::Release),
             }

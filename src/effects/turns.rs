@@ -92,8 +92,8 @@ impl Drop for Turn {
         let held = std::mem::take(&mut self.held);
         tracker.spawn(async move {
             for name in names {
-                for _ in 0..RELEASE_ATTEMPTS {
-                    let Err(error) = store.release(&name).await else { break };
+                // Without a limit: other processes could never take it. When this process ends, its leases end too.
+                while let Err(error) = store.release(&name).await {
                     tracing::warn!(%error, "a turn could not be released in the store yet");
                     tokio::time::sleep(RELEASE_PAUSE).await;
                 }
@@ -113,7 +113,6 @@ struct Shared {
 
 /// Pause before a lease of another process is tried again.
 const AGAIN: Duration = Duration::from_millis(50);
-const RELEASE_ATTEMPTS: u32 = 60;
 const RELEASE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Error: the turn did not come in time.

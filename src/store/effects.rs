@@ -206,7 +206,7 @@ impl Store {
                     ) AS is_gone, holder IS NULL AS is_unknown
              FROM intents ORDER BY id",
         );
-        let intents = intents.bind(&*self.replica).bind(self.now().0);
+        let intents = intents.bind(&*self.replica).bind(self.gone_before().0);
         let mut intents =
             intents.fetch_all(&self.readers).await?.iter().map(rows::intent).collect::<Result<Vec<_>>>()?;
         if !self.is_shared() {

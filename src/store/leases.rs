@@ -1,10 +1,13 @@
 //! Exclusive rights among the processes on one store.
 //!
 //! A process that serves renews the lease of its own existence; what it holds besides is its own as long as it exists.
+//! While the database does not answer, nobody can renew anything. Afterwards the processes come back one by one, so each
+//! takes others for gone only after it has itself existed for [`GONE_AFTER`] without a gap.
 //! Times are those of the database; see [`Store::now`]. A store that is not shared has one process that serves, which
 //! holds everything, and no rows are written.
 
 use std::sync::atomic::Ordering;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::db::{Pool, Tx, sql};
@@ -61,12 +64,16 @@ impl Store {
         }
         let mut tx = self.writer.begin().await?;
         self.exist(&mut tx).await?;
-        let take = sql("INSERT INTO leases (name, holder, until) VALUES ($1, $2, $3)
-             ON CONFLICT (name) DO UPDATE SET holder = excluded.holder
-             WHERE leases.holder = $2 OR NOT EXISTS (
-                 SELECT 1 FROM leases AS other WHERE other.name = 'replica:' || leases.holder AND other.until > $4)");
-        let take = take.bind(name).bind(&*self.replica).bind(i64::MAX).bind(self.now().0);
-        let is_taken = take.execute(&mut tx).await? > 0;
+        // Locks the row, so that the next statement sees what a process that held the lock has committed.
+        let lock = sql("INSERT INTO leases (name, holder, until) VALUES ($1, $2, $3)
+             ON CONFLICT (name) DO UPDATE SET until = excluded.until RETURNING holder");
+        let holder: String = lock.bind(name).bind(&*self.replica).bind(i64::MAX).scalar(&mut tx).await?;
+        let mut is_taken = *holder == *self.replica;
+        if !is_taken {
+            let take = sql("UPDATE leases SET holder = $1 WHERE name = $2 AND NOT EXISTS (
+                 SELECT 1 FROM leases AS other WHERE other.name = 'replica:' || leases.holder AND other.until > $3)");
+            is_taken = take.bind(&*self.replica).bind(name).bind(self.gone_before().0).execute(&mut tx).await? > 0;
+        }
         tx.commit().await?;
         Ok(is_taken)
     }
@@ -99,9 +106,8 @@ impl Store {
     /// # Errors
     /// Only those that [`Store`] lists for every method.
     pub async fn sweep_leases(&self) -> Result<()> {
-        let now = self.now().0;
-        sql("DELETE FROM used_once WHERE expires < $1").bind(now).execute(&self.writer).await?;
-        sql("DELETE FROM leases WHERE until < $1").bind(now).execute(&self.writer).await?;
+        sql("DELETE FROM used_once WHERE expires < $1").bind(self.now().0).execute(&self.writer).await?;
+        sql("DELETE FROM leases WHERE until < $1").bind(self.gone_before().0).execute(&self.writer).await?;
         let left_behind = sql("DELETE FROM leases WHERE NOT EXISTS (
                  SELECT 1 FROM leases AS alive WHERE alive.name = 'replica:' || leases.holder)");
         left_behind.execute(&self.writer).await?;
@@ -132,8 +138,36 @@ impl Store {
         }
         let renew = sql("INSERT INTO leases (name, holder, until) VALUES ($1, $2, $3)
              ON CONFLICT (name) DO UPDATE SET until = excluded.until");
-        let until = self.now().plus(GONE_AFTER).0;
+        let now = self.now();
+        let until = now.plus(GONE_AFTER).0;
         renew.bind(format!("replica:{}", self.replica)).bind(&*self.replica).bind(until).execute(tx).await?;
+        self.existence.renew(now);
         Ok(())
+    }
+
+    /// Returns the time before which the lease of another process must have ended for that process to count as gone.
+    pub(super) fn gone_before(&self) -> Timestamp {
+        self.existence.gone_before(self.now())
+    }
+}
+
+/// Since when this process has renewed its existence without a gap.
+#[derive(Debug, Default)]
+pub(super) struct Existence(Mutex<Option<(Timestamp, Timestamp)>>);
+
+impl Existence {
+    fn renew(&self, now: Timestamp) {
+        let mut span = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *span = match *span {
+            Some((since, last)) if now.since(last) < GONE_AFTER => Some((since, now.max(last))),
+            _ => Some((now, now)),
+        };
+    }
+
+    fn gone_before(&self, now: Timestamp) -> Timestamp {
+        match *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some((since, last)) if now.since(since) >= GONE_AFTER && now.since(last) < GONE_AFTER => now,
+            _ => Timestamp(i64::MIN),
+        }
     }
 }

@@ -58,6 +58,7 @@ pub struct Store {
     replica: Arc<str>,
     /// Milliseconds by which the database's clock is ahead of this process's clock.
     skew: Arc<AtomicI64>,
+    existence: Arc<leases::Existence>,
 }
 
 impl Store {

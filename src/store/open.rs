@@ -47,7 +47,15 @@ impl Store {
             }
         };
         let replica = crypto::random_text().into();
-        let store = Self { writer, readers, clock, followers: Followers::default(), replica, skew: Arc::default() };
+        let store = Self {
+            writer,
+            readers,
+            clock,
+            followers: Followers::default(),
+            replica,
+            skew: Arc::default(),
+            existence: Arc::default(),
+        };
         store.migrate(used).await?;
         store.compare_clocks().await?;
         Ok(store)

@@ -255,6 +255,10 @@ async fn a_right_belongs_to_one_process_until_it_is_gone() {
     assert!(one.hold("turn:a").await.unwrap());
     assert!(!two.hold("turn:a").await.unwrap(), "another one has it since");
     one.sweep_leases().await.unwrap();
+    // `two` was cut off: it takes nobody for gone before it has existed for a while again.
+    clock.advance(Duration::from_secs(16));
+    assert!(!two.hold("turn:a").await.unwrap());
+    one.keep_alive().await.unwrap();
     one.end_serving().await.unwrap();
     assert!(two.hold("turn:a").await.unwrap());
     assert!(one.use_once("login", "s", START.plus(DAY)).await.unwrap());
@@ -278,6 +282,12 @@ async fn an_intent_is_its_processes_own_until_that_is_gone_and_is_finished_once(
     let intent = one.begin(&create, alice.id).await.unwrap();
     assert_eq!((holder(&one).await, holder(&two).await), (Holder::Own, Holder::Other));
     clock.advance(Duration::from_secs(16));
+    two.keep_alive().await.unwrap();
+    assert_eq!(holder(&two).await, Holder::Other, "both were cut off, and `one` may be about to come back");
+    for _ in 0..4 {
+        clock.advance(Duration::from_secs(4));
+        two.keep_alive().await.unwrap();
+    }
     assert_eq!(holder(&two).await, Holder::Gone);
     // It was settled elsewhere, and the name has another owner since: the late process changes nothing.
     two.abandon(intent).await.unwrap();
