@@ -21,7 +21,7 @@ use crate::mlflow::Table;
 use crate::oidc::Providers;
 use crate::pipeline::{Bodies, Places, Proxy};
 use crate::resolve::Resolver;
-use crate::store::{Actor, Store};
+use crate::store::{self, Actor, Store};
 use crate::telemetry::access::Writer;
 use crate::telemetry::{AccessLog, AuditQueue, Metrics, Telemetry};
 use crate::upstream::{Holds, Upstream};
@@ -151,6 +151,11 @@ async fn open_store(config: &Config, clock: &Clock) -> anyhow::Result<Arc<Store>
     let store = Store::connect(&config.store, clock.clone()).await;
     let store = store.with_context(|| format!("store.url: `{}` cannot be opened", config.store.url))?;
     store.keep_alive().await.context("store.url: the store cannot be written")?;
+    match store.check_listening().await {
+        // Until the server answers, the store is asked for changes at intervals.
+        Ok(_) | Err(store::Error::Unavailable(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
     Ok(Arc::new(store))
 }
 

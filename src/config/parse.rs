@@ -11,8 +11,8 @@ use url::Url;
 use super::egress::Egress;
 use super::report::Report;
 use super::{
-    Admin, Authn, Authz, Bootstrap, Config, Cors, INSPECTION_COST, Log, Provider, Server, Store, StoreUrl, Tls,
-    Upstream, checks, identity, pem, raw,
+    Admin, Authn, Authz, Bootstrap, Config, Cors, INSPECTION_COST, Log, PostgresUrl, Provider, Server, Store, StoreUrl,
+    Tls, Upstream, checks, identity, pem, raw,
 };
 use crate::mlflow::{Feature, ProviderHost};
 
@@ -245,6 +245,13 @@ fn store(raw: raw::Store, report: &mut Report) -> Option<Store> {
     if matches!(&url, Some(StoreUrl::Sqlite(_))) && matches!(&password, Some(Some(_))) {
         report.add("store.password", "has no effect on a file of SQLite; remove it");
     }
+    if matches!(&url, Some(StoreUrl::Sqlite(_))) && raw.pgbouncer {
+        report.add("store.pgbouncer", "has no effect on a file of SQLite; remove it");
+    }
+    let listen_url = match &raw.listen_url {
+        Some(text) => report.check("store.listen_url", listen_url(text, url.as_ref(), raw.pgbouncer)).map(Some),
+        None => Some(None),
+    };
     let connections = report.check("store.max_connections", checks::number(raw.max_connections, 2..=1000));
     let acquire = checks::seconds(raw.acquire_timeout_seconds, 1..=MINUTE);
     let acquire = report.check("store.acquire_timeout_seconds", acquire);
@@ -255,11 +262,30 @@ fn store(raw: raw::Store, report: &mut Report) -> Option<Store> {
     Some(Store {
         url: raw.url,
         password: password?.map(SecretString::from),
+        pgbouncer: raw.pgbouncer,
+        listen_url: listen_url?,
         max_connections: connections?,
         acquire_timeout: acquire?,
         statement_timeout: statement?,
         max_staleness: staleness?,
     })
+}
+
+/// Parses the URL of the connection for notifications.
+fn listen_url(text: &str, store: Option<&StoreUrl>, pgbouncer: bool) -> Result<PostgresUrl, String> {
+    let url = match StoreUrl::parse(text)? {
+        StoreUrl::Postgres(url) => url,
+        StoreUrl::Sqlite(_) => return Err("must start with postgres://".to_owned()),
+    };
+    match store {
+        Some(StoreUrl::Sqlite(_)) => Err("has no effect on a file of SQLite; remove it".to_owned()),
+        Some(StoreUrl::Postgres(store)) if pgbouncer && store.is_same_place(&url) => Err(
+            "is the database of PgBouncer in store.url, which passes no notifications on; name the server itself, or \
+             remove it"
+                .to_owned(),
+        ),
+        Some(StoreUrl::Postgres(_)) | None => Ok(url),
+    }
 }
 
 fn bootstrap(raw: raw::Bootstrap, report: &mut Report) -> Option<Bootstrap> {

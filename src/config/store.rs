@@ -16,6 +16,10 @@ pub struct Store {
     pub url: String,
     /// Password of the user in a URL of PostgreSQL.
     pub password: Option<SecretString>,
+    /// True if the URL is that of PgBouncer in transaction mode: no state of a session outlives a transaction.
+    pub pgbouncer: bool,
+    /// Database of PostgreSQL on a direct connection, for notifications of changes.
+    pub listen_url: Option<PostgresUrl>,
     /// Connections to PostgreSQL. A quarter of them is for changes.
     pub max_connections: u32,
     /// Time that a request waits for a connection to PostgreSQL.
@@ -36,6 +40,8 @@ impl Store {
         Ok(Self {
             url: url.to_owned(),
             password: None,
+            pgbouncer: false,
+            listen_url: None,
             max_connections: 10,
             acquire_timeout: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(10),
@@ -101,6 +107,12 @@ impl StoreUrl {
 }
 
 impl PostgresUrl {
+    /// Returns true if both URLs lead to the same database through the same server.
+    pub(super) fn is_same_place(&self, other: &Self) -> bool {
+        let place = |url: &Self| (url.host.clone(), url.socket.clone(), url.port, url.database.clone());
+        place(self) == place(other)
+    }
+
     fn parse(text: &str) -> Result<Self, String> {
         let url = Url::parse(text).map_err(|error| format!("is not a URL ({error})"))?;
         if url.password().is_some() {

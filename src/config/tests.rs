@@ -218,6 +218,15 @@ fn each_wrong_value_is_refused_under_its_key() {
     refused([(store, "postgres://u:p@db/x")], "store.url: must not contain a password");
     refused([(store, "postgres://u@db/x")], "store.url: needs `?sslmode=verify-full`");
     refused([("MLFLOW_AUTH_PROXY_STORE__PASSWORD", "a password")], "store.password: has no effect on a file of SQLite");
+    let (pgbouncer, listen) = ("MLFLOW_AUTH_PROXY_STORE__PGBOUNCER", "MLFLOW_AUTH_PROXY_STORE__LISTEN_URL");
+    let (there, direct) = ((store, "postgres://u@127.0.0.1:6432/x"), "postgres://u@127.0.0.1:5432/x");
+    refused([(pgbouncer, "true")], "store.pgbouncer: has no effect on a file of SQLite");
+    refused([(listen, direct)], "store.listen_url: has no effect on a file of SQLite");
+    refused([there, (pgbouncer, "true"), (listen, there.1)], "store.listen_url: is the database of PgBouncer");
+    refused([there, (listen, "postgres://u:p@127.0.0.1/x")], "store.listen_url: must not contain a password");
+    refused([there, (listen, "postgres://u@db/x")], "store.listen_url: needs `?sslmode=verify-full`");
+    refused([there, (listen, "sqlite://x.db")], "store.listen_url: must start with postgres://");
+    assert!(from_env([there, (pgbouncer, "true"), (listen, direct)]).is_ok());
     refused([("MLFLOW_AUTH_PROXY_STORE__MAX_CONNECTIONS", "1")], "store.max_connections: must be between 2 and");
     refused([("MLFLOW_AUTH_PROXY_AUTHZ__DEFAULT_PERMISSION", "NONE")], "authz.default_permission: `NONE` is not a");
     refused([("MLFLOW_AUTH_PROXY_AUTHZ__ARTIFACT_LOCATIONS", "s3://b/../")], "authz.artifact_locations: `s3://b/../`");

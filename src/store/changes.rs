@@ -173,6 +173,17 @@ impl Store {
         Ok(Changes { revision: now, scopes: scopes.into_iter().collect() })
     }
 
+    /// Checks that changes of other processes are announced. Returns false if the configuration does without.
+    ///
+    /// # Errors
+    /// [`super::Error::Open`] when announcements do not arrive, with the key to change.
+    pub async fn check_listening(&self) -> Result<bool> {
+        match &self.readers {
+            Pool::Sqlite(_) => Ok(false),
+            Pool::Postgres(pool) => pool.check_listening().await,
+        }
+    }
+
     /// Wakes `wake` when another process may have changed something, and reports to `connected` whether the database
     /// announces changes. SQLite does not. Never returns.
     pub async fn listen(&self, wake: &Notify, connected: impl Fn(bool) + Send + Sync) {

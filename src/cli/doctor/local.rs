@@ -69,13 +69,30 @@ pub(super) async fn store(config: &Config, clock: &Clock, report: &mut Report) {
     }
     match Store::connect(&config.store, clock.clone()).await {
         Ok(store) => {
-            store.close().await;
             report.ok(CHECK, format!("{url} can be opened and written"));
+            if store.is_shared() {
+                notifications(&store, report).await;
+            }
+            store.close().await;
         }
         Err(error) if url.starts_with("sqlite:") => {
             report.fail(CHECK, error.to_string(), "store.url, or the owner and mode of that file and its folder");
         }
         Err(error) => report.fail(CHECK, error.to_string(), "store.url, store.password, or the server of PostgreSQL"),
+    }
+}
+
+/// Checks that changes of other processes are announced.
+async fn notifications(store: &Store, report: &mut Report) {
+    const CHECK: &str = "store: notifications";
+    match store.check_listening().await {
+        Ok(true) => report.ok(CHECK, "PostgreSQL announces changes of other processes"),
+        Ok(false) => {
+            let found = "store.pgbouncer is set without store.listen_url: changes of other processes are in force after \
+                         up to half a second";
+            report.ok(CHECK, found);
+        }
+        Err(error) => report.fail(CHECK, error.to_string(), "store.listen_url, or store.url if it is not set"),
     }
 }
 

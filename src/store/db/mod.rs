@@ -11,6 +11,7 @@ use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use sqlx::{AssertSqlSafe, Decode, Postgres, Row as _, SqlSafeStr as _, SqlStr, Sqlite, SqlitePool, Transaction, Type};
 
 pub(super) mod dialect;
+mod listen;
 pub(super) mod migrations;
 pub(super) mod postgres;
 pub(super) mod sqlite;

@@ -2,23 +2,28 @@
 //!
 //! A connection on which a statement was cut off, by a time limit or because its caller went away, is closed and not
 //! reused: the server may be unreachable, and a connection that waits for it would keep its place in the pool.
+//!
+//! Behind PgBouncer in transaction mode, consecutive transactions run on any of the server's sessions. So every statement
+//! runs in a transaction, which also sets the time limits; nothing is prepared for later; and `READ WRITE` refuses a
+//! standby to which PgBouncer has moved on.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgListener, PgPoolOptions, PgRow, PgSslMode};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPoolOptions, PgRow, PgSslMode};
 use sqlx::query::Query;
-use sqlx::{ConnectOptions as _, Connection as _, PgPool, Postgres, Row as _};
-use tokio::sync::Notify;
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgPool, Postgres, Row as _, SqlSafeStr as _, SqlStr};
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
+use super::listen::Notifications;
 use crate::config;
 use crate::config::{PostgresUrl, SslMode};
 use crate::crypto::reveal;
 use crate::store::Error;
 
-type Result<T> = std::result::Result<T, sqlx::Error>;
+pub(super) type Result<T> = std::result::Result<T, sqlx::Error>;
 type Statement = Query<'static, Postgres, PgArguments>;
 
 /// Opens the database. Returns the pool for changes and the pool for reads: changes wait for each other, and reads must
@@ -27,27 +32,62 @@ pub(in crate::store) async fn open(
     url: &PostgresUrl,
     config: &config::Store,
 ) -> std::result::Result<(super::Pool, super::Pool), Error> {
-    let options = options(url, config);
+    let route = Route::of(config);
+    let options = options(url, config, route);
     // A first connection, because the pool reports most causes only as a timeout.
     let first = timeout(config.acquire_timeout, async {
         let mut first = options.connect().await?;
-        check(&mut first).await?;
+        check(&mut first, route.limit(config)).await?;
+        sqlx::raw_sql(begin(config)).execute(&mut first).await?;
+        sqlx::raw_sql("ROLLBACK").execute(&mut first).await?;
         first.close().await
     });
     match first.await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => return Err(Error::Open(explain(&error))),
+        Ok(Err(error)) => return Err(Error::Open(explain(&error, "store.url"))),
         Err(_) => {
             let seconds = config.acquire_timeout.as_secs();
             return Err(Error::Open(format!("the server did not answer within {seconds} seconds")));
         }
     }
     let writers = (config.max_connections / 4).max(1);
-    let pool = |connections| super::Pool::Postgres(Pool::new(options.clone(), config, connections));
+    let notifications = Arc::new(match &config.listen_url {
+        // A pooler that keeps sessions may be in between, and listening needs no limits.
+        Some(url) => {
+            Notifications { options: Some(self::options(url, config, Route::Pooled)), key: "store.listen_url" }
+        }
+        None => Notifications { options: (route == Route::Direct).then(|| options.clone()), key: "store.url" },
+    });
+    let pool = |connections| {
+        let options = options.clone();
+        super::Pool::Postgres(Pool::new(options, config, connections, Arc::clone(&notifications)))
+    };
     Ok((pool(writers), pool(config.max_connections.saturating_sub(writers).max(1))))
 }
 
-fn options(url: &PostgresUrl, config: &config::Store) -> PgConnectOptions {
+/// The way to the server.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Route {
+    Direct,
+    /// Through PgBouncer in transaction mode.
+    Pooled,
+}
+
+impl Route {
+    const fn of(config: &config::Store) -> Self {
+        if config.pgbouncer { Self::Pooled } else { Self::Direct }
+    }
+
+    /// Returns the time limit of statements that a session has from its start.
+    const fn limit(self, config: &config::Store) -> Option<Duration> {
+        match self {
+            Self::Direct => Some(config.statement_timeout),
+            Self::Pooled => None,
+        }
+    }
+}
+
+fn options(url: &PostgresUrl, config: &config::Store, route: Route) -> PgConnectOptions {
     let mode = match url.ssl_mode {
         SslMode::Disable => PgSslMode::Disable,
         SslMode::Prefer => PgSslMode::Prefer,
@@ -74,10 +114,29 @@ fn options(url: &PostgresUrl, config: &config::Store) -> PgConnectOptions {
     if let Some((cert, key)) = &url.ssl_client {
         options = options.ssl_client_cert(cert).ssl_client_key(key);
     }
-    let limit = config.statement_timeout.as_millis().to_string();
-    options
-        .options([("statement_timeout", limit.as_str()), ("idle_in_transaction_session_timeout", limit.as_str())])
-        .disable_statement_logging()
+    options = match route.limit(config) {
+        Some(limit) => {
+            let limit = limit.as_millis().to_string();
+            options.options(TIMEOUTS.map(|name| (name, limit.as_str())))
+        }
+        // PgBouncer refuses parameters that it does not know, and keeps `application_name` apart for each client.
+        None => options.extra_float_digits(None).statement_cache_capacity(0),
+    };
+    options.disable_statement_logging()
+}
+
+/// Limits of a session, in milliseconds.
+const TIMEOUTS: [&str; 2] = ["statement_timeout", "idle_in_transaction_session_timeout"];
+
+/// Returns the statements that begin a transaction.
+fn begin(config: &config::Store) -> SqlStr {
+    let mut text = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE".to_owned();
+    if config.pgbouncer {
+        let limit = config.statement_timeout.as_millis();
+        text.extend(TIMEOUTS.map(|name| format!("; SET LOCAL {name} = {limit}")));
+    }
+    // INVARIANT: the text contains nothing but constants and a number.
+    AssertSqlSafe(text).into_sql_str()
 }
 
 /// Returns the name by which `pg_stat_activity` shows this replica. PostgreSQL keeps 63 bytes.
@@ -87,12 +146,14 @@ fn application_name() -> String {
     format!("mlflow-auth-proxy {host}")
 }
 
-/// Refuses a server that cannot be written, or that stores text in another encoding than UTF-8.
-async fn check(connection: &mut PgConnection) -> Result<()> {
-    let row = sqlx::query(
-        "SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on', current_setting('server_encoding')",
+/// Refuses a server that cannot be written, that stores text in another encoding than UTF-8, or that has not taken the
+/// time limit of statements over.
+pub(super) async fn check(connection: &mut PgConnection, limit: Option<Duration>) -> Result<()> {
+    // Without parameters, a statement is sent as a whole, so a pooler cannot run its parts in different sessions.
+    let row = sqlx::raw_sql(
+        "SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on', current_setting('server_encoding'),
+                (SELECT setting FROM pg_settings WHERE name = 'statement_timeout')",
     )
-    .persistent(false)
     .fetch_one(connection)
     .await?;
     let (is_standby, is_read_only, encoding): (bool, bool, String) =
@@ -105,25 +166,46 @@ async fn check(connection: &mut PgConnection) -> Result<()> {
             format!("the database's encoding is {encoding}; it must be UTF8").into(),
         ));
     }
+    if limit.is_some_and(|limit| row.try_get::<&str, _>(3).ok() != Some(&limit.as_millis().to_string())) {
+        return Err(sqlx::Error::Configuration(POOLER.into()));
+    }
     Ok(())
 }
 
+const POOLER: &str = "the server has not taken statement_timeout over, so a pooler is in between; if it is PgBouncer, set \
+                      store.pgbouncer";
 const READ_ONLY: &str = "the server is a standby or read-only; the store needs the primary server";
 
-/// Returns the cause with the key to change.
-fn explain(error: &sqlx::Error) -> String {
+/// Returns the cause with the next step. `key` contains the URL.
+pub(super) fn explain(error: &sqlx::Error, key: &str) -> String {
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    let said = error.to_string();
     match code.as_deref() {
+        Some("08P01") if said.contains("startup parameter") => {
+            format!("{error}; if this is PgBouncer, set store.pgbouncer")
+        }
+        Some("08P01") if said.contains("statement pooling") => {
+            format!("{error}; set PgBouncer's pool_mode to transaction")
+        }
         Some("28P01" | "28000") => {
-            format!("{error}; check the user in store.url, store.password and the server's pg_hba.conf")
+            format!("{error}; check the user in {key}, store.password and the server's pg_hba.conf")
         }
         Some("3D000") => format!("{error}; create it: `createdb --owner USER --encoding UTF8 NAME`"),
         Some("42501") => format!("{error}; the user needs CONNECT on the database"),
         _ => match error {
             sqlx::Error::Configuration(cause) => cause.to_string(),
-            sqlx::Error::Tls(cause) => format!("TLS: {cause}; check sslmode and sslrootcert in store.url"),
+            sqlx::Error::Tls(cause) => format!("TLS: {cause}; check sslmode and sslrootcert in {key}"),
             error => error.to_string(),
         },
+    }
+}
+
+/// Returns true if an error of connecting stays until the configuration or the rights of the user change.
+pub(super) fn is_mistake(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    match code.as_deref() {
+        Some(code) => matches!(code, "28P01" | "28000" | "3D000" | "42501"),
+        None => matches!(error, sqlx::Error::Configuration(_) | sqlx::Error::Tls(_)),
     }
 }
 
@@ -133,31 +215,58 @@ pub(in crate::store) struct Pool {
     connections: PgPool,
     /// Limit of one statement, seen from here. The server's own limit ends the statement earlier if the server answers.
     limit: Duration,
+    route: Route,
+    /// The statements that begin a transaction.
+    begin: SqlStr,
+    pub(super) notifications: Arc<Notifications>,
 }
 
 impl Pool {
-    fn new(options: PgConnectOptions, config: &config::Store, connections: u32) -> Self {
+    fn new(
+        options: PgConnectOptions,
+        config: &config::Store,
+        connections: u32,
+        notifications: Arc<Notifications>,
+    ) -> Self {
+        let route = Route::of(config);
+        let limit = route.limit(config);
         let connections = PgPoolOptions::new()
             .max_connections(connections)
             .acquire_timeout(config.acquire_timeout)
             .idle_timeout(IDLE)
             .max_lifetime(LIFETIME)
-            .after_connect(|connection, _| Box::pin(check(connection)))
+            .after_connect(move |connection, _| Box::pin(check(connection, limit)))
             .connect_lazy_with(options);
-        Self { connections, limit: config.statement_timeout + MARGIN }
+        Self { connections, limit: config.statement_timeout + MARGIN, route, begin: begin(config), notifications }
     }
 
     pub(super) async fn execute(&self, statement: Statement) -> Result<u64> {
-        self.hold().await?.execute(statement).await
+        match self.route {
+            Route::Direct => self.hold().await?.execute(statement).await,
+            Route::Pooled => {
+                let mut tx = self.begin().await?;
+                let done = tx.execute(statement).await?;
+                tx.commit().await?;
+                Ok(done)
+            }
+        }
     }
 
     pub(super) async fn fetch_all(&self, statement: Statement) -> Result<Vec<PgRow>> {
-        self.hold().await?.fetch_all(statement).await
+        match self.route {
+            Route::Direct => self.hold().await?.fetch_all(statement).await,
+            Route::Pooled => {
+                let mut tx = self.begin().await?;
+                let rows = tx.fetch_all(statement).await?;
+                tx.commit().await?;
+                Ok(rows)
+            }
+        }
     }
 
     pub(super) async fn begin(&self) -> Result<Tx> {
         let mut held = self.hold().await?;
-        held.script("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE").await?;
+        held.script(self.begin.clone()).await?;
         Ok(Tx { held: Some(held), has_failed: false })
     }
 
@@ -165,61 +274,16 @@ impl Pool {
         self.connections.close().await;
     }
 
-    /// Wakes `wake` at every notification of a change, and when notifications may have been missed. Reports to
-    /// `connected` whether notifications are received. Never returns.
-    pub(in crate::store) async fn listen(&self, wake: &Notify, connected: impl Fn(bool) + Send + Sync) {
-        loop {
-            let listened = self.listen_once(wake, &connected).await;
-            connected(false);
-            if let Err(error) = listened {
-                tracing::debug!(%error, "notifications of changes are not received; the store is asked twice a second");
-            }
-            tokio::time::sleep(RECONNECT).await;
-        }
-    }
-
-    async fn listen_once(&self, wake: &Notify, connected: &(impl Fn(bool) + Send + Sync)) -> Result<()> {
-        let options = PgConnectOptions::clone(&self.connections.connect_options());
-        let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(CONNECT);
-        let pool = pool.after_connect(|connection, _| Box::pin(check(connection))).connect_lazy_with(options);
-        let mut listener = PgListener::connect_with(&pool).await?;
-        listener.eager_reconnect(false);
-        answered(listener.listen(CHANNEL)).await?;
-        connected(true);
-        loop {
-            // Also at first: changes since the last connection were not announced.
-            wake.notify_one();
-            match timeout(PING_EVERY, listener.try_recv()).await {
-                Ok(received) => {
-                    if received?.is_none() {
-                        return Ok(());
-                    }
-                }
-                // Nothing tells an idle connection that the server is gone.
-                Err(_) => answered(sqlx::raw_sql("SELECT 1").execute(&mut listener)).await.map(drop)?,
-            }
-        }
-    }
-
     async fn hold(&self) -> Result<Held> {
-        Ok(Held { connection: self.connections.acquire().await?, limit: self.limit, is_sound: true })
+        Ok(Held {
+            connection: self.connections.acquire().await?,
+            limit: self.limit,
+            keeps_statements: self.route == Route::Direct,
+            is_sound: true,
+        })
     }
 }
 
-/// Fails if the server does not answer in time.
-async fn answered<T>(answer: impl Future<Output = Result<T>>) -> Result<T> {
-    let timed_out = |_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
-    timeout(CONNECT, answer).await.unwrap_or_else(timed_out)
-}
-
-/// The channel on which the database announces changes; see the trigger in the migrations.
-const CHANNEL: &str = "mlflow_auth_proxy";
-/// Limit of connecting, and of the answer to a ping.
-const CONNECT: Duration = Duration::from_secs(5);
-/// Pause before listening again.
-const RECONNECT: Duration = Duration::from_secs(1);
-/// Time without a notification after which the connection is tested.
-const PING_EVERY: Duration = Duration::from_secs(10);
 /// Time after which an unused connection is closed.
 const IDLE: Duration = Duration::from_mins(5);
 /// Time after which a connection is replaced, so that a changed address is found.
@@ -234,23 +298,27 @@ const ROLLBACK: Duration = Duration::from_secs(2);
 struct Held {
     connection: PoolConnection<Postgres>,
     limit: Duration,
+    /// True if statements are prepared once for each connection.
+    keeps_statements: bool,
     is_sound: bool,
 }
 
 impl Held {
     async fn execute(&mut self, statement: Statement) -> Result<u64> {
         self.is_sound = false;
-        let done = timeout(self.limit, statement.execute(&mut *self.connection)).await;
+        let done =
+            timeout(self.limit, statement.persistent(self.keeps_statements).execute(&mut *self.connection)).await;
         self.judge(done).map(|done| done.rows_affected())
     }
 
     async fn fetch_all(&mut self, statement: Statement) -> Result<Vec<PgRow>> {
         self.is_sound = false;
-        let rows = timeout(self.limit, statement.fetch_all(&mut *self.connection)).await;
+        let rows =
+            timeout(self.limit, statement.persistent(self.keeps_statements).fetch_all(&mut *self.connection)).await;
         self.judge(rows)
     }
 
-    async fn script(&mut self, text: &'static str) -> Result<()> {
+    async fn script(&mut self, text: impl sqlx::SqlSafeStr) -> Result<()> {
         self.is_sound = false;
         let done = timeout(self.limit, sqlx::raw_sql(text).execute(&mut *self.connection)).await;
         self.judge(done).map(drop)
@@ -261,9 +329,10 @@ impl Held {
         let answer = answer.unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()));
         self.is_sound = match &answer {
             Ok(_) => true,
-            // 25006: the server became read-only. 57P..: it is being stopped. Another server may answer next time.
+            // 25006: the server became read-only. 57P..: it is being stopped. Another server may answer next time. 08...:
+            // PgBouncer has none.
             Err(sqlx::Error::Database(error)) => {
-                error.code().is_none_or(|code| code != "25006" && !code.starts_with("57P"))
+                error.code().is_none_or(|code| code != "25006" && !code.starts_with("57P") && !code.starts_with("08"))
             }
             Err(_) => false,
         };

@@ -186,6 +186,52 @@ async fn a_statement_that_was_cut_off_leaves_no_connection_that_waits() {
 }
 
 #[tokio::test]
+async fn with_pgbouncer_no_state_stays_in_a_session() {
+    let config = config::Store {
+        pgbouncer: true,
+        max_connections: 2,
+        statement_timeout: Duration::from_secs(1),
+        ..config::Store::at(&server::database().await).unwrap()
+    };
+    let store = Store::connect(&config, Clock::default()).await.unwrap();
+    let alice = user(&store, "alice").await;
+    assert_eq!(store.user(alice.id).await.unwrap().unwrap().name, "alice");
+    for pool in [&store.readers, &store.writer] {
+        let limit: String = sql("SELECT current_setting('statement_timeout')").scalar(pool).await.unwrap();
+        assert_eq!(limit, "1s");
+        let kept: i64 = sql("SELECT count(*) FROM pg_prepared_statements").scalar(pool).await.unwrap();
+        assert_eq!(kept, 0);
+    }
+    let cancelled = sql("SELECT pg_sleep(30)::text").fetch_all(&store.readers).await;
+    assert!(matches!(&cancelled, Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("57014")));
+    assert!(!store.check_listening().await.unwrap());
+}
+
+#[tokio::test]
+async fn notifications_come_from_the_database_of_the_store_or_are_refused() {
+    let url = server::database().await;
+    let direct = |url: &str| match config::StoreUrl::parse(url) {
+        Ok(config::StoreUrl::Postgres(url)) => Some(url),
+        other => panic!("{other:?}"),
+    };
+    let with = |listen: &str| config::Store { listen_url: direct(listen), ..config::Store::at(&url).unwrap() };
+    let store = Store::connect(&with(&url), Clock::default()).await.unwrap();
+    assert!(store.check_listening().await.unwrap());
+    for (listen, why) in
+        [(server::database().await, "did not arrive"), (format!("{}/nowhere", server::server()), "createdb")]
+    {
+        let store = Store::connect(&with(&listen), Clock::default()).await.unwrap();
+        let refused = store.check_listening().await;
+        assert!(
+            matches!(&refused, Err(Error::Open(said)) if said.contains(why) && said.starts_with("store.listen_url")),
+            "{refused:?}"
+        );
+    }
+    let store = Store::connect(&with("postgres://u@127.0.0.1:1/d"), Clock::default()).await.unwrap();
+    assert!(matches!(store.check_listening().await, Err(Error::Unavailable(_))), "it may answer later");
+}
+
+#[tokio::test]
 async fn a_newer_schema_is_used_if_it_is_compatible_and_refused_by_the_release_if_not() {
     let directory = tempfile::TempDir::new().unwrap();
     for url in [server::database().await, format!("sqlite://{}/auth.db", directory.path().display())] {
