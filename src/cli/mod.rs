@@ -23,11 +23,13 @@ mod moment;
 mod output;
 mod password;
 mod policy;
+mod progress;
 mod quickstart;
 mod role;
 mod serve;
 mod session;
 mod signals;
+mod store;
 mod stored;
 mod token;
 mod user;
@@ -74,6 +76,9 @@ enum Command {
     /// List changes and denied requests
     #[command(after_help = audit::EXAMPLES)]
     Audit(OnStore<audit::Command>),
+    /// Copy, back up, restore and check the store
+    #[command(after_help = store::EXAMPLES)]
+    Store(OnStore<store::Command>),
 }
 
 /// Sources of the configuration.
@@ -138,6 +143,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Policy(arguments) => policy::run(arguments, &flags),
         Command::Explain(arguments) => explain::run(arguments, &flags).await,
         Command::Audit(OnStore { command, format }) => audit::run(command, format, &flags).await,
+        Command::Store(OnStore { command, format }) => store::run(command, format, &flags).await,
     }
 }
 

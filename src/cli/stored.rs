@@ -47,7 +47,7 @@ impl Opened {
         done.map(|()| ExitCode::SUCCESS)
     }
 
-    async fn from(flags: &Flags, absent: Absent) -> anyhow::Result<Self> {
+    pub(super) async fn from(flags: &Flags, absent: Absent) -> anyhow::Result<Self> {
         let config = config::load(flags)?;
         let url = &config.store.url;
         if absent == Absent::Refuse
@@ -123,7 +123,7 @@ pub(super) fn actor() -> Actor {
 }
 
 /// Returns the file of a store's URL; `None` if it has none.
-fn file_of(url: &str) -> Option<&str> {
+pub(super) fn file_of(url: &str) -> Option<&str> {
     let path = url.strip_prefix("sqlite:")?;
     let path = path.strip_prefix("//").unwrap_or(path);
     (path != ":memory:").then(|| path.split('?').next().unwrap_or(path))

@@ -194,7 +194,10 @@ pub(super) fn unknown_fields(text: &str) -> Result<UnknownFields, &'static str> 
 }
 
 /// Reads a secret from a file, without the one line end that editors add.
-pub(super) fn secret_file(path: &Path) -> Result<String, String> {
+///
+/// # Errors
+/// The cause, as the predicate of a sentence. The text never contains the secret.
+pub fn secret_file(path: &Path) -> Result<String, String> {
     let cannot = |error: &dyn std::fmt::Display| format!("{} cannot be read: {error}", path.display());
     let text = file::read_any(path, MAX_SECRET_BYTES).map_err(|error| cannot(&error))?;
     let text = text.strip_suffix('\n').unwrap_or(&text);

@@ -27,7 +27,7 @@ mod report;
 mod schema;
 mod store;
 
-pub use checks::{check_password, check_username, is_loopback};
+pub use checks::{check_password, check_username, is_loopback, secret_file};
 pub use egress::{Egress, Proxy, Way};
 pub use file::{read_any, read_regular, read_regular_aside};
 pub use identity::{

@@ -28,6 +28,7 @@ mod rows;
 mod sessions;
 mod standing;
 mod tokens;
+pub mod transfer;
 mod users;
 
 pub use audit::{Actor, AuditEntry, AuditId};
@@ -114,9 +115,8 @@ impl Store {
     }
 
     async fn key(&self, name: &str) -> Result<[u8; 32]> {
-        let key: Vec<u8> =
-            sql("SELECT value FROM sealing_keys WHERE name = $1").bind(name).scalar(&self.readers).await?;
-        key.try_into().map_err(|_| Error::Corrupt("the sealing key has not 32 bytes".to_owned()))
+        let key = sql("SELECT value FROM sealing_keys WHERE name = $1").bind(name);
+        rows::key_of(key.scalar(&self.readers).await?)
     }
 
     /// Records the last uses, as pairs of ID and time, in rows for which `later` holds.

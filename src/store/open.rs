@@ -46,24 +46,27 @@ impl Store {
                 (writer, readers, Use::Open)
             }
         };
-        let replica = crypto::random_text().into();
-        let store = Self {
-            writer,
-            readers,
-            clock,
-            followers: Followers::default(),
-            replica,
-            skew: Arc::default(),
-            existence: Arc::default(),
-        };
+        let store = Self::over(writer, readers, clock);
         store.migrate(used).await?;
         store.compare_clocks().await?;
         Ok(store)
     }
 
+    pub(super) fn over(writer: db::Pool, readers: db::Pool, clock: Clock) -> Self {
+        Self {
+            writer,
+            readers,
+            clock,
+            followers: Followers::default(),
+            replica: crypto::random_text().into(),
+            skew: Arc::default(),
+            existence: Arc::default(),
+        }
+    }
+
     /// Migrates the tables in one transaction that holds a lock from its start, so that processes that open a new
     /// database together take turns.
-    async fn migrate(&self, used: Use) -> Result<()> {
+    pub(super) async fn migrate(&self, used: Use) -> Result<()> {
         if used == Use::Unopened {
             // A leftover log is applied now, so that the next log starts from the current state.
             sql("PRAGMA wal_checkpoint(TRUNCATE)").execute(&self.writer).await.map_err(Error::open)?;

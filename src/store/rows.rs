@@ -120,16 +120,20 @@ pub(super) fn assignment(row: &Row) -> Result<Assignment> {
     })
 }
 
-/// Reads an intent from the columns `id, effect, kind, subject, new, user_id, created, is_own,
-/// is_gone, is_unknown`.
-pub(super) fn intent(row: &Row) -> Result<Intent> {
+/// Reads a mutation from the columns `effect, kind, subject, new`.
+pub(super) fn mutation(row: &Row) -> Result<Mutation> {
     let subject: String = row.try_get("subject")?;
-    let mutation = match row.try_get("effect")? {
-        "create" => Mutation::Create { kind: kind(row)?, name: subject },
-        "drop" => Mutation::Delete { kind: kind(row)?, key: subject },
-        "rename" => Mutation::Rename { kind: kind(row)?, from: subject, to: row.try_get("new")? },
-        other => return Err(Error::Corrupt(format!("`{other}` is not an effect"))),
-    };
+    match row.try_get("effect")? {
+        "create" => Ok(Mutation::Create { kind: kind(row)?, name: subject }),
+        "drop" => Ok(Mutation::Delete { kind: kind(row)?, key: subject }),
+        "rename" => Ok(Mutation::Rename { kind: kind(row)?, from: subject, to: row.try_get("new")? }),
+        other => Err(Error::Corrupt(format!("`{other}` is not an effect"))),
+    }
+}
+
+/// Reads an intent from the columns of [`mutation`] and `id, user_id, created, is_own, is_gone, is_unknown`.
+pub(super) fn intent(row: &Row) -> Result<Intent> {
+    let mutation = mutation(row)?;
     let user: Option<i64> = row.try_get("user_id")?;
     let holder = match (row.try_get("is_own")?, row.try_get("is_gone")?, row.try_get("is_unknown")?) {
         (true, _, _) => Holder::Own,
@@ -157,6 +161,16 @@ pub(super) fn audit_entry(row: &Row) -> Result<AuditEntry> {
         detail: row.try_get("detail")?,
         count: row.try_get("count")?,
     })
+}
+
+/// Reads a key that seals from the column `value`.
+pub(super) fn sealing_key(row: &Row) -> Result<[u8; 32]> {
+    key_of(row.try_get("value")?)
+}
+
+/// Checks the length of a key that seals.
+pub(super) fn key_of(bytes: Vec<u8>) -> Result<[u8; 32]> {
+    bytes.try_into().map_err(|_| Error::Corrupt("the sealing key has not 32 bytes".to_owned()))
 }
 
 /// Reads a stored permission level.

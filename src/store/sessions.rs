@@ -323,7 +323,7 @@ fn due<'w>(whose: Whose<'w>) -> (String, Vec<&'w str>) {
     (due, providers)
 }
 
-fn session(row: &Row) -> Result<Session> {
+pub(super) fn session(row: &Row) -> Result<Session> {
     Ok(Session {
         id: SessionId(row.try_get("id")?),
         user: UserId(row.try_get("user_id")?),

@@ -11,10 +11,10 @@ use crate::clock::{Stopwatch, Timestamp};
 use crate::crypto::{AccessToken, PasswordHash};
 
 #[path = "../../tests/it/postgres.rs"]
-mod server;
+pub(super) mod server;
 
 mod files;
-mod servers;
+pub(super) mod servers;
 
 #[expect(clippy::duplicate_mod, reason = "each fact is tested on each database")]
 #[path = "tests/cases.rs"]
@@ -27,32 +27,32 @@ async fn fresh(module: &str) -> (Store, Clock) {
     if module.ends_with("postgres") { postgres().await } else { sqlite().await }
 }
 
-async fn sqlite() -> (Store, Clock) {
+pub(super) async fn sqlite() -> (Store, Clock) {
     let clock = Clock::manual(START);
     (Store::open("sqlite::memory:", clock.clone()).await.unwrap(), clock)
 }
 
-async fn postgres() -> (Store, Clock) {
+pub(super) async fn postgres() -> (Store, Clock) {
     let clock = Clock::manual(START);
     (Store::open(&server::database().await, clock.clone()).await.unwrap(), clock)
 }
 
-const START: Timestamp = Timestamp(1_700_000_000_000);
-const DAY: Duration = Duration::from_secs(86_400);
+pub(super) const START: Timestamp = Timestamp(1_700_000_000_000);
+pub(super) const DAY: Duration = Duration::from_secs(86_400);
 
-fn actor() -> Actor {
+pub(super) fn actor() -> Actor {
     Actor { name: "root".to_owned(), token: Some(TokenId(9)), address: Some("192.0.2.7".parse().unwrap()) }
 }
 
-fn grant(subject: Subject, kind: ResourceKind, key: &str, permission: Permission) -> Grant {
+pub(super) fn grant(subject: Subject, kind: ResourceKind, key: &str, permission: Permission) -> Grant {
     Grant { subject, kind, selector: Selector::Exact(key.to_owned()), permission }
 }
 
-async fn user(store: &Store, name: &str) -> User {
+pub(super) async fn user(store: &Store, name: &str) -> User {
     store.create_user(&actor(), name, None, false).await.unwrap()
 }
 
-async fn token(store: &Store, user: UserId, name: &str) -> Result<(AccessToken, Token)> {
+pub(super) async fn token(store: &Store, user: UserId, name: &str) -> Result<(AccessToken, Token)> {
     let secret = AccessToken::generate();
     let (hash, limits, expires) = (secret.hash(), Limits::default(), START.plus(DAY));
     Ok((secret, store.create_token(&actor(), NewToken { user, name, hash, limits: &limits, expires }).await?))

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 
+use super::super::progress;
 use super::accounts::{Accounts, Person};
-use super::progress;
 use super::python::Python;
 
 /// The users and the experiment of the demo.

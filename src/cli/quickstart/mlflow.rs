@@ -13,8 +13,8 @@ use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 use url::Url;
 
+use super::super::progress;
 use super::place::{Place, private_file};
-use super::progress;
 use super::python::Python;
 use crate::clock::Stopwatch;
 use crate::config;

@@ -11,8 +11,8 @@ use anyhow::{Context as _, anyhow};
 use clap::Args;
 use rustix::fs::Mode;
 
-use super::output;
 use super::signals::Signals;
+use super::{output, progress};
 use crate::app::{self, Running};
 use crate::config::{Config, Environment, Flags, load_from};
 use crate::telemetry;
@@ -21,7 +21,6 @@ mod accounts;
 mod demo;
 mod mlflow;
 mod place;
-mod progress;
 mod python;
 mod words;
 

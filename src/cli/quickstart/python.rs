@@ -10,8 +10,9 @@ use anyhow::{Context as _, bail, ensure};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::Command;
 
+use super::super::progress;
+use super::Arguments;
 use super::place::{private_file, tail};
-use super::{Arguments, progress};
 
 /// A Python that has MLflow.
 #[derive(Debug)]

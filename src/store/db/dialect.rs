@@ -1,6 +1,6 @@
 //! The statements that SQLite and PostgreSQL spell differently.
 
-use super::{Pool, Tx};
+use super::{Pool, Tx, sql};
 
 impl Pool {
     /// Returns the statement that reads the size of the database in bytes.
@@ -23,6 +23,31 @@ impl Pool {
 }
 
 impl Tx {
+    /// Returns the statement that reads the last ID that was given to a row of the table, whose name is its parameter.
+    pub(in crate::store) const fn last_id(&self) -> &'static str {
+        match self {
+            Self::Sqlite(_) => "SELECT COALESCE((SELECT seq FROM sqlite_sequence WHERE name = $1), 0)",
+            Self::Postgres(_) => {
+                "SELECT COALESCE(pg_sequence_last_value(pg_get_serial_sequence($1, 'id')::regclass), 0)"
+            }
+        }
+    }
+
+    /// Sets the last ID that was given to a row of the table.
+    pub(in crate::store) async fn set_last_id(&mut self, table: &'static str, id: i64) -> Result<(), sqlx::Error> {
+        match self {
+            Self::Sqlite(_) => {
+                sql("DELETE FROM sqlite_sequence WHERE name = $1").bind(table).execute(&mut *self).await?;
+                let set = sql("INSERT INTO sqlite_sequence (name, seq) VALUES ($1, $2)");
+                set.bind(table).bind(id).execute(self).await.map(drop)
+            }
+            Self::Postgres(_) => {
+                let set = sql("SELECT setval(pg_get_serial_sequence($1, 'id')::regclass, $2)");
+                set.bind(table).bind(id).fetch_all(self).await.map(drop)
+            }
+        }
+    }
+
     /// Returns the statement that creates the table of applied migrations, as sqlx defines it.
     pub(super) const fn migrations_table(&self) -> &'static str {
         match self {

@@ -29,7 +29,7 @@ const STEPS: [Step; 7] = [
 ];
 
 /// The schema that this process needs.
-const NEWEST: i64 = 7;
+pub(in crate::store) const NEWEST: i64 = 7;
 
 /// Runs the missing migrations in an open transaction.
 ///
@@ -37,7 +37,13 @@ const NEWEST: i64 = 7;
 /// [`Error::Open`] when a migration fails, differs from the one that was applied, or the schema is newer and
 /// incompatible.
 pub(in crate::store) async fn run(tx: &mut Tx) -> Result<()> {
-    lock(tx).await.map_err(Error::open)?;
+    lock(tx).await.map_err(|error| match error.as_database_error().and_then(sqlx::error::DatabaseError::code) {
+        // The time limit of statements.
+        Some(code) if code == "57014" => {
+            Error::Open("another process copies or migrates it; try again when that has finished".to_owned())
+        }
+        Some(_) | None => Error::open(error),
+    })?;
     tx.script(tx.migrations_table()).await.map_err(Error::open)?;
     let rows = sql("SELECT version, checksum FROM _sqlx_migrations ORDER BY version");
     let mut applied = Vec::new();
@@ -75,6 +81,28 @@ pub(in crate::store) async fn run(tx: &mut Tx) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Returns the number of the last migration that was applied.
+pub(in crate::store) async fn version(tx: &mut Tx) -> Result<i64> {
+    Ok(sql("SELECT COALESCE(MAX(version), 0) FROM _sqlx_migrations").scalar(tx).await?)
+}
+
+/// Keeps other processes from opening the database until the transaction ends. Returns false if another transaction
+/// does the same. An SQLite database that this process has alone needs no lock.
+pub(in crate::store) async fn try_lock(tx: &mut Tx) -> Result<bool> {
+    match tx {
+        Tx::Sqlite(_) => Ok(true),
+        Tx::Postgres(_) => Ok(sql("SELECT pg_try_advisory_xact_lock($1)").bind(LOCK).scalar(tx).await?),
+    }
+}
+
+/// Returns the checksum of a migration of SQLite.
+#[cfg(test)]
+pub(in crate::store) fn checksum(version: i64) -> Option<Vec<u8>> {
+    let (_, name, sqlite, _) = STEPS.into_iter().find(|step| step.0 == version)?;
+    let step = Migration::new(version, name.into(), MigrationType::Simple, sqlite.into_sql_str(), false);
+    Some(step.checksum.to_vec())
 }
 
 /// Waits for other processes that migrate the same database. SQLite's transactions already exclude each other.

@@ -34,6 +34,18 @@ impl Pool {
         }
     }
 
+    /// Starts a transaction that reads, and sees one state of the database whatever others change meanwhile.
+    pub(super) async fn begin_snapshot(&self) -> Result<Tx, sqlx::Error> {
+        match self {
+            Self::Sqlite(pool) => Ok(Tx::Sqlite(pool.begin().await?)),
+            Self::Postgres(pool) => {
+                let mut tx = pool.begin().await?;
+                tx.script("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY").await?;
+                Ok(Tx::Postgres(tx))
+            }
+        }
+    }
+
     /// Closes all connections after the statements in progress are finished.
     pub(super) async fn close(&self) {
         match self {
@@ -88,7 +100,7 @@ impl<'c> From<&'c mut Tx> for On<'c> {
 
 /// Returns a statement in the SQL that both databases understand. `text` must not contain values.
 pub(super) fn sql(text: impl Into<Cow<'static, str>>) -> Sql {
-    Sql { text: text.into(), arguments: Vec::new() }
+    Sql { text: text.into(), arguments: Vec::new(), takes_nul: false }
 }
 
 /// A statement and its parameters.
@@ -96,9 +108,16 @@ pub(super) fn sql(text: impl Into<Cow<'static, str>>) -> Sql {
 pub(super) struct Sql {
     text: Cow<'static, str>,
     arguments: Vec<Argument>,
+    takes_nul: bool,
 }
 
 impl Sql {
+    /// Accepts NUL in text, where the database can store it: rows of an earlier release are copied as they are.
+    pub(super) const fn with_nul(mut self) -> Self {
+        self.takes_nul = true;
+        self
+    }
+
     /// Sets the next parameter.
     pub(super) fn bind(mut self, value: impl Into<Argument>) -> Self {
         self.arguments.push(value.into());
@@ -156,7 +175,11 @@ impl Sql {
     /// Refuses NUL in text, which PostgreSQL cannot store. Both databases behave alike.
     fn check(&self) -> Result<(), sqlx::Error> {
         let has_nul = |value: &Argument| matches!(value, Argument::Text(Some(text)) if text.contains('\0'));
-        if self.arguments.iter().any(has_nul) { Err(sqlx::Error::Encode("text with NUL".into())) } else { Ok(()) }
+        if !self.takes_nul && self.arguments.iter().any(has_nul) {
+            Err(sqlx::Error::Encode("text with NUL".into()))
+        } else {
+            Ok(())
+        }
     }
 
     fn text(&mut self) -> SqlStr {
@@ -287,7 +310,7 @@ impl Row {
         }
     }
 
-    fn first<T: Value>(&self) -> Result<T, sqlx::Error> {
+    pub(super) fn first<T: Value>(&self) -> Result<T, sqlx::Error> {
         match self {
             Self::Sqlite(row) => row.try_get(0),
             Self::Postgres(row) => row.try_get(0),

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::str::FromStr as _;
 use std::time::Duration;
 
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteLockingMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, SqlitePool};
 
 use super::Pool;
@@ -26,13 +26,50 @@ pub(in crate::store) async fn open(url: &str) -> Result<(Pool, Pool, Use)> {
         let only = Pool::Sqlite(pool(options, 1).await?);
         return Ok((only.clone(), only, Use::Open));
     }
-    make_file(options.get_filename())?;
-    keep_private(options.get_filename())?;
-    let used = leftover::check(options.get_filename()).await?;
-    let writing = options.clone().journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full);
+    let used = prepare(&options).await?;
+    let writing = writing(&options);
     let writer = pool(writing, 1).await?;
     let readers = pool(options.pragma("query_only", "ON"), READERS).await?;
     Ok((Pool::Sqlite(writer), Pool::Sqlite(readers), used))
+}
+
+/// Opens `sqlite://path` for this process alone: no other one can open it until it is closed.
+pub(in crate::store) async fn open_alone(url: &str) -> Result<(Pool, Use)> {
+    let options = options(url)?;
+    let used = prepare(&options).await?;
+    // Set before the first access, this mode locks the main file itself, which every other user of the file locks too.
+    let only = pool(writing(&options).locking_mode(SqliteLockingMode::Exclusive), 1).await?;
+    Ok((Pool::Sqlite(only), used))
+}
+
+/// Opens a file that nobody else uses yet, without a log beside it. A crash leaves an unusable file.
+pub(in crate::store) async fn open_new(path: &Path) -> Result<Pool> {
+    make_file(path)?;
+    let options = SqliteConnectOptions::new().filename(path).foreign_keys(true).disable_statement_logging();
+    let options = options.journal_mode(SqliteJournalMode::Memory).synchronous(SqliteSynchronous::Off);
+    Ok(Pool::Sqlite(pool(options.locking_mode(SqliteLockingMode::Exclusive), 1).await?))
+}
+
+/// Opens a file that is not changed, neither by this process nor by others. Files beside it are not looked at.
+pub(in crate::store) async fn open_unchanged(path: &Path) -> Result<Pool> {
+    let options = SqliteConnectOptions::new().filename(path).read_only(true).immutable(true);
+    Ok(Pool::Sqlite(pool(options.disable_statement_logging(), 1).await?))
+}
+
+/// Opens an empty database that is gone when it is closed. Its file, if it needs one, has no name.
+pub(in crate::store) async fn open_temporary() -> Result<Pool> {
+    let options = SqliteConnectOptions::new().filename("").journal_mode(SqliteJournalMode::Memory).foreign_keys(false);
+    Ok(Pool::Sqlite(pool(options.disable_statement_logging(), 1).await?))
+}
+
+async fn prepare(options: &SqliteConnectOptions) -> Result<Use> {
+    make_file(options.get_filename())?;
+    keep_private(options.get_filename())?;
+    leftover::check(options.get_filename()).await
+}
+
+fn writing(options: &SqliteConnectOptions) -> SqliteConnectOptions {
+    options.clone().journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full)
 }
 
 const MEMORY: &str = "sqlite::memory:";

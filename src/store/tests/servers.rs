@@ -8,7 +8,7 @@ use super::*;
 use crate::config;
 
 /// Every column of every table: table, name, type, whether it takes NULL, place in the primary key.
-async fn columns(store: &Store) -> BTreeSet<(String, String, String, bool, bool)> {
+pub(in crate::store) async fn columns(store: &Store) -> BTreeSet<(String, String, String, bool, bool)> {
     let sqlite =
         "SELECT m.name AS tab, c.name AS col, lower(c.type) AS kind, c.\"notnull\" = 0 AND c.pk = 0 AS nullable,
                          c.pk > 0 AS key

@@ -5,14 +5,14 @@ use std::io::{IsTerminal as _, Write as _};
 use crate::text::plain;
 
 /// Prints a permanent message.
-pub(super) fn say(text: &str) {
+pub(in crate::cli) fn say(text: &str) {
     let clear = if std::io::stderr().is_terminal() { "\r\x1b[2K" } else { "" };
     // Standard error was closed, which is no reason to stop.
     let _ = writeln!(std::io::stderr().lock(), "{clear}{text}");
 }
 
 /// Shows a step that the next one replaces; only on a terminal.
-pub(super) fn step(text: &str) {
+pub(in crate::cli) fn step(text: &str) {
     let mut stderr = std::io::stderr().lock();
     if stderr.is_terminal() {
         let _ = write!(stderr, "\r\x1b[2K  {}", shortened(&plain(text.trim())));
@@ -20,8 +20,22 @@ pub(super) fn step(text: &str) {
     }
 }
 
+/// Returns true if steps are shown.
+pub(in crate::cli) fn is_shown() -> bool {
+    std::io::stderr().is_terminal()
+}
+
+/// Removes the step from the terminal.
+pub(in crate::cli) fn end() {
+    let mut stderr = std::io::stderr().lock();
+    if stderr.is_terminal() {
+        let _ = write!(stderr, "\r\x1b[2K");
+        let _ = stderr.flush();
+    }
+}
+
 /// Shows a step, which is permanent where there is no terminal.
-pub(super) fn mark(text: &str) {
+pub(in crate::cli) fn mark(text: &str) {
     if std::io::stderr().is_terminal() { step(text) } else { say(&format!("  {}", shortened(&plain(text.trim())))) }
 }
 
