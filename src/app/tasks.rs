@@ -26,7 +26,7 @@ use crate::resolve::Resolver;
 use crate::server::{self, tls};
 use crate::session_refresh::SessionRefresh;
 use crate::store::{Scope, Store};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Retention};
 use crate::upstream::{Upstream, impatiently};
 
 /// Interval between checks of the store for changes that other processes made.
@@ -114,9 +114,14 @@ pub(super) fn spawn(parts: Parts, listeners: Listeners, config: &Config) -> anyh
     background.until_the_end(keep_alive(Arc::clone(&parts.store)));
     // `impatiently`: background tasks repeat at intervals of their own, so they do not take the places of waiting
     // requests.
-    background.until_the_end(impatiently(reconcile(parts.effects, Arc::clone(&parts.store), parts.clock)));
+    background.until_the_end(impatiently(reconcile(parts.effects, Arc::clone(&parts.store), parts.clock.clone())));
     background.until_the_end(watch_version(parts.upstream.clone(), Arc::clone(&parts.metrics)));
     background.until_the_end(impatiently(watch_locations(parts.resolver)));
+    let audit =
+        Retention::new(&config.audit, Arc::clone(&parts.store), parts.clock.clone(), Arc::clone(&parts.metrics));
+    if let Some(audit) = audit {
+        background.until_the_end(audit.run_for_ever());
+    }
     background.until_the_end(watch_size(Arc::clone(&parts.store), parts.metrics));
     Ok(Running {
         address,

@@ -1,8 +1,10 @@
-//! `audit`: lists changes and denied requests.
+//! `audit`: lists and exports changes and denied requests.
 
+use std::io::Write as _;
 use std::net::IpAddr;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
@@ -10,15 +12,18 @@ use super::moment::Moment;
 use super::output::{Format, Row};
 use super::stored::{Absent, Opened};
 use crate::authz::{Resource, ResourceKind};
+use crate::clock::Timestamp;
 use crate::config::Flags;
-use crate::store::{AuditEntry, AuditFilter, AuditOutcome};
+use crate::store::{AuditEntry, AuditFilter, AuditOutcome, AuditPlace};
+use crate::telemetry::audit::export;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
   mlflow-auth-proxy audit list --limit 20
   mlflow-auth-proxy audit list --user alice --outcome denied --since 24h
   mlflow-auth-proxy audit list --resource experiment:12 --since 2026-11-01 --until 2026-12-01
-  mlflow-auth-proxy audit list --action token --json";
+  mlflow-auth-proxy audit list --action token --json
+  mlflow-auth-proxy audit export --since 2026-01-01 --until 2026-02-01 > audit-2026-01.jsonl";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -29,6 +34,17 @@ pub(super) enum Command {
         /// Maximum number of entries
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
         limit: u32,
+    },
+    /// Print entries as lines of JSON, oldest first, however many there are
+    ///
+    /// The log can grow and be shortened meanwhile. Entries have IDs, by which repetitions in several exports can be found.
+    Export {
+        /// Only entries from this time on: `24h` or `7d` ago, `2026-11-30`, or RFC 3339; dates are in UTC
+        #[arg(long, value_name = "TIME")]
+        since: Option<Moment>,
+        /// Only entries before this time [default: now]
+        #[arg(long, value_name = "TIME")]
+        until: Option<Moment>,
     },
 }
 
@@ -134,11 +150,27 @@ impl Row<6> for Shown {
 }
 
 pub(super) async fn run(command: Command, format: Format, flags: &Flags) -> anyhow::Result<ExitCode> {
-    let Command::List { conditions, limit } = command;
-    Opened::with(flags, Absent::Refuse, async |opened| {
-        let entries = opened.store.audit_search(&conditions.filter(opened), limit).await?;
-        let shown: Vec<Shown> = entries.into_iter().map(Shown::from).collect();
-        format.list("entries", &shown)
+    Opened::with(flags, Absent::Refuse, async |opened| match command {
+        Command::List { conditions, limit } => {
+            let entries = opened.store.audit_search(&conditions.filter(opened), limit).await?;
+            let shown: Vec<Shown> = entries.into_iter().map(Shown::from).collect();
+            format.list("entries", &shown)
+        }
+        Command::Export { since, until } => {
+            let since = since.map_or(Timestamp(i64::MIN), |since| since.at(opened.now));
+            export(opened, since, until.map_or(opened.now, |until| until.at(opened.now))).await
+        }
     })
     .await
+}
+
+async fn export(opened: &Opened, since: Timestamp, until: Timestamp) -> anyhow::Result<()> {
+    let mut place = AuditPlace::before(since);
+    loop {
+        let page = opened.store.audit_page(place, until).await?;
+        let Some((id, last)) = page.last() else { return Ok(()) };
+        place = AuditPlace::after(*id, last);
+        let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+        export::write(&page, &mut out).and_then(|()| out.flush()).context("standard output cannot be written")?;
+    }
 }

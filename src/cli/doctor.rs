@@ -65,6 +65,7 @@ async fn examine(config: &Config, token: Option<&str>, clock: &Clock) -> anyhow:
     let mut report = Report::default();
     local::tls(config, clock, &mut report);
     local::store(config, clock, &mut report).await;
+    local::audit(config, &mut report);
     local::policies(config, &mut report);
     local::descriptors(config, &mut report);
     local::upstream(config, &mut report).await;

@@ -31,6 +31,10 @@ fn each_wrong_command_line_is_refused_with_2() {
     wrong("role show");
     wrong("audit list --since yesterday");
     wrong("audit list --outcome maybe");
+    wrong("audit export --since yesterday");
+    wrong("store copy --from sqlite://a.db");
+    wrong("store backup");
+    wrong("store restore");
     wrong("audit list --address nowhere");
     wrong("user set-admin a maybe");
     wrong("session end");
@@ -59,6 +63,12 @@ fn each_right_command_line_is_understood() {
     right("audit list --user a --action token --outcome denied --operation GetRun --address ::1 --since 7d");
     right("user set-admin a false --store sqlite://x.db");
     right("session list --json");
+    right("audit export --since 7d --until 2026-12-01");
+    right("store copy --from sqlite://a.db --to postgres://u@localhost/d --to-password-file p --json");
+    right("store backup --overwrite b.db");
+    right("store restore b.db");
+    right("store check");
+    right("store check b.db --json");
     right("session end 12");
     right("session end --user a --json");
     right("quickstart --demo --dir d --mlflow-version 3.9.0 --port 0");

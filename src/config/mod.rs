@@ -46,6 +46,7 @@ pub struct Config {
     pub admin: Admin,
     pub upstream: Upstream,
     pub store: Store,
+    pub audit: Audit,
     pub bootstrap: Bootstrap,
     pub authn: Authn,
     pub authz: Authz,
@@ -153,6 +154,15 @@ pub struct Upstream {
     pub hold_max_requests: usize,
     /// Maximum bytes of bodies in memory, over all requests that wait.
     pub hold_max_bytes: usize,
+}
+
+/// Settings of the audit log.
+#[derive(Clone, Debug)]
+pub struct Audit {
+    /// Age at which entries are deleted. `None` keeps all.
+    pub retention: Option<Duration>,
+    /// Folder of the files into which entries are written before they are deleted.
+    pub export_before_delete: Option<PathBuf>,
 }
 
 /// The first administrator, who is created when the store has no users.

@@ -11,8 +11,8 @@ use url::Url;
 use super::egress::Egress;
 use super::report::Report;
 use super::{
-    Admin, Authn, Authz, Bootstrap, Config, Cors, INSPECTION_COST, Log, PostgresUrl, Provider, Server, Store, StoreUrl,
-    Tls, Upstream, checks, identity, pem, raw,
+    Admin, Audit, Authn, Authz, Bootstrap, Config, Cors, INSPECTION_COST, Log, PostgresUrl, Provider, Server, Store,
+    StoreUrl, Tls, Upstream, checks, identity, pem, raw,
 };
 use crate::mlflow::{Feature, ProviderHost};
 
@@ -22,6 +22,7 @@ pub(super) fn config(raw: raw::Raw, egress: Egress, report: &mut Report) -> Opti
     let admin = admin(&raw.admin, report);
     let upstream = upstream(&raw.upstream, report);
     let store = store(raw.store, report);
+    let audit = audit(raw.audit, report);
     let bootstrap = bootstrap(raw.bootstrap, report);
     let authn = authn(&raw.authn, report);
     let authz = authz(&raw.authz, report);
@@ -46,6 +47,7 @@ pub(super) fn config(raw: raw::Raw, egress: Egress, report: &mut Report) -> Opti
         admin: admin?,
         upstream: upstream?,
         store: store?,
+        audit: audit?,
         bootstrap: bootstrap?,
         authn: authn?,
         authz: authz?,
@@ -286,6 +288,24 @@ fn listen_url(text: &str, store: Option<&StoreUrl>, pgbouncer: bool) -> Result<P
         ),
         Some(StoreUrl::Postgres(_)) | None => Ok(url),
     }
+}
+
+fn audit(raw: raw::Audit, report: &mut Report) -> Option<Audit> {
+    let retention = report
+        .check("audit.retention_days", checks::number(raw.retention_days, 0..=36_500))
+        .map(|days: u64| (days > 0).then(|| Duration::from_secs(days * DAY)));
+    let folder = raw.export_before_delete.map(PathBuf::from);
+    if let Some(folder) = &folder {
+        if retention == Some(None) {
+            report.add("audit.export_before_delete", "has no effect while audit.retention_days is 0; remove it");
+        } else if !folder.is_dir() {
+            report.add(
+                "audit.export_before_delete",
+                format!("{} is not a folder; create it, writable by the proxy's user alone", folder.display()),
+            );
+        }
+    }
+    Some(Audit { retention: retention?, export_before_delete: folder })
 }
 
 fn bootstrap(raw: raw::Bootstrap, report: &mut Report) -> Option<Bootstrap> {

@@ -16,6 +16,7 @@ pub(super) struct Raw {
     pub(super) admin: Admin,
     pub(super) upstream: Upstream,
     pub(super) store: Store,
+    pub(super) audit: Audit,
     pub(super) bootstrap: Bootstrap,
     pub(super) authn: Authn,
     pub(super) authz: Authz,
@@ -170,6 +171,19 @@ impl Default for Store {
             statement_timeout_seconds: 10,
             max_staleness_seconds: 30,
         }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Audit {
+    pub(super) retention_days: u64,
+    pub(super) export_before_delete: Option<String>,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self { retention_days: 365, export_before_delete: None }
     }
 }
 

@@ -227,6 +227,10 @@ fn each_wrong_value_is_refused_under_its_key() {
     refused([there, (listen, "postgres://u@db/x")], "store.listen_url: needs `?sslmode=verify-full`");
     refused([there, (listen, "sqlite://x.db")], "store.listen_url: must start with postgres://");
     assert!(from_env([there, (pgbouncer, "true"), (listen, direct)]).is_ok());
+    let (days, folder) = ("MLFLOW_AUTH_PROXY_AUDIT__RETENTION_DAYS", "MLFLOW_AUTH_PROXY_AUDIT__EXPORT_BEFORE_DELETE");
+    refused([(days, "36501")], "audit.retention_days: must be between 0 and 36500");
+    refused([(folder, "/nowhere/at/all")], "audit.export_before_delete: /nowhere/at/all is not a folder; create it");
+    refused([(folder, "/"), (days, "0")], "audit.export_before_delete: has no effect while audit.retention_days is 0");
     refused([("MLFLOW_AUTH_PROXY_STORE__MAX_CONNECTIONS", "1")], "store.max_connections: must be between 2 and");
     refused([("MLFLOW_AUTH_PROXY_AUTHZ__DEFAULT_PERMISSION", "NONE")], "authz.default_permission: `NONE` is not a");
     refused([("MLFLOW_AUTH_PROXY_AUTHZ__ARTIFACT_LOCATIONS", "s3://b/../")], "authz.artifact_locations: `s3://b/../`");

@@ -11,6 +11,7 @@ use crate::clock::Clock;
 use db::{Pool, sql};
 
 mod audit;
+mod audit_retention;
 mod audit_search;
 mod change;
 mod changes;
@@ -32,6 +33,7 @@ pub mod transfer;
 mod users;
 
 pub use audit::{Actor, AuditEntry, AuditId};
+pub use audit_retention::{AuditDeletion, AuditPlace};
 pub use audit_search::{AuditFilter, AuditOutcome};
 pub use changes::{Changes, Follower, Scope};
 pub use effects::{Holder, Intent};
@@ -210,4 +212,4 @@ impl From<sqlx::Error> for Error {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -11,7 +11,7 @@ use crate::clock::{Stopwatch, Timestamp};
 use crate::crypto::{AccessToken, PasswordHash};
 
 #[path = "../../tests/it/postgres.rs"]
-pub(super) mod server;
+pub(crate) mod server;
 
 mod files;
 pub(super) mod servers;

@@ -10,9 +10,12 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub mod export;
 mod fold;
+mod retention;
 
 use self::fold::Fold;
+pub use self::retention::Retention;
 use super::Metrics;
 use crate::store::{self, AuditEntry, AuditId, Store};
 

@@ -65,6 +65,10 @@ pub struct Metrics {
     pub resources: Cache,
     pub access_lines_dropped: IntCounter,
     pub audit_entries_dropped: IntCounter,
+    /// Old entries of the audit log that were deleted.
+    pub audit_entries_deleted: IntCounter,
+    /// Attempts to delete old entries that failed.
+    pub audit_deletions_failed: IntCounter,
     /// Rows of the audit log.
     pub audit_rows: IntGauge,
     /// Size of the store's database in bytes.
@@ -251,6 +255,16 @@ impl Metrics {
                 "Access log lines dropped because too many were waiting",
             )?,
             audit_entries_dropped: counter(&r, "audit_entries_dropped_total", "Denials missing in the audit log")?,
+            audit_entries_deleted: counter(
+                &r,
+                "audit_entries_deleted_total",
+                "Old entries deleted from the audit log",
+            )?,
+            audit_deletions_failed: counter(
+                &r,
+                "audit_deletions_failed_total",
+                "Failed attempts to delete old entries of the audit log",
+            )?,
             audit_rows: gauge(&r, "audit_rows", "Rows of the audit log")?,
             store_bytes: gauge(&r, "store_bytes", "Size of the store's database")?,
             store_listening: gauge(&r, "store_listening", "1 while PostgreSQL announces changes of other processes")?,

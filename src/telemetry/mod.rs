@@ -13,7 +13,7 @@ pub mod log;
 pub mod metrics;
 
 pub use access::{AccessLine, AccessLog, Outcome};
-pub use audit::AuditQueue;
+pub use audit::{AuditQueue, Retention};
 pub use metrics::{Metrics, RequestKind};
 
 /// The outputs that requests report to.

@@ -5,8 +5,10 @@ import os
 import re
 import shlex
 import shutil
+import sqlite3
 import subprocess
 import threading
+import time
 
 import pytest
 
@@ -286,3 +288,31 @@ def test_mistakes_at_night_are_refused_with_what_to_do(tmp_path):
         front.stop()
 
 
+def test_old_audit_entries_are_exported_and_deleted_while_the_proxy_serves(tmp_path):
+    folder = tmp_path / "audit"
+    folder.mkdir(mode=0o700)
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    front = Proxy(tmp_path / "proxy", nowhere, settings={"AUDIT__RETENTION_DAYS": "30", "AUDIT__EXPORT_BEFORE_DELETE": str(folder)})
+    front.cli("user", "create", ADMIN, "--admin", "--password-stdin", stdin=f"{ADMIN_PASSWORD}\n")
+    old = int(time.time() - 31 * 86400) * 1000
+    rows = [(old + number, "ann", "request.denied", f"experiment:{number}", "READ is required", 1) for number in range(1500)]
+    database = sqlite3.connect(front.store)
+    with database:
+        database.executemany("INSERT INTO audit (at, actor, action, target, detail, count) VALUES (?, ?, ?, ?, ?, ?)", rows)
+    database.close()
+    lines = lambda text: [json.loads(line) for line in text.splitlines()]
+    exported = lines(front.cli("audit", "export", "--until", "7d").stdout)
+    assert [line["target"] for line in exported] == [f"experiment:{number}" for number in range(1500)]
+    assert front.cli("audit", "export", "--since", "30d", "--until", "7d").stdout == ""
+    assert f"old entries can be exported to {folder}" in front.cli("doctor", check=False).stdout
+    try:
+        front.start("/livez")
+        deleted = lambda: front.rows("SELECT detail FROM audit WHERE action = 'audit.delete' AND detail LIKE '1500 entries%'")
+        ((detail,),) = wait_until(deleted, 60, "old entries are deleted")
+        (file,) = folder.iterdir()
+        assert detail.endswith(f"exported to {file.name}") and file.stat().st_mode & 0o777 == 0o600
+        assert lines(file.read_text()) == exported
+        assert front.counted("audit_entries_deleted_total") == 1500
+        assert [line["action"] for line in lines(front.cli("audit", "export").stdout)][-2:] == ["user.create", "audit.delete"]
+    finally:
+        front.stop()

@@ -1,6 +1,6 @@
 //! Checks of the local environment: files, the store, MLflow.
 
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -118,6 +118,26 @@ fn modes(file: &Path, report: &mut Report) {
             format!("`chmod o-w {}`", folder.display()),
         ),
         Ok(_) | Err(_) => report.ok(CHECK, "only the owner has access to the file"),
+    }
+}
+
+/// Checks that entries of the audit log can be exported before they are deleted.
+pub(super) fn audit(config: &Config, report: &mut Report) {
+    const CHECK: &str = "audit log";
+    let Some(folder) = &config.audit.export_before_delete else { return };
+    let name = folder.display();
+    let probe = folder.join(format!(".doctor-{}", std::process::id()));
+    let written = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&probe);
+    if let Err(error) = written.and_then(|_| std::fs::remove_file(&probe)) {
+        return report.fail(CHECK, format!("{name} cannot be written: {error}"), "audit.export_before_delete");
+    }
+    match folder.metadata().map(|folder| folder.mode() & 0o7777) {
+        Ok(mode) if mode & 0o002 != 0 && mode & 0o1000 == 0 => report.warn(
+            CHECK,
+            format!("all users can replace files in {name} (mode {mode:03o})"),
+            format!("`chmod o-w {name}`"),
+        ),
+        Ok(_) | Err(_) => report.ok(CHECK, format!("old entries can be exported to {name}")),
     }
 }
 

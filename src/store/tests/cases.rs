@@ -879,3 +879,37 @@ async fn names_are_ordered_by_their_bytes() {
     let names: Vec<_> = store.users().await.unwrap().into_iter().map(|user| user.name).collect();
     assert_eq!(names, ["Z", "_y", "a", "b", "~x", "\u{e4}"]);
 }
+
+#[tokio::test]
+async fn the_audit_log_is_read_in_the_order_of_time_and_deleted_with_an_entry() {
+    let (store, _) = memory().await;
+    let entry = |at: i64, target: &str| AuditEntry {
+        at: Timestamp(at),
+        actor: actor(),
+        action: "request.denied".to_owned(),
+        target: target.to_owned(),
+        detail: String::new(),
+        count: 1,
+    };
+    let written = [entry(30, "d"), entry(10, "a"), entry(20, "b"), entry(20, "c"), entry(40, "e")];
+    store.audit(&written, &[]).await.unwrap();
+    let page = async |place, until| store.audit_page(place, Timestamp(until)).await.unwrap();
+    let targets = |page: &[(AuditId, AuditEntry)]| page.iter().map(|(_, it)| it.target.clone()).collect::<String>();
+    let all = page(AuditPlace::before(Timestamp(i64::MIN)), i64::MAX).await;
+    assert_eq!(targets(&all), "abcde");
+    assert_eq!(targets(&page(AuditPlace::before(Timestamp(20)), 40).await), "bcd");
+    let (id, b) = &all[1];
+    assert_eq!(targets(&page(AuditPlace::after(*id, b), 40).await), "cd");
+
+    let revision = store.revision().await.unwrap();
+    let mut deletion = AuditDeletion::of(Timestamp(1_000), ", exported".to_owned());
+    store.delete_audit(&[all[0].0, all[1].0], &mut deletion).await.unwrap();
+    store.delete_audit(&[all[1].0, all[2].0], &mut deletion).await.unwrap();
+    assert_eq!(deletion.deleted, 3, "one was gone");
+    let left = page(AuditPlace::before(Timestamp(i64::MIN)), i64::MAX).await;
+    assert_eq!(targets(&left), "deaudit");
+    let (_, last) = left.last().unwrap();
+    assert_eq!((last.actor.name.as_str(), last.action.as_str()), ("proxy", "audit.delete"));
+    assert_eq!(last.detail, "3 entries from before 1970-01-01T00:00:01Z, exported");
+    assert_eq!(store.revision().await.unwrap(), revision);
+}
