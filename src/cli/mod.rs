@@ -73,7 +73,7 @@ enum Command {
     Policy(policy::Arguments),
     /// Explain whether a user is allowed to perform an operation, and because of which grants
     Explain(explain::Arguments),
-    /// List changes and denied requests
+    /// List and export changes and denied requests
     #[command(after_help = audit::EXAMPLES)]
     Audit(OnStore<audit::Command>),
     /// Copy, back up, restore and check the store

@@ -231,13 +231,22 @@ async fn restore(file: &Path, format: Format, config: Config) -> anyhow::Result<
     let target = patient(config.store);
     let copied = fill(&source, &target, &note).await.with_context(|| format!("store.url is {}", target.url))?;
     source.close().await;
-    report(format, copied, &format!("restored {} into {}", file.display(), target.url))
+    report(format, copied, &format!("restored from {} into {}", file.display(), target.url))
 }
 
 /// Copies all rows into an empty store. A file that is created for it is removed if that fails.
 async fn fill(source: &Store, target: &config::Store, note: &Note) -> transfer::Result<Copied> {
     let created = Created(file_of(&target.url).map(PathBuf::from).filter(|file| !file.exists()));
-    let store = transfer::connect_alone(target, Side::Target, Clock::default()).await?;
+    let store = match transfer::connect_alone(target, Side::Target, Clock::default()).await {
+        Ok(store) => store,
+        Err(error) => {
+            // Another process has created the file since.
+            if matches!(error, transfer::Error::InUse { .. }) {
+                created.keep();
+            }
+            return Err(error);
+        }
+    };
     let copied = transfer::copy(source, &store, note, &mut reporter()).await;
     store.close().await;
     let copied = copied?;

@@ -264,6 +264,8 @@ def test_mistakes_at_night_are_refused_with_what_to_do(tmp_path):
         for arguments, why in (
             (("backup", str(good)), "--overwrite"),
             (("backup", str(tmp_path / "no" / "b.db")), "No such file"),
+            (("backup", str(front.store), "--overwrite"), "choose another name"),
+            (("backup", "/dev/null", "--overwrite"), "choose another name"),
             (("backup", "/proc/b.db"), "/proc/b.db"),
             (("restore", str(good)), "another process has the file open; stop the proxy"),
             (("restore", str(text)), "is not a backup"),

@@ -23,8 +23,7 @@ pub async fn write_backup(
     replaces: bool,
     progress: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<Copied> {
-    let taken = || if file.exists() && !replaces { Err(Error::Exists(file.display().to_string())) } else { Ok(()) };
-    taken()?;
+    check_place(file, replaces)?;
     let partial = Partial::beside(file);
     let only = db::sqlite::open_new(&partial.0).await.map_err(|error| match error {
         store::Error::Open(why) => Error::BadBackup(format!("the backup cannot be written: {why}")),
@@ -38,7 +37,7 @@ pub async fn write_backup(
     if faults != ["ok"] {
         return Err(Error::BadBackup(format!("the backup was written with faults: {}", faults.join(", "))));
     }
-    taken()?;
+    check_place(file, replaces)?;
     let failed = |cause| Error::File { file: file.display().to_string(), cause };
     File::open(&partial.0).and_then(|it| it.sync_all()).map_err(failed)?;
     fs::rename(&partial.0, file).map_err(failed)?;
@@ -46,6 +45,26 @@ pub async fn write_backup(
     File::open(folder).and_then(|it| it.sync_all()).map_err(failed)?;
     Ok(copied)
 }
+
+/// Checks that a backup may get this name. It takes the place of nothing but a file that is no store in use.
+fn check_place(file: &Path, replaces: bool) -> Result<()> {
+    let name = file.display();
+    let Ok(found) = fs::symlink_metadata(file) else { return Ok(()) };
+    if !replaces {
+        return Err(Error::Exists(name.to_string()));
+    }
+    let exists = |end: &&str| fs::symlink_metadata(leftover::beside(file, end)).is_ok();
+    let is_of_store = |end: &&str| file.as_os_str().as_encoded_bytes().ends_with(end.as_bytes());
+    if !found.is_file() || COMPANIONS.iter().any(|end| exists(end) || is_of_store(end)) {
+        return Err(Error::BadBackup(format!(
+            "`{name}` is not replaced: it is not a regular file, or belongs to a store that is in use; choose another name"
+        )));
+    }
+    Ok(())
+}
+
+/// Endings of the files that SQLite keeps beside a database in use.
+const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
 
 /// An unfinished backup, which is removed unless it was renamed.
 struct Partial(PathBuf);

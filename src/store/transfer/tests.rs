@@ -249,6 +249,26 @@ async fn a_backup_of_a_store_in_use_is_restored_into_either_database() {
 }
 
 #[tokio::test]
+async fn a_backup_never_takes_the_place_of_a_store_in_use() {
+    let directory = TempDir::new().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let store = Store::open(&format!("sqlite://{}", path("store.db").display()), Clock::manual(START)).await.unwrap();
+    populate(&store).await;
+    std::os::unix::fs::symlink("nowhere", path("link")).unwrap();
+    std::fs::create_dir(path("folder")).unwrap();
+    for name in ["store.db", "store.db-wal", "store.db-shm", "link", "folder"] {
+        let refused = write_backup(&store, &path(name), false, &mut quiet).await;
+        assert!(matches!(refused, Err(Error::Exists(_))), "{name}: {refused:?}");
+        let refused = write_backup(&store, &path(name), true, &mut quiet).await;
+        assert!(
+            matches!(&refused, Err(Error::BadBackup(why)) if why.contains("choose another name")),
+            "{name}: {refused:?}"
+        );
+    }
+    user(&store, "later").await;
+}
+
+#[tokio::test]
 async fn a_failed_backup_leaves_no_file() {
     let source = sqlite().await.0;
     sql("UPDATE sealing_keys SET value = 'text'").execute(&source.writer).await.unwrap();
