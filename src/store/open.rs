@@ -72,7 +72,7 @@ impl Store {
             sql("PRAGMA wal_checkpoint(TRUNCATE)").execute(&self.writer).await.map_err(Error::open)?;
         }
         let mut tx = self.writer.begin().await.map_err(Error::open)?;
-        migrations::run(&mut tx).await?;
+        migrations::run(&mut tx, &migrations::STEPS).await?;
         for name in ["page_tokens", "sessions"] {
             sql("INSERT INTO sealing_keys (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING")
                 .bind(name)

@@ -1,13 +1,15 @@
 """A PostgreSQL server of the tests' own, and proxies that share a database on it."""
 
 import contextlib
+import copy
 import os
+import shlex
 import signal
 import subprocess
 import threading
 from pathlib import Path
 
-from harness import ROOT, Proxy, unique
+from harness import ROOT, Proxy, free_port, unique, wait_until
 
 SCRIPT = ROOT / "scripts" / "postgres.sh"
 
@@ -17,7 +19,7 @@ class Postgres:
 
     def __init__(self, apart=False):
         """`apart`: a server of its own, which a test may stop."""
-        self.child, self.paused = None, []
+        self.child, self.paused, self._data = None, [], None
         self.url = None if apart else os.environ.get("MLFLOW_AUTH_PROXY_TEST_POSTGRES")
         self.programs = subprocess.run([SCRIPT], check=True, capture_output=True, text=True).stdout.strip()
         if not self.url:
@@ -47,6 +49,53 @@ class Postgres:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGCONT)
         self.paused = []
+
+    # ---- a server that a test may stop and replace
+
+    def run(self, program, *arguments):
+        """One of its programs, as the user who may run the server."""
+        argv = [f"{self.programs}/{program}", *map(str, arguments)]
+        if os.geteuid() == 0:
+            argv = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "env", "HOME=/", *argv]
+        # Its server would otherwise keep the pipes open.
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", timeout=60)
+        assert done.returncode == 0, argv
+
+    @property
+    def data(self):
+        """Its data folder."""
+        if not self._data:
+            command = Path(f"/proc/{self.processes()[0]}/cmdline").read_text().split("\0")
+            self._data = Path(command[command.index("-D") + 1])
+        return self._data
+
+    def shut_down(self, mode="fast"):
+        self.run("pg_ctl", "-D", self.data, "-m", mode, "-w", "stop")
+
+    def start_again(self):
+        options = shlex.split((self.data / "postmaster.opts").read_text())[1:]
+        self.run("pg_ctl", "-D", self.data, "-l", self.data / "log", "-w", "-o", shlex.join(options), "start")
+
+    def standby(self):
+        """Another server that follows this one; commits wait for it from now on, so that it lacks none that was acknowledged."""
+        port = self.url.rsplit(":", 1)[1]
+        follower = copy.copy(self)
+        follower.child, follower.paused, follower._data = None, [], self.data.parent / "standby"
+        own = free_port()
+        follower.url = f"postgres://postgres@127.0.0.1:{own}"
+        self.run("pg_basebackup", "-h", "127.0.0.1", "-p", port, "-U", "postgres", "-D", follower.data, "-R", "-X", "stream", "-c", "fast",
+                 "--no-sync")
+        options = f"-p {own} -c listen_addresses=127.0.0.1 -k '{self.data.parent}' -c fsync=off -c max_connections=500"
+        self.run("pg_ctl", "-D", follower.data, "-l", follower.data / "log", "-w", "-o", options, "start")
+        follows = lambda: self.sql("postgres", "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'") == ["1"]
+        wait_until(follows, 30, "the standby follows")
+        self.sql("postgres", "ALTER SYSTEM SET synchronous_standby_names = '*'")
+        self.sql("postgres", "SELECT pg_reload_conf()")
+        wait_until(lambda: self.sql("postgres", "SELECT sync_state FROM pg_stat_replication") == ["sync"], 30, "commits wait for it")
+        return follower
+
+    def promote(self):
+        self.run("pg_ctl", "-D", self.data, "-w", "promote")
 
     def stop(self):
         self.resume()

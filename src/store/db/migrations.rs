@@ -11,9 +11,9 @@ use super::{Tx, sql};
 use crate::store::{Error, Result};
 
 /// Name of a migration, its text for SQLite and its text for PostgreSQL. A missing text is part of a later one.
-type Step = (i64, &'static str, &'static str, Option<&'static str>);
+pub(in crate::store) type Step = (i64, &'static str, &'static str, Option<&'static str>);
 
-const STEPS: [Step; 7] = [
+pub(in crate::store) const STEPS: [Step; 7] = [
     (1, "ground", include_str!("../../../migrations/sqlite/0001_ground.sql"), None),
     (2, "roles", include_str!("../../../migrations/sqlite/0002_roles.sql"), None),
     (3, "people", include_str!("../../../migrations/sqlite/0003_people.sql"), None),
@@ -36,7 +36,8 @@ pub(in crate::store) const NEWEST: i64 = 7;
 /// # Errors
 /// [`Error::Open`] when a migration fails, differs from the one that was applied, or the schema is newer and
 /// incompatible.
-pub(in crate::store) async fn run(tx: &mut Tx) -> Result<()> {
+pub(in crate::store) async fn run(tx: &mut Tx, steps: &[Step]) -> Result<()> {
+    let newest = steps.last().map_or(0, |(version, ..)| *version);
     lock(tx).await.map_err(|error| match error.as_database_error().and_then(sqlx::error::DatabaseError::code) {
         // The time limit of statements.
         Some(code) if code == "57014" => {
@@ -53,10 +54,10 @@ pub(in crate::store) async fn run(tx: &mut Tx) -> Result<()> {
             row.try_get::<Vec<u8>>("checksum").map_err(Error::open)?,
         ));
     }
-    if applied.last().is_some_and(|(version, _)| *version > NEWEST) {
-        return compatible(tx).await;
+    if applied.last().is_some_and(|(version, _)| *version > newest) {
+        return compatible(tx, newest).await;
     }
-    for (version, name, sqlite, postgres) in STEPS {
+    for &(version, name, sqlite, postgres) in steps {
         let Some(text) = (if matches!(tx, Tx::Sqlite(_)) { Some(sqlite) } else { postgres }) else { continue };
         let step = Migration::new(version, name.into(), MigrationType::Simple, text.into_sql_str(), false);
         match applied.iter().find(|(applied, _)| *applied == version) {
@@ -113,12 +114,12 @@ async fn lock(tx: &mut Tx) -> std::result::Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// Checks that a process of this version may use a newer schema.
-async fn compatible(tx: &mut Tx) -> Result<()> {
+/// Checks that a process that needs the schema `newest` may use a newer one.
+async fn compatible(tx: &mut Tx, newest: i64) -> Result<()> {
     let row = sql("SELECT oldest, release FROM compatibility").fetch_one(tx).await.map_err(Error::open)?;
     let (oldest, release): (i64, String) =
         (row.try_get("oldest").map_err(Error::open)?, row.try_get("release").map_err(Error::open)?);
-    if oldest <= NEWEST {
+    if oldest <= newest {
         return Ok(());
     }
     Err(Error::Open(format!(

@@ -6,6 +6,7 @@ use sqlx::{Connection as _, PgConnection};
 
 use super::*;
 use crate::config;
+use crate::store::db::migrations;
 
 /// Every column of every table: table, name, type, whether it takes NULL, place in the primary key.
 pub(in crate::store) async fn columns(store: &Store) -> BTreeSet<(String, String, String, bool, bool)> {
@@ -128,6 +129,29 @@ async fn five_processes_open_a_new_database_together() {
         keys.insert(store.unwrap().sealing_key().await.unwrap());
     }
     assert_eq!(keys.len(), 1);
+}
+
+#[tokio::test]
+async fn five_processes_migrate_a_database_together_and_one_of_the_release_before_serves_on() {
+    let later = "ALTER TABLE users ADD COLUMN later BIGINT";
+    let mut steps = migrations::STEPS.to_vec();
+    let newer = steps.last().unwrap().0 + 1;
+    steps.push((newer, "later", later, Some(later)));
+    let directory = tempfile::TempDir::new().unwrap();
+    for url in [server::database().await, format!("sqlite://{}/auth.db", directory.path().display())] {
+        let older = Store::open(&url, Clock::default()).await.unwrap();
+        let migrate = async || {
+            let store = Store::open(&url, Clock::default()).await.unwrap();
+            let mut tx = store.writer.begin().await.unwrap();
+            migrations::run(&mut tx, &steps).await.unwrap();
+            tx.commit().await.unwrap();
+        };
+        tokio::join!(migrate(), migrate(), migrate(), migrate(), migrate());
+        let applied = sql("SELECT count(*) FROM _sqlx_migrations WHERE version = $1").bind(newer);
+        assert_eq!(applied.scalar::<i64>(&older.readers).await.unwrap(), 1);
+        user(&older, "alice").await;
+        user(&Store::open(&url, Clock::default()).await.unwrap(), "bob").await;
+    }
 }
 
 #[tokio::test]
