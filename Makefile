@@ -3,7 +3,7 @@
 SHELL := bash
 CARGO ?= cargo
 
-.PHONY: help run keycloak-demo test test-unit test-e2e test-versions slow fuzz test-env check bench bench-mlflow clean
+.PHONY: help run keycloak-demo test test-unit test-e2e test-versions slow fuzz test-env check bench bench-mlflow bench-replicas clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
@@ -45,6 +45,9 @@ bench: needs-cargo ## this proxy beside a do-nothing one and bare upstream
 
 bench-mlflow: needs-cargo ## a real MLflow with and without the proxy in front
 	@benches/mlflow
+
+bench-replicas: needs-cargo ## how long a change takes to be in force on other replicas; ARGS=sizing: what a large store costs
+	@benches/replicas $(ARGS)
 
 clean: ## what was built here; the private Python environment stays
 	$(CARGO) clean

@@ -32,6 +32,8 @@ ADMIN_PASSWORD = "correct-horse-" + secrets.token_hex(8)
 SECRETS = {ADMIN_PASSWORD}
 # Every proxy that ran, for the same search.
 PROXIES = []
+# Every port that was given to a server.
+PORTS = set()
 
 
 def check_refused(answer):
@@ -61,9 +63,14 @@ def new_password():
 
 
 def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """A port that nobody listens on, and that was not given to another server of these tests that is yet to start."""
+    while True:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            port = listener.getsockname()[1]
+        if port not in PORTS:
+            PORTS.add(port)
+            return port
 
 
 def wait_until(check, seconds, what, every=0.05):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from balancers import HaProxy
+from balancers import HaProxy, PgBouncer
 from harness import Http, Process, plain_environment, secret, unique, wait_until
 from postgres import Postgres
 from test_balanced import API, Balanced
@@ -283,17 +283,22 @@ def test_a_postgresql_that_is_away_for_two_minutes_is_found_again(server, balanc
     report("PostgreSQL stopped for two minutes", **outage(server, balanced, 120))
 
 
-def test_a_promoted_standby_is_followed_without_a_restart(mlflow_server, tmp_path):
-    """Behind one address: HAProxy in TCP mode."""
+@pytest.mark.parametrize("pooled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_promoted_standby_is_followed_without_a_restart(mlflow_server, tmp_path, pooled):
+    """Behind one address, HAProxy in TCP mode; `pooled`: and behind PgBouncer, which keeps the connections of its clients."""
     primary, name = Postgres(apart=True), HaProxy(tmp_path / "name")
-    standby = together = None
+    standby = together = pooler = None
     try:
         database = primary.database().rsplit("/", 1)[1]
         standby = primary.standby()
         ports = [one.url.rsplit(":", 1)[1] for one in (primary, standby)]
         name.before_servers(ports)
-        url = f"postgres://postgres@127.0.0.1:{name.port}/{database}"
-        together = Balanced(tmp_path, mlflow_server.url, url, {"STORE__MAX_STALENESS_SECONDS": str(STALENESS)}).start()
+        server = f"postgres://postgres@127.0.0.1:{name.port}"
+        settings = {"STORE__MAX_STALENESS_SECONDS": str(STALENESS)}
+        if pooled:
+            pooler = PgBouncer(tmp_path / "pgbouncer", server)
+            settings |= {"STORE__PGBOUNCER": "true", "STORE__LISTEN_URL": f"{server}/{database}"}
+        together = Balanced(tmp_path, mlflow_server.url, f"{pooler.url if pooled else server}/{database}", settings).start()
         processes = [one.process.child.pid for one in together.replicas]
         with keeper(together) as kept:
             primary.shut_down("immediate")
@@ -305,12 +310,14 @@ def test_a_promoted_standby_is_followed_without_a_restart(mlflow_server, tmp_pat
             wait_until(lambda: len(kept.live) > live and len(kept.dead) > dead, 60, "changes are accepted again")
             kept.settle()
             assert {status for _, status in kept.answers} <= {200, 201, 204, 401, 404, 503}, kept.answers
-            report("fail-over", **told(kept))
+            report("fail-over", pooled=pooled, **told(kept))
         wait_until(lambda: all(one.counted("store_listening") for one in together.replicas), 30, "changes are announced again")
         assert [one.process.child.pid for one in together.replicas] == processes
     finally:
         if together:
             together.stop()
+        if pooler:
+            pooler.stop()
         name.stop()
         if standby:
             standby.shut_down("immediate")
