@@ -73,7 +73,7 @@ pub async fn connect_alone(config: &config::Store, side: Side, clock: Clock) -> 
 /// Copies all rows of `source` into `target`, and compares their numbers. Neither is used by a process that serves.
 ///
 /// # Errors
-/// [`Error::InUse`], [`Error::NotEmpty`], [`Error::OtherSchema`]; [`Error::Nul`] and [`Error::Unreadable`] for a row that
+/// [`Error::InUse`], [`Error::NotEmpty`], [`Error::NoAccounts`], [`Error::OtherSchema`]; [`Error::Nul`] and [`Error::Unreadable`] for a row that
 /// cannot be copied; [`Error::Count`] when rows are missing in the end.
 pub async fn copy(
     source: &Store,
@@ -170,6 +170,9 @@ async fn fill(from: &mut Tx, to: &mut Tx, progress: &mut (dyn FnMut(Progress) + 
     let mut copied = Vec::with_capacity(TABLES.len());
     for table in &TABLES {
         copied.push((table.name, table.count(from).await?));
+    }
+    if copied.contains(&("users", 0)) {
+        return Err(Error::NoAccounts);
     }
     let all = copied.iter().map(|(_, count)| count).sum();
     let mut done = 0;

@@ -57,6 +57,9 @@ pub enum Error {
     Nul { place: String, column: &'static str, remedy: String },
     #[error("{place} cannot be read: {cause}")]
     Unreadable { place: String, cause: String },
+    /// A new store, which a wrong URL names.
+    #[error("the source has no accounts, as a new store; check its URL. Nothing was written")]
+    NoAccounts,
     #[error("{table}: {there} of {here} rows arrived")]
     Count { table: &'static str, here: u64, there: u64 },
     #[error("{0}")]

@@ -133,6 +133,7 @@ async fn a_copy_has_every_row_and_gives_no_id_again() {
 #[tokio::test]
 async fn a_large_table_is_copied_page_by_page() {
     let (source, _) = sqlite().await;
+    user(&source, "alice").await;
     let many = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1201)
                 INSERT INTO used_once (kind, id, expires) SELECT 'k' || (i % 3), 'id' || i, i FROM n";
     sql(many).execute(&source.writer).await.unwrap();
@@ -269,8 +270,19 @@ async fn a_backup_never_takes_the_place_of_a_store_in_use() {
 }
 
 #[tokio::test]
+async fn a_store_without_accounts_is_taken_for_a_wrong_url() {
+    for source in both().await {
+        let directory = TempDir::new().unwrap();
+        let refused = write_backup(&source, &directory.path().join("b.db"), false, &mut quiet).await;
+        assert!(matches!(refused, Err(Error::NoAccounts)), "{refused:?}");
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+}
+
+#[tokio::test]
 async fn a_failed_backup_leaves_no_file() {
     let source = sqlite().await.0;
+    user(&source, "alice").await;
     sql("UPDATE sealing_keys SET value = 'text'").execute(&source.writer).await.unwrap();
     sql("UPDATE meta SET value = 'text' WHERE name = 'revision'").execute(&source.writer).await.unwrap();
     let directory = TempDir::new().unwrap();
