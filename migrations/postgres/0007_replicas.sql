@@ -156,6 +156,18 @@ CREATE TABLE used_once (
     PRIMARY KEY (kind, id)
 );
 
+-- Counters of wrong passwords that all processes share, by a hash of the address, the account or both (times: Unix ms).
+CREATE TABLE guesses (
+    key         BYTEA   NOT NULL PRIMARY KEY,
+    since       BIGINT  NOT NULL, -- when the window began
+    failures    BIGINT  NOT NULL,
+    under_way   BIGINT  NOT NULL,
+    next        BIGINT  NOT NULL, -- from when on the next guess is granted
+    unproven    BOOLEAN NOT NULL, -- a guess ended without a hash
+    known_until BIGINT  NOT NULL, -- until when the address is known to the account
+    expires     BIGINT  NOT NULL
+);
+
 -- The oldest schema that a process must know to use this one, and the release that has it.
 CREATE TABLE compatibility (
     oldest  BIGINT NOT NULL PRIMARY KEY,

@@ -21,6 +21,18 @@ CREATE TABLE used_once (
     PRIMARY KEY (kind, id)
 );
 
+-- Counters of wrong passwords that all processes share, by a hash of the address, the account or both (times: Unix ms).
+CREATE TABLE guesses (
+    key         BLOB    NOT NULL PRIMARY KEY,
+    since       BIGINT  NOT NULL, -- when the window began
+    failures    BIGINT  NOT NULL,
+    under_way   BIGINT  NOT NULL,
+    next        BIGINT  NOT NULL, -- from when on the next guess is granted
+    unproven    BOOLEAN NOT NULL, -- a guess ended without a hash
+    known_until BIGINT  NOT NULL, -- until when the address is known to the account
+    expires     BIGINT  NOT NULL
+);
+
 -- The process that carries out an intent; none: a version before this column.
 ALTER TABLE intents ADD COLUMN holder TEXT;
 

@@ -69,12 +69,12 @@ impl Parts {
         let reapplied = identity::reapply_group_rules(config, &store).await;
         reapplied.context("users could not be compared with the configuration")?;
         let remotes = identity::remotes(config)?;
-        let authn = authn(config, &store, &clock, &remotes, read.policies);
+        let effects_tasks = TaskTracker::new();
+        let authn = authn(config, &store, &clock, &remotes, read.policies, &effects_tasks).await?;
         let providers = providers(config, &store, &clock, &remotes).await?;
         let holds = Holds { waiting: metrics.upstream_holding.clone(), ended: metrics.upstream_holds.clone() };
         let upstream = Upstream::holding(&config.upstream, holds).context("upstream.url")?;
         let resolver = Arc::new(Resolver::new(upstream.clone(), Arc::clone(&metrics)));
-        let effects_tasks = TaskTracker::new();
         let effects = Effects::new(
             Arc::clone(&store),
             Arc::clone(&authn),
@@ -174,11 +174,21 @@ async fn bootstrap(config: &Config, store: &Store, clock: &Clock) -> anyhow::Res
     Ok(first.filter(|_| given.is_none()).map(|_| password))
 }
 
-fn authn(config: &Config, store: &Arc<Store>, clock: &Clock, remotes: &Remotes, policies: Policies) -> Arc<Authn> {
-    let authn = Authn::new(&config.authn, Arc::clone(store), clock.clone());
+async fn authn(
+    config: &Config,
+    store: &Arc<Store>,
+    clock: &Clock,
+    remotes: &Remotes,
+    policies: Policies,
+    tracker: &TaskTracker,
+) -> anyhow::Result<Arc<Authn>> {
+    let mut authn = Authn::new(&config.authn, Arc::clone(store), clock.clone());
+    if store.is_shared() {
+        authn = authn.with_shared_limits(&store.sealing_key().await?, tracker.clone());
+    }
     let authn = authn.with_policies(Arc::new(policies)).with_trusted_issuers(remotes.trusted(config));
     let authn = authn.with_max_staleness(config.store.max_staleness);
-    Arc::new(authn.with_session_idle_timeout(config.session.idle_timeout))
+    Ok(Arc::new(authn.with_session_idle_timeout(config.session.idle_timeout)))
 }
 
 async fn providers(config: &Config, store: &Store, clock: &Clock, remotes: &Remotes) -> anyhow::Result<Arc<Providers>> {

@@ -227,7 +227,7 @@ async fn follow_store(authn: Arc<Authn>, resolver: Arc<Resolver>, announced: Arc
                 Scope::Experiment(id) => resolver.forget_experiment(&id).await,
                 Scope::Name(name) => resolver.forget_name(&name).await,
                 Scope::Everything => resolver.forget_names(),
-                Scope::User(_) | Scope::Group(_) | Scope::Role(_) => {}
+                Scope::User(_) | Scope::Group(_) | Scope::Role(_) | Scope::Guesses => {}
             }
         }
     }

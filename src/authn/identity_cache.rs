@@ -238,7 +238,7 @@ impl Follower for IdentityCache {
                     }
                 }
                 // The cache contains permissions, and no facts about MLflow's resources.
-                Scope::Experiment(_) | Scope::Name(_) => {}
+                Scope::Experiment(_) | Scope::Name(_) | Scope::Guesses => {}
                 Scope::Everything => self.all_changed.store(next, Ordering::Release),
             }
         }

@@ -8,6 +8,8 @@
 //! A guess is reserved before it is checked, so parallel guesses cannot exceed a limit. Guesses that would exceed it
 //! wait until those in progress are settled, so parallel logins with the right password are not refused either.
 //!
+//! On a shared store, the counters of all processes are in the store as well; see [`shared`].
+//!
 //! A guess that ends without a hash is not counted. To prevent such guesses from revealing anything, a cached right
 //! password must not be accepted where a wrong one would be refused, or would wait, without a hash; see
 //! [`LoginThrottle::may_remember`].
@@ -20,11 +22,20 @@ use std::time::Duration;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
 
 use super::Error;
 use crate::clock::{Clock, Timestamp};
 use crate::config;
 use crate::crypto::CacheKey;
+use crate::store::{GuessTally, Store};
+
+mod shared;
+mod tally;
+
+use shared::{Local, Shared, SharedGuess};
+use tally::{Admission, Beyond, Moment};
 
 /// Limits on wrong passwords, with the counters behind them.
 #[derive(Debug)]
@@ -36,6 +47,15 @@ pub(super) struct LoginThrottle {
     /// Addresses from which the right password of an account was sent.
     known: Cache<Pair, ()>,
     limits: Arc<Limits>,
+    /// The counters of all processes, on a shared store.
+    shared: Option<Shared>,
+}
+
+/// An account that is guessed at, whether it exists or not.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Account<'n> {
+    pub(super) key: CacheKey,
+    pub(super) name: &'n str,
 }
 
 #[derive(Debug)]
@@ -83,6 +103,19 @@ impl LoginThrottle {
             accounts: watched(config.guess_window),
             known: Cache::builder().max_capacity(Self::MAX_WATCHED).time_to_idle(KNOWN_FOR).build(),
             limits: Arc::new(limits),
+            shared: None,
+        }
+    }
+
+    /// Counts together with the other processes on this store. `key`: the secret of the store.
+    pub(super) fn share(&mut self, store: Arc<Store>, key: &[u8; 32], tracker: TaskTracker) {
+        self.shared = Some(Shared::new(store, key, tracker, Arc::clone(&self.limits)));
+    }
+
+    /// Starts the guarded period, because a limit was or may have been reached in another process.
+    pub(super) fn guard(&self) {
+        if self.shared.is_some() {
+            self.limits.guard_until(self.limits.clock.now().plus(self.limits.window));
         }
     }
 
@@ -97,13 +130,23 @@ impl LoginThrottle {
     /// This requires that the address is known to the account and that, since then, none of its guesses at the account
     /// ended or waited without a hash. Everywhere else the right password takes the same path as a wrong one, so that a
     /// refusal reveals nothing.
-    pub(super) fn may_remember(&self, address: IpAddr, account: CacheKey) -> bool {
+    ///
+    /// # Errors
+    /// [`Error::TooManyAttempts`] if other processes refuse every password here.
+    pub(super) async fn may_remember(&self, address: IpAddr, account: Account<'_>) -> Result<bool, Error> {
         if !self.is_guarded(self.limits.clock.now()) {
-            return true;
+            return Ok(true);
         }
-        let pair = (account, network(address));
+        let pair = (account.key, network(address));
         let is_proven = || self.pairs.get(&pair).is_none_or(|counter| !counter.lock().unproven);
-        self.known.contains_key(&pair) && is_proven()
+        let is_known = self.known.contains_key(&pair);
+        let Some(shared) = &self.shared else { return Ok(is_known && is_proven()) };
+        match shared.memory(&shared.keys(pair.1, account.name)).await {
+            Ok(memory) => Ok((is_known || memory.is_known) && memory.is_proven && is_proven()),
+            // Without the store, wrong passwords are not checked, and each of them makes its address unproven here.
+            Err(Error::Store(_)) => Ok(is_known && is_proven()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Refuses an address that has reached its limit.
@@ -112,8 +155,8 @@ impl LoginThrottle {
     }
 
     /// Refuses an address that has reached its limit for this account.
-    pub(super) fn check_account(&self, address: IpAddr, account: CacheKey) -> Result<(), Error> {
-        self.limits.check(self.pairs.get(&(account, network(address))), self.limits.per_account)
+    pub(super) fn check_account(&self, address: IpAddr, account: Account<'_>) -> Result<(), Error> {
+        self.limits.check(self.pairs.get(&(account.key, network(address))), self.limits.per_account)
     }
 
     /// Counts a failure that needed no reservation because its check was cheap.
@@ -124,43 +167,60 @@ impl LoginThrottle {
     }
 
     /// Returns true if unknown addresses are slowed down at this account, so that the caller's [`Familiarity`] matters.
-    pub(super) fn is_slowed(&self, account: CacheKey) -> bool {
-        self.accounts.get(&account).is_some_and(|counter| {
+    pub(super) async fn is_slowed(&self, address: IpAddr, account: Account<'_>) -> Result<bool, Error> {
+        let is_slowed_here = self.accounts.get(&account.key).is_some_and(|counter| {
             let mut tally = counter.lock();
-            tally.roll(&self.limits);
+            tally.roll(self.limits.moment());
             tally.failures >= self.limits.per_account
-        })
+        });
+        match &self.shared {
+            Some(shared) if !is_slowed_here => shared.is_slowed(&shared.keys(network(address), account.name)).await,
+            _ => Ok(is_slowed_here),
+        }
     }
 
     /// Returns true if the account's right password was recently sent from this address.
-    pub(super) fn is_known(&self, address: IpAddr, account: CacheKey) -> bool {
-        self.known.contains_key(&(account, network(address)))
+    pub(super) async fn is_known(&self, address: IpAddr, account: Account<'_>) -> Result<bool, Error> {
+        let pair = (account.key, network(address));
+        match &self.shared {
+            Some(shared) if !self.known.contains_key(&pair) => {
+                shared.is_known(&shared.keys(pair.1, account.name)).await
+            }
+            _ => Ok(self.known.contains_key(&pair)),
+        }
+    }
+
+    /// Starts a guess, before anything is looked up for it. If the returned value is dropped unsettled, the address must
+    /// prove the right password again: how soon an answer comes tells as much as the answer.
+    pub(super) fn start(&self, address: IpAddr, account: Account<'_>) -> Proof {
+        let network = network(address);
+        let pair = self.pairs.get_with((account.key, network), Arc::default);
+        let shared = self.shared.as_ref().map(|shared| (shared.clone(), shared.keys(network, account.name)));
+        Proof { pair, network, account: account.key, limits: Arc::clone(&self.limits), shared, is_settled: false }
     }
 
     /// Reserves a guess. Waits for guesses in progress if their outcome decides whether a limit is reached.
-    pub(super) async fn begin(
-        &self,
-        address: IpAddr,
-        account: CacheKey,
-        familiarity: Familiarity,
-    ) -> Result<Guess, Error> {
-        let pair = (account, network(address));
-        let (by_address, by_pair) = (self.address(address), self.pairs.get_with(pair, Arc::default));
-        let by_account = self.accounts.get_with(account, Arc::default);
-        let proof = Proof { pair: Arc::clone(&by_pair), limits: Arc::clone(&self.limits), is_settled: false };
+    pub(super) async fn begin(&self, proof: Proof, familiarity: Familiarity) -> Result<Guess, Error> {
+        let by_address = self.addresses.get_with(proof.network, Arc::default);
+        let account = self.accounts.get_with(proof.account, Arc::default);
         // Lock order: address, pair, account. All callers reserve in this order, so they cannot wait for each other in
         // a cycle.
         let address = proof.reserve(by_address, self.limits.per_address, Beyond::Close).await?;
-        let at_account = proof.reserve(by_pair, self.limits.per_account, Beyond::Close).await?;
+        let at_account = proof.reserve(Arc::clone(&proof.pair), self.limits.per_account, Beyond::Close).await?;
         let paced = match familiarity {
             Familiarity::Known => None,
             Familiarity::Unknown => {
                 let pace = Beyond::Slow(self.limits.window / PACE);
-                Some(proof.reserve(Arc::clone(&by_account), self.limits.per_account, pace).await?)
+                Some(proof.reserve(Arc::clone(&account), self.limits.per_account, pace).await?)
             }
         };
+        let local = Local { address: &address.0, pair: &at_account.0, account: &account };
+        let shared = match &proof.shared {
+            Some((shared, keys)) => Some(shared.reserve(*keys, familiarity, local).await?),
+            None => None,
+        };
         let (known, limits) = (self.known.clone(), Arc::clone(&self.limits));
-        Ok(Guess { proof, address, at_account, account: by_account, _paced: paced, pair, known, limits })
+        Ok(Guess { proof, address, at_account, account, _paced: paced, known, limits, shared })
     }
 
     fn address(&self, address: IpAddr) -> Arc<Counter> {
@@ -177,26 +237,38 @@ pub(super) struct Guess {
     at_account: Reservation,
     account: Arc<Counter>,
     _paced: Option<Reservation>,
-    pair: Pair,
     known: Cache<Pair, ()>,
     limits: Arc<Limits>,
+    shared: Option<SharedGuess>,
 }
 
 impl Guess {
+    /// Records the outcome. The returned task must end before the caller is answered; it ends by itself if the caller
+    /// disconnects.
+    pub(super) fn settle(mut self, is_right: bool) -> Option<JoinHandle<()>> {
+        let shared = self.shared.take();
+        if is_right {
+            self.was_right()
+        } else {
+            self.was_wrong()
+        }
+        shared.map(|shared| shared.settle(is_right))
+    }
+
     /// Clears the failures of this address at the account.
     ///
     /// The address's own failures remain: otherwise a caller could reset them with their own password between guesses
     /// at other accounts. The account stays slowed down for unknown addresses.
-    pub(super) fn was_right(mut self) {
+    fn was_right(mut self) {
         self.proof.is_settled = true;
         let mut tally = self.at_account.0.lock();
         tally.failures = 0;
         tally.unproven = false;
         drop(tally);
-        self.known.insert(self.pair, ());
+        self.known.insert((self.proof.account, self.proof.network), ());
     }
 
-    pub(super) fn was_wrong(mut self) {
+    fn was_wrong(mut self) {
         self.proof.is_settled = true;
         self.limits.failed(&self.address.0, self.limits.per_address);
         self.limits.failed(&self.at_account.0, self.limits.per_account);
@@ -206,9 +278,12 @@ impl Guess {
 
 /// Records at its pair that a guess ended, or waited, without a hash.
 #[derive(Debug)]
-struct Proof {
+pub(super) struct Proof {
     pair: Arc<Counter>,
+    network: IpAddr,
+    account: CacheKey,
     limits: Arc<Limits>,
+    shared: Option<(Shared, shared::Keys)>,
     is_settled: bool,
 }
 
@@ -221,11 +296,21 @@ impl Drop for Proof {
 }
 
 impl Proof {
+    /// The right password was found in memory, where it may be used.
+    pub(super) fn was_remembered(mut self) {
+        self.is_settled = true;
+    }
+
     /// Records that the guess has no hash yet. Until the right password is hashed, it is not accepted from the cache
     /// either.
     fn is_missing(&self) {
         self.limits.guard_until(self.limits.clock.now().plus(self.limits.window));
-        self.pair.lock().unproven = true;
+        let was_missing = std::mem::replace(&mut self.pair.lock().unproven, true);
+        if let Some((shared, keys)) = &self.shared
+            && !was_missing
+        {
+            shared.record_unchecked(*keys);
+        }
     }
 
     async fn reserve(&self, counter: Arc<Counter>, limit: u32, beyond: Beyond) -> Result<Reservation, Error> {
@@ -248,9 +333,13 @@ impl Proof {
 }
 
 impl Limits {
+    fn moment(&self) -> Moment {
+        Moment { now: self.clock.now(), window: self.window }
+    }
+
     /// Refuses the attempt if `limit` has been reached.
     fn check(&self, counter: Option<Arc<Counter>>, limit: u32) -> Result<(), Error> {
-        match counter.map(|counter| counter.lock().admission(limit, Beyond::Close, self)) {
+        match counter.map(|counter| counter.lock().admission(limit, Beyond::Close, self.moment())) {
             None | Some(Admission::Granted | Admission::Wait) => Ok(()),
             Some(Admission::Refused(retry_after)) => Err(Error::TooManyAttempts { retry_after }),
         }
@@ -259,10 +348,16 @@ impl Limits {
     /// Counts a failure and starts the guarded period if the limit has been reached.
     fn failed(&self, counter: &Counter, limit: u32) {
         let mut tally = counter.lock();
-        tally.fail(self);
+        tally.fail(self.moment());
         if tally.failures >= limit {
             self.guard_until(tally.since.plus(self.window));
         }
+    }
+
+    /// Returns true if an address is refused.
+    fn is_at_limit(&self, address: &Counter) -> bool {
+        let admission = address.lock().admission(self.per_address, Beyond::Close, self.moment());
+        matches!(admission, Admission::Refused(_))
     }
 
     fn guard_until(&self, moment: Timestamp) {
@@ -272,90 +367,29 @@ impl Limits {
 
 #[derive(Debug, Default)]
 struct Counter {
-    tally: Mutex<Tally>,
+    tally: Mutex<GuessTally>,
     settled: Notify,
 }
 
 impl Counter {
-    fn lock(&self) -> MutexGuard<'_, Tally> {
+    fn lock(&self) -> MutexGuard<'_, GuessTally> {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn reserve(&self, limit: u32, beyond: Beyond, limits: &Limits) -> Admission {
         let mut tally = self.lock();
-        let admission = tally.admission(limit, beyond, limits);
+        let admission = tally.admission(limit, beyond, limits.moment());
         if matches!(admission, Admission::Granted) {
             tally.under_way = tally.under_way.saturating_add(1);
         }
         admission
     }
-}
 
-#[derive(Debug, Default)]
-struct Tally {
-    /// Time of the first failure in the window.
-    since: Timestamp,
-    failures: u32,
-    under_way: u32,
-    /// Time from which the next guess is granted, where the limit only slows down.
-    next: Timestamp,
-    /// For a pair: true if a guess ended or waited without a hash since the right password was last hashed.
-    unproven: bool,
-}
-
-/// Behaviour beyond a limit.
-#[derive(Clone, Copy, Debug)]
-enum Beyond {
-    /// Nothing is granted until the window has passed.
-    Close,
-    /// One guess is granted per this duration.
-    Slow(Duration),
-}
-
-enum Admission {
-    Granted,
-    /// The guesses in progress decide.
-    Wait,
-    Refused(Duration),
-}
-
-impl Tally {
-    fn admission(&mut self, limit: u32, beyond: Beyond, limits: &Limits) -> Admission {
-        self.roll(limits);
-        if self.failures >= limit {
-            if let Beyond::Slow(pace) = beyond {
-                return self.slowed(pace, limits.clock.now());
-            }
-            let passed = limits.clock.now().since(self.since);
-            let left = limits.window.saturating_sub(passed);
-            return Admission::Refused(left.max(Duration::from_secs(1)));
-        }
-        if self.failures.saturating_add(self.under_way) >= limit { Admission::Wait } else { Admission::Granted }
-    }
-
-    fn slowed(&mut self, pace: Duration, now: Timestamp) -> Admission {
-        // If the clock was set back, the account must not wait for longer than one pace.
-        let wait = self.next.since(now).min(pace);
-        if !wait.is_zero() {
-            return Admission::Refused(wait.max(Duration::from_secs(1)));
-        }
-        self.next = now.plus(pace);
-        Admission::Granted
-    }
-
-    fn fail(&mut self, limits: &Limits) {
-        self.roll(limits);
-        if self.failures == 0 {
-            self.since = limits.clock.now();
-        }
-        self.failures = self.failures.saturating_add(1);
-    }
-
-    /// Starts a new window if the current one has passed, or if the clock was set back to before its start.
-    fn roll(&mut self, limits: &Limits) {
-        let now = limits.clock.now();
-        if now < self.since || now.since(self.since) >= limits.window {
-            self.failures = 0;
+    /// Takes over the failures that were counted in the store, so that further guesses are refused here.
+    fn adopt(&self, shared: &GuessTally) {
+        let mut tally = self.lock();
+        if shared.failures > tally.failures {
+            (tally.failures, tally.since) = (shared.failures, shared.since);
         }
     }
 }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use moka::sync::Cache;
+use tokio_util::task::TaskTracker;
 
 use crate::authz::{Identity, Limits, Policies, Scheme};
 use crate::clock::{Clock, Timestamp};
@@ -123,6 +124,14 @@ impl Authn {
         self
     }
 
+    /// Counts wrong passwords together with the other processes on the store. `key`: the secret of the store. `tracker`:
+    /// for tasks that record the outcome of a password whose client has disconnected.
+    #[must_use]
+    pub fn with_shared_limits(mut self, key: &[u8; 32], tracker: TaskTracker) -> Self {
+        self.throttle.share(Arc::clone(&self.store), key, tracker);
+        self
+    }
+
     /// Sets the policies that grant permissions beside the store. A caller that replaces one must then call
     /// [`Authn::forget_all`].
     #[must_use]
@@ -176,14 +185,14 @@ impl Authn {
     /// See [`Error`].
     pub async fn authenticate(&self, credentials: RawCredentials<'_>, address: IpAddr) -> Result<Arc<Identity>, Error> {
         let cache_key = self.cache_key(credentials).ok_or(Error::Missing)?;
-        if let Some(identity) = self.cached(&cache_key, address)? {
+        if let Some(identity) = self.cached(&cache_key, address).await? {
             return Ok(identity);
         }
         let credential = Credential::read(credentials).map_err(Error::Failed)?;
         // One at a time per credential: of a hundred parallel requests with the same password, only one hashes it.
         let _turn = self.single_flight.enter(cache_key).await;
         // The request that had the turn before may have cached the identity.
-        if let Some(identity) = self.cached(&cache_key, address)? {
+        if let Some(identity) = self.cached(&cache_key, address).await? {
             return Ok(identity);
         }
         // From before the verification: if the caches are invalidated meanwhile, the result serves this request only.
@@ -292,6 +301,9 @@ impl Authn {
         if !changes.scopes.is_empty() {
             self.identities.changed(&changes.scopes);
         }
+        if changes.scopes.iter().any(|scope| matches!(scope, Scope::Guesses | Scope::Everything)) {
+            self.throttle.guard();
+        }
         self.revision.store(changes.revision, Ordering::Release);
         self.identities.confirm(asked);
         Ok(changes.scopes)
@@ -321,11 +333,11 @@ impl Authn {
     }
 
     /// Returns the cached identity of a credential, if it may be used at this address.
-    fn cached(&self, cache_key: &CacheKey, address: IpAddr) -> Result<Option<Arc<Identity>>, Error> {
+    async fn cached(&self, cache_key: &CacheKey, address: IpAddr) -> Result<Option<Arc<Identity>>, Error> {
         let Some(identity) = self.identities.get(cache_key, self.clock.now()) else { return Ok(None) };
         match identity.scheme {
             Scheme::Token(_) | Scheme::Session(_) | Scheme::Jwt => {}
-            Scheme::Password if self.accepts_cached_password(&identity.name, address)? => {}
+            Scheme::Password if self.accepts_cached_password(&identity.name, address).await? => {}
             Scheme::Password => return Ok(None),
         }
         Ok(Some(identity))

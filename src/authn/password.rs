@@ -9,10 +9,10 @@ use std::net::IpAddr;
 
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::login_throttle::Familiarity;
+use super::login_throttle::{Account, Familiarity, Proof};
 use super::{Authn, Error, Reason};
 use crate::authz::UserId;
-use crate::crypto::{CacheKey, PasswordHash};
+use crate::crypto::PasswordHash;
 use crate::store::User;
 
 impl Authn {
@@ -23,9 +23,10 @@ impl Authn {
     /// [`Reason::OwnerNotAllowed`], [`Reason::OwnerSuspended`] or [`Reason::OwnerOutOfTouch`].
     pub async fn user_with_password(&self, name: &str, password: SecretString, address: IpAddr) -> Result<User, Error> {
         self.throttle.check_address(address)?;
+        let proof = self.throttle.start(address, self.account(name));
         let user = self.store.user_by_name(name).await?;
         let familiarity = self.familiarity(user.as_ref(), name, address).await?;
-        let is_right = self.is_password(user.as_ref(), name, password, address, familiarity).await?;
+        let is_right = self.is_password(user.as_ref(), name, password, address, (proof, familiarity)).await?;
         let user = match user {
             Some(user) if is_right => user,
             Some(_) => return Err(Error::Failed(Reason::WrongPassword)),
@@ -43,7 +44,8 @@ impl Authn {
     /// [`Error::TooManyAttempts`], [`Error::Busy`].
     pub async fn verify_password(&self, user: &User, password: SecretString, address: IpAddr) -> Result<bool, Error> {
         self.throttle.check_address(address)?;
-        self.is_password(Some(user), &user.name, password, address, Familiarity::Known).await
+        let proof = self.throttle.start(address, self.account(&user.name));
+        self.is_password(Some(user), &user.name, password, address, (proof, Familiarity::Known)).await
     }
 
     /// Hashes a new password on the bounded pool.
@@ -57,21 +59,21 @@ impl Authn {
     /// Refuses a cached identity of a password where the limits require that the password is hashed again.
     ///
     /// Returns true if the cached identity may be used.
-    pub(super) fn accepts_cached_password(&self, name: &str, address: IpAddr) -> Result<bool, Error> {
+    pub(super) async fn accepts_cached_password(&self, name: &str, address: IpAddr) -> Result<bool, Error> {
         let account = self.account(name);
         self.throttle.check_address(address)?;
         self.throttle.check_account(address, account)?;
-        Ok(self.throttle.may_remember(address, account))
+        self.throttle.may_remember(address, account).await
     }
 
     /// Returns the caller's relation to the account, where the limits depend on it. Only then is the store queried, and
     /// for unknown names as well, so that the response time does not reveal which names exist.
     async fn familiarity(&self, user: Option<&User>, name: &str, address: IpAddr) -> Result<Familiarity, Error> {
         let account = self.account(user.map_or(name, |user| &user.name));
-        if !self.throttle.is_slowed(account) {
+        if !self.throttle.is_slowed(address, account).await? {
             return Ok(Familiarity::Unknown);
         }
-        if self.throttle.is_known(address, account) {
+        if self.throttle.is_known(address, account).await? {
             return Ok(Familiarity::Known);
         }
         let sessions = self.store.sessions_of(user.map_or(UserId(-1), |user| user.id)).await?;
@@ -89,7 +91,7 @@ impl Authn {
         name: &str,
         password: SecretString,
         address: IpAddr,
-        familiarity: Familiarity,
+        (guess, familiarity): (Proof, Familiarity),
     ) -> Result<bool, Error> {
         let stored = user.and_then(|user| user.password.as_ref()).unwrap_or(PasswordHash::decoy());
         let id = user.map_or(-1, |user| user.id.0).to_be_bytes();
@@ -98,10 +100,11 @@ impl Authn {
         // Checked before the cache distinguishes the right password from a wrong one, so that both are refused alike.
         let account = self.account(user.map_or(name, |user| &user.name));
         self.throttle.check_account(address, account)?;
-        if is_verified() && self.throttle.may_remember(address, account) {
+        if is_verified() && self.throttle.may_remember(address, account).await? {
+            guess.was_remembered();
             return Ok(true);
         }
-        let guess = self.throttle.begin(address, account, familiarity).await?;
+        let guess = self.throttle.begin(guess, familiarity).await?;
         let (stored, verified) = (stored.clone(), self.verified_passwords.clone());
         let until = self.clock.now().plus(self.cache_ttl);
         // Settled on the hashing thread, so that a client that disconnects has still used its guess.
@@ -109,17 +112,19 @@ impl Authn {
             let is_right = stored.matches(&password);
             if is_right {
                 verified.insert(proof, until);
-                guess.was_right();
-            } else {
-                guess.was_wrong();
             }
-            is_right
+            (is_right, guess.settle(is_right))
         });
-        hashed.await
+        let (is_right, settled) = hashed.await?;
+        if let Some(settled) = settled {
+            // Fails only when the process is shutting down.
+            settled.await.map_err(|_| Error::Busy)?;
+        }
+        Ok(is_right)
     }
 
-    /// Returns the cache key under which guesses at an account are counted.
-    fn account(&self, name: &str) -> CacheKey {
-        self.keys.key("account", name.as_bytes())
+    /// Returns the account at which guesses are counted.
+    fn account<'n>(&self, name: &'n str) -> Account<'n> {
+        Account { key: self.keys.key("account", name.as_bytes()), name }
     }
 }

@@ -34,6 +34,20 @@ impl World {
         Self::before(store, clock).await
     }
 
+    /// On a database of PostgreSQL, whose counters all processes share.
+    pub(super) async fn shared(url: &str) -> Self {
+        let clock = Clock::manual(START);
+        let store = Arc::new(Store::open(url, clock.clone()).await.unwrap());
+        let world = Self::before(store, clock).await;
+        Self { authn: world.process().await, ..world }
+    }
+
+    /// Another process on the same store.
+    pub(super) async fn process(&self) -> Arc<Authn> {
+        let authn = Authn::new(&config(), Arc::clone(&self.store), self.clock.clone());
+        Arc::new(authn.with_shared_limits(&self.store.sealing_key().await.unwrap(), TaskTracker::new()))
+    }
+
     async fn before(store: Arc<Store>, clock: Clock) -> Self {
         let sesame = PasswordHash::make(&"sesame".into());
         let alice = store.create_user(&actor(), "alice", Some(&sesame), false).await.unwrap();

@@ -58,6 +58,29 @@ impl CacheKeys {
     }
 }
 
+/// The secret of a store, from which all its processes compute the same keys.
+pub struct StoreKeys(hmac::Key);
+
+impl fmt::Debug for StoreKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StoreKeys(..)")
+    }
+}
+
+impl StoreKeys {
+    /// Derives the keys from `key`.
+    #[must_use]
+    pub fn new(key: &[u8; 32]) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, key))
+    }
+
+    /// Returns the key of something in several parts. Different purposes have different keys.
+    #[must_use]
+    pub fn key_of(&self, purpose: &'static str, parts: &[&[u8]]) -> [u8; 32] {
+        keyed_hash(&self.0, purpose, parts)
+    }
+}
+
 /// Returns the HMAC of `purpose` and `parts`, each preceded by its length.
 pub(super) fn keyed_hash(key: &hmac::Key, purpose: &str, parts: &[&[u8]]) -> [u8; 32] {
     let mut context = hmac::Context::with_key(key);

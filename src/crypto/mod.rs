@@ -12,7 +12,7 @@ mod password;
 mod seal;
 mod token;
 
-pub use keys::{CacheKey, CacheKeys};
+pub use keys::{CacheKey, CacheKeys, StoreKeys};
 pub use password::PasswordHash;
 pub use seal::{KeyRing, Sealer};
 pub use token::{AccessToken, SessionSecret, TokenHash, random_text, short_hash};

@@ -27,6 +27,8 @@ pub enum Scope {
     Experiment(String),
     /// A model or prompt, by its name.
     Name(String),
+    /// A limit on wrong passwords was reached, or a guess ended without a hash.
+    Guesses,
     Everything,
 }
 
@@ -38,12 +40,16 @@ impl Scope {
             Self::Role(id) => format!("role:{id}"),
             Self::Experiment(id) => format!("experiment:{id}"),
             Self::Name(name) => format!("name:{name}"),
+            Self::Guesses => "guesses".to_owned(),
             Self::Everything => "everything".to_owned(),
         }
     }
 
     /// Reads a scope. An unknown one, of a newer version, affects everything.
     fn read(text: &str) -> Self {
+        if text == "guesses" {
+            return Self::Guesses;
+        }
         let read = || match text.split_once(':')? {
             ("user", id) => id.parse().ok().map(|id| Self::User(UserId(id))),
             ("group", text) => Some(Self::Group(text.to_owned())),

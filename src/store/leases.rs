@@ -101,7 +101,7 @@ impl Store {
         Ok(used.bind(kind).bind(id).bind(expires.0).execute(&self.writer).await? > 0)
     }
 
-    /// Deletes what has expired: identifiers that were used, and processes that are gone.
+    /// Deletes what has expired: identifiers that were used, processes that are gone, and counters of wrong passwords.
     ///
     /// # Errors
     /// Only those that [`Store`] lists for every method.
@@ -111,11 +111,12 @@ impl Store {
         let left_behind = sql("DELETE FROM leases WHERE NOT EXISTS (
                  SELECT 1 FROM leases AS alive WHERE alive.name = 'replica:' || leases.holder)");
         left_behind.execute(&self.writer).await?;
-        Ok(())
+        self.sweep_guesses().await
     }
 
     /// Returns the time of the database. It is the process's clock, corrected by the difference that was last measured.
-    pub(super) fn now(&self) -> Timestamp {
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
         Timestamp(self.clock.now().0.saturating_add(self.skew.load(Ordering::Relaxed)))
     }
 

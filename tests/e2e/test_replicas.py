@@ -150,6 +150,24 @@ def test_one_of_two_creations_of_a_name_wins_and_owns_it(replicas):
             assert deleted.status_code == 200, deleted.text
 
 
+def test_alternating_between_replicas_gives_no_more_attempts(postgres, mlflow_server, tmp_path):
+    url, limit = postgres.database(), {"AUTHN__GUESSES_PER_ACCOUNT": "4"}
+    three = [Replica(tmp_path / str(number), mlflow_server.url, url, limit) for number in range(3)]
+    try:
+        start_together(three)
+        alice, bob = three[0].person("alice"), three[1].person("bob")
+        experiment = experiment_of(alice)
+        assert [status(at(one, alice), experiment) for one in three] == [200] * 3, "in the memory of all"
+        wrong = [Person(three[number % 3], alice.name, new_password()) for number in range(9)]
+        answers = [status(one, experiment) for one in wrong]
+        assert answers == [401] * 4 + [429] * 5, answers
+        everywhere([at(one, alice) for one in three], experiment, 429)
+        assert [status(at(one, bob), experiment) for one in three] == [403] * 3, "others are not affected"
+    finally:
+        for one in three:
+            one.stop()
+
+
 def test_no_owner_is_missing_after_a_replica_was_killed(replicas, postgres, mlflow_server, tmp_path):
     """What a killed replica left behind is settled by another one; what a living one does is left alone."""
     one = replicas[0]

@@ -1,0 +1,323 @@
+//! The counters that all processes on a shared store have in common, so that a limit holds over all of them together.
+//!
+//! They follow the rule of the counters in memory, which a guess passes first. A guess is reserved here before it is
+//! hashed, and its outcome is recorded before it is answered. A process that is killed in between leaves a guess in
+//! progress, which counts until the window has passed.
+//!
+//! The other processes must know when a right password in their memory may no longer be accepted at once (see
+//! [`super::LoginThrottle::may_remember`]). They are told before the first answer that reveals a limit, and know it as
+//! soon as any other change of the store.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
+
+use super::tally::{Admission, Beyond, Moment};
+use super::{Counter, Familiarity, KNOWN_FOR, Limits, PACE};
+use crate::authn::Error;
+use crate::clock::{Stopwatch, Timestamp};
+use crate::crypto::StoreKeys;
+use crate::store::{self, GuessKey, GuessTallies, GuessTally, Scope, Store};
+
+/// The counters of all processes.
+#[derive(Clone, Debug)]
+pub(super) struct Shared {
+    store: Arc<Store>,
+    keys: Arc<StoreKeys>,
+    limits: Arc<Limits>,
+    /// The tasks that record outcomes.
+    tracker: TaskTracker,
+    /// Time at which the other processes were last told about a limit.
+    told: Arc<Mutex<Option<Timestamp>>>,
+}
+
+/// The keys of the counters of a guess.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Keys {
+    address: GuessKey,
+    pair: GuessKey,
+    account: GuessKey,
+}
+
+/// The counters in this process of the same guess.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Local<'c> {
+    pub(super) address: &'c Counter,
+    pub(super) pair: &'c Counter,
+    pub(super) account: &'c Counter,
+}
+
+/// What the counters say about a password from an address that is in the memory of this process.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Memory {
+    pub(super) is_known: bool,
+    pub(super) is_proven: bool,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Outcome {
+    Right,
+    Wrong,
+    /// It ended without a hash.
+    Unchecked,
+}
+
+/// Time for which a guess waits for others in progress, in whichever process.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Pause before it looks again.
+const AGAIN: Duration = Duration::from_millis(50);
+
+impl Shared {
+    pub(super) fn new(store: Arc<Store>, key: &[u8; 32], tracker: TaskTracker, limits: Arc<Limits>) -> Self {
+        Self { store, keys: Arc::new(StoreKeys::new(key)), limits, tracker, told: Arc::default() }
+    }
+
+    /// Returns the keys of the counters of an account and of the network that an address belongs to.
+    pub(super) fn keys(&self, network: IpAddr, account: &str) -> Keys {
+        let (network, account) = (network.to_string(), account.as_bytes());
+        Keys {
+            address: self.keys.key_of("guesses of an address", &[network.as_bytes()]),
+            pair: self.keys.key_of("guesses at an account from an address", &[account, network.as_bytes()]),
+            account: self.keys.key_of("guesses at an account", &[account]),
+        }
+    }
+
+    /// Reserves a guess. Waits for guesses in progress if their outcome decides whether a limit is reached.
+    pub(super) async fn reserve(
+        &self,
+        keys: Keys,
+        familiarity: Familiarity,
+        local: Local<'_>,
+    ) -> Result<SharedGuess, Error> {
+        let waiting = Stopwatch::start();
+        loop {
+            let retry_after = match self.try_reserve(&keys, familiarity, local).await? {
+                Admission::Granted => {
+                    let is_paced = familiarity == Familiarity::Unknown;
+                    return Ok(SharedGuess { shared: self.clone(), keys, is_paced, is_settled: false });
+                }
+                Admission::Refused(retry_after) => Some(retry_after),
+                Admission::Wait if waiting.elapsed() < PATIENCE => None,
+                Admission::Wait => Some(Duration::from_secs(1)),
+            };
+            self.record_once(&keys, local).await?;
+            self.tell_others().await?;
+            if let Some(retry_after) = retry_after {
+                return Err(Error::TooManyAttempts { retry_after });
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    async fn try_reserve(&self, keys: &Keys, familiarity: Familiarity, local: Local<'_>) -> store::Result<Admission> {
+        let (limits, moment) = (&self.limits, self.moment());
+        let slow = Beyond::Slow(limits.window / PACE);
+        let counters = [
+            (&keys.address, local.address, limits.per_address, Beyond::Close),
+            (&keys.pair, local.pair, limits.per_account, Beyond::Close),
+            (&keys.account, local.account, limits.per_account, slow),
+        ];
+        let count = if familiarity == Familiarity::Known { 2 } else { 3 };
+        let mut tallies = self.store.lock_guesses().await?;
+        let mut granted = Vec::new();
+        for (key, local, limit, beyond) in counters.into_iter().take(count) {
+            let mut tally = tallies.lock(key).await?;
+            tally.begin_window(moment);
+            let admission = tally.admission(limit, beyond, moment);
+            if !matches!(admission, Admission::Granted) {
+                local.adopt(&tally);
+                return Ok(admission);
+            }
+            tally.under_way = tally.under_way.saturating_add(1);
+            granted.push((key, tally));
+        }
+        for (key, tally) in &mut granted {
+            tallies.write_until_it_expires(key, tally, moment).await?;
+        }
+        tallies.commit().await?;
+        Ok(Admission::Granted)
+    }
+
+    /// Records that a guess has no hash, unless it is recorded, or its address is refused everywhere: that writes nothing,
+    /// however many names it tries.
+    async fn record_once(&self, keys: &Keys, local: Local<'_>) -> store::Result<()> {
+        if self.limits.is_at_limit(local.address) || std::mem::replace(&mut local.pair.lock().unproven, true) {
+            return Ok(());
+        }
+        self.settle(keys, &[], Outcome::Unchecked).await
+    }
+
+    /// Records how a guess ended. `reserved`: the counters at which it was reserved.
+    async fn settle(&self, keys: &Keys, reserved: &[GuessKey], outcome: Outcome) -> store::Result<()> {
+        let (limits, moment) = (&self.limits, self.moment());
+        let mut is_limit_reached = false;
+        let mut tallies = self.store.lock_guesses().await?;
+        let counters =
+            [(keys.address, limits.per_address), (keys.pair, limits.per_account), (keys.account, limits.per_account)];
+        for (key, limit) in counters {
+            let (is_reserved, is_pair) = (reserved.contains(&key), key == keys.pair);
+            if !(is_reserved || is_pair || outcome == Outcome::Wrong) {
+                continue;
+            }
+            let mut tally = tallies.lock(&key).await?;
+            tally.under_way = tally.under_way.saturating_sub(u32::from(is_reserved));
+            match outcome {
+                Outcome::Wrong => {
+                    tally.fail(moment);
+                    is_limit_reached |= tally.failures >= limit;
+                }
+                Outcome::Right if is_pair => {
+                    tally.failures = 0;
+                    tally.unproven = false;
+                    tally.known_until = moment.now.plus(KNOWN_FOR);
+                }
+                Outcome::Unchecked if is_pair => tally.unproven = true,
+                Outcome::Right | Outcome::Unchecked => {}
+            }
+            tallies.write_until_it_expires(&key, &mut tally, moment).await?;
+        }
+        tallies.commit().await?;
+        if is_limit_reached { self.tell_others().await } else { Ok(()) }
+    }
+
+    /// Records in a task that a guess, which is not reserved, ended or waits without a hash.
+    pub(super) fn record_unchecked(&self, keys: Keys) {
+        if tokio::runtime::Handle::try_current().is_err() {
+            return;
+        }
+        let shared = self.clone();
+        self.tracker.spawn(async move {
+            let recorded = shared.settle(&keys, &[], Outcome::Unchecked).await;
+            if let Err(error) = recorded.and(shared.tell_others().await) {
+                tracing::debug!(%error, "other processes do not know that a password was not checked");
+            }
+        });
+    }
+
+    /// Tells all processes that right passwords in their memory are not accepted everywhere.
+    async fn tell_others(&self) -> store::Result<()> {
+        let now = self.limits.clock.now();
+        self.limits.guard_until(now.plus(self.limits.window));
+        // Locked until it is done: no caller may answer before.
+        let mut told = self.told.lock().await;
+        if told.is_some_and(|told| told <= now && now.since(told) < self.limits.window / 2) {
+            return Ok(());
+        }
+        self.store.announce(Scope::Guesses).await?;
+        *told = Some(now);
+        Ok(())
+    }
+
+    /// Returns what all processes together know about an address and an account.
+    ///
+    /// # Errors
+    /// [`Error::TooManyAttempts`] where every password is refused.
+    pub(super) async fn memory(&self, keys: &Keys) -> Result<Memory, Error> {
+        let moment = self.moment();
+        let mut pair = self.tally(&keys.pair).await?;
+        let mut address = self.tally(&keys.address).await?;
+        let limits = [(&mut address, self.limits.per_address), (&mut pair, self.limits.per_account)];
+        for (tally, limit) in limits {
+            if let Admission::Refused(retry_after) = tally.admission(limit, Beyond::Close, moment) {
+                return Err(Error::TooManyAttempts { retry_after });
+            }
+        }
+        let is_proven = !pair.unproven && (pair.under_way == 0 || pair.has_ended(moment));
+        Ok(Memory { is_known: moment.now < pair.known_until, is_proven })
+    }
+
+    /// Returns true if unknown addresses are slowed down at this account.
+    pub(super) async fn is_slowed(&self, keys: &Keys) -> Result<bool, Error> {
+        let mut account = self.tally(&keys.account).await?;
+        account.roll(self.moment());
+        Ok(account.failures >= self.limits.per_account)
+    }
+
+    /// Returns true if the account's right password was recently sent from this address to any process.
+    pub(super) async fn is_known(&self, keys: &Keys) -> Result<bool, Error> {
+        Ok(self.moment().now < self.tally(&keys.pair).await?.known_until)
+    }
+
+    async fn tally(&self, key: &GuessKey) -> Result<GuessTally, Error> {
+        Ok(self.store.guesses(key).await?)
+    }
+
+    fn moment(&self) -> Moment {
+        Moment { now: self.store.now(), window: self.limits.window }
+    }
+}
+
+impl GuessTally {
+    /// Starts a new window if the current one has passed. What is still in progress then was left by a process that was
+    /// killed, or is about to end.
+    fn begin_window(&mut self, moment: Moment) {
+        if self.has_ended(moment) {
+            (self.failures, self.under_way) = (0, 0);
+        }
+        if self.failures == 0 && self.under_way == 0 {
+            self.since = moment.now;
+        }
+    }
+}
+
+impl GuessTallies {
+    async fn write_until_it_expires(
+        &mut self,
+        key: &GuessKey,
+        tally: &mut GuessTally,
+        moment: Moment,
+    ) -> store::Result<()> {
+        // `unproven` outlives a window in memory by one as well.
+        tally.expires = tally.since.max(moment.now).plus(moment.window).max(tally.known_until);
+        self.write(key, tally).await
+    }
+}
+
+/// A guess that is reserved in the store.
+#[derive(Debug)]
+pub(super) struct SharedGuess {
+    shared: Shared,
+    keys: Keys,
+    is_paced: bool,
+    is_settled: bool,
+}
+
+impl SharedGuess {
+    /// Records whether the password was right, even if the caller does not wait for the returned task.
+    pub(super) fn settle(mut self, is_right: bool) -> JoinHandle<()> {
+        self.is_settled = true;
+        self.end(if is_right { Outcome::Right } else { Outcome::Wrong })
+    }
+
+    fn end(&self, outcome: Outcome) -> JoinHandle<()> {
+        let (shared, keys, tracker) = (self.shared.clone(), self.keys, self.shared.tracker.clone());
+        let reserved = [keys.address, keys.pair, keys.account];
+        let count = if self.is_paced { 3 } else { 2 };
+        tracker.spawn(async move {
+            let reserved = reserved.get(..count).unwrap_or_default();
+            if let Err(error) = shared.settle(&keys, reserved, outcome).await {
+                // It stays in progress until the window has passed, which is no less strict.
+                tracing::warn!(%error, "the outcome of a password could not be recorded for other processes");
+            }
+        })
+    }
+}
+
+impl Drop for SharedGuess {
+    fn drop(&mut self) {
+        if !self.is_settled && tokio::runtime::Handle::try_current().is_ok() {
+            drop(self.end(Outcome::Unchecked));
+        }
+    }
+}
+
+#[cfg(test)]
+impl Shared {
+    pub(super) async fn has_counter(&self, keys: &Keys) -> bool {
+        self.store.guesses(&keys.pair).await.unwrap() != GuessTally::default()
+    }
+}
