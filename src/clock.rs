@@ -45,22 +45,31 @@ impl Timestamp {
 }
 
 /// A source of wall-clock time. `Clock::default()` is the system clock; [`Clock::manual`] is for tests.
+///
+/// All clones of one clock tell the same time. Processes on a shared store follow the clock of its database.
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
     manual: Option<Arc<AtomicI64>>,
+    /// Milliseconds that are added to the system's time.
+    ahead: Arc<AtomicI64>,
 }
 
 impl Clock {
     /// Creates a clock that stands still until [`Clock::advance`] moves it.
     #[must_use]
     pub fn manual(start: Timestamp) -> Self {
-        Self { manual: Some(Arc::new(AtomicI64::new(start.0))) }
+        Self { manual: Some(Arc::new(AtomicI64::new(start.0))), ahead: Arc::default() }
     }
 
     /// Returns true for the system clock.
     #[must_use]
     pub const fn is_system(&self) -> bool {
         self.manual.is_none()
+    }
+
+    /// Changes the difference to the system's time.
+    pub fn correct(&self, milliseconds: i64) {
+        self.ahead.fetch_add(milliseconds, Ordering::Relaxed);
     }
 
     /// Moves a manual clock forward. Has no effect on the system clock.
@@ -78,7 +87,8 @@ impl Clock {
             Some(manual) => Timestamp(manual.load(Ordering::SeqCst)),
             None => {
                 let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-                Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+                let system = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
+                Timestamp(system.saturating_add(self.ahead.load(Ordering::Relaxed)))
             }
         }
     }

@@ -132,7 +132,8 @@ impl From<store::Error> for Refusal {
                 Self::bad_request(format!("{}. Make another user an administrator first.", capitalised(&error)))
             }
             store::Error::Nul => Self::bad_request("Names and other texts must not contain the character U+0000."),
-            store::Error::Open(_) | store::Error::Unavailable(_) => {
+            store::Error::TooLong(_) => Self::bad_request(format!("{}.", capitalised(&error))),
+            store::Error::TakenOver | store::Error::Open(_) | store::Error::Unavailable(_) => {
                 tracing::error!(%error, "the store did not answer a management request");
                 Self::unavailable("The proxy's store does not answer; nothing was changed. Try again later.", 5)
             }

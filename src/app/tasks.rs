@@ -108,10 +108,7 @@ pub(super) fn spawn(parts: Parts, listeners: Listeners, config: &Config) -> anyh
         Arc::clone(&parts.metrics),
     );
     background.ask_providers(&parts.remotes, &sessions, directory, &parts.metrics);
-    let announced = Arc::new(Notify::new());
-    background.until_the_end(listen(Arc::clone(&parts.store), Arc::clone(&announced), Arc::clone(&parts.metrics)));
-    background.until_the_end(follow_store(parts.authn, Arc::clone(&parts.resolver), announced));
-    background.until_the_end(keep_alive(Arc::clone(&parts.store)));
+    background.share_store(&parts.store, parts.authn, &parts.resolver, &parts.metrics);
     // `impatiently`: background tasks repeat at intervals of their own, so they do not take the places of waiting
     // requests.
     background.until_the_end(impatiently(reconcile(parts.effects, Arc::clone(&parts.store), parts.clock.clone())));
@@ -168,6 +165,15 @@ struct Background {
 }
 
 impl Background {
+    /// Starts the tasks that serve a store which other processes may change and use.
+    fn share_store(&self, store: &Arc<Store>, authn: Arc<Authn>, resolver: &Arc<Resolver>, metrics: &Arc<Metrics>) {
+        let announced = Arc::new(Notify::new());
+        self.until_the_end(listen(Arc::clone(store), Arc::clone(&announced), Arc::clone(metrics)));
+        self.until_the_end(write_last_uses(Arc::clone(&authn)));
+        self.until_the_end(follow_store(authn, Arc::clone(resolver), announced));
+        self.until_the_end(keep_alive(Arc::clone(store)));
+    }
+
     /// Runs a task until the proxy stops accepting connections.
     fn while_accepting(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(self.stop.accepting.clone().run_until_cancelled_owned(task));
@@ -224,11 +230,29 @@ async fn follow_store(authn: Arc<Authn>, resolver: Arc<Resolver>, announced: Arc
         }
         for scope in authn.follow_store().await {
             match scope {
-                Scope::Experiment(id) => resolver.forget_experiment(&id).await,
+                Scope::Experiment(id) => {
+                    resolver.forget_experiment(&id).await;
+                    resolver.forget_locations();
+                }
                 Scope::Name(name) => resolver.forget_name(&name).await,
-                Scope::Everything => resolver.forget_names(),
+                Scope::Everything => {
+                    resolver.forget_names();
+                    resolver.forget_locations();
+                }
                 Scope::User(_) | Scope::Group(_) | Scope::Role(_) | Scope::Guesses => {}
             }
+        }
+    }
+}
+
+/// Writes the last uses of tokens and sessions. Not in the task that follows changes, which must not wait for writes.
+async fn write_last_uses(authn: Arc<Authn>) {
+    let mut ticks = interval(FOLLOW_STORE_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = authn.write_last_uses().await {
+            tracing::debug!(%error, "the last uses of tokens and sessions could not be written yet");
         }
     }
 }

@@ -7,14 +7,14 @@
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use moka::sync::Cache;
 
 use crate::authz::{Identity, RoleId, Scheme, SessionId, TokenId, texts_of_groups};
-use crate::clock::Timestamp;
+use crate::clock::{Stopwatch, Timestamp};
 use crate::crypto::CacheKey;
 use crate::store::{Follower, Scope};
 
@@ -34,8 +34,12 @@ pub(super) struct IdentityCache {
     changing: Mutex<()>,
     /// Time (Unix ms) at which the store was last asked for changes.
     confirmed: AtomicI64,
+    /// The same moment on a clock that cannot be set.
+    confirmed_since: Mutex<Stopwatch>,
     /// Milliseconds for which that suffices.
     stale_after: AtomicI64,
+    /// True if that clock says that this time has passed.
+    is_cut_off: AtomicBool,
     used: Mutex<HashMap<Used, Timestamp>>,
     /// Minimum time in milliseconds between two recorded uses of a session.
     note_sessions_every: AtomicI64,
@@ -99,7 +103,9 @@ impl IdentityCache {
             all_changed: AtomicU64::new(0),
             changing: Mutex::default(),
             confirmed: AtomicI64::new(0),
+            confirmed_since: Mutex::new(Stopwatch::start()),
             stale_after: AtomicI64::new(i64::MAX),
+            is_cut_off: AtomicBool::new(false),
             used: Mutex::default(),
             note_sessions_every: AtomicI64::new(milliseconds(Self::NOTE_EVERY)),
         }
@@ -116,16 +122,24 @@ impl IdentityCache {
         self.stale_after.store(milliseconds(limit), Ordering::Relaxed);
     }
 
-    /// Records that all changes before `asked` are known.
-    pub(super) fn confirm(&self, asked: Timestamp) {
+    /// Records that all changes before `asked` are known. `since`: the same moment.
+    pub(super) fn confirm(&self, asked: Timestamp, since: Stopwatch) {
+        *self.confirmed_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
         self.confirmed.store(asked.0, Ordering::Release);
+        self.is_cut_off.store(false, Ordering::Release);
+    }
+
+    /// Records that the store could not be asked.
+    pub(super) fn not_confirmed(&self) {
+        let since = *self.confirmed_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let limit = u64::try_from(self.stale_after.load(Ordering::Relaxed)).unwrap_or(u64::MAX);
+        self.is_cut_off.store(since.elapsed() > Duration::from_millis(limit), Ordering::Release);
     }
 
     fn is_stale(&self, now: Timestamp) -> bool {
+        // A clock that was set back makes entries young again; the other one does not.
         let age = now.0.saturating_sub(self.confirmed.load(Ordering::Acquire));
-        // A clock that was set back makes the age meaningless, until the store is asked again.
-        let limit = self.stale_after.load(Ordering::Relaxed);
-        age > limit || age < -CLOCK_STEP_MS && limit < i64::MAX
+        age > self.stale_after.load(Ordering::Relaxed) || self.is_cut_off.load(Ordering::Acquire)
     }
 
     /// Returns the current epoch. Must be called before anything that becomes part of the identity is read.
@@ -250,6 +264,3 @@ impl Follower for IdentityCache {
 fn milliseconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
-
-/// Step of the clock that does not make the identities stale.
-const CLOCK_STEP_MS: i64 = 1000;

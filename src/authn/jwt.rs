@@ -91,11 +91,12 @@ impl Authn {
             Some((loaded, until)) => JwtIdentity::Cached(loaded, known.expires.min(until)),
             None => {
                 let (user, is_stored) = self.upsert_owner(trusted, &known, standing).await?;
+                let is_suspended = user.person.as_ref().is_some_and(|person| person.suspended.is_some());
                 let authenticated = authenticated(user, &known)?;
                 // Shared with tokens of equal claims only if the store has these facts from this token, so that such a
-                // token would change nothing.
+                // token would change nothing; and not while access is suspended, because older tokens stay refused.
                 JwtIdentity::Loaded(Box::new(Authenticated {
-                    claims_key: is_stored.then_some(claims_key),
+                    claims_key: (is_stored && !is_suspended).then_some(claims_key),
                     ..authenticated
                 }))
             }

@@ -13,7 +13,7 @@ use moka::sync::Cache;
 use tokio_util::task::TaskTracker;
 
 use crate::authz::{Identity, Limits, Policies, Scheme};
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, Stopwatch, Timestamp};
 use crate::config;
 use crate::crypto::{CacheKey, CacheKeys};
 use crate::store::{self, Follower as _, Scope, Store, User};
@@ -82,7 +82,7 @@ impl Authn {
     #[must_use]
     pub fn new(config: &config::Authn, store: Arc<Store>, clock: Clock) -> Self {
         let identities = Arc::new(IdentityCache::new(config.cache_entries, config.cache_ttl));
-        identities.confirm(clock.now());
+        identities.confirm(clock.now(), Stopwatch::start());
         let follower = Arc::downgrade(&identities);
         store.follow_changes(follower);
         Self {
@@ -190,11 +190,28 @@ impl Authn {
         }
         let credential = Credential::read(credentials).map_err(Error::Failed)?;
         // One at a time per credential: of a hundred parallel requests with the same password, only one hashes it.
-        let _turn = self.single_flight.enter(cache_key).await;
+        let mut turn = self.single_flight.enter(cache_key).await;
+        if turn.has_failed() {
+            return Err(Error::Store(store::Error::no_answer()));
+        }
         // The request that had the turn before may have cached the identity.
         if let Some(identity) = self.cached(&cache_key, address).await? {
             return Ok(identity);
         }
+        let identity = self.verify(credential, cache_key, address).await;
+        if matches!(identity, Err(Error::Store(_))) {
+            turn.fail();
+        }
+        identity
+    }
+
+    /// Verifies a credential, and loads the identity that it proves.
+    async fn verify(
+        &self,
+        credential: Credential<'_>,
+        cache_key: CacheKey,
+        address: IpAddr,
+    ) -> Result<Arc<Identity>, Error> {
         // From before the verification: if the caches are invalidated meanwhile, the result serves this request only.
         let started = self.identities.epoch();
         let authenticated = match credential {
@@ -275,28 +292,28 @@ impl Authn {
     /// Reads the changes of other processes since the last call, invalidates the identities that they affect, and
     /// returns their scopes for other caches.
     ///
-    /// Called twice a second by `app`, and when the store announces a change. Also writes the last uses of tokens and
-    /// sessions to the store. If the store does not answer, this is logged once, and cached identities remain valid until
-    /// they expire or are older than [`Authn::with_max_staleness`] allows.
+    /// Called twice a second by `app`, and when the store announces a change. If the store does not answer, this is logged
+    /// once, and cached identities remain valid until they expire or are older than [`Authn::with_max_staleness`] allows.
     pub async fn follow_store(&self) -> Vec<Scope> {
-        // The uses are handed over even if the changes could not be read.
         let changes = self.read_changes().await;
-        let uses = self.hand_over_last_uses().await;
-        let (scopes, outcome) = match changes {
-            Ok(scopes) => (scopes, uses),
-            Err(error) => (Vec::new(), Err(error)),
-        };
-        let was_cut_off = self.cut_off.swap(outcome.is_err(), Ordering::Relaxed);
-        if let Err(error) = outcome
-            && !was_cut_off
-        {
-            tracing::warn!(%error, "changes of the store cannot be read, cached identities stay in use until they expire: {error}");
+        let was_cut_off = self.cut_off.swap(changes.is_err(), Ordering::Relaxed);
+        if was_cut_off && changes.is_ok() {
+            // A server that took over from another one may lack the last changes, and count others in their place.
+            self.forget_all();
+            self.throttle.guard();
+            return vec![Scope::Everything];
         }
-        scopes
+        changes.unwrap_or_else(|error| {
+            self.identities.not_confirmed();
+            if !was_cut_off {
+                tracing::warn!(%error, "changes of the store cannot be read, cached identities stay in use until they expire: {error}");
+            }
+            Vec::new()
+        })
     }
 
     async fn read_changes(&self) -> store::Result<Vec<Scope>> {
-        let asked = self.clock.now();
+        let (asked, since) = (self.clock.now(), Stopwatch::start());
         let changes = self.store.changes_since(self.revision.load(Ordering::Acquire)).await?;
         if !changes.scopes.is_empty() {
             self.identities.changed(&changes.scopes);
@@ -305,11 +322,15 @@ impl Authn {
             self.throttle.guard();
         }
         self.revision.store(changes.revision, Ordering::Release);
-        self.identities.confirm(asked);
+        self.identities.confirm(asked, since);
         Ok(changes.scopes)
     }
 
-    async fn hand_over_last_uses(&self) -> store::Result<()> {
+    /// Writes the last uses of tokens and sessions to the store. Those that cannot be written are written next time.
+    ///
+    /// # Errors
+    /// Only those that [`Store`] lists for every method.
+    pub async fn write_last_uses(&self) -> store::Result<()> {
         let used = self.identities.take_used();
         if used.is_empty() {
             return Ok(());

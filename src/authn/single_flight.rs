@@ -1,6 +1,8 @@
 //! Serializes requests with the same credential, so that only the first one verifies it.
 //!
-//! The turn carries no result: the next request finds it in the cache. Contains one entry per credential being checked.
+//! The turn carries no result: the next request finds it in the cache. Only that the credential could not be checked is
+//! passed on, so that requests do not wait for the same failure one after another. Contains one entry per credential
+//! being checked.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +11,8 @@ use tokio::sync::OwnedMutexGuard;
 
 use crate::crypto::CacheKey;
 
-type Lock = Arc<tokio::sync::Mutex<()>>;
+/// True inside if the credential could not be checked.
+type Lock = Arc<tokio::sync::Mutex<bool>>;
 
 /// The credentials that are being checked.
 #[derive(Debug, Default)]
@@ -32,7 +35,21 @@ pub(super) struct Turn<'a> {
     single_flight: &'a SingleFlight,
     key: CacheKey,
     lock: Lock,
-    held: Option<OwnedMutexGuard<()>>,
+    held: Option<OwnedMutexGuard<bool>>,
+}
+
+impl Turn<'_> {
+    /// Returns true if the credential could not be checked while this request waited.
+    pub(super) fn has_failed(&self) -> bool {
+        self.held.as_ref().is_some_and(|failed| **failed)
+    }
+
+    /// Tells the requests that wait that the credential cannot be checked.
+    pub(super) fn fail(&mut self) {
+        if let Some(failed) = &mut self.held {
+            **failed = true;
+        }
+    }
 }
 
 impl Drop for Turn<'_> {

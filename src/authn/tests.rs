@@ -350,14 +350,14 @@ async fn the_last_use_of_a_token_is_handed_over_once_a_minute() {
     let header = bearer(&secret);
     let last_used = async || world.store.token(token.id).await.unwrap().unwrap().last_used;
     world.ask(&header, HERE).await.unwrap();
-    world.authn.follow_store().await;
+    world.authn.write_last_uses().await.unwrap();
     assert_eq!(last_used().await, Some(START));
     for (seconds, expected) in [(30, 0), (29, 0), (1, 60), (30, 60), (40, 130)] {
         world.clock.advance(Duration::from_secs(seconds));
         if world.recent(&header).is_none() {
             world.ask(&header, HERE).await.unwrap();
         }
-        world.authn.follow_store().await;
+        world.authn.write_last_uses().await.unwrap();
         assert_eq!(last_used().await, Some(START.plus(Duration::from_secs(expected))));
     }
     assert_eq!(world.store.token(TokenId(token.id.0)).await.unwrap().unwrap().revoked, None);
@@ -382,6 +382,23 @@ async fn a_change_in_another_process_is_seen_at_the_next_refresh() {
 }
 
 #[tokio::test]
+async fn requests_that_wait_for_a_credential_share_the_failure_of_the_store() {
+    let world = World::new().await;
+    let (secret, _) = world.token(&world.bob, "ci").await;
+    let header = bearer(&secret);
+    let key = world.authn.cache_key(RawCredentials::authorization(header.as_bytes())).unwrap();
+    let mut first = world.authn.single_flight.enter(key).await;
+    let waiting = world.ask(&header, HERE);
+    tokio::pin!(waiting);
+    assert!(tokio::time::timeout(Duration::ZERO, waiting.as_mut()).await.is_err());
+    first.fail();
+    drop(first);
+    assert!(matches!(waiting.await, Err(Error::Store(_))));
+    assert_eq!(world.answer(&header, HERE).await, "bob", "who comes later asks the store");
+    assert_eq!(world.authn.single_flight.count(), 0);
+}
+
+#[tokio::test]
 async fn refreshing_without_a_store_loses_nothing() {
     let world = World::new().await;
     let (secret, _) = world.token(&world.bob, "ci").await;
@@ -389,7 +406,8 @@ async fn refreshing_without_a_store_loses_nothing() {
     world.ask(&bearer(&secret), HERE).await.unwrap();
     world.store.close().await;
     world.authn.follow_store().await;
-    world.authn.follow_store().await;
+    assert!(world.authn.write_last_uses().await.is_err());
+    assert!(world.authn.write_last_uses().await.is_err());
     assert!(world.recent(&bearer(&secret)).is_some());
     assert_eq!(world.authn.identities.take_used().len(), 1, "to be handed over later");
 }
@@ -523,14 +541,14 @@ async fn no_change_of_the_store_leaves_an_identity_that_it_would_load_differentl
     let create = crate::authz::Mutation::Create { kind: model, name: name.to_owned() };
     for user in [ann.id, ben.id] {
         world.clock.advance(Duration::from_millis(5));
-        let intent = store.begin(&create, user).await.unwrap();
+        let intent = store.begin(&create, user, &[]).await.unwrap();
         store.finish_create(&actor, intent, model, name, user, &[]).await.unwrap();
         check("finish_create").await;
     }
-    let intent = store.begin(&create, ann.id).await.unwrap();
+    let intent = store.begin(&create, ann.id, &[]).await.unwrap();
     store.finish_rename(&actor, intent, model, name, "n").await.unwrap();
     check("finish_rename").await;
-    let intent = store.begin(&create, ann.id).await.unwrap();
+    let intent = store.begin(&create, ann.id, &[]).await.unwrap();
     store.finish_drop(&actor, intent, model, "n").await.unwrap();
     check("finish_drop").await;
     store.own(&actor, ResourceKind::Job, "j", ann.id).await.unwrap();

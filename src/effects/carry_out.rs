@@ -36,7 +36,11 @@ impl Parts {
         let mut begun = Vec::with_capacity(mutations.len());
         for mutation in mutations {
             self.settle_names_of(&mutation).await?;
-            let intent = self.store.begin(&mutation, maker.user).await.map_err(EffectError::NotBegun)?;
+            let turns: Vec<String> = Key::of(&mutation).iter().map(Key::lease).collect();
+            let intent = self.store.begin(&mutation, maker.user, &turns).await.map_err(|error| match error {
+                store::Error::TakenOver => EffectError::Taken,
+                error => EffectError::NotBegun(error),
+            })?;
             begun.push((intent, mutation));
         }
         Ok(begun)
@@ -146,7 +150,10 @@ impl Parts {
                 store.finish_rename(actor, intent, *kind, from, to).await
             }
         };
-        finished.map_err(EffectError::NotFinished)
+        finished.map_err(|error| match error {
+            store::Error::TakenOver => EffectError::TakenOver,
+            error => EffectError::NotFinished(error),
+        })
     }
 
     /// Renames and deletes a new experiment if a purged one of the same ID left datasets, jobs or artifacts, which the new

@@ -25,6 +25,7 @@ use turns::{Key, Late, Turns};
 use crate::authn::Authn;
 use crate::authz::{DefaultPermission, Identity, Permit, UserId};
 use crate::budget::{Full, Share, expected_answer};
+use crate::clock::Timestamp;
 use crate::mlflow::FollowUp;
 use crate::resolve::{self, Resolver};
 use crate::store::{self, Actor, Scope, Store, User};
@@ -56,6 +57,9 @@ pub enum EffectError {
     /// MLflow carried out the change, but the grants could not be written. The intent stays and is completed later.
     #[error("MLflow made the change, but its permissions could not be written: {0}")]
     NotFinished(#[source] store::Error),
+    /// This process was cut off from the store, and another one has completed or dropped the change.
+    #[error("another process took the change over")]
+    TakenOver,
     /// MLflow created an experiment, but cannot be asked now whether its ID was used before. The intent stays and is completed
     /// later.
     #[error("MLflow created the experiment, but it cannot be checked whether data is left under its ID: {0}")]
@@ -101,6 +105,8 @@ struct Parts {
     /// change at a time of the AI gateway's secrets and model definitions, and one new experiment with a chosen location.
     turns: Turns,
     tracker: TaskTracker,
+    /// Intents from before this time are those of an earlier process.
+    started: Timestamp,
 }
 
 impl Effects {
@@ -114,8 +120,9 @@ impl Effects {
         default_permission: DefaultPermission,
         tracker: TaskTracker,
     ) -> Self {
-        let turns = Turns::default();
-        let parts = Parts { store, authn, upstream, resolver, default_permission, turns, tracker: tracker.clone() };
+        let (turns, started) = (Turns::default(), store.now());
+        let tasks = tracker.clone();
+        let parts = Parts { store, authn, upstream, resolver, default_permission, turns, tracker: tasks, started };
         Self { parts: Arc::new(parts), tracker }
     }
 

@@ -30,6 +30,7 @@ impl Effects {
             let id = intent.id;
             match impatiently(self.parts.settle(intent)).await {
                 Ok(()) => settled += 1,
+                Err(ReconcileError::TooEarly) => {}
                 // An intent that cannot be settled must not block the others.
                 Err(error) => tracing::warn!(intent = id, %error, "an interrupted effect cannot be settled yet"),
             }
@@ -45,6 +46,9 @@ pub enum ReconcileError {
     Store(#[from] store::Error),
     #[error(transparent)]
     Resolve(#[from] resolve::Error),
+    /// MLflow has not carried out the mutation, and may still be about to.
+    #[error("MLflow may still carry out the change of a process that has ended")]
+    TooEarly,
 }
 
 impl Parts {
@@ -55,9 +59,14 @@ impl Parts {
         let names = Key::of(mutation);
         for intent in self.store.intents().await.map_err(EffectError::NotBegun)? {
             if !names.is_disjoint(&Key::of(&intent.mutation)) {
+                if intent.holder == Holder::Other {
+                    // Its process was cut off, lost its turn, and is back.
+                    return Err(EffectError::Taken);
+                }
                 impatiently(self.settle(intent)).await.map_err(|error| match error {
                     ReconcileError::Store(error) => EffectError::NotBegun(error),
                     ReconcileError::Resolve(error) => EffectError::Unsettled(error),
+                    ReconcileError::TooEarly => EffectError::Taken,
                 })?;
             }
         }
@@ -65,21 +74,34 @@ impl Parts {
     }
 
     async fn settle(&self, intent: Intent) -> Result<(), ReconcileError> {
-        match &intent.mutation {
-            Mutation::Create { kind, name } => self.settle_create(&intent, *kind, name).await?,
-            Mutation::Delete { kind, key } => self.settle_delete(&intent, *kind, key).await?,
-            Mutation::Rename { kind, from, to } => self.settle_rename(&intent, *kind, from, to).await?,
+        let settled = match &intent.mutation {
+            Mutation::Create { kind, name } => self.settle_create(&intent, *kind, name).await,
+            Mutation::Delete { kind, key } => self.settle_delete(&intent, *kind, key).await,
+            Mutation::Rename { kind, from, to } => self.settle_rename(&intent, *kind, from, to).await,
+        };
+        match settled {
+            // Its process was faster after all.
+            Err(ReconcileError::Store(store::Error::TakenOver)) => Ok(()),
+            settled => settled,
         }
-        Ok(())
+    }
+
+    /// Drops an intent that MLflow has not carried out. The request of a process that has ended may still wait in MLflow; it
+    /// is dropped only after the time in which MLflow answers.
+    async fn was_not_done(&self, intent: &Intent) -> Result<(), ReconcileError> {
+        let is_of_another = intent.holder != Holder::Own || intent.created < self.started;
+        let age = self.store.now().since(intent.created);
+        if is_of_another && age < self.upstream.response_timeout() {
+            return Err(ReconcileError::TooEarly);
+        }
+        Ok(self.store.abandon(intent.id).await?)
     }
 
     async fn settle_create(&self, intent: &Intent, kind: ResourceKind, name: &str) -> Result<(), ReconcileError> {
         let found = self.resolver.born(kind, name).await?;
         // An older resource with that name is not the one that was to be created.
         let new = found.filter(|(_, created)| *created >= intent.created.0 - CLOCK_SKEW_MS);
-        let (Some((resource, _)), Some(user)) = (new, intent.user) else {
-            return Ok(self.store.abandon(intent.id).await?);
-        };
+        let (Some((resource, _)), Some(user)) = (new, intent.user) else { return self.was_not_done(intent).await };
         let is_owned = self.store.is_owned_since(resource.kind, &resource.key, intent.created).await?;
         // The grant may have been written before the crash, or by an administrator since.
         if is_owned || self.put_aside(&resource).await? {
@@ -103,7 +125,7 @@ impl Parts {
             self.resolver.is_there(kind, key).await?
         };
         if still_exists {
-            Ok(self.store.abandon(intent.id).await?)
+            self.was_not_done(intent).await
         } else {
             Ok(self.store.finish_drop(&Actor::proxy(), intent.id, kind, key).await?)
         }
@@ -122,7 +144,7 @@ impl Parts {
         if is_renamed {
             Ok(self.store.finish_rename(&Actor::proxy(), intent.id, kind, from, to).await?)
         } else {
-            Ok(self.store.abandon(intent.id).await?)
+            self.was_not_done(intent).await
         }
     }
 

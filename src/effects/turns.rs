@@ -34,7 +34,7 @@ impl Key {
     }
 
     /// Returns the name of the lease of this turn.
-    fn lease(&self) -> String {
+    pub(super) fn lease(&self) -> String {
         match self {
             Self::Gateway => "turn:gateway".to_owned(),
             Self::Location => "turn:location".to_owned(),
@@ -74,11 +74,13 @@ impl Turn {
             let shared = Shared { store: Arc::clone(store), tracker: tracker.clone(), names: Vec::new() };
             // Before the lease is taken: if this request goes away while it waits for the store, it may have it.
             self.shared.get_or_insert(shared).names.push(name.clone());
-            while !store.hold(&name).await? {
+            let mut pause = AGAIN;
+            while store.is_held_elsewhere(&name).await? || !store.hold(&name).await? {
                 if waiting.elapsed() >= patience {
                     return Ok(None);
                 }
-                tokio::time::sleep(AGAIN).await;
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(AGAIN_AT_LATEST);
             }
         }
         Ok(Some(self))
@@ -111,8 +113,9 @@ struct Shared {
     names: Vec<String>,
 }
 
-/// Pause before a lease of another process is tried again.
-const AGAIN: Duration = Duration::from_millis(50);
+/// First pause before a lease of another process is looked at again; each further one is twice as long.
+const AGAIN: Duration = Duration::from_millis(25);
+const AGAIN_AT_LATEST: Duration = Duration::from_millis(400);
 const RELEASE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Error: the turn did not come in time.

@@ -18,6 +18,7 @@ use crate::http::{ErrorCode, HeadError, PathError, QueryError, ReadError, Reply,
 use crate::mlflow::{AddressError, Feature, GraphqlError, JsonError, LocateError, OtlpError};
 use crate::resolve;
 use crate::server::EdgeRefusal;
+use crate::store;
 use crate::upstream;
 
 /// The reason why a request ends without MLflow's response.
@@ -218,6 +219,7 @@ impl Error {
                 | EffectError::Changed
                 | EffectError::LookUp(_)
                 | EffectError::NotFinished(_)
+                | EffectError::TakenOver
                 | EffectError::Unchecked(_)
                 | EffectError::UsedId(_)
                 | EffectError::Lost,
@@ -273,15 +275,16 @@ impl Error {
             Self::List(ListError::RowTooLarge(_)) => "answer_too_large",
             Self::List(ListError::PageToken | ListError::MaxResults) => "parameters",
             Self::List(_) | Self::Effect(EffectError::Upstream(_) | EffectError::Unsettled(_)) => "upstream",
+            Self::Effect(EffectError::NotBegun(store::Error::Nul | store::Error::TooLong(_))) => "invalid_name",
             Self::Effect(EffectError::NotBegun(_)) => "store",
             Self::Effect(EffectError::UsedId(_)) => "used_id",
             Self::Effect(EffectError::LookUp(_)) => "upstream",
             Self::Effect(EffectError::Changed) => "conflict",
             Self::Effect(EffectError::Taken) => "turn_taken",
             Self::Effect(EffectError::NoRoom(_)) => "inspection_share",
-            Self::Effect(EffectError::NotFinished(_) | EffectError::Unchecked(_) | EffectError::Lost) => {
-                "effect_unfinished"
-            }
+            Self::Effect(
+                EffectError::NotFinished(_) | EffectError::TakenOver | EffectError::Unchecked(_) | EffectError::Lost,
+            ) => "effect_unfinished",
         }
     }
 
@@ -419,6 +422,12 @@ fn effect(error: EffectError) -> Reply {
     match error {
         EffectError::Upstream(error) => unavailable(&error),
         EffectError::LookUp(error) => resolve(&error),
+        EffectError::NotBegun(store::Error::Nul) => {
+            Reply::invalid("Names must not contain the character U+0000.".to_owned())
+        }
+        EffectError::NotBegun(error @ store::Error::TooLong(_)) => {
+            Reply::invalid(format!("This name cannot be used: {error}."))
+        }
         EffectError::NotBegun(_) => own::store_unavailable(),
         EffectError::Unsettled(_) => Reply::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -448,7 +457,7 @@ fn effect(error: EffectError) -> Reply {
              again in a few seconds.",
         )
         .with(header::RETRY_AFTER, HeaderValue::from_static("2")),
-        EffectError::Lost => Reply::new(
+        EffectError::Lost | EffectError::TakenOver => Reply::new(
             StatusCode::BAD_GATEWAY,
             ErrorCode::TemporarilyUnavailable,
             "This request failed while it was carried out. Check if MLflow made the change before you repeat it.",

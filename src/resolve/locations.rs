@@ -194,12 +194,15 @@ impl Resolver {
         if path.experiment().is_some() || path.is_of_skills() {
             return Ok(false);
         }
+        // Another process may have created the last one.
+        self.forget_locations();
         let known = self.known_locations(Age::Recent).await?;
         let taken = path.ancestors().any(|path| known.owners.contains_key(path));
         Ok(!taken && known.inside(&path).next().is_none())
     }
 
-    /// Invalidates the cached locations, because an experiment was just created through the proxy.
+    /// Invalidates the cached locations, because an experiment was created through this or another process, or may have
+    /// been.
     pub fn forget_locations(&self) {
         self.locations.created.fetch_add(1, Ordering::AcqRel);
         self.locations.stale.store(true, Ordering::Release);

@@ -38,21 +38,25 @@ pub enum Holder {
 
 impl Store {
     /// Records a mutation before it is sent to MLflow, and returns the ID of the intent. If this fails, the request
-    /// must not be sent.
+    /// must not be sent. `turns`: the rights to change the names, see [`Store::hold`].
     ///
     /// # Errors
-    /// Only those that [`Store`] lists for every method.
-    pub async fn begin(&self, mutation: &Mutation, user: UserId) -> Result<i64> {
+    /// [`Error::TooLong`]; [`Error::TakenOver`] if another process has one of these rights by now.
+    pub async fn begin(&self, mutation: &Mutation, user: UserId, turns: &[String]) -> Result<i64> {
         let (word, kind, subject, new, user) = match mutation {
             Mutation::Create { kind, name } => ("create", kind, name, None, Some(user.0)),
             Mutation::Delete { kind, key } => ("drop", kind, key, None, None),
             Mutation::Rename { kind, from, to } => ("rename", kind, from, Some(to), None),
         };
+        for name in mutation.names() {
+            super::check_key(name)?;
+        }
         let created = self.now().0;
         // An explicit transaction: a single statement with RETURNING does not report that its commit failed.
         let mut tx = self.writer.begin().await?;
         // A process that could not renew its existence would otherwise lose the intent to another one at once.
         self.exist(&mut tx).await?;
+        self.confirm(&mut tx, turns).await?;
         let id = sql("INSERT INTO intents (effect, kind, subject, new, user_id, created, holder)
              VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING id");
         let id = id.bind(word).bind(kind.as_str()).bind(subject).bind(new).bind(user).bind(created);
@@ -80,10 +84,7 @@ impl Store {
         shared: &[OnCreate],
     ) -> Result<()> {
         let mut change = self.change().await?;
-        if !change.is_open(intent).await? && change.has_owner(kind, key).await? {
-            // Another process has settled the intent, and who owns the resource now is its or a later decision.
-            return Ok(());
-        }
+        change.check_open(intent).await?;
         let dropped = change.drop_older_grants(kind, key, intent).await?;
         let mut detail = match change.user(user).await {
             Ok(creator) => {
@@ -105,7 +106,11 @@ impl Store {
             detail += &format!(", {dropped} older grants dropped");
         }
         change.end(intent).await?;
-        change.affects([Scope::Name(key.to_owned())]);
+        change.affects([match kind {
+            // Its artifact location is new too.
+            ResourceKind::Experiment => Scope::Experiment(key.to_owned()),
+            _ => Scope::Name(key.to_owned()),
+        }]);
         change.commit(actor, "resource.create", format!("{kind}:{key}"), detail).await
     }
 
@@ -128,10 +133,7 @@ impl Store {
     /// Only those that [`Store`] lists for every method.
     pub async fn finish_drop(&self, actor: &Actor, intent: i64, kind: ResourceKind, key: &str) -> Result<()> {
         let mut change = self.change().await?;
-        if !change.is_open(intent).await? {
-            // Settled by another process; the name may have a new owner since.
-            return Ok(());
-        }
+        change.check_open(intent).await?;
         let mut dropped = 0;
         for kind in kind.sharing_names() {
             let drop = sql(
@@ -159,9 +161,7 @@ impl Store {
         to: &str,
     ) -> Result<()> {
         let mut change = self.change().await?;
-        if !change.is_open(intent).await? {
-            return Ok(());
-        }
+        change.check_open(intent).await?;
         let (mut moved, mut dropped) = (0, 0);
         if from != to {
             dropped = change.drop_older_grants(kind, to, intent).await?;
@@ -231,17 +231,10 @@ impl Change {
         Ok(self.add_grant(&Grant { subject, kind, selector, permission }).await?.is_some())
     }
 
-    /// Returns true if an intent exists, and locks it.
-    async fn is_open(&mut self, intent: i64) -> Result<bool> {
+    /// Locks an intent. Refuses one that another process has settled: who has the name now is its or a later decision.
+    async fn check_open(&mut self, intent: i64) -> Result<()> {
         let open = sql("UPDATE intents SET created = created WHERE id = $1").bind(intent);
-        Ok(open.execute(self.on()).await? > 0)
-    }
-
-    /// Returns true if any subject has MANAGE on exactly this resource.
-    async fn has_owner(&mut self, kind: ResourceKind, key: &str) -> Result<bool> {
-        let owner =
-            sql("SELECT 1 FROM grants WHERE form = 'exact' AND kind = $1 AND selector = $2 AND permission = 'MANAGE'");
-        Ok(owner.bind(kind.as_str()).bind(key).fetch_optional(self.on()).await?.is_some())
+        if open.execute(self.on()).await? == 0 { Err(Error::TakenOver) } else { Ok(()) }
     }
 
     async fn end(&mut self, intent: i64) -> Result<()> {

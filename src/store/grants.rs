@@ -6,7 +6,7 @@ use super::change::Change;
 use super::changes::Scope;
 use super::db::{Sql, sql};
 use super::rows::{selector_columns, subject_columns};
-use super::{Actor, Error, Result, Store, rows};
+use super::{Actor, Error, Result, Store, check_key, rows};
 use crate::authz::{Grant, Permission, ResourceKind, Selector, Subject};
 
 /// A grant with its ID, which identifies it in MLflow's role API.
@@ -178,6 +178,13 @@ impl Store {
     }
 }
 
+/// Refuses a grant with texts that the databases cannot index.
+fn check_sizes(grant: &Grant) -> Result<()> {
+    let (_, subject) = subject_columns(&grant.subject);
+    let (_, selector) = selector_columns(&grant.selector);
+    check_key(&subject).and_then(|()| check_key(selector))
+}
+
 impl Change {
     /// Returns the notation of a subject in the audit log.
     async fn subject(&mut self, subject: &Subject) -> Result<String> {
@@ -199,6 +206,7 @@ impl Change {
 
     /// Creates a grant and returns its ID; `None` when the subject already has a grant on that selector.
     pub(super) async fn add_grant(&mut self, grant: &Grant) -> Result<Option<i64>> {
+        check_sizes(grant)?;
         self.affects([Scope::from(&grant.subject)]);
         let (subject_kind, subject) = subject_columns(&grant.subject);
         let (form, selector) = selector_columns(&grant.selector);
@@ -218,6 +226,7 @@ impl Change {
 
     /// Creates a grant, or changes the level of the existing one.
     pub(super) async fn put_grant(&mut self, grant: &Grant) -> Result<()> {
+        check_sizes(grant)?;
         self.affects([Scope::from(&grant.subject)]);
         let (subject_kind, subject) = subject_columns(&grant.subject);
         let (form, selector) = selector_columns(&grant.selector);

@@ -6,16 +6,17 @@
 //! Times are those of the database; see [`Store::now`]. A store that is not shared has one process that serves, which
 //! holds everything, and no rows are written.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::db::{Pool, Tx, sql};
-use super::{Result, Store};
-use crate::clock::Timestamp;
+use super::{Error, Result, Store};
+use crate::clock::{Stopwatch, Timestamp};
 
 /// Time after which a process that did not renew its existence counts as gone.
 const GONE_AFTER: Duration = Duration::from_secs(15);
+/// Difference in milliseconds up to which clocks count as equal.
+const CLOCK_STEP_MS: i64 = 500;
 
 impl Store {
     /// Interval at which a serving process must call [`Store::keep_alive`].
@@ -27,7 +28,7 @@ impl Store {
         matches!(self.readers, Pool::Postgres(_))
     }
 
-    /// Renews the existence of this process, and compares its clock with that of the database.
+    /// Renews the existence of this process, and lets its clock follow that of the database.
     ///
     /// # Errors
     /// Only those that [`Store`] lists for every method.
@@ -35,7 +36,7 @@ impl Store {
         if !self.is_shared() {
             return Ok(());
         }
-        self.compare_clocks().await?;
+        self.follow_clock().await?;
         let mut tx = self.writer.begin().await?;
         self.exist(&mut tx).await?;
         Ok(tx.commit().await?)
@@ -78,6 +79,31 @@ impl Store {
         Ok(is_taken)
     }
 
+    /// Returns true if another process that exists has this right. Only reads, for those who wait.
+    ///
+    /// # Errors
+    /// Only those that [`Store`] lists for every method.
+    pub async fn is_held_elsewhere(&self, name: &str) -> Result<bool> {
+        let held = sql("SELECT 1 FROM leases WHERE name = $1 AND holder <> $2 AND EXISTS (
+                 SELECT 1 FROM leases AS other WHERE other.name = 'replica:' || leases.holder AND other.until > $3)");
+        let held = held.bind(name).bind(&*self.replica).bind(self.gone_before().0);
+        Ok(held.fetch_optional(&self.readers).await?.is_some())
+    }
+
+    /// Locks rights that this process has until the transaction ends. Fails if another process has one by now.
+    pub(super) async fn confirm(&self, tx: &mut Tx, names: &[String]) -> Result<()> {
+        if !self.is_shared() {
+            return Ok(());
+        }
+        for name in names {
+            let lock = sql("UPDATE leases SET until = until WHERE name = $1 AND holder = $2");
+            if lock.bind(name.as_str()).bind(&*self.replica).execute(&mut *tx).await? == 0 {
+                return Err(Error::TakenOver);
+            }
+        }
+        Ok(())
+    }
+
     /// Gives an exclusive right up.
     ///
     /// # Errors
@@ -86,9 +112,14 @@ impl Store {
         if !self.is_shared() {
             return Ok(());
         }
+        let mut tx = self.writer.begin().await?;
+        // Waits for a `hold` that was cancelled while its commit was under way, whose row a deletion alone would not see.
+        let wait = sql("INSERT INTO leases (name, holder, until) VALUES ($1, $2, $3)
+             ON CONFLICT (name) DO UPDATE SET until = excluded.until");
+        wait.bind(name).bind(&*self.replica).bind(i64::MAX).execute(&mut tx).await?;
         let release = sql("DELETE FROM leases WHERE name = $1 AND holder = $2");
-        release.bind(name).bind(&*self.replica).execute(&self.writer).await?;
-        Ok(())
+        release.bind(name).bind(&*self.replica).execute(&mut tx).await?;
+        Ok(tx.commit().await?)
     }
 
     /// Records the use of an identifier that is accepted once. Returns false if it was used before, in whichever
@@ -114,21 +145,29 @@ impl Store {
         self.sweep_guesses().await
     }
 
-    /// Returns the time of the database. It is the process's clock, corrected by the difference that was last measured.
+    /// Returns the time, which on a shared store is that of the database.
     #[must_use]
     pub fn now(&self) -> Timestamp {
-        Timestamp(self.clock.now().0.saturating_add(self.skew.load(Ordering::Relaxed)))
+        self.clock.now()
     }
 
-    /// Measures the difference to the database's clock, except for the clocks of tests.
-    pub(super) async fn compare_clocks(&self) -> Result<()> {
+    /// Corrects the process's clock by its difference to the database's, except for the clocks of tests.
+    pub(super) async fn follow_clock(&self) -> Result<()> {
         if !self.is_shared() || !self.clock.is_system() {
             return Ok(());
         }
-        let before = self.clock.now().0;
+        let (before, took) = (self.clock.now().0, Stopwatch::start());
         let there: i64 = sql(self.readers.time()).scalar(&self.readers).await?;
-        let after = self.clock.now().0;
-        self.skew.store(there.saturating_sub(before.midpoint(after)), Ordering::Relaxed);
+        // An answer that had to wait, for a connection for instance, says little.
+        let took = i64::try_from(took.elapsed().as_millis()).unwrap_or(i64::MAX);
+        let ahead = there.saturating_sub(before.saturating_add(took / 2));
+        if took <= CLOCK_STEP_MS / 2 && ahead.abs() >= CLOCK_STEP_MS {
+            tracing::warn!(
+                milliseconds = ahead,
+                "the clock of the database differs from that of this process, which follows it from now on; check NTP on both"
+            );
+            self.clock.correct(ahead);
+        }
         Ok(())
     }
 

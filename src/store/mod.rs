@@ -4,7 +4,6 @@
 //! also raises [`Store::revision`] so that caches, in this process or another, are refreshed.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
 
 use crate::clock::Clock;
 
@@ -61,8 +60,6 @@ pub struct Store {
     followers: changes::Followers,
     /// Identifies this process among those on the same store.
     replica: Arc<str>,
-    /// Milliseconds by which the database's clock is ahead of this process's clock.
-    skew: Arc<AtomicI64>,
     existence: Arc<leases::Existence>,
 }
 
@@ -184,11 +181,30 @@ pub enum Error {
     Unavailable(#[source] sqlx::Error),
     #[error("the text contains NUL, which the store cannot hold")]
     Nul,
+    /// Databases cannot index longer ones.
+    #[error("a name or pattern of {0} bytes is too long for permissions; {MAX_KEY} are allowed")]
+    TooLong(usize),
+    /// Another process took the change over, because this one was cut off, and has completed or dropped it.
+    #[error("another process completed or dropped the change")]
+    TakenOver,
     #[error("the store holds a row that cannot be read: {0}")]
     Corrupt(String),
 }
 
+/// Maximum size in bytes of the key or pattern in a grant.
+pub(super) const MAX_KEY: usize = 1024;
+
+/// Refuses a key or pattern that cannot be in a grant.
+fn check_key(key: &str) -> Result<()> {
+    if key.len() > MAX_KEY { Err(Error::TooLong(key.len())) } else { Ok(()) }
+}
+
 impl Error {
+    /// The error of a caller that waited for another one, which the store did not answer.
+    pub(crate) const fn no_answer() -> Self {
+        Self::Unavailable(sqlx::Error::PoolTimedOut)
+    }
+
     #[expect(clippy::needless_pass_by_value, reason = "the argument of `map_err`")]
     fn open(error: sqlx::Error) -> Self {
         Self::Open(error.to_string())

@@ -48,7 +48,7 @@ impl Store {
         };
         let store = Self::over(writer, readers, clock);
         store.migrate(used).await?;
-        store.compare_clocks().await?;
+        store.follow_clock().await?;
         Ok(store)
     }
 
@@ -59,7 +59,6 @@ impl Store {
             clock,
             followers: Followers::default(),
             replica: crypto::random_text().into(),
-            skew: Arc::default(),
             existence: Arc::default(),
         }
     }

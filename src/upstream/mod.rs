@@ -194,6 +194,12 @@ impl Upstream {
         Ok(Self { client, scheme, authority, host, prefix, seen, response_timeout, gate, patience, large })
     }
 
+    /// Returns the time after which a request that MLflow did not answer has failed.
+    #[must_use]
+    pub const fn response_timeout(&self) -> Duration {
+        self.response_timeout
+    }
+
     /// Returns the authority that MLflow expects in `Host` and uses in its redirects.
     #[must_use]
     pub fn authority(&self) -> &Authority {

@@ -328,6 +328,22 @@ async fn a_token_that_outlived_a_suspension_wakes_no_older_one() {
 }
 
 #[tokio::test]
+async fn a_token_from_before_a_suspension_is_refused_where_a_newer_one_is_in_memory() {
+    let world = World::new().await;
+    // No process has seen it; its claims are those of the newer one, apart from `iat` and `jti`.
+    let old = world.token(&json!({}));
+    let user = world.ask(&world.token(&json!({ "jti": "2" }))).await.unwrap().user;
+    world.clock.advance(Duration::from_secs(5));
+    let actor = Actor { name: "test".to_owned(), token: None, address: None };
+    world.store.suspend(&actor, user, "logout").await.unwrap();
+    world.clock.advance(Duration::from_secs(5));
+    for jti in ["3", "4"] {
+        assert_eq!(world.answer(&world.token(&json!({ "jti": jti }))).await, "ann@example.com");
+    }
+    assert_eq!(world.answer(&old).await, "owner_suspended");
+}
+
+#[tokio::test]
 async fn an_old_token_hides_no_news_that_a_newer_one_brings() {
     let world = World::new().await;
     let old = world.token(&json!({}));

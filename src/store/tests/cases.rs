@@ -290,7 +290,7 @@ async fn a_model_called_star_does_not_make_its_creator_master_of_all_models() {
     let alice = user(&store, "alice").await;
     for name in ["*", "glob:*"] {
         let kind = ResourceKind::RegisteredModel;
-        let intent = store.begin(&Mutation::Create { kind, name: name.to_owned() }, alice.id).await.unwrap();
+        let intent = store.begin(&Mutation::Create { kind, name: name.to_owned() }, alice.id, &[]).await.unwrap();
         store.finish_create(&actor(), intent, kind, name, alice.id, &[]).await.unwrap();
     }
     let held: GrantSet = store.grants_of(&Subject::User(alice.id)).await.unwrap().into_iter().collect();
@@ -305,7 +305,7 @@ async fn a_creator_gets_manage_also_over_an_older_grant() {
     let (kind, subject) = (ResourceKind::RegisteredModel, Subject::User(alice.id));
     store.create_grant(&actor(), &grant(subject.clone(), kind, "fraud", Permission::Read)).await.unwrap();
     let mutation = Mutation::Create { kind, name: "fraud".to_owned() };
-    let intent = store.begin(&mutation, alice.id).await.unwrap();
+    let intent = store.begin(&mutation, alice.id, &[]).await.unwrap();
     assert_eq!(store.intents().await.unwrap()[0].mutation, mutation);
     store.finish_create(&actor(), intent, kind, "fraud", alice.id, &[]).await.unwrap();
     assert_eq!(store.grants_of(&subject).await.unwrap(), [grant(subject, kind, "fraud", Permission::Manage)]);
@@ -320,7 +320,7 @@ async fn after_creation(kind: ResourceKind, key: &str, before: &[Grant]) -> Vec<
         store.create_grant(&actor(), grant).await.unwrap();
     }
     clock.advance(Duration::from_millis(1));
-    let intent = store.begin(&Mutation::Create { kind, name: "x".to_owned() }, alice.id).await.unwrap();
+    let intent = store.begin(&Mutation::Create { kind, name: "x".to_owned() }, alice.id, &[]).await.unwrap();
     let during = grant(Subject::Group("during".to_owned()), kind, key, Permission::Read);
     store.create_grant(&actor(), &during).await.unwrap();
     store.finish_create(&actor(), intent, kind, key, alice.id, &[]).await.unwrap();
@@ -375,7 +375,7 @@ async fn a_creator_whose_account_is_gone_leaves_neither_grant_nor_intent() {
     let (store, _) = memory().await;
     let alice = user(&store, "alice").await;
     let kind = ResourceKind::Experiment;
-    let intent = store.begin(&Mutation::Create { kind, name: "x".to_owned() }, alice.id).await.unwrap();
+    let intent = store.begin(&Mutation::Create { kind, name: "x".to_owned() }, alice.id, &[]).await.unwrap();
     store.delete_user(&actor(), alice.id).await.unwrap();
     store.finish_create(&actor(), intent, kind, "12", alice.id, &[]).await.unwrap();
     assert!(store.grants().await.unwrap().is_empty());
@@ -402,7 +402,7 @@ async fn deleting_a_thing_drops_everybodys_exact_grants_on_it_and_no_others() {
     // A name is a model or a prompt, and may have been the other before.
     let as_prompt = grant(group("a"), ResourceKind::Prompt, "fraud", Permission::Read);
     store.create_grant(&actor(), &as_prompt).await.unwrap();
-    let intent = store.begin(&Mutation::Delete { kind, key: "fraud".to_owned() }, UserId(1)).await.unwrap();
+    let intent = store.begin(&Mutation::Delete { kind, key: "fraud".to_owned() }, UserId(1), &[]).await.unwrap();
     store.finish_drop(&actor(), intent, kind, "fraud").await.unwrap();
     let left = store.grants().await.unwrap();
     assert_eq!(left.len(), stays.len());
@@ -427,7 +427,7 @@ async fn a_rename_moves_grants_and_drops_older_ones_at_the_new_name() {
     }
     clock.advance(Duration::from_millis(1));
     let mutation = Mutation::Rename { kind, from: "old".to_owned(), to: "new".to_owned() };
-    let intent = store.begin(&mutation, UserId(1)).await.unwrap();
+    let intent = store.begin(&mutation, UserId(1), &[]).await.unwrap();
     assert_eq!(store.intents().await.unwrap()[0].mutation, mutation);
     store.finish_rename(&actor(), intent, kind, "old", "new").await.unwrap();
     assert_eq!(
@@ -439,7 +439,7 @@ async fn a_rename_moves_grants_and_drops_older_ones_at_the_new_name() {
             grant(group("d"), kind, "older", Permission::Edit),
         ]
     );
-    let intent = store.begin(&mutation, UserId(1)).await.unwrap();
+    let intent = store.begin(&mutation, UserId(1), &[]).await.unwrap();
     store.finish_rename(&actor(), intent, kind, "new", "new").await.unwrap();
     assert_eq!(store.grants().await.unwrap().len(), 4, "renaming to the same name loses nothing");
     assert!(store.intents().await.unwrap().is_empty());
@@ -604,7 +604,7 @@ async fn what_is_made_is_shared_along_and_no_grant_that_exists_is_changed() {
     let policy = PolicyFile::parse(&policy).unwrap();
     let kind = ResourceKind::Experiment;
     store.create_grant(&actor(), &grant(Subject::User(bob.id), kind, "12", Permission::Deny)).await.unwrap();
-    let intent = store.begin(&Mutation::Create { kind, name: "x".to_owned() }, alice.id).await.unwrap();
+    let intent = store.begin(&Mutation::Create { kind, name: "x".to_owned() }, alice.id, &[]).await.unwrap();
     let member = crate::authz::Member { name: "alice", ..Default::default() };
     let shared: Vec<_> = policy.on_create(kind, &member).cloned().collect();
     store.finish_create(&actor(), intent, kind, "12", alice.id, &shared).await.unwrap();
@@ -912,4 +912,29 @@ async fn the_audit_log_is_read_in_the_order_of_time_and_deleted_with_an_entry() 
     assert_eq!((last.actor.name.as_str(), last.action.as_str()), ("proxy", "audit.delete"));
     assert_eq!(last.detail, "3 entries from before 1970-01-01T00:00:01Z, exported");
     assert_eq!(store.revision().await.unwrap(), revision);
+}
+
+#[tokio::test]
+async fn what_cannot_be_indexed_is_refused_before_anything_is_changed() {
+    let (store, _) = memory().await;
+    let alice = user(&store, "alice").await;
+    // Random, because databases compress what repeats.
+    let long = |bytes: usize| {
+        let text: String = std::iter::repeat_with(crate::crypto::random_text).take(bytes).collect();
+        text.get(..bytes).unwrap().to_owned()
+    };
+    let kind = ResourceKind::RegisteredModel;
+    let (fits, too_long) = (long(1024), long(1025));
+    let grant_on = |subject, key: &str| grant(subject, kind, key, Permission::Manage);
+    store.set_grant(&actor(), &grant_on(Subject::Group(fits.clone()), &fits)).await.unwrap();
+    for refused in [grant_on(Subject::User(alice.id), &too_long), grant_on(Subject::Group(too_long.clone()), "m")] {
+        assert!(matches!(store.set_grant(&actor(), &refused).await, Err(Error::TooLong(1025))));
+        assert!(matches!(store.create_grant(&actor(), &refused).await, Err(Error::TooLong(1025))));
+    }
+    let create = |name: &str| Mutation::Create { kind, name: name.to_owned() };
+    assert!(store.begin(&create(&fits), alice.id, &[]).await.is_ok());
+    assert!(matches!(store.begin(&create(&too_long), alice.id, &[]).await, Err(Error::TooLong(1025))));
+    let rename = Mutation::Rename { kind, from: "m".to_owned(), to: too_long };
+    assert!(matches!(store.begin(&rename, alice.id, &[]).await, Err(Error::TooLong(1025))));
+    assert_eq!(store.intents().await.unwrap().len(), 1);
 }

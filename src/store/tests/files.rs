@@ -23,7 +23,7 @@ async fn intents_sealing_key_and_revision_survive_a_restart() {
     let (key, revision, intent) = {
         let store = file(&directory).await;
         user(&store, "alice").await;
-        let intent = store.begin(&mutation, UserId(1)).await.unwrap();
+        let intent = store.begin(&mutation, UserId(1), &[]).await.unwrap();
         let kept = (store.sealing_key().await.unwrap(), store.revision().await.unwrap(), intent);
         store.close().await;
         kept
@@ -74,8 +74,11 @@ async fn a_locked_database_is_unavailable_within_seconds_and_recovers() {
 
     let stopwatch = Stopwatch::start();
     let (actor, mutation) = (actor(), Mutation::Delete { kind: ResourceKind::Prompt, key: "x".to_owned() });
-    let (first, second, check) =
-        tokio::join!(store.create_user(&actor, "bob", None, false), store.begin(&mutation, UserId(1)), store.check());
+    let (first, second, check) = tokio::join!(
+        store.create_user(&actor, "bob", None, false),
+        store.begin(&mutation, UserId(1), &[]),
+        store.check()
+    );
     assert!(matches!(first, Err(Error::Unavailable(_))), "{first:?}");
     assert!(matches!(second, Err(Error::Unavailable(_))), "{second:?}");
     assert!(matches!(check, Err(Error::Unavailable(_))), "{check:?}");

@@ -349,7 +349,7 @@ async fn an_intent_is_its_processes_own_until_that_is_gone_and_is_finished_once(
     let kind = ResourceKind::RegisteredModel;
     let create = Mutation::Create { kind, name: "m".to_owned() };
     let holder = async |store: &Store| store.intents().await.unwrap()[0].holder;
-    let intent = one.begin(&create, alice.id).await.unwrap();
+    let intent = one.begin(&create, alice.id, &[]).await.unwrap();
     assert_eq!((holder(&one).await, holder(&two).await), (Holder::Own, Holder::Other));
     clock.advance(Duration::from_secs(16));
     two.keep_alive().await.unwrap();
@@ -361,19 +361,64 @@ async fn an_intent_is_its_processes_own_until_that_is_gone_and_is_finished_once(
     assert_eq!(holder(&two).await, Holder::Gone);
     // It was settled elsewhere, and the name has another owner since: the late process changes nothing.
     two.abandon(intent).await.unwrap();
-    let again = two.begin(&create, bob.id).await.unwrap();
+    let again = two.begin(&create, bob.id, &[]).await.unwrap();
     two.finish_create(&actor(), again, kind, "m", bob.id, &[]).await.unwrap();
     let owned = two.grants().await.unwrap();
-    one.finish_create(&actor(), intent, kind, "m", alice.id, &[]).await.unwrap();
-    one.finish_drop(&actor(), intent, kind, "m").await.unwrap();
-    one.finish_rename(&actor(), intent, kind, "m", "n").await.unwrap();
+    let late = [
+        one.finish_create(&actor(), intent, kind, "m", alice.id, &[]).await,
+        one.finish_create(&actor(), intent, kind, "without owner", alice.id, &[]).await,
+        one.finish_drop(&actor(), intent, kind, "m").await,
+        one.finish_rename(&actor(), intent, kind, "m", "n").await,
+    ];
+    assert!(late.iter().all(|late| matches!(late, Err(Error::TakenOver))), "{late:?}");
     assert_eq!(two.grants().await.unwrap(), owned);
-    // A creation without any owner gets one, even late.
-    one.finish_create(&actor(), intent, kind, "orphan", alice.id, &[]).await.unwrap();
-    assert_eq!(two.grants_of(&Subject::User(alice.id)).await.unwrap().len(), 1);
     sql("INSERT INTO intents (effect, kind, subject, created) VALUES ('drop', 'prompt', 'p', 0)")
         .execute(&one.writer)
         .await
         .unwrap();
     assert_eq!(holder(&one).await, Holder::Unknown, "of a version that did not record itself");
+}
+
+#[tokio::test]
+async fn a_right_is_released_that_was_being_taken_when_its_request_went_away() {
+    let url = server::database().await;
+    let clock = Clock::manual(START);
+    let one = Store::open(&url, clock.clone()).await.unwrap();
+    one.keep_alive().await.unwrap();
+    // As a `hold` whose commit is under way.
+    let mut tx = one.writer.begin().await.unwrap();
+    let take = sql("INSERT INTO leases (name, holder, until) VALUES ('turn:a', $1, 9)").bind(&*one.replica);
+    take.execute(&mut tx).await.unwrap();
+    let releasing = one.release("turn:a");
+    tokio::pin!(releasing);
+    let waited = tokio::time::timeout(Duration::from_millis(200), releasing.as_mut()).await;
+    assert!(waited.is_err(), "it waits");
+    tx.commit().await.unwrap();
+    releasing.await.unwrap();
+    let left = sql("SELECT count(*) FROM leases WHERE name = 'turn:a'");
+    assert_eq!(left.scalar::<i64>(&one.readers).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_process_that_lost_a_right_begins_nothing_under_it() {
+    let url = server::database().await;
+    let clock = Clock::manual(START);
+    let one = Store::open(&url, clock.clone()).await.unwrap();
+    let two = Store::open(&url, clock.clone()).await.unwrap();
+    let alice = user(&one, "alice").await;
+    let create = Mutation::Create { kind: ResourceKind::RegisteredModel, name: "m".to_owned() };
+    let turns = ["turn:m".to_owned()];
+    assert!(one.hold("turn:m").await.unwrap());
+    assert!(two.is_held_elsewhere("turn:m").await.unwrap() && !one.is_held_elsewhere("turn:m").await.unwrap());
+    one.begin(&create, alice.id, &turns).await.unwrap();
+    // `one` is paused, and `two` takes over.
+    for _ in 0..9 {
+        clock.advance(Duration::from_secs(4));
+        two.keep_alive().await.unwrap();
+    }
+    assert!(!two.is_held_elsewhere("turn:m").await.unwrap());
+    assert!(two.hold("turn:m").await.unwrap());
+    assert!(matches!(one.begin(&create, alice.id, &turns).await, Err(Error::TakenOver)));
+    two.begin(&create, alice.id, &turns).await.unwrap();
+    assert_eq!(one.intents().await.unwrap().len(), 2);
 }

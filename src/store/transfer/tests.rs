@@ -47,7 +47,7 @@ async fn populate(store: &Store) {
     store.create_grant(&actor(), &read).await.unwrap();
     let role = store.create_role(&actor(), "default", "analysts", None).await.unwrap().id;
     store.assign_role(&actor(), alice.id, role).await.unwrap();
-    store.begin(&Mutation::Delete { kind: ResourceKind::Prompt, key: "p".to_owned() }, alice.id).await.unwrap();
+    store.begin(&Mutation::Delete { kind: ResourceKind::Prompt, key: "p".to_owned() }, alice.id, &[]).await.unwrap();
     let new = NewSession {
         hash: crate::crypto::TokenHash([7; 32]),
         user: alice.id,
