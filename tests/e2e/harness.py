@@ -218,17 +218,17 @@ def difference(before, after):
 
 @dataclass
 class Tls:
-    """A certificate for 127.0.0.1 that signs itself."""
+    """A certificate that signs itself."""
 
     cert: Path
     key: Path
 
     @classmethod
-    def make(cls, folder, days=2):
+    def make(cls, folder, days=2, names="IP:127.0.0.1,DNS:localhost"):
         Path(folder).mkdir(exist_ok=True)
         tls = cls(Path(folder) / "cert.pem", Path(folder) / "key.pem")
         argv = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-        argv += ["-days", str(days), "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
+        argv += ["-days", str(days), "-subj", "/CN=127.0.0.1", "-addext", f"subjectAltName={names}"]
         argv += ["-addext", "basicConstraints=critical,CA:FALSE", "-addext", "extendedKeyUsage=serverAuth"]
         subprocess.run([*argv, "-keyout", tls.key, "-out", tls.cert], check=True, capture_output=True)
         return tls

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import threading
@@ -37,6 +38,19 @@ class Postgres:
                     children = [Path(f"/proc/{entry.name}/task/{entry.name}/children")]
                     return [int(entry.name), *map(int, children[0].read_text().split())]
         raise AssertionError("the server is not there")
+
+    def serve_tls(self, tls):
+        """Connections may be encrypted with this certificate from now on."""
+        (folder,) = self.sql("postgres", "SHOW data_directory")
+        for name, file in (("server.crt", tls.cert), ("server.key", tls.key)):
+            own = Path(folder) / name
+            own.write_bytes(file.read_bytes())
+            own.chmod(0o600)
+            if os.getuid() == 0:
+                shutil.chown(own, "postgres", "postgres")
+        self.sql("postgres", "ALTER SYSTEM SET ssl = on")
+        self.sql("postgres", "SELECT pg_reload_conf()")
+        wait_until(lambda: self.sql("postgres", "SHOW ssl") == ["on"], 10, "the server uses TLS")
 
     def pause(self):
         """No answer from now on, as behind a broken network."""

@@ -5,7 +5,7 @@ import concurrent.futures
 import pytest
 import requests
 
-from harness import ADMIN, ADMIN_PASSWORD, Person, new_password, unique, wait_until
+from harness import ADMIN, ADMIN_PASSWORD, Person, Tls, new_password, unique, wait_until
 from postgres import Postgres, Replica, start_together
 
 API = "/api/2.0/mlflow"
@@ -245,3 +245,27 @@ def test_a_mistake_in_the_store_is_named_and_its_password_is_not(postgres, mlflo
         assert "alice" in shown and right not in shown
     finally:
         works.stop()
+
+def test_the_certificate_of_the_server_is_checked(mlflow_server, tmp_path):
+    own = Postgres(apart=True)
+    try:
+        tls = Tls.make(tmp_path / "tls", names="DNS:localhost")
+        own.serve_tls(tls)
+        url = own.database()
+        named = url.replace("127.0.0.1", "localhost")
+        here = f"{named}?sslmode=verify-full&sslrootcert={tls.cert}"
+        works = Replica(tmp_path / "works", mlflow_server.url, here)
+        try:
+            works.start()
+            assert experiment_of(works.person("alice"))
+            encrypted = "SELECT DISTINCT ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE application_name LIKE 'mlflow%'"
+            assert own.sql("postgres", encrypted) == ["t"]
+            assert works.counted("store_listening") == 1
+        finally:
+            works.stop()
+        # Nobody else trusts the certificate, and it is for another name.
+        for wrong in (f"{named}?sslmode=verify-full", here.replace("localhost", "127.0.0.1")):
+            refused = Replica(tmp_path / unique("refused"), mlflow_server.url, wrong).cli("serve", check=False)
+            assert refused.returncode != 0 and "certificate" in refused.stderr and "sslrootcert" in refused.stderr, refused.stderr
+    finally:
+        own.stop()

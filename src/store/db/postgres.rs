@@ -195,6 +195,10 @@ pub(super) fn explain(error: &sqlx::Error, key: &str) -> String {
         _ => match error {
             sqlx::Error::Configuration(cause) => cause.to_string(),
             sqlx::Error::Tls(cause) => format!("TLS: {cause}; check sslmode and sslrootcert in {key}"),
+            // rustls reports it while it reads.
+            sqlx::Error::Io(cause) if is_of_the_certificate(cause) => {
+                format!("TLS: {cause}; check sslrootcert in {key}, and that its host is a name in the certificate")
+            }
             error => error.to_string(),
         },
     }
@@ -205,8 +209,17 @@ pub(super) fn is_mistake(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
     match code.as_deref() {
         Some(code) => matches!(code, "28P01" | "28000" | "3D000" | "42501"),
-        None => matches!(error, sqlx::Error::Configuration(_) | sqlx::Error::Tls(_)),
+        None => match error {
+            sqlx::Error::Configuration(_) | sqlx::Error::Tls(_) => true,
+            sqlx::Error::Io(cause) => is_of_the_certificate(cause),
+            _ => false,
+        },
     }
+}
+
+fn is_of_the_certificate(error: &std::io::Error) -> bool {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    matches!(cause, Some(rustls::Error::InvalidCertificate(_)))
 }
 
 /// Connections to one server.
