@@ -23,5 +23,6 @@ ENV MLFLOW_AUTH_PROXY_SERVER__LISTEN=0.0.0.0:8080 \
     MLFLOW_AUTH_PROXY_STORE__URL=sqlite:///data/store.db
 EXPOSE 8080
 STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=6s --start-period=30s CMD ["mlflow-auth-proxy", "health"]
 ENTRYPOINT ["mlflow-auth-proxy"]
 CMD ["serve"]

@@ -19,6 +19,7 @@ mod check_config;
 mod doctor;
 mod explain;
 mod grant;
+mod health;
 mod moment;
 mod output;
 mod password;
@@ -52,6 +53,8 @@ enum Command {
     CheckConfig(serve::Arguments),
     /// Check identity providers, MLflow and files, and print the setting to change for each problem
     Doctor(doctor::Arguments),
+    /// Ask the running proxy whether it is ready, for health checks of containers
+    Health(health::Arguments),
     /// Install and start MLflow on this machine with this proxy in front of it, for a trial
     Quickstart(quickstart::Arguments),
     /// Manage user accounts
@@ -134,6 +137,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             check_config::run(&flags).await
         }
         Command::Doctor(arguments) => doctor::run(arguments, &flags).await,
+        Command::Health(arguments) => health::run(arguments, &flags).await,
         Command::Quickstart(arguments) => quickstart::run(arguments, flags).await,
         Command::User(OnStore { command, format }) => user::run(command, format, &flags).await,
         Command::Token(OnStore { command, format }) => token::run(command, format, &flags).await,

@@ -43,6 +43,10 @@ fn each_wrong_command_line_is_refused_with_2() {
     wrong("quickstart --mlflow-version ../x");
     wrong("quickstart --mlflow-version 3.17.2 --mlflow-python python3");
     wrong("check-config --set listen");
+    wrong("health --url https://127.0.0.1:9090/readyz");
+    wrong("health --url 127.0.0.1:9090");
+    wrong("health --live --url http://127.0.0.1:9090/livez");
+    wrong("health --timeout 0");
 }
 
 #[test]
@@ -70,6 +74,9 @@ fn each_right_command_line_is_understood() {
     right("store check");
     right("store check b.db --json");
     right("session end 12");
+    right("health");
+    right("health --live --timeout 2");
+    right("health --url http://[::1]:9090/readyz");
     right("session end --user a --json");
     right("quickstart --demo --dir d --mlflow-version 3.9.0 --port 0");
 }

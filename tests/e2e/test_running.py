@@ -44,6 +44,27 @@ def test_the_probes_answer(proxy):
     assert proxy.probe("/nothing").status_code == 404
 
 
+def test_the_health_command_asks_the_running_proxy(start_proxy, relay):
+    proxy = start_proxy(upstream=relay.url)
+    asked = proxy.cli("health")
+    assert asked.returncode == 0 and json.loads(asked.stdout)["ready"] is True, asked.stdout
+    assert proxy.cli("health", "--live").stdout == "ok\n"
+    assert proxy.cli("health", "--url", f"{proxy.admin_url}/readyz").stdout == asked.stdout
+    relay.cut()
+    wait_until(lambda: proxy.probe("/readyz").status_code == 503, 10, "not ready")
+    unready = proxy.cli("health", check=False)
+    assert unready.returncode == 1 and "503" in unready.stderr and "upstream" in unready.stderr, unready.stderr
+    assert proxy.cli("health", "--live").returncode == 0
+    proxy.stop()
+    gone = proxy.cli("health", check=False)
+    assert gone.returncode == 1 and "cannot be reached" in gone.stderr, gone.stderr
+    # Something else listens there.
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/readyz"
+        late = proxy.cli("health", "--timeout", "1", "--url", url, check=False)
+    assert late.returncode == 1 and "within 1 seconds" in late.stderr, late.stderr
+
+
 def test_the_probes_are_not_on_the_public_listener(proxy, alice):
     for path in ("/livez", "/readyz", "/metrics", "/drain"):
         assert proxy.anonymous().get(path).status_code == 401
