@@ -150,7 +150,7 @@ const fn default_permission(config: &Config) -> DefaultPermission {
 async fn open_store(config: &Config, clock: &Clock) -> anyhow::Result<Arc<Store>> {
     let store = Store::connect(&config.store, clock.clone()).await;
     let store = store.with_context(|| format!("store.url: `{}` cannot be opened", config.store.url))?;
-    store.keep_alive().await.context("store.url: the store cannot be written")?;
+    store.begin_serving().await.context("store.url: the store cannot be written")?;
     match store.check_listening().await {
         // Until the server answers, the store is asked for changes at intervals.
         Ok(_) | Err(store::Error::Unavailable(_)) => {}

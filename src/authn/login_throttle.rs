@@ -171,7 +171,8 @@ impl LoginThrottle {
         let is_slowed_here = self.accounts.get(&account.key).is_some_and(|counter| {
             let mut tally = counter.lock();
             tally.roll(self.limits.moment());
-            tally.failures >= self.limits.per_account
+            // Also while guesses in progress decide: a known address does not wait for them.
+            tally.failures.saturating_add(tally.under_way) >= self.limits.per_account
         });
         match &self.shared {
             Some(shared) if !is_slowed_here => shared.is_slowed(&shared.keys(network(address), account.name)).await,
@@ -214,7 +215,8 @@ impl LoginThrottle {
                 Some(proof.reserve(Arc::clone(&account), self.limits.per_account, pace).await?)
             }
         };
-        let local = Local { address: &address.0, pair: &at_account.0, account: &account };
+        let local =
+            Local { address: Arc::clone(&address.0), pair: Arc::clone(&at_account.0), account: Arc::clone(&account) };
         let shared = match &proof.shared {
             Some((shared, keys)) => Some(shared.reserve(*keys, familiarity, local).await?),
             None => None,

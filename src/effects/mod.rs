@@ -25,7 +25,7 @@ use turns::{Key, Late, Turns};
 use crate::authn::Authn;
 use crate::authz::{DefaultPermission, Identity, Permit, UserId};
 use crate::budget::{Full, Share, expected_answer};
-use crate::clock::Timestamp;
+use crate::clock::{Stopwatch, Timestamp};
 use crate::mlflow::FollowUp;
 use crate::resolve::{self, Resolver};
 use crate::store::{self, Actor, Scope, Store, User};
@@ -234,8 +234,10 @@ impl Drop for Announcement {
 
 impl Parts {
     async fn turn(&self, user: UserId, keys: BTreeSet<Key>) -> Result<Turn, EffectError> {
+        let waiting = Stopwatch::start();
         let turn = self.turns.take(user, keys.clone()).await.map_err(|Late| EffectError::Taken)?;
-        let turn = turn.among_processes(&self.store, &self.tracker, &keys, turns::WAIT).await;
+        let patience = turns::WAIT.saturating_sub(waiting.elapsed());
+        let turn = turn.among_processes(&self.store, &self.tracker, &keys, patience).await;
         turn.map_err(EffectError::NotBegun)?.ok_or(EffectError::Taken)
     }
 

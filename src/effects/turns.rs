@@ -94,9 +94,12 @@ impl Drop for Turn {
         let held = std::mem::take(&mut self.held);
         tracker.spawn(async move {
             for name in names {
+                let mut is_reported = false;
                 // Without a limit: other processes could never take it. When this process ends, its leases end too.
                 while let Err(error) = store.release(&name).await {
-                    tracing::warn!(%error, "a turn could not be released in the store yet");
+                    if !std::mem::replace(&mut is_reported, true) {
+                        tracing::warn!(%error, "a turn could not be released in the store yet; trying again");
+                    }
                     tokio::time::sleep(RELEASE_PAUSE).await;
                 }
             }

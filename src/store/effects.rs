@@ -1,7 +1,7 @@
 //! Follow-ups of mutations that MLflow carries out.
 //!
 //! The intent is written before the request is sent to MLflow, and is deleted in the transaction that carries out the
-//! follow-up. A crash in between leaves the intent, which [`Store::intents`] returns at the next start.
+//! follow-up. A crash in between leaves the intent, which [`Store::intents`] returns at the next start and to other replicas.
 
 use super::change::Change;
 use super::changes::Scope;
@@ -55,13 +55,14 @@ impl Store {
         // An explicit transaction: a single statement with RETURNING does not report that its commit failed.
         let mut tx = self.writer.begin().await?;
         // A process that could not renew its existence would otherwise lose the intent to another one at once.
-        self.exist(&mut tx).await?;
+        let renewed = self.renew_lease(&mut tx).await?;
         self.confirm(&mut tx, turns).await?;
         let id = sql("INSERT INTO intents (effect, kind, subject, new, user_id, created, holder)
              VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING id");
         let id = id.bind(word).bind(kind.as_str()).bind(subject).bind(new).bind(user).bind(created);
         let id = id.bind(&*self.replica).scalar(&mut tx).await?;
         tx.commit().await?;
+        self.own_lease.renewed(renewed);
         Ok(id)
     }
 

@@ -1,19 +1,19 @@
 //! Exclusive rights among the processes on one store.
 //!
-//! A process that serves renews the lease of its own existence; what it holds besides is its own as long as it exists.
-//! While the database does not answer, nobody can renew anything. Afterwards the processes come back one by one, so each
-//! takes others for gone only after it has itself existed for [`GONE_AFTER`] without a gap.
+//! A serving process renews its own lease; its other rights are valid as long as that lease. During an outage of the
+//! database no lease can be renewed, so a process treats others as gone only after it has renewed its own for
+//! [`GONE_AFTER`] without a gap.
 //! Times are those of the database; see [`Store::now`]. A store that is not shared has one process that serves, which
 //! holds everything, and no rows are written.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::db::{Pool, Tx, sql};
+use super::db::{Pool, Tx, migrations, sql};
 use super::{Error, Result, Store};
 use crate::clock::{Stopwatch, Timestamp};
 
-/// Time after which a process that did not renew its existence counts as gone.
+/// Time after which a process that did not renew its lease counts as gone.
 const GONE_AFTER: Duration = Duration::from_secs(15);
 /// Difference in milliseconds up to which clocks count as equal.
 const CLOCK_STEP_MS: i64 = 500;
@@ -28,7 +28,24 @@ impl Store {
         matches!(self.readers, Pool::Postgres(_))
     }
 
-    /// Renews the existence of this process, and lets its clock follow that of the database.
+    /// Renews the lease of this process for the first time, so that others see it from the moment in which they can no
+    /// longer lock the store for themselves.
+    ///
+    /// # Errors
+    /// Only those that [`Store`] lists for every method.
+    pub async fn begin_serving(&self) -> Result<()> {
+        if !self.is_shared() {
+            return Ok(());
+        }
+        let mut tx = self.writer.begin().await?;
+        migrations::lock(&mut tx).await?;
+        let renewed = self.renew_lease(&mut tx).await?;
+        tx.commit().await?;
+        self.own_lease.renewed(renewed);
+        Ok(())
+    }
+
+    /// Renews the lease of this process, and lets its clock follow that of the database.
     ///
     /// # Errors
     /// Only those that [`Store`] lists for every method.
@@ -38,11 +55,13 @@ impl Store {
         }
         self.follow_clock().await?;
         let mut tx = self.writer.begin().await?;
-        self.exist(&mut tx).await?;
-        Ok(tx.commit().await?)
+        let renewed = self.renew_lease(&mut tx).await?;
+        tx.commit().await?;
+        self.own_lease.renewed(renewed);
+        Ok(())
     }
 
-    /// Ends the existence of this process, so that others take over at once.
+    /// Deletes the leases of this process, so that others take over at once.
     ///
     /// # Errors
     /// Only those that [`Store`] lists for every method.
@@ -64,7 +83,7 @@ impl Store {
             return Ok(true);
         }
         let mut tx = self.writer.begin().await?;
-        self.exist(&mut tx).await?;
+        let renewed = self.renew_lease(&mut tx).await?;
         // Locks the row, so that the next statement sees what a process that held the lock has committed.
         let lock = sql("INSERT INTO leases (name, holder, until) VALUES ($1, $2, $3)
              ON CONFLICT (name) DO UPDATE SET until = excluded.until RETURNING holder");
@@ -76,6 +95,7 @@ impl Store {
             is_taken = take.bind(&*self.replica).bind(name).bind(self.gone_before().0).execute(&mut tx).await? > 0;
         }
         tx.commit().await?;
+        self.own_lease.renewed(renewed);
         Ok(is_taken)
     }
 
@@ -171,32 +191,31 @@ impl Store {
         Ok(())
     }
 
-    /// Renews the existence of this process within a transaction.
-    pub(super) async fn exist(&self, tx: &mut Tx) -> Result<()> {
-        if !self.is_shared() {
-            return Ok(());
-        }
-        let renew = sql("INSERT INTO leases (name, holder, until) VALUES ($1, $2, $3)
-             ON CONFLICT (name) DO UPDATE SET until = excluded.until");
+    /// Renews the lease of this process within a transaction, and returns the time to note once that is committed.
+    pub(super) async fn renew_lease(&self, tx: &mut Tx) -> Result<Timestamp> {
         let now = self.now();
-        let until = now.plus(GONE_AFTER).0;
-        renew.bind(format!("replica:{}", self.replica)).bind(&*self.replica).bind(until).execute(tx).await?;
-        self.existence.renew(now);
-        Ok(())
+        if self.is_shared() {
+            let renew = sql("INSERT INTO leases (name, holder, until) VALUES ($1, $2, $3)
+                 ON CONFLICT (name) DO UPDATE SET until = excluded.until");
+            let until = now.plus(GONE_AFTER).0;
+            renew.bind(format!("replica:{}", self.replica)).bind(&*self.replica).bind(until).execute(tx).await?;
+        }
+        Ok(now)
     }
 
     /// Returns the time before which the lease of another process must have ended for that process to count as gone.
     pub(super) fn gone_before(&self) -> Timestamp {
-        self.existence.gone_before(self.now())
+        self.own_lease.gone_before(self.now())
     }
 }
 
-/// Since when this process has renewed its existence without a gap.
+/// Since when this process has renewed its lease without a gap, and when it last did.
 #[derive(Debug, Default)]
-pub(super) struct Existence(Mutex<Option<(Timestamp, Timestamp)>>);
+pub(super) struct OwnLease(Mutex<Option<(Timestamp, Timestamp)>>);
 
-impl Existence {
-    fn renew(&self, now: Timestamp) {
+impl OwnLease {
+    /// Records a renewal at `now`, which is committed.
+    pub(super) fn renewed(&self, now: Timestamp) {
         let mut span = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *span = match *span {
             Some((since, last)) if now.since(last) < GONE_AFTER => Some((since, now.max(last))),

@@ -60,7 +60,7 @@ pub struct Store {
     followers: changes::Followers,
     /// Identifies this process among those on the same store.
     replica: Arc<str>,
-    existence: Arc<leases::Existence>,
+    own_lease: Arc<leases::OwnLease>,
 }
 
 impl Store {

@@ -59,7 +59,7 @@ impl Store {
             clock,
             followers: Followers::default(),
             replica: crypto::random_text().into(),
-            existence: Arc::default(),
+            own_lease: Arc::default(),
         }
     }
 

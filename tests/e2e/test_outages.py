@@ -230,8 +230,8 @@ def test_after_a_kill_only_its_own_requests_fail_and_every_creation_has_an_owner
     doomed = balanced.replicas[1]
     try:
         wait_until(lambda: len(made) > 30, 60, "creations go on")
-        killed = time.monotonic()
         doomed.kill()
+        killed = time.monotonic()
         more = len(made) + 30
         wait_until(lambda: len(made) > more, 60, "creations go on without it")
     finally:
@@ -242,7 +242,7 @@ def test_after_a_kill_only_its_own_requests_fail_and_every_creation_has_an_owner
     in_order(balanced)
     report("kill -9", created=len(made), failures=failures)
     # In flight: begun before the kill, at most one of each client.
-    assert len(failures) <= count and all(began <= killed + 0.3 for began, _, _ in failures), (killed, failures)
+    assert len(failures) <= count and all(began <= killed for began, _, _ in failures), (killed, failures)
     found = requests.get(f"{mlflow_server.url}{API}/experiments/search", timeout=60,
                          params={"max_results": 5000, "filter": f"name LIKE '{prefix}-%'"}).json().get("experiments", [])
     ids = {experiment["experiment_id"] for experiment in found}
@@ -254,7 +254,7 @@ def test_after_a_kill_only_its_own_requests_fail_and_every_creation_has_an_owner
 
     wait_until(owned, 60, "the creator sees everything that MLflow created", every=0.5)
     tag = lambda number: creator.post(f"{API}/experiments/set-experiment-tag", {"experiment_id": number, "key": "k", "value": "v"})
-    assert {tag(number).status_code for number in ids - set(made)} <= {200}
+    assert {tag(number).status_code for number in ids} == {200}
 
 
 def outage(server, balanced, seconds):

@@ -1,5 +1,7 @@
 """Three proxies whose store is behind a real PgBouncer in transaction mode."""
 
+import concurrent.futures
+
 import pytest
 
 from balancers import PgBouncer
@@ -50,12 +52,11 @@ def test_a_change_is_in_force_on_the_other_replicas(postgres, pgbouncer, mlflow_
         two.admin().ok("DELETE", "/api/2.0/mlflow/users/delete", {"username": bob.name})
         everywhere(bobs, experiment, 401)
         # Many statements at once, on many more connections than PgBouncer has sessions of the server.
-        names = [unique("many") for _ in range(20)]
-        for name in names:
-            experiment_of(at(replicas[len(name) % 3], alice))
+        with concurrent.futures.ThreadPoolExecutor(20) as pool:
+            list(pool.map(lambda number: experiment_of(at(replicas[number % 3], alice)), range(20)))
         assert Person(three, ADMIN, ADMIN_PASSWORD).get("/auth/api/v1/me").status_code == 200
-        limits = postgres.sql(database, "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'mlflow-auth-proxy %'")
-        assert int(limits[0]) > 0
+        connections = postgres.sql(database, "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'mlflow-auth-proxy %'")
+        assert int(connections[0]) > 0
         done = one.cli("doctor", check=False)
         found = "announces changes" if announced else "half a second"
         assert "FAILED" not in done.stdout.split("MLflow")[0] and found in done.stdout, done.stdout

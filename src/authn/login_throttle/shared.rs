@@ -4,9 +4,8 @@
 //! hashed, and its outcome is recorded before it is answered. A process that is killed in between leaves a guess in
 //! progress, which counts until the window has passed.
 //!
-//! The other processes must know when a right password in their memory may no longer be accepted at once (see
-//! [`super::LoginThrottle::may_remember`]). They are told before the first answer that reveals a limit, and know it as
-//! soon as any other change of the store.
+//! Other processes must stop accepting cached passwords (see [`super::LoginThrottle::may_remember`]). They are notified
+//! before the first answer that reveals a limit.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -31,7 +30,7 @@ pub(super) struct Shared {
     limits: Arc<Limits>,
     /// The tasks that record outcomes.
     tracker: TaskTracker,
-    /// Time at which the other processes were last told about a limit.
+    /// Time at which the other processes were last notified of a limit.
     told: Arc<Mutex<Option<Timestamp>>>,
 }
 
@@ -44,14 +43,14 @@ pub(super) struct Keys {
 }
 
 /// The counters in this process of the same guess.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Local<'c> {
-    pub(super) address: &'c Counter,
-    pub(super) pair: &'c Counter,
-    pub(super) account: &'c Counter,
+#[derive(Clone, Debug)]
+pub(super) struct Local {
+    pub(super) address: Arc<Counter>,
+    pub(super) pair: Arc<Counter>,
+    pub(super) account: Arc<Counter>,
 }
 
-/// What the counters say about a password from an address that is in the memory of this process.
+/// State of the counters for a cached password.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Memory {
     pub(super) is_known: bool,
@@ -91,20 +90,23 @@ impl Shared {
         &self,
         keys: Keys,
         familiarity: Familiarity,
-        local: Local<'_>,
+        local: Local,
     ) -> Result<SharedGuess, Error> {
         let waiting = Stopwatch::start();
         loop {
-            let retry_after = match self.try_reserve(&keys, familiarity, local).await? {
-                Admission::Granted => {
-                    let is_paced = familiarity == Familiarity::Unknown;
-                    return Ok(SharedGuess { shared: self.clone(), keys, is_paced, is_settled: false });
-                }
-                Admission::Refused(retry_after) => Some(retry_after),
-                Admission::Wait if waiting.elapsed() < PATIENCE => None,
-                Admission::Wait => Some(Duration::from_secs(1)),
+            let (shared, counters) = (self.clone(), local.clone());
+            // In a task: a client that disconnects while a reservation is committed must not leave it.
+            let trying = self.tracker.spawn(async move { shared.try_reserve(keys, familiarity, &counters).await });
+            let admission = match trying.await.map_err(|_| Error::Busy)?? {
+                Ok(guess) => return Ok(guess),
+                Err(admission) => admission,
             };
-            self.record_once(&keys, local).await?;
+            let retry_after = match admission {
+                Admission::Refused(retry_after) => Some(retry_after),
+                Admission::Granted | Admission::Wait if waiting.elapsed() < PATIENCE => None,
+                Admission::Granted | Admission::Wait => Some(Duration::from_secs(1)),
+            };
+            self.record_once(&keys, &local).await?;
             self.tell_others().await?;
             if let Some(retry_after) = retry_after {
                 return Err(Error::TooManyAttempts { retry_after });
@@ -113,13 +115,18 @@ impl Shared {
         }
     }
 
-    async fn try_reserve(&self, keys: &Keys, familiarity: Familiarity, local: Local<'_>) -> store::Result<Admission> {
+    async fn try_reserve(
+        &self,
+        keys: Keys,
+        familiarity: Familiarity,
+        local: &Local,
+    ) -> store::Result<Result<SharedGuess, Admission>> {
         let (limits, moment) = (&self.limits, self.moment());
         let slow = Beyond::Slow(limits.window / PACE);
         let counters = [
-            (&keys.address, local.address, limits.per_address, Beyond::Close),
-            (&keys.pair, local.pair, limits.per_account, Beyond::Close),
-            (&keys.account, local.account, limits.per_account, slow),
+            (&keys.address, &local.address, limits.per_address, Beyond::Close),
+            (&keys.pair, &local.pair, limits.per_account, Beyond::Close),
+            (&keys.account, &local.account, limits.per_account, slow),
         ];
         let count = if familiarity == Familiarity::Known { 2 } else { 3 };
         let mut tallies = self.store.lock_guesses().await?;
@@ -130,7 +137,7 @@ impl Shared {
             let admission = tally.admission(limit, beyond, moment);
             if !matches!(admission, Admission::Granted) {
                 local.adopt(&tally);
-                return Ok(admission);
+                return Ok(Err(admission));
             }
             tally.under_way = tally.under_way.saturating_add(1);
             granted.push((key, tally));
@@ -139,13 +146,14 @@ impl Shared {
             tallies.write_until_it_expires(key, tally, moment).await?;
         }
         tallies.commit().await?;
-        Ok(Admission::Granted)
+        let is_paced = familiarity == Familiarity::Unknown;
+        Ok(Ok(SharedGuess { shared: self.clone(), keys, is_paced, is_settled: false }))
     }
 
     /// Records that a guess has no hash, unless it is recorded, or its address is refused everywhere: that writes nothing,
     /// however many names it tries.
-    async fn record_once(&self, keys: &Keys, local: Local<'_>) -> store::Result<()> {
-        if self.limits.is_at_limit(local.address) || std::mem::replace(&mut local.pair.lock().unproven, true) {
+    async fn record_once(&self, keys: &Keys, local: &Local) -> store::Result<()> {
+        if self.limits.is_at_limit(&local.address) || std::mem::replace(&mut local.pair.lock().unproven, true) {
             return Ok(());
         }
         self.settle(keys, &[], Outcome::Unchecked).await
@@ -193,7 +201,7 @@ impl Shared {
         self.tracker.spawn(async move {
             let recorded = shared.settle(&keys, &[], Outcome::Unchecked).await;
             if let Err(error) = recorded.and(shared.tell_others().await) {
-                tracing::debug!(%error, "other processes do not know that a password was not checked");
+                tracing::debug!(%error, "an unchecked password could not be recorded for other processes");
             }
         });
     }
@@ -212,7 +220,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Returns what all processes together know about an address and an account.
+    /// Returns the common state of an address and an account.
     ///
     /// # Errors
     /// [`Error::TooManyAttempts`] where every password is refused.
@@ -233,8 +241,8 @@ impl Shared {
     /// Returns true if unknown addresses are slowed down at this account.
     pub(super) async fn is_slowed(&self, keys: &Keys) -> Result<bool, Error> {
         let mut account = self.tally(&keys.account).await?;
-        account.roll(self.moment());
-        Ok(account.failures >= self.limits.per_account)
+        account.begin_window(self.moment());
+        Ok(account.failures.saturating_add(account.under_way) >= self.limits.per_account)
     }
 
     /// Returns true if the account's right password was recently sent from this address to any process.
@@ -317,6 +325,10 @@ impl Drop for SharedGuess {
 
 #[cfg(test)]
 impl Shared {
+    pub(super) async fn under_way(&self, keys: &Keys) -> u32 {
+        self.store.guesses(&keys.account).await.unwrap().under_way
+    }
+
     pub(super) async fn has_counter(&self, keys: &Keys) -> bool {
         self.store.guesses(&keys.pair).await.unwrap() != GuessTally::default()
     }

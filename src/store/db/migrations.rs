@@ -107,7 +107,7 @@ pub(in crate::store) fn checksum(version: i64) -> Option<Vec<u8>> {
 }
 
 /// Waits for other processes that migrate the same database. SQLite's transactions already exclude each other.
-async fn lock(tx: &mut Tx) -> std::result::Result<(), sqlx::Error> {
+pub(in crate::store) async fn lock(tx: &mut Tx) -> std::result::Result<(), sqlx::Error> {
     if matches!(tx, Tx::Postgres(_)) {
         sql("SELECT pg_advisory_xact_lock($1)").bind(LOCK).fetch_all(tx).await?;
     }

@@ -126,6 +126,10 @@ async fn alone(store: &Store, side: Side, tx: &mut Tx) -> Result<()> {
         }
         attempt += 1;
         tokio::time::sleep(PAUSE).await;
+        if side == Side::Source {
+            // A snapshot is of the time of its first statement, before the other process ended.
+            *tx = store.readers.begin_snapshot().await?;
+        }
     }
     let serving = sql("SELECT COUNT(*) FROM leases WHERE name LIKE 'replica:%' AND until > $1");
     let serving: i64 = serving.bind(store.now().0).scalar(tx).await?;

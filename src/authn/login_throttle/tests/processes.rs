@@ -169,6 +169,43 @@ async fn many_people_behind_one_address_sign_in_together_through_several_process
 }
 
 #[tokio::test]
+async fn guesses_that_a_killed_process_left_lock_no_owner_out() {
+    let them = Processes::start().await;
+    assert_eq!(them.answer(0, &basic("alice", "sesame"), HERE).await, "alice");
+    // From other addresses, reserved and never settled.
+    let shared = them.all[1].throttle.shared.clone().unwrap();
+    for guess in 0..PER_ACCOUNT {
+        let (network, counter) = (new_address(guess), Arc::<Counter>::default());
+        let local = Local { address: Arc::clone(&counter), pair: Arc::clone(&counter), account: counter };
+        let reserved = shared.reserve(shared.keys(network, "alice"), Familiarity::Unknown, local).await.unwrap();
+        std::mem::forget(reserved);
+    }
+    them.all[2].forget_all();
+    assert_eq!(them.answer(2, &basic("alice", "sesame"), HERE).await, "alice", "its address is known");
+    them.world.clock.advance(WINDOW);
+    assert_eq!(them.answer(2, &basic("alice", "sesame"), THERE).await, "alice", "a new window");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_disconnect_at_any_moment_leave_no_guess_in_progress() {
+    let them = Processes::start().await;
+    for patience in 0..40 {
+        let header = basic("alice", &format!("guess {patience}"));
+        let asked = them.answer(patience, &header, new_address(u32::try_from(patience).unwrap()));
+        let _ = tokio::time::timeout(Duration::from_millis(patience as u64), asked).await;
+        them.world.clock.advance(WINDOW / 100);
+    }
+    let shared = them.all[0].throttle.shared.clone().unwrap();
+    let keys = shared.keys(HERE, "alice");
+    let settled = async || {
+        while shared.under_way(&keys).await > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), settled()).await.expect("nothing is left");
+}
+
+#[tokio::test]
 async fn without_the_store_no_password_is_hashed() {
     let them = Processes::start().await;
     them.world.store.close().await;
