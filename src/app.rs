@@ -96,7 +96,7 @@ impl Running {
         if tokio::time::timeout(EFFECTS_DRAIN, self.effects.wait()).await.is_err() {
             tracing::error!(
                 left = self.effects.len(),
-                "effects were unfinished; they will be settled at the next start"
+                "effects were unfinished; another replica or the next start settles them"
             );
         }
         // A refresh token is often valid only once. A refresh that is cut off has consumed it without storing its
@@ -114,7 +114,7 @@ impl Running {
         }
         // Otherwise other processes take over what this one held only when its time has passed.
         if let Err(error) = self.store.end_serving().await {
-            tracing::debug!(%error, "the store does not know that this process ends");
+            tracing::debug!(%error, "the leases of this process could not be deleted; other processes take over when they expire");
         }
         self.store.close().await;
     }

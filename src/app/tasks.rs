@@ -269,7 +269,7 @@ async fn keep_alive(store: Arc<Store>) {
     loop {
         ticks.tick().await;
         if let Err(error) = store.keep_alive().await {
-            tracing::debug!(%error, "the store does not know that this process serves");
+            tracing::debug!(%error, "the lease of this process could not be renewed");
         }
     }
 }
@@ -279,7 +279,7 @@ async fn keep_alive(store: Arc<Store>) {
 async fn reconcile(effects: Effects, store: Arc<Store>, clock: Clock) {
     let mut ticks = interval(RECONCILE_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // In the first round every effect of this process's store is from an earlier one, so none can still be in progress.
+    // In the first round, every intent of this process is from an earlier one (SQLite; on PostgreSQL it has none).
     let mut before = clock.now();
     let (mut undated, mut rounds) = (0, 0_u32);
     loop {

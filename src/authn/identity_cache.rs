@@ -38,7 +38,7 @@ pub(super) struct IdentityCache {
     confirmed_since: Mutex<Stopwatch>,
     /// Milliseconds for which that suffices.
     stale_after: AtomicI64,
-    /// True if that clock says that this time has passed.
+    /// True if more than `stale_after` has passed on that clock.
     is_cut_off: AtomicBool,
     used: Mutex<HashMap<Used, Timestamp>>,
     /// Minimum time in milliseconds between two recorded uses of a session.
@@ -256,7 +256,7 @@ impl Follower for IdentityCache {
                 Scope::Everything => self.all_changed.store(next, Ordering::Release),
             }
         }
-        // INVARIANT: the marks come first. Whoever sees the new epoch sees them too.
+        // INVARIANT: marks are stored before the epoch, so a reader of the new epoch sees them.
         self.epoch.store(next, Ordering::Release);
     }
 }

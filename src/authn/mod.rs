@@ -306,7 +306,7 @@ impl Authn {
         changes.unwrap_or_else(|error| {
             self.identities.not_confirmed();
             if !was_cut_off {
-                tracing::warn!(%error, "changes of the store cannot be read, cached identities stay in use until they expire: {error}");
+                tracing::warn!(%error, "changes of the store cannot be read; cached identities are used for at most store.max_staleness_seconds: {error}");
             }
             Vec::new()
         })

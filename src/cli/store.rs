@@ -41,7 +41,7 @@ pub(super) enum Command {
     Copy(Copy),
     /// Write a backup into a file, while the proxy serves
     ///
-    /// The backup is a file of SQLite with mode 0600, whichever database the store is in, and appears under its name when
+    /// The backup is an SQLite file with mode 0600, whichever database the store is in, and appears under its name when
     /// it is complete. It contains secrets. Back up MLflow's database at the same time: grants name experiments by ID.
     Backup {
         /// The file to write, in an existing folder
@@ -60,7 +60,8 @@ pub(super) enum Command {
     },
     /// Look for faults: damage, rows that cannot be read, references to users and roles that are missing
     ///
-    /// Changes nothing. The proxy can serve meanwhile.
+    /// Deletes and repairs nothing. Like every command, it first migrates a store of an earlier release. The proxy can
+    /// serve meanwhile.
     Check {
         /// Check this backup instead of the configured store
         file: Option<PathBuf>,
@@ -72,13 +73,13 @@ pub(super) struct Copy {
     /// The store to copy, written like store.url
     #[arg(long, value_name = "URL")]
     from: String,
-    /// The empty store to copy into; a file of SQLite is created
+    /// The empty store to copy into; an SQLite file is created
     #[arg(long, value_name = "URL")]
     to: String,
-    /// A file with the password for --from. Not needed if --from is store.url: then store.password counts
+    /// A file with the password for --from. Not needed if --from is store.url: then store.password is used
     #[arg(long, value_name = "PATH")]
     from_password_file: Option<PathBuf>,
-    /// A file with the password for --to. Not needed if --to is store.url: then store.password counts
+    /// A file with the password for --to. Not needed if --to is store.url: then store.password is used
     #[arg(long, value_name = "PATH")]
     to_password_file: Option<PathBuf>,
 }
@@ -172,7 +173,7 @@ fn named(key: &str, url: &str, password_file: Option<&Path>, config: &Config) ->
     let file_key = format!("{key}-password-file");
     if let Some(path) = password_file {
         if file_of(url).is_some() {
-            return Err(problem(file_key, "has no effect on a file of SQLite; remove it".to_owned()));
+            return Err(problem(file_key, "has no effect on an SQLite file; remove it".to_owned()));
         }
         let password = config::secret_file(path).map_err(|why| problem(file_key, why))?;
         store.password = Some(SecretString::from(password));
@@ -303,7 +304,7 @@ fn report(format: Format, copied: Copied, sentence: &str) -> anyhow::Result<Exit
     Ok(ExitCode::SUCCESS)
 }
 
-/// Returns false for a file of SQLite that does not exist.
+/// Returns false for an SQLite file that does not exist.
 fn exists(url: &str) -> bool {
     file_of(url).is_none_or(|file| Path::new(file).exists())
 }

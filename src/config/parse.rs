@@ -245,10 +245,10 @@ fn store(raw: raw::Store, report: &mut Report) -> Option<Store> {
         (None, None) => Some(None),
     };
     if matches!(&url, Some(StoreUrl::Sqlite(_))) && matches!(&password, Some(Some(_))) {
-        report.add("store.password", "has no effect on a file of SQLite; remove it");
+        report.add("store.password", "has no effect on an SQLite file; remove it");
     }
     if matches!(&url, Some(StoreUrl::Sqlite(_))) && raw.pgbouncer {
-        report.add("store.pgbouncer", "has no effect on a file of SQLite; remove it");
+        report.add("store.pgbouncer", "has no effect on an SQLite file; remove it");
     }
     let listen_url = match &raw.listen_url {
         Some(text) => report.check("store.listen_url", listen_url(text, url.as_ref(), raw.pgbouncer)).map(Some),
@@ -280,7 +280,7 @@ fn listen_url(text: &str, store: Option<&StoreUrl>, pgbouncer: bool) -> Result<P
         StoreUrl::Sqlite(_) => return Err("must start with postgres://".to_owned()),
     };
     match store {
-        Some(StoreUrl::Sqlite(_)) => Err("has no effect on a file of SQLite; remove it".to_owned()),
+        Some(StoreUrl::Sqlite(_)) => Err("has no effect on an SQLite file; remove it".to_owned()),
         Some(StoreUrl::Postgres(store)) if pgbouncer && store.is_same_place(&url) => Err(
             "is the database of PgBouncer in store.url, which passes no notifications on; name the server itself, or \
              remove it"

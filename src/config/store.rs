@@ -1,4 +1,4 @@
-//! The location of the store: a file of SQLite, or a database of PostgreSQL.
+//! The location of the store: an SQLite file, or a database of PostgreSQL.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -217,11 +217,11 @@ fn each_wrong_value_is_refused_under_its_key() {
     refused([(store, "mysql://u@db/x")], "store.url: must start with sqlite:// or postgres://");
     refused([(store, "postgres://u:p@db/x")], "store.url: must not contain a password");
     refused([(store, "postgres://u@db/x")], "store.url: needs `?sslmode=verify-full`");
-    refused([("MLFLOW_AUTH_PROXY_STORE__PASSWORD", "a password")], "store.password: has no effect on a file of SQLite");
+    refused([("MLFLOW_AUTH_PROXY_STORE__PASSWORD", "a password")], "store.password: has no effect on an SQLite file");
     let (pgbouncer, listen) = ("MLFLOW_AUTH_PROXY_STORE__PGBOUNCER", "MLFLOW_AUTH_PROXY_STORE__LISTEN_URL");
     let (there, direct) = ((store, "postgres://u@127.0.0.1:6432/x"), "postgres://u@127.0.0.1:5432/x");
-    refused([(pgbouncer, "true")], "store.pgbouncer: has no effect on a file of SQLite");
-    refused([(listen, direct)], "store.listen_url: has no effect on a file of SQLite");
+    refused([(pgbouncer, "true")], "store.pgbouncer: has no effect on an SQLite file");
+    refused([(listen, direct)], "store.listen_url: has no effect on an SQLite file");
     refused([there, (pgbouncer, "true"), (listen, there.1)], "store.listen_url: is the database of PgBouncer");
     refused([there, (listen, "postgres://u:p@127.0.0.1/x")], "store.listen_url: must not contain a password");
     refused([there, (listen, "postgres://u@db/x")], "store.listen_url: needs `?sslmode=verify-full`");

@@ -90,17 +90,14 @@ impl SessionRefresh {
         }
     }
 
-    /// Removes expired sessions for ever.
+    /// Deletes expired sessions, leases and counters of wrong passwords, for ever.
     pub async fn sweep_for_ever(self: Arc<Self>) {
         let mut ticks = interval(SWEEP_EVERY);
         loop {
             ticks.tick().await;
-            let swept = match self.store.sweep_sessions(self.idle_since()).await {
-                Ok(_) => self.store.sweep_leases().await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = swept {
-                tracing::warn!(%error, "expired sessions could not be deleted");
+            let sessions = self.store.sweep_sessions(self.idle_since()).await.map(drop);
+            if let Err(error) = sessions.and(self.store.sweep_leases().await) {
+                tracing::warn!(%error, "expired sessions, leases and counters could not be deleted");
             }
         }
     }

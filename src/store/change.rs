@@ -1,8 +1,8 @@
 //! A change to the store: its statements, its audit row, the new revision and what it affects are committed together or
 //! not at all.
 //!
-//! A [`Change`] can only be committed together with an audit entry, so no change can lack one. Dropping a [`Change`],
-//! for example because the request was cancelled, rolls it back.
+//! A [`Change`] to rows is committed with an audit entry. [`Change::commit_unaudited`] is only for announcements, which
+//! change no rows. Dropping a [`Change`], for example because the request was cancelled, rolls it back.
 
 use super::audit::{self, Actor, AuditEntry};
 use super::changes::{self, Followers, Scope, Scopes};

@@ -95,7 +95,7 @@ impl Scopes {
     }
 }
 
-/// Number of scopes from which on a change affects everything.
+/// Maximum number of scopes of a change; one with more affects everything.
 const AT_MOST: usize = 200;
 
 /// Returns the value of the column `scopes`.
@@ -108,7 +108,7 @@ fn read(scopes: &str) -> Vec<Scope> {
     read.map_or_else(|_| vec![Scope::Everything], |scopes| scopes.iter().map(|scope| Scope::read(scope)).collect())
 }
 
-/// A cache that is told about changes that this process made.
+/// A cache that is invalidated by changes of the store.
 pub trait Follower: Send + Sync {
     /// Drops what the change may have affected. Called when the commit has ended, also if its outcome is unknown.
     fn changed(&self, scopes: &[Scope]);
@@ -199,7 +199,7 @@ impl Store {
         }
     }
 
-    /// Tells other processes that a fact about MLflow has changed that they may have in their caches.
+    /// Announces a change that is not in the store's rows to all processes.
     ///
     /// # Errors
     /// Only those that [`Store`] lists for every method.

@@ -23,7 +23,7 @@ pub struct GuessTally {
     pub unproven: bool,
     /// Time until which the address counts as known to the account.
     pub known_until: Timestamp,
-    /// Time from which all of this says nothing, so that the counter can be deleted.
+    /// Time after which the counter has no effect and can be deleted.
     pub expires: Timestamp,
 }
 

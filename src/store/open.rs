@@ -21,7 +21,7 @@ impl Store {
         Self::connect(&config, clock).await
     }
 
-    /// Opens the database and migrates its tables. A file of SQLite is created when absent, with mode 0600.
+    /// Opens the database and migrates its tables. An SQLite file is created when absent, with mode 0600.
     ///
     /// # Errors
     /// [`Error::Open`] when the database cannot be opened, created or migrated.

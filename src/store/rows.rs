@@ -68,7 +68,7 @@ pub(super) fn token_and_owner(row: &Row) -> Result<(Token, User)> {
 /// Reads a subject from the columns `subject_kind, subject`.
 pub(super) fn subject(row: &Row) -> Result<Subject> {
     let (subject_kind, subject): (&str, &str) = (row.try_get("subject_kind")?, row.try_get("subject")?);
-    let number = || subject.parse().map_err(|_| Error::Corrupt(format!("`{subject}` is not the number of a subject")));
+    let number = || subject.parse().map_err(|_| Error::Corrupt(format!("`{subject}` is not the ID of a subject")));
     match subject_kind {
         "user" => Ok(Subject::User(UserId(number()?))),
         "group" => Ok(Subject::Group(subject.to_owned())),

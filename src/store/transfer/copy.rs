@@ -34,15 +34,15 @@ pub(super) enum Others {
     Refused,
 }
 
-/// Returns true if both URLs name one database. Servers that are named differently are told apart by the locks of
-/// [`copy`].
+/// Returns true if both URLs name one database. Two URLs of one PostgreSQL database that are spelled differently are
+/// detected by the locks of [`copy`].
 #[must_use]
 pub fn are_the_same(one: &config::Store, other: &config::Store) -> bool {
     let file = |config: &config::Store| std::fs::canonicalize(file_of(&config.url)?).ok();
     one.url == other.url || file(one).is_some_and(|one| file(other) == Some(one))
 }
 
-/// Opens a store that is copied, so that no other process uses it: a file of SQLite is locked until the store is closed,
+/// Opens a store that is copied, so that no other process uses it: an SQLite file is locked until the store is closed,
 /// a database of PostgreSQL by [`copy`].
 ///
 /// # Errors
@@ -70,7 +70,7 @@ pub async fn connect_alone(config: &config::Store, side: Side, clock: Clock) -> 
     })
 }
 
-/// Copies all rows of `source` into `target`, and compares their numbers. Neither is used by a process that serves.
+/// Copies all rows of `source` into `target`, and compares their numbers. Refuses a store on which a process serves.
 ///
 /// # Errors
 /// [`Error::InUse`], [`Error::NotEmpty`], [`Error::NoAccounts`], [`Error::OtherSchema`]; [`Error::Nul`] and [`Error::Unreadable`] for a row that

@@ -1,6 +1,6 @@
 //! Moves, keeps and checks the whole content of a store: copies between databases, backups, and a search for faults.
 //!
-//! A backup is a file of SQLite whichever database it was made of, so restoring is copying from that file.
+//! A backup is an SQLite file whichever database it was made of, so restoring is copying from that file.
 
 mod backup;
 mod copy;

@@ -215,7 +215,7 @@ impl Table {
         format!("{}: {}", self.name, parts.collect::<Vec<_>>().join(", "))
     }
 
-    /// Returns the statement that cuts NUL and what follows off a text of the row, in a file of SQLite.
+    /// Returns the statement that cuts NUL and what follows off a text of the row, in an SQLite file.
     pub(super) fn without_nul(&self, row: &Row, column: &str) -> String {
         let keys = self.columns.iter().filter(|(name, _)| self.key.contains(name));
         let keys = keys.map(|(name, kind)| match kind.value(row, name) {
