@@ -39,10 +39,7 @@ impl Store {
         }
         let mut tx = self.writer.begin().await?;
         migrations::lock(&mut tx).await?;
-        let renewed = self.renew_lease(&mut tx).await?;
-        tx.commit().await?;
-        self.own_lease.renewed(renewed);
-        Ok(())
+        self.renew(tx).await
     }
 
     /// Renews the lease of this process, and lets its clock follow that of the database.
@@ -54,7 +51,10 @@ impl Store {
             return Ok(());
         }
         self.follow_clock().await?;
-        let mut tx = self.writer.begin().await?;
+        self.renew(self.writer.begin().await?).await
+    }
+
+    async fn renew(&self, mut tx: Tx) -> Result<()> {
         let renewed = self.renew_lease(&mut tx).await?;
         tx.commit().await?;
         self.own_lease.renewed(renewed);

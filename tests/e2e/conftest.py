@@ -9,6 +9,7 @@ import pytest
 import browser
 from harness import PROXIES, ROOT, Mlflow, Proxy, Tls, World
 from keycloak import Keycloak, behind_keycloak
+from postgres import Postgres
 
 
 def pytest_configure():
@@ -49,6 +50,16 @@ def proxy(mlflow_server, folder):
 def tls_proxy(mlflow_server, folder):
     """The same over TLS."""
     yield from running(Proxy(folder / "proxy-tls", mlflow_server.url, tls=Tls.make(folder)))
+
+
+@pytest.fixture(scope="module")
+def postgres():
+    """The PostgreSQL server of the whole run."""
+    server = Postgres()
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import pytest
 from balancers import HaProxy
 from harness import Person, unique, wait_until
 from keycloak import Loopback, Visitor, behind_keycloak
-from postgres import Postgres, Replica, start_together
+from postgres import Replica, start_together
 
 pytestmark = pytest.mark.timeout(600)
 API = "/api/2.0/mlflow"
@@ -54,15 +54,6 @@ class Balanced:
             return len(served) == len(answers) and all(answer.status_code == expected for answer in answers)
 
         wait_until(all_of_them, SOON, f"{expected} everywhere")
-
-
-@pytest.fixture(scope="module")
-def postgres():
-    server = Postgres()
-    try:
-        yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture(scope="module")

@@ -13,18 +13,8 @@ import time
 import pytest
 
 from harness import ADMIN, ADMIN_PASSWORD, ROOT, Person, Proxy, binary, free_port, new_password, secret, unique, wait_until
-from postgres import Postgres
 
 API = "/api/2.0/mlflow"
-
-
-@pytest.fixture(scope="module")
-def postgres():
-    server = Postgres()
-    try:
-        yield server
-    finally:
-        server.stop()
 
 
 class Life:

@@ -7,9 +7,7 @@ import pytest
 from balancers import PgBouncer
 from harness import ADMIN, ADMIN_PASSWORD, Person, unique, wait_until
 from postgres import Replica, start_together
-from test_replicas import at, everywhere, experiment_of, postgres
-
-__all__ = ["postgres"]
+from test_replicas import at, everywhere, experiment_of
 
 
 @pytest.fixture(scope="module")

@@ -14,15 +14,6 @@ SOON = 60
 
 
 @pytest.fixture(scope="module")
-def postgres():
-    server = Postgres()
-    try:
-        yield server
-    finally:
-        server.stop()
-
-
-@pytest.fixture(scope="module")
 def replicas(postgres, mlflow_server, tmp_path_factory):
     folder, url = tmp_path_factory.mktemp("replicas"), postgres.database()
     three = [Replica(folder / name, mlflow_server.url, url) for name in ("one", "two", "three")]
@@ -245,6 +236,7 @@ def test_a_mistake_in_the_store_is_named_and_its_password_is_not(postgres, mlflo
         assert "alice" in shown and right not in shown
     finally:
         works.stop()
+
 
 def test_the_certificate_of_the_server_is_checked(mlflow_server, tmp_path):
     own = Postgres(apart=True)
