@@ -114,6 +114,18 @@ impl GrantSet {
         self.kinds.get(&kind).is_some_and(|of_kind| !of_kind.globs.is_empty())
     }
 
+    /// Returns true if this set is `earlier` with grants that were added and refuse nothing, so that every level is at
+    /// least as high.
+    #[must_use]
+    pub fn include(&self, earlier: &Self) -> bool {
+        let workspaces = earlier.workspaces.iter().all(|(name, of_old)| self.workspaces.get(name) >= Some(of_old));
+        let kinds = earlier.kinds.keys().all(|kind| self.kinds.contains_key(kind));
+        let nothing = OfKind::default();
+        workspaces
+            && kinds
+            && self.kinds.iter().all(|(kind, of_kind)| of_kind.include(earlier.kinds.get(kind).unwrap_or(&nothing)))
+    }
+
     /// Adds grants of groups or of the policy file. They imply no membership in a workspace.
     pub fn add<S>(&mut self, grants: impl IntoIterator<Item = Grant<S>>) {
         for grant in grants {
@@ -162,6 +174,12 @@ impl GrantSet {
 }
 
 impl OfKind {
+    fn include(&self, earlier: &Self) -> bool {
+        let kept = earlier.exact.iter().all(|(key, level)| self.exact.get(key) == Some(level));
+        let is_gain = |(key, level): (&String, &Permission)| !level.refuses() || earlier.exact.contains_key(key);
+        self.all == earlier.all && self.globs == earlier.globs && kept && self.exact.iter().all(is_gain)
+    }
+
     fn add(&mut self, selector: Selector, permission: Permission) {
         match selector {
             Selector::All => self.all = Some(fold(self.all, permission)),

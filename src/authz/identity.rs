@@ -102,12 +102,14 @@ impl Identity {
         !self.admin && (globs(&self.grants) || self.shadow.as_deref().is_some_and(globs))
     }
 
-    /// Returns whether another look at the same credential found the same user with the same rights.
+    /// Returns whether another look at the same credential found the same user with all rights of `earlier`. Grants may
+    /// have been added: the user can own more by now.
     #[must_use]
-    pub fn has_the_rights_of(&self, other: &Self) -> bool {
+    pub fn has_the_rights_of(&self, earlier: &Self) -> bool {
         let Self { user, name, admin, scheme, groups, limits, grants, shadow: _ } = self;
-        (*user, *admin, *scheme) == (other.user, other.admin, other.scheme)
-            && (name, groups, limits, grants) == (&other.name, &other.groups, &other.limits, &other.grants)
+        (*user, *admin, *scheme) == (earlier.user, earlier.admin, earlier.scheme)
+            && (name, groups, limits) == (&earlier.name, &earlier.groups, &earlier.limits)
+            && grants.include(&earlier.grants)
     }
 
     /// Returns this identity under the shadow policy; `None` if there is no such policy, or for administrators.

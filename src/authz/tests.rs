@@ -366,3 +366,33 @@ fn whoever_holds_a_level_on_one_resource_could_hold_it() {
         ResourceKind::Experiment
     ));
 }
+
+#[test]
+fn only_added_exact_grants_that_refuse_nothing_keep_the_rights() {
+    let glob = |kind, pattern: &str, permission| Grant {
+        selector: Selector::Glob(pattern.to_owned()),
+        ..grant(kind, "*", permission)
+    };
+    let (experiment, model) = (ResourceKind::Experiment, ResourceKind::RegisteredModel);
+    let before = [grant(experiment, "1", Permission::Read), glob(model, "m*", Permission::Edit)];
+    let set = |grants: &[Grant]| grants.iter().cloned().collect::<GrantSet>();
+    let with = |added| set(&[&before[..], &[added]].concat()).include(&set(&before));
+    assert!(set(&before).include(&set(&before)));
+    assert!(set(&before[..1]).include(&set(&[])), "the first grant");
+    assert!(with(grant(experiment, "2", Permission::Manage)));
+    assert!(with(grant(ResourceKind::Prompt, "p", Permission::Read)));
+    for other in [
+        grant(experiment, "2", Permission::Deny),
+        grant(experiment, "1", Permission::Manage),
+        grant(experiment, "1", Permission::Deny),
+        grant(experiment, "*", Permission::Read),
+        glob(experiment, "a*", Permission::Read),
+        glob(model, "n*", Permission::Deny),
+        grant(ResourceKind::Prompt, "*", Permission::Deny),
+    ] {
+        assert!(!with(other.clone()), "{other:?}");
+    }
+    assert!(!set(&before[..1]).include(&set(&before)), "one was taken away");
+    assert!(!set(&before[1..]).include(&set(&before)), "one was taken away");
+    assert!(!set(&[]).include(&set(&before)));
+}

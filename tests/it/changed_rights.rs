@@ -107,6 +107,39 @@ fn a_request_is_sent_with_the_rights_after_a_slow_look_up() {
     assert_eq!(proxy.ask(send_json("POST", target, &gina, &body)).expect("an answer").status, 403);
 }
 
+#[test]
+fn a_request_is_sent_although_its_user_got_more_rights_meanwhile() {
+    let stuck = Arc::new(AtomicBool::new(true));
+    let until = Arc::clone(&stuck);
+    let mlflow = Recorder::scripted(move |request| {
+        if !request.target.contains("/runs/get") {
+            return None;
+        }
+        while until.load(Ordering::SeqCst) {
+            pause(Duration::from_millis(10));
+        }
+        Some((200, format!(r#"{{"run":{{"info":{{"run_id":"{RUN}","experiment_id":"1"}}}}}}"#)))
+    });
+    let proxy = Proxy::before(mlflow.address);
+    let hugo = proxy.user("hugo", &[(ResourceKind::Experiment, "1", Permission::Edit)]);
+    let target = "/api/2.0/mlflow/runs/set-tag";
+    let mut client = proxy.connect();
+    client.send(send_json("POST", target, &hugo, &format!(r#"{{"run_id":"{RUN}","key":"a","value":"b"}}"#)));
+    mlflow.wait_for(&format!("/api/2.0/mlflow/runs/get?run_id={RUN}"));
+    // As when another request of the user creates an experiment.
+    let store = proxy.store();
+    proxy.block_on(async {
+        let user = store.user_by_name("hugo").await.expect("the store").expect("the user").id;
+        store.own(&actor(), ResourceKind::Experiment, "2", user).await.expect("a grant");
+    });
+    let own = "/api/2.0/mlflow/experiments/get?experiment_id=2";
+    eventually("the change is seen", || proxy.ask(get(own, &hugo)).expect("an answer").status == 200);
+    pause(LONG);
+    stuck.store(false, Ordering::SeqCst);
+    assert_eq!(client.answer().expect("an answer").status, 200);
+    assert!(mlflow.take().iter().any(|request| request.target == target));
+}
+
 /// A list is filled from as many of MLflow's pages as it takes, each of which is a request.
 #[test]
 fn no_further_page_of_a_list_is_asked_for_with_earlier_rights() {
