@@ -15,7 +15,7 @@
 //! [`LoginThrottle::may_remember`].
 
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -115,7 +115,8 @@ impl LoginThrottle {
     /// Starts the guarded period, because a limit was or may have been reached in another process.
     pub(super) fn guard(&self) {
         if self.shared.is_some() {
-            self.limits.guard_until(self.limits.clock.now().plus(self.limits.window));
+            // Longer than the time in which a process announces its next limit.
+            self.limits.guard_until(self.limits.clock.now().plus(self.limits.window * 3 / 2));
         }
     }
 
@@ -197,7 +198,22 @@ impl LoginThrottle {
         let network = network(address);
         let pair = self.pairs.get_with((account.key, network), Arc::default);
         let shared = self.shared.as_ref().map(|shared| (shared.clone(), shared.keys(network, account.name)));
-        Proof { pair, network, account: account.key, limits: Arc::clone(&self.limits), shared, is_settled: false }
+        let limits = Arc::clone(&self.limits);
+        let counters = [self.address(address), Arc::clone(&pair), self.accounts.get_with(account.key, Arc::default)];
+        let reach = [limits.per_address, limits.per_account, limits.per_account];
+        let reached = std::array::from_fn(|which: usize| {
+            counters.get(which).zip(reach.get(which)).is_some_and(|(counter, limit)| counter.start(&limits) >= *limit)
+        });
+        let started = counters.map(Started);
+        let proof = Proof { pair, network, account: account.key, limits, shared, _started: started, is_settled: false };
+        // As many guesses as a limit allows have begun and may still be looked up: a right password must not be
+        // answered sooner than they are.
+        match reached {
+            [_, true, _] => proof.is_missing(),
+            [true, false, _] | [_, false, true] => proof.guard(),
+            [false, false, false] => {}
+        }
+        proof
     }
 
     /// Reserves a guess. Waits for guesses in progress if their outcome decides whether a limit is reached.
@@ -286,7 +302,18 @@ pub(super) struct Proof {
     account: CacheKey,
     limits: Arc<Limits>,
     shared: Option<(Shared, shared::Keys)>,
+    _started: [Started; 3],
     is_settled: bool,
+}
+
+/// Counts a guess that has started, until it is settled or given up.
+#[derive(Debug)]
+struct Started(Arc<Counter>);
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        self.0.started.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Proof {
@@ -311,7 +338,15 @@ impl Proof {
         if let Some((shared, keys)) = &self.shared
             && !was_missing
         {
-            shared.record_unchecked(*keys);
+            shared.record_unchecked(Some(keys));
+        }
+    }
+
+    /// Starts the guarded period here and in the other processes.
+    fn guard(&self) {
+        self.limits.guard_until(self.limits.clock.now().plus(self.limits.window));
+        if let Some((shared, _)) = &self.shared {
+            shared.record_unchecked(None);
         }
     }
 
@@ -370,12 +405,22 @@ impl Limits {
 #[derive(Debug, Default)]
 struct Counter {
     tally: Mutex<GuessTally>,
+    /// Number of guesses that have started and are not settled.
+    started: AtomicU32,
     settled: Notify,
 }
 
 impl Counter {
     fn lock(&self) -> MutexGuard<'_, GuessTally> {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a guess that starts. Returns the number of guesses that have failed or may still fail.
+    fn start(&self, limits: &Limits) -> u32 {
+        let started = self.started.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        let mut tally = self.lock();
+        tally.roll(limits.moment());
+        tally.failures.saturating_add(started)
     }
 
     fn reserve(&self, limit: u32, beyond: Beyond, limits: &Limits) -> Admission {

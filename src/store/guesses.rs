@@ -51,6 +51,22 @@ impl Store {
         found.as_ref().map_or_else(|| Ok(GuessTally::default()), tally)
     }
 
+    /// Records at counters of an address and account that a guess ended without a hash. Only where the address is known to
+    /// the account does that matter, so nothing is written for others.
+    ///
+    /// # Errors
+    /// Only those that [`Store`] lists for every method.
+    pub async fn mark_unproven(&self, keys: &[GuessKey]) -> Result<()> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let places = (2..keys.len() + 2).map(|place| format!("${place}")).collect::<Vec<_>>().join(", ");
+        let mark = sql(format!("UPDATE guesses SET unproven = TRUE WHERE known_until > $1 AND key IN ({places})"));
+        let mark = keys.iter().fold(mark.bind(self.now().0), |mark, key| mark.bind(key.to_vec()));
+        mark.execute(&self.writer).await?;
+        Ok(())
+    }
+
     pub(super) async fn sweep_guesses(&self) -> Result<()> {
         sql("DELETE FROM guesses WHERE expires < $1").bind(self.now().0).execute(&self.writer).await?;
         Ok(())

@@ -7,8 +7,9 @@
 //! Other processes must stop accepting cached passwords (see [`super::LoginThrottle::may_remember`]). They are notified
 //! before the first answer that reveals a limit.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
@@ -28,10 +29,21 @@ pub(super) struct Shared {
     store: Arc<Store>,
     keys: Arc<StoreKeys>,
     limits: Arc<Limits>,
+    unchecked: Arc<std::sync::Mutex<Unchecked>>,
     /// The tasks that record outcomes.
     tracker: TaskTracker,
     /// Time at which the other processes were last notified of a limit.
     told: Arc<Mutex<Option<Timestamp>>>,
+}
+
+/// Guesses that ended without a hash and are not recorded yet.
+#[derive(Debug, Default)]
+struct Unchecked {
+    pairs: HashSet<GuessKey>,
+    /// True while a task records them.
+    is_recording: bool,
+    /// True once that task has taken some.
+    has_begun: bool,
 }
 
 /// The keys of the counters of a guess.
@@ -67,12 +79,21 @@ enum Outcome {
 
 /// Time for which a guess waits for others in progress, in whichever process.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Maximum number of guesses without a hash that wait to be recorded. Further ones count only in this process.
+const MAX_UNCHECKED: usize = 1000;
 /// Pause before it looks again.
 const AGAIN: Duration = Duration::from_millis(50);
 
 impl Shared {
     pub(super) fn new(store: Arc<Store>, key: &[u8; 32], tracker: TaskTracker, limits: Arc<Limits>) -> Self {
-        Self { store, keys: Arc::new(StoreKeys::new(key)), limits, tracker, told: Arc::default() }
+        Self {
+            store,
+            keys: Arc::new(StoreKeys::new(key)),
+            limits,
+            unchecked: Arc::default(),
+            tracker,
+            told: Arc::default(),
+        }
     }
 
     /// Returns the keys of the counters of an account and of the network that an address belongs to.
@@ -156,7 +177,7 @@ impl Shared {
         if self.limits.is_at_limit(&local.address) || std::mem::replace(&mut local.pair.lock().unproven, true) {
             return Ok(());
         }
-        self.settle(keys, &[], Outcome::Unchecked).await
+        self.store.mark_unproven(&[keys.pair]).await
     }
 
     /// Records how a guess ended. `reserved`: the counters at which it was reserved.
@@ -192,18 +213,42 @@ impl Shared {
         if is_limit_reached { self.tell_others().await } else { Ok(()) }
     }
 
-    /// Records in a task that a guess, which is not reserved, ended or waits without a hash.
-    pub(super) fn record_unchecked(&self, keys: Keys) {
+    /// Records in a task that a guess, which is not reserved, ended or waits without a hash, and tells other processes that a
+    /// limit may be reached. One task does this for all of them, so that many hurried clients do not keep the store busy.
+    pub(super) fn record_unchecked(&self, keys: Option<&Keys>) {
         if tokio::runtime::Handle::try_current().is_err() {
             return;
         }
+        {
+            let mut unchecked = self.unchecked.lock().unwrap_or_else(PoisonError::into_inner);
+            if unchecked.pairs.len() < MAX_UNCHECKED {
+                unchecked.pairs.extend(keys.map(|keys| keys.pair));
+            }
+            if std::mem::replace(&mut unchecked.is_recording, true) {
+                return;
+            }
+        }
         let shared = self.clone();
         self.tracker.spawn(async move {
-            let recorded = shared.settle(&keys, &[], Outcome::Unchecked).await;
-            if let Err(error) = recorded.and(shared.tell_others().await) {
-                tracing::debug!(%error, "an unchecked password could not be recorded for other processes");
+            while let Some(pairs) = shared.next_unchecked() {
+                let recorded = shared.store.mark_unproven(&pairs).await;
+                if let Err(error) = shared.tell_others().await.and(recorded) {
+                    tracing::debug!(%error, "an unchecked password could not be recorded for other processes");
+                }
+                tokio::time::sleep(AGAIN).await;
             }
         });
+    }
+
+    /// Returns the pairs to record next; `None` ends the task that records.
+    fn next_unchecked(&self) -> Option<Vec<GuessKey>> {
+        let mut unchecked = self.unchecked.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_first = !std::mem::replace(&mut unchecked.has_begun, true);
+        if unchecked.pairs.is_empty() && !is_first {
+            *unchecked = Unchecked::default();
+            return None;
+        }
+        Some(std::mem::take(&mut unchecked.pairs).into_iter().collect())
     }
 
     /// Tells all processes that right passwords in their memory are not accepted everywhere.
@@ -325,6 +370,10 @@ impl Drop for SharedGuess {
 
 #[cfg(test)]
 impl Shared {
+    pub(super) fn is_recording(&self) -> bool {
+        self.unchecked.lock().unwrap().is_recording
+    }
+
     pub(super) async fn under_way(&self, keys: &Keys) -> u32 {
         self.store.guesses(&keys.account).await.unwrap().under_way
     }

@@ -121,7 +121,7 @@ pub async fn open_backup(file: &Path, clock: Clock) -> Result<Store> {
         return Ok(Store::over(only.clone(), only, clock));
     }
     only.close().await;
-    let copy = migrated(file).await.map_err(|error| damaged(&error))?;
+    let copy = migrated(file, found).await.map_err(|error| damaged(&error))?;
     let store = Store::over(copy.clone(), copy, clock);
     store.migrate(Use::Open).await?;
     Ok(store)
@@ -152,25 +152,28 @@ fn check_file(file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Returns a temporary database with the tables and rows of the file, for migrations.
-async fn migrated(file: &Path) -> std::result::Result<Pool, sqlx::Error> {
-    let copy = db::sqlite::open_temporary().await.map_err(|error| sqlx::Error::Protocol(error.to_string()))?;
+/// Returns a temporary database with the rows of the file, in the tables of its schema `version`, for migrations.
+///
+/// INVARIANT: no text of the file is executed. Its definitions of tables could contain further statements.
+async fn migrated(file: &Path, version: i64) -> Result<Pool> {
+    let copy = db::sqlite::open_temporary().await?;
     sql("ATTACH $1 AS old").bind(format!("file:{}?immutable=1", escaped(file))).execute(&copy).await?;
     let mut tx = copy.begin().await?;
-    let tables = sql("SELECT sql FROM old.sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'");
-    for create in tables.scalars::<String>(&mut tx).await? {
-        sql(create).execute(&mut tx).await?;
+    let known: Vec<_> = migrations::STEPS.into_iter().filter(|step| step.0 <= version).collect();
+    migrations::run(&mut tx, &known).await?;
+    let tables = sql("SELECT name FROM main.sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'
+             AND name <> '_sqlx_migrations'");
+    for table in tables.scalars::<String>(&mut tx).await? {
+        let columns = sql("SELECT name FROM pragma_table_info($1, 'main')").bind(table.as_str());
+        let columns = columns.scalars::<String>(&mut tx).await?.join("\", \"");
+        sql(format!("DELETE FROM main.{table}")).execute(&mut tx).await?;
+        let copy = format!("INSERT INTO main.{table} (\"{columns}\") SELECT \"{columns}\" FROM old.{table}");
+        sql(copy).execute(&mut tx).await?;
     }
-    let filled = sql("SELECT name FROM old.sqlite_master WHERE type = 'table' AND name <> 'sqlite_stat1'");
-    for name in filled.scalars::<String>(&mut tx).await? {
-        let name = format!("\"{}\"", name.replace('"', "\"\""));
-        sql(format!("DELETE FROM main.{name}")).execute(&mut tx).await?;
-        sql(format!("INSERT INTO main.{name} SELECT * FROM old.{name}")).execute(&mut tx).await?;
-    }
-    let indexes = sql("SELECT sql FROM old.sqlite_master WHERE type = 'index' AND sql IS NOT NULL");
-    for create in indexes.scalars::<String>(&mut tx).await? {
-        sql(create).execute(&mut tx).await?;
-    }
+    // The highest IDs that were given, also those of deleted rows.
+    sql("DELETE FROM main.sqlite_sequence").execute(&mut tx).await?;
+    let numbers = "INSERT INTO main.sqlite_sequence (name, seq) SELECT name, seq FROM old.sqlite_sequence";
+    sql(numbers).execute(&mut tx).await?;
     tx.commit().await?;
     sql("DETACH old").execute(&copy).await?;
     Ok(copy)

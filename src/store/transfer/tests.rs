@@ -343,7 +343,9 @@ async fn a_backup_of_an_earlier_release_is_migrated_without_being_changed() {
              installed_on TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP, success BOOLEAN NOT NULL,
              checksum BLOB NOT NULL, execution_time BIGINT NOT NULL);
          INSERT INTO users (id, name, admin, created) VALUES (41, 'old', TRUE, 1), (42, 'gone', TRUE, 1);
-         DELETE FROM users WHERE id = 42;",
+         DELETE FROM users WHERE id = 42;
+         PRAGMA writable_schema = ON;
+         UPDATE sqlite_master SET sql = sql || '; CREATE TABLE planted (x)' WHERE name = 'meta';",
     )
     .await
     .unwrap();
@@ -360,6 +362,9 @@ async fn a_backup_of_an_earlier_release_is_migrated_without_being_changed() {
     let targets = TempDir::new().unwrap();
     for (target, _) in empty(&targets).await {
         let backup = open_backup(&file, Clock::manual(START)).await.unwrap();
+        let planted: i64 =
+            sql("SELECT COUNT(*) FROM sqlite_master WHERE name = 'planted'").scalar(&backup.readers).await.unwrap();
+        assert_eq!(planted, 0, "no statement of the file is run");
         copy(&backup, &target, &note(), &mut quiet).await.unwrap();
         backup.close().await;
         assert!(target.user_by_name("old").await.unwrap().is_some_and(|user| user.admin));

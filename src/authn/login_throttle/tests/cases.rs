@@ -240,6 +240,25 @@ async fn who_hangs_up_before_the_account_is_looked_up_does_not_learn_a_right_pas
 }
 
 #[tokio::test]
+async fn a_right_password_among_many_at_once_is_not_answered_before_them() {
+    let world = world(module_path!()).await;
+    let right = basic("alice", "sesame");
+    world.ask(&right, HERE).await.unwrap();
+    let held = world.authn.hashing.hold().await;
+    let wrong: Vec<_> = (0..PER_ACCOUNT).map(|guess| basic("alice", &format!("guess {guess}"))).collect();
+    let mut guesses: Vec<_> = wrong.iter().map(|wrong| Box::pin(world.ask(wrong, THERE))).collect();
+    for guess in &mut guesses {
+        assert_eq!(world.recent(&right).as_deref(), Some("alice"), "fewer than the limit have begun");
+        // It is polled once, and waits for its look-up.
+        assert!(tokio::time::timeout(Duration::ZERO, guess.as_mut()).await.is_err());
+    }
+    assert_eq!(world.recent(&right), None);
+    assert!(tokio::time::timeout(Duration::from_millis(5), world.ask(&right, THERE)).await.is_err(), "it waits");
+    drop((held, guesses));
+    assert_eq!(world.answer(&right, HERE).await, "alice");
+}
+
+#[tokio::test]
 async fn who_waits_for_guesses_under_way_does_not_learn_a_right_password_by_its_speed() {
     let world = world(module_path!()).await;
     let right = basic("alice", "sesame");

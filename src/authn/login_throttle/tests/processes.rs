@@ -206,6 +206,27 @@ async fn clients_that_disconnect_at_any_moment_leave_no_guess_in_progress() {
 }
 
 #[tokio::test]
+async fn guesses_at_many_names_that_are_given_up_write_nothing_for_each() {
+    let them = Processes::start().await;
+    for guess in 0..50 {
+        let header = basic(&format!("user {guess}"), "123456");
+        let _ = tokio::time::timeout(Duration::ZERO, them.answer(0, &header, HERE)).await;
+    }
+    let shared = them.all[0].throttle.shared.clone().unwrap();
+    let recorded = async || {
+        while shared.is_recording() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), recorded()).await.expect("one task ends");
+    let revision = them.world.store.revision().await.unwrap();
+    for guess in 0..50 {
+        assert!(!shared.has_counter(&shared.keys(HERE, &format!("user {guess}"))).await, "{guess}");
+    }
+    assert!(revision < 10, "{revision} announcements");
+}
+
+#[tokio::test]
 async fn without_the_store_no_password_is_hashed() {
     let them = Processes::start().await;
     them.world.store.close().await;
