@@ -123,6 +123,12 @@ class Postgres:
         self.sql("postgres", f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'")
         return f"{self.url}/{name}"
 
+    def role_with_password(self, name, password):
+        """Makes the role, or gives it another password: databases of other tests may belong to it."""
+        if not self.sql("postgres", f"SELECT 1 FROM pg_roles WHERE rolname = '{name}'"):
+            self.sql("postgres", f"CREATE ROLE {name} LOGIN")
+        self.sql("postgres", f"ALTER ROLE {name} PASSWORD '{password}'")
+
     def sql(self, database, statement):
         """Runs one statement as the superuser; its rows, tab-separated."""
         argv = [f"{self.programs}/psql", "-XqAt", "-F", "\t", "-v", "ON_ERROR_STOP=1", f"{self.url}/{database}", "-c", statement]

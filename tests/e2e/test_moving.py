@@ -120,8 +120,7 @@ def test_everything_works_after_moving_to_postgresql_and_back(front, postgres, t
 
 def test_a_password_comes_from_a_file_and_is_never_shown(front, postgres, tmp_path):
     database, right, wrong = postgres.database().rsplit("/", 1)[1], new_password(), new_password()
-    postgres.sql("postgres", "DROP ROLE IF EXISTS scram")
-    postgres.sql("postgres", f"CREATE ROLE scram LOGIN PASSWORD '{right}'")
+    postgres.role_with_password("scram", right)
     postgres.sql("postgres", f"ALTER DATABASE {database} OWNER TO scram")
     url = f"{postgres.url}/{database}".replace("postgres@", "scram@")
     files = {"right": f"{right}\n", "wrong": wrong}

@@ -214,8 +214,7 @@ def test_without_its_store_a_replica_decides_from_memory_for_a_bounded_time(post
 def test_a_mistake_in_the_store_is_named_and_its_password_is_not(postgres, mlflow_server, tmp_path):
     database = postgres.database().rsplit("/", 1)[1]
     right, wrong = new_password(), new_password()
-    postgres.sql("postgres", "DROP ROLE IF EXISTS scram")
-    postgres.sql("postgres", f"CREATE ROLE scram LOGIN PASSWORD '{right}'")
+    postgres.role_with_password("scram", right)
     postgres.sql("postgres", f"ALTER DATABASE {database} OWNER TO scram")
     url = f"{postgres.url}/{database}".replace("postgres@", "scram@")
     mistaken = Replica(tmp_path / "mistaken", mlflow_server.url, url, {"STORE__PASSWORD": wrong})
