@@ -18,7 +18,7 @@ impl Timestamp {
     /// Returns this time plus `duration`. Saturates instead of overflowing.
     #[must_use]
     pub fn plus(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))
+        Self(self.0.saturating_add(milliseconds(duration)))
     }
 
     /// Formats the date and the minute for users, such as `2026-11-29 10:15 UTC`. Returns an empty string beyond the
@@ -42,6 +42,12 @@ impl Timestamp {
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
+}
+
+/// Returns a duration in milliseconds, as [`Timestamp`] counts them.
+#[must_use]
+pub fn milliseconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// A source of wall-clock time. `Clock::default()` is the system clock; [`Clock::manual`] is for tests.
@@ -75,7 +81,7 @@ impl Clock {
     /// Moves a manual clock forward. Has no effect on the system clock.
     pub fn advance(&self, by: Duration) {
         if let Some(manual) = &self.manual {
-            manual.fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::SeqCst);
+            manual.fetch_add(milliseconds(by), Ordering::SeqCst);
         }
     }
 
@@ -87,7 +93,7 @@ impl Clock {
             Some(manual) => Timestamp(manual.load(Ordering::SeqCst)),
             None => {
                 let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-                let system = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
+                let system = milliseconds(since);
                 Timestamp(system.saturating_add(self.ahead.load(Ordering::Relaxed)))
             }
         }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use moka::sync::Cache;
 
 use crate::authz::{Identity, RoleId, Scheme, SessionId, TokenId, texts_of_groups};
-use crate::clock::{Stopwatch, Timestamp};
+use crate::clock::{Stopwatch, Timestamp, milliseconds};
 use crate::crypto::CacheKey;
 use crate::store::{Follower, Scope};
 
@@ -34,11 +34,11 @@ pub(super) struct IdentityCache {
     changing: Mutex<()>,
     /// Time (Unix ms) at which the store was last asked for changes.
     confirmed: AtomicI64,
-    /// The same moment on a clock that cannot be set.
+    /// The same time on a monotonic clock.
     confirmed_since: Mutex<Stopwatch>,
     /// Milliseconds for which that suffices.
     stale_after: AtomicI64,
-    /// True if more than `stale_after` has passed on that clock.
+    /// True if more than `stale_after` has passed on the monotonic clock.
     is_cut_off: AtomicBool,
     used: Mutex<HashMap<Used, Timestamp>>,
     /// Minimum time in milliseconds between two recorded uses of a session.
@@ -259,8 +259,4 @@ impl Follower for IdentityCache {
         // INVARIANT: marks are stored before the epoch, so a reader of the new epoch sees them.
         self.epoch.store(next, Ordering::Release);
     }
-}
-
-fn milliseconds(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }

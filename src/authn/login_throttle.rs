@@ -115,7 +115,7 @@ impl LoginThrottle {
     /// Starts the guarded period, because a limit was or may have been reached in another process.
     pub(super) fn guard(&self) {
         if self.shared.is_some() {
-            // Longer than the time in which a process announces its next limit.
+            // A process announces limits at most twice per window, so the next announcement comes before this ends.
             self.limits.guard_until(self.limits.clock.now().plus(self.limits.window * 3 / 2));
         }
     }

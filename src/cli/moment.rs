@@ -6,7 +6,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, milliseconds};
 
 /// A point in time, absolute or relative to the start of the command.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -19,7 +19,7 @@ impl Moment {
     pub(super) fn at(self, now: Timestamp) -> Timestamp {
         match self {
             Self::At(at) => at,
-            Self::Ago(ago) => Timestamp(now.0.saturating_sub(i64::try_from(ago.as_millis()).unwrap_or(i64::MAX))),
+            Self::Ago(ago) => Timestamp(now.0.saturating_sub(milliseconds(ago))),
         }
     }
 }

@@ -84,14 +84,14 @@ pub(super) struct Copy {
     to_password_file: Option<PathBuf>,
 }
 
-/// What was copied, as `--json` shows it.
+/// Result of a copy, for `--json`.
 #[derive(Debug, Serialize)]
 struct Done {
     /// Number of rows by table.
     rows: BTreeMap<&'static str, u64>,
 }
 
-/// What was checked, as `--json` shows it.
+/// Result of a check, for `--json`.
 #[derive(Debug, Serialize)]
 struct Checked {
     schema: i64,

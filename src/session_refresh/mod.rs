@@ -15,7 +15,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::task::TaskTracker;
 
 use crate::authn::Authn;
-use crate::clock::{Clock, Stopwatch, Timestamp};
+use crate::clock::{Clock, Stopwatch, Timestamp, milliseconds};
 use crate::config;
 use crate::oidc::{Provider, Providers};
 use crate::store::{self, Lease, Store, Whose};
@@ -164,14 +164,14 @@ impl SessionRefresh {
     }
 
     async fn lease(&self, whose: Whose<'_>, at_most: usize) -> store::Result<Vec<Lease>> {
-        let milliseconds = i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX);
+        let milliseconds = milliseconds(LEASE);
         let at_most = i64::try_from(at_most).unwrap_or(i64::MAX);
         self.store.lease_due_sessions(whose, self.idle_since(), milliseconds, at_most).await
     }
 
     /// Returns the time at or before which the last use of an idle session was.
     fn idle_since(&self) -> Timestamp {
-        let idle = i64::try_from(self.limits.idle_timeout.as_millis()).unwrap_or(i64::MAX);
+        let idle = milliseconds(self.limits.idle_timeout);
         Timestamp(self.clock.now().0.saturating_sub(idle))
     }
 

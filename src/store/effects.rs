@@ -107,11 +107,9 @@ impl Store {
             detail += &format!(", {dropped} older grants dropped");
         }
         change.end(intent).await?;
-        change.affects([match kind {
-            // Its artifact location is new too.
-            ResourceKind::Experiment => Scope::Experiment(key.to_owned()),
-            _ => Scope::Name(key.to_owned()),
-        }]);
+        // The artifact location of an experiment is new too.
+        let scope = if kind == ResourceKind::Experiment { Scope::Experiment } else { Scope::Name };
+        change.affects([scope(key.to_owned())]);
         change.commit(actor, "resource.create", format!("{kind}:{key}"), detail).await
     }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::db::{Pool, Tx, migrations, sql};
 use super::{Error, Result, Store};
-use crate::clock::{Stopwatch, Timestamp};
+use crate::clock::{Stopwatch, Timestamp, milliseconds};
 
 /// Time after which a process that did not renew its lease counts as gone.
 const GONE_AFTER: Duration = Duration::from_secs(15);
@@ -179,7 +179,7 @@ impl Store {
         let (before, took) = (self.clock.now().0, Stopwatch::start());
         let there: i64 = sql(self.readers.time()).scalar(&self.readers).await?;
         // An answer that had to wait, for a connection for instance, says little.
-        let took = i64::try_from(took.elapsed().as_millis()).unwrap_or(i64::MAX);
+        let took = milliseconds(took.elapsed());
         let ahead = there.saturating_sub(before.saturating_add(took / 2));
         if took <= CLOCK_STEP_MS / 2 && ahead.abs() >= CLOCK_STEP_MS {
             tracing::warn!(

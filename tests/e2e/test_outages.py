@@ -257,6 +257,15 @@ def test_after_a_kill_only_its_own_requests_fail_and_every_creation_has_an_owner
     assert {tag(number).status_code for number in ids} == {200}
 
 
+def accepted_again(kept):
+    """Changes are accepted after an outage, and what was acknowledged holds; returns what the keeper saw."""
+    live, dead = len(kept.live), len(kept.dead)
+    wait_until(lambda: len(kept.live) > live and len(kept.dead) > dead, 60, "changes are accepted again")
+    kept.settle()
+    assert {status for _, status in kept.answers} <= {200, 201, 204, 401, 404, 503}, kept.answers
+    return told(kept)
+
+
 def outage(server, balanced, seconds):
     """PostgreSQL is stopped for so long; returns what the keeper saw."""
     in_order(balanced)
@@ -267,11 +276,7 @@ def outage(server, balanced, seconds):
         time.sleep(max(0, end - time.monotonic()))
         server.start_again()
         in_order(balanced)
-        live, dead = len(kept.live), len(kept.dead)
-        wait_until(lambda: len(kept.live) > live and len(kept.dead) > dead, 60, "changes are accepted again")
-        kept.settle()
-        assert {status for _, status in kept.answers} <= {200, 201, 204, 401, 404, 503}, kept.answers
-        return told(kept)
+        return accepted_again(kept)
 
 
 def test_a_restarted_postgresql_is_found_again(server, balanced):
@@ -306,11 +311,7 @@ def test_a_promoted_standby_is_followed_without_a_restart(mlflow_server, tmp_pat
             wait_until(lambda: all(one.probe("/readyz").status_code == 503 for one in together.replicas), 30, "no replica is ready")
             standby.promote()
             in_order(together)
-            live, dead = len(kept.live), len(kept.dead)
-            wait_until(lambda: len(kept.live) > live and len(kept.dead) > dead, 60, "changes are accepted again")
-            kept.settle()
-            assert {status for _, status in kept.answers} <= {200, 201, 204, 401, 404, 503}, kept.answers
-            report("fail-over", pooled=pooled, **told(kept))
+            report("fail-over", pooled=pooled, **accepted_again(kept))
         wait_until(lambda: all(one.counted("store_listening") for one in together.replicas), 30, "changes are announced again")
         assert [one.process.child.pid for one in together.replicas] == processes
     finally:

@@ -77,8 +77,8 @@ fn an_upload_is_completed_with_the_rights_of_its_end() {
     assert!(!mlflow.take().iter().any(|request| request.target == target), "MLflow got the whole upload");
 }
 
-#[test]
-fn a_request_is_sent_with_the_rights_after_a_slow_look_up() {
+/// An MLflow that answers look-ups of runs only when the returned flag is cleared.
+fn slow_look_ups() -> (Recorder, Arc<AtomicBool>) {
     let stuck = Arc::new(AtomicBool::new(true));
     let until = Arc::clone(&stuck);
     let mlflow = Recorder::scripted(move |request| {
@@ -90,6 +90,12 @@ fn a_request_is_sent_with_the_rights_after_a_slow_look_up() {
         }
         Some((200, format!(r#"{{"run":{{"info":{{"run_id":"{RUN}","experiment_id":"1"}}}}}}"#)))
     });
+    (mlflow, stuck)
+}
+
+#[test]
+fn a_request_is_sent_with_the_rights_after_a_slow_look_up() {
+    let (mlflow, stuck) = slow_look_ups();
     let proxy = Proxy::before(mlflow.address);
     let gina = proxy.user("gina", &[(ResourceKind::Experiment, "1", Permission::Edit)]);
     let target = "/api/2.0/mlflow/runs/set-tag";
@@ -109,17 +115,7 @@ fn a_request_is_sent_with_the_rights_after_a_slow_look_up() {
 
 #[test]
 fn a_request_is_sent_although_its_user_got_more_rights_meanwhile() {
-    let stuck = Arc::new(AtomicBool::new(true));
-    let until = Arc::clone(&stuck);
-    let mlflow = Recorder::scripted(move |request| {
-        if !request.target.contains("/runs/get") {
-            return None;
-        }
-        while until.load(Ordering::SeqCst) {
-            pause(Duration::from_millis(10));
-        }
-        Some((200, format!(r#"{{"run":{{"info":{{"run_id":"{RUN}","experiment_id":"1"}}}}}}"#)))
-    });
+    let (mlflow, stuck) = slow_look_ups();
     let proxy = Proxy::before(mlflow.address);
     let hugo = proxy.user("hugo", &[(ResourceKind::Experiment, "1", Permission::Edit)]);
     let target = "/api/2.0/mlflow/runs/set-tag";

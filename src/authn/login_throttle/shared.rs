@@ -42,8 +42,6 @@ struct Unchecked {
     pairs: HashSet<GuessKey>,
     /// True while a task records them.
     is_recording: bool,
-    /// True once that task has taken some.
-    has_begun: bool,
 }
 
 /// The keys of the counters of a guess.
@@ -75,6 +73,13 @@ enum Outcome {
     Wrong,
     /// It ended without a hash.
     Unchecked,
+}
+
+/// The reason why a guess is not reserved.
+enum Denied {
+    /// The guesses in progress decide.
+    Wait,
+    Refused(Duration),
 }
 
 /// Time for which a guess waits for others in progress, in whichever process.
@@ -118,14 +123,11 @@ impl Shared {
             let (shared, counters) = (self.clone(), local.clone());
             // In a task: a client that disconnects while a reservation is committed must not leave it.
             let trying = self.tracker.spawn(async move { shared.try_reserve(keys, familiarity, &counters).await });
-            let admission = match trying.await.map_err(|_| Error::Busy)?? {
+            let retry_after = match trying.await.map_err(|_| Error::Busy)?? {
                 Ok(guess) => return Ok(guess),
-                Err(admission) => admission,
-            };
-            let retry_after = match admission {
-                Admission::Refused(retry_after) => Some(retry_after),
-                Admission::Granted | Admission::Wait if waiting.elapsed() < PATIENCE => None,
-                Admission::Granted | Admission::Wait => Some(Duration::from_secs(1)),
+                Err(Denied::Wait) if waiting.elapsed() < PATIENCE => None,
+                Err(Denied::Wait) => Some(Duration::from_secs(1)),
+                Err(Denied::Refused(retry_after)) => Some(retry_after),
             };
             self.record_once(&keys, &local).await?;
             self.tell_others().await?;
@@ -141,7 +143,7 @@ impl Shared {
         keys: Keys,
         familiarity: Familiarity,
         local: &Local,
-    ) -> store::Result<Result<SharedGuess, Admission>> {
+    ) -> store::Result<Result<SharedGuess, Denied>> {
         let (limits, moment) = (&self.limits, self.moment());
         let slow = Beyond::Slow(limits.window / PACE);
         let counters = [
@@ -155,10 +157,14 @@ impl Shared {
         for (key, local, limit, beyond) in counters.into_iter().take(count) {
             let mut tally = tallies.lock(key).await?;
             tally.begin_window(moment);
-            let admission = tally.admission(limit, beyond, moment);
-            if !matches!(admission, Admission::Granted) {
+            let denied = match tally.admission(limit, beyond, moment) {
+                Admission::Granted => None,
+                Admission::Wait => Some(Denied::Wait),
+                Admission::Refused(retry_after) => Some(Denied::Refused(retry_after)),
+            };
+            if let Some(denied) = denied {
                 local.adopt(&tally);
-                return Ok(Err(admission));
+                return Ok(Err(denied));
             }
             tally.under_way = tally.under_way.saturating_add(1);
             granted.push((key, tally));
@@ -220,7 +226,7 @@ impl Shared {
             return;
         }
         {
-            let mut unchecked = self.unchecked.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut unchecked = self.unchecked();
             if unchecked.pairs.len() < MAX_UNCHECKED {
                 unchecked.pairs.extend(keys.map(|keys| keys.pair));
             }
@@ -230,25 +236,24 @@ impl Shared {
         }
         let shared = self.clone();
         self.tracker.spawn(async move {
-            while let Some(pairs) = shared.next_unchecked() {
+            loop {
+                let pairs = std::mem::take(&mut shared.unchecked().pairs).into_iter().collect::<Vec<_>>();
                 let recorded = shared.store.mark_unproven(&pairs).await;
                 if let Err(error) = shared.tell_others().await.and(recorded) {
                     tracing::debug!(%error, "an unchecked password could not be recorded for other processes");
                 }
                 tokio::time::sleep(AGAIN).await;
+                let mut unchecked = shared.unchecked();
+                if unchecked.pairs.is_empty() {
+                    unchecked.is_recording = false;
+                    break;
+                }
             }
         });
     }
 
-    /// Returns the pairs to record next; `None` ends the task that records.
-    fn next_unchecked(&self) -> Option<Vec<GuessKey>> {
-        let mut unchecked = self.unchecked.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_first = !std::mem::replace(&mut unchecked.has_begun, true);
-        if unchecked.pairs.is_empty() && !is_first {
-            *unchecked = Unchecked::default();
-            return None;
-        }
-        Some(std::mem::take(&mut unchecked.pairs).into_iter().collect())
+    fn unchecked(&self) -> std::sync::MutexGuard<'_, Unchecked> {
+        self.unchecked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells all processes that right passwords in their memory are not accepted everywhere.
@@ -371,7 +376,7 @@ impl Drop for SharedGuess {
 #[cfg(test)]
 impl Shared {
     pub(super) fn is_recording(&self) -> bool {
-        self.unchecked.lock().unwrap().is_recording
+        self.unchecked().is_recording
     }
 
     pub(super) async fn under_way(&self, keys: &Keys) -> u32 {

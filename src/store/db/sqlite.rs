@@ -42,7 +42,7 @@ pub(in crate::store) async fn open_alone(url: &str) -> Result<(Pool, Use)> {
     Ok((Pool::Sqlite(only), used))
 }
 
-/// Opens a file that nobody else uses yet, without a log beside it. A crash leaves an unusable file.
+/// Opens a new file, which no other process uses yet, without a log beside it. A crash leaves an unusable file.
 pub(in crate::store) async fn open_new(path: &Path) -> Result<Pool> {
     make_file(path)?;
     let options = SqliteConnectOptions::new().filename(path).foreign_keys(true).disable_statement_logging();

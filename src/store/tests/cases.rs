@@ -837,7 +837,7 @@ async fn each_change_is_announced_with_what_it_affects() {
     ];
     assert_eq!(changed.scopes, expected);
     assert_eq!(since(before + 3).await.scopes, [Scope::Experiment("7".to_owned())]);
-    // What cannot be known: a revision of another database, a version without scopes, and too long ago.
+    // Unknown changes: a revision of another database, a version without scopes, and too long ago.
     let everything = Changes { revision: before + 4, scopes: vec![Scope::Everything] };
     assert_eq!(since(before + 9).await, everything);
     assert_eq!(since(i64::MIN).await, everything);

@@ -325,7 +325,7 @@ async fn a_right_belongs_to_one_process_until_it_is_gone() {
     assert!(one.hold("turn:a").await.unwrap());
     assert!(!two.hold("turn:a").await.unwrap(), "another one has it since");
     one.sweep_leases().await.unwrap();
-    // `two` was cut off: it takes nobody for gone before it has existed for a while again.
+    // `two` was cut off: it treats no process as gone before it has renewed its lease for a while.
     clock.advance(Duration::from_secs(16));
     assert!(!two.hold("turn:a").await.unwrap());
     one.keep_alive().await.unwrap();

@@ -111,7 +111,7 @@ async fn database(tx: &mut Tx, found: &mut Inspection) -> Result<()> {
     Ok(())
 }
 
-/// What rows refer to, as far as it was read.
+/// References of the rows that were read.
 #[derive(Debug, Default)]
 struct Seen {
     users: BTreeSet<i64>,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::export::{Export, Page};
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, Timestamp, milliseconds};
 use crate::config;
 use crate::store::{self, AuditDeletion, AuditPlace, Store};
 use crate::telemetry::Metrics;
@@ -63,7 +63,7 @@ impl Retention {
     /// Deletes the entries that are old enough now, unless another process does. Returns their number.
     async fn pass(&self) -> Result<u64, Error> {
         let now = self.clock.now();
-        let keep = i64::try_from(self.keep.as_millis()).unwrap_or(i64::MAX);
+        let keep = milliseconds(self.keep);
         let before = Timestamp(now.0.saturating_sub(keep));
         let mut export = None;
         let remark = if self.export.is_some() { format!(", exported to {}", Export::name(now)) } else { String::new() };
