@@ -16,7 +16,7 @@ use crate::crypto;
 /// all, with mode 0600. `replaces` allows it to take the place of an older file.
 ///
 /// # Errors
-/// [`Error::Exists`], [`Error::File`], and those of [`super::copy`] about rows.
+/// [`Error::Exists`], [`Error::File`], and those of [`super::copy()`] about rows.
 pub async fn write_backup(
     source: &Store,
     file: &Path,

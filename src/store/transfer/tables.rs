@@ -28,7 +28,7 @@ pub(super) enum Kind {
     Bool,
 }
 
-/// All tables but [`OTHERS`]. Referenced tables come before those that refer to them.
+/// All tables but `OTHERS`. Referenced tables come before those that refer to them.
 pub(super) const TABLES: [Table; 13] = [
     Table { is_never_empty: true, ..table("meta", &["name"], &[("name", Text), ("value", Int)], |_| Ok(())) },
     Table {

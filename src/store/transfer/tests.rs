@@ -59,7 +59,7 @@ async fn populate(store: &Store) {
         expires: START.plus(DAY),
         refresh_at: None,
         address: "192.0.2.1".to_owned(),
-        agent: "caf\u{e9} \u{1f642}".to_owned(),
+        agent: "\u{e9}t\u{e9} \u{1f642}".to_owned(),
     };
     store.create_session(&actor(), &new, 100).await.unwrap();
     assert!(store.use_once("login", "state", START.plus(DAY)).await.unwrap());
