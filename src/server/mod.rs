@@ -77,10 +77,11 @@ where
             let (tcp, address) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    if is_out_of_descriptors(&error) && register.close_longest_idle() {
+                    let closed = is_out_of_descriptors(&error) && register.close_longest_idle();
+                    if closed {
                         metrics.connections_evicted.inc();
                     }
-                    pause.after(&error).await;
+                    pause.after(&error, closed).await;
                     continue;
                 }
             };
@@ -165,21 +166,26 @@ fn is_out_of_descriptors(error: &std::io::Error) -> bool {
     matches!(code, Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE))
 }
 
-/// Increasing pause while the operating system cannot accept connections, usually for lack of descriptors.
+/// Pause while the operating system cannot accept connections, usually for lack of descriptors. It increases, except
+/// while idle connections are closed for the new one: each of those soon frees a descriptor.
 #[derive(Debug)]
 struct Backoff(Duration);
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self(Duration::from_millis(10))
+        Self(SHORTEST_PAUSE)
     }
 }
 
 impl Backoff {
-    async fn after(&mut self, error: &std::io::Error) {
+    async fn after(&mut self, error: &std::io::Error, closed: bool) {
         use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
         if matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
             return; // the error concerns this connection only
+        }
+        if closed {
+            tracing::debug!(%error, "an idle connection was closed for a new one");
+            return tokio::time::sleep(SHORTEST_PAUSE).await;
         }
         tracing::warn!(%error, pause = ?self.0, "no connection could be accepted");
         tokio::time::sleep(self.0).await;
@@ -187,6 +193,7 @@ impl Backoff {
     }
 }
 
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 /// Maximum number of connections that wait for the place of a closing one.
 const MAX_WAITING: usize = 256;
 /// Time for the task of an idle connection to run and close it.
