@@ -72,7 +72,7 @@ impl Parts {
         let effects_tasks = TaskTracker::new();
         let authn = authn(config, &store, &clock, &remotes, read.policies, &effects_tasks).await?;
         let providers = providers(config, &store, &clock, &remotes).await?;
-        let holds = Holds { waiting: metrics.upstream_holding.clone(), ended: metrics.upstream_holds.clone() };
+        let holds = Holds { waiting: metrics.upstream_holding.clone(), ended: metrics.upstream_holds().clone() };
         let upstream = Upstream::holding(&config.upstream, holds).context("upstream.url")?;
         let resolver = Arc::new(Resolver::new(upstream.clone(), Arc::clone(&metrics)));
         let effects = Effects::new(

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::followed::Followed;
 use crate::oidc::Remote;
 use crate::server::admin::{Check, Health};
+use crate::session_refresh::SessionRefresh;
 use crate::store::Store;
 use crate::telemetry::Metrics;
 use crate::upstream::Upstream;
@@ -18,6 +19,7 @@ pub(super) struct Probe {
     pub(super) upstream: Upstream,
     pub(super) metrics: Arc<Metrics>,
     pub(super) remotes: Vec<(String, Arc<Remote>)>,
+    pub(super) sessions: Arc<SessionRefresh>,
     pub(super) followed: Arc<Followed>,
 }
 
@@ -37,6 +39,9 @@ impl Health for Probe {
     fn metrics(&self) -> String {
         for (name, remote) in &self.remotes {
             self.metrics.oidc_keys_are(name, remote.keys_age());
+        }
+        for (provider, paused) in self.sessions.paused() {
+            self.metrics.session_refreshes_are(provider, paused);
         }
         self.metrics.render()
     }

@@ -27,7 +27,7 @@ use crate::server::{self, tls};
 use crate::session_refresh::SessionRefresh;
 use crate::store::{Scope, Store};
 use crate::telemetry::{Metrics, Retention};
-use crate::upstream::{Upstream, impatiently};
+use crate::upstream::{self, Upstream, impatiently};
 
 /// Interval between checks of the store for changes that other processes made.
 const FOLLOW_STORE_EVERY: Duration = Duration::from_millis(500);
@@ -81,16 +81,6 @@ pub(super) fn spawn(parts: Parts, listeners: Listeners, config: &Config) -> anyh
     let Listeners { clients: (listener, address), admin: (probes, admin), acceptor } = listeners;
     let serving = serve(&parts, config, listener, acceptor.clone(), &stop);
     let followed = Arc::new(Followed::default());
-    let probe = Probe {
-        draining: Arc::clone(&draining),
-        store: Arc::clone(&parts.store),
-        upstream: parts.upstream.clone(),
-        metrics: Arc::clone(&parts.metrics),
-        remotes: parts.remotes.all(),
-        followed: Arc::clone(&followed),
-    };
-    server::admin::start(probes, Arc::new(probe), config.admin.allowed_hosts.clone(), stop.timers.clone())
-        .context("admin.listen")?;
     let sessions = Arc::new(SessionRefresh::new(
         Arc::clone(&parts.store),
         Arc::clone(&parts.authn),
@@ -99,6 +89,17 @@ pub(super) fn spawn(parts: Parts, listeners: Listeners, config: &Config) -> anyh
         parts.clock.clone(),
         Arc::clone(&parts.metrics),
     ));
+    let probe = Probe {
+        draining: Arc::clone(&draining),
+        store: Arc::clone(&parts.store),
+        upstream: parts.upstream.clone(),
+        metrics: Arc::clone(&parts.metrics),
+        remotes: parts.remotes.all(),
+        sessions: Arc::clone(&sessions),
+        followed: Arc::clone(&followed),
+    };
+    server::admin::start(probes, Arc::new(probe), config.admin.allowed_hosts.clone(), stop.timers.clone())
+        .context("admin.listen")?;
     let background = Background { tasks: TaskTracker::new(), stop: stop.clone() };
     background.follow_files(parts.policy_files, acceptor, &parts.authn, &parts.metrics, &followed);
     let directory = DirectorySync::new(
@@ -170,7 +171,7 @@ impl Background {
         let announced = Arc::new(Notify::new());
         self.until_the_end(listen(Arc::clone(store), Arc::clone(&announced), Arc::clone(metrics)));
         self.until_the_end(write_last_uses(Arc::clone(&authn)));
-        self.until_the_end(follow_store(authn, Arc::clone(resolver), announced));
+        self.until_the_end(follow_store(authn, Arc::clone(resolver), announced, Arc::clone(metrics)));
         self.until_the_end(keep_alive(Arc::clone(store)));
     }
 
@@ -220,7 +221,7 @@ impl Background {
 }
 
 /// Invalidates what other processes change: at once where the store announces changes, otherwise twice a second.
-async fn follow_store(authn: Arc<Authn>, resolver: Arc<Resolver>, announced: Arc<Notify>) {
+async fn follow_store(authn: Arc<Authn>, resolver: Arc<Resolver>, announced: Arc<Notify>, metrics: Arc<Metrics>) {
     let mut ticks = interval(FOLLOW_STORE_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -228,7 +229,10 @@ async fn follow_store(authn: Arc<Authn>, resolver: Arc<Resolver>, announced: Arc
             _ = ticks.tick() => {}
             () = announced.notified() => {}
         }
-        for scope in authn.follow_store().await {
+        let changes = authn.follow_store().await;
+        metrics.store_answers.set(i64::from(!authn.is_cut_off()));
+        metrics.store_changes.inc_by(changes.len() as u64);
+        for scope in changes {
             match scope {
                 Scope::Experiment(id) => {
                     resolver.forget_experiment(&id).await;
@@ -259,7 +263,7 @@ async fn write_last_uses(authn: Arc<Authn>) {
 
 /// Listens for changes that the store announces.
 async fn listen(store: Arc<Store>, announced: Arc<Notify>, metrics: Arc<Metrics>) {
-    store.listen(&announced, |connected| metrics.store_listening.set(i64::from(connected))).await;
+    store.listen(&announced, |connected| metrics.store_listens(connected)).await;
 }
 
 /// Keeps what this process holds in the store its own.
@@ -317,7 +321,10 @@ async fn reconcile(effects: Effects, store: Arc<Store>, clock: Clock) {
 async fn watch_version(upstream: Upstream, metrics: Arc<Metrics>) {
     let mut last = None;
     loop {
-        let seen = upstream.learn_version().await.ok();
+        let answer = upstream.learn_version().await;
+        let answers = matches!(answer, Ok(_) | Err(upstream::Error::NotUnderstood));
+        metrics.upstream_answers.set(i64::from(answers));
+        let seen = answer.ok();
         if seen.is_some() && seen != last {
             if let Some(version) = seen {
                 metrics.upstream_is(&version.to_string());
@@ -353,6 +360,7 @@ async fn watch_size(store: Arc<Store>, metrics: Arc<Metrics>) {
         if let Ok(size) = store.size().await {
             metrics.audit_rows.set(size.audit_rows);
             metrics.store_bytes.set(size.bytes);
+            metrics.effects_overdue.set(size.overdue_intents);
         }
     }
 }

@@ -312,6 +312,11 @@ impl Authn {
         })
     }
 
+    /// Returns true if the store did not answer the last [`Authn::follow_store`].
+    pub fn is_cut_off(&self) -> bool {
+        self.cut_off.load(Ordering::Relaxed)
+    }
+
     async fn read_changes(&self) -> store::Result<Vec<Scope>> {
         let (asked, since) = (self.clock.now(), Stopwatch::start());
         let changes = self.store.changes_since(self.revision.load(Ordering::Acquire)).await?;

@@ -175,6 +175,12 @@ impl SessionRefresh {
         Timestamp(self.clock.now().0.saturating_sub(idle))
     }
 
+    /// Returns each provider's name, and true if refreshes of its sessions are paused because it is in trouble.
+    pub fn paused(&self) -> impl Iterator<Item = (&str, bool)> {
+        self.providers_with_health()
+            .map(|(provider, health)| (provider.config.name.as_str(), health.room() != Room::All))
+    }
+
     fn providers_with_health(&self) -> impl Iterator<Item = (&Provider, &Health)> {
         self.providers.iter().zip(&self.health)
     }

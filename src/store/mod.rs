@@ -96,7 +96,8 @@ impl Store {
         let bytes = sql(self.readers.size()).scalar(&self.readers).await?;
         let audit_rows = sql("SELECT COALESCE(MAX(id) - MIN(id) + 1, 0) FROM audit");
         let audit_rows = audit_rows.scalar(&self.readers).await?;
-        Ok(Size { bytes, audit_rows })
+        let overdue = sql("SELECT COUNT(*) FROM intents WHERE created < $1").bind(self.now().0 - OVERDUE_AFTER_MS);
+        Ok(Size { bytes, audit_rows, overdue_intents: overdue.scalar(&self.readers).await? })
     }
 
     /// Returns the key that seals page tokens: 32 random bytes, created once per database.
@@ -146,14 +147,20 @@ impl Store {
 /// Number of last uses that one statement records.
 const TOUCHED_AT_ONCE: usize = 200;
 
-/// The size of the database.
+/// Size of the database, and of tables that grow when something is wrong.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Size {
     /// Size of the main file, without the write-ahead log.
     pub bytes: i64,
     /// Number of rows in the audit log, computed from its first and last ID.
     pub audit_rows: i64,
+    /// Number of recorded effects, of all processes, that should be finished by now.
+    pub overdue_intents: i64,
 }
+
+/// Age of an effect after which it is overdue. Interrupted ones are settled within half a minute while MLflow and the store
+/// answer.
+const OVERDUE_AFTER_MS: i64 = 300_000;
 
 /// An operation of the store that failed.
 #[derive(Debug, thiserror::Error)]

@@ -6,15 +6,17 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use prometheus::core::{AtomicU64, GenericCounter};
-use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
-};
+use prometheus::{Encoder, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, TextEncoder};
+
+mod catalogue;
+
+pub use catalogue::Described;
+use catalogue::{Catalogue, Fixed};
 
 /// All metrics of this process. Counters are relaxed atomics, so a request costs only a few additions.
 #[derive(Debug)]
 pub struct Metrics {
-    registry: Registry,
+    catalogue: Catalogue,
     requests: IntCounterVec,
     operations: HashMap<&'static str, Operation>,
     other: Operation,
@@ -22,21 +24,23 @@ pub struct Metrics {
     denials: IntCounterVec,
     authentication_failures: IntCounterVec,
     logins: IntCounterVec,
-    logouts: IntCounterVec,
-    session_refreshes: IntCounterVec,
+    logouts: Fixed,
+    session_refreshes: Fixed,
     directory_syncs: IntCounterVec,
     edge_refusals: IntCounterVec,
-    body_refusals: IntCounterVec,
-    upstream_errors: IntCounterVec,
-    /// Requests that waited for MLflow, by outcome.
-    pub upstream_holds: IntCounterVec,
+    body_refusals: Fixed,
+    upstream_errors: Fixed,
+    upstream_holds: Fixed,
     /// Requests that wait for MLflow now.
     pub upstream_holding: IntGauge,
-    shadow_decisions: IntCounterVec,
+    shadow_decisions: Fixed,
     unknown_fields: IntCounterVec,
     policy_loaded: IntGaugeVec,
     policy_loads: IntCounterVec,
     upstream_info: IntGaugeVec,
+    /// 1 if MLflow answered when it was last asked for its version.
+    pub upstream_answers: IntGauge,
+    session_refreshes_paused: IntGaugeVec,
     tls_certificate_loaded: IntGaugeVec,
     tls_certificate_not_after: IntGaugeVec,
     oidc_fetches: IntCounterVec,
@@ -73,8 +77,13 @@ pub struct Metrics {
     pub audit_rows: IntGauge,
     /// Size of the store's database in bytes.
     pub store_bytes: IntGauge,
-    /// 1 while the store announces changes of other processes.
-    pub store_listening: IntGauge,
+    store_listening: IntGaugeVec,
+    /// 1 if the store answered when it was last asked for changes.
+    pub store_answers: IntGauge,
+    /// Changes in the store that were applied to the caches.
+    pub store_changes: IntCounter,
+    /// Effects recorded in the store that should be finished by now.
+    pub effects_overdue: IntGauge,
 }
 
 /// Kind of a request, the label of durations. A histogram per operation would have too many series.
@@ -139,136 +148,150 @@ impl Metrics {
     /// Two metrics have the same name, which a test rules out.
     #[expect(clippy::too_many_lines, reason = "one entry for each metric")]
     pub fn new(operations: impl IntoIterator<Item = &'static str>) -> Result<Self, prometheus::Error> {
-        let r = Registry::new();
+        let mut r = Catalogue::default();
         // Reads `/proc` at each scrape. Elsewhere than on Linux there are no metrics of the process.
         #[cfg(target_os = "linux")]
-        r.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-        let durations = histograms(&r, "request_duration_seconds", "Time to the end of the response, by kind")?;
-        let cache = counters(&r, "cache_total", "Cache look-ups", &["cache", "result"])?;
+        r.registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        let cache = r.counters("cache_total", "Cache look-ups", &["cache", "result"])?;
         let cache_of = |name| Cache {
             hits: cache.with_label_values(&[name, "hit"]),
             misses: cache.with_label_values(&[name, "miss"]),
         };
+        let build = r.gauges("build_info", "1 for the version of the proxy", &["version"])?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         Ok(Self {
-            requests: counters(&r, "requests_total", "Requests answered", &["operation", "status"])?,
+            requests: r.counters("requests_total", "Requests answered", &["operation", "status"])?,
             operations: operations.into_iter().map(|name| (name, Operation::new(name))).collect(),
             other: Operation::new("other"),
-            durations: RequestKind::ALL.map(|kind| durations.with_label_values(&[kind.as_str()])),
-            denials: counters(&r, "denials_total", "Requests refused with 403", &["reason"])?,
-            authentication_failures: counters(&r, "authentication_failures_total", "Credentials refused", &["reason"])?,
-            logins: counters(&r, "logins_total", "Sign-ins with a browser", &["provider", "outcome"])?,
-            logouts: counters(&r, "logouts_total", "Sign-outs of browsers, also those refused", &["how"])?,
-            session_refreshes: counters(&r, "session_refreshes_total", "Refreshes of sessions", &["outcome"])?,
-            directory_syncs: counters(
-                &r,
+            durations: r.histograms(
+                "request_duration_seconds",
+                "Time to the end of the response",
+                "kind",
+                RequestKind::ALL.map(RequestKind::as_str),
+            )?,
+            denials: r.counters("denials_total", "Requests refused with 403", &["reason"])?,
+            authentication_failures: r.counters("authentication_failures_total", "Credentials refused", &["reason"])?,
+            logins: r.counters("logins_total", "Sign-ins with a browser", &["provider", "outcome"])?,
+            logouts: r.fixed("logouts_total", "Sign-outs of browsers, also those refused", "how", &LOGOUTS)?,
+            session_refreshes: r.fixed(
+                "session_refreshes_total",
+                "Refreshes of sessions",
+                "outcome",
+                &SESSION_REFRESHES,
+            )?,
+            directory_syncs: r.counters(
                 "directory_syncs_total",
                 "Synchronisations with a provider's list of users",
                 &["provider", "outcome"],
             )?,
-            edge_refusals: counters(&r, "edge_refusals_total", "Requests refused as unsafe", &["reason"])?,
-            body_refusals: counters(
-                &r,
+            edge_refusals: r.counters("edge_refusals_total", "Requests refused as unsafe", &["reason"])?,
+            body_refusals: r.fixed(
                 "body_refusals_total",
                 "Request bodies that were not read to their end",
-                &["reason"],
+                "reason",
+                &BODY_REFUSALS,
             )?,
-            upstream_errors: counters(&r, "upstream_errors_total", "Requests MLflow did not answer", &["kind"])?,
-            upstream_holds: counters(
-                &r,
+            upstream_errors: r.fixed(
+                "upstream_errors_total",
+                "Requests MLflow did not answer",
+                "kind",
+                &UPSTREAM_ERRORS,
+            )?,
+            upstream_holds: r.fixed(
                 "upstream_holds_total",
                 "Requests that waited while MLflow could not be reached",
-                &["outcome"],
+                "outcome",
+                &UPSTREAM_HOLDS,
             )?,
-            upstream_holding: gauge(&r, "upstream_holding", "Requests that wait for MLflow")?,
-            shadow_decisions: counters(
-                &r,
+            upstream_holding: r.gauge("upstream_holding", "Requests that wait for MLflow")?,
+            shadow_decisions: r.fixed(
                 "shadow_decisions_total",
                 "Requests that were decided under the shadow policy too",
-                &["outcome"],
+                "outcome",
+                &SHADOW_DECISIONS,
             )?,
-            unknown_fields: counters(
-                &r,
+            unknown_fields: r.counters(
                 "unknown_fields_total",
                 "Request fields that were not forwarded because no known MLflow has them",
                 &["operation"],
             )?,
-            policy_loaded: gauges(
-                &r,
+            policy_loaded: r.gauges(
                 "policy_loaded",
                 "1 if the present content of the policy file is in use",
                 &["file"],
             )?,
-            policy_loads: counters(&r, "policy_loads_total", "Contents of policy files read", &["file", "outcome"])?,
+            policy_loads: r.counters("policy_loads_total", "Contents of policy files read", &["file", "outcome"])?,
             // A vector without labels, so that the metric is absent when TLS is off.
-            tls_certificate_loaded: gauges(
-                &r,
+            tls_certificate_loaded: r.gauges(
                 "tls_certificate_loaded",
                 "1 if the present TLS files are used for new connections",
                 &[],
             )?,
-            tls_certificate_not_after: gauges(
-                &r,
+            tls_certificate_not_after: r.gauges(
                 "tls_certificate_not_after_seconds",
                 "The end of the certificate that new connections get, in Unix time",
                 &[],
             )?,
-            upstream_info: gauges(&r, "upstream_info", "1 for the version of MLflow behind the proxy", &["version"])?,
-            oidc_fetches: counters(
-                &r,
+            upstream_info: r.gauges("upstream_info", "1 for the version of MLflow behind the proxy", &["version"])?,
+            upstream_answers: r
+                .gauge("upstream_answers", "1 if MLflow answered when it was last asked for its version")?,
+            session_refreshes_paused: r.gauges(
+                "session_refreshes_paused",
+                "1 while the provider does not refresh sessions and only probes are sent",
+                &["provider"],
+            )?,
+            oidc_fetches: r.counters(
                 "oidc_fetches_total",
                 "Requests for an identity provider's description or keys",
                 &["issuer", "what", "outcome"],
             )?,
-            oidc_keys_age: gauges(
-                &r,
+            oidc_keys_age: r.gauges(
                 "oidc_keys_age_seconds",
                 "Seconds since an identity provider's keys were fetched; -1 if never",
                 &["issuer"],
             )?,
-            unlisted_requests: counter(&r, "unlisted_requests_total", "Requests to routes that are not in the table")?,
-            inspection_reserved: gauge(
-                &r,
-                "inspection_reserved_bytes",
-                "Memory reserved for bodies that are being inspected",
-            )?,
-            answers_reserved: gauge(
-                &r,
+            unlisted_requests: r.counter("unlisted_requests_total", "Requests to routes that are not in the table")?,
+            inspection_reserved: r
+                .gauge("inspection_reserved_bytes", "Memory reserved for bodies that are being inspected")?,
+            answers_reserved: r.gauge(
                 "answers_reserved_bytes",
                 "Memory reserved for MLflow's answers that are read whole, until they are sent",
             )?,
-            connections: gauge(&r, "connections", "Open connections")?,
-            connections_total: counter(&r, "connections_total", "Connections accepted")?,
-            connections_refused: counter(&r, "connections_refused_total", "Connections closed: too many were open")?,
-            connections_evicted: counter(
-                &r,
-                "connections_evicted_total",
-                "Idle connections closed to make room for another one",
-            )?,
-            tls_failures: counter(&r, "tls_failures_total", "TLS handshakes that failed")?,
-            panics: counter(&r, "panics_total", "Panics while a request was processed")?,
-            effects_failed: counter(&r, "effects_failed_total", "Effects of requests that could not be written")?,
+            connections: r.gauge("connections", "Open connections")?,
+            connections_total: r.counter("connections_total", "Connections accepted")?,
+            connections_refused: r.counter("connections_refused_total", "Connections closed: too many were open")?,
+            connections_evicted: r
+                .counter("connections_evicted_total", "Idle connections closed to make room for another one")?,
+            tls_failures: r.counter("tls_failures_total", "TLS handshakes that failed")?,
+            panics: r.counter("panics_total", "Panics while a request was processed")?,
+            effects_failed: r.counter("effects_failed_total", "Effects of requests that could not be written")?,
             identities: cache_of("identities"),
             resources: cache_of("resources"),
-            access_lines_dropped: counter(
-                &r,
-                "access_lines_dropped_total",
-                "Access log lines dropped because too many were waiting",
+            access_lines_dropped: r
+                .counter("access_lines_dropped_total", "Access log lines dropped because too many were waiting")?,
+            audit_entries_dropped: r.counter("audit_entries_dropped_total", "Denials missing in the audit log")?,
+            audit_entries_deleted: r
+                .counter("audit_entries_deleted_total", "Old entries deleted from the audit log")?,
+            audit_deletions_failed: r
+                .counter("audit_deletions_failed_total", "Failed attempts to delete old entries of the audit log")?,
+            audit_rows: r.gauge("audit_rows", "Rows of the audit log")?,
+            store_bytes: r.gauge("store_bytes", "Size of the store's database")?,
+            // A vector without labels, so that the metric is absent when the store is SQLite, which announces nothing.
+            store_listening: r.gauges(
+                "store_listening",
+                "1 while PostgreSQL announces changes of other processes",
+                &[],
             )?,
-            audit_entries_dropped: counter(&r, "audit_entries_dropped_total", "Denials missing in the audit log")?,
-            audit_entries_deleted: counter(
-                &r,
-                "audit_entries_deleted_total",
-                "Old entries deleted from the audit log",
+            store_answers: r.gauge("store_answers", "1 if the store answered when it was last asked for changes")?,
+            store_changes: r.counter(
+                "store_changes_total",
+                "Changes in the store, of all processes, that were applied to the caches",
             )?,
-            audit_deletions_failed: counter(
-                &r,
-                "audit_deletions_failed_total",
-                "Failed attempts to delete old entries of the audit log",
+            effects_overdue: r.gauge(
+                "effects_overdue",
+                "Effects of requests, of all processes, that are not finished after five minutes",
             )?,
-            audit_rows: gauge(&r, "audit_rows", "Rows of the audit log")?,
-            store_bytes: gauge(&r, "store_bytes", "Size of the store's database")?,
-            store_listening: gauge(&r, "store_listening", "1 while PostgreSQL announces changes of other processes")?,
-            registry: r,
+            catalogue: r,
         })
     }
 
@@ -301,12 +324,12 @@ impl Metrics {
 
     /// Counts a sign-out. `how` is from a fixed set.
     pub fn signed_out(&self, how: &'static str) {
-        self.logouts.with_label_values(&[how]).inc();
+        self.logouts.inc(how);
     }
 
     /// Counts a session refresh. `outcome` is from a fixed set.
     pub fn session_refreshed(&self, outcome: &'static str) {
-        self.session_refreshes.with_label_values(&[outcome]).inc();
+        self.session_refreshes.inc(outcome);
     }
 
     /// Counts a pass through a provider's list of users. `outcome` is `ok` or from a fixed set of errors.
@@ -322,17 +345,17 @@ impl Metrics {
 
     /// Counts a request body that was not read to its end. `reason` is from a fixed set.
     pub fn body_refused(&self, reason: &'static str) {
-        self.body_refusals.with_label_values(&[reason]).inc();
+        self.body_refusals.inc(reason);
     }
 
     /// Counts a request that MLflow did not answer. `kind`: `connect`, `timeout`, `broken`...
     pub fn upstream_failed(&self, kind: &'static str) {
-        self.upstream_errors.with_label_values(&[kind]).inc();
+        self.upstream_errors.inc(kind);
     }
 
     /// Counts a decision under the shadow policy. `outcome`: `same`, `would_deny`, `would_allow`, `undecided`.
     pub fn shadow_decided(&self, outcome: &'static str) {
-        self.shadow_decisions.with_label_values(&[outcome]).inc();
+        self.shadow_decisions.inc(outcome);
     }
 
     /// Counts request fields that were removed. `operation` is a name of the route table.
@@ -355,6 +378,22 @@ impl Metrics {
         }
     }
 
+    /// Records whether the store announces changes of other processes.
+    pub fn store_listens(&self, listens: bool) {
+        self.store_listening.with_label_values::<&str>(&[]).set(listens.into());
+    }
+
+    /// Returns the counters of requests that waited for MLflow, by outcome.
+    #[must_use]
+    pub const fn upstream_holds(&self) -> &IntCounterVec {
+        &self.upstream_holds.counters
+    }
+
+    /// Records whether refreshes of a provider's sessions are paused. `provider` is its configured name.
+    pub fn session_refreshes_are(&self, provider: &str, paused: bool) {
+        self.session_refreshes_paused.with_label_values(&[provider]).set(paused.into());
+    }
+
     /// Records the version of MLflow, replacing an earlier one.
     pub fn upstream_is(&self, version: &str) {
         self.upstream_info.reset();
@@ -373,11 +412,17 @@ impl Metrics {
         self.oidc_keys_age.with_label_values(&[issuer]).set(age);
     }
 
+    /// Returns the description of every metric but those of the process, for docs/metrics.md.
+    #[must_use]
+    pub fn described(&self) -> &[Described] {
+        &self.catalogue.described
+    }
+
     /// Returns all metrics in Prometheus's text format.
     #[must_use]
     pub fn render(&self) -> String {
         let mut text = Vec::with_capacity(16 * 1024);
-        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+        if let Err(error) = TextEncoder::new().encode(&self.catalogue.registry.gather(), &mut text) {
             tracing::warn!(%error, "metrics could not be written");
         }
         String::from_utf8(text).unwrap_or_default()
@@ -385,44 +430,15 @@ impl Metrics {
 }
 
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
-const PREFIX: &str = "mlflow_auth_proxy";
-/// Histogram bounds in seconds, from the overhead of the proxy to the largest artifacts.
-const BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0, 120.0];
-
-fn opts(name: &str, help: &str) -> Opts {
-    Opts::new(format!("{PREFIX}_{name}"), help)
-}
-
-fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
-    let counter = IntCounter::with_opts(opts(name, help))?;
-    registry.register(Box::new(counter.clone()))?;
-    Ok(counter)
-}
-
-fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
-    let counters = IntCounterVec::new(opts(name, help), labels)?;
-    registry.register(Box::new(counters.clone()))?;
-    Ok(counters)
-}
-
-fn gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
-    let gauge = IntGauge::with_opts(opts(name, help))?;
-    registry.register(Box::new(gauge.clone()))?;
-    Ok(gauge)
-}
-
-fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
-    let gauges = IntGaugeVec::new(opts(name, help), labels)?;
-    registry.register(Box::new(gauges.clone()))?;
-    Ok(gauges)
-}
-
-fn histograms(registry: &Registry, name: &str, help: &str) -> Result<HistogramVec, prometheus::Error> {
-    let options = HistogramOpts::from(opts(name, help)).buckets(BUCKETS.to_vec());
-    let histograms = HistogramVec::new(options, &["kind"])?;
-    registry.register(Box::new(histograms.clone()))?;
-    Ok(histograms)
-}
+/// Label values that have a series from the start. In debug builds, an unknown value panics.
+const LOGOUTS: [&str; 5] = ["user", "provider", "no_token", "refused", "replayed"];
+const SESSION_REFRESHES: [&str; 5] = ["done", "kept", "ended", "lost", "store"];
+const BODY_REFUSALS: [&str; 6] =
+    ["body_too_large", "body_broken", "body_too_slow", "inspection_budget", "inspection_share", "answers_share"];
+const UPSTREAM_ERRORS: [&str; 8] =
+    ["connect", "timeout", "broken", "unreadable", "unexpected_status", "not_understood", "unwritable", "slow_body"];
+const UPSTREAM_HOLDS: [&str; 6] = ["released", "expired", "no_room", "no_share", "draining", "abandoned"];
+const SHADOW_DECISIONS: [&str; 4] = ["same", "would_deny", "would_allow", "undecided"];
 
 #[cfg(test)]
 mod tests;

@@ -27,6 +27,7 @@ mod harness;
 mod login;
 mod logout;
 mod matrix;
+mod metrics_table;
 mod operations_table;
 #[allow(dead_code, reason = "shared with the library's own tests, which use the rest")]
 mod provider;
