@@ -16,6 +16,7 @@ use crate::text;
 
 mod audit;
 mod check_config;
+mod completions;
 mod doctor;
 mod explain;
 mod grant;
@@ -28,6 +29,7 @@ mod progress;
 mod quickstart;
 mod role;
 mod serve;
+mod service_manager;
 mod session;
 mod signals;
 mod store;
@@ -82,6 +84,10 @@ enum Command {
     /// Copy, back up, restore and check the store
     #[command(after_help = store::EXAMPLES)]
     Store(OnStore<store::Command>),
+    /// Print the completions of the command line for a shell
+    Completions(completions::Completions),
+    /// Print the manual page, or write the pages of all commands
+    Man(completions::Manual),
 }
 
 /// Sources of the configuration.
@@ -148,6 +154,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Explain(arguments) => explain::run(arguments, &flags).await,
         Command::Audit(OnStore { command, format }) => audit::run(command, format, &flags).await,
         Command::Store(OnStore { command, format }) => store::run(command, format, &flags).await,
+        Command::Completions(arguments) => completions::print_completions(&arguments),
+        Command::Man(arguments) => completions::write_manual(arguments),
     }
 }
 

@@ -8,7 +8,9 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Args;
 use secrecy::SecretString;
+use tokio_util::task::TaskTracker;
 
+use super::service_manager;
 use super::signals::Signals;
 use crate::config::{Config, Flags};
 use crate::{app, crypto, telemetry};
@@ -44,7 +46,13 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
     if let Some(password) = &running.first_password {
         show_once(&administrator, password);
     }
+    service_manager::ready(running.address);
+    let watchdog = TaskTracker::new();
+    if let Some(pings) = service_manager::watchdog() {
+        watchdog.spawn(pings);
+    }
     signals.next().await;
+    service_manager::stopping();
     tracing::info!("draining; a second signal ends the process at once");
     tokio::select! {
         () = running.drain() => Ok(ExitCode::SUCCESS),

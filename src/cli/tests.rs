@@ -78,6 +78,8 @@ fn each_right_command_line_is_understood() {
     right("health --live --timeout 2");
     right("health --url http://[::1]:9090/readyz");
     right("session end --user a --json");
+    right("completions bash");
+    right("man --out d");
     right("quickstart --demo --dir d --mlflow-version 3.9.0 --port 0");
 }
 

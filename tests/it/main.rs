@@ -32,5 +32,6 @@ mod operations_table;
 #[allow(dead_code, reason = "shared with the library's own tests, which use the rest")]
 mod provider;
 mod restarts;
+mod service;
 mod sessions;
 mod turns;
