@@ -3,7 +3,7 @@
 SHELL := bash
 CARGO ?= cargo
 
-.PHONY: help run keycloak-demo test test-unit test-e2e test-versions slow fuzz test-env check bench bench-mlflow bench-replicas clean
+.PHONY: help run keycloak-demo test test-unit test-e2e test-versions test-kubernetes slow fuzz test-env check bench bench-mlflow bench-replicas clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
@@ -27,6 +27,9 @@ test-e2e: needs-cargo ## real MLflow, real client; PYTEST='-k story' narrows it
 
 test-versions: needs-cargo ## every MLflow we know, old and new: its routes, its server, its client; installs them once
 	@scripts/test versions
+
+test-kubernetes: needs-cargo ## the Helm chart and the manifests, also on a real node that it starts as root; PYTEST='-k gateway' narrows it
+	@scripts/test kubernetes
 
 slow: needs-cargo ## thousands of generated requests: what was decided about is what MLflow acts on
 	@scripts/test slow
