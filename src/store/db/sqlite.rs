@@ -11,7 +11,7 @@ use std::str::FromStr as _;
 use std::time::Duration;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteLockingMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions as _, SqlitePool};
+use sqlx::{ConnectOptions as _, Connection as _, SqlitePool};
 
 use super::Pool;
 use crate::store::leftover::{self, Use};
@@ -28,8 +28,8 @@ pub(in crate::store) async fn open(url: &str) -> Result<(Pool, Pool, Use)> {
     }
     let used = prepare(&options).await?;
     let writing = writing(&options);
-    let writer = pool(writing, 1).await?;
-    let readers = pool(options.pragma("query_only", "ON"), READERS).await?;
+    let writer = lasting(writing, 1).await?;
+    let readers = lasting(options.pragma("query_only", "ON"), READERS).await?;
     Ok((Pool::Sqlite(writer), Pool::Sqlite(readers), used))
 }
 
@@ -85,15 +85,32 @@ fn options(url: &str) -> Result<SqliteConnectOptions> {
 }
 
 async fn pool(options: SqliteConnectOptions, connections: u32) -> Result<SqlitePool> {
+    connect(settings(connections), options).await
+}
+
+/// Returns a pool that replaces a connection whose transaction cannot be ended.
+///
+/// On a full disk, SQLite rolls a transaction back by itself. sqlx then fails to do it and counts the transaction as open for ever, so
+/// that no other can begin on the connection.
+async fn lasting(options: SqliteConnectOptions, connections: u32) -> Result<SqlitePool> {
+    let settings = settings(connections).before_acquire(|connection, _| {
+        let usable = !connection.is_in_transaction();
+        Box::pin(async move { Ok(usable) })
+    });
+    connect(settings, options).await
+}
+
+fn settings(connections: u32) -> SqlitePoolOptions {
     SqlitePoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .idle_timeout(None)
         .max_lifetime(None)
         .test_before_acquire(false)
-        .connect_with(options)
-        .await
-        .map_err(|error| Error::Open(error.to_string()))
+}
+
+async fn connect(settings: SqlitePoolOptions, options: SqliteConnectOptions) -> Result<SqlitePool> {
+    settings.connect_with(options).await.map_err(|error| Error::Open(error.to_string()))
 }
 
 /// Creates the file with mode 0600 before SQLite opens it. SQLite gives the `-wal` and `-shm` files the same mode.

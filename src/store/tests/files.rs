@@ -104,6 +104,17 @@ async fn a_full_database_is_unavailable_and_recovers() {
 }
 
 #[tokio::test]
+async fn a_transaction_that_sqlite_itself_rolled_back_leaves_a_store_that_can_be_written() {
+    let directory = TempDir::new().unwrap();
+    let store = file(&directory).await;
+    // What a full disk does while the log is written.
+    let full = "CREATE TEMP TRIGGER full BEFORE INSERT ON main.users BEGIN SELECT RAISE(ROLLBACK, 'full'); END";
+    sql(full).execute(&store.writer).await.unwrap();
+    assert!(store.create_user(&actor(), "alice", None, false).await.is_err());
+    user(&store, "alice").await;
+}
+
+#[tokio::test]
 async fn an_address_that_is_no_database_of_ours_is_refused() {
     let directory = TempDir::new().unwrap();
     let garbage = directory.path().join("garbage.db");
