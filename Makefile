@@ -3,7 +3,7 @@
 SHELL := bash
 CARGO ?= cargo
 
-.PHONY: help run keycloak-demo test test-unit test-e2e test-versions test-kubernetes slow fuzz test-env check bench bench-mlflow bench-replicas clean
+.PHONY: help run keycloak-demo test test-unit test-e2e test-versions test-kubernetes test-image test-compose image slow fuzz test-env check bench bench-mlflow bench-replicas clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
@@ -30,6 +30,15 @@ test-versions: needs-cargo ## every MLflow we know, old and new: its routes, its
 
 test-kubernetes: needs-cargo ## the Helm chart and the manifests, also on a real node that it starts as root; PYTEST='-k gateway' narrows it
 	@scripts/test kubernetes
+
+image: ## the container image mlflow-auth-proxy:VERSION, with the commit in its labels
+	@scripts/image
+
+test-image: needs-cargo ## the container image: built, and run without rights; needs Docker, or root on Debian
+	@scripts/test image
+
+test-compose: needs-cargo ## deploy/compose: every part started, used by a real client, restarted, backed up; needs the same and Go
+	@scripts/test compose
 
 slow: needs-cargo ## thousands of generated requests: what was decided about is what MLflow acts on
 	@scripts/test slow
