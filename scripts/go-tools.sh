@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Builds programs for the tests of containers from their Go modules and prints the path of each, one a line:
 #
-#   go-tools.sh docker-compose versitygw syft
+#   go-tools.sh docker-compose versitygw
 #
 # Each is pinned, has a folder of its own in ${XDG_CACHE_HOME:-~/.cache}/mlflow-auth-proxy/tools and is built once, which takes
 # minutes. The modules are what Go's checksum database knows under these versions.
 set -euo pipefail
 
-declare -A versions=([docker-compose]=2.40.3 [versitygw]=1.8.0 [syft]=1.57.1)
+declare -A versions=([docker-compose]=2.40.3 [versitygw]=1.8.0)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/mlflow-auth-proxy/tools
 
 # shellcheck source=scripts/packages.sh
@@ -26,7 +26,6 @@ build() {
             (cd "$work/source" && GOFLAGS=-mod=mod go build -trimpath -ldflags "-s -w -X $module/internal.Version=v$2" -o "$3" ./cmd)
             ;;
         versitygw) install "github.com/versity/versitygw/cmd/versitygw@v$2" "-X main.Version=v$2" "$3" ;;
-        syft) install "github.com/anchore/syft/cmd/syft@v$2" "-X main.version=$2" "$3" ;;
     esac
 }
 

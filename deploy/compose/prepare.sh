@@ -40,12 +40,21 @@ put aws-credentials "[default]
 aws_access_key_id=$(cat s3-access-key)
 aws_secret_access_key=$(cat s3-secret-key)"
 
-# The proxy's address in browsers, as in compose.yaml.
-port=$(sed -n 's/^PROXY_PORT=//p' ../.env 2>/dev/null || true)
+# setting NAME DEFAULT : of the environment or of `.env`, as Compose reads them.
+setting() {
+    value=$(printenv "$1" || sed -n "s/^$1=//p" ../.env 2>/dev/null || true)
+    printf '%s' "${value:-$2}"
+}
+
+# The proxy's addresses in browsers, without and with TLS, and the one for Keycloak.
+plain=http://localhost:$(setting PROXY_PORT 8080)
+secure=$(setting PUBLIC_URL "https://localhost:$(setting HTTPS_PORT 8443)")
 sed -e "s|demo-secret-of-mlflow|$(cat keycloak-client)|" \
     -e "s|demo-secret-of-[a-z]*|$(cat keycloak-ci)|" \
+    -e "s|\"http://localhost:8080\(/auth/callback/keycloak\)\"|\"$plain\1\", \"$secure\1\"|" \
+    -e "s|http://localhost:8080\(/auth/signed-out\)|$plain\1##$secure\1|" \
     -e "/backchannel.logout.url/s|http://localhost:8080|http://proxy:8080|" \
-    -e "s|http://localhost:8080|http://localhost:${PROXY_PORT:-${port:-8080}}|" \
+    -e "s|http://localhost:8080|$plain|" \
     ../../../examples/keycloak/realm.json >realm.json.new
 mv realm.json.new realm.json
 
