@@ -307,12 +307,14 @@ def test_a_promoted_standby_is_followed_without_a_restart(mlflow_server, tmp_pat
         processes = [one.process.child.pid for one in together.replicas]
         with keeper(together) as kept:
             primary.shut_down("immediate")
+            wait_until(lambda: not any(one.counted("store_answers") for one in together.replicas), 30, "the store does not answer")
             # It answers reads, and refuses to be the store: no replica takes it before it is promoted.
             wait_until(lambda: all(one.probe("/readyz").status_code == 503 for one in together.replicas), 30, "no replica is ready")
             standby.promote()
             in_order(together)
             report("fail-over", pooled=pooled, **accepted_again(kept))
         wait_until(lambda: all(one.counted("store_listening") for one in together.replicas), 30, "changes are announced again")
+        assert all(one.counted("store_answers") for one in together.replicas)
         assert [one.process.child.pid for one in together.replicas] == processes
     finally:
         if together:

@@ -8,21 +8,26 @@ import tomllib
 from balancers import program
 from harness import ROOT, binary
 
-UNIT = ROOT / "deploy/systemd/mlflow-auth-proxy.service"
+UNITS = ROOT / "deploy/systemd"
+UNIT = UNITS / "mlflow-auth-proxy.service"
 
 
 def analyze(*arguments):
     return subprocess.run([program("systemd-analyze"), *arguments], capture_output=True, text=True, timeout=60)
 
 
-def test_the_unit_is_understood_and_hardened(tmp_path):
+def test_the_units_are_understood_and_hardened(tmp_path):
     # With a program that is there.
-    unit = tmp_path / UNIT.name
-    unit.write_text(UNIT.read_text().replace("/usr/local/bin/mlflow-auth-proxy", str(shutil.copy(binary(), tmp_path / "proxy"))))
-    checked = analyze("verify", "--man=no", "--recursive-errors=no", unit)
+    path = str(shutil.copy(binary(), tmp_path / "proxy"))
+    for unit in UNITS.glob("*.*"):
+        (tmp_path / unit.name).write_text(unit.read_text().replace("/usr/local/bin/mlflow-auth-proxy", path))
+    units = sorted(tmp_path.glob("*.service"))
+    assert [unit.name for unit in units] == ["mlflow-auth-proxy-backup.service", "mlflow-auth-proxy.service"]
+    checked = analyze("verify", "--man=no", "--recursive-errors=no", *units, *tmp_path.glob("*.timer"))
     assert checked.returncode == 0 and checked.stderr == "", checked.stderr
-    rated = analyze("security", "--offline=true", "--threshold=20", "--no-pager", unit)
-    assert rated.returncode == 0, rated.stdout
+    for unit in units:
+        rated = analyze("security", "--offline=true", "--threshold=20", "--no-pager", unit)
+        assert rated.returncode == 0, rated.stdout
 
 
 def test_the_drain_fits_into_the_time_that_systemd_allows():

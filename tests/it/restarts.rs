@@ -97,6 +97,7 @@ fn requests_wait_for_mlflow_and_are_sent_once() {
     ];
     waiting(&proxy, clients.len());
     clients[4].send("def");
+    wait_for_metric(&proxy, "mlflow_auth_proxy_upstream_answers 0\n");
     let mlflow = Recorder::at(address);
     for client in &mut clients {
         let answer = client.answer().expect("an answer");
@@ -113,6 +114,7 @@ fn requests_wait_for_mlflow_and_are_sent_once() {
     let uploaded = received.iter().find(|one| one.method == "PUT").expect("the upload");
     assert_eq!(uploaded.body, b"abcdef");
     waiting(&proxy, 0);
+    wait_for_metric(&proxy, "mlflow_auth_proxy_upstream_answers 1\n");
 }
 
 #[test]

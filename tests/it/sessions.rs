@@ -375,6 +375,12 @@ fn after_an_outage_every_session_is_refreshed_at_once_and_during_it_hardly_any_i
     let before = world.token_requests();
     pause(Duration::from_secs(6));
     assert_eq!(world.token_requests(), before, "the back-off is the provider's");
+    let paused = |value: &str| {
+        let metrics = world.proxy.metrics();
+        let mut lines = metrics.lines().filter(|line| line.starts_with("mlflow_auth_proxy_session_refreshes_paused{"));
+        lines.any(|line| line.ends_with(value))
+    };
+    assert!(paused(" 1"));
     world.provider.answer(provider::METADATA, provider::Answer::Json(world.provider.description()));
     world.provider.answer(TOKEN, provider::Answer::Json(granted(&claims, "refresh-1", 300)));
     let now = mlflow_auth_proxy::clock::Clock::default().now();
@@ -383,6 +389,7 @@ fn after_an_outage_every_session_is_refreshed_at_once_and_during_it_hardly_any_i
         sessions.iter().filter(|session| session.failures > 0 || session.refresh_at.is_some_and(|at| at <= now)).count()
     };
     eventually("all are refreshed", || due() == 0);
+    assert!(paused(" 0"));
     assert!(browsers.iter_mut().all(crate::browser::Browser::is_signed_in));
 }
 

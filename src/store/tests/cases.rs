@@ -312,6 +312,20 @@ async fn a_creator_gets_manage_also_over_an_older_grant() {
     assert!(store.intents().await.unwrap().is_empty());
 }
 
+#[tokio::test]
+async fn an_effect_that_is_not_finished_is_overdue_after_five_minutes() {
+    let (store, clock) = memory().await;
+    let alice = user(&store, "alice").await;
+    let kind = ResourceKind::RegisteredModel;
+    let intent = store.begin(&Mutation::Create { kind, name: "fraud".to_owned() }, alice.id, &[]).await.unwrap();
+    clock.advance(Duration::from_mins(5));
+    assert_eq!(store.size().await.unwrap().overdue_intents, 0);
+    clock.advance(Duration::from_millis(1));
+    assert_eq!(store.size().await.unwrap().overdue_intents, 1);
+    store.finish_create(&actor(), intent, kind, "fraud", alice.id, &[]).await.unwrap();
+    assert_eq!(store.size().await.unwrap().overdue_intents, 0);
+}
+
 /// The levels that groups hold on one resource after alice created it.
 async fn after_creation(kind: ResourceKind, key: &str, before: &[Grant]) -> Vec<Grant> {
     let (store, clock) = memory().await;
