@@ -1,4 +1,4 @@
-//! `completions` and `man`: what packages of the program install beside it, made from the definition of the command line.
+//! `completions` and `man`: shell completions and manual pages, generated from the definition of the command line.
 
 use std::io::Write as _;
 use std::path::PathBuf;

@@ -17,8 +17,8 @@ pub(super) fn stopping() {
     send(&[NotifyState::Stopping, NotifyState::Status("draining")]);
 }
 
-/// Returns what tells the watchdog of systemd (`WatchdogSec=`), if there is one, that tasks are carried out. Has to run as a
-/// task beside those that serve requests.
+/// Returns a task that notifies systemd's watchdog (`WatchdogSec=`), if it is on. It has to run beside the tasks that serve
+/// requests, so that the watchdog fires when these are not carried out.
 pub(super) fn watchdog() -> Option<impl Future<Output = ()> + Send + 'static> {
     let limit = sd_notify::watchdog_enabled()?;
     Some(async move {

@@ -69,6 +69,6 @@ def test_a_leaked_token_and_a_leaver_are_dealt_with_as_written(run, proxy, alice
     assert "notebook" in shown and "resource.create" in shown
     assert alice.with_token(token).get("/api/2.0/mlflow/users/current").status_code == 401
     assert alice.get("/api/2.0/mlflow/users/current").status_code == 401, "with the old password"
-    leaver = block("runbooks.md", "Somebody leaves", alice=alice.name, bob=bob.name, **{"--experiment 12": f"--experiment {world.experiment}"})
+    leaver = block("runbooks.md", "A user leaves", alice=alice.name, bob=bob.name, **{"--experiment 12": f"--experiment {world.experiment}"})
     run(leaver, **settings)
     assert bob.get("/api/2.0/mlflow/experiments/get", {"experiment_id": world.experiment}).status_code == 200

@@ -22,7 +22,7 @@ DASHBOARD = ROOT / "deploy/grafana/mlflow-auth-proxy.json"
 
 @pytest.fixture(scope="module")
 def complete(mlflow_server, tmp_path_factory):
-    """A proxy that has everything metrics are about: TLS, a policy file, and a provider, which nobody answers for."""
+    """A proxy that has everything metrics are about: TLS, a policy file, and a provider that does not answer."""
     folder = tmp_path_factory.mktemp("complete")
     provider = {"ISSUER": "http://127.0.0.1:9/realms/none", "CLIENT_ID": "mlflow", "CLIENT_SECRET": "a-secret-of-nobody"}
     proxy = Proxy(folder, mlflow_server.url, tls=Tls.make(folder), settings={
