@@ -1,4 +1,5 @@
 use clap::CommandFactory as _;
+use clap::error::ErrorKind;
 
 use super::moment::{Moment, in_words};
 use super::output::aligned;
@@ -158,4 +159,58 @@ fn right(line: &str) {
 #[track_caller]
 fn wrong(line: &str) {
     assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+}
+
+#[test]
+fn commands_in_the_documents_are_understood() {
+    let mut checked = 0;
+    for folder in [".", "docs", "deploy/compose", "deploy/systemd", "examples/ci", "examples/keycloak"] {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_none_or(|ending| ending != "md") || path.ends_with("CHANGELOG.md") {
+                continue;
+            }
+            for words in documented(&std::fs::read_to_string(&path).unwrap()) {
+                checked += 1;
+                let given = std::iter::once("mlflow-auth-proxy").chain(words.iter().map(String::as_str));
+                let refused = Cli::try_parse_from(given).err().filter(clap::Error::use_stderr);
+                // A text names commands also without their arguments.
+                let refused = refused.filter(|error| {
+                    !matches!(
+                        error.kind(),
+                        ErrorKind::MissingRequiredArgument
+                            | ErrorKind::MissingSubcommand
+                            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+                    )
+                });
+                assert!(refused.is_none(), "{}: {words:?}: {}", path.display(), refused.unwrap());
+            }
+        }
+    }
+    assert!(checked > 80, "{checked}");
+}
+
+/// Returns the arguments of commands in code, up to the first character that ends a command in a shell.
+fn documented(text: &str) -> Vec<Vec<String>> {
+    let text = text.replace("\\\n", " ");
+    let known: Vec<String> = Cli::command().get_subcommands().map(|command| command.get_name().to_owned()).collect();
+    let commands = text.split("mlflow-auth-proxy ").skip(1).map(arguments);
+    commands.filter(|words| words.first().is_some_and(|first| known.contains(first))).collect()
+}
+
+fn arguments(text: &str) -> Vec<String> {
+    let (mut words, mut word, mut quote) = (Vec::new(), String::new(), None);
+    for c in text.chars() {
+        match (quote, c) {
+            // Also inside quotes, which may be those of a shell around the command.
+            (_, '\n') => break,
+            (Some(open), _) if c == open => quote = None,
+            (None, '"' | '\'') => quote = Some(c),
+            (None, ' ') => words.extend(Some(std::mem::take(&mut word)).filter(|word| !word.is_empty())),
+            (None, '`' | '|' | '>' | '<' | ';' | '&' | '#' | ')') => break,
+            _ => word.push(c),
+        }
+    }
+    words.extend(Some(word).filter(|word| !word.is_empty()));
+    words
 }
