@@ -61,11 +61,20 @@ def merged(*maps):
 
 
 @pytest.fixture(scope="module")
-def node():
+def images():
+    """The images of the proxy and of MLflow, which the container engine has."""
+    for name, source in ((PROXY_IMAGE, "Dockerfile"), (MLFLOW_IMAGE, "deploy/compose/Dockerfile.mlflow")):
+        found = run("docker", "image", "inspect", name)
+        assert found.returncode == 0, f"{name} is not in the container engine; build it from {source}: {found.stderr}"
+    return PROXY_IMAGE, MLFLOW_IMAGE
+
+
+@pytest.fixture(scope="module")
+def node(images):
     node = Node()
     try:
         node.start()
-        node.load(PROXY_IMAGE, MLFLOW_IMAGE)
+        node.load(*images)
         yield node
     finally:
         node.stop()
@@ -285,12 +294,18 @@ def test_sidecar_is_upgraded_while_a_patient_client_works(team, tmp_path):
     assert load.result["lacking"] == [], load.result
 
 
-def test_sidecar_leaves_no_secret_behind(team):
+def test_sidecar_leaves_no_secret_behind_and_is_installed_again_on_its_volumes(team):
+    password = team.password()
     team.helm("uninstall", "--wait")
     wait_until(lambda: not team.pods(), 120, "all pods are gone")
     assert [one["metadata"]["name"] for one in team.node.get("secrets", "--namespace", team.namespace)["items"]] == ["people"]
     kept = {one["metadata"]["name"] for one in team.node.get("persistentvolumeclaims", "--namespace", team.namespace)["items"]}
     assert {f"data-{team.name}-0", f"mlflow-{team.name}-0", f"{team.name}-backup"} <= kept
+    team.install()
+    # The store is the old one, so the password is as well.
+    assert team.search(team.password()).status_code == 401
+    assert "kept" in {one["name"] for one in team.search(password).json()["experiments"]}
+    team.helm("uninstall", "--wait")
 
 
 # ---- Gateway mode: two proxies on PostgreSQL
