@@ -5,6 +5,8 @@ name: mlflow
 image: {{ include "mlflow.image" $ | quote }}
 imagePullPolicy: {{ .image.pullPolicy }}
 command: [mlflow, server]
+# The image's own folder may be closed to this user, and MLflow's workers change into it.
+workingDir: /tmp
 args:
   - {{ printf "--host=%s" (ternary "127.0.0.1" $.Values.bindAddress $sidecar) | quote }}
   - --port=5000
