@@ -23,6 +23,7 @@ class Compose:
         """`parts`: of the files compose.PART.yaml; `settings`: lines of `.env` besides those that make ports and names free."""
         self.engine, self.root, self.name = engine, folder, unique("compose")
         self.folder = folder / "deploy" / "compose"
+        folder.mkdir(exist_ok=True)
         for name in (*SOURCES, "deploy", "examples"):
             copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
             ours = shutil.ignore_patterns("secrets", ".env", "backups") if copy is shutil.copytree else None

@@ -13,7 +13,7 @@ import requests
 from compose import CLIENT, Compose
 from engine import ROOT
 from harness import Process, plain_environment, unique, wait_until
-from keycloak import Visitor
+from keycloak import FORM, Visitor
 
 PYTHON = "python:3.12-slim-bookworm"
 
@@ -231,6 +231,8 @@ def keycloak(engine, image, tmp_path_factory):
 def test_users_of_keycloak_sign_in_and_have_their_groups(keycloak):
     check_hardened(keycloak, "proxy", "mlflow", "keycloak")
     alice, carol = Visitor(keycloak.url, Realm()), Visitor(keycloak.url, Realm())
+    # Keycloak's first answers take longer than the proxy waits.
+    wait_until(lambda: FORM in Visitor(keycloak.url, Realm()).begin().text, 180, "Keycloak's form", every=1)
     alice.sign_in("alice")
     assert alice.me()["username"] == "alice@example.com" and "/ml/team-a" in alice.me()["groups"], alice.me()
     carol.sign_in("carol")
