@@ -15,6 +15,13 @@ def bucket():
     return boto3.resource("s3", endpoint_url=os.environ.get("MLFLOW_S3_ENDPOINT_URL")).Bucket(destination.netloc)
 
 
+class Stream:
+    """A file of the archive, which cannot be read twice."""
+
+    def __init__(self, file):
+        self.read = file.read
+
+
 def save():
     with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as archive:
         if destination.scheme != "s3":
@@ -40,7 +47,7 @@ def load():
         target = bucket()
         for entry in archive:
             if entry.isfile():
-                target.upload_fileobj(archive.extractfile(entry), prefix + entry.name.removeprefix("./"))
+                target.upload_fileobj(Stream(archive.extractfile(entry)), prefix + entry.name.removeprefix("./"))
 
 
 {"save": save, "load": load}[sys.argv[1]]()
