@@ -36,6 +36,18 @@ CREATE TABLE guesses (
 -- The process that carries out an intent; none: a version before this column.
 ALTER TABLE intents ADD COLUMN holder TEXT;
 
+-- The grants of a user or a role go with it.
+DELETE FROM grants WHERE subject_kind = 'user' AND CAST(subject AS INTEGER) NOT IN (SELECT id FROM users);
+DELETE FROM grants WHERE subject_kind = 'role' AND CAST(subject AS INTEGER) NOT IN (SELECT id FROM roles);
+ALTER TABLE grants ADD COLUMN user_id BIGINT
+    GENERATED ALWAYS AS (CASE subject_kind WHEN 'user' THEN CAST(subject AS INTEGER) END) VIRTUAL
+    REFERENCES users (id) ON DELETE CASCADE;
+ALTER TABLE grants ADD COLUMN role_id BIGINT
+    GENERATED ALWAYS AS (CASE subject_kind WHEN 'role' THEN CAST(subject AS INTEGER) END) VIRTUAL
+    REFERENCES roles (id) ON DELETE CASCADE;
+CREATE INDEX grants_by_user ON grants (user_id);
+CREATE INDEX grants_by_role ON grants (role_id);
+
 -- The audit log is shortened from its oldest end.
 CREATE INDEX audit_by_time ON audit (at);
 

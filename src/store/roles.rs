@@ -183,11 +183,6 @@ impl Store {
     pub async fn delete_role(&self, actor: &Actor, id: RoleId) -> Result<()> {
         let mut change = self.change().await?;
         let role = change.role(id).await?;
-        sql("DELETE FROM grants WHERE subject_kind = 'role' AND subject = $1")
-            .bind(id.to_string())
-            .execute(change.on())
-            .await?;
-        sql("DELETE FROM role_assignments WHERE role_id = $1").bind(id.0).execute(change.on()).await?;
         sql("DELETE FROM roles WHERE id = $1").bind(id.0).execute(change.on()).await?;
         change.affects([Scope::Role(id)]);
         change.commit(actor, "role.delete", role.target(), String::new()).await

@@ -220,12 +220,6 @@ impl Store {
         let user = change.user(user).await?;
         change.keep_an_admin(&user).await?;
         change.reserve_name_of(&user).await?;
-        sql("DELETE FROM tokens WHERE user_id = $1").bind(user.id.0).execute(change.on()).await?;
-        sql("DELETE FROM role_assignments WHERE user_id = $1").bind(user.id.0).execute(change.on()).await?;
-        sql("DELETE FROM grants WHERE subject_kind = 'user' AND subject = $1")
-            .bind(user.id.to_string())
-            .execute(change.on())
-            .await?;
         sql("DELETE FROM users WHERE id = $1").bind(user.id.0).execute(change.on()).await?;
         change.affects([Scope::User(user.id)]);
         change.commit(actor, "user.delete", target(&user.name), String::new()).await

@@ -13,7 +13,7 @@ pub(in crate::store) async fn columns(store: &Store) -> BTreeSet<(String, String
     let sqlite =
         "SELECT m.name AS tab, c.name AS col, lower(c.type) AS kind, c.\"notnull\" = 0 AND c.pk = 0 AS nullable,
                          c.pk > 0 AS key
-                  FROM sqlite_master m, pragma_table_info(m.name) c
+                  FROM sqlite_master m, pragma_table_xinfo(m.name) c
                   WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite_%'";
     let postgres = "SELECT c.table_name::text AS tab, c.column_name::text AS col, c.data_type::text AS kind,
                            c.is_nullable = 'YES' AS nullable, EXISTS (
@@ -58,11 +58,27 @@ async fn indexes(store: &Store) -> BTreeSet<(String, String, bool)> {
     read.filter(|(table, columns, _)| table != "_sqlx_migrations" && columns != "id").collect()
 }
 
+/// Every foreign key: table, column, the table it refers to, and what happens when the row there is deleted.
+async fn foreign_keys(store: &Store) -> BTreeSet<[String; 4]> {
+    let sqlite = "SELECT m.name AS tab, f.\"from\" AS col, f.\"table\" AS target, f.on_delete AS rule
+                  FROM sqlite_master m, pragma_foreign_key_list(m.name) f WHERE m.type = 'table'";
+    let postgres = "SELECT c.table_name::text AS tab, c.column_name::text AS col, u.table_name::text AS target,
+                           r.delete_rule::text AS rule
+                    FROM information_schema.referential_constraints r
+                    JOIN information_schema.key_column_usage c USING (constraint_schema, constraint_name)
+                    JOIN information_schema.constraint_column_usage u USING (constraint_schema, constraint_name)";
+    let text = if matches!(store.readers, Pool::Sqlite(_)) { sqlite } else { postgres };
+    let rows = sql(text).fetch_all(&store.readers).await.unwrap();
+    rows.iter().map(|row| ["tab", "col", "target", "rule"].map(|column| row.try_get(column).unwrap())).collect()
+}
+
 #[tokio::test]
-async fn both_databases_have_the_same_tables_columns_and_indexes() {
+async fn both_databases_have_the_same_tables_columns_indexes_and_foreign_keys() {
     let ((sqlite, _), (postgres, _)) = (sqlite().await, postgres().await);
     assert_eq!(columns(&sqlite).await, columns(&postgres).await);
     assert_eq!(indexes(&sqlite).await, indexes(&postgres).await);
+    assert_eq!(foreign_keys(&sqlite).await, foreign_keys(&postgres).await);
+    assert!(foreign_keys(&sqlite).await.contains(&["grants", "role_id", "roles", "CASCADE"].map(str::to_owned)));
     let collations = sql("SELECT table_name::text || '.' || column_name::text FROM information_schema.columns
                           WHERE table_schema = 'public' AND data_type = 'text' AND collation_name IS DISTINCT FROM 'C'
                             AND table_name <> '_sqlx_migrations'");

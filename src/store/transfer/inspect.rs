@@ -4,10 +4,8 @@ use std::collections::BTreeSet;
 
 use super::super::Store;
 use super::super::db::{Argument, Row, Tx, migrations, sql};
-use super::super::rows;
 use super::tables::{TABLES, Table};
 use super::{Progress, Result};
-use crate::authz::Subject;
 
 /// One fault.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -52,14 +50,14 @@ pub async fn inspect(store: &Store, progress: &mut (dyn FnMut(Progress) + Send))
     for table in &TABLES {
         all += table.count(&mut tx).await?;
     }
-    let mut seen = Seen::default();
+    let mut keys = BTreeSet::new();
     for table in &TABLES {
         let mut after = None;
         loop {
             progress(Progress { table: table.name, done: found.rows, all });
             let page = table.page(&mut tx, after).await?;
             let Some(last) = page.last() else { break };
-            page.iter().for_each(|row| inspect_row(table, row, &mut seen, &mut found));
+            page.iter().for_each(|row| inspect_row(table, row, &mut keys, &mut found));
             found.rows += page.len() as u64;
             let Ok(key) = table.key_of(last) else {
                 found.add(table.name, "the rows after it were not read");
@@ -72,7 +70,7 @@ pub async fn inspect(store: &Store, progress: &mut (dyn FnMut(Progress) + Send))
         }
     }
     for name in ["page_tokens", "sessions"] {
-        if !seen.keys.contains(name) {
+        if !keys.contains(name) {
             found.add(format!("sealing_keys: name {name:?}"), "the key is missing");
         }
     }
@@ -111,15 +109,7 @@ async fn database(tx: &mut Tx, found: &mut Inspection) -> Result<()> {
     Ok(())
 }
 
-/// References of the rows that were read.
-#[derive(Debug, Default)]
-struct Seen {
-    users: BTreeSet<i64>,
-    roles: BTreeSet<i64>,
-    keys: BTreeSet<String>,
-}
-
-fn inspect_row(table: &Table, row: &Row, seen: &mut Seen, found: &mut Inspection) {
+fn inspect_row(table: &Table, row: &Row, keys: &mut BTreeSet<String>, found: &mut Inspection) {
     for (column, kind) in table.columns {
         match kind.value(row, column) {
             Ok(Argument::Text(Some(text))) if text.contains('\0') => {
@@ -132,23 +122,8 @@ fn inspect_row(table: &Table, row: &Row, seen: &mut Seen, found: &mut Inspection
     if let Err(error) = (table.read)(row) {
         return found.add(table.place(row), error.to_string());
     }
-    let id = || row.try_get::<i64>("id").unwrap_or_default();
-    match table.name {
-        "users" => drop(seen.users.insert(id())),
-        "roles" => drop(seen.roles.insert(id())),
-        "sealing_keys" => seen.keys.extend(row.try_get::<String>("name")),
-        // The database cannot check the subject of a grant: it can be a user, a role or a group.
-        "grants" => {
-            let missing = match rows::subject(row) {
-                Ok(Subject::User(user)) => (!seen.users.contains(&user.0)).then(|| format!("user {user}")),
-                Ok(Subject::Role(role)) => (!seen.roles.contains(&role.0)).then(|| format!("role {role}")),
-                Ok(Subject::Group(_)) | Err(_) => None,
-            };
-            if let Some(missing) = missing {
-                found.add(table.place(row), format!("grants a permission to {missing}, which is missing"));
-            }
-        }
-        _ => {}
+    if table.name == "sealing_keys" {
+        keys.extend(row.try_get::<String>("name"));
     }
 }
 

@@ -158,6 +158,10 @@ pub(super) const TABLES: [Table; 13] = [
 #[cfg(test)]
 pub(super) const OTHERS: [&str; 5] = ["_sqlx_migrations", "compatibility", "leases", "changes", "guesses"];
 
+/// Columns that the database computes from others.
+#[cfg(test)]
+pub(super) const GENERATED: [(&str, &str); 2] = [("grants", "user_id"), ("grants", "role_id")];
+
 const fn table(
     name: &'static str,
     key: &'static [&'static str],
