@@ -34,7 +34,8 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// and the client's address as determined by the proxy.
 #[must_use]
 pub fn to_upstream(mut headers: HeaderMap, upstream: &HeaderValue, client: IpAddr) -> HeaderMap {
-    let others: Vec<HeaderName> = headers.keys().filter(|name| !TO_UPSTREAM.contains(name)).cloned().collect();
+    let is_sent = |name: &HeaderName| *name == header::HOST || TO_UPSTREAM.contains(name);
+    let others: Vec<HeaderName> = headers.keys().filter(|name| !is_sent(name)).cloned().collect();
     for name in others {
         headers.remove(name);
     }

@@ -151,11 +151,16 @@ fn check_host(head: &Parts) -> Result<(), HeadError> {
     }
 }
 
+/// Set by browsers, which no script can change (Fetch Metadata).
+pub const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+pub const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+pub const X_REQUESTED_WITH: HeaderName = HeaderName::from_static("x-requested-with");
+
 /// Returns true if a browser opens a page, judged by the headers. Requests of a page's script do not count.
 #[must_use]
 pub fn navigates(headers: &HeaderMap) -> bool {
-    headers.get("sec-fetch-mode").is_none_or(|mode| mode.as_bytes() == b"navigate")
-        && !headers.contains_key("x-requested-with")
+    headers.get(&SEC_FETCH_MODE).is_none_or(|mode| mode.as_bytes() == b"navigate")
+        && !headers.contains_key(&X_REQUESTED_WITH)
 }
 
 fn is_host(text: &[u8]) -> bool {

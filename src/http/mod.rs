@@ -17,7 +17,7 @@ pub use body::{Body, BodyError, Last, ReadError, Watcher, discard, read_bounded}
 pub use cause::cause;
 pub use cookie::{Keep, all_cookies, only_cookie, set_cookie};
 pub use forwarded::{client_address, from_upstream, to_upstream};
-pub use head::{HeadError, check, host, host_name, navigates};
+pub use head::{HeadError, SEC_FETCH_MODE, SEC_FETCH_SITE, X_REQUESTED_WITH, check, host, host_name, navigates};
 pub use path::{CanonicalPath, PathError, decode_until_stable};
 pub use privacy::{NOT_STORED, keep_private};
 pub use query::{Query, QueryError, Repeated};

@@ -176,12 +176,14 @@ const fn is_plain(byte: u8) -> bool {
 
 fn check_segments(path: &str) -> Result<(), PathError> {
     let inner = path.strip_prefix('/').ok_or(PathError::NotAbsolute)?;
-    if inner.starts_with('/') || inner.contains("//") {
-        return Err(PathError::EmptySegment);
-    }
-    let dots = |segment: &str| segment == "." || segment == "..";
-    if inner.contains('.') && inner.split('/').any(dots) {
-        return Err(PathError::DotSegment);
+    let mut segments = inner.as_bytes().split(|byte| *byte == b'/').peekable();
+    while let Some(segment) = segments.next() {
+        match segment {
+            // The last one is empty when the path ends with a slash.
+            b"" if segments.peek().is_some() => return Err(PathError::EmptySegment),
+            b"." | b".." => return Err(PathError::DotSegment),
+            _ => {}
+        }
     }
     Ok(())
 }

@@ -1,12 +1,12 @@
 //! The strict edge: refuses requests that two parsers could interpret differently.
 
-use http::{HeaderValue, Method, header};
+use http::{HeaderName, HeaderValue, Method, header};
 use hyper::body::Incoming;
 use url::Url;
 
 use super::cors::{self, Foreign};
 use super::{Checked, Error, Proxy, Record};
-use crate::http::{CanonicalPath, Query};
+use crate::http::{CanonicalPath, Query, SEC_FETCH_SITE};
 use crate::mlflow::PathForm;
 use crate::server::{EdgeRefusal, Peer};
 
@@ -54,10 +54,10 @@ impl Proxy {
     /// Refuses other workspaces. Grants apply to the default workspace only; an MLflow without workspaces has no others.
     fn one_workspace(head: &mut http::request::Parts) -> Result<(), Error> {
         let default = |value: &HeaderValue| matches!(value.as_bytes().trim_ascii(), b"" | b"default");
-        if !head.headers.get_all(WORKSPACE).iter().all(default) {
+        if !head.headers.get_all(&WORKSPACE).iter().all(default) {
             return Err(Error::Workspace);
         }
-        head.headers.remove(WORKSPACE);
+        head.headers.remove(&WORKSPACE);
         Ok(())
     }
 
@@ -98,7 +98,7 @@ impl Proxy {
             return Ok(());
         }
         // The browser itself sets `Sec-Fetch-Site`, and no script can change it. Older browsers send `Origin` only.
-        let site = head.headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
+        let site = head.headers.get(&SEC_FETCH_SITE).map(HeaderValue::as_bytes);
         if matches!(site, Some(b"cross-site" | b"same-site")) {
             return Err(Error::CrossOrigin);
         }
@@ -124,7 +124,7 @@ impl Proxy {
         if credentials || matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS) {
             return Ok(());
         }
-        let site = head.headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
+        let site = head.headers.get(&SEC_FETCH_SITE).map(HeaderValue::as_bytes);
         if !matches!(site, None | Some(b"same-origin" | b"none")) {
             return Err(Error::CrossOrigin);
         }
@@ -140,4 +140,4 @@ impl Proxy {
     }
 }
 
-const WORKSPACE: &str = "x-mlflow-workspace";
+const WORKSPACE: HeaderName = HeaderName::from_static("x-mlflow-workspace");

@@ -144,7 +144,7 @@ impl Proxy {
         // memory.
         drop(bytes);
         let mut body = text.as_deref().map(Json::open).transpose()?;
-        let turn = Box::pin(self.turn(identity, operation, body.as_ref())).await?;
+        let turn = self.turn(identity, operation, body.as_ref()).await?;
         let input = Input { params, headers: &checked.head.headers, query: &mut query, body: body.as_mut() };
         let decided = match &turn {
             None => self.permit(identity, operation, input).await,
@@ -199,10 +199,13 @@ impl Proxy {
         operation: &Operation,
         body: Option<&Json<'_>>,
     ) -> Result<Option<Turn>, Error> {
+        // Boxed here, because these futures are large and most operations need none.
         Ok(match operation.rule {
-            Some(Rule::ProviderSecret | Rule::ProviderModel) => Some(self.effects.gateway_turn(identity).await?),
+            Some(Rule::ProviderSecret | Rule::ProviderModel) => {
+                Some(Box::pin(self.effects.gateway_turn(identity)).await?)
+            }
             Some(Rule::ArtifactLocation) if body.is_some_and(|body| body.get("artifact_location").is_some()) => {
-                Some(self.effects.location_turn(identity).await?)
+                Some(Box::pin(self.effects.location_turn(identity)).await?)
             }
             Some(_) | None => None,
         })

@@ -25,7 +25,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderValue, header};
+use http::{HeaderName, HeaderValue, header};
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 
@@ -288,9 +288,11 @@ fn without_body(mut response: Response) -> Response {
 /// provider, `X-MLflow-Authorization` can contain the credentials for the proxy (as in MLflow's own auth, 3.9 and later).
 /// `Authorization` is then not for the proxy.
 fn take_provider_key(checked: &mut Checked<'_>) {
-    let Some(credential) = checked.head.headers.remove("x-mlflow-authorization") else { return };
+    let Some(credential) = checked.head.headers.remove(&MLFLOW_AUTHORIZATION) else { return };
     checked.provider_key = checked.head.headers.insert(header::AUTHORIZATION, credential);
 }
+
+const MLFLOW_AUTHORIZATION: HeaderName = HeaderName::from_static("x-mlflow-authorization");
 
 /// Returns the credentials in a request.
 fn shown(headers: &http::HeaderMap) -> RawCredentials<'_> {

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use super::Error;
 use super::places::Place;
@@ -16,7 +16,7 @@ use crate::authz::Identity;
 use crate::clock::{Stopwatch, Timestamp};
 use crate::effects::EffectError;
 use crate::filter::ListError;
-use crate::http::{Body, Response, Watcher, navigates};
+use crate::http::{Body, Response, SEC_FETCH_MODE, Watcher, X_REQUESTED_WITH, navigates};
 use crate::mlflow::{AddressError, BodyMode, Operation};
 use crate::resolve;
 use crate::server::Peer;
@@ -341,9 +341,11 @@ fn resends_only_after_429(head: &http::request::Parts) -> bool {
     version.is_some_and(|version| version >= upstream::Version::release(3, 18))
 }
 
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
 /// Returns the client's ID of the request, if it is short and plain enough to be logged.
 fn request_id(headers: &HeaderMap) -> Option<Box<str>> {
-    let id = headers.get("x-request-id")?.to_str().ok()?;
+    let id = headers.get(&X_REQUEST_ID)?.to_str().ok()?;
     (id.len() <= 64).then(|| id.into())
 }
 
@@ -359,10 +361,10 @@ fn is_navigation(head: &http::request::Parts, path: &str) -> bool {
 
 fn is_browser_xhr(head: &http::request::Parts, path: &str) -> bool {
     path.starts_with("/ajax-api/") || path == "/graphql" || {
-        let header = |headers: &HeaderMap, name: &str, value: &[u8]| {
+        let header = |headers: &HeaderMap, name: &HeaderName, value: &[u8]| {
             headers.get(name).is_some_and(|sent| sent.as_bytes().eq_ignore_ascii_case(value))
         };
-        header(&head.headers, "x-requested-with", b"xmlhttprequest")
-            || head.headers.get("sec-fetch-mode").is_some_and(|mode| mode.as_bytes() != b"navigate")
+        header(&head.headers, &X_REQUESTED_WITH, b"xmlhttprequest")
+            || head.headers.get(&SEC_FETCH_MODE).is_some_and(|mode| mode.as_bytes() != b"navigate")
     }
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use hyper_util::client::legacy;
 
+use super::pool::Failure;
 use crate::http::{ReadError, cause};
 
 /// A request to MLflow that got no usable answer.
@@ -19,7 +19,7 @@ pub enum Error {
     #[error("MLflow sent no response head within {0:?}")]
     TimedOut(Duration),
     #[error("the connection to MLflow broke: {}", cause(.0))]
-    Broken(#[source] legacy::Error),
+    Broken(#[source] Failure),
     #[error("MLflow's answer could not be read: {0}")]
     Unreadable(#[from] ReadError),
     #[error("MLflow answered {0} to a look-up")]
@@ -72,7 +72,7 @@ pub struct Unsent {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Why {
     #[error("{}", cause(.0))]
-    NoConnection(legacy::Error),
+    NoConnection(Failure),
     #[error("it has been unreachable for {} s", .0.as_secs())]
     Away(Duration),
     #[error("the caller's permissions changed while the request was decided")]

@@ -7,6 +7,7 @@
 
 mod error;
 mod hold;
+mod pool;
 mod version;
 
 use std::pin::pin;
@@ -19,10 +20,8 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::{self, Client};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use error::Why;
@@ -31,6 +30,7 @@ pub use hold::{Caller, Holds, confirm_rights, impatiently, on_behalf, on_behalf_
 pub use version::{NoVersion, Version};
 
 use hold::Gate;
+use pool::{Connector, Failure, Pool};
 
 use crate::authz::Permit;
 use crate::clock::Stopwatch;
@@ -59,8 +59,7 @@ pub struct Outgoing {
 /// Client for the configured MLflow.
 #[derive(Clone, Debug)]
 pub struct Upstream {
-    client: Pool,
-    scheme: Scheme,
+    pool: Arc<Pool>,
     authority: Authority,
     host: HeaderValue,
     /// Path prefix of the MLflow server.
@@ -73,57 +72,6 @@ pub struct Upstream {
     large: Arc<Semaphore>,
 }
 
-/// The pooled client. The plain HTTP variant avoids the overhead of a connector with TLS support.
-#[derive(Clone, Debug)]
-enum Pool {
-    Plain(Clients<HttpConnector>),
-    Tls(Clients<HttpsConnector<HttpConnector>>),
-}
-
-/// Clients for requests with and without a streamed body.
-///
-/// A server may answer a streamed request before it has read the body, and then reset the connection. Whether sent
-/// bytes were read is unknown, so a connection on which a body was streamed is never used for another request.
-#[derive(Clone, Debug)]
-struct Clients<C> {
-    pooled: Client<C, Body>,
-    /// Client with one connection per request.
-    streaming: Client<C, Body>,
-}
-
-impl<C> Clients<C>
-where
-    C: legacy::connect::Connect + Clone,
-{
-    fn new(builder: &mut legacy::Builder, max_idle: usize, connector: C) -> Self {
-        let pooled = builder.pool_max_idle_per_host(max_idle).build(connector.clone());
-        Self { pooled, streaming: builder.pool_max_idle_per_host(0).build(connector) }
-    }
-}
-
-impl<C> Clients<C>
-where
-    C: legacy::connect::Connect + Clone + Send + Sync + 'static,
-{
-    fn request(&self, request: Request<Body>) -> legacy::ResponseFuture {
-        match request.body() {
-            Body::Empty | Body::Full { .. } => self.pooled.request(request),
-            Body::Streamed { .. } | Body::Lent { .. } => self.streaming.request(request),
-        }
-    }
-}
-
-impl Pool {
-    fn request(&self, request: Request<Body>) -> legacy::ResponseFuture {
-        match self {
-            Self::Plain(clients) => clients.request(request),
-            Self::Tls(clients) => clients.request(request),
-        }
-    }
-}
-
-/// Maximum buffer per connection, which bounds the memory that a slow client can occupy.
-const BUFFER_BYTES: usize = 64 * 1024;
 /// Maximum size of a look-up's answer, and of all large answers at one time. The largest is a run with very many metrics.
 const LOOKUP_BYTES: usize = 64 * 1024 * 1024;
 /// Size up to which answers to look-ups are read without a reservation. They exist only until they are parsed.
@@ -162,36 +110,29 @@ impl Upstream {
         let host =
             HeaderValue::from_str(authority.as_str()).map_err(|_| invalid("upstream.url has an invalid host"))?;
         let scheme = uri.scheme().cloned().ok_or_else(|| invalid("upstream.url has no scheme"))?;
+        let server = Uri::builder().scheme(scheme.clone()).authority(authority.clone()).path_and_query("/").build();
+        let server = server.map_err(|_| invalid("upstream.url is not a URL"))?;
         let health = format!("{scheme}://{authority}{}{HEALTH}", config.static_prefix);
         let health: Uri = health.parse().map_err(|_| invalid("upstream.static_prefix cannot be part of a URL"))?;
         let patience = if holds.is_some() { Patience::Waits } else { Patience::None };
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(config.connect_timeout));
-        let mut builder = Client::builder(TokioExecutor::new());
-        // If a pooled connection is found closed before the request was started on it, another one is used. hyper
-        // returns the request only in that case, and the client repeats no other.
-        builder
-            .retry_canceled_requests(true)
-            .pool_timer(TokioTimer::new())
-            .timer(TokioTimer::new())
-            .pool_idle_timeout(config.pool_idle_timeout)
-            .http1_max_buf_size(BUFFER_BYTES)
-            .set_host(false);
-        let (client, gate) = if config.url.scheme() == "https" {
+        let (connector, gate) = if scheme == Scheme::HTTPS {
             connector.enforce_http(false);
             let roots = HttpsConnectorBuilder::new().with_native_roots()?;
             let connector = roots.https_only().enable_http1().wrap_connector(connector);
-            let gate = Arc::new(Gate::new(config, holds, connector.clone(), health, host.clone()));
-            (Pool::Tls(Clients::new(&mut builder, config.pool_max_idle, connector)), gate)
+            let gate = Gate::new(config, holds, connector.clone(), health, host.clone());
+            (Connector::Tls(connector), gate)
         } else {
-            let gate = Arc::new(Gate::new(config, holds, connector.clone(), health, host.clone()));
-            (Pool::Plain(Clients::new(&mut builder, config.pool_max_idle, connector)), gate)
+            let gate = Gate::new(config, holds, connector.clone(), health, host.clone());
+            (Connector::Plain(connector), gate)
         };
+        let (pool, gate) = (Arc::new(Pool::new(config, connector, server)), Arc::new(gate));
         let (prefix, response_timeout) = (config.static_prefix.clone(), config.response_timeout);
         let seen = Arc::default();
         let large = Arc::new(Semaphore::new(LOOKUP_BYTES / UNIT_BYTES));
-        Ok(Self { client, scheme, authority, host, prefix, seen, response_timeout, gate, patience, large })
+        Ok(Self { pool, authority, host, prefix, seen, response_timeout, gate, patience, large })
     }
 
     /// Returns the time after which a request that MLflow did not answer has failed.
@@ -460,7 +401,7 @@ impl Upstream {
                 }
                 Ok(response)
             }
-            Ok(Err(error)) if is_unsent(&error) => {
+            Ok(Err(error)) if error.is_unsent() => {
                 // A pooled connection that was closed proves nothing about MLflow. A failure to connect does.
                 if error.is_connect() {
                     self.gate.shut();
@@ -474,18 +415,14 @@ impl Upstream {
         }
     }
 
-    /// Builds the outgoing request with MLflow's address and prefix.
+    /// Builds the outgoing request with MLflow's prefix.
     fn request(&self, outgoing: Outgoing) -> Result<Request<Body>, Error> {
         let target =
             if self.prefix.is_empty() { outgoing.target } else { format!("{}{}", self.prefix, outgoing.target) };
         let target = PathAndQuery::from_maybe_shared(Bytes::from(target)).map_err(|_| Error::Unwritable)?;
-        let mut uri = http::uri::Parts::default();
-        uri.scheme = Some(self.scheme.clone());
-        uri.authority = Some(self.authority.clone());
-        uri.path_and_query = Some(target);
         let mut request = Request::new(outgoing.body);
         *request.method_mut() = outgoing.method;
-        *request.uri_mut() = Uri::from_parts(uri).map_err(|_| Error::Unwritable)?;
+        *request.uri_mut() = target.into();
         *request.version_mut() = http::Version::HTTP_11;
         *request.headers_mut() = outgoing.headers;
         Ok(request)
@@ -496,14 +433,14 @@ impl Upstream {
         &self,
         request: Request<Body>,
         spare: Option<&mut Request<Body>>,
-    ) -> Result<Response<Incoming>, legacy::Error> {
+    ) -> Result<Response<Incoming>, Failure> {
         let spare = spare.filter(|_| is_repeatable(&request));
         let watch = spare.is_some().then(Stopwatch::start);
-        let answer = self.client.request(request).await;
+        let answer = self.pool.request(request).await;
         match (answer, spare, watch) {
-            (Err(error), Some(spare), Some(watch)) if watch.elapsed() < BREAKS_AT_ONCE && !is_unsent(&error) => {
+            (Err(error), Some(spare), Some(watch)) if watch.elapsed() < BREAKS_AT_ONCE && !error.is_unsent() => {
                 tracing::debug!(error = %cause(&error), "a connection to MLflow broke; the request is sent once more");
-                self.client.request(copy(spare)).await
+                self.pool.request(copy(spare)).await
             }
             (answer, ..) => answer,
         }
@@ -541,16 +478,8 @@ fn copy(request: &mut Request<Body>) -> Request<Body> {
 /// processed the request, and the same work is not given to a second one.
 const BREAKS_AT_ONCE: Duration = Duration::from_secs(1);
 
-/// Returns true if no byte of a request was written: there was no connection, or it closed while the request was
-/// still in hyper's queue. hyper reports an HTTP/1 request as canceled only in that case, and returns it unread. A
-/// request that was started fails in other ways, even if none of its bytes has left this machine.
-fn is_unsent(error: &legacy::Error) -> bool {
-    let canceled = || std::error::Error::source(error)?.downcast_ref::<hyper::Error>().map(hyper::Error::is_canceled);
-    error.is_connect() || canceled().unwrap_or_default()
-}
-
 /// Returns true if the request was aborted because its body arrived too slowly.
-fn is_slow_body(error: &legacy::Error) -> bool {
+fn is_slow_body(error: &Failure) -> bool {
     let causes = std::iter::successors(std::error::Error::source(error), |error| error.source());
     causes.into_iter().any(|cause| matches!(cause.downcast_ref(), Some(BodyError::TooSlow)))
 }

@@ -1,0 +1,199 @@
+//! Kept-alive connections to MLflow.
+//!
+//! A connection is put back when the head of its response has arrived, and is taken again only when hyper reports it as
+//! ready: the response has been read to its end, and the server keeps the connection open. Newest first, so that the
+//! others can expire.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use http::{Request, Response, Uri};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::rt::{Read, Write};
+use hyper_rustls::HttpsConnector;
+use hyper_util::client::legacy::connect::HttpConnector;
+use tower::{BoxError, ServiceExt as _};
+
+use crate::clock::Stopwatch;
+use crate::config;
+use crate::http::{Body, cause};
+
+/// Opens connections. The plain HTTP variant avoids the overhead of a connector with TLS support.
+#[derive(Clone, Debug)]
+pub(super) enum Connector {
+    Plain(HttpConnector),
+    Tls(HttpsConnector<HttpConnector>),
+}
+
+/// The connections to one server.
+#[derive(Debug)]
+pub(super) struct Pool {
+    connector: Connector,
+    server: Uri,
+    kept: Mutex<Vec<Kept>>,
+    max_idle: usize,
+    idle_timeout: Duration,
+    has_sweeper: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Kept {
+    sender: SendRequest<Body>,
+    /// Since the head of the last response.
+    since: Stopwatch,
+}
+
+/// A request that got no response.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error("{}", cause(&**.0))]
+    Connect(#[source] BoxError),
+    #[error(transparent)]
+    Http(#[from] hyper::Error),
+}
+
+impl Failure {
+    pub(super) const fn is_connect(&self) -> bool {
+        matches!(self, Self::Connect(_))
+    }
+
+    /// Returns true if no byte of the request was written: there was no connection, or it closed while the request was
+    /// still in hyper's queue. hyper reports an HTTP/1 request as canceled only in that case, and returns it unread. A
+    /// request that was started fails in other ways, even if none of its bytes has left this machine.
+    pub(super) fn is_unsent(&self) -> bool {
+        match self {
+            Self::Connect(_) => true,
+            Self::Http(error) => error.is_canceled(),
+        }
+    }
+}
+
+/// Maximum buffer per connection, which bounds the memory that a slow client can occupy.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+impl Pool {
+    /// Creates a pool that connects on first use. `server`: scheme and authority.
+    pub(super) fn new(config: &config::Upstream, connector: Connector, server: Uri) -> Self {
+        Self {
+            connector,
+            server,
+            kept: Mutex::default(),
+            max_idle: config.pool_max_idle,
+            idle_timeout: config.pool_idle_timeout,
+            has_sweeper: AtomicBool::new(false),
+        }
+    }
+
+    /// Sends a request. If a kept connection is found closed before the request was started on it, another one is used;
+    /// hyper returns the request only in that case.
+    ///
+    /// A server may answer a streamed request before it has read the body, and then reset the connection. Whether sent
+    /// bytes were read is unknown, so a streamed body gets a connection of its own, which carries no other request.
+    pub(super) async fn request(self: &Arc<Self>, mut request: Request<Body>) -> Result<Response<Incoming>, Failure> {
+        let is_streamed = match request.body() {
+            Body::Empty | Body::Full { .. } => false,
+            Body::Streamed { .. } | Body::Lent { .. } => true,
+        };
+        loop {
+            let kept = if is_streamed { None } else { self.take() };
+            let is_kept = kept.is_some();
+            let mut sender = match kept {
+                Some(sender) => sender,
+                // Boxed, because it is large and rare.
+                None => Box::pin(self.connect()).await?,
+            };
+            match sender.try_send_request(request).await {
+                Ok(response) => {
+                    if !is_streamed {
+                        self.keep(sender);
+                    }
+                    return Ok(response);
+                }
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) if is_kept => request = unsent,
+                    Some(_) | None => return Err(error.into_error().into()),
+                },
+            }
+        }
+    }
+
+    /// Takes the newest connection that is ready.
+    fn take(&self) -> Option<SendRequest<Body>> {
+        let mut kept = self.kept();
+        let place = kept.iter().rposition(|kept| kept.sender.is_ready())?;
+        let newest = kept.swap_remove(place);
+        if newest.since.elapsed() < self.idle_timeout {
+            return Some(newest.sender);
+        }
+        // All others that are ready are older, or were put back before it.
+        kept.retain(|kept| !kept.sender.is_ready());
+        None
+    }
+
+    fn keep(self: &Arc<Self>, sender: SendRequest<Body>) {
+        if sender.is_closed() {
+            return;
+        }
+        let mut kept = self.kept();
+        if kept.len() >= self.max_idle {
+            kept.retain(|kept| !kept.sender.is_closed());
+            if kept.iter().filter(|kept| kept.sender.is_ready()).count() >= self.max_idle {
+                return;
+            }
+        }
+        kept.push(Kept { sender, since: Stopwatch::start() });
+        drop(kept);
+        if !self.has_sweeper.swap(true, Ordering::Relaxed) {
+            tokio::spawn(sweep(Arc::downgrade(self), self.idle_timeout));
+        }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Vec<Kept>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn connect(&self) -> Result<SendRequest<Body>, Failure> {
+        let server = self.server.clone();
+        match &self.connector {
+            Connector::Plain(connector) => {
+                let io = connector.clone().oneshot(server).await;
+                handshake(io.map_err(|error| Failure::Connect(error.into()))?).await
+            }
+            Connector::Tls(connector) => {
+                handshake(connector.clone().oneshot(server).await.map_err(Failure::Connect)?).await
+            }
+        }
+    }
+}
+
+async fn handshake<T>(io: T) -> Result<SendRequest<Body>, Failure>
+where
+    T: Read + Write + Unpin + Send + 'static,
+{
+    let made = http1::Builder::new().max_buf_size(BUFFER_BYTES).handshake(io).await;
+    let (sender, connection) = made.map_err(|error| Failure::Connect(error.into()))?;
+    // Ends when the server closes the connection, or with the last response after `sender` was dropped.
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(error = %cause(&error), "a connection to MLflow ended");
+        }
+    });
+    Ok(sender)
+}
+
+/// Closes connections that nobody has used for a while, until the pool is dropped.
+async fn sweep(pool: std::sync::Weak<Pool>, every: Duration) {
+    loop {
+        tokio::time::sleep(every).await;
+        let Some(pool) = pool.upgrade() else { return };
+        let is_needed = |kept: &Kept| {
+            !kept.sender.is_closed() && (!kept.sender.is_ready() || kept.since.elapsed() < pool.idle_timeout)
+        };
+        pool.kept().retain(is_needed);
+    }
+}
+
+#[cfg(test)]
+mod tests;
