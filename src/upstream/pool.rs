@@ -14,6 +14,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::rt::{Read, Write};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::connect::HttpConnector;
+use tokio_util::task::TaskTracker;
 use tower::{BoxError, ServiceExt as _};
 
 use crate::clock::Stopwatch;
@@ -36,6 +37,8 @@ pub(super) struct Pool {
     max_idle: usize,
     idle_timeout: Duration,
     has_sweeper: AtomicBool,
+    /// The connections, and the sweeper.
+    tasks: TaskTracker,
 }
 
 #[derive(Debug)]
@@ -83,6 +86,7 @@ impl Pool {
             max_idle: config.pool_max_idle,
             idle_timeout: config.pool_idle_timeout,
             has_sweeper: AtomicBool::new(false),
+            tasks: TaskTracker::new(),
         }
     }
 
@@ -146,7 +150,7 @@ impl Pool {
         kept.push(Kept { sender, since: Stopwatch::start() });
         drop(kept);
         if !self.has_sweeper.swap(true, Ordering::Relaxed) {
-            tokio::spawn(sweep(Arc::downgrade(self), self.idle_timeout));
+            self.tasks.spawn(sweep(Arc::downgrade(self), self.idle_timeout));
         }
     }
 
@@ -159,31 +163,31 @@ impl Pool {
         match &self.connector {
             Connector::Plain(connector) => {
                 let io = connector.clone().oneshot(server).await;
-                handshake(io.map_err(|error| Failure::Connect(error.into()))?).await
+                self.handshake(io.map_err(|error| Failure::Connect(error.into()))?).await
             }
             Connector::Tls(connector) => {
-                handshake(connector.clone().oneshot(server).await.map_err(Failure::Connect)?).await
+                self.handshake(connector.clone().oneshot(server).await.map_err(Failure::Connect)?).await
             }
         }
     }
+
+    async fn handshake<T>(&self, io: T) -> Result<SendRequest<Body>, Failure>
+    where
+        T: Read + Write + Unpin + Send + 'static,
+    {
+        let made = http1::Builder::new().max_buf_size(BUFFER_BYTES).handshake(io).await;
+        let (sender, connection) = made.map_err(|error| Failure::Connect(error.into()))?;
+        // Ends when the server closes the connection, or with the last response after `sender` was dropped.
+        self.tasks.spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(error = %cause(&error), "a connection to MLflow ended");
+            }
+        });
+        Ok(sender)
+    }
 }
 
-async fn handshake<T>(io: T) -> Result<SendRequest<Body>, Failure>
-where
-    T: Read + Write + Unpin + Send + 'static,
-{
-    let made = http1::Builder::new().max_buf_size(BUFFER_BYTES).handshake(io).await;
-    let (sender, connection) = made.map_err(|error| Failure::Connect(error.into()))?;
-    // Ends when the server closes the connection, or with the last response after `sender` was dropped.
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(error = %cause(&error), "a connection to MLflow ended");
-        }
-    });
-    Ok(sender)
-}
-
-/// Closes connections that nobody has used for a while, until the pool is dropped.
+/// Closes connections that were not used for a while, until the pool is dropped.
 async fn sweep(pool: std::sync::Weak<Pool>, every: Duration) {
     loop {
         tokio::time::sleep(every).await;

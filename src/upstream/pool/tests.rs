@@ -8,7 +8,7 @@ use super::*;
 
 /// A server whose connections the test sees one by one.
 struct Server {
-    arrived: mpsc::UnboundedReceiver<TcpStream>,
+    arrived: mpsc::Receiver<TcpStream>,
     pool: Arc<Pool>,
 }
 
@@ -16,10 +16,10 @@ impl Server {
     async fn new(max_idle: usize, idle_timeout: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
-        let (arrives, arrived) = mpsc::unbounded_channel();
+        let (arrives, arrived) = mpsc::channel(8);
         TaskTracker::new().spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
-                let _ = arrives.send(tcp);
+                arrives.send(tcp).await.unwrap();
             }
         });
         let mut config = config::defaults().unwrap().upstream;
@@ -31,7 +31,7 @@ impl Server {
     /// Starts a request whose answer is read to its end.
     fn ask(&self) -> tokio::task::JoinHandle<Result<(), Failure>> {
         let pool = Arc::clone(&self.pool);
-        tokio::spawn(async move {
+        TaskTracker::new().spawn(async move {
             let answer = pool.request(request()).await?;
             answer.into_body().collect().await?;
             Ok(())
@@ -143,9 +143,11 @@ async fn idle_connections_are_bounded_and_expire() {
         read_head(&mut tcp).await;
         all.push(tcp);
     }
-    for (tcp, asked) in all.iter_mut().zip(asked) {
+    for tcp in &mut all {
         tcp.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
-        let _ = asked;
+    }
+    for asked in asked {
+        asked.await.unwrap().unwrap();
     }
     for tcp in &mut all {
         // One is closed at once, the others when they have expired.
