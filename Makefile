@@ -3,7 +3,7 @@
 SHELL := bash
 CARGO ?= cargo
 
-.PHONY: help run keycloak-demo test test-unit test-e2e test-versions test-kubernetes test-image test-compose image slow fuzz test-env check bench bench-mlflow bench-replicas clean
+.PHONY: help run keycloak-demo test test-unit test-e2e test-versions test-kubernetes test-image test-compose image slow fuzz test-env check bench bench-instructions bench-mlflow bench-replicas clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
@@ -54,6 +54,9 @@ check: needs-cargo ## format, lints, documentation, licences, unused crates, spe
 
 bench: needs-cargo ## this proxy beside a do-nothing one and bare upstream
 	@if [ -x benches/run ]; then exec benches/run $(ARGS); else echo "benches/run is not there"; exit 1; fi
+
+bench-instructions: needs-cargo ## instructions per request, on SQLite and PostgreSQL, beside a do-nothing proxy
+	@benches/instructions
 
 bench-mlflow: needs-cargo ## a real MLflow with and without the proxy in front
 	@benches/mlflow

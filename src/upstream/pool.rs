@@ -33,6 +33,7 @@ pub(super) enum Connector {
 pub(super) struct Pool {
     connector: Connector,
     server: Uri,
+    /// By age, the newest last.
     kept: Mutex<Vec<Kept>>,
     max_idle: usize,
     idle_timeout: Duration,
@@ -127,11 +128,11 @@ impl Pool {
     fn take(&self) -> Option<SendRequest<Body>> {
         let mut kept = self.kept();
         let place = kept.iter().rposition(|kept| kept.sender.is_ready())?;
-        let newest = kept.swap_remove(place);
+        let newest = kept.remove(place);
         if newest.since.elapsed() < self.idle_timeout {
             return Some(newest.sender);
         }
-        // All others that are ready are older, or were put back before it.
+        // The others that are ready are older.
         kept.retain(|kept| !kept.sender.is_ready());
         None
     }
