@@ -98,7 +98,13 @@ pub enum Error {
 
 impl From<upstream::Error> for Error {
     fn from(error: upstream::Error) -> Self {
-        if let upstream::Error::SlowBody = error { Self::Body(BodyError::TooSlow) } else { Self::Upstream(error) }
+        if let upstream::Error::SlowBody = error {
+            Self::Body(BodyError::TooSlow)
+        } else if let upstream::Error::BrokenBody = error {
+            Self::Body(BodyError::Read(ReadError::Broken))
+        } else {
+            Self::Upstream(error)
+        }
     }
 }
 
@@ -502,7 +508,8 @@ fn resolve(error: &resolve::Error) -> Reply {
             upstream::Error::TimedOut(_)
             | upstream::Error::Broken(_)
             | upstream::Error::Unreadable(_)
-            | upstream::Error::SlowBody => Reply { status: StatusCode::SERVICE_UNAVAILABLE, ..unavailable(error) }
+            | upstream::Error::SlowBody
+            | upstream::Error::BrokenBody => Reply { status: StatusCode::SERVICE_UNAVAILABLE, ..unavailable(error) }
                 .with(header::RETRY_AFTER, HeaderValue::from_static("1")),
             upstream::Error::Connect(_)
             | upstream::Error::HalfWay(_)
@@ -530,7 +537,8 @@ fn unavailable(error: &upstream::Error) -> Reply {
         upstream::Error::HalfWay(_)
         | upstream::Error::Broken(_)
         | upstream::Error::Unreadable(_)
-        | upstream::Error::SlowBody => {
+        | upstream::Error::SlowBody
+        | upstream::Error::BrokenBody => {
             (StatusCode::BAD_GATEWAY, "MLflow's answer could not be read to its end. Try again later.")
         }
         upstream::Error::Unexpected(_) | upstream::Error::NotUnderstood | upstream::Error::Unwritable => {

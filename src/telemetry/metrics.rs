@@ -435,8 +435,17 @@ const LOGOUTS: [&str; 5] = ["user", "provider", "no_token", "refused", "replayed
 const SESSION_REFRESHES: [&str; 5] = ["done", "kept", "ended", "lost", "store"];
 const BODY_REFUSALS: [&str; 6] =
     ["body_too_large", "body_broken", "body_too_slow", "inspection_budget", "inspection_share", "answers_share"];
-const UPSTREAM_ERRORS: [&str; 8] =
-    ["connect", "timeout", "broken", "unreadable", "unexpected_status", "not_understood", "unwritable", "slow_body"];
+const UPSTREAM_ERRORS: [&str; 9] = [
+    "connect",
+    "timeout",
+    "broken",
+    "unreadable",
+    "unexpected_status",
+    "not_understood",
+    "unwritable",
+    "slow_body",
+    "broken_body",
+];
 const UPSTREAM_HOLDS: [&str; 6] = ["released", "expired", "no_room", "no_share", "draining", "abandoned"];
 const SHADOW_DECISIONS: [&str; 4] = ["same", "would_deny", "would_allow", "undecided"];
 

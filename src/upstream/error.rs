@@ -31,6 +31,9 @@ pub enum Error {
     /// The streamed body arrived below the minimum rate, so the connection was closed.
     #[error("the client sends the body too slowly")]
     SlowBody,
+    /// The streamed body ended early or was malformed, so the connection was closed.
+    #[error("the client's body broke off")]
+    BrokenBody,
 }
 
 impl Error {
@@ -46,6 +49,7 @@ impl Error {
             Self::NotUnderstood => "not_understood",
             Self::Unwritable => "unwritable",
             Self::SlowBody => "slow_body",
+            Self::BrokenBody => "broken_body",
         }
     }
 

@@ -409,8 +409,7 @@ impl Upstream {
                 let retry_after_seconds = self.gate.retry_after();
                 Err(Unsent { why: Why::NoConnection(error), retry_after_seconds }.into())
             }
-            Ok(Err(error)) if is_slow_body(&error) => Err(Error::SlowBody),
-            Ok(Err(error)) => Err(Error::Broken(error)),
+            Ok(Err(error)) => Err(of_the_body(&error).unwrap_or(Error::Broken(error))),
             Err(_) => Err(Error::TimedOut(self.response_timeout)),
         }
     }
@@ -478,10 +477,14 @@ fn copy(request: &mut Request<Body>) -> Request<Body> {
 /// processed the request, and the same work is not given to a second one.
 const BREAKS_AT_ONCE: Duration = Duration::from_secs(1);
 
-/// Returns true if the request was aborted because its body arrived too slowly.
-fn is_slow_body(error: &Failure) -> bool {
+/// Returns the error of a request that was aborted because of its sender's body.
+fn of_the_body(error: &Failure) -> Option<Error> {
     let causes = std::iter::successors(std::error::Error::source(error), |error| error.source());
-    causes.into_iter().any(|cause| matches!(cause.downcast_ref(), Some(BodyError::TooSlow)))
+    match causes.into_iter().find_map(|cause| cause.downcast_ref())? {
+        BodyError::TooSlow => Some(Error::SlowBody),
+        BodyError::Broken(_) => Some(Error::BrokenBody),
+        BodyError::Spent | BodyError::Withdrawn => None,
+    }
 }
 
 /// Path of MLflow's health check.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use http::{Request, Response, Uri};
+use http::{Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::rt::{Read, Write};
@@ -111,7 +111,9 @@ impl Pool {
             };
             match sender.try_send_request(request).await {
                 Ok(response) => {
-                    if !is_streamed {
+                    // A server that wrongly sends a body with these would have it read as the next response.
+                    let has_body = !matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+                    if !is_streamed && has_body {
                         self.keep(sender);
                     }
                     return Ok(response);
@@ -127,6 +129,7 @@ impl Pool {
     /// Takes the newest connection that is ready.
     fn take(&self) -> Option<SendRequest<Body>> {
         let mut kept = self.kept();
+        self.trim(&mut kept);
         let place = kept.iter().rposition(|kept| kept.sender.is_ready())?;
         let newest = kept.remove(place);
         if newest.since.elapsed() < self.idle_timeout {
@@ -141,18 +144,26 @@ impl Pool {
         if sender.is_closed() {
             return;
         }
-        let mut kept = self.kept();
-        if kept.len() >= self.max_idle {
-            kept.retain(|kept| !kept.sender.is_closed());
-            if kept.iter().filter(|kept| kept.sender.is_ready()).count() >= self.max_idle {
-                return;
-            }
-        }
-        kept.push(Kept { sender, since: Stopwatch::start() });
-        drop(kept);
+        self.kept().push(Kept { sender, since: Stopwatch::start() });
         if !self.has_sweeper.swap(true, Ordering::Relaxed) {
             self.tasks.spawn(sweep(Arc::downgrade(self), self.idle_timeout));
         }
+    }
+
+    /// Removes what is closed, and the oldest of more idle connections than are allowed. Whether a connection becomes idle is
+    /// known only afterwards, so this runs before one is taken and in the sweep.
+    fn trim(&self, kept: &mut Vec<Kept>) {
+        if kept.len() <= self.max_idle {
+            return;
+        }
+        kept.retain(|kept| !kept.sender.is_closed());
+        let idle = kept.iter().filter(|kept| kept.sender.is_ready()).count();
+        let mut surplus = idle.saturating_sub(self.max_idle);
+        kept.retain(|kept| {
+            let goes = surplus > 0 && kept.sender.is_ready();
+            surplus -= usize::from(goes);
+            !goes
+        });
     }
 
     fn kept(&self) -> MutexGuard<'_, Vec<Kept>> {
@@ -189,14 +200,16 @@ impl Pool {
 }
 
 /// Closes connections that were not used for a while, until the pool is dropped.
-async fn sweep(pool: std::sync::Weak<Pool>, every: Duration) {
+async fn sweep(pool: std::sync::Weak<Pool>, idle_timeout: Duration) {
     loop {
-        tokio::time::sleep(every).await;
+        tokio::time::sleep(idle_timeout / 4).await;
         let Some(pool) = pool.upgrade() else { return };
         let is_needed = |kept: &Kept| {
             !kept.sender.is_closed() && (!kept.sender.is_ready() || kept.since.elapsed() < pool.idle_timeout)
         };
-        pool.kept().retain(is_needed);
+        let mut kept = pool.kept();
+        kept.retain(is_needed);
+        pool.trim(&mut kept);
     }
 }
 

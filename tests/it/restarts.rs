@@ -594,6 +594,22 @@ fn an_upload_that_arrives_too_slowly_is_ended() {
     wait_for_metric(&proxy, "mlflow_auth_proxy_body_refusals_total{reason=\"body_too_slow\"} 1\n");
 }
 
+/// A client's fault is not counted as MLflow's.
+#[test]
+fn a_malformed_upload_is_the_clients_fault() {
+    let mlflow = Recorder::start();
+    let proxy = Proxy::before(mlflow.address);
+    let put = format!(
+        "PUT /api/2.0/mlflow-artifacts/artifacts/1/0123456789abcdef0123456789abcdef/artifacts/a HTTP/1.1\r\n\
+         Host: proxy\r\nAuthorization: {}\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\nzz\r\n",
+        basic()
+    );
+    let answer = begin(&proxy, put).answer().expect("an answer");
+    assert_eq!(answer.status, 400, "{}", answer.text());
+    wait_for_metric(&proxy, "mlflow_auth_proxy_body_refusals_total{reason=\"body_broken\"} 1\n");
+    wait_for_metric(&proxy, "mlflow_auth_proxy_upstream_errors_total{kind=\"broken\"} 0\n");
+}
+
 /// The time that MLflow takes to read is not the client's.
 #[test]
 fn an_upload_that_mlflow_reads_slowly_is_not_ended() {

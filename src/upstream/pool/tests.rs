@@ -135,7 +135,7 @@ async fn a_kept_connection_that_closed_is_replaced_and_a_new_one_is_not() {
 
 #[tokio::test]
 async fn idle_connections_are_bounded_and_expire() {
-    let mut server = Server::new(2, Duration::from_millis(300)).await;
+    let mut server = Server::new(2, Duration::from_secs(2)).await;
     let asked: Vec<_> = (0..3).map(|_| server.ask()).collect();
     let mut all = Vec::new();
     for _ in 0..3 {
@@ -143,14 +143,24 @@ async fn idle_connections_are_bounded_and_expire() {
         read_head(&mut tcp).await;
         all.push(tcp);
     }
+    // All heads arrive before any of the responses ends.
     for tcp in &mut all {
-        tcp.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        tcp.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\no").await.unwrap();
+    }
+    while server.pool.kept().len() < 3 {
+        tokio::task::yield_now().await;
+    }
+    for tcp in &mut all {
+        tcp.write_all(b"k").await.unwrap();
     }
     for asked in asked {
         asked.await.unwrap().unwrap();
     }
+    while server.pool.kept().len() > 2 {
+        tokio::task::yield_now().await;
+    }
     for tcp in &mut all {
-        // One is closed at once, the others when they have expired.
+        // One is surplus, the others expire.
         assert_eq!(tcp.read(&mut [0]).await.unwrap(), 0);
     }
     server.ready(0).await;
@@ -168,4 +178,17 @@ async fn a_server_that_is_not_there_is_an_unsent_request() {
     let failure = pool.request(request()).await.unwrap_err();
     assert!(failure.is_unsent() && failure.is_connect());
     assert!(failure.to_string().contains("refused"), "{failure}");
+}
+
+#[tokio::test]
+async fn a_connection_is_not_kept_after_a_response_that_must_have_no_body() {
+    let mut server = Server::new(8, LONG).await;
+    for status in ["204 No Content", "304 Not Modified"] {
+        let asked = server.ask();
+        let mut tcp = server.connection().await;
+        read_head(&mut tcp).await;
+        tcp.write_all(format!("HTTP/1.1 {status}\r\n\r\n").as_bytes()).await.unwrap();
+        asked.await.unwrap().unwrap();
+        assert_eq!(tcp.read(&mut [0]).await.unwrap(), 0);
+    }
 }
