@@ -107,7 +107,7 @@ async fn a_full_database_is_unavailable_and_recovers() {
 async fn a_transaction_that_sqlite_itself_rolled_back_leaves_a_store_that_can_be_written() {
     let directory = TempDir::new().unwrap();
     let store = file(&directory).await;
-    // What a full disk does while the log is written.
+    // As on a full disk, while the log is written.
     let full = "CREATE TEMP TRIGGER full BEFORE INSERT ON main.users BEGIN SELECT RAISE(ROLLBACK, 'full'); END";
     sql(full).execute(&store.writer).await.unwrap();
     assert!(store.create_user(&actor(), "alice", None, false).await.is_err());

@@ -42,6 +42,16 @@ impl Server {
         tokio::time::timeout(Duration::from_secs(10), self.arrived.recv()).await.expect("a connection").unwrap()
     }
 
+    /// The connection of a request that was answered, kept for the next one.
+    async fn kept(&mut self) -> TcpStream {
+        let asked = self.ask();
+        let mut tcp = self.connection().await;
+        answer(&mut tcp).await;
+        asked.await.unwrap().unwrap();
+        self.ready(1).await;
+        tcp
+    }
+
     fn has_no_other(&mut self) -> bool {
         self.arrived.try_recv().is_err()
     }
@@ -78,11 +88,7 @@ const LONG: Duration = Duration::from_hours(1);
 #[tokio::test]
 async fn requests_one_after_another_share_a_connection() {
     let mut server = Server::new(8, LONG).await;
-    let first = server.ask();
-    let mut tcp = server.connection().await;
-    answer(&mut tcp).await;
-    first.await.unwrap().unwrap();
-    server.ready(1).await;
+    let mut tcp = server.kept().await;
     let second = server.ask();
     answer(&mut tcp).await;
     second.await.unwrap().unwrap();
@@ -111,11 +117,7 @@ async fn a_connection_whose_answer_is_not_read_yet_is_not_used() {
 #[tokio::test]
 async fn a_kept_connection_that_closed_is_replaced_and_a_new_one_is_not() {
     let mut server = Server::new(8, LONG).await;
-    let first = server.ask();
-    let mut tcp = server.connection().await;
-    answer(&mut tcp).await;
-    first.await.unwrap().unwrap();
-    server.ready(1).await;
+    let tcp = server.kept().await;
     drop(tcp);
     server.ready(0).await;
     let second = server.ask();
